@@ -1,5 +1,10 @@
 package translator
 
+import (
+	"fmt"
+	"strings"
+)
+
 // Verdict is what Translate decided: what to do with the packet, or the one
 // reason why it was not translated. The same names are metric labels, trace
 // text and test expectations.
@@ -12,8 +17,118 @@ const (
 	Hairpin                 // translated 6→4→6 (RFC 7757 4.2.2): write the packet
 	Local                   // for the translator's own address, as IPv4 or IPv6: give it to the local stack
 	Segment                 // a superpacket that must be segmented first, each segment translated by itself; untouched
+
+	// Reasons: the packet goes no further. Where Replied is set, its buffer
+	// holds an ICMP error of ours instead.
+
+	Malformed                 // lengths or headers that disagree with each other or with what was read
+	BadChecksum               // of the IPv4 header, or of an ICMP error
+	HopLimitExceeded          // TTL or hop limit ran out here
+	TooBig                    // for the next hop of the other side, and not to be fragmented
+	SourceRoute               // IPv4 with an unexpired source route
+	RoutingHeader             // IPv6 with a routing header that is not used up
+	HeaderBehindFragment      // IPv6 extension header behind the fragment header
+	UntranslatableSource      // neither a mapping nor the prefix covers it
+	UntranslatableDestination // neither a mapping nor the prefix covers it
+	NeverTranslated           // loopback, link-local, multicast, reserved: in no mode
+	NonGlobal                 // non-global IPv4 under the well-known prefix
+	UDPZeroChecksumRefused    // IPv4 UDP without a checksum
+	ICMPFragment              // a fragment of an ICMP message: its checksum covers what is not there
+	ICMPUntranslatable        // an ICMP type, code or pointer without a counterpart
+	ICMPErrorInError          // an ICMP error about an ICMP error
+	PortOutsideSet            // a workload used a port that is not its own
+	PortUnassigned            // nobody owns the destination port of a shared address
+	ProtocolNotShareable      // no ports, from or to a shared address
+	FragmentHeld              // came before its first fragment; NextHeld gives it back when that arrives
+	FragmentUnknown           // a later fragment for a shared address that nothing is known about
+
+	// NumVerdicts is the number of verdicts, Replied left aside: the length
+	// of an array of counters.
+	NumVerdicts
 )
 
 // Replied is set beside a reason: the packet now is an ICMP error of ours, to be
 // written to the device.
 const Replied Verdict = 0x80
+
+// Reason is the verdict without the Replied mark.
+func (v Verdict) Reason() Verdict { return v &^ Replied }
+
+// Replied says that the packet now is an ICMP error of ours, to be written to
+// the device.
+func (v Verdict) Replied() bool { return v&Replied != 0 }
+
+// IsDrop says that the packet went no further, replied to or not.
+func (v Verdict) IsDrop() bool { return v.Reason() >= Malformed }
+
+// IsForward says that the packet is translated and to be written to the device.
+func (v Verdict) IsForward() bool { return v <= Hairpin }
+
+// verdicts are the names and sources of every verdict, in the enum's order.
+var verdicts = [NumVerdicts]struct{ name, section string }{
+	Forward4:                  {"forward4", "RFC 7915 5.1"},
+	Forward6:                  {"forward6", "RFC 7915 4.1"},
+	Hairpin:                   {"hairpin", "RFC 7757 4.2.2"},
+	Local:                     {"local", "RFC 7915 1.1"},
+	Segment:                   {"segment", "RFC 7915 4.1"},
+	Malformed:                 {"malformed", "RFC 791 3.1, RFC 8200 3"},
+	BadChecksum:               {"bad-checksum", "RFC 1812 5.2.2, RFC 4443 2.3"},
+	HopLimitExceeded:          {"hop-limit-exceeded", "RFC 7915 4.1, 5.1"},
+	TooBig:                    {"too-big", "RFC 7915 4.1, 5.1"},
+	SourceRoute:               {"source-route", "RFC 7915 4.1"},
+	RoutingHeader:             {"routing-header", "RFC 7915 5.1"},
+	HeaderBehindFragment:      {"header-behind-fragment", "RFC 7915 5.1.1"},
+	UntranslatableSource:      {"untranslatable-source", "RFC 7915 6, RFC 7757 3.3"},
+	UntranslatableDestination: {"untranslatable-destination", "RFC 7915 6, RFC 7757 3.3"},
+	NeverTranslated:           {"never-translated", "RFC 6890 2.2, RFC 1812 5.3.7"},
+	NonGlobal:                 {"non-global", "RFC 6052 3.1"},
+	UDPZeroChecksumRefused:    {"udp-zero-checksum", "RFC 7915 4.5"},
+	ICMPFragment:              {"icmp-fragment", "RFC 7915 4.1, 5.1"},
+	ICMPUntranslatable:        {"icmp-untranslatable", "RFC 7915 4.2, 5.2"},
+	ICMPErrorInError:          {"icmp-error-in-error", "RFC 7915 4.3, 5.3"},
+	PortOutsideSet:            {"port-outside-set", "RFC 7599 8.1"},
+	PortUnassigned:            {"port-unassigned", "RFC 7597 5.1, RFC 7599 8.2"},
+	ProtocolNotShareable:      {"protocol-not-shareable", "RFC 7599 8"},
+	FragmentHeld:              {"fragment-held", "RFC 7597 8.3.3"},
+	FragmentUnknown:           {"fragment-unknown", "RFC 7597 8.3.3"},
+}
+
+const repliedSuffix = "/replied"
+
+// String is the verdict's name, such as "forward6" or
+// "hop-limit-exceeded/replied".
+func (v Verdict) String() string {
+	r := v.Reason()
+	if r >= NumVerdicts {
+		return fmt.Sprintf("verdict-%d", uint8(v))
+	}
+	if v.Replied() {
+		return verdicts[r].name + repliedSuffix
+	}
+	return verdicts[r].name
+}
+
+// Section names the RFC and the sections where the rule behind v stands.
+func (v Verdict) Section() string {
+	if r := v.Reason(); r < NumVerdicts {
+		return verdicts[r].section
+	}
+	return ""
+}
+
+// ParseVerdict is the inverse of String.
+func ParseVerdict(s string) (Verdict, error) {
+	name, replied := strings.CutSuffix(s, repliedSuffix)
+	for v := range NumVerdicts {
+		if verdicts[v].name != name {
+			continue
+		}
+		if !replied {
+			return v, nil
+		}
+		if v.IsDrop() {
+			return v | Replied, nil
+		}
+	}
+	return 0, fmt.Errorf("verdict %q: no such name", s)
+}
