@@ -1,0 +1,247 @@
+// Package api is how programs on the host talk to natlessd: HTTP and JSON on a
+// unix socket, its types and its client. The CNI plugin imports it and must
+// start fast, so nothing but the standard library may enter here; the server
+// lives in config/api/server.
+package api
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// DefaultSocket is where natlessd listens unless api.socket says otherwise.
+const DefaultSocket = "/run/natless/natless.sock"
+
+// Key is the identity of a workload: it stays the same over retries, restarts
+// of the daemon and changes of everything else. Both parts consist of letters,
+// digits and "_.-" (CNI spec 1.1, section 2), and start with a letter or digit.
+type Key struct {
+	ContainerID string `json:"container_id"` // 1 to 128 bytes
+	Interface   string `json:"interface"`    // 1 to 15 bytes
+}
+
+// String is the key as container/interface, the form of the API's paths.
+func (k Key) String() string { return k.ContainerID + "/" + k.Interface }
+
+// Request is what a workload wishes for. The same request again gives the same
+// assignment back; another one for the same key replaces it, or fails and
+// changes nothing.
+type Request struct {
+	// Name is for people: namespace/pod, or the container's name. A workload
+	// that returns under its name gets its last set again when that is free.
+	Name string `json:"name,omitempty"`
+	// Network names who manages the workload, for CNI the network's name: its
+	// garbage collection looks at no other's.
+	Network string `json:"network,omitempty"`
+	// Netns is the path of the network namespace. When it is gone the daemon
+	// frees the assignment by itself. Empty: never.
+	Netns string `json:"netns,omitempty"`
+	// IPv6 are the workload's addresses, at least one and at most 8. The first
+	// is the one that is mapped; the others are kept for attribution.
+	IPv6 []netip.Addr `json:"ipv6"`
+	// Pool to take the address from. Empty: the pool that holds Address, else
+	// the one named "default", else the first.
+	Pool string `json:"pool,omitempty"`
+	// Ports is how many ports are needed, at most 65536; the set is the next
+	// power of two. 0: the pool's ports_per_workload.
+	Ports int `json:"ports,omitempty"`
+	// Address asks for this very IPv4 address. The zero Addr: any.
+	Address netip.Addr `json:"address,omitzero"`
+	// ExtraPorts are single ports wanted besides the set, exclusive on the
+	// address, say 443; at most 64. They may lie in the pool's reserved ports.
+	ExtraPorts []uint16 `json:"extra_ports,omitempty"`
+}
+
+// PortRange is a run of ports, both ends included.
+type PortRange struct {
+	First uint16 `json:"first"`
+	Last  uint16 `json:"last"`
+}
+
+// Size is how many ports the range has.
+func (r PortRange) Size() int { return int(r.Last) - int(r.First) + 1 }
+
+// String is the range as 1024-2047, or 443 for a single port.
+func (r PortRange) String() string {
+	if r.First == r.Last {
+		return fmt.Sprint(r.First)
+	}
+	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}
+
+// PortSet is a list of sorted, disjoint ranges that do not touch.
+type PortSet []PortRange
+
+// String is the set as 443,1024-2047, the form of the kernel's
+// ip_local_reserved_ports, or "all" for a whole address.
+func (s PortSet) String() string {
+	if len(s) == 0 {
+		return "all"
+	}
+	words := make([]string, len(s))
+	for i, r := range s {
+		words[i] = r.String()
+	}
+	return strings.Join(words, ",")
+}
+
+// Workload is a workload and what it was assigned.
+type Workload struct {
+	Key
+	Request Request `json:"request"`
+	// Pool is where the address came from.
+	Pool string `json:"pool"`
+	// Address is the IPv4 address that the workload has, or shares.
+	Address netip.Addr `json:"address"`
+	// Ports is the workload's share of the address; empty: all of it.
+	Ports PortSet `json:"ports,omitempty"`
+	// Since is when it got this address and these ports.
+	Since time.Time `json:"since"`
+	// Prefix is the RFC 6052 prefix of the translator, if there is one: the
+	// workload must be able to reach it.
+	Prefix netip.Prefix `json:"prefix,omitzero"`
+	// Traffic is absent where nothing is counted.
+	Traffic *Traffic `json:"traffic,omitempty"`
+}
+
+// Run is the longest contiguous run of the set, for ip_local_port_range; a
+// whole address gives 0-65535.
+func (w *Workload) Run() PortRange {
+	if len(w.Ports) == 0 {
+		return PortRange{First: 0, Last: 65535}
+	}
+	best := w.Ports[0]
+	for _, r := range w.Ports[1:] {
+		if r.Size() > best.Size() {
+			best = r
+		}
+	}
+	return best
+}
+
+// Traffic counts what a workload sent and received through the translator.
+type Traffic struct {
+	Packets4to6 uint64 `json:"packets_4to6"`
+	Packets6to4 uint64 `json:"packets_6to4"`
+	Bytes4to6   uint64 `json:"bytes_4to6"`
+	Bytes6to4   uint64 `json:"bytes_6to4"`
+	// Violations are packets from ports outside the workload's set.
+	Violations uint64 `json:"violations"`
+}
+
+// Filter narrows a list of workloads; the zero Filter matches all.
+type Filter struct {
+	Name    string     // exactly this name
+	Network string     // exactly this network
+	Pool    string     // exactly this pool
+	Address netip.Addr // IPv4 or IPv6
+}
+
+// Page is one page of a list. Next, when not empty, asks for the page behind.
+type Page struct {
+	Workloads []Workload `json:"workloads"`
+	Next      string     `json:"next,omitempty"`
+}
+
+// Owner is who had an address and port, and from when to when. Until is
+// zero while they still have it.
+type Owner struct {
+	Key
+	Name    string       `json:"name,omitempty"`
+	Network string       `json:"network,omitempty"`
+	Pool    string       `json:"pool"`
+	IPv6    []netip.Addr `json:"ipv6"`
+	Address netip.Addr   `json:"address"`
+	Ports   PortSet      `json:"ports,omitempty"`
+	Since   time.Time    `json:"since"`
+	Until   time.Time    `json:"until,omitzero"`
+}
+
+// Explanation says what would become of a packet.
+type Explanation struct {
+	Packet   string   `json:"packet"`             // as it was understood
+	Verdict  string   `json:"verdict"`            // as metrics and traces name it
+	Output   []string `json:"output,omitempty"`   // what would come out, in words
+	Mappings []string `json:"mappings,omitempty"` // which mappings or prefix decided
+	Rule     string   `json:"rule,omitempty"`     // the RFC section behind the verdict
+	Text     string   `json:"text"`               // all of it, for people
+}
+
+// Pool is how full a pool is. Ports are counted over all its addresses;
+// a whole-address pool counts addresses as 65536 ports each.
+type Pool struct {
+	Name             string        `json:"name"`
+	Uplink           bool          `json:"uplink,omitempty"`
+	WholeAddress     bool          `json:"whole_address,omitempty"`
+	PortsPerWorkload int           `json:"ports_per_workload,omitempty"`
+	CooldownSeconds  float64       `json:"cooldown_seconds"`
+	Workloads        int           `json:"workloads"`
+	Ports            int           `json:"ports"`         // that can be assigned
+	PortsUsed        int           `json:"ports_used"`    // that workloads have
+	PortsCooling     int           `json:"ports_cooling"` // given back, and not yet to be had
+	Addresses        []PoolAddress `json:"addresses"`
+}
+
+// PoolAddress is how full one address of a pool is.
+type PoolAddress struct {
+	Address      netip.Addr `json:"address"`
+	Workloads    int        `json:"workloads"`
+	Ports        int        `json:"ports"`
+	PortsUsed    int        `json:"ports_used"`
+	PortsCooling int        `json:"ports_cooling"`
+}
+
+// Pools is the answer to a question for all pools.
+type Pools struct {
+	Pools []Pool `json:"pools"`
+}
+
+// Status is the daemon at a glance.
+type Status struct {
+	Version   string       `json:"version"`
+	PID       int          `json:"pid"`
+	Ready     bool         `json:"ready"`
+	Started   time.Time    `json:"started"`
+	Config    string       `json:"config"` // path of the file
+	Prefix    netip.Prefix `json:"prefix,omitzero"`
+	IPv4      netip.Addr   `json:"ipv4,omitzero"` // the translator's own
+	IPv6      netip.Addr   `json:"ipv6,omitzero"`
+	Device    Device       `json:"device"`
+	Mappings  int          `json:"mappings"` // in the table, explicit and of workloads
+	Workloads int          `json:"workloads"`
+	// Verdicts counts packets by verdict or reason.
+	Verdicts map[string]uint64 `json:"verdicts"`
+	Reload   Reload            `json:"reload"`
+	// Checks are what the daemon watches, such as routes and the rules against
+	// spoofed sources.
+	Checks []Check `json:"checks,omitempty"`
+}
+
+// Device is the translator's network device.
+type Device struct {
+	Name    string   `json:"name"`
+	MTU     int      `json:"mtu"`
+	Queues  int      `json:"queues"`
+	Offload []string `json:"offload,omitempty"` // what the kernel granted
+}
+
+// Reload is what came of the last reload. At is zero before the first.
+type Reload struct {
+	At    time.Time `json:"at,omitzero"`
+	Error string    `json:"error,omitempty"`
+}
+
+// Check is the state of one thing. State is ok, warn or fail; Detail says what
+// is the matter and what to do.
+type Check struct {
+	Name   string `json:"name"`
+	State  string `json:"state"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// Health is the answer to a question for health.
+type Health struct {
+	Ready bool `json:"ready"`
+}

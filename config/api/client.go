@@ -1,0 +1,193 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"time"
+)
+
+// maxAnswer bounds what the client reads of one answer.
+const maxAnswer = 64 << 20
+
+// Client talks to natlessd. It is safe for concurrent use. Every error of its
+// methods is or wraps a *Problem; the context bounds how long they take.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// NewClient makes a client for the socket; nothing is opened before the first
+// question. An empty socket is DefaultSocket.
+func NewClient(socket string) *Client {
+	if socket == "" {
+		socket = DefaultSocket
+	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}
+	return &Client{socket, &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16}}}
+}
+
+// Socket is the path that the client was made for.
+func (c *Client) Socket() string { return c.socket }
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Put assigns an address and ports to the workload, or gives back what it has.
+// When it returns, the assignment is durable and the translator knows it.
+func (c *Client) Put(ctx context.Context, k Key, r Request) (Workload, error) {
+	return answer[Workload](ctx, c, http.MethodPut, workloadPath(k), r)
+}
+
+// Get gives one workload, or ErrNotFound.
+func (c *Client) Get(ctx context.Context, k Key) (Workload, error) {
+	return answer[Workload](ctx, c, http.MethodGet, workloadPath(k), nil)
+}
+
+// Delete gives the workload's assignment back. ErrNotFound when there is none,
+// which is as good for who wants it gone.
+func (c *Client) Delete(ctx context.Context, k Key) error {
+	return c.call(ctx, http.MethodDelete, workloadPath(k), nil, nil)
+}
+
+// List gives all workloads that match, sorted by key. They are read in pages:
+// what changes meanwhile may be in the list or not.
+func (c *Client) List(ctx context.Context, f Filter) ([]Workload, error) {
+	query := url.Values{"limit": {"1000"}}
+	set := func(name, value string) {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	set("name", f.Name)
+	set("network", f.Network)
+	set("pool", f.Pool)
+	if f.Address.IsValid() {
+		set("address", f.Address.String())
+	}
+	var all []Workload
+	for {
+		page, err := answer[Page](ctx, c, http.MethodGet, "/v1/workloads?"+query.Encode(), nil)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Workloads...)
+		if page.Next == "" {
+			return all, nil
+		}
+		query.Set("after", page.Next)
+	}
+}
+
+// Whois says who has the address and port, or had them at the given time; the
+// zero time is now. ErrNotFound when nobody had.
+func (c *Client) Whois(ctx context.Context, a netip.AddrPort, at time.Time) (Owner, error) {
+	query := url.Values{"address": {a.String()}}
+	if !at.IsZero() {
+		query.Set("at", at.Format(time.RFC3339Nano))
+	}
+	return answer[Owner](ctx, c, http.MethodGet, "/v1/whois?"+query.Encode(), nil)
+}
+
+// Explain says what would become of the packet that the words describe.
+func (c *Client) Explain(ctx context.Context, words string) (Explanation, error) {
+	return answer[Explanation](ctx, c, http.MethodGet, "/v1/explain?"+url.Values{"packet": {words}}.Encode(), nil)
+}
+
+// Pools says how full the pools are.
+func (c *Client) Pools(ctx context.Context) ([]Pool, error) {
+	p, err := answer[Pools](ctx, c, http.MethodGet, "/v1/pools", nil)
+	return p.Pools, err
+}
+
+// Status gives the daemon at a glance.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return answer[Status](ctx, c, http.MethodGet, "/v1/status", nil)
+}
+
+// Reload makes the daemon read its config again. When it is wrong the error
+// says why, and nothing has changed.
+func (c *Client) Reload(ctx context.Context) (Reload, error) {
+	return answer[Reload](ctx, c, http.MethodPost, "/v1/reload", nil)
+}
+
+// Health is nil when the daemon is ready, ErrStarting when it is not yet and
+// ErrUnavailable when nobody answers.
+func (c *Client) Health(ctx context.Context) error {
+	return c.call(ctx, http.MethodGet, "/v1/health", nil, new(Health))
+}
+
+func workloadPath(k Key) string {
+	return "/v1/workloads/" + url.PathEscape(k.ContainerID) + "/" + url.PathEscape(k.Interface)
+}
+
+func answer[T any](ctx context.Context, c *Client, method, path string, in any) (T, error) {
+	var out T
+	err := c.call(ctx, method, path, in, &out)
+	return out, err
+}
+
+// call sends one request and decodes the answer, or the problem.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return &Problem{Code: CodeInvalid, Detail: err.Error(), Err: err}
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://natless"+path, body)
+	if err != nil {
+		return &Problem{Code: CodeInvalid, Detail: err.Error(), Err: err}
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.unavailable(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return c.unavailable(err)
+	}
+	if resp.StatusCode >= 400 {
+		return problemOf(resp.StatusCode, answer)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return &Problem{Code: CodeInternal, Status: resp.StatusCode, Detail: "answer of natlessd: " + err.Error(), Err: err}
+	}
+	return nil
+}
+
+func (c *Client) unavailable(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	return &Problem{Code: CodeUnavailable, Detail: fmt.Sprintf("natlessd does not answer on %s: %v", c.socket, err), Err: err}
+}
+
+// problemOf reads the body of an error; one that is no problem document is
+// quoted.
+func problemOf(status int, body []byte) error {
+	p := new(Problem)
+	if err := json.Unmarshal(body, p); err != nil || p.Code == "" {
+		return &Problem{Code: CodeInternal, Status: status, Detail: fmt.Sprintf("HTTP %d: %.200q", status, body)}
+	}
+	return p
+}
