@@ -11,7 +11,6 @@ import (
 	_ "github.com/containernetworking/plugins/pkg/ns"
 	_ "github.com/coreos/go-systemd/v22/daemon"
 	_ "github.com/gaissmai/bart"
-	_ "github.com/goccy/go-yaml"
 	_ "github.com/google/go-cmp/cmp"
 	_ "github.com/google/nftables"
 	_ "github.com/google/nftables/expr"

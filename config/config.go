@@ -1,0 +1,146 @@
+// Package config turns one YAML file into one validated value that nobody
+// changes afterwards: strict, with the file, line and key in every error.
+// Who may have what belongs here and below; devices, sockets of the
+// dataplane and packets may not enter.
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is the whole configuration. It is immutable once Load or Parse has
+// returned it. A field's restart tag says that a running daemon cannot change
+// it. The reference file explains every key.
+type Config struct {
+	Device          Device         `yaml:"device" restart:"yes"`
+	Uplink          string         `yaml:"uplink" restart:"yes"` // "" is none
+	Prefix          netip.Prefix   `yaml:"prefix"`               // the zero value is none
+	Addresses       Addresses      `yaml:"addresses" restart:"yes"`
+	ICMPSourcePool  ICMPSourcePool `yaml:"icmp_source_pool"`
+	MTU             MTU            `yaml:"mtu"`
+	LowestIPv6MTU   int            `yaml:"lowest_ipv6_mtu"`
+	UDPZeroChecksum ZeroChecksum   `yaml:"udp_zero_checksum"`
+	TrafficClass    TrafficClass   `yaml:"traffic_class"`
+	AllowNonGlobal  bool           `yaml:"allow_non_global"`
+	ManageSysctls   bool           `yaml:"manage_sysctls" restart:"yes"`
+	Log             Log            `yaml:"log"`
+	Mappings        []Mapping      `yaml:"mappings"`
+	API             API            `yaml:"api" restart:"yes"`
+	Registry        Registry       `yaml:"registry"`
+	Pools           []Pool         `yaml:"pools"`
+	DNS64           DNS64          `yaml:"dns64" restart:"yes"`
+	Health          Health         `yaml:"health" restart:"yes"`
+}
+
+// Device is the TUN device.
+type Device struct {
+	Name   string `yaml:"name"`
+	MTU    int    `yaml:"mtu"` // bytes
+	Queues int    `yaml:"queues"`
+}
+
+// Addresses are the translator's own.
+type Addresses struct {
+	IPv4 netip.Addr `yaml:"ipv4"`
+	IPv6 netip.Addr `yaml:"ipv6"`
+}
+
+// ICMPSourcePool holds the sources of ICMP errors from hops that have no
+// address in the other family (RFC 6791). The zero value is none.
+type ICMPSourcePool struct {
+	IPv4 netip.Prefix `yaml:"ipv4"`
+	IPv6 netip.Prefix `yaml:"ipv6"`
+}
+
+// MTU is the next-hop MTU of each side, in bytes.
+type MTU struct {
+	IPv4 int `yaml:"ipv4"`
+	IPv6 int `yaml:"ipv6"`
+}
+
+// Log is how the daemon logs.
+type Log struct {
+	Level  LogLevel  `yaml:"level"`
+	Format LogFormat `yaml:"format" restart:"yes"`
+}
+
+// Mapping is one explicit mapping (RFC 7757).
+type Mapping struct {
+	IPv6 netip.Prefix `yaml:"ipv6"`
+	IPv4 netip.Prefix `yaml:"ipv4"`
+}
+
+// API is where the daemon listens for the operator and for the CNI plugin.
+type API struct {
+	Socket string `yaml:"socket"` // path of the unix socket, mode 0660
+	Group  string `yaml:"group"`  // whose members may write besides root
+}
+
+// Registry is where assignments are kept.
+type Registry struct {
+	Path    string `yaml:"path" restart:"yes"`
+	History int    `yaml:"history"` // how many ended assignments are remembered
+}
+
+// Pool is IPv4 addresses to assign from.
+type Pool struct {
+	Name             string        `yaml:"name"`
+	IPv4             PoolIPv4      `yaml:"ipv4"`
+	WholeAddress     bool          `yaml:"whole_address"`      // a workload gets an address with all its ports
+	PortsPerWorkload int           `yaml:"ports_per_workload"` // 0 with WholeAddress
+	Ports            Ports         `yaml:"ports"`              // what may be assigned; empty with WholeAddress
+	ReservedPorts    Ports         `yaml:"reserved_ports"`     // what of Ports may not; extra single ports may be asked for all the same
+	Cooldown         time.Duration `yaml:"cooldown"`           // how long a freed set stays out of use
+}
+
+// DNS64 is the resolver on the translator's own addresses (RFC 6147).
+type DNS64 struct {
+	Enabled   bool             `yaml:"enabled"`
+	Upstreams []netip.AddrPort `yaml:"upstreams"` // none: those of the host's resolv.conf
+	Exclude   []netip.Prefix   `yaml:"exclude"`   // AAAA that count as absent (section 5.1.4)
+	Cache     int              `yaml:"cache"`     // answers kept
+}
+
+// Health is HTTP on the translator's own addresses, for load balancers.
+type Health struct {
+	Port uint16 `yaml:"port"` // 0: off
+}
+
+// Default is the configuration of an empty file. It lacks the addresses and
+// would not validate.
+func Default() Config {
+	return Config{
+		Device:        Device{Name: "natless0", MTU: 1500, Queues: 1},
+		MTU:           MTU{IPv4: 1500, IPv6: 1500},
+		LowestIPv6MTU: 1280,
+		ManageSysctls: true,
+		Log:           Log{Format: "text"},
+		API:           API{Socket: "/run/natless/natless.sock", Group: "root"},
+		Registry:      Registry{Path: "/var/lib/natless/registry.db", History: 100_000},
+		DNS64: DNS64{
+			Exclude: []netip.Prefix{netip.MustParsePrefix("::ffff:0:0/96")},
+			Cache:   10_000,
+		},
+	}
+}
+
+// setDefaults completes a pool as it is written in the file: what is left out
+// depends on what is not.
+func (p *Pool) setDefaults(given map[string]bool) {
+	if !given["cooldown"] {
+		p.Cooldown = time.Minute
+	}
+	if p.WholeAddress {
+		return
+	}
+	if !given["ports_per_workload"] {
+		p.PortsPerWorkload = 1024
+	}
+	if !given["ports"] && !p.IPv4.Uplink {
+		p.Ports = Ports{{First: 0, Last: 65535}}
+	}
+	if !given["reserved_ports"] {
+		p.ReservedPorts = Ports{{First: 0, Last: 1023}}
+	}
+}

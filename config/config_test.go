@@ -1,0 +1,307 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// The issue's own example of every key, which must never stop working.
+const example = `
+device: {name: natless0, mtu: 1500, queues: 1}
+uplink: eth0
+prefix: 64:ff9b::/96
+addresses: {ipv4: 192.0.2.1, ipv6: "2001:db8::1"}
+icmp_source_pool: {ipv4: 203.0.113.8/32, ipv6: "2001:db8:f::/128"}
+mtu: {ipv4: 1500, ipv6: 1500}
+lowest_ipv6_mtu: 1280
+udp_zero_checksum: reject
+traffic_class: copy
+allow_non_global: false
+manage_sysctls: true
+log: {level: info, format: text}
+mappings:
+  - {ipv6: "2001:db8:6::2", ipv4: 198.51.100.2}
+  - {ipv6: "2001:db8:7::/120", ipv4: 203.0.113.0/24}
+`
+
+const examplePools = `
+api: {socket: /run/natless/natless.sock, group: root}
+registry: {path: /var/lib/natless/registry.db, history: 100000}
+pools:
+  - {name: default, ipv4: 198.51.100.0/30, ports_per_workload: 1024, reserved_ports: 0-1023, cooldown: 60s}
+  - {name: dedicated, ipv4: 203.0.113.0/28, whole_address: true}
+  - {name: host, ipv4: uplink, ports: 32768-65535, ports_per_workload: 512}
+dns64: {enabled: true, upstreams: ["[2001:db8::53]:53"], exclude: ["::ffff:0:0/96"], cache: 10000}
+health: {port: 80}
+`
+
+const least = "prefix: 2001:db8:64::/96\naddresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\n"
+
+func TestExample(t *testing.T) {
+	c, err := Parse([]byte(example))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Uplink = "eth0"
+	want.Prefix = netip.MustParsePrefix("64:ff9b::/96")
+	want.Addresses = Addresses{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+	want.ICMPSourcePool = ICMPSourcePool{netip.MustParsePrefix("203.0.113.8/32"), netip.MustParsePrefix("2001:db8:f::/128")}
+	want.Mappings = []Mapping{
+		{netip.MustParsePrefix("2001:db8:6::2/128"), netip.MustParsePrefix("198.51.100.2/32")},
+		{netip.MustParsePrefix("2001:db8:7::/120"), netip.MustParsePrefix("203.0.113.0/24")},
+	}
+	compare(t, want, *c)
+}
+
+func TestExamplePools(t *testing.T) {
+	c, err := Parse([]byte("uplink: eth0\n" + least + examplePools))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, c.Pools, []Pool{
+		{Name: "default", IPv4: PoolIPv4{Prefix: netip.MustParsePrefix("198.51.100.0/30")}, PortsPerWorkload: 1024,
+			Ports: Ports{{First: 0, Last: 65535}}, ReservedPorts: Ports{{First: 0, Last: 1023}}, Cooldown: time.Minute},
+		{Name: "dedicated", IPv4: PoolIPv4{Prefix: netip.MustParsePrefix("203.0.113.0/28")}, WholeAddress: true, Cooldown: time.Minute},
+		{Name: "host", IPv4: PoolIPv4{Uplink: true}, PortsPerWorkload: 512,
+			Ports: Ports{{First: 32768, Last: 65535}}, ReservedPorts: Ports{{First: 0, Last: 1023}}, Cooldown: time.Minute},
+	})
+	compare(t, c.DNS64, DNS64{true, []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::53]:53")}, []netip.Prefix{netip.MustParsePrefix("::ffff:0:0/96")}, 10000})
+	compare(t, c.Health, Health{80})
+}
+
+func compare(t *testing.T, want, got any) {
+	t.Helper()
+	exact := cmp.Options{
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+	}
+	if diff := cmp.Diff(want, got, exact); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := Parse([]byte(least))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Prefix, want.Addresses = c.Prefix, c.Addresses
+	compare(t, want, *c)
+}
+
+// TestReference holds the reference file against the code: it parses, it has
+// every key, and what it does not call an example is the default.
+func TestReference(t *testing.T) {
+	data, err := os.ReadFile("reference.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load("reference.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := decoder{}
+	root := d.parse(data)
+	for _, key := range leaves("", reflect.TypeFor[Config]()) {
+		found := func(key string) bool { return line(locate(root, key)) > 0 && exists(&d, data, key) }
+		if !slices.ContainsFunc([]string{"0", "1", "2"}, func(i string) bool { return found(strings.Replace(key, "[]", "["+i+"]", 1)) }) {
+			t.Errorf("the reference file does not have %s", key)
+		}
+	}
+	want := Default()
+	want.Uplink, want.Prefix, want.Addresses, want.ICMPSourcePool = c.Uplink, c.Prefix, c.Addresses, c.ICMPSourcePool
+	want.Mappings, want.Pools, want.DNS64.Upstreams = c.Mappings, c.Pools, c.DNS64.Upstreams
+	compare(t, want, *c)
+
+	for _, left := range []string{"ports", "reserved_ports", "cooldown", "ports_per_workload"} {
+		p := Pool{}
+		p.setDefaults(map[string]bool{})
+		got, def := reflect.ValueOf(c.Pools[0]), reflect.ValueOf(p)
+		for f := range got.NumField() {
+			if got.Type().Field(f).Tag.Get("yaml") == left && !reflect.DeepEqual(got.Field(f).Interface(), def.Field(f).Interface()) {
+				t.Errorf("pools[0].%s is %v, the default %v", left, got.Field(f), def.Field(f))
+			}
+		}
+	}
+}
+
+// leaves are the keys that hold values, with [] for the index of a list.
+func leaves(key string, t reflect.Type) (all []string) {
+	for i := range t.NumField() {
+		f, name := t.Field(i), join(key, t.Field(i).Tag.Get("yaml"))
+		ft := f.Type
+		if ft.Kind() == reflect.Slice && ft.Elem().Kind() == reflect.Struct && ft.Elem().PkgPath() == t.PkgPath() {
+			ft, name = ft.Elem(), name+"[]"
+		}
+		_, scalar := reflect.New(ft).Interface().(interface{ UnmarshalText([]byte) error })
+		if ft.Kind() == reflect.Struct && !scalar {
+			all = append(all, leaves(name, ft)...)
+		} else {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+func exists(d *decoder, data []byte, key string) bool {
+	n := d.parse(data)
+	for part := range strings.FieldsFuncSeq(key, func(r rune) bool { return strings.ContainsRune(".[]", r) }) {
+		if n = child(n, part); n == nil {
+			return false
+		}
+	}
+	return true
+}
+
+func TestErrors(t *testing.T) {
+	const pool = "  - {name: a, ipv4: 198.51.100.0/30}\n"
+	for name, test := range map[string]struct{ text, want string }{
+		"empty": {"", `config: nothing to translate
+config: addresses.ipv4: missing
+config: addresses.ipv6: missing`},
+		"syntax":     {least + "mtu: {ipv4: 1500\n", "config:3: "},
+		"document":   {least + "---\nprefix: 64:ff9b::/96\n", "config:4: a second document"},
+		"not a map":  {"- a\n", "config:1: wants keys and values: device, "},
+		"duplicate":  {least + "prefix: 64:ff9b::/96\n", "config:3: prefix: given twice"},
+		"unknown":    {least + "mtu: {ipv4: 1500, ipv5: 1}\n", "config:3: mtu.ipv5: unknown key; there are ipv4, ipv6"},
+		"no list":    {least + "mappings: 3\n", "config:3: mappings: wants a list"},
+		"no scalar":  {least + "uplink: [a]\n", "config:3: uplink: wants a single value"},
+		"null":       {least + "uplink:\n", "config:3: uplink: wants a single value"},
+		"alias":      {"uplink: &a eth0\n" + least, "config:1: uplink: wants a single value"},
+		"bool":       {least + "manage_sysctls: yes\n", `config:3: manage_sysctls: "yes" is neither true nor false`},
+		"number":     {least + "lowest_ipv6_mtu: 1e3\n", `config:3: lowest_ipv6_mtu: "1e3" is no whole number`},
+		"port":       {least + "health: {port: 65536}\n", `config:3: health.port: "65536" is no number from 0 to 65535`},
+		"duration":   {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, cooldown: 60}\n", `config:4: pools[0].cooldown: "60" is no duration such as 60s`},
+		"word":       {least + "traffic_class: keep\n", `config:3: traffic_class: "keep" is none of copy, zero`},
+		"host bits":  {least + "mappings:\n  - ipv6: 2001:db8:1::/64\n    ipv4: 198.51.100.1/24\n", "config:5: mappings[0].ipv4: 198.51.100.1/24 has bits beyond its length: write 198.51.100.0/24"},
+		"address":    {"addresses: {ipv4: 192.0.2, ipv6: fe80::1%eth0}\n", "config:1: addresses.ipv4: \"192.0.2\" is no IP address\nconfig:1: addresses.ipv6: \"fe80::1%eth0\" is no IP address"},
+		"families":   {"prefix: 10.0.0.0/8\naddresses: {ipv4: ::1, ipv6: 192.0.2.1}\n", "config:1: prefix: 10.0.0.0/8 is not IPv6\nconfig:2: addresses.ipv4: ::1 is not IPv4\nconfig:2: addresses.ipv6: 192.0.2.1 is not IPv6"},
+		"length":     {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nprefix: 2001:db8::/95", "config:2: prefix: 2001:db8::/95: the length must be 32, 40, 48, 56, 64 or 96"},
+		"octet u":    {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nprefix: 2001:db8:0:0:100::/96", "config:2: prefix: 2001:db8:0:0:100::/96: bits 64 to 71 must be zero"},
+		"loopback":   {"prefix: 2001:db8:64::/96\naddresses: {ipv4: 127.0.0.1, ipv6: ff02::1}", "config:2: addresses.ipv4: 127.0.0.1 is no address of a host\nconfig:2: addresses.ipv6: ff02::1 is no address of a host"},
+		"well-known": {"prefix: 64:ff9b::/96\naddresses: {ipv4: 192.0.2.1, ipv6: 64:ff9b::10.0.0.1}", "config:2: addresses.ipv6: 64:ff9b::a00:1 stands for 10.0.0.1, which is not global"},
+		"mtu":        {least + "mtu: {ipv4: 67, ipv6: 1279}\nlowest_ipv6_mtu: 1281", "config:3: mtu.ipv4: 67 is not between 68 and 65535\nconfig:3: mtu.ipv6: 1279 is not between 1280 and 65535"},
+		"lowest":     {least + "lowest_ipv6_mtu: 1501", "config:3: lowest_ipv6_mtu: 1501 is not between 1280 and 1500"},
+		"device":     {least + "device: {name: natless0123456789, mtu: 1279, queues: 0}", "config:3: device.name: \"natless0123456789\" is no name of a network interface (1 to 15 letters and digits)\nconfig:3: device.mtu: 1279 is not between 1280 and 65535\nconfig:3: device.queues: 0 is not between 1 and 256"},
+		"uplink":     {least + "uplink: natless0", "config:3: uplink: natless0 is the translator's own device"},
+		"own inside": {least + "mappings:\n  - {ipv6: 2001:db8::/120, ipv4: 192.0.2.0/24}", "config:4: mappings[0].ipv6: 2001:db8::/120 covers addresses.ipv6, which is the translator's own\nconfig:4: mappings[0].ipv4: 192.0.2.0/24 covers addresses.ipv4"},
+		"half":       {least + "mappings:\n  - {ipv6: 2001:db8:1::1}", "config:4: mappings[0].ipv4: missing"},
+		"never":      {least + "mappings:\n  - {ipv6: 2001:db8:1::1, ipv4: 169.254.1.1}", "config:4: mappings[0].ipv4: 169.254.1.1/32 is never translated"},
+
+		"pool name":     {least + "pools:\n  - {name: A, ipv4: 198.51.100.0/30}\n", "config:4: pools[0].name: \"A\" is no name"},
+		"pool twice":    {least + "pools:\n" + pool + "  - {name: a, ipv4: 198.51.100.3}\n", "config:5: pools[1].name: pools[0] is called \"a\" too\nconfig:5: pools[1].ipv4: 198.51.100.3/32 overlaps pools[0] (198.51.100.0/30)"},
+		"pool mapping":  {least + "mappings:\n  - {ipv6: 2001:db8:1::1, ipv4: 198.51.100.1}\npools:\n" + pool, "config:6: pools[0].ipv4: 198.51.100.0/30 overlaps mappings[0] (198.51.100.1/32), which has its addresses to itself"},
+		"pool own":      {least + "pools:\n  - {name: a, ipv4: 192.0.2.0/30}\n", "config:4: pools[0].ipv4: 192.0.2.0/30 covers addresses.ipv4"},
+		"pool uplink":   {least + "pools:\n  - {name: a, ipv4: uplink}\n", "config:4: pools[0].ipv4: which uplink? set the key uplink to the interface's name\nconfig:4: pools[0].ports: missing"},
+		"pool whole":    {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, whole_address: true, reserved_ports: 1}\n", "config:4: pools[0].whole_address: excludes ports, reserved_ports and ports_per_workload"},
+		"pool too many": {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: '0-2000,3000-3099', ports_per_workload: 978}\n", "config:4: pools[0].ports_per_workload: 978 do not fit: the longest run of ports without reserved_ports is 977"},
+		"pool ports":    {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: 9-1}\n", `config:4: pools[0].ports: "9-1" is no port and no range of ports such as 1024-2047`},
+		"ports twice":   {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: '5-9,1-5'}\n", `config:4: pools[0].ports: port 5 is named twice`},
+
+		"services": {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nmappings: [{ipv6: 2001:db8:1::1, ipv4: 198.51.100.1}]\n" +
+			"api: {socket: a, group: ''}\nregistry: {path: b, history: -1}\ndns64: {enabled: true, upstreams: ['192.0.2.1:53'], exclude: [10.0.0.0/8]}\nhealth: {port: 53}",
+			`config:3: api.socket: "a" is no absolute path of less than 108 bytes
+config:3: api.group: missing
+config:4: registry.path: "b" is no absolute path
+config:4: registry.history: -1 is not between 0 and 100000000
+config:5: dns64.enabled: there is no prefix to synthesise addresses with
+config:5: dns64.upstreams[0]: 192.0.2.1:53 is no other resolver
+config:5: dns64.exclude[0]: 10.0.0.0/8 is not IPv6
+config:6: health.port: 53 is DNS64's`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Parse([]byte(test.text))
+			var all Errors
+			if !errors.As(err, &all) {
+				t.Fatalf("got %v, want a list of errors", err)
+			}
+			got, want := strings.Split(err.Error(), "\n"), strings.Split(test.want, "\n")
+			if len(got) != len(want) {
+				t.Fatalf("got\n%s\nwant\n%s", err, test.want)
+			}
+			for i := range want {
+				if !strings.HasPrefix(got[i], want[i]) {
+					t.Errorf("got %s\nwant %s", got[i], want[i])
+				}
+			}
+		})
+	}
+}
+
+func TestLoadMissing(t *testing.T) {
+	if _, err := Load("none.yaml"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAllowed(t *testing.T) {
+	for name, text := range map[string]string{
+		"own inside the prefix":  "prefix: 2001:db8:64::/96\naddresses: {ipv4: 192.0.2.1, ipv6: 2001:db8:64::c000:201}",
+		"private, asked for":     "allow_non_global: true\nprefix: 64:ff9b::/96\naddresses: {ipv4: 192.0.2.1, ipv6: 64:ff9b::10.0.0.1}",
+		"entries commented out":  least + "mappings:\n#  - {}\nmtu:\n",
+		"mappings alone":         "addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nmappings: [{ipv6: 2001:db8:1::1, ipv4: 198.51.100.1}]",
+		"mapping in source pool": least + "icmp_source_pool: {ipv4: 203.0.113.8}\nmappings: [{ipv6: 2001:db8:7::/120, ipv4: 203.0.113.0/24}]",
+	} {
+		if _, err := Parse([]byte(text)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestNeedsRestart(t *testing.T) {
+	running, err := Parse([]byte(example))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := *running
+	next.Mappings, next.MTU.IPv4, next.Log.Level, next.Prefix = nil, 1400, 4, netip.MustParsePrefix("2001:db8::/96")
+	if got := NeedsRestart(running, &next); got != nil {
+		t.Errorf("got %v", got)
+	}
+	next.Device.MTU, next.Uplink, next.Log.Format, next.Addresses.IPv4 = 9000, "eth1", "json", netip.MustParseAddr("192.0.2.9")
+	if got := fmt.Sprint(NeedsRestart(running, &next)); got != "[device.mtu uplink addresses.ipv4 log.format]" {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestPortsWithout(t *testing.T) {
+	for _, test := range []struct{ p, q, want string }{
+		{"0-65535", "0-1023", "1024-65535"},
+		{"0-65535", "0-1023,60000-65535", "1024-59999"},
+		{"10-20,30", "15,30", "10-14,16-20"},
+		{"5-6", "1-9", ""},
+		{"7", "", "7"},
+	} {
+		var p, q Ports
+		if err := errors.Join(p.UnmarshalText([]byte(test.p)), q.UnmarshalText([]byte(test.q))); err != nil && test.q != "" {
+			t.Fatal(err)
+		}
+		if got := p.Without(q).String(); got != test.want {
+			t.Errorf("%s without %s: got %q, want %q", test.p, test.q, got, test.want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(example)
+	f.Add(least + examplePools)
+	f.Fuzz(func(t *testing.T, text string) {
+		if c, err := Parse([]byte(text)); err == nil {
+			if _, err := c.Table(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

@@ -1,0 +1,65 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+)
+
+var poolName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+
+func (v validator) pools() {
+	names := map[string]int{}
+	for i, p := range v.Pools {
+		key := fmt.Sprintf("pools[%d]", i)
+		v.check(poolName.MatchString(p.Name), key+".name", "%q is no name: 1 to 63 of a-z 0-9 . _ -", p.Name)
+		if first, taken := names[p.Name]; taken {
+			v.fail(key+".name", fmt.Errorf("pools[%d] is called %q too", first, p.Name))
+		}
+		names[p.Name] = i
+		v.between(key+".cooldown", int(p.Cooldown.Seconds()), 0, 7*24*3600)
+		v.poolAddresses(key, i)
+		v.poolPorts(key, p)
+	}
+}
+
+func (v validator) poolAddresses(key string, i int) {
+	key += ".ipv4"
+	p := v.Pools[i]
+	if p.IPv4.Uplink {
+		v.check(v.Uplink != "", key, "which uplink? set the key uplink to the interface's name")
+		v.check(!p.WholeAddress, key, "the host keeps ports of its own address: whole_address cannot be")
+		v.check(len(p.Ports) > 0, join(fmt.Sprintf("pools[%d]", i), "ports"), "missing: which ports of its address does the host give away?")
+	} else if !v.family(key, p.IPv4.Prefix, netip.Addr.Is4, "IPv4") {
+		return
+	} else {
+		v.check(!p.IPv4.Prefix.Contains(v.Addresses.IPv4), key, "%s covers addresses.ipv4, which is the translator's own", p.IPv4)
+	}
+	for j, other := range v.Pools[:i] {
+		both := p.IPv4.Uplink && other.IPv4.Uplink
+		overlap := p.IPv4.Prefix.IsValid() && other.IPv4.Prefix.IsValid() && p.IPv4.Prefix.Overlaps(other.IPv4.Prefix)
+		v.check(!both && !overlap, key, "%s overlaps pools[%d] (%s)", p.IPv4, j, other.IPv4)
+	}
+	if p.IPv4.Uplink {
+		return
+	}
+	for j, m := range v.Mappings {
+		v.check(!m.IPv4.IsValid() || !p.IPv4.Prefix.Overlaps(m.IPv4), key, "%s overlaps mappings[%d] (%s), which has its addresses to itself", p.IPv4, j, m.IPv4)
+	}
+}
+
+func (v validator) poolPorts(key string, p Pool) {
+	if p.WholeAddress {
+		if len(p.Ports) > 0 || len(p.ReservedPorts) > 0 || p.PortsPerWorkload != 0 {
+			v.fail(key+".whole_address", errors.New("excludes ports, reserved_ports and ports_per_workload"))
+		}
+		return
+	}
+	if p.IPv4.Uplink && len(p.Ports) == 0 {
+		return // told already
+	}
+	free := p.Ports.Without(p.ReservedPorts).longestRun()
+	v.check(p.PortsPerWorkload >= 1, key+".ports_per_workload", "%d is less than 1", p.PortsPerWorkload)
+	v.check(p.PortsPerWorkload <= free, key+".ports_per_workload", "%d do not fit: the longest run of ports without reserved_ports is %d", p.PortsPerWorkload, free)
+}

@@ -1,0 +1,178 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// validate tells what is wrong with a complete configuration, all of it.
+func validate(c *Config, fail func(key string, err error)) {
+	v := validator{c, fail}
+	v.device()
+	v.prefix()
+	v.addresses()
+	v.mtu()
+	v.mappings()
+	v.pools()
+	v.services()
+}
+
+type validator struct {
+	*Config
+	fail func(key string, err error)
+}
+
+func (v validator) check(ok bool, key, format string, args ...any) {
+	if !ok {
+		v.fail(key, fmt.Errorf(format, args...))
+	}
+}
+
+func (v validator) between(key string, n, low, high int) {
+	v.check(low <= n && n <= high, key, "%d is not between %d and %d", n, low, high)
+}
+
+func (v validator) device() {
+	v.interfaceName("device.name", v.Device.Name)
+	v.between("device.mtu", v.Device.MTU, 1280, 65535)
+	v.between("device.queues", v.Device.Queues, 1, 256) // MAX_TAP_QUEUES of the kernel
+	if v.Uplink != "" {
+		v.interfaceName("uplink", v.Uplink)
+		v.check(v.Uplink != v.Device.Name, "uplink", "%s is the translator's own device", v.Uplink)
+	}
+}
+
+// interfaceName holds a name against the kernel's dev_valid_name.
+func (v validator) interfaceName(key, name string) {
+	ok := 0 < len(name) && len(name) < 16 && name != "." && name != ".." && !strings.ContainsAny(name, "/: \t\n%")
+	v.check(ok, key, "%q is no name of a network interface (1 to 15 letters and digits)", name)
+}
+
+func (v validator) mtu() {
+	v.between("mtu.ipv4", v.MTU.IPv4, 68, 65535)   // RFC 791 section 3.2
+	v.between("mtu.ipv6", v.MTU.IPv6, 1280, 65535) // RFC 8200 section 5
+	if v.MTU.IPv6 >= 1280 {
+		v.between("lowest_ipv6_mtu", v.LowestIPv6MTU, 1280, v.MTU.IPv6)
+	}
+}
+
+var wellKnown = netip.MustParsePrefix("64:ff9b::/96")
+
+func (v validator) prefix() {
+	p := v.Prefix
+	if !p.IsValid() {
+		v.check(len(v.Mappings) > 0 || len(v.Pools) > 0, "", "nothing to translate: give a prefix, mappings or pools")
+		return
+	}
+	if !p.Addr().Is6() {
+		v.fail("prefix", fmt.Errorf("%s is not IPv6", p))
+		return
+	}
+	switch p.Bits() {
+	case 32, 40, 48, 56, 64, 96:
+	default:
+		v.fail("prefix", fmt.Errorf("%s: the length must be 32, 40, 48, 56, 64 or 96 (RFC 6052 section 2.2)", p))
+	}
+	v.check(p.Addr().As16()[8] == 0, "prefix", "%s: bits 64 to 71 must be zero (RFC 6052 section 2.2)", p)
+	v.check(usable(p), "prefix", "%s is never translated", p)
+}
+
+func (v validator) addresses() {
+	v.own("addresses.ipv4", v.Addresses.IPv4, v.Addresses.IPv4.Is4(), "IPv4")
+	v.own("addresses.ipv6", v.Addresses.IPv6, v.Addresses.IPv6.Is6() && !v.Addresses.IPv6.Is4In6(), "IPv6")
+	pool := v.ICMPSourcePool
+	v.check(!pool.IPv4.IsValid() || pool.IPv4.Addr().Is4() && usable(pool.IPv4), "icmp_source_pool.ipv4", "%s is no IPv4 prefix to send from", pool.IPv4)
+	v.check(!pool.IPv6.IsValid() || pool.IPv6.Addr().Is6() && usable(pool.IPv6), "icmp_source_pool.ipv6", "%s is no IPv6 prefix to send from", pool.IPv6)
+	v.wellKnown("addresses.ipv6", v.Addresses.IPv6)
+	if pool.IPv6.IsValid() {
+		v.wellKnown("icmp_source_pool.ipv6", pool.IPv6.Addr())
+	}
+}
+
+func (v validator) own(key string, a netip.Addr, ok bool, family string) {
+	switch {
+	case !a.IsValid():
+		v.fail(key, fmt.Errorf("missing: the translator needs an %s address of its own, to answer and to send ICMP errors from", family))
+	case !ok:
+		v.fail(key, fmt.Errorf("%s is not %s", a, family))
+	default:
+		v.check(usable(netip.PrefixFrom(a, a.BitLen())), key, "%s is no address of a host", a)
+	}
+}
+
+// wellKnown holds an address against RFC 6052 section 3.1: the well-known
+// prefix does not stand for IPv4 addresses that are not global.
+func (v validator) wellKnown(key string, a netip.Addr) {
+	if v.AllowNonGlobal || v.Prefix != wellKnown || !wellKnown.Contains(a) {
+		return
+	}
+	b := a.As16()
+	v4 := netip.AddrFrom4([4]byte(b[12:]))
+	v.check(global(v4), key, "%s stands for %s, which is not global and has no place under %s (RFC 6052 section 3.1): choose another, another prefix, or set allow_non_global", a, v4, wellKnown)
+}
+
+func (v validator) mappings() {
+	before := true
+	for i, m := range v.Mappings {
+		key := fmt.Sprintf("mappings[%d]", i)
+		ok := v.family(key+".ipv6", m.IPv6, netip.Addr.Is6, "IPv6")
+		if v.family(key+".ipv4", m.IPv4, netip.Addr.Is4, "IPv4") && ok {
+			v.check(!m.IPv6.Contains(v.Addresses.IPv6), key+".ipv6", "%s covers addresses.ipv6, which is the translator's own", m.IPv6)
+			v.check(!m.IPv4.Contains(v.Addresses.IPv4), key+".ipv4", "%s covers addresses.ipv4, which is the translator's own", m.IPv4)
+		} else {
+			before = false
+		}
+	}
+	if !before {
+		return
+	}
+	if _, err := v.Table(); err != nil {
+		v.fail(tableKey(err), err)
+	}
+}
+
+var mappingIndex = regexp.MustCompile(`^mapping (\d+)`)
+
+// tableKey is the key that an error of mapping.New is about.
+func tableKey(err error) string {
+	if m := mappingIndex.FindStringSubmatch(err.Error()); m != nil {
+		return "mappings[" + m[1] + "]"
+	}
+	return "prefix"
+}
+
+func (v validator) family(key string, p netip.Prefix, is func(netip.Addr) bool, family string) bool {
+	switch {
+	case !p.IsValid():
+		v.fail(key, errors.New("missing"))
+	case !is(p.Addr()) || p.Addr().Is4In6():
+		v.fail(key, fmt.Errorf("%s is not %s", p, family))
+	case !usable(p):
+		v.fail(key, fmt.Errorf("%s is never translated", p))
+	default:
+		return true
+	}
+	return false
+}
+
+func (v validator) services() {
+	v.check(filepath.IsAbs(v.API.Socket) && len(v.API.Socket) < 108, "api.socket", "%q is no absolute path of less than 108 bytes", v.API.Socket) // sizeof sun_path
+	v.check(v.API.Group != "", "api.group", "missing")
+	v.check(filepath.IsAbs(v.Registry.Path), "registry.path", "%q is no absolute path", v.Registry.Path)
+	v.between("registry.history", v.Registry.History, 0, 100_000_000)
+	v.check(!v.DNS64.Enabled || v.Prefix.IsValid(), "dns64.enabled", "there is no prefix to synthesise addresses with")
+	v.between("dns64.cache", v.DNS64.Cache, 0, 10_000_000)
+	for i, u := range v.DNS64.Upstreams {
+		v.check(u.Port() != 0 && u.Addr() != v.Addresses.IPv6 && u.Addr() != v.Addresses.IPv4,
+			"dns64.upstreams["+strconv.Itoa(i)+"]", "%s is no other resolver", u)
+	}
+	for i, p := range v.DNS64.Exclude {
+		v.check(p.Addr().Is6(), "dns64.exclude["+strconv.Itoa(i)+"]", "%s is not IPv6", p)
+	}
+	v.check(v.Health.Port != 53 || !v.DNS64.Enabled, "health.port", "53 is DNS64's")
+}
