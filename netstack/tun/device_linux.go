@@ -1,0 +1,298 @@
+package tun
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/translator"
+)
+
+// busyFor is how long Open waits for a device that another process holds: a
+// killed predecessor's descriptors are closed a moment after its death.
+const busyFor = time.Second
+
+// defaultQueueLen is the transmit queue of the device: packets that wait for
+// one queue's thread. The kernel's 500 is a burst of 3 ms at 170 kpps.
+const defaultQueueLen = 2000
+
+// Config is what a device is made from.
+type Config struct {
+	Name     string // "natless0"
+	Queues   int    // 0: 1
+	QueueLen int    // packets that the kernel keeps for each queue; 0: 2000
+}
+
+// Offloads is what the kernel agreed to.
+type Offloads struct {
+	TSO bool // TCP superpackets, with ECN
+	USO bool // UDP superpackets; Linux 6.2
+}
+
+// Device is an open TUN device. It goes away when it is closed, and with the
+// process, unless it was there before as a persistent one.
+type Device struct {
+	name     string
+	index    int
+	offloads Offloads
+	queues   []*plainQueue
+	netlink  *netlink.Handle // in the namespace that the device was opened in
+
+	mu     sync.RWMutex // guards descriptors against Close while Inject writes
+	closed bool
+	inject injector
+}
+
+// Open makes the device in the calling thread's network namespace, or adopts a
+// persistent one of that name that nobody holds.
+func Open(c Config) (*Device, error) {
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		return nil, &MissingError{"IPv6", "load the kernel module ipv6, or boot without ipv6.disable=1", err}
+	}
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("device %s: netlink: %w", c.Name, err)
+	}
+	d := &Device{name: c.Name, netlink: handle}
+	if err := d.open(c); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("device %s: %w", c.Name, err)
+	}
+	return d, nil
+}
+
+func (d *Device) open(c Config) error {
+	if err := d.attachAll(max(c.Queues, 1)); err != nil {
+		return err
+	}
+	if err := d.setOffloads(); err != nil {
+		return err
+	}
+	link, err := d.netlink.LinkByName(d.name)
+	if err != nil {
+		return fmt.Errorf("find it: %w", err)
+	}
+	d.index = link.Attrs().Index
+	if c.QueueLen == 0 {
+		c.QueueLen = defaultQueueLen
+	}
+	if err := d.netlink.LinkSetTxQLen(link, c.QueueLen); err != nil {
+		return fmt.Errorf("queue length %d: %w", c.QueueLen, err)
+	}
+	return d.requireIPv6()
+}
+
+// attachAll opens one descriptor for each queue.
+func (d *Device) attachAll(n int) error {
+	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if n > 1 {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	fd, err := d.attachFirst(flags)
+	for i := 0; err == nil; fd, err = d.attach(flags) {
+		queue, e := newPlainQueue(d.name, fd)
+		if e != nil {
+			unix.Close(fd)
+			return e
+		}
+		d.queues = append(d.queues, queue)
+		if i++; i == n {
+			return nil
+		}
+	}
+	return err
+}
+
+// attachFirst insists on a device of our own: without the exclusive flag, a
+// second daemon would become one more queue of the first one's device.
+func (d *Device) attachFirst(flags uint16) (int, error) {
+	for deadline := time.Now().Add(busyFor); ; time.Sleep(20 * time.Millisecond) {
+		fd, err := d.attach(flags | unix.IFF_TUN_EXCL)
+		if err == unix.EBUSY {
+			fd, err = d.adopt(flags)
+		}
+		if err == nil || !errors.Is(err, ErrBusy) || time.Now().After(deadline) {
+			return fd, err
+		}
+	}
+}
+
+// adopt takes over a device of that name that exists.
+func (d *Device) adopt(flags uint16) (int, error) {
+	link, err := d.netlink.LinkByName(d.name)
+	if err != nil { // it went away between the two calls
+		return -1, fmt.Errorf("%w: %w", ErrBusy, err)
+	}
+	old, ok := link.(*netlink.Tuntap)
+	if !ok || old.Mode != netlink.TUNTAP_MODE_TUN {
+		return -1, fmt.Errorf("a device of that name exists and is no TUN device: choose another name, or delete it")
+	}
+	multi := old.Flags&netlink.TUNTAP_MULTI_QUEUE != 0
+	if multi && old.Queues+old.DisabledQueues > 0 {
+		return -1, fmt.Errorf("%w by another process: stop it, or choose another name", ErrBusy)
+	}
+	if multi != (flags&unix.IFF_MULTI_QUEUE != 0) && !old.NonPersist {
+		if err := d.netlink.LinkDel(link); err != nil { // the number of queues cannot be changed
+			return -1, fmt.Errorf("replace the one left over: %w", err)
+		}
+		return d.attach(flags | unix.IFF_TUN_EXCL)
+	}
+	fd, err := d.attach(flags)
+	if err == unix.EBUSY || err == unix.EINVAL && old.NonPersist {
+		err = fmt.Errorf("%w by another process: stop it, or choose another name", ErrBusy)
+	}
+	return fd, err
+}
+
+// attach opens a descriptor and ties it to the device.
+func (d *Device) attach(flags uint16) (int, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return -1, &MissingError{"permission for /dev/net/tun", "run as root, or allow the device in the container's device policy", err}
+	case err != nil:
+		return -1, &MissingError{"/dev/net/tun", "load the kernel module tun, or give the container the device (--device /dev/net/tun)", err}
+	}
+	request, err := unix.NewIfreq(d.name)
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("a name of 1 to 15 bytes is needed: %w", err)
+	}
+	request.SetUint16(flags)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+		unix.Close(fd)
+		if err == unix.EPERM {
+			return -1, &MissingError{"CAP_NET_ADMIN", "run as root or grant the capability (AmbientCapabilities=CAP_NET_ADMIN, --cap-add NET_ADMIN)", err}
+		}
+		return -1, err
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, headerLen); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("virtio-net header of %d bytes: %w", headerLen, err)
+	}
+	return fd, nil
+}
+
+// tunFUSO4 and tunFUSO6 came with Linux 6.2 (linux/if_tun.h).
+const (
+	tunFUSO4 = 0x20
+	tunFUSO6 = 0x40
+)
+
+func (d *Device) setOffloads() error {
+	const tso = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
+	fd := d.queues[0].fd
+	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso|tunFUSO4|tunFUSO6) == nil {
+		d.offloads = Offloads{TSO: true, USO: true}
+		return nil
+	}
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso); err != nil {
+		return fmt.Errorf("checksum and TCP segmentation offload: %w", err)
+	}
+	d.offloads = Offloads{TSO: true}
+	return nil
+}
+
+func (d *Device) requireIPv6() error {
+	value, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + d.name + "/disable_ipv6")
+	if err == nil && len(value) > 0 && value[0] == '1' {
+		return &MissingError{"IPv6 on the device", "set net.ipv6.conf.default.disable_ipv6=0", errors.New("disable_ipv6 is 1")}
+	}
+	return nil
+}
+
+// Name is the device's name.
+func (d *Device) Name() string { return d.name }
+
+// Index is the device's interface index.
+func (d *Device) Index() int { return d.index }
+
+// Offloads is what the kernel agreed to.
+func (d *Device) Offloads() Offloads { return d.offloads }
+
+// Queues are the device's queues, each for one owner.
+func (d *Device) Queues() []Queue {
+	queues := make([]Queue, len(d.queues))
+	for i, q := range d.queues {
+		queues[i] = q
+	}
+	return queues
+}
+
+// LinkStats are the kernel's counters of the device. What natless reads is the
+// kernel's transmit direction: TxDropped counts packets that found the queue
+// full.
+func (d *Device) LinkStats() (netlink.LinkStatistics64, error) {
+	link, err := d.netlink.LinkByIndex(d.index)
+	if err != nil {
+		return netlink.LinkStatistics64{}, fmt.Errorf("device %s: statistics: %w", d.name, err)
+	}
+	return netlink.LinkStatistics64(*link.Attrs().Statistics), nil
+}
+
+// Inject writes a packet from any goroutine. The packet stays the caller's;
+// its buffer needs 10 bytes before Start.
+func (d *Device) Inject(p *translator.Packet) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.closed {
+		return os.ErrClosed
+	}
+	return d.inject.write(d.queues[0].fd, p)
+}
+
+// Stop makes every queue's Next answer ErrStopped, without waiting for a
+// packet.
+func (d *Device) Stop() {
+	for _, q := range d.queues {
+		q.stop()
+	}
+}
+
+// Close gives the device back. No queue may be in use any more.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	var err error
+	for _, q := range d.queues {
+		err = errors.Join(err, q.close())
+	}
+	d.netlink.Close()
+	return err
+}
+
+// injector writes packets that do not come from a queue's owner.
+type injector struct {
+	mu        sync.Mutex
+	segmenter Segmenter
+	counters  Counters
+	scratch   *translator.Packet
+}
+
+func (i *injector) write(fd int, p *translator.Packet) error {
+	errno := writePacket(fd, p)
+	if errno == unix.EINVAL && retryable(p) {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		if i.scratch == nil {
+			i.scratch = new(buffers).get()
+		}
+		i.counters.Segmented.Add(1)
+		errno = writeSegmented(fd, &i.segmenter, p, i.scratch)
+	}
+	if errno == 0 {
+		return nil
+	}
+	i.counters.lost(errno)
+	return syscall.Errno(errno)
+}

@@ -1,0 +1,450 @@
+package tun
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/natless/natless/tests/netns"
+	"github.com/natless/natless/translator"
+)
+
+func open(t *testing.T, ns *netns.NS, c Config) (d *Device, err error) {
+	t.Helper()
+	ns.Do(func() { d, err = Open(c) })
+	if err == nil {
+		t.Cleanup(func() { d.Close() })
+	}
+	return d, err
+}
+
+func mustOpen(t *testing.T, ns *netns.NS, c Config) *Device {
+	t.Helper()
+	d, err := open(t, ns, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// reflect answers every packet with itself, its addresses exchanged, until the
+// device stops: who connects to a neighbour's address reaches himself. seen
+// counts superpackets.
+func reflect(d *Device) (stop func() (seen int, err error)) {
+	type result struct {
+		seen int
+		err  error
+	}
+	results := make(chan result)
+	for _, q := range d.Queues() {
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			var r result
+			for {
+				p, _, err := q.Next()
+				if err != nil {
+					r.err = err
+					results <- r
+					return
+				}
+				if p.GSOType != translator.GSONone {
+					r.seen++
+				}
+				swap(p.Bytes())
+				q.Write(p)
+			}
+		}()
+	}
+	return func() (int, error) {
+		d.Stop()
+		var sum result
+		for range d.Queues() {
+			r := <-results
+			sum.seen += r.seen
+			if !errors.Is(r.err, ErrStopped) {
+				sum.err = r.err
+			}
+		}
+		return sum.seen, sum.err
+	}
+}
+
+func swap(b []byte) {
+	from, size := 12, 4
+	if b[0]>>4 == 6 {
+		from, size = 8, 16
+	}
+	for i := from; i < from+size; i++ {
+		b[i], b[i+size] = b[i+size], b[i]
+	}
+}
+
+func up(ns *netns.NS, name string) {
+	ns.IP("link set " + name + " up mtu 1500")
+	ns.IP("addr add 192.0.2.1/24 dev " + name)
+	ns.IP("addr add 2001:db8::1/64 dev " + name)
+}
+
+func TestTCPThroughTheDevice(t *testing.T) {
+	for _, queues := range []int{1, 2} {
+		for _, neighbour := range []string{"192.0.2.2", "2001:db8::2"} {
+			t.Run(fmt.Sprintf("%d queues, %s", queues, neighbour), func(t *testing.T) {
+				ns := netns.New(t, "x")
+				d := mustOpen(t, ns, Config{Name: "natless0", Queues: queues})
+				up(ns, "natless0")
+				stop := reflect(d)
+				transfer(t, ns, neighbour, 64<<20)
+				seen, err := stop()
+				if err != nil || seen < 100 {
+					t.Errorf("%d superpackets, %v", seen, err)
+				}
+				var stats Stats
+				for _, q := range d.Queues() {
+					q.Counters().AddTo(&stats)
+				}
+				if stats.Segmented != 0 || stats.WriteErrors != nil {
+					t.Errorf("the kernel refused packets: %+v", stats)
+				}
+			})
+		}
+	}
+}
+
+// transfer sends bytes to the address over TCP and compares their hash.
+func transfer(t *testing.T, ns *netns.NS, address string, size int64) {
+	t.Helper()
+	var (
+		l    net.Listener
+		conn net.Conn
+		err  error
+	)
+	ns.Do(func() { l, err = net.Listen("tcp", ":0") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	sums := make(chan []byte, 1)
+	go func() {
+		hash := sha256.New()
+		if c, err := l.Accept(); err == nil {
+			io.Copy(hash, c)
+			c.Close()
+		}
+		sums <- hash.Sum(nil)
+	}()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	ns.Do(func() { conn, err = net.DialTimeout("tcp", net.JoinHostPort(address, port), 5*time.Second) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash, block := sha256.New(), random(1<<20)
+	for sent := int64(0); sent < size; sent += int64(len(block)) {
+		block[0]++
+		hash.Write(block)
+		if _, err := conn.Write(block); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conn.Close()
+	if got, want := <-sums, hash.Sum(nil); string(got) != string(want) {
+		t.Error("what arrived is not what was sent")
+	}
+}
+
+func TestOpenSetsTheDeviceUp(t *testing.T) {
+	ns := netns.New(t, "x")
+	d := mustOpen(t, ns, Config{Name: "natless0"})
+	if got := ns.IP("-d link show dev natless0"); !strings.Contains(got, "qlen 2000") || !strings.Contains(got, "vnet_hdr on") {
+		t.Errorf("kernel says %s", got)
+	}
+	features := ns.Run("ethtool", "-k", "natless0")
+	for feature, want := range map[string]bool{
+		"tx-tcp-segmentation": true, "tx-tcp6-segmentation": true, "tx-tcp-ecn-segmentation": true,
+		"tx-udp-segmentation": d.Offloads().USO,
+	} {
+		if strings.Contains(features, feature+": on") != want {
+			t.Errorf("%s is not %v: %s", feature, want, features)
+		}
+	}
+	if _, err := d.LinkStats(); err != nil {
+		t.Error(err)
+	}
+	d.Close()
+	if out, err := ns.Command("ip", "link", "show", "natless0").CombinedOutput(); err == nil {
+		t.Errorf("device is still there: %s", out)
+	}
+}
+
+// Without a reader the queue fills: the kernel's drops must be told.
+func TestLinkStatsCountDrops(t *testing.T) {
+	ns := netns.New(t, "x")
+	d := mustOpen(t, ns, Config{Name: "natless0", QueueLen: 10})
+	up(ns, "natless0")
+	var conn net.Conn
+	var err error
+	ns.Do(func() { conn, err = net.Dial("udp", "192.0.2.2:9") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for range 100 {
+		conn.Write([]byte("x"))
+	}
+	stats, err := d.LinkStats()
+	if err != nil || stats.TxDropped < 80 {
+		t.Errorf("%d drops, %v", stats.TxDropped, err)
+	}
+}
+
+func TestBusyDevice(t *testing.T) {
+	for _, queues := range []int{1, 2} {
+		ns := netns.New(t, "x")
+		first := mustOpen(t, ns, Config{Name: "natless0", Queues: queues})
+		for _, second := range []int{1, 2} {
+			if _, err := open(t, ns, Config{Name: "natless0", Queues: second}); !errors.Is(err, ErrBusy) {
+				t.Errorf("%d queues beside %d: %v", second, queues, err)
+			}
+		}
+		time.AfterFunc(300*time.Millisecond, func() { first.Close() })
+		mustOpen(t, ns, Config{Name: "natless0", Queues: queues}) // as after a kill: it waits for the old descriptors
+	}
+}
+
+func TestAdoptLeftover(t *testing.T) {
+	for _, left := range []string{"", " multi_queue"} {
+		for _, queues := range []int{1, 2} {
+			ns := netns.New(t, "x")
+			ns.IP("tuntap add natless0 mode tun" + left)
+			d := mustOpen(t, ns, Config{Name: "natless0", Queues: queues})
+			up(ns, "natless0")
+			stop := reflect(d)
+			transfer(t, ns, "2001:db8::2", 4<<20)
+			if seen, err := stop(); seen == 0 || err != nil {
+				t.Errorf("%d superpackets, %v", seen, err)
+			}
+		}
+	}
+}
+
+func TestForeignDeviceStays(t *testing.T) {
+	ns := netns.New(t, "x")
+	ns.IP("link add natless0 type veth peer name other")
+	if _, err := open(t, ns, Config{Name: "natless0"}); err == nil || !strings.Contains(err.Error(), "no TUN device") {
+		t.Errorf("got %v", err)
+	}
+	ns.IP("link show natless0")
+}
+
+func TestMissing(t *testing.T) {
+	var missing *MissingError
+	t.Run("CAP_NET_ADMIN", func(t *testing.T) {
+		var err error
+		netns.New(t, "x").Do(func() { // capabilities belong to the thread, which is thrown away
+			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			var sets [2]unix.CapUserData
+			if err = unix.Capget(&header, &sets[0]); err != nil {
+				return
+			}
+			sets[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+			if err = unix.Capset(&header, &sets[0]); err == nil {
+				_, err = Open(Config{Name: "natless0"})
+			}
+		})
+		if !errors.As(err, &missing) || missing.What != t.Name()[len("TestMissing/"):] {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("dev net tun", func(t *testing.T) {
+		var err error
+		netns.New(t, "x").Do(func() {
+			if err = unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+				return
+			}
+			if err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+				return
+			}
+			if err = unix.Mount("none", "/dev/net", "tmpfs", 0, ""); err == nil {
+				_, err = Open(Config{Name: "natless0"})
+			}
+		})
+		if !errors.As(err, &missing) || missing.What != "/dev/net/tun" {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("IPv6", func(t *testing.T) {
+		ns := netns.New(t, "x")
+		ns.Run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+		if _, err := open(t, ns, Config{Name: "natless0"}); !errors.As(err, &missing) || missing.What != "IPv6 on the device" {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestDeletedDevice(t *testing.T) {
+	ns := netns.New(t, "x")
+	d := mustOpen(t, ns, Config{Name: "natless0", Queues: 2})
+	up(ns, "natless0")
+	errs := make(chan error)
+	for _, q := range d.Queues() {
+		go func() {
+			for {
+				p, _, err := q.Next()
+				if err != nil {
+					errs <- err
+					return
+				}
+				q.Release(p)
+			}
+		}()
+	}
+	time.Sleep(50 * time.Millisecond)
+	ns.IP("link del natless0")
+	for range 2 {
+		select {
+		case err := <-errs:
+			if !errors.Is(err, ErrGone) {
+				t.Errorf("got %v", err)
+			}
+		case <-time.After(time.Second):
+			t.Fatal("nobody noticed")
+		}
+	}
+	d.Close()
+	mustOpen(t, ns, Config{Name: "natless0", Queues: 2})
+}
+
+// An idle queue sleeps: nothing wakes its thread, and a stop is seen at once.
+func TestIdleQueueSleepsAndStopsAtOnce(t *testing.T) {
+	ns := netns.New(t, "x")
+	d := mustOpen(t, ns, Config{Name: "natless0"})
+	threads := make(chan int, 1)
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		threads <- unix.Gettid()
+		_, _, err := d.Queues()[0].Next()
+		done <- err
+	}()
+	thread := <-threads
+	time.Sleep(100 * time.Millisecond)
+	before := switches(t, thread)
+	time.Sleep(500 * time.Millisecond)
+	if after := switches(t, thread); after != before {
+		t.Errorf("thread was woken while idle: %s, then %s", before, after)
+	}
+	start := time.Now()
+	d.Stop()
+	if err := <-done; !errors.Is(err, ErrStopped) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(start); took > 100*time.Millisecond {
+		t.Errorf("stop took %v", took)
+	}
+}
+
+func switches(t *testing.T, thread int) string {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/status", thread))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(status), "voluntary_ctxt_switches:")
+	return strings.Join(strings.Fields(after), " ")
+}
+
+// The kernel takes no UDP superpacket without a checksum to complete, and no
+// segment size of 0xffff; both arrive all the same.
+func TestRefusedSuperpacketsAreSegmented(t *testing.T) {
+	ns := netns.New(t, "x")
+	d := mustOpen(t, ns, Config{Name: "natless0"})
+	up(ns, "natless0")
+	ns.IP("route add local 192.0.2.2 dev lo")
+	var conn net.PacketConn
+	var err error
+	ns.Do(func() { conn, err = net.ListenPacket("udp4", "192.0.2.2:443") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	q := d.Queues()[0]
+	send := func(write func(p *translator.Packet)) {
+		p := superpacket(t, false, &layers.UDP{SrcPort: 1000, DstPort: 443}, random(2500), translator.Offload{GSOType: translator.GSOUDPL4, GSOSize: 1000})
+		p.Flags = 0
+		copy(p.Bytes()[12:], []byte{192, 0, 2, 7}) // on the device's link: reverse path filters agree
+		ip := header.IPv4(p.Bytes())
+		ip.SetChecksum(0)
+		ip.SetChecksum(^ip.CalculateChecksum())
+		write(p)
+	}
+	send(q.Write)
+	send(func(p *translator.Packet) {
+		if err := d.Inject(p); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, want := range []int{1000, 1000, 500, 1000, 1000, 500} {
+		buffer := make([]byte, 2000)
+		conn.SetReadDeadline(time.Now().Add(time.Second))
+		if n, _, err := conn.ReadFrom(buffer); err != nil || n != want {
+			t.Fatalf("datagram of %d bytes, want %d: %v", n, want, err)
+		}
+	}
+	if n := q.Counters().Segmented.Load(); n != 1 {
+		t.Errorf("%d retries counted", n)
+	}
+}
+
+func TestWriteErrorsAreCounted(t *testing.T) {
+	ns := netns.New(t, "x")
+	q := mustOpen(t, ns, Config{Name: "natless0"}).Queues()[0]
+	p := superpacket(t, false, &layers.UDP{SrcPort: 1, DstPort: 2}, random(10), translator.Offload{})
+	q.Write(p) // the device is down
+	var stats Stats
+	q.Counters().AddTo(&stats)
+	if stats.WriteErrors[unix.EIO] != 1 {
+		t.Errorf("got %+v", stats)
+	}
+}
+
+// Nothing is allocated for a packet.
+func TestNoAllocations(t *testing.T) {
+	ns := netns.New(t, "x")
+	d := mustOpen(t, ns, Config{Name: "natless0"})
+	up(ns, "natless0")
+	var conn net.Conn
+	var err error
+	ns.Do(func() { conn, err = net.Dial("udp", "192.0.2.2:9") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	q, payload := d.Queues()[0], []byte("x")
+	if n := testing.AllocsPerRun(200, func() {
+		conn.Write(payload)
+		for {
+			p, _, err := q.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			udp := p.Buf[p.Start]>>4 == 4
+			q.Write(p)
+			if udp {
+				return
+			}
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

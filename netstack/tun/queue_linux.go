@@ -1,0 +1,176 @@
+package tun
+
+import (
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/translator"
+)
+
+// batchLimit bounds a batch: after so many packets the owner looks at its clock
+// again and a stop is seen under load.
+const batchLimit = 64
+
+// plainQueue reads and writes with one system call a packet. The descriptor is
+// nonblocking and known only here: raw system calls keep the runtime's poller
+// and scheduler out of the way, and an idle queue sleeps in poll(2).
+type plainQueue struct {
+	buffers
+	name      string
+	fd, wake  int
+	left      int            // packets until the batch is full
+	poll      [2]unix.PollFd // here, since on the stack it would escape
+	stopped   atomic.Bool
+	segmenter Segmenter
+	counters  *Counters
+}
+
+func newPlainQueue(name string, fd int) (*plainQueue, error) {
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	return &plainQueue{name: name, fd: fd, wake: wake, counters: new(Counters)}, nil
+}
+
+func (q *plainQueue) Next() (p *translator.Packet, fresh bool, err error) {
+	if q.left--; q.left < 0 {
+		if q.stopped.Load() {
+			return nil, false, ErrStopped
+		}
+		q.left, fresh = batchLimit, true
+	}
+	p = q.get()
+	for {
+		n, errno := readPacket(q.fd, p)
+		switch {
+		case errno == 0 && n >= headerLen:
+			decode(p)
+			return p, fresh, nil
+		case errno == 0, errno == unix.EINTR:
+			continue
+		case errno == unix.EAGAIN:
+			errno = q.wait()
+			q.left, fresh = batchLimit, true
+		}
+		if err := q.failed(errno); err != nil {
+			q.put(p)
+			return nil, false, err
+		}
+	}
+}
+
+// wait sleeps until there is something to read or to stop for.
+func (q *plainQueue) wait() syscall.Errno {
+	if q.stopped.Load() {
+		return 0
+	}
+	q.counters.Waits.Add(1)
+	q.poll = [2]unix.PollFd{{Fd: int32(q.fd), Events: unix.POLLIN}, {Fd: int32(q.wake), Events: unix.POLLIN}}
+	if _, err := unix.Poll(q.poll[:], -1); err != nil && err != unix.EINTR {
+		return err.(syscall.Errno)
+	}
+	if q.poll[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0 {
+		return unix.EBADFD // how reads fail once the device is gone
+	}
+	return 0
+}
+
+func (q *plainQueue) failed(errno syscall.Errno) error {
+	switch {
+	case q.stopped.Load():
+		return ErrStopped
+	case errno == 0:
+		return nil
+	case errno == unix.EBADFD, errno == unix.ENODEV:
+		return fmt.Errorf("device %s: %w", q.name, ErrGone)
+	}
+	return fmt.Errorf("device %s: read: %w", q.name, errno)
+}
+
+func (q *plainQueue) Buffer() *translator.Packet { return q.get() }
+
+func (q *plainQueue) Release(p *translator.Packet) { q.put(p) }
+
+func (q *plainQueue) Counters() *Counters { return q.counters }
+
+func (q *plainQueue) Write(p *translator.Packet) {
+	if errno := writePacket(q.fd, p); errno != 0 {
+		q.refused(p, errno)
+	}
+	q.put(p)
+}
+
+// refused deals with a packet that the kernel did not take.
+func (q *plainQueue) refused(p *translator.Packet, errno syscall.Errno) {
+	if errno == unix.EINVAL && retryable(p) {
+		q.counters.Segmented.Add(1)
+		scratch := q.get()
+		errno = writeSegmented(q.fd, &q.segmenter, p, scratch)
+		q.put(scratch)
+	}
+	if errno != 0 {
+		q.counters.lost(errno)
+	}
+}
+
+func (q *plainQueue) stop() {
+	q.stopped.Store(true)
+	unix.Write(q.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // fails only when it is awake already
+}
+
+func (q *plainQueue) close() error {
+	unix.Close(q.wake)
+	return unix.Close(q.fd)
+}
+
+// retryable says that there is another way to write what was refused.
+func retryable(p *translator.Packet) bool {
+	return p.GSOType != translator.GSONone || p.Flags&translator.FlagNeedsCsum != 0
+}
+
+// writeSegmented writes a refused packet in pieces that ask nothing of the
+// kernel. It answers the last error.
+func writeSegmented(fd int, s *Segmenter, p, scratch *translator.Packet) (result syscall.Errno) {
+	if p.GSOType == translator.GSONone {
+		if !CompleteChecksum(p) {
+			return unix.EINVAL
+		}
+		return writePacket(fd, p)
+	}
+	if s.Reset(p) != nil {
+		return unix.EINVAL
+	}
+	for s.Next(scratch) {
+		if errno := writePacket(fd, scratch); errno != 0 {
+			result = errno
+		}
+	}
+	return result
+}
+
+// readPacket reads a packet with its virtio-net header right in front of
+// p.Start, and sets p.End.
+func readPacket(fd int, p *translator.Packet) (int, syscall.Errno) {
+	frame := p.Buf[p.Start-headerLen : len(p.Buf)-translator.Tailroom]
+	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(frame))), uintptr(len(frame)))
+	if errno != 0 {
+		return 0, errno
+	}
+	p.End = p.Start - headerLen + int(n)
+	return int(n), 0
+}
+
+func writePacket(fd int, p *translator.Packet) syscall.Errno {
+	frame := encode(p)
+	for {
+		_, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(frame))), uintptr(len(frame)))
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
+}
