@@ -1,19 +1,16 @@
 // Package mapping is the translation table: the RFC 6052 prefix, explicit
 // mappings (RFC 7757) and port sets (RFC 7597). A Table is immutable; an edit
-// gives a new one. No I/O, no clock and no goroutine may enter here.
+// gives a new one that shares what did not change. No I/O, no clock and no
+// goroutine may enter here.
 package mapping
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
-// PortRange is a run of ports, both ends included.
-type PortRange struct{ First, Last uint16 }
-
-// PortSet is a list of sorted, disjoint ranges. An empty set means that the
-// mapping owns its IPv4 addresses whole, ports and all.
-type PortSet []PortRange
-
-// Mapping ties an IPv6 prefix to an IPv4 prefix (RFC 7757 section 3.1), where
-// Ports is not empty to a share of one IPv4 address. Its suffix in IPv4
+// Mapping ties an IPv6 prefix to an IPv4 prefix (RFC 7757 section 3.1), or,
+// where Ports is not empty, to a share of one IPv4 address. Its suffix in IPv4
 // (32 − length) must not be longer than that in IPv6 (128 − length).
 type Mapping struct {
 	IPv6  netip.Prefix
@@ -21,6 +18,66 @@ type Mapping struct {
 	Ports PortSet
 }
 
-// Addr6 is an IPv6 address as two big-endian halves, which is how the hot path
-// compares, shifts and hashes it.
-type Addr6 struct{ Hi, Lo uint64 }
+// String is "2001:db8::2/128 ↔ 192.0.2.2/32 ports 1024-2047".
+func (m Mapping) String() string {
+	if len(m.Ports) == 0 {
+		return fmt.Sprintf("%v ↔ %v", m.IPv6, m.IPv4)
+	}
+	return fmt.Sprintf("%v ↔ %v ports %v", m.IPv6, m.IPv4, m.Ports)
+}
+
+// Equal says whether m and o tie the same prefixes and ports together.
+func (m Mapping) Equal(o Mapping) bool {
+	return m.IPv6 == o.IPv6 && m.IPv4 == o.IPv4 && m.Ports.Equal(o.Ports)
+}
+
+// Validate says what is wrong with m by itself: a family, host bits, a suffix
+// longer in IPv4 than in IPv6 (RFC 7757 3.3), addresses that are never
+// translated, or ports out of order.
+func (m Mapping) Validate() error {
+	_, err := m.normal()
+	return err
+}
+
+// normal is m with a port set in normal form, or what is wrong with m.
+func (m Mapping) normal() (Mapping, error) {
+	if err := checkPrefix(m.IPv6, "ipv6"); err != nil {
+		return m, err
+	}
+	if err := checkPrefix(m.IPv4, "ipv4"); err != nil {
+		return m, err
+	}
+	if len4, len6 := 32-m.IPv4.Bits(), 128-m.IPv6.Bits(); len4 > len6 {
+		return m, fmt.Errorf("ipv4 %v has %d suffix bits, ipv6 %v only %d: lengthen the ipv4 prefix to /%d (RFC 7757 3.3)",
+			m.IPv4, len4, m.IPv6, len6, 32-len6)
+	}
+	if len(m.Ports) == 0 {
+		m.Ports = nil
+		return m, nil
+	}
+	if m.IPv4.Bits() != 32 {
+		return m, fmt.Errorf("ipv4 %v: a port set shares one address: give a /32", m.IPv4)
+	}
+	ports, err := m.Ports.normal()
+	m.Ports = ports
+	return m, err
+}
+
+// checkPrefix names p by family: "ipv4", or anything else for IPv6.
+func checkPrefix(p netip.Prefix, family string) error {
+	a := p.Addr()
+	switch {
+	case !p.IsValid():
+		return fmt.Errorf("%s: no prefix", family)
+	case a.Is4In6():
+		return fmt.Errorf("%s %v: an IPv4-mapped address: write it as IPv4", family, p)
+	case a.Is4() != (family == "ipv4"):
+		return fmt.Errorf("%s %v: wrong address family", family, p)
+	case p.Masked() != p:
+		return fmt.Errorf("%s %v: host bits are set: did you mean %v?", family, p, p.Masked())
+	}
+	if never, ok := neverTranslated(p); ok {
+		return fmt.Errorf("%s %v: lies in %v, which is never translated", family, p, never)
+	}
+	return nil
+}

@@ -1,81 +1,169 @@
 package mapping
 
 import (
-	"errors"
+	"iter"
 	"net/netip"
 )
 
 // Table is an immutable snapshot of one RFC 6052 prefix and any number of
-// mappings. Every method may be called by any number of goroutines.
+// mappings, up to eight million. Every method may be called by any number of
+// goroutines.
 type Table struct {
-	prefix netip.Prefix
+	entries  pages[Entry]
+	levels6  []level // prefix lengths in use, longest first
+	levels4  []level
+	embedded rfc6052
+	prefix   netip.Prefix
+	count    int
+	slots    uint32 // entries in use or free: all slots are below
+	free     uint32 // the first free slot, or 0
 }
 
-// Entry is one mapping as the hot path reads it. It belongs to its Table and
-// must not be changed.
-type Entry struct{}
-
-var errStub = errors.New("not written yet")
-
-// New builds a table from a prefix (the zero value: none) and mappings. An
-// error names the mapping by its index, and both where two collide.
-func New(prefix netip.Prefix, mappings []Mapping) (*Table, error) { return &Table{prefix}, nil }
-
-// Insert gives a table that has m besides all that t has; t stays as it is.
-// Its cost does not grow with the table.
-func (t *Table) Insert(m Mapping) (*Table, error) { return nil, errStub }
-
-// Remove gives a table without m; t stays as it is.
-func (t *Table) Remove(m Mapping) (*Table, error) { return nil, errStub }
+// level is the index of the entries with one prefix length.
+type level struct {
+	index
+	mask6  Addr6
+	mask4  uint32
+	length uint8
+}
 
 // Prefix is the RFC 6052 prefix, or the zero Prefix.
 func (t *Table) Prefix() netip.Prefix { return t.prefix }
 
 // Len is the number of mappings.
-func (t *Table) Len() int { return 0 }
+func (t *Table) Len() int { return t.count }
+
+// Slots is a number that all of the table's slots are below.
+func (t *Table) Slots() int { return int(t.slots) }
 
 // Lookup6 finds the mapping with the longest IPv6 prefix that covers a, or nil.
-func (t *Table) Lookup6(a Addr6) *Entry { return nil }
+func (t *Table) Lookup6(a Addr6) *Entry {
+	for i := range t.levels6 {
+		l := &t.levels6[i]
+		if e := t.find6(l, Addr6{a.Hi & l.mask6.Hi, a.Lo & l.mask6.Lo}); e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
+func (t *Table) find6(l *level, key Addr6) *Entry {
+	h := hash6(key)
+	words := &l.dir[l.of(h)].words
+	for i := position(h); words[i&(bucketLen-1)] != 0; i++ {
+		w := words[i&(bucketLen-1)] ^ tag(h)
+		if w > slotMask {
+			continue
+		}
+		if e := t.entries.at(w); e.v6 == key {
+			return e
+		}
+	}
+	return nil
+}
 
 // Lookup4 finds the mapping with the longest IPv4 prefix that covers a, or nil.
 // For an address that workloads share, it is an entry that answers true to
-// Shared, and Port decides.
-func (t *Table) Lookup4(a uint32) *Entry { return nil }
+// Shared and to nothing else: Port decides.
+func (t *Table) Lookup4(a uint32) *Entry {
+	for i := range t.levels4 {
+		l := &t.levels4[i]
+		if e := t.find4(l, a&l.mask4); e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
+func (t *Table) find4(l *level, key uint32) *Entry {
+	h := hash4(key)
+	words := &l.dir[l.of(h)].words
+	for i := position(h); words[i&(bucketLen-1)] != 0; i++ {
+		w := words[i&(bucketLen-1)] ^ tag(h)
+		if w > slotMask {
+			continue
+		}
+		if e := t.entries.at(w); e.v4 == key {
+			return e
+		}
+	}
+	return nil
+}
 
 // Port is the mapping that owns the port of the shared address a, whose entry
 // from Lookup4 is e, or nil when nobody owns it.
-func (t *Table) Port(e *Entry, a uint32, port uint16) *Entry { return nil }
+func (t *Table) Port(e *Entry, a uint32, port uint16) *Entry {
+	if e.share == nil {
+		return nil
+	}
+	slot := e.share.find(port)
+	if slot == 0 {
+		return nil
+	}
+	return t.entries.at(slot)
+}
 
 // Embed puts a into the RFC 6052 prefix (section 2.2). It panics without one.
-func (t *Table) Embed(a uint32) Addr6 { return Addr6{} }
+func (t *Table) Embed(a uint32) Addr6 {
+	if t.embedded.length == 0 {
+		panic("mapping: no RFC 6052 prefix")
+	}
+	return t.embedded.embed(a)
+}
 
 // Extract takes the IPv4 address out of a; ok is false when the prefix does
-// not cover a.
-func (t *Table) Extract(a Addr6) (v4 uint32, ok bool) { return 0, false }
+// not cover a, or when there is none.
+func (t *Table) Extract(a Addr6) (v4 uint32, ok bool) { return t.embedded.extract(a) }
 
-// Shared says that ports decide: the mapping has a port set.
-func (e *Entry) Shared() bool { return false }
+// Get finds the mapping whose IPv6 prefix is exactly p, or nil.
+func (t *Table) Get(p netip.Prefix) *Entry {
+	if !p.IsValid() || !p.Addr().Is6() {
+		return nil
+	}
+	return t.get6(Addr6From(p.Masked().Addr()), uint8(p.Bits()))
+}
 
-// To4 and To6 copy the suffix bits that both prefixes have (RFC 7757 3.3).
-func (e *Entry) To4(a Addr6) uint32 { return 0 }
+func (t *Table) get6(key Addr6, length uint8) *Entry {
+	if l := levelOf(t.levels6, length); l != nil {
+		return t.find6(l, key)
+	}
+	return nil
+}
 
-// To6 is the other way of To4.
-func (e *Entry) To6(a uint32) Addr6 { return Addr6{} }
+func (t *Table) get4(key uint32, length uint8) *Entry {
+	if l := levelOf(t.levels4, length); l != nil {
+		return t.find4(l, key)
+	}
+	return nil
+}
 
-// Owns says whether port is in the entry's port set; always true without one.
-func (e *Entry) Owns(port uint16) bool { return true }
+func levelOf(levels []level, length uint8) *level {
+	for i := range levels {
+		if levels[i].length == length {
+			return &levels[i]
+		}
+	}
+	return nil
+}
 
-// EchoRange is the longest contiguous run of the port set: echo identifiers
-// outside the set are folded into it.
-func (e *Entry) EchoRange() PortRange { return PortRange{} }
+// All yields every mapping, in no particular order.
+func (t *Table) All() iter.Seq[Mapping] {
+	return func(yield func(Mapping) bool) {
+		for e := range t.Entries() {
+			if !yield(e.Mapping()) {
+				return
+			}
+		}
+	}
+}
 
-// IdentificationRange is the share of the 16-bit IPv4 identification space
-// that fragments of this workload may use: base | (id & mask). Whole: 0, 0xffff.
-func (e *Entry) IdentificationRange() (base, mask uint16) { return 0, 0xffff }
-
-// Slot is a small dense number of this mapping, stable while the mapping stays
-// in the table and its successors, for per-workload counters.
-func (e *Entry) Slot() uint32 { return 0 }
-
-// Mapping gives the mapping back in words.
-func (e *Entry) Mapping() Mapping { return Mapping{} }
+// Entries yields the entry of every mapping by rising Slot.
+func (t *Table) Entries() iter.Seq[*Entry] {
+	return func(yield func(*Entry) bool) {
+		for slot := uint32(1); slot < t.slots; slot++ {
+			if e := t.entries.at(slot); e.word&live != 0 && !yield(e) {
+				return
+			}
+		}
+	}
+}

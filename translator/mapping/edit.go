@@ -1,0 +1,262 @@
+package mapping
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+)
+
+// ErrNotFound is what Remove says of a mapping that is not in the table.
+var ErrNotFound = errors.New("no such mapping")
+
+// ErrFull is what Insert says to one mapping too many.
+var ErrFull = fmt.Errorf("table is full: %d mappings", maxCount)
+
+// maxCount leaves a slot for the head of each mapping's address, too.
+const maxCount = slotMask / 2
+
+// Collision says that two mappings claim the same thing.
+type Collision struct {
+	Mapping Mapping // the one that was refused
+	With    Mapping // the one that has it
+	What    string  // "ipv6 2001:db8::/64", "port 1024-2047 of 192.0.2.1"
+}
+
+func (c *Collision) Error() string {
+	return fmt.Sprintf("%v: %s already belongs to %v", c.Mapping, c.What, c.With)
+}
+
+// EntryError is the error of one of the mappings given to New.
+type EntryError struct {
+	Index int   // of the mapping that is wrong
+	Other int   // of the one that it collides with, or −1
+	Err   error // a *Collision when Other is not −1
+}
+
+func (e *EntryError) Error() string {
+	if c := (*Collision)(nil); e.Other >= 0 && errors.As(e.Err, &c) {
+		return fmt.Sprintf("mapping %d (%v) collides with mapping %d (%v): both have %s",
+			e.Index, c.Mapping, e.Other, c.With, c.What)
+	}
+	return fmt.Sprintf("mapping %d: %v", e.Index, e.Err)
+}
+
+func (e *EntryError) Unwrap() error { return e.Err }
+
+// New builds a table from a prefix (the zero value: none) and mappings. An
+// error in a mapping is an *EntryError.
+func New(prefix netip.Prefix, mappings []Mapping) (*Table, error) {
+	if err := ValidatePrefix(prefix); err != nil {
+		return nil, err
+	}
+	e := (&Table{prefix: prefix, embedded: newRFC6052(prefix), slots: 1}).Edit()
+	for i, m := range mappings {
+		err := e.Insert(m)
+		if err == nil {
+			continue
+		}
+		other := -1
+		if c := (*Collision)(nil); errors.As(err, &c) {
+			other = slices.IndexFunc(mappings[:i], func(m Mapping) bool { return m.IPv6 == c.With.IPv6 })
+		}
+		return nil, &EntryError{i, other, err}
+	}
+	return e.Table(), nil
+}
+
+// Insert gives a table that has m besides all that t has; t stays as it is.
+// Its cost does not grow with the table. A refusal is a *Collision or what
+// Validate says.
+func (t *Table) Insert(m Mapping) (*Table, error) {
+	e := t.Edit()
+	if err := e.Insert(m); err != nil {
+		return nil, err
+	}
+	return e.Table(), nil
+}
+
+// Remove gives a table without m; t stays as it is.
+func (t *Table) Remove(m Mapping) (*Table, error) {
+	e := t.Edit()
+	if err := e.Remove(m); err != nil {
+		return nil, err
+	}
+	return e.Table(), nil
+}
+
+// Edit is a batch of changes that gives one new table. It belongs to one
+// goroutine. A change that is refused leaves the batch as it was.
+type Edit struct {
+	t     *Table
+	epoch uint64
+}
+
+var epochs atomic.Uint64
+
+// Edit begins a batch of changes to t, which stays as it is.
+func (t *Table) Edit() *Edit {
+	c := *t
+	c.levels6, c.levels4 = slices.Clone(t.levels6), slices.Clone(t.levels4)
+	return &Edit{&c, epochs.Add(1)}
+}
+
+// Table ends the batch and gives the table that it made.
+func (e *Edit) Table() *Table {
+	t := e.t
+	e.t = nil
+	return t
+}
+
+// Insert adds m.
+func (e *Edit) Insert(m Mapping) error {
+	m, err := m.normal()
+	if err != nil {
+		return err
+	}
+	if other := e.t.get6(Addr6From(m.IPv6.Addr()), uint8(m.IPv6.Bits())); other != nil {
+		return &Collision{m, other.Mapping(), "ipv6 " + m.IPv6.String()}
+	}
+	v4 := Addr4From(m.IPv4.Addr())
+	head := e.t.get4(v4, uint8(m.IPv4.Bits()))
+	if head != nil {
+		if err := e.collides(m, head); err != nil {
+			return err
+		}
+	}
+	if e.t.count == maxCount {
+		return ErrFull
+	}
+	slot := e.alloc()
+	*e.t.entries.edit(slot, e.epoch) = newEntry(m, slot)
+	e.index6(m).insert(hash6(Addr6From(m.IPv6.Addr())), slot, e.epoch, e.hash6)
+	if len(m.Ports) > 0 {
+		e.share(v4).add(m.Ports, slot)
+	} else {
+		e.index4(m.IPv4.Bits()).insert(hash4(v4), slot, e.epoch, e.hash4)
+	}
+	e.t.count++
+	return nil
+}
+
+// collides says whether m cannot stand beside head, which has its IPv4 prefix.
+func (e *Edit) collides(m Mapping, head *Entry) error {
+	if head.share == nil {
+		return &Collision{m, head.Mapping(), "ipv4 " + m.IPv4.String()}
+	}
+	if len(m.Ports) == 0 {
+		return &Collision{m, e.t.entries.at(head.share.runs[0].slot).Mapping(), "a share of " + m.IPv4.String()}
+	}
+	for _, r := range m.Ports {
+		if run, ok := head.share.overlap(r); ok {
+			both := PortRange{max(r.First, run.First), min(r.Last, run.Last)}
+			return &Collision{m, e.t.entries.at(run.slot).Mapping(), fmt.Sprintf("port %v of %v", both, m.IPv4.Addr())}
+		}
+	}
+	return nil
+}
+
+// Remove takes m away.
+func (e *Edit) Remove(m Mapping) error {
+	m, err := m.normal()
+	if err != nil {
+		return err
+	}
+	v6, v4 := Addr6From(m.IPv6.Addr()), Addr4From(m.IPv4.Addr())
+	old := e.t.get6(v6, uint8(m.IPv6.Bits()))
+	if old == nil || !old.Mapping().Equal(m) {
+		return fmt.Errorf("%v: %w", m, ErrNotFound)
+	}
+	slot := old.Slot()
+	e.index6(m).remove(hash6(v6), slot, e.epoch, e.hash6)
+	e.t.levels6 = dropEmpty(e.t.levels6)
+	if len(m.Ports) > 0 {
+		e.unshare(v4, m.Ports)
+	} else {
+		e.index4(m.IPv4.Bits()).remove(hash4(v4), slot, e.epoch, e.hash4)
+		e.t.levels4 = dropEmpty(e.t.levels4)
+	}
+	e.release(slot)
+	e.t.count--
+	return nil
+}
+
+// share is who owns the ports of v4, for writing, made if need be.
+func (e *Edit) share(v4 uint32) *share {
+	head := e.t.get4(v4, 32)
+	if head == nil {
+		slot := e.alloc()
+		h := e.t.entries.edit(slot, e.epoch)
+		*h = Entry{v4: v4, word: slot | shared, run: PortRange{1, 0}, len4: 32, share: &share{epoch: e.epoch}}
+		e.index4(32).insert(hash4(v4), slot, e.epoch, e.hash4)
+		return h.share
+	}
+	if head.share.epoch != e.epoch {
+		h := e.t.entries.edit(head.Slot(), e.epoch)
+		h.share = h.share.clone(e.epoch)
+		head = h
+	}
+	return head.share
+}
+
+// unshare takes ports of v4 away, and with the last of them the sharing.
+func (e *Edit) unshare(v4 uint32, ports PortSet) {
+	s := e.share(v4)
+	s.remove(ports)
+	if len(s.runs) > 0 {
+		return
+	}
+	slot := e.t.get4(v4, 32).Slot()
+	e.index4(32).remove(hash4(v4), slot, e.epoch, e.hash4)
+	e.t.levels4 = dropEmpty(e.t.levels4)
+	e.release(slot)
+}
+
+// alloc is a free slot, the one last freed if there is any.
+func (e *Edit) alloc() uint32 {
+	if slot := e.t.free; slot != 0 {
+		e.t.free = e.t.entries.at(slot).v4
+		return slot
+	}
+	e.t.slots++
+	return e.t.slots - 1
+}
+
+func (e *Edit) release(slot uint32) {
+	*e.t.entries.edit(slot, e.epoch) = Entry{v4: e.t.free, word: slot}
+	e.t.free = slot
+}
+
+func (e *Edit) hash6(slot uint32) uint64 { return hash6(e.t.entries.at(slot).v6) }
+func (e *Edit) hash4(slot uint32) uint64 { return hash4(e.t.entries.at(slot).v4) }
+
+func (e *Edit) index6(m Mapping) *index {
+	length := m.IPv6.Bits()
+	var l *level
+	e.t.levels6, l = levelFor(e.t.levels6, length, e.epoch)
+	l.mask6 = Addr6{^uint64(0) << max(64-length, 0), ^uint64(0) << min(128-length, 64)}
+	return &l.index
+}
+
+func (e *Edit) index4(length int) *index {
+	var l *level
+	e.t.levels4, l = levelFor(e.t.levels4, length, e.epoch)
+	l.mask4 = uint32(math.MaxUint32) << (32 - length)
+	return &l.index
+}
+
+// levelFor is the level of a prefix length, put in its place if it is new.
+func levelFor(levels []level, length int, epoch uint64) ([]level, *level) {
+	i, found := slices.BinarySearchFunc(levels, length, func(l level, n int) int { return n - int(l.length) })
+	if !found {
+		levels = slices.Insert(levels, i, level{length: uint8(length), index: newIndex(epoch)})
+	}
+	return levels, &levels[i]
+}
+
+// dropEmpty takes the levels without entries away: a lookup probes the others.
+func dropEmpty(levels []level) []level {
+	return slices.DeleteFunc(levels, func(l level) bool { return l.count == 0 })
+}

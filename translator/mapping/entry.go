@@ -1,0 +1,117 @@
+package mapping
+
+import "net/netip"
+
+// Entry is one mapping as the hot path reads it. It belongs to its Table and
+// must not be changed.
+type Entry struct {
+	v6         Addr6
+	v4         uint32 // in a free entry: the next free slot
+	word       uint32 // slot in the low 24 bits, flags above
+	run        PortRange
+	len6, len4 uint8
+	set        *set   // the port set, when it has holes
+	share      *share // in the head of a shared address: who owns its ports
+}
+
+// set is a port set with holes, and its identification cube.
+type set struct {
+	ports      PortSet
+	base, mask uint16
+}
+
+const (
+	slotBits = 24
+	slotMask = 1<<slotBits - 1
+
+	live   = 1 << 24 // a mapping, not a free entry and not a head
+	shared = 1 << 25 // ports decide
+)
+
+// newEntry makes the entry of m, which is valid and in normal form.
+func newEntry(m Mapping, slot uint32) Entry {
+	e := Entry{
+		v6: Addr6From(m.IPv6.Addr()), v4: Addr4From(m.IPv4.Addr()),
+		word: slot | live, run: PortRange{0, 65535},
+		len6: uint8(m.IPv6.Bits()), len4: uint8(m.IPv4.Bits()),
+	}
+	if len(m.Ports) == 0 {
+		return e
+	}
+	e.word |= shared
+	e.run = m.Ports.longest()
+	if len(m.Ports) > 1 {
+		e.set = &set{ports: append(PortSet(nil), m.Ports...)}
+		e.set.base, e.set.mask = m.Ports.cube()
+	}
+	return e
+}
+
+// Shared says that ports decide: the mapping has a port set.
+func (e *Entry) Shared() bool { return e.word&shared != 0 }
+
+// To4 copies the suffix bits that both prefixes have: those right behind the
+// IPv6 prefix become the IPv4 suffix (RFC 7757 3.3). A shift by 64 or more is
+// zero, also one by a negative count, which is a large one in a uint8.
+func (e *Entry) To4(a Addr6) uint32 {
+	suffix := a.Hi<<e.len6 | a.Lo>>(64-e.len6) | a.Lo<<(e.len6-64)
+	return e.v4 | uint32(suffix>>32>>e.len4)
+}
+
+// To6 is the other way of To4: what the IPv6 suffix has more is zero.
+func (e *Entry) To6(a uint32) Addr6 {
+	suffix := uint64(a) << 32 << e.len4
+	return Addr6{e.v6.Hi | suffix>>e.len6, e.v6.Lo | suffix<<(64-e.len6) | suffix>>(e.len6-64)}
+}
+
+// Owns says whether port is in the entry's port set; always true without one.
+func (e *Entry) Owns(port uint16) bool {
+	if e.set != nil {
+		return e.set.ports.Contains(port)
+	}
+	return e.run.Contains(port)
+}
+
+// EchoRange is the longest contiguous run of the port set (the first of
+// several): echo identifiers outside the set are folded into it.
+func (e *Entry) EchoRange() PortRange { return e.run }
+
+// IdentificationRange is the share of the 16-bit IPv4 identification space
+// that fragments of this workload may use: base | (id & mask). Whole: 0, 0xffff.
+//
+// The identifications of a workload are numbered as its ports are: base | (id &
+// mask) is always a number in its port set. Sets on one address are disjoint,
+// so identifications are too; they depend on nothing but the mapping, so none
+// changes when others come and go; and a fragment shows whose it is. A run that
+// is a power of two and aligned to it, as pools allocate them, is used in full.
+func (e *Entry) IdentificationRange() (base, mask uint16) {
+	if e.set != nil {
+		return e.set.base, e.set.mask
+	}
+	return alignedBlock(e.run)
+}
+
+// Slot is a small dense number of this mapping, stable while the mapping stays
+// in the table and its successors, for per-workload counters. It is below
+// Table.Slots; a later mapping may get it when this one is gone.
+func (e *Entry) Slot() uint32 { return e.word & slotMask }
+
+// Mapping gives the mapping back in words.
+func (e *Entry) Mapping() Mapping {
+	m := Mapping{
+		IPv6: netip.PrefixFrom(e.v6.Addr(), int(e.len6)),
+		IPv4: netip.PrefixFrom(Addr4(e.v4), int(e.len4)),
+	}
+	if e.Shared() {
+		m.Ports = append(PortSet(nil), e.portSet()...)
+	}
+	return m
+}
+
+// portSet is the port set of a shared mapping.
+func (e *Entry) portSet() PortSet {
+	if e.set != nil {
+		return e.set.ports
+	}
+	return PortSet{e.run}
+}

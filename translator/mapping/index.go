@@ -1,0 +1,128 @@
+package mapping
+
+// index finds the slot of an entry by the hash of its key. It is an extendible
+// hash table: the top bits of the hash choose a bucket through the directory,
+// and the bucket is an open-addressed table of its own. A full bucket splits in
+// two, so that growing, too, costs no more than a bucket and the directory.
+type index struct {
+	dir   []*bucket // 1 << depth, several neighbours may be the same bucket
+	shift uint8     // 64 − depth
+	count int
+	epoch uint64 // of the directory
+}
+
+const (
+	bucketLen  = 1024 // one page of memory
+	bucketFull = bucketLen * 3 / 4
+)
+
+// bucket holds in each word the slot of an entry in the low 24 bits and eight
+// bits of its hash above, so that hardly any entry is read in vain. Zero is
+// empty; slot 0 belongs to nobody.
+type bucket struct {
+	words [bucketLen]uint32
+	used  uint16
+	depth uint8 // how many top bits of the hash all keys in it share
+	epoch uint64
+}
+
+// The parts of a hash: directory from the top, tag and position from the bottom.
+func tag(h uint64) uint32        { return uint32(h) &^ slotMask }
+func position(h uint64) uint32   { return uint32(h) & (bucketLen - 1) }
+func (x *index) of(h uint64) int { return int(h >> (x.shift & 127)) }
+
+func newIndex(epoch uint64) index {
+	return index{dir: []*bucket{{epoch: epoch}}, shift: 64, epoch: epoch}
+}
+
+// edit is the bucket of h for writing.
+func (x *index) edit(h, epoch uint64) *bucket {
+	if x.epoch != epoch {
+		x.dir = append([]*bucket(nil), x.dir...)
+		x.epoch = epoch
+	}
+	b := x.dir[x.of(h)]
+	if b.epoch != epoch {
+		c := *b
+		c.epoch = epoch
+		b = &c
+		x.set(h, b)
+	}
+	return b
+}
+
+// set puts b into every place of the directory whose top bits are those of h.
+func (x *index) set(h uint64, b *bucket) {
+	n := 1 << (64 - x.shift - b.depth)
+	first := x.of(h) &^ (n - 1)
+	for i := range n {
+		x.dir[first+i] = b
+	}
+}
+
+// insert adds slot under h. hash gives the hash of a slot that is there.
+func (x *index) insert(h uint64, slot uint32, epoch uint64, hash func(slot uint32) uint64) {
+	b := x.edit(h, epoch)
+	for b.used >= bucketFull {
+		x.split(h, b, epoch, hash)
+		b = x.edit(h, epoch)
+	}
+	b.insert(h, slot)
+	x.count++
+}
+
+func (b *bucket) insert(h uint64, slot uint32) {
+	i := position(h)
+	for b.words[i] != 0 {
+		i = (i + 1) & (bucketLen - 1)
+	}
+	b.words[i] = tag(h) | slot
+	b.used++
+}
+
+// split distributes b, the bucket of h, over two by one more bit of the hash.
+func (x *index) split(h uint64, b *bucket, epoch uint64, hash func(slot uint32) uint64) {
+	if 64-x.shift == b.depth {
+		dir := make([]*bucket, 2*len(x.dir))
+		for i, b := range x.dir {
+			dir[2*i], dir[2*i+1] = b, b
+		}
+		x.dir = dir
+		x.shift--
+	}
+	bit := uint64(1) << (63 - b.depth)
+	halves := [2]*bucket{{depth: b.depth + 1, epoch: epoch}, {depth: b.depth + 1, epoch: epoch}}
+	for _, w := range b.words {
+		if w == 0 {
+			continue
+		}
+		k := hash(w & slotMask)
+		half := halves[0]
+		if k&bit != 0 {
+			half = halves[1]
+		}
+		half.insert(k, w&slotMask)
+	}
+	x.set(h&^bit, halves[0])
+	x.set(h|bit, halves[1])
+}
+
+// remove takes slot, which is there, from under h, and closes the gap so that
+// no search ends too early.
+func (x *index) remove(h uint64, slot uint32, epoch uint64, hash func(slot uint32) uint64) {
+	b := x.edit(h, epoch)
+	i := position(h)
+	for b.words[i]&slotMask != slot {
+		i = (i + 1) & (bucketLen - 1)
+	}
+	for j := (i + 1) & (bucketLen - 1); b.words[j] != 0; j = (j + 1) & (bucketLen - 1) {
+		home := position(hash(b.words[j] & slotMask))
+		if (j-home)&(bucketLen-1) >= (j-i)&(bucketLen-1) { // the gap lies on its way
+			b.words[i] = b.words[j]
+			i = j
+		}
+	}
+	b.words[i] = 0
+	b.used--
+	x.count--
+}

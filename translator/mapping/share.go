@@ -1,0 +1,93 @@
+package mapping
+
+import "slices"
+
+// share says who owns which port of one IPv4 address. A port's block, of 256,
+// names its owner where it has one owner or none; else the runs are searched.
+type share struct {
+	blocks [256]uint32 // slot, 0, or mixed
+	runs   []run       // sorted, disjoint
+	epoch  uint64
+}
+
+// run is a range of ports and the slot of its owner.
+type run struct {
+	PortRange
+	slot uint32
+}
+
+const mixed = ^uint32(0)
+
+// find is the slot of the mapping that owns port, or 0.
+func (s *share) find(port uint16) uint32 {
+	if slot := s.blocks[port>>8]; slot != mixed {
+		return slot
+	}
+	if i := s.search(port); i < len(s.runs) && s.runs[i].First <= port {
+		return s.runs[i].slot
+	}
+	return 0
+}
+
+// search is the index of the first run that does not end before port.
+func (s *share) search(port uint16) int {
+	lo, hi := 0, len(s.runs)
+	for lo < hi {
+		mid := int(uint(lo+hi) >> 1)
+		if s.runs[mid].Last < port {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo
+}
+
+// overlap is the first run that holds a port of r.
+func (s *share) overlap(r PortRange) (run, bool) {
+	i := s.search(r.First)
+	if i == len(s.runs) || s.runs[i].First > r.Last {
+		return run{}, false
+	}
+	return s.runs[i], true
+}
+
+// clone is s for the edit with the given epoch.
+func (s *share) clone(epoch uint64) *share {
+	return &share{s.blocks, append(make([]run, 0, len(s.runs)+1), s.runs...), epoch}
+}
+
+// add gives the ports of set, which nobody owns, to slot.
+func (s *share) add(set PortSet, slot uint32) {
+	for _, r := range set {
+		s.runs = slices.Insert(s.runs, s.search(r.First), run{r, slot})
+		s.mark(r)
+	}
+}
+
+// remove takes the ports of set away from their owner.
+func (s *share) remove(set PortSet) {
+	for _, r := range set {
+		i := s.search(r.First)
+		s.runs = slices.Delete(s.runs, i, i+1)
+		s.mark(r)
+	}
+}
+
+// mark brings the blocks that r touches up to date.
+func (s *share) mark(r PortRange) {
+	for b := r.First >> 8; ; b++ {
+		first, last := b<<8, b<<8|255
+		switch v, any := s.overlap(PortRange{first, last}); {
+		case !any:
+			s.blocks[b] = 0
+		case v.First <= first && v.Last >= last:
+			s.blocks[b] = v.slot
+		default:
+			s.blocks[b] = mixed
+		}
+		if b == r.Last>>8 {
+			return
+		}
+	}
+}

@@ -1,0 +1,257 @@
+package mapping
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func mustPrefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+// m reads "2001:db8::/120 192.0.2.0/24 1-2,5"; a bare address is a prefix of
+// full length.
+func m(s string) Mapping {
+	f := strings.Fields(s)
+	var p [2]netip.Prefix
+	for i := range p {
+		if a, err := netip.ParseAddr(f[i]); err == nil {
+			p[i] = netip.PrefixFrom(a, a.BitLen())
+		} else {
+			p[i] = mustPrefix(f[i])
+		}
+	}
+	mapping := Mapping{IPv6: p[0], IPv4: p[1]}
+	if len(f) > 2 {
+		set, err := ParsePorts(f[2])
+		if err != nil {
+			panic(err)
+		}
+		mapping.Ports = set
+	}
+	return mapping
+}
+
+func ms(list ...string) (out []Mapping) {
+	for _, s := range list {
+		out = append(out, m(s))
+	}
+	return out
+}
+
+func build(t testing.TB, list ...string) *Table {
+	t.Helper()
+	table, err := New(mustPrefix("64:ff9b::/96"), ms(list...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+// TestLongestPrefix: the longest prefix wins, in each family by itself, and
+// suffixes are copied as RFC 7757 3.3 says.
+func TestLongestPrefix(t *testing.T) {
+	table := build(t,
+		"2001:db8:aaaa:: 192.0.2.1", "2001:db8:bbbb::b/128 192.0.2.2",
+		"2001:db8:cccc::/120 192.0.2.16/28", "2001:db8:dddd::/64 192.0.2.128/25",
+		"2001:db8:cccc::5 198.51.100.9", "2001:db8:eeee::/62 203.0.113.0/24",
+		"2001:db8::/32 10.0.0.0/8")
+	for v6, v4 := range map[string]string{
+		"2001:db8:aaaa::":        "192.0.2.1",
+		"2001:db8:bbbb::b":       "192.0.2.2",
+		"2001:db8:cccc::70":      "192.0.2.23",   // the first four suffix bits
+		"2001:db8:cccc::7f":      "192.0.2.23",   // the others are ignored
+		"2001:db8:cccc::5":       "198.51.100.9", // longer
+		"2001:db8:dddd:0:0200::": "192.0.2.129",
+		"2001:db8:eeee:3::":      "203.0.113.192",
+		"2001:db8:0102:0300::":   "10.1.2.3",
+	} {
+		a := netip.MustParseAddr(v6)
+		e := table.Lookup6(Addr6From(a))
+		if e == nil {
+			t.Errorf("%s: not found", v6)
+			continue
+		}
+		if got := Addr4(e.To4(Addr6From(a))); got.String() != v4 {
+			t.Errorf("%s becomes %v, want %s", v6, got, v4)
+		}
+	}
+	for v4, v6 := range map[string]string{
+		"192.0.2.1": "2001:db8:aaaa::", "192.0.2.23": "2001:db8:cccc::70",
+		"192.0.2.129": "2001:db8:dddd:0:0200::", "198.51.100.9": "2001:db8:cccc::5",
+		"203.0.113.192": "2001:db8:eeee:3::", "10.1.2.3": "2001:db8:0102:0300::",
+	} {
+		a := Addr4From(netip.MustParseAddr(v4))
+		if got := table.Lookup4(a).To6(a).Addr(); got != netip.MustParseAddr(v6) {
+			t.Errorf("%s becomes %v, want %s", v4, got, v6)
+		}
+	}
+	if table.Lookup4(Addr4From(netip.MustParseAddr("192.0.2.3"))) != nil {
+		t.Error("192.0.2.3 is found")
+	}
+	if table.Lookup6(Addr6From(netip.MustParseAddr("2001:db9::"))) != nil {
+		t.Error("2001:db9:: is found")
+	}
+	if e := table.Get(mustPrefix("2001:db8:cccc::/120")); e == nil || !e.Mapping().Equal(m("2001:db8:cccc::/120 192.0.2.16/28")) {
+		t.Error("Get does not find 2001:db8:cccc::/120")
+	}
+	for _, p := range []string{"2001:db8:cccc::/121", "2001:db8:cccd::/120", "192.0.2.1/32"} {
+		if table.Get(mustPrefix(p)) != nil {
+			t.Errorf("Get finds %s", p)
+		}
+	}
+}
+
+// TestSharedAddress: the port decides among the owners of one address.
+func TestSharedAddress(t *testing.T) {
+	table := build(t, "2001:db8::1 192.0.2.1 1024-2047", "2001:db8::2 192.0.2.1 2048-3071,8080",
+		"2001:db8::3 192.0.2.1 443", "2001:db8::/120 192.0.2.0/24")
+	a := Addr4From(netip.MustParseAddr("192.0.2.1"))
+	head := table.Lookup4(a)
+	if !head.Shared() {
+		t.Fatal("not shared")
+	}
+	for port, want := range map[uint16]string{1024: "::1", 2047: "::1", 2048: "::2", 3071: "::2", 8080: "::2", 443: "::3",
+		1023: "", 3072: "", 442: "", 444: "", 0: "", 65535: "", 8079: "", 8081: ""} {
+		e := table.Port(head, a, port)
+		if (e == nil) != (want == "") || e != nil && (e.To6(a).Addr().String() != "2001:db8"+want || !e.Owns(port) || !e.Shared()) {
+			t.Errorf("port %d: %v", port, e)
+		}
+	}
+	whole := table.Lookup4(a + 1)
+	if whole.Shared() || table.Port(whole, a+1, 1) != nil {
+		t.Error("192.0.2.2 is shared")
+	}
+	if e := table.Lookup6(Addr6From(netip.MustParseAddr("2001:db8::2"))); !e.Shared() || !e.Owns(8080) || e.Owns(1024) {
+		t.Error("2001:db8::2 owns the wrong ports")
+	}
+}
+
+func TestRefused(t *testing.T) {
+	for _, c := range []struct {
+		mappings []Mapping
+		want     []string
+	}{
+		{ms("2001:db8::1 192.0.2.1", "2001:db8::1 192.0.2.2"), []string{"mapping 1", "mapping 0", "ipv6 2001:db8::1/128"}},
+		{ms("2001:db8::9 192.0.2.9", "2001:db8::1 192.0.2.1", "2001:db8::2 192.0.2.1"), []string{"mapping 2", "mapping 1", "ipv4 192.0.2.1/32"}},
+		{ms("2001:db8::/125 192.0.2.0/28"), []string{"mapping 0", "suffix bits", "/29"}},
+		{ms("2001:db8::1/64 192.0.2.1"), []string{"host bits", "2001:db8::/64"}},
+		{ms("2001:db8::/64 192.0.2.1/24"), []string{"host bits", "192.0.2.0/24"}},
+		{ms("192.0.2.2 192.0.2.1"), []string{"ipv6 192.0.2.2/32", "family"}},
+		{ms("2001:db8::1 2001:db8::2"), []string{"ipv4 2001:db8::2/128", "family"}},
+		{ms("::ffff:192.0.2.1 192.0.2.1"), []string{"IPv4-mapped"}},
+		{ms("::1 192.0.2.1"), []string{"never translated"}},
+		{ms(":: 192.0.2.1"), []string{"never translated"}},
+		{ms("fe80::1 192.0.2.1"), []string{"fe80::/10"}},
+		{ms("ff02::1 192.0.2.1"), []string{"ff00::/8"}},
+		{ms("2001:db8::1 127.0.0.1"), []string{"127.0.0.0/8"}},
+		{ms("2001:db8::1 0.0.0.1"), []string{"0.0.0.0/8"}},
+		{ms("2001:db8::1 169.254.1.1"), []string{"169.254.0.0/16"}},
+		{ms("2001:db8::1 224.0.0.1"), []string{"224.0.0.0/4"}},
+		{ms("2001:db8::1 255.255.255.255"), []string{"240.0.0.0/4"}},
+		{ms("2001:db8::/64 192.0.2.0/24 1-2"), []string{"/32"}},
+		{[]Mapping{{}}, []string{"ipv6: no prefix"}},
+		{[]Mapping{{IPv6: mustPrefix("2001:db8::/128")}}, []string{"ipv4: no prefix"}},
+		{[]Mapping{{mustPrefix("2001:db8::/128"), mustPrefix("192.0.2.1/32"), PortSet{{5, 4}}}}, []string{"backwards"}},
+		{[]Mapping{{mustPrefix("2001:db8::/128"), mustPrefix("192.0.2.1/32"), PortSet{{5, 6}, {1, 2}}}}, []string{"sorted"}},
+		{ms("2001:db8::1 192.0.2.1 1-10", "2001:db8::2 192.0.2.1 20-30,10-11"),
+			[]string{"mapping 1", "mapping 0", "port 10 of 192.0.2.1"}},
+		{ms("2001:db8::1 192.0.2.1 1-10", "2001:db8::2 192.0.2.1"), []string{"mapping 1", "mapping 0", "share of 192.0.2.1"}},
+		{ms("2001:db8::1 192.0.2.1", "2001:db8::2 192.0.2.1 1-10"), []string{"mapping 1", "mapping 0", "ipv4 192.0.2.1/32"}},
+	} {
+		_, err := New(netip.Prefix{}, c.mappings)
+		var entry *EntryError
+		if !errors.As(err, &entry) || entry.Index != len(c.mappings)-1 {
+			t.Errorf("%v: error %v", c.mappings, err)
+			continue
+		}
+		for _, want := range c.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%v: error %q, want %q in it", c.mappings, err, want)
+			}
+		}
+	}
+}
+
+// TestLegalOverlap: prefixes that differ may overlap, also around addresses
+// that are never translated.
+func TestLegalOverlap(t *testing.T) {
+	build(t, "2001:db8::/96 0.0.0.0/0", "2001:db8::/120 192.0.2.0/24", "2001:db8::1 192.0.2.1 1-9", "::/0 10.0.0.0/8")
+}
+
+func TestRemoveNeedsTheSame(t *testing.T) {
+	table := build(t, "2001:db8::1 192.0.2.1 1-9", "2001:db8::2 192.0.2.2")
+	for _, s := range []string{"2001:db8::1 192.0.2.1 1-8", "2001:db8::1 192.0.2.1", "2001:db8::2 192.0.2.3", "2001:db8::3 192.0.2.2"} {
+		if _, err := table.Remove(m(s)); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: %v", s, err)
+		}
+	}
+}
+
+// TestSlots: numbers stay while the mapping stays, and free ones are used again.
+func TestSlots(t *testing.T) {
+	table := build(t, "2001:db8::1 192.0.2.1", "2001:db8::2 192.0.2.2", "2001:db8::3 192.0.2.3 1-9")
+	slot := func(p string) uint32 { return table.Get(mustPrefix(p)).Slot() }
+	one, two, three := slot("2001:db8::1/128"), slot("2001:db8::2/128"), slot("2001:db8::3/128")
+	before := table.Slots()
+	table, _ = table.Remove(m("2001:db8::2 192.0.2.2"))
+	table, _ = table.Insert(m("2001:db8::4 192.0.2.4"))
+	if slot("2001:db8::4/128") != two || table.Slots() != before {
+		t.Errorf("slot %d was free, got %d", two, slot("2001:db8::4/128"))
+	}
+	table, _ = table.Remove(m("2001:db8::3 192.0.2.3 1-9"))
+	table, _ = table.Insert(m("2001:db8::5 192.0.2.5"))
+	table, _ = table.Insert(m("2001:db8::6 192.0.2.6"))
+	if table.Slots() != before {
+		t.Errorf("%d slots after as many mappings, %d before", table.Slots(), before)
+	}
+	if slot("2001:db8::1/128") != one {
+		t.Error("a slot moved")
+	}
+	seen := []uint32{}
+	for e := range table.Entries() {
+		seen = append(seen, e.Slot())
+	}
+	if len(seen) != 4 || !slices.IsSorted(seen) || seen[3] >= uint32(table.Slots()) || three >= uint32(before) {
+		t.Errorf("slots %v of %d", seen, table.Slots())
+	}
+}
+
+// TestRefusedChangeLeavesBatch: what an Edit refuses leaves no trace.
+func TestRefusedChangeLeavesBatch(t *testing.T) {
+	table := build(t, "2001:db8::1 192.0.2.1 1-9")
+	e := table.Edit()
+	for _, s := range []string{"2001:db8::2 192.0.2.1 1,20-30", "2001:db8::1 192.0.2.7", "2001:db8::2 192.0.2.1"} {
+		if c := (*Collision)(nil); !errors.As(e.Insert(m(s)), &c) {
+			t.Errorf("%s is accepted", s)
+		}
+	}
+	if err := e.Insert(m("2001:db8::2 192.0.2.1 20-30")); err != nil {
+		t.Error(err)
+	}
+	next := e.Table()
+	if next.Len() != 2 || table.Len() != 1 || len(slices.Collect(next.All())) != 2 {
+		t.Errorf("%d and %d mappings", next.Len(), table.Len())
+	}
+}
+
+func TestNoAllocs(t *testing.T) {
+	table := build(t, "2001:db8::1 192.0.2.1 1024-2047", "2001:db8::2 192.0.2.1 2048-3071,8080", "2001:db8::/120 192.0.2.0/24")
+	shared, a := Addr6From(netip.MustParseAddr("2001:db8::2")), Addr4From(netip.MustParseAddr("192.0.2.1"))
+	if n := testing.AllocsPerRun(100, func() {
+		e := table.Lookup6(shared)
+		e.Owns(8080)
+		e.EchoRange()
+		e.IdentificationRange()
+		e.Slot()
+		a := e.To4(shared)
+		p := table.Port(table.Lookup4(a), a, 2050)
+		p.To6(a)
+		table.Extract(table.Embed(a))
+		table.Lookup4(a + 1).To6(a + 1)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	_ = a
+}
