@@ -1,0 +1,249 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/natless/natless/config/api"
+)
+
+// add gets the container an assignment and fits its kernel to it. Whatever
+// fails midway, everything before it is given back.
+func add(args *skel.CmdArgs) error {
+	c, err := parse(args)
+	if err != nil {
+		return err
+	}
+	result, err := c.previous()
+	if err != nil {
+		return err
+	}
+	if result == nil {
+		return types.NewError(types.ErrInvalidNetworkConfig, "natless-cni needs a plugin before it in the list that gives the container IPv6, such as bridge or ptp", "")
+	}
+	ipv6, gateway := containerIPv6(result, args.IfName)
+	if len(ipv6) == 0 {
+		return types.NewError(codeNoIPv6, fmt.Sprintf("the plugin before gave %s no global IPv6 address", args.IfName),
+			"add an IPv6 range to its IPAM")
+	}
+	if err := foreign(args.Netns); err != nil {
+		return err
+	}
+	request, err := c.request(args, ipv6)
+	if err != nil {
+		return err
+	}
+	if err := assign(args, c, request, gateway); err != nil {
+		return err
+	}
+	return types.PrintResult(result, c.CNIVersion)
+}
+
+// assign asks natlessd and fits the container to the answer.
+func assign(args *skel.CmdArgs, c *pluginConfig, request api.Request, gateway netip.Addr) (err error) {
+	ctx, cancel := within(patience)
+	defer cancel()
+	client := api.NewClient(c.Socket)
+	if err := api.WithdrawRelease(c.Socket, key(args)); err != nil {
+		return types.NewError(types.ErrIOFailure, err.Error(), "")
+	}
+	w, err := client.Put(ctx, key(args), request)
+	if err != nil {
+		if errors.Is(err, api.ErrUnavailable) { // an answer that was lost is an assignment all the same
+			err = errors.Join(err, release(client, c.Socket, args))
+		}
+		return problem(err)
+	}
+	defer func() {
+		if err != nil {
+			err = withRelease(err, release(client, c.Socket, args))
+		}
+	}()
+	return enter(args.Netns, func() error { return fit(args, c, w, gateway) })
+}
+
+// withRelease keeps the code of what went wrong first.
+func withRelease(err, releaseErr error) error {
+	if e := new(types.Error); releaseErr != nil && errors.As(err, &e) {
+		return types.NewError(e.Code, e.Msg, fmt.Sprintf("%s; and its assignment could not be given back: %v", e.Details, releaseErr))
+	}
+	return err
+}
+
+// fit runs inside the container, all or nothing.
+func fit(args *skel.CmdArgs, c *pluginConfig, w api.Workload, gateway netip.Addr) (err error) {
+	var done []sysctl
+	defer func() {
+		if err != nil {
+			for _, s := range slices.Backward(done) {
+				_ = setSysctl(s.name, s.value)
+			}
+		}
+	}()
+	for _, s := range sysctlsFor(w.Ports, c.keepsTimeWait()) {
+		before, err := getSysctl(s.name)
+		if err != nil {
+			return types.NewError(codeSysctl, "read sysctl in the container: "+err.Error(), "")
+		}
+		if err := setSysctl(s.name, s.value); err != nil {
+			return err
+		}
+		done = append(done, sysctl{s.name, before})
+	}
+	_, err = reach(w.Prefix, args.IfName, gateway)
+	return err
+}
+
+// release gives an assignment back, now or when natlessd is back.
+func release(client *api.Client, socket string, args *skel.CmdArgs) error {
+	ctx, cancel := within(lastAttempt)
+	defer cancel()
+	err := client.Delete(ctx, key(args))
+	switch {
+	case err == nil, errors.Is(err, api.ErrNotFound), errors.Is(err, api.ErrInvalid):
+		return nil // a key that natlessd refuses never had an assignment
+	case errors.Is(err, api.ErrForbidden):
+		return problem(err)
+	}
+	return api.RecordRelease(socket, key(args), time.Now())
+}
+
+// del never fails for what is not there: no namespace, no previous result, no
+// assignment, no daemon.
+func del(args *skel.CmdArgs) error {
+	c, err := parse(args)
+	if err != nil {
+		return err
+	}
+	client := api.NewClient(c.Socket)
+	if !gone(args.Netns) {
+		ctx, cancel := within(patience)
+		defer cancel()
+		if w, err := client.Get(ctx, key(args)); err == nil {
+			_ = enter(args.Netns, func() error { forget(w.Ports, w.Prefix, args.IfName); return nil })
+		}
+	}
+	if err := release(client, c.Socket, args); err != nil {
+		return types.NewError(types.ErrIOFailure, err.Error(), "")
+	}
+	return nil
+}
+
+// check compares the assignment with the container as it is now.
+func check(args *skel.CmdArgs) error {
+	c, err := parse(args)
+	if err != nil {
+		return err
+	}
+	result, err := c.previous()
+	if err != nil {
+		return err
+	}
+	if result == nil {
+		return types.NewError(types.ErrInvalidNetworkConfig, "CHECK needs prevResult", "")
+	}
+	ctx, cancel := within(patience)
+	defer cancel()
+	w, err := api.NewClient(c.Socket).Get(ctx, key(args))
+	if err != nil {
+		return problem(err)
+	}
+	ipv6, _ := containerIPv6(result, args.IfName)
+	if len(ipv6) == 0 || len(w.Request.IPv6) == 0 || w.Request.IPv6[0] != ipv6[0] {
+		return types.NewError(codeOtherAddress, fmt.Sprintf("natlessd has %v for this container, prevResult %v", w.Request.IPv6, ipv6), "delete the container and add it again")
+	}
+	return enter(args.Netns, func() error { return checkInside(c, w) })
+}
+
+func checkInside(c *pluginConfig, w api.Workload) error {
+	changed, err := overridden(w.Ports, c.keepsTimeWait())
+	if err != nil {
+		return err
+	}
+	if changed != nil {
+		details := "connections from other ports are refused; take the sysctl out of the container's own settings"
+		if w.Traffic != nil && w.Traffic.Violations > 0 {
+			details = fmt.Sprintf("%d packets from ports of others were refused so far; %s", w.Traffic.Violations, details)
+		}
+		return types.NewError(codePortsOverride, "in the container "+strings.Join(changed, ", "), details)
+	}
+	if w.Prefix.IsValid() {
+		if err := reachable(w.Prefix); err != nil {
+			return types.NewError(codeUnreachable, fmt.Sprintf("no route to %s in the container: %v", w.Prefix, err), "")
+		}
+	}
+	return nil
+}
+
+// gc deletes the assignments of this network that the runtime does not name.
+func gc(args *skel.CmdArgs) error {
+	c, err := parse(args)
+	if err != nil {
+		return err
+	}
+	var given map[string]json.RawMessage
+	if err := json.Unmarshal(args.StdinData, &given); err != nil {
+		return types.NewError(types.ErrDecodingFailure, err.Error(), "")
+	}
+	if _, ok := given["cni.dev/valid-attachments"]; !ok {
+		return types.NewError(types.ErrInvalidNetworkConfig, "GC without cni.dev/valid-attachments would delete everything: refused", "")
+	}
+	valid := make(map[api.Key]bool)
+	for _, a := range c.ValidAttachments {
+		valid[api.Key{ContainerID: a.ContainerID, Interface: a.IfName}] = true
+	}
+	ctx, cancel := within(patience)
+	defer cancel()
+	client := api.NewClient(c.Socket)
+	workloads, err := client.List(ctx, api.Filter{Network: c.Name})
+	if err != nil {
+		return problem(err)
+	}
+	var errs []error
+	for _, w := range workloads {
+		if !valid[w.Key] {
+			if err := client.Delete(ctx, w.Key); err != nil && !errors.Is(err, api.ErrNotFound) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return problem(errors.Join(errs...))
+}
+
+// status says whether an ADD could be served now: 51 while nothing translates,
+// 50 where only new containers must wait.
+func status(args *skel.CmdArgs) error {
+	c, err := parse(args)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := within(patience)
+	defer cancel()
+	client := api.NewClient(c.Socket)
+	switch err := client.Health(ctx); {
+	case errors.Is(err, api.ErrUnavailable):
+		return types.NewError(types.ErrLimitedConnectivity, err.Error(), remedies[api.CodeUnavailable])
+	case err != nil:
+		return types.NewError(types.ErrPluginNotAvailable, err.Error(), "")
+	}
+	pools, err := client.Pools(ctx)
+	if err != nil {
+		return types.NewError(types.ErrPluginNotAvailable, err.Error(), "")
+	}
+	for _, p := range pools {
+		if p.Name == c.Pool && p.PortsUsed+p.PortsCooling >= p.Ports {
+			return types.NewError(types.ErrPluginNotAvailable, fmt.Sprintf("pool %s is full: %d workloads have all of its %d ports", p.Name, p.Workloads, p.Ports), "")
+		}
+	}
+	return nil
+}

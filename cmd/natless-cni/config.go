@@ -1,0 +1,166 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/natless/natless/config/api"
+)
+
+// pluginConfig is the plugin's part of the network configuration. Everything
+// but type is optional.
+type pluginConfig struct {
+	types.PluginConf
+	wishes
+	Socket     string `json:"socket"`     // of natlessd
+	TCPTWReuse *bool  `json:"tcpTwReuse"` // default true: see sysctls
+	// Wishes of one container go before those of the network: from the
+	// runtime (capability "natless"), then from args.
+	RuntimeConfig struct {
+		Natless strictWishes `json:"natless"`
+	} `json:"runtimeConfig"`
+	Args struct {
+		CNI struct {
+			Natless strictWishes `json:"natless"`
+		} `json:"cni"`
+	} `json:"args"`
+}
+
+// wishes are what a workload may ask of natlessd.
+type wishes struct {
+	Pool       string     `json:"pool"`
+	Ports      int        `json:"ports"`
+	Address    netip.Addr `json:"address"`
+	ExtraPorts []uint16   `json:"extraPorts"`
+}
+
+// strictWishes takes no key that it does not know: a wish with a slip of the
+// pen in it is not granted in part.
+type strictWishes wishes
+
+func (w *strictWishes) UnmarshalJSON(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	return d.Decode((*wishes)(w))
+}
+
+// parse reads the configuration from standard input.
+func parse(args *skel.CmdArgs) (*pluginConfig, error) {
+	c := new(pluginConfig)
+	if err := json.Unmarshal(args.StdinData, c); err != nil {
+		if key, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+			return nil, types.NewError(types.ErrUnsupportedField, "unsupported field "+key+" among the wishes",
+				"known are pool, ports, address, extraPorts")
+		}
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration: "+err.Error(), "")
+	}
+	for _, own := range []wishes{wishes(c.Args.CNI.Natless), wishes(c.RuntimeConfig.Natless)} {
+		c.wishes.override(own)
+	}
+	if err := c.wishes.validate(); err != nil {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
+	}
+	if c.Socket == "" {
+		c.Socket = api.DefaultSocket
+	}
+	return c, nil
+}
+
+func (w *wishes) override(by wishes) {
+	if by.Pool != "" {
+		w.Pool = by.Pool
+	}
+	if by.Ports != 0 {
+		w.Ports = by.Ports
+	}
+	if by.Address.IsValid() {
+		w.Address = by.Address
+	}
+	if by.ExtraPorts != nil {
+		w.ExtraPorts = by.ExtraPorts
+	}
+}
+
+func (w *wishes) validate() error {
+	if w.Ports < 0 || w.Ports > 65536 {
+		return fmt.Errorf("ports: %d is not between 1 and 65536", w.Ports)
+	}
+	if w.Address.IsValid() && !w.Address.Is4() {
+		return fmt.Errorf("address: %s is not an IPv4 address", w.Address)
+	}
+	return nil
+}
+
+// keepsTimeWait says whether the kernel's own setting of tcp_tw_reuse stays.
+func (c *pluginConfig) keepsTimeWait() bool { return c.TCPTWReuse != nil && !*c.TCPTWReuse }
+
+func key(args *skel.CmdArgs) api.Key {
+	return api.Key{ContainerID: args.ContainerID, Interface: args.IfName}
+}
+
+// request is what ADD asks natlessd for.
+func (c *pluginConfig) request(args *skel.CmdArgs, ipv6 []netip.Addr) (api.Request, error) {
+	var pod struct {
+		types.CommonArgs
+		K8S_POD_NAMESPACE types.UnmarshallableString //revive:disable-line:var-naming the key in CNI_ARGS
+		K8S_POD_NAME      types.UnmarshallableString
+	}
+	pod.IgnoreUnknown = true
+	if err := types.LoadArgs(args.Args, &pod); err != nil {
+		return api.Request{}, types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_ARGS: "+err.Error(), "")
+	}
+	name := string(pod.K8S_POD_NAME)
+	if name != "" && pod.K8S_POD_NAMESPACE != "" {
+		name = string(pod.K8S_POD_NAMESPACE) + "/" + name
+	}
+	return api.Request{
+		Name: name, Network: c.Name, Netns: args.Netns, IPv6: ipv6,
+		Pool: c.Pool, Ports: c.Ports, Address: c.Address, ExtraPorts: c.ExtraPorts,
+	}, nil
+}
+
+// previous is the result of the plugin before this one, nil where there is none.
+func (c *pluginConfig) previous() (*types100.Result, error) {
+	if c.RawPrevResult == nil {
+		return nil, nil
+	}
+	if err := version.ParsePrevResult(&c.PluginConf); err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "prevResult: "+err.Error(), "")
+	}
+	r, err := types100.NewResultFromResult(c.PrevResult)
+	if err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "prevResult: "+err.Error(), "")
+	}
+	return r, nil
+}
+
+// containerIPv6 gives the IPv6 addresses of the container's interface and a
+// gateway, as far as the previous plugin named one.
+func containerIPv6(r *types100.Result, ifname string) (addrs []netip.Addr, gateway netip.Addr) {
+	for _, ip := range r.IPs {
+		if ip.Interface != nil && *ip.Interface >= 0 && *ip.Interface < len(r.Interfaces) {
+			if i := r.Interfaces[*ip.Interface]; i.Name != ifname || i.Sandbox == "" {
+				continue
+			}
+		}
+		a, ok := netip.AddrFromSlice(ip.Address.IP)
+		if !ok || !a.Is6() || a.Is4In6() || a.IsLinkLocalUnicast() || a.IsLoopback() {
+			continue
+		}
+		addrs = append(addrs, a)
+		if g, ok := netip.AddrFromSlice(ip.Gateway); ok && g.Is6() && !gateway.IsValid() {
+			gateway = g
+		}
+	}
+	return addrs, gateway
+}

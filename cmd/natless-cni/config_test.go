@@ -1,0 +1,88 @@
+//go:build linux
+
+package main
+
+import (
+	"net/netip"
+	"os/exec"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/skel"
+
+	"github.com/natless/natless/config/api"
+)
+
+func addrs(list ...string) (a []netip.Addr) {
+	for _, s := range list {
+		a = append(a, netip.MustParseAddr(s))
+	}
+	return a
+}
+
+func workload(r api.Request) api.Workload {
+	return api.Workload{
+		Key: api.Key{ContainerID: "c1", Interface: "eth0"}, Request: r, Pool: "default",
+		Address: netip.MustParseAddr("198.51.100.1"), Ports: api.PortSet{{First: 443, Last: 443}, {First: 2048, Last: 3071}},
+		Prefix: netip.MustParsePrefix("64:ff9b::/96"),
+	}
+}
+
+func TestWishesOfTheContainerGoFirst(t *testing.T) {
+	args := &skel.CmdArgs{
+		ContainerID: "c1", IfName: "eth0", Netns: "/run/netns/pod", Args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web;K8S_POD_UID=7",
+		StdinData: []byte(`{"cniVersion":"1.1.0","name":"n1","type":"natless-cni","pool":"default","ports":1024,
+			"runtimeConfig":{"natless":{"ports":64,"extraPorts":[443]}},
+			"args":{"cni":{"natless":{"pool":"dedicated","ports":128}}}}`),
+	}
+	c, err := parse(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.request(args, addrs("2001:db8:6::2"))
+	want := api.Request{Name: "ns/web", Network: "n1", Netns: "/run/netns/pod", IPv6: addrs("2001:db8:6::2"), Pool: "dedicated", Ports: 64, ExtraPorts: []uint16{443}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Fatalf("got %+v %v\nwant %+v", got, err, want)
+	}
+}
+
+func TestSysctls(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		set  api.PortSet
+		keep bool
+		want string
+	}{
+		{"whole address", nil, false, ""},
+		{"one run", api.PortSet{{First: 2048, Last: 3071}}, false, "ip_local_port_range=2048\t3071 tcp_tw_reuse=1"},
+		{"time wait kept", api.PortSet{{First: 2048, Last: 3071}}, true, "ip_local_port_range=2048\t3071"},
+		{"a server's port beside it", api.PortSet{{First: 443, Last: 443}, {First: 2048, Last: 3071}}, true, "ip_local_port_range=2048\t3071"},
+		{"holes", api.PortSet{{First: 1024, Last: 1039}, {First: 2048, Last: 2063}, {First: 4096, Last: 4111}}, true,
+			"ip_local_port_range=1024\t4111 ip_local_reserved_ports=1040-2047,2064-4095"},
+		{"single ports alone", api.PortSet{{First: 80, Last: 80}, {First: 443, Last: 443}}, true,
+			"ip_local_port_range=80\t443 ip_local_reserved_ports=81-442"},
+	} {
+		var got []string
+		for _, s := range sysctlsFor(c.set, c.keep) {
+			got = append(got, s.name+"="+s.value)
+		}
+		if g := strings.Join(got, " "); g != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, g, c.want)
+		}
+	}
+}
+
+// TestStartsLight holds the plugin to what a program may import that runs for
+// every container.
+func TestStartsLight(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, heavy := range []string{"gvisor.dev/", "prometheus/", "go.etcd.io/bbolt", "spf13/cobra", "goccy/go-yaml", "natless/netstack", "config/registry"} {
+		if strings.Contains(string(out), heavy) {
+			t.Errorf("imports %s", heavy)
+		}
+	}
+}

@@ -1,0 +1,230 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	cnins "github.com/containernetworking/cni/pkg/ns"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+
+	"github.com/natless/natless/config/api"
+)
+
+// routeProtocol marks routes of ours (rtm_protocol), as the daemon's.
+const routeProtocol = 110
+
+const (
+	portRange     = "ip_local_port_range"
+	reservedPorts = "ip_local_reserved_ports"
+	timeWaitReuse = "tcp_tw_reuse"
+)
+
+// kernelDefaults are a new namespace's values.
+var kernelDefaults = map[string]string{portRange: "32768\t60999", reservedPorts: "", timeWaitReuse: "2"}
+
+type sysctl struct{ name, value string }
+
+// sysctlsFor keeps the container's own choice of ports inside its set. A
+// small set meets its ports in TIME_WAIT early, so that they are reused
+// (timestamps tell old segments from new, RFC 6191) unless keepTimeWait.
+func sysctlsFor(set api.PortSet, keepTimeWait bool) []sysctl {
+	if len(set) == 0 {
+		return nil // a whole address
+	}
+	first, last, holes := span(set)
+	list := []sysctl{{portRange, fmt.Sprintf("%d\t%d", first, last)}}
+	if holes != nil {
+		list = append(list, sysctl{reservedPorts, holes.String()})
+	}
+	if !keepTimeWait {
+		list = append(list, sysctl{timeWaitReuse, "1"})
+	}
+	return list
+}
+
+// span is the range from the first to the last port that the kernel may pick
+// by itself, and what lies between and is not in the set. Single ports are
+// meant for servers and are left out where there is anything else.
+func span(set api.PortSet) (first, last uint16, holes api.PortSet) {
+	var runs api.PortSet
+	for _, r := range set {
+		if r.Size() > 1 {
+			runs = append(runs, r)
+		}
+	}
+	if runs == nil {
+		runs = set
+	}
+	for i, r := range runs[1:] {
+		holes = append(holes, api.PortRange{First: runs[i].Last + 1, Last: r.First - 1})
+	}
+	return runs[0].First, runs[len(runs)-1].Last, holes
+}
+
+// foreign says that path is a network namespace other than the plugin's own:
+// a container on the host's network must not make the host keep to its ports.
+func foreign(path string) error {
+	if gone(path) {
+		return types.NewError(types.ErrUnknownContainer, fmt.Sprintf("CNI_NETNS: %s is no network namespace", path), "")
+	}
+	own, err := cnins.CheckNetNS(path)
+	if err != nil {
+		return err
+	}
+	if own {
+		return types.NewError(types.ErrInvalidNetNS, "CNI_NETNS is the same network namespace as the plugin's", "")
+	}
+	return nil
+}
+
+// enter runs f inside the container's namespace.
+func enter(path string, f func() error) error {
+	if err := foreign(path); err != nil {
+		return err
+	}
+	var inside error
+	err := ns.WithNetNSPath(path, func(ns.NetNS) error {
+		inside = f()
+		return nil
+	})
+	if err != nil {
+		return types.NewError(types.ErrUnknownContainer, fmt.Sprintf("network namespace %s: %v", path, err), "")
+	}
+	return inside
+}
+
+// gone says that there is no namespace to be entered any more.
+func gone(path string) bool {
+	if path == "" {
+		return true
+	}
+	var notExist ns.NSPathNotExistErr
+	var notNS ns.NSPathNotNSErr
+	handle, err := ns.GetNS(path)
+	if err == nil {
+		handle.Close()
+		return false
+	}
+	return errors.As(err, &notExist) || errors.As(err, &notNS) || errors.Is(err, fs.ErrNotExist)
+}
+
+func sysctlPath(name string) string { return "/proc/sys/net/ipv4/" + name }
+
+func getSysctl(name string) (string, error) {
+	b, err := os.ReadFile(sysctlPath(name))
+	return strings.TrimSpace(string(b)), err
+}
+
+func setSysctl(name, value string) error {
+	// "\n" instead of nothing: an empty write would be no write at all.
+	err := os.WriteFile(sysctlPath(name), []byte(value+"\n"), 0)
+	if err != nil {
+		return types.NewError(codeSysctl, fmt.Sprintf("set net.ipv4.%s to %q in the container: %v", name, value, err), "")
+	}
+	return nil
+}
+
+// reach makes sure that the container has a route to the prefix, by way of the
+// gateway if it must, and says whether it made one. Runs inside.
+func reach(prefix netip.Prefix, ifname string, gateway netip.Addr) (made bool, err error) {
+	if !prefix.IsValid() || reachable(prefix) == nil {
+		return false, nil
+	}
+	if !gateway.IsValid() {
+		return false, types.NewError(codeUnreachable, fmt.Sprintf("no route to %s in the container, and the plugin before named no IPv6 gateway", prefix),
+			"give the network a default route (::/0) or a gateway")
+	}
+	route, err := prefixRoute(prefix, ifname, gateway)
+	if err == nil {
+		err = netlink.RouteReplace(route)
+	}
+	if err != nil {
+		return false, types.NewError(codeUnreachable, fmt.Sprintf("route %s via %s in the container: %v", prefix, gateway, err), "")
+	}
+	return true, nil
+}
+
+func prefixRoute(prefix netip.Prefix, ifname string, gateway netip.Addr) (*netlink.Route, error) {
+	link, err := netlink.LinkByName(ifname)
+	if err != nil {
+		return nil, err
+	}
+	dst := &net.IPNet{IP: prefix.Masked().Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), 128)}
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Protocol: routeProtocol}
+	if gateway.IsValid() {
+		route.Gw = gateway.AsSlice()
+		route.Flags = int(netlink.FLAG_ONLINK)
+	}
+	return route, nil
+}
+
+// reachable asks the kernel for a route to an address under the prefix.
+func reachable(prefix netip.Prefix) error {
+	_, err := netlink.RouteGet(prefix.Masked().Addr().AsSlice())
+	return err
+}
+
+// forget removes what ADD may have left inside, as far as it is still as ADD
+// made it. It runs inside; nothing there is worth an error.
+func forget(set api.PortSet, prefix netip.Prefix, ifname string) {
+	for _, s := range sysctlsFor(set, false) {
+		if now, err := getSysctl(s.name); err == nil && now == s.value {
+			_ = setSysctl(s.name, kernelDefaults[s.name])
+		}
+	}
+	if prefix.IsValid() {
+		if route, err := prefixRoute(prefix, ifname, netip.Addr{}); err == nil {
+			_ = netlink.RouteDel(route)
+		}
+	}
+}
+
+// overridden lists the settings that are not as ADD made them.
+func overridden(set api.PortSet, keepTimeWait bool) ([]string, error) {
+	var list []string
+	for _, s := range sysctlsFor(set, keepTimeWait) {
+		now, err := getSysctl(s.name)
+		if err != nil {
+			return nil, types.NewError(types.ErrIOFailure, "read sysctl in the container: "+err.Error(), "")
+		}
+		if s.name == portRange && narrower(now, s.value) {
+			continue // a narrower range is the container's good right
+		}
+		if now != s.value && s.name != timeWaitReuse {
+			list = append(list, fmt.Sprintf("net.ipv4.%s is %q instead of %q", s.name, now, s.value))
+		}
+	}
+	return list, nil
+}
+
+// narrower says that one port range lies inside another, both as the kernel
+// writes them.
+func narrower(inner, outer string) bool {
+	a, errA := parseRange(inner)
+	b, errB := parseRange(outer)
+	return errA == nil && errB == nil && b.First <= a.First && a.Last <= b.Last
+}
+
+func parseRange(s string) (api.PortRange, error) {
+	fields := strings.Fields(s)
+	if len(fields) != 2 {
+		return api.PortRange{}, syscall.EINVAL
+	}
+	first, err := strconv.ParseUint(fields[0], 10, 16)
+	if err != nil {
+		return api.PortRange{}, err
+	}
+	last, err := strconv.ParseUint(fields[1], 10, 16)
+	return api.PortRange{First: uint16(first), Last: uint16(last)}, err
+}
