@@ -1,6 +1,7 @@
 package tun
 
 import (
+	"maps"
 	"sync/atomic"
 	"syscall"
 )
@@ -40,4 +41,10 @@ func (c *Counters) AddTo(s *Stats) {
 
 func (c *Counters) lost(errno syscall.Errno) {
 	c.errors[min(int(errno), maxErrno-1)].Add(1)
+}
+
+// Clone is a copy that shares nothing with s.
+func (s Stats) Clone() Stats {
+	s.WriteErrors = maps.Clone(s.WriteErrors)
+	return s
 }

@@ -225,6 +225,14 @@ func (d *Device) Queues() []Queue {
 	return queues
 }
 
+// AddTo sums the counters of every queue and of Inject into s.
+func (d *Device) AddTo(s *Stats) {
+	for _, q := range d.queues {
+		q.counters.AddTo(s)
+	}
+	d.inject.counters.AddTo(s)
+}
+
 // LinkStats are the kernel's counters of the device. What natless reads is the
 // kernel's transmit direction: TxDropped counts packets that found the queue
 // full.

@@ -1,0 +1,102 @@
+//go:build linux
+
+package dataplane
+
+import (
+	"sync/atomic"
+
+	"github.com/natless/natless/netstack/tun"
+	"github.com/natless/natless/translator"
+)
+
+// Direction is where a packet was going when it was read.
+type Direction uint8
+
+// The two directions; hairpins and what is for the local stack count as what
+// they came in as.
+const (
+	SixToFour Direction = iota
+	FourToSix
+	NumDirections
+)
+
+func (d Direction) String() string {
+	if d == SixToFour {
+		return "6→4"
+	}
+	return "4→6"
+}
+
+// Count is a number of packets, superpackets counting as one, and their bytes
+// from the IP header on, as they were read.
+type Count struct{ Packets, Bytes uint64 }
+
+// Snapshot is what was counted since the start, by all queues and devices
+// together.
+type Snapshot struct {
+	// Verdicts counts by verdict, Replied left aside. A superpacket that was
+	// segmented counts under Segment, and each of its segments again under its
+	// own verdict.
+	Verdicts [NumDirections][translator.NumVerdicts]Count
+	// Replied counts, of these, the packets that were answered by an ICMP error.
+	Replied [NumDirections][translator.NumVerdicts]uint64
+
+	Superpackets  uint64 // superpackets read
+	Fragments     uint64 // fragments made
+	LocalDropped  uint64 // packets that the local stack did not take
+	Unsegmentable uint64 // superpackets that were to be segmented and made no sense
+	Reopened      uint64 // times that the device was made anew
+	Device        tun.Stats
+}
+
+// Snapshot sums up the counters.
+func (d *Dataplane) Snapshot() Snapshot {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	s := Snapshot{Reopened: d.reopened, Device: d.before.Clone()}
+	if d.device != nil {
+		d.device.AddTo(&s.Device)
+	}
+	for _, l := range d.loops {
+		l.counters.addTo(&s)
+	}
+	return s
+}
+
+type count struct{ packets, bytes atomic.Uint64 }
+
+// counters of one loop, on cache lines of their own. Only the loop adds; an
+// atomic addition to a line that nobody else writes costs some 5 ns.
+type counters struct {
+	_             [64]byte
+	verdicts      [NumDirections][translator.NumVerdicts]count
+	replied       [NumDirections][translator.NumVerdicts]atomic.Uint64
+	superpackets  atomic.Uint64
+	fragments     atomic.Uint64
+	localDropped  atomic.Uint64
+	unsegmentable atomic.Uint64
+	_             [64]byte
+}
+
+func (c *counters) add(d Direction, v translator.Verdict, size int) {
+	n := &c.verdicts[d][v.Reason()]
+	n.packets.Add(1)
+	n.bytes.Add(uint64(size))
+	if v.Replied() {
+		c.replied[d][v.Reason()].Add(1)
+	}
+}
+
+func (c *counters) addTo(s *Snapshot) {
+	for d := range c.verdicts {
+		for v := range c.verdicts[d] {
+			s.Verdicts[d][v].Packets += c.verdicts[d][v].packets.Load()
+			s.Verdicts[d][v].Bytes += c.verdicts[d][v].bytes.Load()
+			s.Replied[d][v] += c.replied[d][v].Load()
+		}
+	}
+	s.Superpackets += c.superpackets.Load()
+	s.Fragments += c.fragments.Load()
+	s.LocalDropped += c.localDropped.Load()
+	s.Unsegmentable += c.unsegmentable.Load()
+}

@@ -1,0 +1,200 @@
+//go:build linux
+
+// Package dataplane runs the loops that move packets: read from a queue,
+// translate, write to the same queue. It counts, feeds the local stack and
+// makes the device anew when somebody deleted it. How a packet is translated,
+// and addresses and routes, may not enter here.
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/natless/natless/netstack/tun"
+	"github.com/natless/natless/translator"
+)
+
+// reopenEvery is how often a deleted device is tried to be made anew.
+const reopenEvery = 100 * time.Millisecond
+
+// errNoDevice is what Inject says before the device is there and while it is
+// made anew.
+var errNoDevice = errors.New("no device")
+
+// Local takes packets for the translator's own addresses.
+type Local interface {
+	// Deliver gets one packet with complete checksums, longer than an MTU where
+	// it was a TCP superpacket. It copies what it keeps and never waits: false
+	// says that its bounded queue is full, and the packet is dropped and
+	// counted. It is called from every queue's thread.
+	Deliver(packet []byte) bool
+}
+
+// Observer watches packets. It is called on the queue's thread, must be quick,
+// and copies what it keeps.
+type Observer interface {
+	// Read gets a packet as it came from the device, or a segment of one.
+	Read(queue int, p *translator.Packet)
+	// Translated gets the same packet afterwards, or an untouched one when it
+	// was dropped.
+	Translated(queue int, p *translator.Packet, v translator.Verdict)
+}
+
+// Config is what a dataplane is made from.
+type Config struct {
+	Translator *translator.Translator
+	// Open makes the device, first and again whenever it was deleted, with the
+	// same number of queues.
+	Open  func() (*tun.Device, error)
+	Local Local        // nil: packets for the translator's own addresses are dropped
+	Log   *slog.Logger // nil: slog.Default
+}
+
+// Dataplane is a task: Run it once.
+type Dataplane struct {
+	config   Config
+	ready    chan struct{}
+	observer atomic.Pointer[Observer]
+
+	mu       sync.RWMutex // guards what follows
+	device   *tun.Device  // nil while there is none
+	loops    []*loop      // one for each queue, whatever becomes of the device
+	before   tun.Stats    // of devices that are gone
+	reopened uint64
+}
+
+// New makes a dataplane; Run opens the device.
+func New(c Config) *Dataplane {
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return &Dataplane{config: c, ready: make(chan struct{})}
+}
+
+// Ready is closed when every queue is read.
+func (d *Dataplane) Ready() <-chan struct{} { return d.ready }
+
+// Run opens the device and moves packets until ctx is done, which is no error.
+// A device that somebody deleted is opened again.
+func (d *Dataplane) Run(ctx context.Context) error {
+	device, err := d.config.Open()
+	for first := true; ; first = false {
+		if err != nil {
+			return err
+		}
+		d.adopt(device)
+		if first {
+			close(d.ready)
+		}
+		err = d.serve(ctx, device)
+		d.drop(device)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !errors.Is(err, tun.ErrGone) {
+			return err
+		}
+		d.config.Log.Warn("device was deleted, making it anew", "device", device.Name())
+		device, err = d.reopen(ctx)
+	}
+}
+
+// adopt makes the device the one that Inject and Snapshot use.
+func (d *Dataplane) adopt(device *tun.Device) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.device = device
+	for i, q := range device.Queues() {
+		if i == len(d.loops) {
+			d.loops = append(d.loops, newLoop(d, i))
+		}
+		d.loops[i].queue = q
+	}
+}
+
+// drop closes the device and keeps what it counted.
+func (d *Dataplane) drop(device *tun.Device) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	device.AddTo(&d.before)
+	d.device = nil
+	if err := device.Close(); err != nil {
+		d.config.Log.Warn("close the device", "device", device.Name(), "error", err)
+	}
+}
+
+// serve runs one thread for each queue until ctx is done or one fails.
+func (d *Dataplane) serve(ctx context.Context, device *tun.Device) error {
+	defer context.AfterFunc(ctx, device.Stop)()
+	var threads errgroup.Group
+	for i := range device.Queues() {
+		l := d.loops[i]
+		threads.Go(func() error {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			defer device.Stop() // one queue's end is every queue's
+			return l.run()
+		})
+	}
+	return threads.Wait()
+}
+
+func (d *Dataplane) reopen(ctx context.Context) (*tun.Device, error) {
+	for complained := false; ; {
+		device, err := d.config.Open()
+		if err == nil {
+			d.mu.Lock()
+			d.reopened++
+			d.mu.Unlock()
+			return device, nil
+		}
+		if !complained {
+			d.config.Log.Error("make the device anew", "error", err)
+			complained = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(reopenEvery):
+		}
+	}
+}
+
+// Inject writes a packet of the local stack to the device, from any goroutine.
+// The packet stays the caller's. Its buffer needs 10 bytes before Start.
+func (d *Dataplane) Inject(p *translator.Packet) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.device == nil {
+		return errNoDevice
+	}
+	if err := d.device.Inject(p); err != nil {
+		return fmt.Errorf("device %s: write: %w", d.device.Name(), err)
+	}
+	return nil
+}
+
+// Device is the device, or nil while there is none.
+func (d *Dataplane) Device() *tun.Device {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.device
+}
+
+// Observe has o see every packet from the next batch on; nil ends that, and
+// calls that are under way may still come for a moment.
+func (d *Dataplane) Observe(o Observer) {
+	if o == nil {
+		d.observer.Store(nil)
+		return
+	}
+	d.observer.Store(&o)
+}
