@@ -1,0 +1,200 @@
+//go:build linux
+
+// Package daemon builds the project's programs and runs natlessd in a test's
+// network namespace, as systemd would: it waits for READY=1 and stops it with
+// SIGTERM. Nothing but tests may use it.
+package daemon
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/tests/netns"
+)
+
+var (
+	buildOnce sync.Once
+	buildDir  string
+	buildErr  error
+)
+
+// Build builds natlessd, natless and natless-cni once for all tests of a
+// package and returns the folder that holds them. NATLESS_BIN names a folder
+// where they are already.
+func Build(t testing.TB) string {
+	t.Helper()
+	buildOnce.Do(func() {
+		if buildDir = os.Getenv("NATLESS_BIN"); buildDir != "" {
+			return
+		}
+		if buildDir, buildErr = os.MkdirTemp("", "natless-bin-"); buildErr != nil {
+			return
+		}
+		out, err := exec.Command("go", "build", "-o", buildDir+"/", "github.com/natless/natless/cmd/...").CombinedOutput()
+		if err != nil {
+			buildErr = fmt.Errorf("go build: %w\n%s", err, out)
+		}
+	})
+	if buildErr != nil {
+		t.Fatal(buildErr)
+	}
+	return buildDir
+}
+
+// Remove removes what Build built. Call it from TestMain.
+func Remove() {
+	if buildDir != "" && buildDir != os.Getenv("NATLESS_BIN") {
+		os.RemoveAll(buildDir)
+	}
+}
+
+// Daemon is a running natlessd.
+type Daemon struct {
+	t      testing.TB
+	ns     *netns.NS
+	Dir    string // holds the configuration, the registry and the socket
+	Config string // path of the configuration
+	Socket string
+	cmd    *exec.Cmd
+	exited chan struct{}
+	log    lockedBuffer
+}
+
+// New writes a configuration for a daemon in ns. It gets api and registry keys
+// that point into a folder of its own unless it has them. Start starts it.
+func New(t testing.TB, ns *netns.NS, config string) *Daemon {
+	t.Helper()
+	d := &Daemon{t: t, ns: ns, Dir: t.TempDir()}
+	d.Config, d.Socket = filepath.Join(d.Dir, "natless.yaml"), filepath.Join(d.Dir, "natless.sock")
+	d.Write(config)
+	return d
+}
+
+// Start writes the configuration and starts a daemon with it.
+func Start(t testing.TB, ns *netns.NS, config string) *Daemon {
+	t.Helper()
+	d := New(t, ns, config)
+	d.Start()
+	return d
+}
+
+// Write replaces the configuration, to be reloaded or started with.
+func (d *Daemon) Write(config string) {
+	d.t.Helper()
+	if !strings.Contains(config, "api:") {
+		config += fmt.Sprintf("\napi: {socket: %s}\n", d.Socket)
+	}
+	if !strings.Contains(config, "registry:") {
+		config += fmt.Sprintf("\nregistry: {path: %s}\n", filepath.Join(d.Dir, "registry.db"))
+	}
+	if err := os.WriteFile(d.Config, []byte(config), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// Start runs natlessd and returns when it says that it is ready. It is stopped
+// when the test ends, and its log shown when the test failed.
+func (d *Daemon) Start() {
+	d.t.Helper()
+	bin := Build(d.t)
+	notify := filepath.Join(d.t.TempDir(), "notify")
+	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer ready.Close()
+	d.cmd = d.ns.Command(filepath.Join(bin, "natlessd"), "--config", d.Config)
+	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
+	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := d.cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	cmd, exited := d.cmd, make(chan struct{})
+	d.exited = exited
+	go func() { cmd.Wait(); close(exited); ready.Close() }()
+	d.t.Cleanup(func() {
+		d.end(syscall.SIGTERM)
+		if d.t.Failed() {
+			d.t.Logf("natlessd:\n%s", d.Log())
+		}
+	})
+	buf := make([]byte, 4096)
+	ready.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for {
+		n, err := ready.Read(buf)
+		if err != nil {
+			d.t.Fatalf("natlessd did not become ready: %v\n%s", err, d.Log())
+		}
+		if bytes.Contains(buf[:n], []byte("READY=1")) {
+			return
+		}
+	}
+}
+
+// Stop ends the daemon as systemd does and waits for it.
+func (d *Daemon) Stop() { d.t.Helper(); d.end(syscall.SIGTERM) }
+
+// Kill ends it without giving it a chance, and waits for it.
+func (d *Daemon) Kill() { d.t.Helper(); d.end(syscall.SIGKILL) }
+
+func (d *Daemon) end(sig syscall.Signal) {
+	d.t.Helper()
+	select {
+	case <-d.exited:
+		return
+	default:
+	}
+	d.cmd.Process.Signal(sig)
+	select {
+	case <-d.exited:
+	case <-time.After(10 * time.Second):
+		d.t.Errorf("natlessd is still there 10 s after %v", sig)
+		d.cmd.Process.Kill()
+		<-d.exited
+	}
+}
+
+// PID is the daemon's process.
+func (d *Daemon) PID() int { return d.cmd.Process.Pid }
+
+// Signal sends it a signal, such as SIGHUP to reload.
+func (d *Daemon) Signal(sig syscall.Signal) {
+	d.t.Helper()
+	if err := d.cmd.Process.Signal(sig); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// Client talks to it.
+func (d *Daemon) Client() *api.Client { return api.NewClient(d.Socket) }
+
+// Log is all that it has said so far, over all its starts.
+func (d *Daemon) Log() string { return d.log.String() }
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
