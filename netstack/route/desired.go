@@ -1,0 +1,67 @@
+package route
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// want is the desired state, without sysctls (see sysctl.go). A warning says
+// what was left out.
+func want(c Config, d Desired) (s state, warnings []string) {
+	s = state{}
+	s.add(link{up: true, mtu: d.MTU, txQueueLen: c.TxQueueLen})
+	for _, p := range append(routed4(d), routed6(d)...) {
+		s.add(route{dst: p})
+	}
+	if d.Uplink != "" {
+		proxies, w := proxies(d)
+		s.add(proxies...)
+		warnings = append(warnings, w...)
+	}
+	return s, warnings
+}
+
+// routed4 gives the IPv4 prefixes that lead to the device.
+func routed4(d Desired) []netip.Prefix {
+	return outermost(append([]netip.Prefix{single(d.IPv4), d.ICMPSource4}, d.Mapped4...))
+}
+
+// routed6 gives the IPv6 prefixes that lead to the device. The IPv6 side of a
+// mapping is not among them: workloads are where the host's routes say.
+func routed6(d Desired) []netip.Prefix {
+	return outermost([]netip.Prefix{d.Prefix, single(d.IPv6), d.ICMPSource6})
+}
+
+// outermost sorts the valid prefixes and leaves out those within another.
+func outermost(prefixes []netip.Prefix) []netip.Prefix {
+	prefixes = slices.DeleteFunc(prefixes, func(p netip.Prefix) bool { return !p.IsValid() })
+	slices.SortFunc(prefixes, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	out := prefixes[:0]
+	for _, p := range prefixes {
+		if len(out) == 0 || !out[len(out)-1].Contains(p.Addr()) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// proxies gives a proxy neighbour for each address of ours that a host on the
+// uplink's link may ask for.
+func proxies(d Desired) (out []object, warnings []string) {
+	for _, p := range outermost(append([]netip.Prefix{single(d.IPv4)}, d.Mapped4...)) {
+		if p.Bits() < minProxyBits || len(out)+1<<(32-p.Bits()) > maxProxies {
+			warnings = append(warnings, fmt.Sprintf(
+				"%v is too large to answer ARP for on %s (at most /%d each, %d addresses in all): route it to this host on the router",
+				p, d.Uplink, minProxyBits, maxProxies))
+			continue
+		}
+		for a := p.Addr(); p.Contains(a); a = a.Next() {
+			out = append(out, proxy{dev: d.Uplink, addr: a})
+		}
+	}
+	return out, warnings
+}

@@ -1,0 +1,246 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	mdl "github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// dumpTries bounds how often a dump is repeated that the kernel interrupted.
+const dumpTries = 10
+
+const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
+
+// linuxKernel is the kernel of the network namespace in which it was opened;
+// it must be used on a thread in that namespace, since /proc/sys depends on it.
+type linuxKernel struct {
+	device string
+	handle *netlink.Handle
+	dump   *netlink.Handle // strict: the kernel filters routes, not we
+	conn   *mdl.Conn       // for what the handle cannot say: protocols of neighbours
+}
+
+func openKernel(device string) (*linuxKernel, error) {
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	dump, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		handle.Close()
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	_ = dump.SetStrictCheck(true) // Linux 4.20; without it the library filters
+	conn, err := mdl.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		handle.Close()
+		dump.Close()
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	_ = conn.SetOption(mdl.ExtendedAcknowledge, true) // better messages; not worth failing for
+	return &linuxKernel{device: device, handle: handle, dump: dump, conn: conn}, nil
+}
+
+func (k *linuxKernel) close() error {
+	k.handle.Close()
+	k.dump.Close()
+	return k.conn.Close()
+}
+
+// retryDump repeats a dump that changes of what is dumped interrupted.
+func retryDump[T any](dump func() (T, error)) (result T, err error) {
+	for range dumpTries {
+		result, err = dump()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return result, err
+}
+
+func (k *linuxKernel) observe(d Desired) (*observed, error) {
+	o := &observed{have: state{}}
+	for _, read := range []func(Desired, *observed) error{k.readLinks, k.readRoutes} {
+		if err := read(d, o); err != nil {
+			return nil, err
+		}
+	}
+	proxies, err := k.proxies()
+	for _, p := range proxies {
+		o.have.add(p)
+	}
+	return o, err
+}
+
+func (k *linuxKernel) readLinks(_ Desired, o *observed) error {
+	links, err := retryDump(k.handle.LinkList)
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	addrs, err := retryDump(func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, unix.AF_INET) })
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	ipv4 := map[int]bool{}
+	for _, a := range addrs {
+		if a.Scope == unix.RT_SCOPE_UNIVERSE {
+			ipv4[a.LinkIndex] = true
+		}
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		o.ifaces = append(o.ifaces, iface{name: a.Name, index: a.Index, ipv4: ipv4[a.Index]})
+		if a.Name == k.device {
+			o.device = a.Index
+			o.have.add(link{up: a.Flags&net.FlagUp != 0, mtu: a.MTU, txQueueLen: a.TxQLen})
+		}
+	}
+	return nil
+}
+
+func (k *linuxKernel) readRoutes(_ Desired, o *observed) error {
+	if o.device == 0 {
+		return nil
+	}
+	filter := &netlink.Route{LinkIndex: o.device, Protocol: Protocol, Table: unix.RT_TABLE_UNSPEC}
+	const mask = netlink.RT_FILTER_OIF | netlink.RT_FILTER_PROTOCOL | netlink.RT_FILTER_TABLE
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := retryDump(func() ([]netlink.Route, error) {
+			return k.dump.RouteListFiltered(family, filter, mask)
+		})
+		if err != nil {
+			return fmt.Errorf("list routes: %w", err)
+		}
+		for _, r := range routes {
+			o.have.add(fromRoute(family, r))
+		}
+	}
+	return nil
+}
+
+func fromRoute(family int, r netlink.Route) route {
+	out := route{dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), table: r.Table}
+	if family == unix.AF_INET {
+		out.dst = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	if r.Dst != nil {
+		out.dst = fromIPNet(r.Dst)
+	}
+	if out.table == unix.RT_TABLE_MAIN {
+		out.table = 0
+	}
+	return out
+}
+
+func fromIPNet(n *net.IPNet) netip.Prefix {
+	addr, _ := netip.AddrFromSlice(n.IP)
+	ones, _ := n.Mask.Size()
+	return netip.PrefixFrom(addr.Unmap(), ones)
+}
+
+func toIPNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+func (k *linuxKernel) apply(c change) error {
+	var err error
+	switch o := c.object.(type) {
+	case sysctl:
+		err = writeSysctl(o)
+	case link:
+		err = k.setLink(o)
+	case route:
+		err = k.changeRoute(c.remove, o)
+	case proxy:
+		err = k.changeProxy(c.remove, o)
+	default:
+		err = errors.ErrUnsupported
+	}
+	if err != nil {
+		return fmt.Errorf("%v: %w", c, err)
+	}
+	return nil
+}
+
+func (k *linuxKernel) setLink(want link) error {
+	l, err := k.handle.LinkByName(k.device)
+	if err != nil {
+		return err
+	}
+	a := l.Attrs()
+	if a.MTU != want.mtu {
+		err = k.handle.LinkSetMTU(l, want.mtu)
+	}
+	if err == nil && a.TxQLen != want.txQueueLen {
+		err = k.handle.LinkSetTxQLen(l, want.txQueueLen)
+	}
+	if err == nil && a.Flags&net.FlagUp == 0 {
+		// No link-local address: nobody is there to talk to. A kernel that
+		// cannot leave it away only sends some packets that are dropped.
+		_ = k.handle.LinkSetIP6AddrGenMode(l, addrGenModeNone)
+		err = k.handle.LinkSetUp(l)
+	}
+	return err
+}
+
+func (k *linuxKernel) changeRoute(remove bool, r route) error {
+	l, err := k.handle.LinkByName(k.device)
+	if remove && errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil // and its routes with it
+	}
+	if err != nil {
+		return err
+	}
+	nr := &netlink.Route{
+		LinkIndex: l.Attrs().Index, Dst: toIPNet(r.dst), Protocol: Protocol, Table: r.table,
+		Scope: unix.RT_SCOPE_LINK,
+	}
+	if r.dst.Addr().Is6() {
+		nr.Scope = unix.RT_SCOPE_UNIVERSE
+	}
+	if remove {
+		return ignore(k.handle.RouteDel(nr), unix.ESRCH, unix.ENODEV)
+	}
+	// RouteAdd, not RouteReplace: that would silently take over a route of
+	// somebody else, the host's own to its link perhaps.
+	err = k.handle.RouteAdd(nr)
+	if errors.Is(err, unix.EEXIST) && !k.hasRoute(nr) {
+		return fmt.Errorf("somebody else has such a route (ip route show %v): %w", r.dst, err)
+	}
+	return ignore(err, unix.EEXIST)
+}
+
+// hasRoute says whether an equal route of ours exists.
+func (k *linuxKernel) hasRoute(r *netlink.Route) bool {
+	o := &observed{device: r.LinkIndex, have: state{}}
+	err := k.readRoutes(Desired{}, o)
+	return err == nil && o.have[route{dst: fromIPNet(r.Dst), table: r.Table}]
+}
+
+func ignore(err error, errnos ...unix.Errno) error {
+	for _, e := range errnos {
+		if errors.Is(err, e) {
+			return nil
+		}
+	}
+	return err
+}
+
+func (k *linuxKernel) sysctl(key string) string {
+	value, err := os.ReadFile("/proc/sys/" + key)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(value))
+}
+
+func writeSysctl(s sysctl) error {
+	return os.WriteFile("/proc/sys/"+s.key, []byte(s.value), 0)
+}

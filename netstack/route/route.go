@@ -1,0 +1,107 @@
+// Package route makes the kernel bring packets to the translator's device and
+// take away what comes out of it: the link, routes, policy rules, proxy
+// neighbours, nftables and the sysctls that forwarding needs. It computes what
+// should be there, compares that with what is there, and applies the
+// difference; it watches, puts back what others take away, and removes all it
+// made. It reads no packet and knows no workload: who may have which address
+// is said to it as prefixes.
+//
+// What it makes is marked, so that a start after a kill finds and adopts it:
+// routes, rules and proxy neighbours by the protocol number Protocol, nftables
+// by the table name natless, sysctls by a file in Config.StateDir that holds
+// their values from before. That file is written before a value is changed; it
+// lies under /run, which is emptied by the same reboot that resets the values.
+package route
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+)
+
+const (
+	// Protocol marks our routes, rules and proxy neighbours ("ip route show
+	// proto 110"; 'n'). rtnetlink(7): above 4 it is for whoever adds routes.
+	Protocol = 110
+
+	// maxProxies bounds the proxy neighbours on an uplink, and maxProxyBits the
+	// prefixes that get one for each address. What is larger must be routed to
+	// this host.
+	maxProxies   = 4096
+	minProxyBits = 24
+
+	defaultTxQueueLen = 4096
+	defaultStateDir   = "/run/natless"
+)
+
+// Config is what stays the same while a manager runs.
+type Config struct {
+	Device        string       // the TUN device; somebody else opens it
+	TxQueueLen    int          // of the device, in packets; default 4096
+	ManageSysctls bool         // false: sysctls are only checked
+	StateDir      string       // where the values of sysctls from before are kept; default /run/natless
+	Log           *slog.Logger // default slog.Default()
+}
+
+// Desired is what the kernel should do for the translator. Invalid addresses
+// and prefixes mean that there is none.
+type Desired struct {
+	MTU                      int            // of the device; default 1500, at least 1280
+	Uplink                   string         // answer ARP for the IPv4 addresses below on this interface; optional
+	Prefix                   netip.Prefix   // RFC 6052 translation prefix
+	IPv4, IPv6               netip.Addr     // the translator's own: routed to the device, never owned by the kernel
+	ICMPSource4, ICMPSource6 netip.Prefix   // RFC 6791
+	Mapped4                  []netip.Prefix // the IPv4 side of mappings, and whole pools
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Device == "" || len(c.Device) > 15 {
+		return c, fmt.Errorf("device name %q: must have 1 to 15 characters", c.Device)
+	}
+	if c.TxQueueLen == 0 {
+		c.TxQueueLen = defaultTxQueueLen
+	}
+	if c.StateDir == "" {
+		c.StateDir = defaultStateDir
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return c, nil
+}
+
+func (d Desired) validate() (Desired, error) {
+	if d.MTU == 0 {
+		d.MTU = 1500
+	}
+	var errs []error
+	if d.MTU < 1280 || d.MTU > 65535 {
+		errs = append(errs, fmt.Errorf("device mtu %d: must be 1280 (RFC 8200 section 5) to 65535", d.MTU))
+	}
+	check := func(what string, p netip.Prefix, four bool) {
+		if p.IsValid() && (p.Addr().Is4() != four || p != p.Masked()) {
+			errs = append(errs, fmt.Errorf("%s %v: wrong family or bits beyond its length", what, p))
+		}
+	}
+	check("prefix", d.Prefix, false)
+	check("icmp source", d.ICMPSource4, true)
+	check("icmp source", d.ICMPSource6, false)
+	check("own address", single(d.IPv4), true)
+	check("own address", single(d.IPv6), false)
+	for _, p := range d.Mapped4 {
+		check("mapped ipv4", p, true)
+		if p.Bits() <= 0 {
+			errs = append(errs, fmt.Errorf("mapped ipv4 %v: would take the default route", p))
+		}
+	}
+	return d, errors.Join(errs...)
+}
+
+// single is a's prefix of full length; invalid when a is.
+func single(a netip.Addr) netip.Prefix {
+	if !a.IsValid() {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(a, a.BitLen())
+}

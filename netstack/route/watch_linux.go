@@ -1,0 +1,131 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	mdl "github.com/mdlayher/netlink"
+	"github.com/mdlayher/netlink/nlenc"
+	"golang.org/x/sys/unix"
+)
+
+// watchedGroups are rtnetlink's groups (RTNLGRP_*). Proxy neighbours are not
+// announced by the kernel in any of them.
+var watchedGroups = []uint32{
+	unix.RTNLGRP_LINK,
+	unix.RTNLGRP_IPV4_IFADDR,
+	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+	unix.RTNLGRP_IPV4_RULE,
+	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
+}
+
+// scope is what notifications must be about to concern the manager; other
+// changes on a busy host must not wake it.
+type scope struct {
+	names   map[string]bool // links whose state matters
+	indexes map[int32]bool  // interfaces whose forwarding matters
+}
+
+// netlinkWatcher reads notifications until it is closed.
+type netlinkWatcher struct {
+	conn     *mdl.Conn
+	done     sync.WaitGroup
+	scope    atomic.Pointer[scope]
+	overruns atomic.Uint64
+	changed  func()
+}
+
+// watch subscribes to changes of links, addresses, routes, rules and sysctls
+// in this thread's network namespace.
+func watch(changed func()) (*netlinkWatcher, error) {
+	conn, err := mdl.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return nil, fmt.Errorf("watch netlink: %w", err)
+	}
+	_ = conn.SetOption(mdl.ExtendedAcknowledge, true) // better messages; not worth failing for
+	for _, g := range watchedGroups {
+		if err := conn.JoinGroup(g); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("watch netlink group %d: %w", g, err)
+		}
+	}
+	w := &netlinkWatcher{conn: conn, changed: changed}
+	w.done.Go(w.loop)
+	return w, nil
+}
+
+func (w *netlinkWatcher) close() error {
+	err := w.conn.Close()
+	w.done.Wait()
+	return err
+}
+
+func (w *netlinkWatcher) loop() {
+	for {
+		msgs, err := w.conn.Receive()
+		switch {
+		case err == nil:
+			for _, m := range msgs {
+				if w.scope.Load().concerns(m) {
+					w.changed()
+					break
+				}
+			}
+		case errors.Is(err, unix.ENOBUFS):
+			// The kernel dropped notifications: any of them may have been ours.
+			w.overruns.Add(1)
+			w.changed()
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+		default:
+			return // closed
+		}
+	}
+}
+
+// concerns says whether a notification may ask for a change. Without a scope
+// all do.
+func (s *scope) concerns(m mdl.Message) bool {
+	if s == nil {
+		return true
+	}
+	d := m.Data
+	switch m.Header.Type {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		return len(d) >= unix.SizeofIfInfomsg && s.names[stringAttribute(d[unix.SizeofIfInfomsg:], unix.IFLA_IFNAME)]
+	case unix.RTM_DELROUTE: // struct rtmsg: the protocol is the sixth byte
+		return len(d) >= unix.SizeofRtMsg && d[5] == Protocol
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE, unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		return true
+	case unix.RTM_NEWNETCONF: // struct netconfmsg is one byte, padded to four
+		return len(d) >= 4 && s.netconf(d[4:])
+	}
+	return false
+}
+
+const (
+	netconfaIfindex = 1 // NETCONFA_IFINDEX of linux/netconf.h
+	netconfaAll     = -1
+)
+
+func (s *scope) netconf(attributes []byte) bool {
+	ad, err := mdl.NewAttributeDecoder(attributes)
+	for err == nil && ad.Next() {
+		if ad.Type() == netconfaIfindex && len(ad.Bytes()) == 4 {
+			index := nlenc.Int32(ad.Bytes())
+			return index == netconfaAll || s.indexes[index]
+		}
+	}
+	return false
+}
+
+func stringAttribute(attributes []byte, kind uint16) string {
+	ad, err := mdl.NewAttributeDecoder(attributes)
+	for err == nil && ad.Next() {
+		if ad.Type() == kind {
+			return ad.String()
+		}
+	}
+	return ""
+}
