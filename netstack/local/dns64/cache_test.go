@@ -1,0 +1,84 @@
+package dns64
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// TestCache: positive and negative answers are asked for once, their TTLs
+// decrease, and they end.
+func TestCache(t *testing.T) {
+	u := script(t, zone(t, "a.test. 100 A 192.0.2.1", "a.test. 100 TXT x"))
+	s := serverFor(t, u.AddrPort)
+	began := time.Now()
+	now := began
+	s.options.Now = func() time.Time { return now }
+	for _, c := range []struct {
+		after time.Duration
+		name  string
+		want  string
+		asked int
+	}{
+		{0, "a.test.", "NOERROR; 100 AAAA 64:ff9b::c000:201", 2},
+		{40 * time.Second, "A.Test.", "NOERROR; 60 AAAA 64:ff9b::c000:201", 2},
+		{100 * time.Second, "a.test.", "NOERROR; 100 AAAA 64:ff9b::c000:201", 3}, // A ended, the denial of AAAA (200 s) has not
+		{150 * time.Second, "a.test.", "NOERROR; 50 AAAA 64:ff9b::c000:201", 3},
+		{190 * time.Second, "none.test.", "NXDOMAIN", 4},
+		{380 * time.Second, "none.test.", "NXDOMAIN", 4},
+		{391 * time.Second, "none.test.", "NXDOMAIN", 5},
+	} {
+		now = began.Add(c.after)
+		if got := lines(ask(t, s, query(c.name, dns.TypeAAAA), "udp")); got != c.want {
+			t.Errorf("after %v: %s, want %s", c.after, got, c.want)
+		}
+		if u.count() != c.asked {
+			t.Errorf("after %v: asked %v", c.after, u.asked)
+		}
+	}
+}
+
+func TestCacheRemembersFailures(t *testing.T) {
+	u := script(t, func(q *dns.Msg, _ string) *dns.Msg { return rcode(q, dns.RcodeServerFailure) })
+	s := serverFor(t, u.AddrPort)
+	now := time.Now()
+	s.options.Now = func() time.Time { return now }
+	counts := ""
+	for range 3 {
+		ask(t, s, query("a.test.", dns.TypeTXT), "udp")
+		counts += fmt.Sprint(u.count(), " ")
+		now = now.Add(failureTTL / 2)
+	}
+	if counts != "1 1 2 " {
+		t.Error(counts)
+	}
+}
+
+func TestCacheIsBounded(t *testing.T) {
+	c := newCache(10)
+	m := new(dns.Msg).SetQuestion("x.", dns.TypeTXT)
+	m.Answer = []dns.RR{parse(t, "x. 100 TXT y")}
+	now := time.Now()
+	for i := range 100 {
+		c.put(question{name: fmt.Sprint(i, "."), qtype: dns.TypeTXT}, m, now)
+		c.get(question{name: "0.", qtype: dns.TypeTXT}, now)
+	}
+	if len(c.entries) != 10 || c.get(question{name: "0.", qtype: dns.TypeTXT}, now) == nil || c.get(question{name: "50.", qtype: dns.TypeTXT}, now) != nil {
+		t.Errorf("%d entries, or not the least recently used went", len(c.entries))
+	}
+	for range 60 {
+		m.Answer = append(m.Answer, parse(t, fmt.Sprintf("x. 100 TXT %0200d", len(m.Answer))))
+	}
+	for i := range 100 {
+		c.put(question{name: fmt.Sprint("big", i, "."), qtype: dns.TypeTXT}, m, now)
+	}
+	if c.bytes > 10*entryBytes {
+		t.Errorf("%d octets", c.bytes)
+	}
+	c.resize(0)
+	if c.bytes != 0 || len(c.entries) != 0 || c.recent.Len() != 0 {
+		t.Error("not empty")
+	}
+}
