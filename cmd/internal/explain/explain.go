@@ -1,0 +1,114 @@
+// Package explain says what the translator makes of a packet that is written
+// in words: it builds the packet, runs the real translator on it, and puts
+// what comes out into words again. No rule of translation may enter here.
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator"
+)
+
+// Packet explains the packet that words describe, as t would treat it now. The
+// error says which word is wrong.
+func Packet(t *translator.Translator, words string) (api.Explanation, error) {
+	k, err := parse(words)
+	if err != nil {
+		return api.Explanation{}, err
+	}
+	data, err := k.bytes()
+	if err != nil {
+		return api.Explanation{}, err
+	}
+	e := api.Explanation{Packet: Describe(data)}
+	e.Mappings = k.mappings(t)
+	e.Verdict, e.Rule, e.Output = run(t, data)
+	e.Text = text(&e)
+	return e, nil
+}
+
+const room = 1 << 17 // for a packet of the greatest length and all that may surround it
+
+// run translates the packet and describes what comes out.
+func run(t *translator.Translator, data []byte) (verdict, rule string, output []string) {
+	p := translator.Packet{Buf: make([]byte, room), Start: translator.Headroom, End: translator.Headroom + len(data)}
+	copy(p.Bytes(), data)
+	w := t.NewWorker()
+	v := w.Translate(&p)
+	switch {
+	case v == translator.Forward6 && w.Fragments():
+		part := translator.Packet{Buf: make([]byte, room)}
+		for w.NextFragment(&p, &part) {
+			output = append(output, Describe(part.Bytes()))
+		}
+	case v.IsForward() || v.Replied():
+		output = []string{Describe(p.Bytes())}
+	}
+	return v.String(), v.Section(), output
+}
+
+// mappings says for both addresses what decides about them.
+func (k *packet) mappings(t *translator.Translator) []string {
+	src, dst := k.sport, k.dport
+	if k.icmp && k.quoted == nil {
+		src, dst = uint16(k.rest>>16), uint16(k.rest>>16) // the identifier counts as port
+	}
+	if k.quoted != nil { // and in an error, what is quoted, which went the other way
+		src, dst = k.quoted.dport, k.quoted.sport
+	}
+	lines := []string{
+		"source " + k.src.String() + ": " + decider(t, k.src, src),
+		"destination " + k.dst.String() + ": " + decider(t, k.dst, dst),
+	}
+	if v4, ok := extract(t, k.dst); ok {
+		if d := decider(t, v4, dst); d != nobody {
+			lines = append(lines, "hairpin "+v4.String()+": "+d)
+		}
+	}
+	return lines
+}
+
+const nobody = "no mapping and no prefix covers it"
+
+// decider names what decides about an address: the translator itself, the
+// mapping with the longest prefix, or the RFC 6052 prefix.
+func decider(t *translator.Translator, a netip.Addr, port uint16) string {
+	table, c := t.Table(), t.Config()
+	if a == c.IPv4 || a == c.IPv6 {
+		return "the translator's own address"
+	}
+	if e := lookup(table, a, port); e != "" {
+		return e
+	}
+	switch v4, ok := extract(t, a); {
+	case ok:
+		return fmt.Sprintf("prefix %s, for %s", table.Prefix(), v4)
+	case a.Is4() && table.Prefix().IsValid():
+		return "prefix " + table.Prefix().String()
+	}
+	return nobody
+}
+
+func text(e *api.Explanation) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "in       %s\n", e.Packet)
+	for _, m := range e.Mappings {
+		fmt.Fprintf(&b, "         %s\n", m)
+	}
+	v, _ := translator.ParseVerdict(e.Verdict)
+	label := "out      "
+	if v.Replied() {
+		label = "answer   "
+	}
+	for _, o := range e.Output {
+		fmt.Fprintf(&b, "%s%s\n", label, o)
+	}
+	fmt.Fprintf(&b, "verdict  %s: %s (%s)\n", e.Verdict, meaning[v.Reason()], e.Rule)
+	if v.IsDrop() && !v.Replied() {
+		b.WriteString("         no answer is sent\n")
+	}
+	return b.String()
+}

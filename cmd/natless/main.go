@@ -1,0 +1,57 @@
+// Command natless is the operator's command line. One file holds one
+// subcommand, whose constructor main calls; what it does stands elsewhere.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/natless/natless/config/api"
+)
+
+// version is set at build time by -ldflags.
+var version = "development"
+
+// options are the flags that every subcommand has.
+type options struct {
+	socket string
+	output string // text or json
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := newRoot().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "natless:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func newRoot() *cobra.Command {
+	o := &options{}
+	root := &cobra.Command{
+		Use:           "natless",
+		Short:         "Stateless IPv4 for IPv6-only workloads",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if o.output != "text" && o.output != "json" {
+				return fmt.Errorf("--output %s: is neither text nor json", o.output)
+			}
+			return nil
+		},
+	}
+	root.PersistentFlags().StringVar(&o.socket, "socket", api.DefaultSocket, "the daemon's `path`")
+	root.PersistentFlags().StringVarP(&o.output, "output", "o", "text", "text for people or json for programs")
+	root.AddCommand(
+		newExplain(o),
+	)
+	return root
+}
