@@ -7,6 +7,8 @@ package config
 import (
 	"net/netip"
 	"time"
+
+	"github.com/natless/natless/translator/mapping"
 )
 
 // Config is the whole configuration. It is immutable once Load or Parse has
@@ -85,13 +87,13 @@ type Registry struct {
 
 // Pool is IPv4 addresses to assign from.
 type Pool struct {
-	Name             string        `yaml:"name"`
-	IPv4             PoolIPv4      `yaml:"ipv4"`
-	WholeAddress     bool          `yaml:"whole_address"`      // a workload gets an address with all its ports
-	PortsPerWorkload int           `yaml:"ports_per_workload"` // 0 with WholeAddress
-	Ports            Ports         `yaml:"ports"`              // what may be assigned; empty with WholeAddress
-	ReservedPorts    Ports         `yaml:"reserved_ports"`     // what of Ports may not; extra single ports may be asked for all the same
-	Cooldown         time.Duration `yaml:"cooldown"`           // how long a freed set stays out of use
+	Name             string          `yaml:"name"`
+	IPv4             PoolIPv4        `yaml:"ipv4"`
+	WholeAddress     bool            `yaml:"whole_address"`      // a workload gets an address with all its ports
+	PortsPerWorkload int             `yaml:"ports_per_workload"` // 0 with WholeAddress
+	Ports            mapping.PortSet `yaml:"ports"`              // what may be assigned; empty with WholeAddress
+	ReservedPorts    mapping.PortSet `yaml:"reserved_ports"`     // what of Ports may not; extra single ports may be asked for all the same
+	Cooldown         time.Duration   `yaml:"cooldown"`           // how long a freed set stays out of use
 }
 
 // DNS64 is the resolver on the translator's own addresses (RFC 6147).
@@ -138,9 +140,9 @@ func (p *Pool) setDefaults(given map[string]bool) {
 		p.PortsPerWorkload = 1024
 	}
 	if !given["ports"] && !p.IPv4.Uplink {
-		p.Ports = Ports{{First: 0, Last: 65535}}
+		p.Ports = mapping.PortSet{{First: 0, Last: 65535}}
 	}
 	if !given["reserved_ports"] {
-		p.ReservedPorts = Ports{{First: 0, Last: 1023}}
+		p.ReservedPorts = mapping.PortSet{{First: 0, Last: 1023}}
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/natless/natless/translator/mapping"
 )
 
 // The issue's own example of every key, which must never stop working.
@@ -70,10 +72,10 @@ func TestExamplePools(t *testing.T) {
 	}
 	compare(t, c.Pools, []Pool{
 		{Name: "default", IPv4: PoolIPv4{Prefix: netip.MustParsePrefix("198.51.100.0/30")}, PortsPerWorkload: 1024,
-			Ports: Ports{{First: 0, Last: 65535}}, ReservedPorts: Ports{{First: 0, Last: 1023}}, Cooldown: time.Minute},
+			Ports: mapping.PortSet{{First: 0, Last: 65535}}, ReservedPorts: mapping.PortSet{{First: 0, Last: 1023}}, Cooldown: time.Minute},
 		{Name: "dedicated", IPv4: PoolIPv4{Prefix: netip.MustParsePrefix("203.0.113.0/28")}, WholeAddress: true, Cooldown: time.Minute},
 		{Name: "host", IPv4: PoolIPv4{Uplink: true}, PortsPerWorkload: 512,
-			Ports: Ports{{First: 32768, Last: 65535}}, ReservedPorts: Ports{{First: 0, Last: 1023}}, Cooldown: time.Minute},
+			Ports: mapping.PortSet{{First: 32768, Last: 65535}}, ReservedPorts: mapping.PortSet{{First: 0, Last: 1023}}, Cooldown: time.Minute},
 	})
 	compare(t, c.DNS64, DNS64{true, []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::53]:53")}, []netip.Prefix{netip.MustParsePrefix("::ffff:0:0/96")}, 10000})
 	compare(t, c.Health, Health{80})
@@ -187,9 +189,9 @@ config: addresses.ipv6: missing`},
 		"word":       {least + "traffic_class: keep\n", `config:3: traffic_class: "keep" is none of copy, zero`},
 		"host bits":  {least + "mappings:\n  - ipv6: 2001:db8:1::/64\n    ipv4: 198.51.100.1/24\n", "config:5: mappings[0].ipv4: 198.51.100.1/24 has bits beyond its length: write 198.51.100.0/24"},
 		"address":    {"addresses: {ipv4: 192.0.2, ipv6: fe80::1%eth0}\n", "config:1: addresses.ipv4: \"192.0.2\" is no IP address\nconfig:1: addresses.ipv6: \"fe80::1%eth0\" is no IP address"},
-		"families":   {"prefix: 10.0.0.0/8\naddresses: {ipv4: ::1, ipv6: 192.0.2.1}\n", "config:1: prefix: 10.0.0.0/8 is not IPv6\nconfig:2: addresses.ipv4: ::1 is not IPv4\nconfig:2: addresses.ipv6: 192.0.2.1 is not IPv6"},
-		"length":     {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nprefix: 2001:db8::/95", "config:2: prefix: 2001:db8::/95: the length must be 32, 40, 48, 56, 64 or 96"},
-		"octet u":    {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nprefix: 2001:db8:0:0:100::/96", "config:2: prefix: 2001:db8:0:0:100::/96: bits 64 to 71 must be zero"},
+		"families":   {"prefix: 10.0.0.0/8\naddresses: {ipv4: ::1, ipv6: 192.0.2.1}\n", "config:1: prefix: prefix 10.0.0.0/8: length must be\nconfig:2: addresses.ipv4: ::1 is not IPv4\nconfig:2: addresses.ipv6: 192.0.2.1 is not IPv6"},
+		"length":     {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nprefix: 2001:db8::/95", "config:2: prefix: prefix 2001:db8::/95: length must be 32, 40, 48, 56, 64 or 96"},
+		"octet u":    {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nprefix: 2001:db8:0:0:100::/96", "config:2: prefix: prefix 2001:db8:0:0:100::/96: bits 64 to 71 must be zero"},
 		"loopback":   {"prefix: 2001:db8:64::/96\naddresses: {ipv4: 127.0.0.1, ipv6: ff02::1}", "config:2: addresses.ipv4: 127.0.0.1 is no address of a host\nconfig:2: addresses.ipv6: ff02::1 is no address of a host"},
 		"well-known": {"prefix: 64:ff9b::/96\naddresses: {ipv4: 192.0.2.1, ipv6: 64:ff9b::10.0.0.1}", "config:2: addresses.ipv6: 64:ff9b::a00:1 stands for 10.0.0.1, which is not global"},
 		"mtu":        {least + "mtu: {ipv4: 67, ipv6: 1279}\nlowest_ipv6_mtu: 1281", "config:3: mtu.ipv4: 67 is not between 68 and 65535\nconfig:3: mtu.ipv6: 1279 is not between 1280 and 65535"},
@@ -198,7 +200,12 @@ config: addresses.ipv6: missing`},
 		"uplink":     {least + "uplink: natless0", "config:3: uplink: natless0 is the translator's own device"},
 		"own inside": {least + "mappings:\n  - {ipv6: 2001:db8::/120, ipv4: 192.0.2.0/24}", "config:4: mappings[0].ipv6: 2001:db8::/120 covers addresses.ipv6, which is the translator's own\nconfig:4: mappings[0].ipv4: 192.0.2.0/24 covers addresses.ipv4"},
 		"half":       {least + "mappings:\n  - {ipv6: 2001:db8:1::1}", "config:4: mappings[0].ipv4: missing"},
-		"never":      {least + "mappings:\n  - {ipv6: 2001:db8:1::1, ipv4: 169.254.1.1}", "config:4: mappings[0].ipv4: 169.254.1.1/32 is never translated"},
+		"never":      {least + "mappings:\n  - {ipv6: 2001:db8:1::1, ipv4: 169.254.1.1}", "config:4: mappings[0]: ipv4 169.254.1.1/32: lies in 169.254.0.0/16, which is never translated"},
+
+		"suffix": {least + "mappings:\n  - {ipv6: 2001:db8:1::/120, ipv4: 198.51.0.0/16}", "config:4: mappings[0]: ipv4 198.51.0.0/16 has 16 suffix bits"},
+		"collisions": {least + "mappings:\n  - {ipv6: 2001:db8:1::1, ipv4: 198.51.100.1}\n  - {ipv6: 2001:db8:1::1, ipv4: 198.51.100.2}\n  - {ipv6: 2001:db8:1::2, ipv4: 198.51.100.1}",
+			"config:5: mappings[1]: 2001:db8:1::1/128 ↔ 198.51.100.2/32: ipv6 2001:db8:1::1/128 already belongs to 2001:db8:1::1/128 ↔ 198.51.100.1/32, which is mappings[0]\n" +
+				"config:6: mappings[2]: 2001:db8:1::2/128 ↔ 198.51.100.1/32: ipv4 198.51.100.1/32 already belongs to 2001:db8:1::1/128 ↔ 198.51.100.1/32, which is mappings[0]"},
 
 		"pool name":     {least + "pools:\n  - {name: A, ipv4: 198.51.100.0/30}\n", "config:4: pools[0].name: \"A\" is no name"},
 		"pool twice":    {least + "pools:\n" + pool + "  - {name: a, ipv4: 198.51.100.3}\n", "config:5: pools[1].name: pools[0] is called \"a\" too\nconfig:5: pools[1].ipv4: 198.51.100.3/32 overlaps pools[0] (198.51.100.0/30)"},
@@ -207,8 +214,8 @@ config: addresses.ipv6: missing`},
 		"pool uplink":   {least + "pools:\n  - {name: a, ipv4: uplink}\n", "config:4: pools[0].ipv4: which uplink? set the key uplink to the interface's name\nconfig:4: pools[0].ports: missing"},
 		"pool whole":    {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, whole_address: true, reserved_ports: 1}\n", "config:4: pools[0].whole_address: excludes ports, reserved_ports and ports_per_workload"},
 		"pool too many": {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: '0-2000,3000-3099', ports_per_workload: 978}\n", "config:4: pools[0].ports_per_workload: 978 do not fit: the longest run of ports without reserved_ports is 977"},
-		"pool ports":    {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: 9-1}\n", `config:4: pools[0].ports: "9-1" is no port and no range of ports such as 1024-2047`},
-		"ports twice":   {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: '5-9,1-5'}\n", `config:4: pools[0].ports: port 5 is named twice`},
+		"pool ports":    {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: 9-1}\n", `config:4: pools[0].ports: ports "9-1": ports 9-1: the range runs backwards`},
+		"ports twice":   {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: '5-9,1-5'}\n", `config:4: pools[0].ports: ports "5-9,1-5": ports 1-5 and 5-9: ranges must be sorted and must not overlap`},
 
 		"services": {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nmappings: [{ipv6: 2001:db8:1::1, ipv4: 198.51.100.1}]\n" +
 			"api: {socket: a, group: ''}\nregistry: {path: b, history: -1}\ndns64: {enabled: true, upstreams: ['192.0.2.1:53'], exclude: [10.0.0.0/8]}\nhealth: {port: 53}",
@@ -276,20 +283,20 @@ func TestNeedsRestart(t *testing.T) {
 	}
 }
 
-func TestPortsWithout(t *testing.T) {
-	for _, test := range []struct{ p, q, want string }{
+func TestAssignable(t *testing.T) {
+	for _, test := range []struct{ ports, reserved, want string }{
 		{"0-65535", "0-1023", "1024-65535"},
 		{"0-65535", "0-1023,60000-65535", "1024-59999"},
 		{"10-20,30", "15,30", "10-14,16-20"},
 		{"5-6", "1-9", ""},
 		{"7", "", "7"},
 	} {
-		var p, q Ports
-		if err := errors.Join(p.UnmarshalText([]byte(test.p)), q.UnmarshalText([]byte(test.q))); err != nil && test.q != "" {
+		var p Pool
+		if err := errors.Join(p.Ports.UnmarshalText([]byte(test.ports)), p.ReservedPorts.UnmarshalText([]byte(test.reserved))); err != nil {
 			t.Fatal(err)
 		}
-		if got := p.Without(q).String(); got != test.want {
-			t.Errorf("%s without %s: got %q, want %q", test.p, test.q, got, test.want)
+		if got := p.Assignable().String(); got != test.want {
+			t.Errorf("%s without %s: got %q, want %q", test.ports, test.reserved, got, test.want)
 		}
 	}
 }

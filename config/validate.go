@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/natless/natless/translator/mapping"
 )
 
 // validate tells what is wrong with a complete configuration, all of it.
@@ -64,22 +66,11 @@ func (v validator) mtu() {
 var wellKnown = netip.MustParsePrefix("64:ff9b::/96")
 
 func (v validator) prefix() {
-	p := v.Prefix
-	if !p.IsValid() {
+	if !v.Prefix.IsValid() {
 		v.check(len(v.Mappings) > 0 || len(v.Pools) > 0, "", "nothing to translate: give a prefix, mappings or pools")
-		return
+	} else if err := mapping.ValidatePrefix(v.Prefix); err != nil {
+		v.fail("prefix", err)
 	}
-	if !p.Addr().Is6() {
-		v.fail("prefix", fmt.Errorf("%s is not IPv6", p))
-		return
-	}
-	switch p.Bits() {
-	case 32, 40, 48, 56, 64, 96:
-	default:
-		v.fail("prefix", fmt.Errorf("%s: the length must be 32, 40, 48, 56, 64 or 96 (RFC 6052 section 2.2)", p))
-	}
-	v.check(p.Addr().As16()[8] == 0, "prefix", "%s: bits 64 to 71 must be zero (RFC 6052 section 2.2)", p)
-	v.check(usable(p), "prefix", "%s is never translated", p)
 }
 
 func (v validator) addresses() {
@@ -116,48 +107,39 @@ func (v validator) wellKnown(key string, a netip.Addr) {
 	v.check(global(v4), key, "%s stands for %s, which is not global and has no place under %s (RFC 6052 section 3.1): choose another, another prefix, or set allow_non_global", a, v4, wellKnown)
 }
 
+// mappings are held against each other by putting them into a table.
 func (v validator) mappings() {
-	before := true
-	for i, m := range v.Mappings {
-		key := fmt.Sprintf("mappings[%d]", i)
-		ok := v.family(key+".ipv6", m.IPv6, netip.Addr.Is6, "IPv6")
-		if v.family(key+".ipv4", m.IPv4, netip.Addr.Is4, "IPv4") && ok {
-			v.check(!m.IPv6.Contains(v.Addresses.IPv6), key+".ipv6", "%s covers addresses.ipv6, which is the translator's own", m.IPv6)
-			v.check(!m.IPv4.Contains(v.Addresses.IPv4), key+".ipv4", "%s covers addresses.ipv4, which is the translator's own", m.IPv4)
-		} else {
-			before = false
-		}
-	}
-	if !before {
+	table, err := mapping.New(netip.Prefix{}, nil)
+	if err != nil {
+		v.fail("mappings", err)
 		return
 	}
-	if _, err := v.Table(); err != nil {
-		v.fail(tableKey(err), err)
+	edit := table.Edit()
+	for i, m := range v.Mappings {
+		key := fmt.Sprintf("mappings[%d]", i)
+		switch {
+		case !m.IPv6.IsValid():
+			v.fail(key+".ipv6", errors.New("missing"))
+		case !m.IPv4.IsValid():
+			v.fail(key+".ipv4", errors.New("missing"))
+		default:
+			if err := edit.Insert(mapping.Mapping{IPv6: m.IPv6, IPv4: m.IPv4}); err != nil {
+				v.fail(key, v.withIndex(err))
+			}
+			v.check(!m.IPv6.Contains(v.Addresses.IPv6), key+".ipv6", "%s covers addresses.ipv6, which is the translator's own", m.IPv6)
+			v.check(!m.IPv4.Contains(v.Addresses.IPv4), key+".ipv4", "%s covers addresses.ipv4, which is the translator's own", m.IPv4)
+		}
 	}
 }
 
-var mappingIndex = regexp.MustCompile(`^mapping (\d+)`)
-
-// tableKey is the key that an error of mapping.New is about.
-func tableKey(err error) string {
-	if m := mappingIndex.FindStringSubmatch(err.Error()); m != nil {
-		return "mappings[" + m[1] + "]"
+// withIndex says which mapping another one collides with.
+func (v validator) withIndex(err error) error {
+	c, ok := errors.AsType[*mapping.Collision](err)
+	if !ok {
+		return err
 	}
-	return "prefix"
-}
-
-func (v validator) family(key string, p netip.Prefix, is func(netip.Addr) bool, family string) bool {
-	switch {
-	case !p.IsValid():
-		v.fail(key, errors.New("missing"))
-	case !is(p.Addr()) || p.Addr().Is4In6():
-		v.fail(key, fmt.Errorf("%s is not %s", p, family))
-	case !usable(p):
-		v.fail(key, fmt.Errorf("%s is never translated", p))
-	default:
-		return true
-	}
-	return false
+	other := slices.IndexFunc(v.Mappings, func(m Mapping) bool { return m.IPv6 == c.With.IPv6 && m.IPv4 == c.With.IPv4 })
+	return fmt.Errorf("%w, which is mappings[%d]", err, other)
 }
 
 func (v validator) services() {

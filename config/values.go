@@ -1,17 +1,13 @@
 package config
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/natless/natless/translator"
-	"github.com/natless/natless/translator/mapping"
 )
 
 // ZeroChecksum is the value of udp_zero_checksum.
@@ -103,74 +99,6 @@ func (p PoolIPv4) String() string {
 		return "uplink"
 	}
 	return p.Prefix.String()
-}
-
-// Ports is a sorted list of disjoint ranges.
-type Ports mapping.PortSet
-
-// UnmarshalText takes ports and ranges with commas between them: 80,1024-2047.
-func (p *Ports) UnmarshalText(text []byte) error {
-	*p = nil
-	for part := range strings.SplitSeq(string(text), ",") {
-		first, last, isRange := strings.Cut(strings.TrimSpace(part), "-")
-		if !isRange {
-			last = first
-		}
-		a, errA := strconv.ParseUint(first, 10, 16)
-		b, errB := strconv.ParseUint(last, 10, 16)
-		if err := errors.Join(errA, errB); err != nil || a > b {
-			return fmt.Errorf("%q is no port and no range of ports such as 1024-2047", part)
-		}
-		*p = append(*p, mapping.PortRange{First: uint16(a), Last: uint16(b)})
-	}
-	slices.SortFunc(*p, func(a, b mapping.PortRange) int { return cmp.Compare(a.First, b.First) })
-	for i := 1; i < len(*p); i++ {
-		if (*p)[i].First <= (*p)[i-1].Last {
-			return fmt.Errorf("port %d is named twice", (*p)[i].First)
-		}
-	}
-	return nil
-}
-
-func (p Ports) String() string {
-	parts := make([]string, len(p))
-	for i, r := range p {
-		parts[i] = fmt.Sprintf("%d-%d", r.First, r.Last)
-		if r.First == r.Last {
-			parts[i] = strconv.Itoa(int(r.First))
-		}
-	}
-	return strings.Join(parts, ",")
-}
-
-// Without is p less the ports of q.
-func (p Ports) Without(q Ports) Ports {
-	var left Ports
-	for _, r := range p {
-		first := int(r.First)
-		for _, hole := range q {
-			if hole.Last < r.First || hole.First > r.Last {
-				continue
-			}
-			if first < int(hole.First) {
-				left = append(left, mapping.PortRange{First: uint16(first), Last: hole.First - 1})
-			}
-			first = int(hole.Last) + 1
-		}
-		if first <= int(r.Last) {
-			left = append(left, mapping.PortRange{First: uint16(first), Last: r.Last})
-		}
-	}
-	return left
-}
-
-// longestRun is how many ports the longest range has.
-func (p Ports) longestRun() int {
-	longest := 0
-	for _, r := range p {
-		longest = max(longest, int(r.Last)-int(r.First)+1)
-	}
-	return longest
 }
 
 // parsePrefix takes a prefix without host bits, or an address, which is the

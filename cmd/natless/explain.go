@@ -131,9 +131,7 @@ func parseMapping(s string) (m mapping.Mapping, err error) {
 	if m.IPv4, err = prefixOrAddress(four); err != nil || !shared {
 		return m, err
 	}
-	var p config.Ports
-	err = p.UnmarshalText([]byte(ports))
-	m.Ports = mapping.PortSet(p)
+	m.Ports, err = mapping.ParsePorts(ports)
 	return m, err
 }
 
