@@ -1,0 +1,160 @@
+package generate
+
+import (
+	"math/rand/v2"
+	"net/netip"
+
+	"github.com/natless/natless/tests/reference"
+	"github.com/natless/natless/translator"
+)
+
+// Generator makes packets for one world.
+type Generator struct {
+	*rand.Rand
+	World World
+}
+
+// New makes a generator; the seed decides everything it makes.
+func New(w World, seed uint64) *Generator {
+	return &Generator{Rand: rand.New(rand.NewPCG(seed, 7915)), World: w}
+}
+
+// chance is true n times out of a hundred.
+func (g *Generator) chance(n int) bool { return g.IntN(100) < n }
+
+func pick[T any](g *Generator, list ...T) T { return list[g.IntN(len(list))] }
+
+// Next4 is a packet that comes from the IPv4 side.
+func (g *Generator) Next4() reference.Packet {
+	src, dst := g.peer4(), g.workload4()
+	switch g.IntN(20) {
+	case 0:
+		src = g.odd4()
+	case 1:
+		dst = g.odd4()
+	case 2:
+		src = g.workload4()
+	}
+	return g.next(src, dst)
+}
+
+// Next6 is a packet that comes from the IPv6 side.
+func (g *Generator) Next6() reference.Packet {
+	src, dst := g.workload6(), g.embed(g.peer4())
+	switch g.IntN(16) {
+	case 0:
+		src = g.odd6()
+	case 1:
+		dst = g.odd6()
+	case 2, 3, 4:
+		dst = g.embed(g.workload4())
+	case 5:
+		dst = g.workload6()
+	case 6:
+		src = g.embed(g.peer4())
+	}
+	return g.next(src, dst)
+}
+
+func (g *Generator) next(src, dst netip.Addr) reference.Packet {
+	p := g.ip(src, dst, false)
+	if g.chance(6) {
+		g.damage(&p)
+	}
+	return p
+}
+
+// peer4 is a host on the IPv4 side.
+func (g *Generator) peer4() netip.Addr {
+	if g.World.Name == "global-only" && g.chance(90) {
+		return netip.AddrFrom4([4]byte{8, 8, 8, byte(g.Uint32())})
+	}
+	if !g.World.Prefix.IsValid() && g.chance(90) {
+		return netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + g.IntN(250))})
+	}
+	return pick(g, netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + g.IntN(250))}),
+		netip.AddrFrom4([4]byte{100, 64, byte(g.Uint32()), 9}),
+		netip.AddrFrom4([4]byte{8, 8, byte(g.Uint32()), 8}),
+		netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + g.IntN(250))}))
+}
+
+// workload4 is the IPv4 address of a workload.
+func (g *Generator) workload4() netip.Addr {
+	return netip.MustParseAddr(pick(g, "198.51.100.2", "5.1.2.3", "203.0.113.9", "203.0.113.67", "203.0.113.140",
+		"198.51.100.70", "5.1.3.77", "198.51.100.7", "198.51.100.7", "5.1.2.4"))
+}
+
+// workload6 is the IPv6 address of a workload.
+func (g *Generator) workload6() netip.Addr {
+	return netip.MustParseAddr(pick(g, "2001:db8:6::2", "2001:db8:6::3", "2001:db8:7::9", "2001:db8:7::43",
+		"2001:db8:8:0:800::", "2001:db8:9:0:4d00::", "2001:db8:9:0:4dab:cdef::1", "2001:db8:5::1", "2001:db8:5::2",
+		"2001:db8:5::2", "2001:db8:5::3", "2001:db8:5:1::", "2001:db8:5:1::77", "2001:db8:5::4"))
+}
+
+// odd4 is an address that is hard to translate.
+func (g *Generator) odd4() netip.Addr {
+	return netip.MustParseAddr(pick(g, "0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.3.4", "224.0.0.1", "239.1.2.3",
+		"240.0.0.1", "255.255.255.255", "10.1.2.3", "172.16.3.4", "192.168.1.1", "100.64.0.1", "198.18.0.1",
+		"192.0.0.1", "203.0.114.1", "198.51.100.7", Own4.String()))
+}
+
+// odd6 is the same in IPv6.
+func (g *Generator) odd6() netip.Addr {
+	if g.chance(40) {
+		return g.embed(g.odd4())
+	}
+	return netip.MustParseAddr(pick(g, "::", "::1", "fe80::1", "febf::1", "ff02::1", "ff0e::1", "2001:db9::1",
+		"64:ff9b::808:808", "2001:db8:6::ffff", "fc00::1", Own6.String(), Own6.String()))
+}
+
+// embed is what a workload calls an IPv4 host: its address under the prefix,
+// where there is one with some dirt in the suffix at times.
+func (g *Generator) embed(a netip.Addr) netip.Addr {
+	p := g.World.Prefix
+	if !p.IsValid() {
+		b := a.As4()
+		return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 1, 15: b[3]})
+	}
+	b := reference.Embed(p, a).As16()
+	if g.chance(10) && p.Bits() < 96 {
+		b[15] = byte(g.Uint32())
+		b[8] = byte(g.Uint32())
+	}
+	return netip.AddrFrom16(b)
+}
+
+// damage breaks a packet in one of many ways.
+func (g *Generator) damage(p *reference.Packet) {
+	b := p.Bytes
+	switch g.IntN(6) {
+	case 0:
+		p.Bytes = b[:g.IntN(len(b))]
+		p.Offload = translator.Offload{}
+	case 1:
+		if p.Offload == (translator.Offload{}) {
+			p.Bytes = append(b, make([]byte, 1+g.IntN(40))...)
+		}
+	case 2:
+		b[g.IntN(min(len(b), 80))] ^= 1 << g.IntN(8)
+		p.Offload = translator.Offload{}
+	case 3:
+		b[g.IntN(min(len(b), 80))] = byte(g.Uint32())
+		p.Offload = translator.Offload{}
+		Repair(b)
+	case 4:
+		at := pick(g, 0, 2, 3, 4, 5, 6, 9)
+		b[at%len(b)] = byte(g.Uint32())
+		p.Offload = translator.Offload{}
+		Repair(b)
+	case 5:
+		n := g.IntN(len(b))
+		b = b[:n]
+		if n >= 40 && b[0]>>4 == 4 {
+			put16(b[2:], n)
+		} else if n >= 40 {
+			put16(b[4:], n-40)
+		}
+		p.Bytes, p.Offload = b, translator.Offload{}
+		Repair(b)
+	}
+}

@@ -1,0 +1,74 @@
+package generate
+
+import (
+	"net/netip"
+
+	"github.com/natless/natless/tests/reference"
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// Own addresses of the translator in every world.
+var (
+	Own4 = netip.MustParseAddr("192.0.2.1")
+	Own6 = netip.MustParseAddr("2001:db8::1")
+)
+
+// World is a named configuration.
+type World struct {
+	Name string
+	reference.World
+}
+
+func one(v6, v4 string, ports ...mapping.PortRange) mapping.Mapping {
+	return mapping.Mapping{IPv6: netip.MustParsePrefix(v6), IPv4: netip.MustParsePrefix(v4), Ports: ports}
+}
+
+// mappings are those of every world: single addresses, subnets, longer
+// prefixes inside of shorter ones in either family, suffixes of different
+// length, and shared addresses.
+func mappings() []mapping.Mapping {
+	return []mapping.Mapping{
+		one("2001:db8:6::2/128", "198.51.100.2/32"),
+		one("2001:db8:6::3/128", "5.1.2.3/32"),
+		one("2001:db8:7::/120", "203.0.113.0/24"),
+		one("2001:db8:7::40/124", "198.51.100.64/28"),
+		one("2001:db8:8::/64", "203.0.113.128/26"),
+		one("2001:db8:9::/64", "5.1.3.0/24"),
+		one("2001:db8:5::1/128", "198.51.100.7/32", mapping.PortRange{First: 1024, Last: 2047}),
+		one("2001:db8:5::2/128", "198.51.100.7/32", mapping.PortRange{First: 80, Last: 80},
+			mapping.PortRange{First: 2048, Last: 3071}, mapping.PortRange{First: 8080, Last: 8081}),
+		one("2001:db8:5::3/128", "198.51.100.7/32", mapping.PortRange{First: 4096, Last: 4099}),
+		one("2001:db8:5:1::/64", "198.51.100.7/32", mapping.PortRange{First: 5000, Last: 5999}),
+		one("2001:db8:5::4/128", "5.1.2.4/32", mapping.PortRange{First: 1024, Last: 65535}),
+	}
+}
+
+func world(name, prefix string, c translator.Config, extra ...mapping.Mapping) World {
+	c.IPv4, c.IPv6 = Own4, Own6
+	c.ErrorRate, c.ErrorBurst = 1<<30, 1<<30
+	c.Key = [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9}
+	w := reference.World{Config: c, Mappings: append(mappings(), extra...)}
+	if prefix != "" {
+		w.Prefix = netip.MustParsePrefix(prefix)
+	}
+	return World{name, w}
+}
+
+// Worlds are the configurations that packets are translated under.
+func Worlds() []World {
+	pool4, pool6 := netip.MustParsePrefix("203.0.113.8/32"), netip.MustParsePrefix("2001:db8:f::/128")
+	peers := one("2001:db8:100::/120", "192.0.2.0/24")
+	return []World{
+		world("well-known", "64:ff9b::/96", translator.Config{AllowNonGlobal: true}),
+		world("global-only", "64:ff9b::/96", translator.Config{ICMPSource4: pool4, ICMPSource6: pool6}),
+		world("32", "2001:db8::/32", translator.Config{UDPZeroChecksum: translator.CalculateZeroChecksum}),
+		world("40", "2001:db8:100::/40", translator.Config{UDPZeroChecksum: translator.DropZeroChecksum, MTU4: 1400}),
+		world("48", "2001:db8:122::/48", translator.Config{UDPZeroChecksum: translator.ForwardZeroChecksum, MTU6: 1400}),
+		world("56", "2001:db8:122:300::/56", translator.Config{LowestMTU6: 1400, ICMPSource4: netip.MustParsePrefix("192.0.2.64/30")}),
+		world("64", "2001:db8:122:344::/64", translator.Config{ZeroTrafficClass: true, MTU4: 9000, MTU6: 9000}),
+		world("96", "2001:db8:122:344::/96", translator.Config{MTU4: 1280, MTU6: 1280}),
+		world("no-prefix", "", translator.Config{ICMPSource4: pool4, ICMPSource6: pool6}, peers),
+		world("no-prefix-no-pool", "", translator.Config{}, peers),
+	}
+}

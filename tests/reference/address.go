@@ -1,0 +1,230 @@
+package reference
+
+import (
+	"net/netip"
+
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+func prefixes(list ...string) (out []netip.Prefix) {
+	for _, s := range list {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+var (
+	wellKnown = netip.MustParsePrefix("64:ff9b::/96")
+
+	never4 = prefixes("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
+	never6 = prefixes("::/128", "::1/128", "fe80::/10", "ff00::/8")
+
+	thisHost = prefixes("0.0.0.0/8", "127.0.0.0/8")
+
+	// nonGlobal is what the IANA registry of special-purpose IPv4 addresses
+	// (RFC 6890) lists as not globally reachable.
+	nonGlobal = prefixes("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
+		"172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15",
+		"198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4")
+	nonGlobalExcept = prefixes("192.0.0.9/32", "192.0.0.10/32")
+)
+
+func within(a netip.Addr, list []netip.Prefix) bool {
+	for _, p := range list {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// octets says where the four IPv4 octets go, by prefix length (RFC 6052 2.2).
+var octets = map[int][4]int{
+	32: {4, 5, 6, 7},
+	40: {5, 6, 7, 9},
+	48: {6, 7, 9, 10},
+	56: {7, 9, 10, 11},
+	64: {9, 10, 11, 12},
+	96: {12, 13, 14, 15},
+}
+
+// Embed puts an IPv4 address into a prefix of RFC 6052.
+func Embed(prefix netip.Prefix, a netip.Addr) netip.Addr {
+	out, four := prefix.Masked().Addr().As16(), a.As4()
+	for i, at := range octets[prefix.Bits()] {
+		out[at] = four[i]
+	}
+	return netip.AddrFrom16(out)
+}
+
+// Extract takes the IPv4 address out of an address under the prefix.
+func Extract(prefix netip.Prefix, a netip.Addr) netip.Addr {
+	in := a.As16()
+	var four [4]byte
+	for i, at := range octets[prefix.Bits()] {
+		four[i] = in[at]
+	}
+	return netip.AddrFrom4(four)
+}
+
+// bitsOf gives an address bit by bit, the highest first.
+func bitsOf(a netip.Addr) (bits []byte) {
+	for _, b := range a.AsSlice() {
+		for i := 7; i >= 0; i-- {
+			bits = append(bits, b>>i&1)
+		}
+	}
+	return bits
+}
+
+// moveSuffix puts the suffix of a behind the prefix from into the prefix to:
+// the bits that both have, then zeros (RFC 7757 3.3).
+func moveSuffix(a netip.Addr, from, to netip.Prefix) netip.Addr {
+	suffix := bitsOf(a)[from.Bits():]
+	bits := bitsOf(to.Masked().Addr())
+	for i := to.Bits(); i < len(bits) && i-to.Bits() < len(suffix); i++ {
+		bits[i] = suffix[i-to.Bits()]
+	}
+	out := make([]byte, len(bits)/8)
+	for i, b := range bits {
+		out[i/8] |= b << (7 - i%8)
+	}
+	addr, _ := netip.AddrFromSlice(out)
+	return addr
+}
+
+// covering6 is the mapping with the longest IPv6 prefix around a.
+func (t *Translator) covering6(a netip.Addr) *mapping.Mapping {
+	var best *mapping.Mapping
+	for i := range t.Mappings {
+		m := &t.Mappings[i]
+		if m.IPv6.Contains(a) && (best == nil || m.IPv6.Bits() > best.IPv6.Bits()) {
+			best = m
+		}
+	}
+	return best
+}
+
+// covering4 gives the mappings with the longest IPv4 prefix around a: several
+// when they share it.
+func (t *Translator) covering4(a netip.Addr) (best []*mapping.Mapping) {
+	for i := range t.Mappings {
+		m := &t.Mappings[i]
+		if !m.IPv4.Contains(a) {
+			continue
+		}
+		if len(best) > 0 && m.IPv4.Bits() > best[0].IPv4.Bits() {
+			best = nil
+		}
+		if len(best) == 0 || m.IPv4.Bits() == best[0].IPv4.Bits() {
+			best = append(best, m)
+		}
+	}
+	return best
+}
+
+func shared(list []*mapping.Mapping) bool { return len(list) > 0 && len(list[0].Ports) > 0 }
+
+func owns(m *mapping.Mapping, port uint16) bool {
+	if len(m.Ports) == 0 {
+		return true
+	}
+	for _, r := range m.Ports {
+		if r.First <= port && port <= r.Last {
+			return true
+		}
+	}
+	return false
+}
+
+// ok is the verdict of an address that translates.
+const ok = translator.Forward4
+
+// to4 translates an IPv6 address: never, by mapping, by prefix, or not at all
+// (not is the verdict then).
+func (c *call) to4(a netip.Addr, not translator.Verdict) (netip.Addr, *mapping.Mapping, translator.Verdict) {
+	if within(a, never6) {
+		c.rule("1.1.never6")
+		return netip.Addr{}, nil, translator.NeverTranslated
+	}
+	if m := c.t.covering6(a); m != nil {
+		c.rule("1.2.longest-prefix", "1.2.order")
+		if m.IPv4.Bits() != 32 {
+			c.rule("1.2.suffix")
+		}
+		v4 := moveSuffix(a, m.IPv6, m.IPv4)
+		if within(v4, never4) {
+			return netip.Addr{}, nil, translator.NeverTranslated
+		}
+		return v4, m, ok
+	}
+	if c.t.Prefix.IsValid() && c.t.Prefix.Contains(a) {
+		c.rule(prefixRule(c.t.Prefix), "1.2.order")
+		v4 := Extract(c.t.Prefix, a)
+		if why := c.underPrefix(v4); why != ok {
+			return netip.Addr{}, nil, why
+		}
+		return v4, nil, ok
+	}
+	return netip.Addr{}, nil, not
+}
+
+func prefixRule(p netip.Prefix) string {
+	return map[int]string{32: "1.1.32", 40: "1.1.40", 48: "1.1.48", 56: "1.1.56", 64: "1.1.64", 96: "1.1.96"}[p.Bits()]
+}
+
+// underPrefix says whether v4 may stand under the prefix.
+func (c *call) underPrefix(v4 netip.Addr) translator.Verdict {
+	switch {
+	case within(v4, never4):
+		c.rule("1.1.never4")
+		return translator.NeverTranslated
+	case c.t.Prefix == wellKnown && within(v4, nonGlobal) && !within(v4, nonGlobalExcept):
+		if c.t.AllowNonGlobal {
+			c.rule("1.1.non-global-knob")
+			return ok
+		}
+		c.rule("1.1.non-global")
+		return translator.NonGlobal
+	}
+	return ok
+}
+
+// byPrefix translates an IPv4 address by the prefix alone.
+func (c *call) byPrefix(a netip.Addr, not translator.Verdict) (netip.Addr, translator.Verdict) {
+	if within(a, never4) {
+		c.rule("1.1.never4")
+		return netip.Addr{}, translator.NeverTranslated
+	}
+	if !c.t.Prefix.IsValid() {
+		return netip.Addr{}, not
+	}
+	if why := c.underPrefix(a); why != ok {
+		return netip.Addr{}, why
+	}
+	c.rule(prefixRule(c.t.Prefix))
+	return Embed(c.t.Prefix, a), ok
+}
+
+// to6 translates an IPv4 address by a mapping of its own, or by the prefix.
+// For an address that mappings share, owner is the one that ports decided for.
+func (c *call) to6(a netip.Addr, owner *mapping.Mapping, not translator.Verdict) (netip.Addr, translator.Verdict) {
+	if within(a, never4) {
+		c.rule("1.1.never4")
+		return netip.Addr{}, translator.NeverTranslated
+	}
+	list := c.t.covering4(a)
+	if len(list) > 0 && !shared(list) {
+		owner = list[0]
+	}
+	if owner == nil {
+		c.rule("1.2.order")
+		return c.byPrefix(a, not)
+	}
+	c.rule("1.2.longest-prefix", "1.2.order")
+	if owner.IPv4.Bits() != 32 {
+		c.rule("1.2.suffix")
+	}
+	return moveSuffix(a, owner.IPv4, owner.IPv6), ok
+}

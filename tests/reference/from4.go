@@ -1,0 +1,250 @@
+package reference
+
+import (
+	"net/netip"
+
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// from4 translates 4→6 (sections 2 and 6).
+func (c *call) from4() {
+	d, why := read4(c.in.Bytes, false)
+	if why != ok {
+		c.rule(map[translator.Verdict]string{translator.Malformed: "7.malformed", translator.BadChecksum: "4.ipv4-header"}[why])
+		c.fault(why)
+		return
+	}
+	if d.total < len(c.in.Bytes) {
+		c.rule("7.trailing")
+	}
+	c.allowed = answerable(d)
+	c.answer = c.answer4(d)
+	if d.dst == c.t.IPv4 {
+		c.results = append(c.results, Outcome{Verdict: translator.Local})
+		return
+	}
+	c.options(d)
+	if d.ttl <= 1 && !c.hairpin {
+		c.rule("2.hop-limit-out")
+		c.faultReply(translator.HopLimitExceeded, 11, 0, 0)
+	}
+	if d.isICMP() && d.frag != nil {
+		c.rule("2.icmp-fragment")
+		c.fault(translator.ICMPFragment)
+		return
+	}
+	if !d.later() {
+		if _, fits := headerLength(d.protocol, d.upper); !fits || badUDPLength(d) {
+			c.rule("7.upper-header")
+			c.fault(translator.Malformed)
+			c.addresses4(d, nil)
+			return
+		}
+	}
+	if d.isICMP() && isError(icmp4, d.upper[0]) {
+		c.error4(d)
+		return
+	}
+	if d.isICMP() && !isEcho(icmp4, d.upper[0]) {
+		c.rule("6.informational-other")
+		c.fault(translator.ICMPUntranslatable)
+	}
+	owner, more := c.owner4(d)
+	if !more {
+		c.sourceOnly4(d)
+		return
+	}
+	src, dst, _ := c.addresses4(d, owner)
+	c.zeroChecksum(d)
+	if len(c.faults) > 0 {
+		// Lengths are another fault of their own; addresses do not matter for them.
+		src, dst = netip.IPv6Unspecified(), netip.IPv6Unspecified()
+	}
+	c.packet4(d, src, dst, owner)
+}
+
+func (c *call) options(d *datagram) {
+	if d.upperAt > 20 {
+		c.rule("2.options-dropped")
+	}
+	if d.badOption {
+		c.rule("2.options-malformed")
+		c.fault(translator.Malformed)
+	}
+	if d.route {
+		c.rule("2.source-route")
+		c.faultReply(translator.SourceRoute, 3, 5, 0)
+	}
+}
+
+// badUDPLength: a UDP length that is longer than what carries it, or shorter
+// than its own header. A first fragment is shorter by nature.
+func badUDPLength(d *datagram) bool {
+	if d.protocol != udp {
+		return false
+	}
+	length := int(d.upper[4])<<8 | int(d.upper[5])
+	return length < 8 || length > d.claimed && !d.fragmented()
+}
+
+// addresses4 translates both addresses of a packet that is no ICMP error.
+func (c *call) addresses4(d *datagram, owner *mapping.Mapping) (src, dst netip.Addr, fine bool) {
+	src, why := c.source4(d)
+	if why != ok {
+		c.fault(why)
+	}
+	dst, whyDst := c.to6(d.dst, owner, translator.UntranslatableDestination)
+	if whyDst != ok {
+		c.fault(whyDst)
+	}
+	return src, dst, why == ok && whyDst == ok
+}
+
+func (c *call) sourceOnly4(d *datagram) {
+	if _, why := c.source4(d); why != ok {
+		c.fault(why)
+	}
+}
+
+// source4 translates the source; in a hairpin by the prefix alone (1.4), for
+// else the source would be what it was.
+func (c *call) source4(d *datagram) (netip.Addr, translator.Verdict) {
+	if c.hairpin {
+		c.rule("1.4.source")
+		return c.byPrefix(d.src, translator.UntranslatableSource)
+	}
+	var owner *mapping.Mapping
+	if sp, _, has := ports(d.protocol, d.upper); has && !d.later() {
+		owner = ownerOf(c.t.covering4(d.src), sp)
+	}
+	return c.to6(d.src, owner, translator.UntranslatableSource)
+}
+
+func ownerOf(list []*mapping.Mapping, port uint16) *mapping.Mapping {
+	for _, m := range list {
+		if owns(m, port) {
+			return m
+		}
+	}
+	return nil
+}
+
+// zeroChecksum applies udp_zero_checksum (section 4).
+func (c *call) zeroChecksum(d *datagram) {
+	if d.protocol != udp || d.later() || d.upper[6] != 0 || d.upper[7] != 0 {
+		return
+	}
+	if c.partial(d) {
+		c.rule("5.flag-before-zero")
+		return
+	}
+	how := c.t.UDPZeroChecksum
+	if d.frag != nil && how == translator.CalculateZeroChecksum {
+		c.rule("4.zero-fragment")
+		how = translator.RejectZeroChecksum
+	}
+	switch how {
+	case translator.RejectZeroChecksum:
+		c.rule("4.zero-reject")
+		c.faultReply(translator.UDPZeroChecksumRefused, 3, 13, 0)
+	case translator.DropZeroChecksum:
+		c.rule("4.zero-drop")
+		c.fault(translator.UDPZeroChecksumRefused)
+	}
+}
+
+// packet4 checks lengths and writes what is no ICMP error.
+func (c *call) packet4(old *datagram, src, dst netip.Addr, owner *mapping.Mapping) {
+	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - 1, protocol: old.protocol,
+		claimed: old.claimed, df: old.df, id: old.id, frag: old.frag}
+	c.rule("2.traffic-class", "2.flow-label", "2.payload-length", "2.hop-limit", "2.addresses", "2.next-header")
+	if c.t.ZeroTrafficClass {
+		c.rule("2.traffic-class-knob")
+		d.tos = 0
+	}
+	if c.hairpin {
+		c.rule("1.4.one-decrement")
+		d.ttl = old.ttl
+	}
+	changed := append([]byte(nil), old.upper...)
+	if old.isICMP() {
+		d.protocol = icmp6
+		changed = retype(icmp6, changed)
+		c.rule("6.echo", "2.next-header-icmp")
+		changed = c.unfold(old, changed, owner)
+		d.claimed = len(changed)
+	}
+	partial := c.partial(old)
+	carry(old, d, changed, partial)
+	c.upperRules(old, partial)
+	if c.t.UDPZeroChecksum == translator.CalculateZeroChecksum && old.protocol == udp && !partial &&
+		old.frag == nil && d.upper[6] == 0 && d.upper[7] == 0 {
+		c.rule("4.zero-calculate")
+		calculate(d)
+	}
+	at := 40
+	if d.frag != nil {
+		c.rule("2.fragment")
+		if len(d.upper)%8 != 0 {
+			c.rule("2.fragment-length")
+		}
+		at = 48
+	}
+	c.length4(old, d, at, partial)
+}
+
+// length4 is the rules about lengths of section 2.
+func (c *call) length4(old, d *datagram, at int, partial bool) {
+	segment := at + c.segment(old) + d.claimed - old.claimed
+	switch {
+	case c.hairpin:
+		if segment > c.t.MTU6 {
+			c.hairpinFault(translator.TooBig)
+		}
+	case d.df && segment > c.t.MTU6:
+		mtu := c.t.MTU6 - 20
+		c.rule("2.too-big")
+		if d.frag != nil {
+			c.rule("2.too-big-fragment")
+			mtu = c.t.MTU6 - 28
+		}
+		if c.gso() {
+			c.rule("5.segment-size")
+		}
+		c.faultReply(translator.TooBig, 3, 4, uint32(mtu))
+		return
+	case !d.df && segment > c.t.LowestMTU6:
+		c.rule("2.fragmented")
+		if c.gso() {
+			c.forward(translator.Segment, c.in)
+			return
+		}
+		if partial {
+			c.rule("5.finish")
+			finish(d)
+		}
+		c.forward(translator.Forward6, fragments6(d, c.t.LowestMTU6)...)
+		return
+	}
+	c.rule("2.no-atomic")
+	out := Packet{Bytes: write6(d), Offload: c.offload(old, d, at)}
+	if c.hairpin {
+		c.forward(translator.Hairpin, out)
+		return
+	}
+	c.forward(translator.Forward6, out)
+}
+
+func (c *call) upperRules(d *datagram, partial bool) {
+	names := map[byte]string{tcp: "4.tcp", udp: "4.udp", udpLite: "4.udp-lite", dccp: "4.dccp",
+		sctp: "4.sctp", icmp4: "4.icmp", icmp6: "4.icmp"}
+	if n := names[d.protocol]; n != "" {
+		c.rule(n)
+	} else {
+		c.rule("4.other")
+	}
+	if partial {
+		c.rule("5.partial")
+	}
+}

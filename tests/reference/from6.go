@@ -1,0 +1,186 @@
+package reference
+
+import (
+	"net/netip"
+
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// from6 translates 6→4 (sections 3 and 6).
+func (c *call) from6() {
+	d, why := read6(c.in.Bytes, false)
+	if why != ok {
+		c.rule("7.malformed")
+		c.fault(why)
+		return
+	}
+	if d.total < len(c.in.Bytes) {
+		c.rule("7.trailing")
+	}
+	c.allowed = answerable(d)
+	c.answer = c.answer6(d)
+	if d.dst == c.t.IPv6 {
+		c.results = append(c.results, Outcome{Verdict: translator.Local})
+		return
+	}
+	if d.ttl <= 1 {
+		c.rule("3.ttl-out")
+		c.faultReply(translator.HopLimitExceeded, 3, 0, 0)
+	}
+	c.headers(d)
+	if d.isICMP() && d.fragmented() {
+		c.rule("3.icmp-fragment")
+		c.fault(translator.ICMPFragment)
+		return
+	}
+	if d.behind {
+		c.addresses6(d, false)
+		return
+	}
+	if !d.later() {
+		if _, fits := headerLength(d.protocol, d.upper); !fits || badUDPLength(d) {
+			c.rule("7.upper-header")
+			c.fault(translator.Malformed)
+			c.addresses6(d, false)
+			return
+		}
+	}
+	if d.isICMP() && isError(icmp6, d.upper[0]) {
+		c.error6(d)
+		return
+	}
+	if d.isICMP() && !isEcho(icmp6, d.upper[0]) {
+		c.rule("6.informational-other")
+		c.fault(translator.ICMPUntranslatable)
+	}
+	src, dst, m := c.addresses6(d, true)
+	if dst == c.t.IPv4 && dst.IsValid() {
+		c.results = append(c.results, Outcome{Verdict: translator.Local})
+		return
+	}
+	if len(c.faults) > 0 {
+		src, dst = netip.IPv4Unspecified(), netip.IPv4Unspecified()
+	}
+	c.packet6(d, src, dst, m)
+}
+
+// headers is what section 3 says about extension headers.
+func (c *call) headers(d *datagram) {
+	if d.upperAt > 40 && (d.frag == nil || d.upperAt > 48) {
+		c.rule("3.extension-headers")
+	}
+	if d.segmentsLeft != 0 {
+		c.rule("3.routing-header")
+		c.faultReply(translator.RoutingHeader, 4, 0, uint32(d.segmentsLeft))
+	}
+	if d.behind {
+		c.rule("3.header-behind-fragment")
+		c.faultReply(translator.HeaderBehindFragment, 1, 1, 0)
+	}
+}
+
+// addresses6 translates both addresses of a packet that is no ICMP error.
+func (c *call) addresses6(d *datagram, upper bool) (src, dst netip.Addr, m *mapping.Mapping) {
+	src, m, why := c.to4(d.src, translator.UntranslatableSource)
+	if why != ok {
+		c.rule("3.untranslatable-source")
+		c.faultReply(why, 1, 5, 0)
+	} else if m != nil && len(m.Ports) > 0 && upper {
+		c.enforce(d, m)
+	}
+	dst, _, why = c.to4(d.dst, translator.UntranslatableDestination)
+	if why != ok {
+		c.rule("3.untranslatable-destination")
+		c.faultReply(why, 1, 0, 0)
+	}
+	return src, dst, m
+}
+
+// packet6 checks lengths and writes what is no ICMP error.
+func (c *call) packet6(old *datagram, src, dst netip.Addr, m *mapping.Mapping) {
+	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - 1, protocol: old.protocol, claimed: old.claimed}
+	c.rule("3.version", "3.tos", "3.total-length", "3.ttl", "3.protocol", "3.addresses")
+	if c.t.ZeroTrafficClass {
+		c.rule("3.tos-knob")
+		d.tos = 0
+	}
+	changed := append([]byte(nil), old.upper...)
+	if old.isICMP() {
+		d.protocol = icmp4
+		changed = retype(icmp4, changed)
+		c.rule("6.echo", "3.protocol-icmp")
+		changed = c.fold(old, changed, m)
+		d.claimed = len(changed)
+	}
+	partial := c.partial(old)
+	carry(old, d, changed, partial)
+	c.upperRules(old, partial)
+	segment := 20 + c.segment(old) + d.claimed - old.claimed
+	c.identify(old, d, m, segment)
+	again := len(c.t.covering4(dst)) > 0
+	if d.df && segment > c.t.MTU4 && !again {
+		c.rule("3.too-big")
+		if c.gso() {
+			c.rule("5.segment-size")
+		}
+		c.faultReply(translator.TooBig, 2, 0, uint32(max(1280, c.t.MTU4+20)))
+		return
+	}
+	if 20+d.claimed > 65535 {
+		for _, v := range []translator.Verdict{translator.Malformed, translator.TooBig, translator.Segment} {
+			c.open(v)
+		}
+		return
+	}
+	out := Packet{Bytes: write4(d), Offload: c.offload(old, d, 20)}
+	if again {
+		c.goBack(out)
+		return
+	}
+	c.forward(translator.Forward4, out)
+}
+
+// identify sets identification, DF, MF and offset (section 3).
+func (c *call) identify(old, d *datagram, m *mapping.Mapping, segment int) {
+	switch {
+	case old.frag != nil:
+		c.rule("3.identification-fragment", "3.df-fragment", "3.mf-offset")
+		d.id = uint16(old.frag.id)
+		if old.atomic() {
+			c.rule("3.atomic")
+		} else {
+			d.frag = old.frag
+		}
+		if m != nil && len(m.Ports) > 0 {
+			c.rule("1.3.identification")
+			base, mask := c.hints.Partition(*m)
+			d.id = base | d.id&mask
+		}
+	case segment > 1260:
+		c.rule("3.df", "3.identification-df")
+		d.df = true
+	default:
+		c.rule("3.df", "3.identification-counter")
+		d.id = max(1, c.hints.Identification)
+	}
+}
+
+// goBack is the second half of a hairpin (1.4).
+func (c *call) goBack(p Packet) {
+	if len(c.faults) > 0 {
+		return
+	}
+	c.rule("1.4.hairpin")
+	half := &call{t: c.t, in: p, hints: c.hints, hairpin: true}
+	half.from4()
+	c.faults = append(c.faults, half.faults...)
+	c.results = append(c.results, half.results...)
+}
+
+// hairpinFault is a fault that the second half of a hairpin found. The sender
+// is an IPv6 host; what it is told, the rules do not say.
+func (c *call) hairpinFault(v translator.Verdict) {
+	c.fault(v)
+	c.faults = append(c.faults, Outcome{Verdict: v | translator.Replied})
+}

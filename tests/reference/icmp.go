@@ -1,0 +1,269 @@
+package reference
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// message is an ICMP error taken apart (RFC 792, 4443, 4884).
+type message struct {
+	typ, code  byte
+	rest       uint32 // MTU or pointer
+	quote      []byte
+	extensions []byte
+}
+
+// readMessage takes an ICMP error apart. unit is the bytes that RFC 4884's
+// length field, at byte at, counts by; 0 for messages that have none.
+func readMessage(b []byte, at, unit int) message {
+	m := message{typ: b[0], code: b[1], quote: b[8:]}
+	if unit == 0 {
+		return m
+	}
+	if n := int(b[at]) * unit; n > 0 && n < len(m.quote) {
+		m.quote, m.extensions = m.quote[:n], m.quote[n:]
+	}
+	return m
+}
+
+func unit4(typ byte) int {
+	if typ == 3 || typ == 11 || typ == 12 {
+		return 4
+	}
+	return 0
+}
+
+func unit6(typ byte) int {
+	if typ == 1 || typ == 3 {
+		return 8
+	}
+	return 0
+}
+
+// lengthAt is where RFC 4884 has put the length: byte 5 of an ICMPv4 message,
+// byte 4 of an ICMPv6 one.
+const (
+	lengthAt4 = 5
+	lengthAt6 = 4
+)
+
+// write puts an ICMP error of at most room bytes together, without checksum.
+// The quote is cut and padded as RFC 4884 wants when extensions follow.
+func (m message) write(c *call, room, at, unit int) []byte {
+	quote, length := m.quote, 0
+	extensions := m.extensions
+	if len(extensions) > 0 && unit == 0 {
+		c.rule("6.extensions-dropped")
+		extensions = nil
+	}
+	if len(extensions) > 0 {
+		space := (room - 8 - len(extensions)) / unit * unit
+		padded := padTo(quote[:min(len(quote), max(space, 0))], unit, 128)
+		if 8+len(padded)+len(extensions) <= room && len(padded)/unit < 256 {
+			c.rule("6.extensions-kept")
+			quote, length = padded, len(padded)/unit
+		} else {
+			c.rule("6.extensions-dropped")
+			extensions = nil
+		}
+	}
+	if len(quote) > room-8 {
+		c.rule(map[int]string{576 - 20: "6.size4", 1280 - 40: "6.size6"}[room])
+		quote = quote[:room-8]
+	}
+	b := []byte{m.typ, m.code, 0, 0, 0, 0, 0, 0}
+	binary.BigEndian.PutUint32(b[4:], m.rest)
+	if length > 0 {
+		b[at] = byte(length)
+	}
+	b = append(b, quote...)
+	return append(b, extensions...)
+}
+
+func padTo(b []byte, unit, least int) []byte {
+	out := append([]byte(nil), b...)
+	for len(out) < least || len(out)%unit != 0 {
+		out = append(out, 0)
+	}
+	return out
+}
+
+// checksumWrong verifies an ICMP error.
+func (c *call) checksumWrong(d *datagram) bool {
+	if c.in.Offload.Flags&translator.FlagNeedsCsum != 0 {
+		return false
+	}
+	return checksum.Checksum(d.upper, checksum.Checksum(pseudo(d.src, d.dst, d.protocol, d.claimed), 0)) != 0xffff
+}
+
+// error4 translates an ICMPv4 error.
+func (c *call) error4(old *datagram) {
+	if c.checksumWrong(old) {
+		c.rule("4.icmp-error-verified")
+		c.fault(translator.BadChecksum)
+	}
+	in := readMessage(old.upper, lengthAt4, unit4(old.upper[0]))
+	in.rest = binary.BigEndian.Uint32(old.upper[4:])
+	out, fine := c.type4(in)
+	if !fine {
+		c.fault(translator.ICMPUntranslatable)
+	}
+	quote := c.quote4(in.quote)
+	owner := c.errorOwner4(old, in.quote)
+	src, why := c.errorSource4(old)
+	if why != ok {
+		c.fault(why)
+	}
+	dst, why := c.to6(old.dst, owner, translator.UntranslatableDestination)
+	if why != ok {
+		c.fault(why)
+	}
+	if len(c.faults) > 0 {
+		return
+	}
+	out.quote, out.extensions = quote, in.extensions
+	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - 1, protocol: icmp6}
+	if c.t.ZeroTrafficClass {
+		d.tos = 0
+	}
+	verdict := translator.Forward6
+	if c.hairpin {
+		c.rule("1.4.errors")
+		d.ttl, verdict = old.ttl, translator.Hairpin
+	}
+	d.upper = out.write(c, 1280-40, lengthAt6, unit6(out.typ))
+	c.emit(verdict, d)
+}
+
+// emit writes a packet with an ICMP error.
+func (c *call) emit(v translator.Verdict, d *datagram) {
+	d.claimed = len(d.upper)
+	x := ^checksum.Checksum(d.upper, checksum.Checksum(pseudo(d.src, d.dst, d.protocol, d.claimed), 0))
+	binary.BigEndian.PutUint16(d.upper[2:], x)
+	c.forward(v, Packet{Bytes: write6(d)})
+}
+
+// errorSource4 is the outer source of an ICMPv4 error.
+func (c *call) errorSource4(d *datagram) (netip.Addr, translator.Verdict) {
+	if within(d.src, thisHost) {
+		c.rule("1.1.this-host")
+		return c.t.IPv6, ok
+	}
+	src, why := c.source4(d)
+	switch why {
+	case ok:
+		return src, ok
+	case translator.NeverTranslated:
+		return src, why
+	}
+	if c.t.ICMPSource6.IsValid() {
+		c.rule("6.source6-pool")
+		if c.t.ICMPSource6.Contains(c.hints.ErrorSource) {
+			return c.hints.ErrorSource, ok
+		}
+		return c.t.ICMPSource6.Addr(), ok
+	}
+	c.rule("6.source6-own")
+	return c.t.IPv6, ok
+}
+
+// errorOwner4 is the workload that an error for a shared address belongs to:
+// the quoted source port says it.
+func (c *call) errorOwner4(d *datagram, quote []byte) *mapping.Mapping {
+	list := c.t.covering4(d.dst)
+	q, why := read4(quote, true)
+	if !shared(list) || why != ok {
+		return nil
+	}
+	if !shareable(q.protocol) {
+		c.rule("1.3.no-ports")
+		c.fault(translator.ProtocolNotShareable)
+		return nil
+	}
+	sp, _, has := ports(q.protocol, q.upper)
+	if q.later() || !has {
+		c.fault(translator.PortUnassigned)
+		c.fault(translator.FragmentUnknown)
+		c.fault(translator.Malformed)
+		return nil
+	}
+	owner := ownerOf(list, sp)
+	if owner == nil {
+		c.rule("1.3.quoted-unassigned")
+		c.fault(translator.PortUnassigned)
+		return nil
+	}
+	c.rule("1.3.quoted-source-port")
+	return owner
+}
+
+// error6 translates an ICMPv6 error.
+func (c *call) error6(old *datagram) {
+	if c.checksumWrong(old) {
+		c.rule("4.icmp-error-verified")
+		c.fault(translator.BadChecksum)
+	}
+	in := readMessage(old.upper, lengthAt6, unit6(old.upper[0]))
+	in.rest = binary.BigEndian.Uint32(old.upper[4:])
+	out, fine := c.type6(in)
+	if !fine {
+		c.fault(translator.ICMPUntranslatable)
+	}
+	src, m := c.errorSource6(old)
+	quote := c.quote6(in.quote, m)
+	dst, _, why := c.to4(old.dst, translator.UntranslatableDestination)
+	if why != ok {
+		c.faultReply(why, 1, 0, 0)
+	}
+	if dst == c.t.IPv4 && dst.IsValid() {
+		c.results = append(c.results, Outcome{Verdict: translator.Local})
+		return
+	}
+	if len(c.faults) > 0 {
+		return
+	}
+	out.quote, out.extensions = quote, in.extensions
+	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - 1, protocol: icmp4, id: max(1, c.hints.Identification)}
+	if c.t.ZeroTrafficClass {
+		d.tos = 0
+	}
+	again := len(c.t.covering4(dst)) > 0
+	room := 576 - 20
+	if again {
+		room = 1280 - 40 // the bound of the packet that leaves
+	}
+	d.upper = out.write(c, room, lengthAt4, unit4(out.typ))
+	d.claimed = len(d.upper)
+	binary.BigEndian.PutUint16(d.upper[2:], ^checksum.Checksum(d.upper, 0))
+	p := Packet{Bytes: write4(d)}
+	if again {
+		c.goBack(p)
+		return
+	}
+	c.forward(translator.Forward4, p)
+}
+
+// errorSource6 is the outer source of an ICMPv6 error (RFC 6791).
+func (c *call) errorSource6(d *datagram) (netip.Addr, *mapping.Mapping) {
+	src, m, why := c.to4(d.src, translator.UntranslatableSource)
+	if why == ok {
+		return src, m
+	}
+	if why == translator.NeverTranslated {
+		c.fault(why) // a router has a better address
+	}
+	if c.t.ICMPSource4.IsValid() {
+		c.rule("6.source4-pool")
+		if c.t.ICMPSource4.Contains(c.hints.ErrorSource) {
+			return c.hints.ErrorSource, nil
+		}
+		return c.t.ICMPSource4.Addr(), nil
+	}
+	c.rule("6.source4-own")
+	return c.t.IPv4, nil
+}

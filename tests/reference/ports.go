@@ -1,0 +1,126 @@
+package reference
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// enforce: a workload uses its own ports alone (1.3).
+func (c *call) enforce(d *datagram, m *mapping.Mapping) {
+	switch {
+	case !shareable(d.protocol):
+		c.rule("1.3.no-ports")
+		c.fault(translator.ProtocolNotShareable)
+	case d.later():
+		// Its first fragment was asked.
+	case d.isICMP() && d.upper[0] == 128:
+		c.rule("1.3.echo-own")
+	default:
+		sp, _, has := ports(d.protocol, d.upper)
+		if has && owns(m, sp) {
+			c.rule("1.3.source-port")
+			return
+		}
+		if !has {
+			return
+		}
+		c.rule("1.3.source-port-outside")
+		c.faultReply(translator.PortOutsideSet, 1, 1, 0)
+	}
+}
+
+// EchoRun is the longest contiguous run of a port set, the first of equals.
+func EchoRun(s mapping.PortSet) (base, size int) {
+	for _, r := range s {
+		if n := int(r.Last) - int(r.First) + 1; n > size {
+			base, size = int(r.First), n
+		}
+	}
+	return base, size
+}
+
+type trailerKey struct {
+	workload       netip.Prefix
+	folded, serial uint16
+	trailer        [8]byte
+}
+
+// fold replaces the identifier of an echo request that is outside the port set,
+// and says so behind the data.
+func (c *call) fold(old *datagram, b []byte, m *mapping.Mapping) []byte {
+	if m == nil || len(m.Ports) == 0 || old.upper[0] != 128 {
+		return b
+	}
+	id := binary.BigEndian.Uint16(b[4:])
+	if owns(m, id) {
+		return b
+	}
+	c.rule("1.3.echo-fold")
+	base, size := EchoRun(m.Ports)
+	folded := uint16(base + int(id)%size)
+	trailer := make([]byte, 8)
+	copy(trailer, c.hints.Trailer)
+	binary.BigEndian.PutUint16(trailer[2:], id)
+	binary.BigEndian.PutUint16(b[4:], folded)
+	c.t.trailers[trailerKey{m.IPv6, folded, binary.BigEndian.Uint16(b[6:]), [8]byte(trailer)}] = true
+	return append(b, trailer...)
+}
+
+// unfold restores the identifier of an echo reply and strips the trailer.
+func (c *call) unfold(old *datagram, b []byte, m *mapping.Mapping) []byte {
+	if m == nil || len(m.Ports) == 0 || old.upper[0] != 0 || len(b) < 16 {
+		return b
+	}
+	key := trailerKey{m.IPv6, binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:]), [8]byte(b[len(b)-8:])}
+	if !c.t.trailers[key] {
+		c.rule("1.3.echo-no-trailer")
+		return b
+	}
+	c.rule("1.3.echo-unfold")
+	copy(b[4:6], key.trailer[2:4])
+	return b[:len(b)-8]
+}
+
+// owner4 is the workload that a packet for a shared address belongs to. more is
+// false when there is none, and the verdict is given.
+func (c *call) owner4(d *datagram) (owner *mapping.Mapping, more bool) {
+	list := c.t.covering4(d.dst)
+	if !shared(list) {
+		return nil, true
+	}
+	if !shareable(d.protocol) {
+		c.rule("1.3.no-ports")
+		c.fault(translator.ProtocolNotShareable)
+		return nil, false
+	}
+	if d.later() {
+		return c.trackedOwner(d, list)
+	}
+	_, dp, has := ports(d.protocol, d.upper)
+	if !has {
+		return nil, false // an ICMP message that does not translate
+	}
+	owner = ownerOf(list, dp)
+	if owner == nil {
+		c.unassigned(d)
+		return nil, false
+	}
+	c.rule("1.3.destination-port")
+	if d.frag != nil {
+		c.track(d, owner)
+	}
+	return owner, true
+}
+
+func (c *call) unassigned(d *datagram) {
+	if d.protocol == udp || d.protocol == tcp {
+		c.rule("1.3.unassigned-answered")
+		c.faultReply(translator.PortUnassigned, 3, 3, 0)
+		return
+	}
+	c.rule("1.3.unassigned")
+	c.fault(translator.PortUnassigned)
+}

@@ -1,0 +1,138 @@
+package reference
+
+import (
+	"net/netip"
+
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// Packet is the bytes of an IP packet and what the virtio-net header says.
+type Packet struct {
+	Bytes   []byte
+	Offload translator.Offload
+}
+
+// Outcome is one right answer: a verdict, and the packets that come out (the
+// translated packet, its fragments, or the ICMP error of ours).
+type Outcome struct {
+	Verdict translator.Verdict
+	Packets []Packet
+}
+
+// Hints are what the rules leave to an implementation, as it was chosen by the
+// one under test. A hint that breaks a rule is not followed.
+type Hints struct {
+	Identification       uint16     // of an IPv4 packet with DF=0 and no fragment header
+	QuotedIdentification uint16     // the same, in the packet that an ICMPv4 error quotes
+	DontFragment         bool       // of an ICMPv4 error of ours
+	ErrorSource          netip.Addr // out of the pool of RFC 6791
+	Trailer              []byte     // the 8 bytes behind an echo request whose identifier is folded
+
+	// Partition is a mapping's share of the identification space: base, mask.
+	Partition func(mapping.Mapping) (base, mask uint16)
+}
+
+// World is everything that translation depends on.
+type World struct {
+	translator.Config
+	Prefix   netip.Prefix
+	Mappings []mapping.Mapping
+}
+
+// Translator remembers what section 1.3 lets it remember, and which rules it
+// has followed how often.
+type Translator struct {
+	World
+	Rules    map[string]int
+	trailers map[trailerKey]bool
+	tracker  tracker
+	now      int64
+}
+
+// New makes a reference translator; defaults are those of translator.Config.
+func New(w World) *Translator {
+	def := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&w.MTU4, 1500)
+	def(&w.MTU6, 1500)
+	def(&w.LowestMTU6, 1280)
+	return &Translator{World: w, Rules: map[string]int{}, trailers: map[trailerKey]bool{}}
+}
+
+// SetTime tells the time in nanoseconds.
+func (t *Translator) SetTime(now int64) { t.now = now }
+
+// Translate gives every right answer for a packet. The first byte decides the
+// direction.
+func (t *Translator) Translate(p Packet, h Hints) []Outcome {
+	c := &call{t: t, in: p, hints: h}
+	switch {
+	case len(p.Bytes) == 0:
+		c.fault(translator.Malformed)
+	case p.Bytes[0]>>4 == 4:
+		c.from4()
+	case p.Bytes[0]>>4 == 6:
+		c.from6()
+	default:
+		c.rule("7.malformed")
+		c.fault(translator.Malformed)
+	}
+	return append(c.faults, c.results...)
+}
+
+// call is the translation of one packet.
+type call struct {
+	t     *Translator
+	in    Packet
+	hints Hints
+
+	faults  []Outcome // each of them forbids to forward
+	results []Outcome // forwarded, or what the rules leave open beside it
+
+	hairpin bool // the second half of a hairpin
+	answer  func(typ, code byte, rest uint32) *Packet
+	allowed bool // an ICMP error of ours may answer this packet
+}
+
+func (c *call) rule(ids ...string) {
+	for _, id := range ids {
+		c.t.Rules[id]++
+	}
+}
+
+// fault says that the packet must not be forwarded, and for which reason.
+func (c *call) fault(v translator.Verdict) {
+	c.faults = append(c.faults, Outcome{Verdict: v})
+}
+
+// faultReply says that the packet must not be forwarded and that its sender is
+// told so, if rules permit to tell.
+func (c *call) faultReply(v translator.Verdict, typ, code byte, rest uint32) {
+	if c.hairpin {
+		c.hairpinFault(v)
+		return
+	}
+	reply := c.answer(typ, code, rest)
+	if !c.allowed || reply == nil {
+		c.rule("6.answer-only-to")
+		c.fault(v)
+		return
+	}
+	c.rule("6.answer")
+	c.faults = append(c.faults, Outcome{Verdict: v | translator.Replied, Packets: []Packet{*reply}})
+}
+
+// open says that the rules leave it open whether the packet is dropped.
+func (c *call) open(v translator.Verdict) {
+	c.results = append(c.results, Outcome{Verdict: v})
+}
+
+func (c *call) forward(v translator.Verdict, packets ...Packet) {
+	if len(c.faults) == 0 {
+		c.results = append(c.results, Outcome{Verdict: v, Packets: packets})
+	}
+}
