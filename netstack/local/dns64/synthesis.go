@@ -57,7 +57,11 @@ func (s *Server) exclude(m *dns.Msg) (any bool) {
 		if !is {
 			return false
 		}
-		a, _ := netip.AddrFromSlice(record.AAAA.To16())
+		a, ok := netip.AddrFromSlice(record.AAAA.To16())
+		if !ok { // a record without data parses
+			any = true
+			return true
+		}
 		for _, p := range ranges {
 			if p.Contains(a) {
 				any = true
@@ -87,8 +91,8 @@ func (s *Server) synthesise(m *dns.Msg, ceiling uint32) {
 			}
 			continue
 		}
-		v4, _ := netip.AddrFromSlice(a.A.To4())
-		if !s.prefix.Translatable(v4) {
+		v4, ok := netip.AddrFromSlice(a.A.To4())
+		if !ok || !s.prefix.Translatable(v4) {
 			continue
 		}
 		if v6, ok := s.prefix.Embed(v4); ok {

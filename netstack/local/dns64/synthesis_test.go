@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -79,6 +80,8 @@ func TestSynthesis(t *testing.T) {
 			}
 		})
 	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	if slices.Contains(u.asked, "nothing.test. A") {
 		t.Error("asked for A after NXDOMAIN")
 	}
@@ -103,9 +106,12 @@ func TestDNSSECBits(t *testing.T) {
 	records := zone(t, "four.test. 300 A 192.0.2.1", "six.test. 300 AAAA 2001:db8::1",
 		"four.test. 300 RRSIG A 13 2 300 20300101000000 20200101000000 1 test. AAAA",
 		"six.test. 300 RRSIG AAAA 13 2 300 20300101000000 20200101000000 1 test. AAAA")
+	var mu sync.Mutex
 	var passed []string
 	u := script(t, func(q *dns.Msg, network string) *dns.Msg {
+		mu.Lock()
 		passed = append(passed, fmt.Sprint(q.CheckingDisabled, q.IsEdns0().Do()))
+		mu.Unlock()
 		r := records(q, network)
 		r.AuthenticatedData = true
 		if q.IsEdns0().Do() && len(r.Answer) > 0 {
@@ -134,7 +140,6 @@ func TestDNSSECBits(t *testing.T) {
 		s := serverFor(t, u.AddrPort)
 		q := query(c.name, dns.TypeAAAA).SetEdns0(1232, c.do)
 		q.CheckingDisabled = c.cd
-		passed = nil
 		r := ask(t, s, q, "udp")
 		kind, sigs := "none", 0
 		for _, rr := range r.Answer {
@@ -152,9 +157,12 @@ func TestDNSSECBits(t *testing.T) {
 		if got != c.want || r.CheckingDisabled != c.cd || r.IsEdns0().Do() != c.do {
 			t.Errorf("%s do=%v cd=%v: %s, want %s\n%v", c.name, c.do, c.cd, got, c.want, r)
 		}
+		mu.Lock()
 		if passed[0] != fmt.Sprint(c.cd, c.do) {
 			t.Errorf("%s do=%v cd=%v: upstream saw %s", c.name, c.do, c.cd, passed[0])
 		}
+		passed = nil
+		mu.Unlock()
 	}
 }
 

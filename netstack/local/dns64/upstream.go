@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -200,7 +201,7 @@ func (s *Server) resolve(q question) (*dns.Msg, error) {
 func (s *Server) recovered(err *error) {
 	if p := recover(); p != nil {
 		s.Stats.Panics.Add(1)
-		s.options.Log.Error("dns64: panic", "value", p)
+		s.options.Log.Error("dns64: panic", "value", p, "stack", string(debug.Stack()))
 		*err = fmt.Errorf("panic: %v", p)
 	}
 }
