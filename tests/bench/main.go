@@ -1,0 +1,194 @@
+//go:build linux
+
+// Command bench measures the way through the device: kernel forwarding
+// untranslated (the ceiling), natless, Debian's tayga where it is installed,
+// and any other translator that is named, in one sitting, in turn, in three
+// network namespaces. Nothing but measuring may enter here.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options of one sitting.
+type options struct {
+	rounds  int
+	seconds time.Duration // of each transfer and trial
+	sizes   []int         // UDP payload bytes
+	only    string
+	json    string
+	svg     string
+	daemon  string
+	peers   peerFlag
+}
+
+// peerFlag collects -peer NAME=COMMAND.
+type peerFlag []peer
+
+type peer struct{ name, command string }
+
+func (p *peerFlag) String() string { return fmt.Sprint(*p) }
+
+func (p *peerFlag) Set(s string) error {
+	name, command, ok := strings.Cut(s, "=")
+	if !ok {
+		return fmt.Errorf("%q: want NAME=COMMAND", s)
+	}
+	*p = append(*p, peer{name, command})
+	return nil
+}
+
+// roles are what this program becomes in the namespaces.
+var roles = map[string]func(args []string) error{
+	"tcp-serve":    serveTCP,
+	"tcp-transfer": transferTCP,
+	"udp-sink":     sinkUDP,
+	"udp-generate": generateUDP,
+	"udp-echo":     echoUDP,
+	"udp-ping":     pingUDP,
+	"translate":    translate,
+}
+
+func main() {
+	if len(os.Args) > 1 {
+		if role := roles[os.Args[1]]; role != nil {
+			exit(role(os.Args[2:]))
+		}
+	}
+	exit(run())
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func parse() (o options, err error) {
+	flag.IntVar(&o.rounds, "rounds", 3, "how often everything is measured; medians are shown")
+	flag.DurationVar(&o.seconds, "time", 2*time.Second, "length of one transfer")
+	sizes := flag.String("sizes", "18,512,1400", "UDP payload sizes in bytes")
+	flag.StringVar(&o.only, "only", "tcp,udp,rtt", "what to measure")
+	flag.StringVar(&o.json, "json", "", "file to write the results to")
+	flag.StringVar(&o.svg, "svg", "", "file to write a plot to")
+	flag.StringVar(&o.daemon, "natlessd", "", "the daemon's program to measure; without it a bare dataplane is")
+	flag.Var(&o.peers, "peer", "NAME=COMMAND of another translator; it runs in the translator's namespace, must make\n"+
+		"its device and routes itself, and finds $PREFIX (IPv6, /96), $IPV6 and $IPV4 (the workload's addresses)")
+	flag.Parse()
+	for _, s := range strings.Split(*sizes, ",") {
+		size, err := strconv.Atoi(s)
+		if err != nil || size < 8 || size > 1452 {
+			return o, fmt.Errorf("-sizes: %q: want 8 to 1452 bytes", s)
+		}
+		o.sizes = append(o.sizes, size)
+	}
+	return o, nil
+}
+
+func run() error {
+	o, err := parse()
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("network namespaces need root: run as root")
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	lab, err := newLab(ctx)
+	defer lab.close()
+	if err != nil {
+		return err
+	}
+	contenders, err := lab.start(o)
+	if err != nil {
+		return err
+	}
+	report := newReport()
+	for round := range o.rounds {
+		for _, c := range contenders {
+			if err := lab.measure(o, c, report); err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, o.rounds, report.last(c.name))
+		}
+	}
+	report.print(os.Stdout)
+	return report.save(o)
+}
+
+// measure takes one round of one contender's figures.
+func (l *lab) measure(o options, c contender, r *report) error {
+	if strings.Contains(o.only, "tcp") {
+		for _, t := range []struct {
+			key     string
+			streams int
+			reverse bool
+		}{{"tcp", 1, false}, {"tcp reverse", 1, true}, {"tcp 8", 8, false}, {"tcp 8 reverse", 8, true}} {
+			rate, cpu, err := l.tcp(c.target, t.streams, t.reverse, o.seconds)
+			if err != nil {
+				return fmt.Errorf("%s: %w", t.key, err)
+			}
+			r.add(c.name, t.key+" Gb/s", rate)
+			r.add(c.name, t.key+" CPU-s/GB", cpu)
+		}
+	}
+	if strings.Contains(o.only, "udp") {
+		for _, size := range o.sizes {
+			rate, cpu, err := l.search(c.target, size, o.seconds)
+			if err != nil {
+				return fmt.Errorf("udp %d: %w", size, err)
+			}
+			r.add(c.name, fmt.Sprintf("udp %d B kpps", size), rate/1e3)
+			r.add(c.name, fmt.Sprintf("udp %d B CPU-s/Mpkt", size), cpu)
+		}
+	}
+	if strings.Contains(o.only, "rtt") {
+		p50, p99, err := l.rtt(c.target, 2000)
+		if err != nil {
+			return fmt.Errorf("rtt: %w", err)
+		}
+		r.add(c.name, "rtt p50 µs", p50)
+		r.add(c.name, "rtt p99 µs", p99)
+	}
+	if c.process != nil {
+		r.add(c.name, "memory MB", residentMB(c.process.Process.Pid))
+	}
+	return nil
+}
+
+func (r *report) save(o options) error {
+	if o.svg != "" {
+		if err := os.WriteFile(o.svg, r.svg(), 0o644); err != nil {
+			return err
+		}
+	}
+	if o.json == "" {
+		return nil
+	}
+	out, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.json, append(out, '\n'), 0o644)
+}
+
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
