@@ -1,0 +1,107 @@
+package registry
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+// choose finds address and ports for a new assignment: what the workload had
+// last if it can be had, else the emptiest address that has what is wanted.
+// old is what the workload has now, or nil; it is not given up here.
+func (t *txn) choose(a, old *Assignment) error {
+	p, err := t.state.poolFor(a.Request)
+	if err != nil {
+		return err
+	}
+	if a.size, err = p.wish(a.Request); err != nil {
+		return err
+	}
+	a.Pool = p.Name
+	if old != nil && fits(old, a, p) {
+		a.Address, a.Ports = old.Address, old.Ports
+		return nil
+	}
+	if t.again(a, p) {
+		return nil
+	}
+	if !a.Request.Address.IsValid() {
+		addr, set := p.find(a.size, a.Request.ExtraPorts)
+		if addr == nil {
+			return &ExhaustedError{Usage: p.usage(), Want: a.size, Extra: a.Request.ExtraPorts}
+		}
+		a.Address, a.Ports = addr.addr, set
+		return nil
+	}
+	a.Address = a.Request.Address
+	addr := t.state.address(a.Address)
+	set, ok := addr.find(p, a.size, a.Request.ExtraPorts)
+	if !ok {
+		if err := addr.conflict(a); err != nil {
+			return err
+		}
+		return &ExhaustedError{Usage: p.usage(), Want: a.size, Extra: a.Request.ExtraPorts, Address: a.Address}
+	}
+	a.Ports = set
+	return nil
+}
+
+// conflict says who has an extra port that the assignment wants, or the whole
+// address that it wants, or nil.
+func (a *address) conflict(wants *Assignment) error {
+	for _, o := range a.owners {
+		if wants.size == maxPorts || len(o.Ports) == 0 {
+			return &ConflictError{Field: "address", What: a.addr.String(), Owner: o.Key, Name: o.Request.Name}
+		}
+		for _, port := range wants.Request.ExtraPorts {
+			if o.has(port) {
+				what := netip.AddrPortFrom(a.addr, port).String()
+				return &ConflictError{Field: "extra_ports", What: what, Owner: o.Key, Name: o.Request.Name}
+			}
+		}
+	}
+	return nil
+}
+
+// again gives a returning workload its last set, if that is what it would be
+// given today and nobody else has it. A set that cools down is only for the
+// very workload that had it: packets for it may still be under way.
+func (t *txn) again(a *Assignment, p *pool) bool {
+	if c := t.state.lastCooled[a.Key]; c != nil && fits(c.Assignment, a, p) {
+		a.Address, a.Ports = c.Address, c.Ports
+		return true
+	}
+	had := []string{"k" + a.Key.String()}
+	if a.Request.Name != "" {
+		had = append(had, "n"+a.Request.Name)
+	}
+	for _, k := range had {
+		last := lastOf(t.tx, k)
+		if last != nil && fits(last, a, p) && t.state.address(last.Address).free(last.Ports) {
+			a.Address, a.Ports = last.Address, last.Ports
+			return true
+		}
+	}
+	return false
+}
+
+// fits says whether what an assignment had is what another asks for.
+func fits(last, a *Assignment, p *pool) bool {
+	if last.Pool != p.Name || last.size != a.size || !p.IPv4.Contains(last.Address) || p.Whole != (len(last.Ports) == 0) {
+		return false
+	}
+	if want := a.Request.Address; want.IsValid() && want != last.Address {
+		return false
+	}
+	if !slices.Equal(last.Request.ExtraPorts, a.Request.ExtraPorts) {
+		return false
+	}
+	closed := func(r mapping.PortRange) bool {
+		if r.First == r.Last && slices.Contains(a.Request.ExtraPorts, r.First) {
+			return p.never.any(r)
+		}
+		return p.closed.any(r)
+	}
+	return p.Whole || !slices.ContainsFunc(last.Ports, closed)
+}

@@ -1,0 +1,160 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// op is one wish to change the registry.
+type op struct {
+	ctx context.Context
+	// apply changes state and transaction, or fails before it changed either.
+	// Any error of the database is a storeError.
+	apply  func(*txn) error
+	change Change
+	err    error
+	done   bool
+}
+
+// queue gathers what waits for the disk. Who comes first commits for all that
+// queued up behind the commit before. db.Batch would do that too, but it makes
+// a lone caller wait for company.
+type queue struct {
+	leader sync.Mutex // held by who commits, and while the sink works
+
+	mu      sync.Mutex
+	waiting []*op
+}
+
+// warmAtOnce bounds how many sets that cooled down one transaction frees, so
+// that the first caller after a mass exodus does not pay for all.
+const warmAtOnce = 256
+
+// errClean rolls back a transaction that changed nothing, to spare the disk.
+var errClean = errors.New("nothing changed")
+
+// storeError is an error of the database: the whole transaction fails.
+type storeError struct{ error }
+
+func (e storeError) Unwrap() error { return e.error }
+
+// do has op applied, committed and handed to the sink.
+func (r *Registry) do(ctx context.Context, o *op) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	o.ctx = ctx
+	r.commits.mu.Lock()
+	r.commits.waiting = append(r.commits.waiting, o)
+	r.commits.mu.Unlock()
+
+	r.commits.leader.Lock()
+	defer r.commits.leader.Unlock()
+	if o.done {
+		return o.err
+	}
+	r.commits.mu.Lock()
+	batch := r.commits.waiting
+	r.commits.waiting = nil
+	r.commits.mu.Unlock()
+	r.commit(batch)
+	return o.err
+}
+
+// commit makes one transaction of the batch. The leader calls it.
+func (r *Registry) commit(batch []*op) {
+	if err := r.write(batch); err != nil {
+		for _, o := range batch {
+			o.err, o.done = err, true
+		}
+		return
+	}
+	for _, o := range batch {
+		o.done = true
+		if o.err != nil || o.change == (Change{}) {
+			continue
+		}
+		// The change is durable, so neither a caller that left nor its
+		// deadline may keep it from the table.
+		if err := r.sink(context.WithoutCancel(o.ctx), o.change); err != nil {
+			o.err = r.undo(o, err)
+		}
+	}
+}
+
+// write applies the batch and puts it on disk. When that fails, memory is built
+// anew from what the disk has.
+func (r *Registry) write(batch []*op) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := r.db.Update(func(tx *bolt.Tx) error {
+		t := &txn{Registry: r, tx: tx, now: r.now()}
+		if _, err := t.warmUp(warmAtOnce); err != nil {
+			return err
+		}
+		for _, o := range batch {
+			o.err = o.apply(t)
+			var broken storeError
+			if errors.As(o.err, &broken) {
+				return o.err
+			}
+		}
+		if !t.dirty {
+			return errClean
+		}
+		return nil
+	})
+	if err == nil || err == errClean {
+		return nil
+	}
+	err = fmt.Errorf("registry %s: nothing was changed: %w", r.db.Path(), err)
+	return errors.Join(err, r.rebuild())
+}
+
+// rebuild makes memory the same as the disk.
+func (r *Registry) rebuild() error {
+	pools := make([]Pool, len(r.state.pools))
+	for i, p := range r.state.pools {
+		pools[i] = p.Pool
+	}
+	made, err := newPools(pools)
+	if err != nil {
+		return err
+	}
+	return r.db.View(func(tx *bolt.Tx) error {
+		s, err := loadState(tx, made)
+		if err == nil {
+			r.state = s
+		}
+		return err
+	})
+}
+
+// undo takes back an assignment that the sink refused. What it replaced has
+// ended, too.
+func (r *Registry) undo(o *op, cause error) error {
+	cause = fmt.Errorf("assignment is durable but was not put into effect: %w", cause)
+	gone := o.change.New
+	if gone == nil {
+		return cause
+	}
+	back := &op{apply: func(t *txn) error { return t.end(gone, false) }}
+	err := r.write([]*op{back})
+	if o.change.Old != nil {
+		err = errors.Join(err, r.sink(context.WithoutCancel(o.ctx), Change{Old: o.change.Old}))
+	}
+	return errors.Join(cause, err, back.err)
+}
+
+// txn is a transaction and the time it happens at.
+type txn struct {
+	*Registry
+	tx    *bolt.Tx
+	now   time.Time
+	dirty bool // something was changed
+}

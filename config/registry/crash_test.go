@@ -1,0 +1,177 @@
+package registry
+
+import (
+	"bufio"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+// crashChild makes TestMain the process that is killed: its value is the path
+// of the database.
+const crashChild = "NATLESS_REGISTRY_CRASH_CHILD"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(crashChild); path != "" {
+		beKilled(path)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+var crashPools = []Pool{shared("198.51.100.0/28", 256), {Name: "dedicated", IPv4: netip.MustParsePrefix("203.0.113.0/26"), Whole: true, Cooldown: time.Minute}}
+
+// beKilled puts and deletes from several goroutines, each with its own
+// workloads, and prints a line before each call and another when it returned.
+func beKilled(path string) {
+	r, err := Open(Options{Path: path, History: 50, Pools: crashPools})
+	if err != nil {
+		fmt.Println("error", err)
+		os.Exit(1)
+	}
+	var wg sync.WaitGroup
+	for g := range 4 {
+		wg.Go(func() {
+			rnd := rand.New(rand.NewPCG(uint64(os.Getpid()), uint64(g)))
+			for {
+				n := g*100 + rnd.IntN(50)
+				if rnd.IntN(3) == 0 {
+					os.Stdout.WriteString(fmt.Sprintf("deleting %d\n", n))
+					err := r.Delete(ctx, key(n))
+					os.Stdout.WriteString(fmt.Sprintf("deleted %d %v\n", n, err))
+					continue
+				}
+				q := request(n)
+				if rnd.IntN(5) == 0 {
+					q.Pool = "dedicated"
+				}
+				q.Ports = 64 << rnd.IntN(4)
+				os.Stdout.WriteString(fmt.Sprintf("putting %d\n", n))
+				if a, err := r.Put(ctx, key(n), q); err == nil {
+					os.Stdout.WriteString(fmt.Sprintf("has %d %s\n", n, a.words()))
+				} else {
+					os.Stdout.WriteString(fmt.Sprintf("refused %d %v\n", n, err))
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestKill kills a process that assigns, at random points and again and again,
+// and looks what the next one finds: all that was acknowledged, and nothing
+// twice. What was under way may have happened or not.
+func TestKill(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "r.db")
+	rnd := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+	acknowledged := map[int]string{} // "" when it has nothing
+	kills, acks := 60, 0
+	if testing.Short() {
+		kills = 10
+	}
+	for kill := range kills {
+		doubtful, n := killOnce(t, path, time.Duration(rnd.IntN(60_000))*time.Microsecond, acknowledged)
+		acks += n
+		r, err := Open(Options{Path: path, History: 50, Pools: crashPools})
+		if err != nil {
+			t.Fatalf("after kill %d: %v", kill, err)
+		}
+		checkSurvivors(t, kill, r, acknowledged, doubtful)
+		for n := range doubtful { // from now on it is what the disk says
+			acknowledged[n] = ""
+			if a, err := r.Get(key(n)); err == nil {
+				acknowledged[n] = a.words()
+			}
+		}
+		r.Close()
+	}
+	t.Logf("%d kills, %d acknowledged changes", kills, acks)
+	if acks < kills {
+		t.Error("too few changes to prove anything")
+	}
+}
+
+// killOnce runs a child until it has been at work for the time given, and
+// notes what it acknowledged. doubtful are workloads with a call under way.
+func killOnce(t *testing.T, path string, after time.Duration, acknowledged map[int]string) (doubtful map[int]bool, acks int) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crashChild+"="+path)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	doubtful = map[int]bool{}
+	var timer *time.Timer
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if timer == nil {
+			timer = time.AfterFunc(after, func() { cmd.Process.Kill() })
+		}
+		what, rest, _ := strings.Cut(lines.Text(), " ")
+		var n int
+		if _, err := fmt.Sscan(rest, &n); err != nil {
+			t.Fatalf("child: %s", lines.Text())
+		}
+		_, words, _ := strings.Cut(rest, " ")
+		switch what {
+		case "putting", "deleting":
+			doubtful[n] = true
+			continue
+		case "has":
+			acknowledged[n] = words
+		case "deleted":
+			acknowledged[n] = ""
+		}
+		acks++
+		delete(doubtful, n)
+	}
+	cmd.Wait()
+	return doubtful, acks
+}
+
+func checkSurvivors(t *testing.T, kill int, r *Registry, acknowledged map[int]string, doubtful map[int]bool) {
+	t.Helper()
+	for n, want := range acknowledged {
+		if doubtful[n] {
+			continue
+		}
+		got := ""
+		if a, err := r.Get(key(n)); err == nil {
+			got = a.words()
+		}
+		if got != want {
+			t.Fatalf("after kill %d workload %d has %q, was told %q", kill, n, got, want)
+		}
+	}
+	taken := map[netip.Addr]*bitmap{}
+	for _, a := range r.All() {
+		if taken[a.Address] == nil {
+			taken[a.Address] = new(bitmap)
+		}
+		set := a.Ports
+		if len(set) == 0 {
+			set = mapping.PortSet{{First: 0, Last: maxPorts - 1}}
+		}
+		for _, p := range set {
+			if taken[a.Address].any(p) {
+				t.Fatalf("after kill %d two have ports %v of %s, one is %s", kill, p, a.Address, a.Key)
+			}
+			taken[a.Address].set(p)
+		}
+	}
+	if err := r.Delete(ctx, key(99999)); err == nil {
+		t.Fatal("deleted what never was")
+	}
+}

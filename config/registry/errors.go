@@ -1,0 +1,61 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/natless/natless/config/api"
+)
+
+// ErrNotFound: nobody has, or had, what was asked for.
+var ErrNotFound = errors.New("not found")
+
+// FieldError is a request that can never be granted as it is.
+type FieldError struct {
+	Field  string // of api.Request or api.Key, by its JSON name
+	Reason string
+}
+
+func (e *FieldError) Error() string { return e.Field + ": " + e.Reason }
+
+func field(name, format string, args ...any) error {
+	return &FieldError{name, fmt.Sprintf(format, args...)}
+}
+
+// ExhaustedError: the pool has nothing left that fits the request.
+type ExhaustedError struct {
+	Usage   api.Pool
+	Want    int        // ports in a row; 65536: a whole address
+	Extra   []uint16   // and these besides
+	Address netip.Addr // the only address that would do, if valid
+}
+
+func (e *ExhaustedError) Error() string {
+	what := fmt.Sprintf("%d ports in a row", e.Want)
+	if e.Usage.WholeAddress {
+		what = "whole address"
+	}
+	if len(e.Extra) > 0 {
+		what += fmt.Sprintf(" with %v besides", e.Extra)
+	}
+	where := ""
+	if e.Address.IsValid() {
+		where = " on " + e.Address.String()
+	}
+	u := e.Usage
+	return fmt.Sprintf("pool %q is exhausted: no %s free%s; %d workloads have %d of %d ports on %d addresses, %d more cool down: free a workload, or add addresses to the pool",
+		u.Name, what, where, u.Workloads, u.PortsUsed, u.Ports, len(u.Addresses), u.PortsCooling)
+}
+
+// ConflictError: somebody else has the very thing.
+type ConflictError struct {
+	Field string // of the request
+	What  string // an address, or address:port
+	Owner api.Key
+	Name  string // the owner's
+}
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("%s belongs to workload %s (%s)", e.What, e.Owner, e.Name)
+}

@@ -1,0 +1,165 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/mapping"
+	bolt "go.etcd.io/bbolt"
+)
+
+// Get gives what the workload has, or ErrNotFound.
+func (r *Registry) Get(k api.Key) (*Assignment, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if a := r.state.assignments[k]; a != nil {
+		return a, nil
+	}
+	return nil, fmt.Errorf("workload %s: %w", k, ErrNotFound)
+}
+
+// Len is how many assignments there are.
+func (r *Registry) Len() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.state.assignments)
+}
+
+// All gives every assignment, in no order.
+func (r *Registry) All() []*Assignment {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	all := make([]*Assignment, 0, len(r.state.assignments))
+	for _, a := range r.state.assignments {
+		all = append(all, a)
+	}
+	return all
+}
+
+// List gives up to limit assignments that match, sorted by key, from behind
+// the key after. next is the after of the page behind, empty at the end.
+func (r *Registry) List(f api.Filter, after string, limit int) (page []*Assignment, next string, err error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	err = r.db.View(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketAssignments).Cursor()
+		for k, _ := c.Seek(append([]byte(after), 0)); k != nil; k, _ = c.Next() {
+			container, iface, _ := bytes.Cut(k, []byte("/"))
+			a := r.state.assignments[api.Key{ContainerID: string(container), Interface: string(iface)}]
+			if a == nil || !matches(a, f) {
+				continue
+			}
+			if len(page) == limit {
+				next = page[limit-1].Key.String()
+				return nil
+			}
+			page = append(page, a)
+		}
+		return nil
+	})
+	return page, next, err
+}
+
+func matches(a *Assignment, f api.Filter) bool {
+	return (f.Name == "" || f.Name == a.Request.Name) &&
+		(f.Network == "" || f.Network == a.Request.Network) &&
+		(f.Pool == "" || f.Pool == a.Pool) &&
+		(!f.Address.IsValid() || f.Address == a.Address || slices.Contains(a.Request.IPv6, f.Address))
+}
+
+// Mappings gives the mappings of all assignments, in no order.
+func (r *Registry) Mappings() []mapping.Mapping {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.state.mappings()
+}
+
+// Whois says who had the address and port at a time; the zero time is now.
+// ErrNotFound when nobody had, or the history does not reach back as far.
+func (r *Registry) Whois(a netip.AddrPort, at time.Time) (*Assignment, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if addr := r.state.addresses[a.Addr()]; addr != nil {
+		for _, o := range addr.owners {
+			if o.has(a.Port()) && (at.IsZero() || !at.Before(o.Since)) {
+				return o, nil
+			}
+		}
+	}
+	var found *Assignment
+	var err error
+	if !at.IsZero() && a.Addr().Is4() {
+		err = r.db.View(func(tx *bolt.Tx) error {
+			found, err = whoHad(tx, a, at)
+			return err
+		})
+	}
+	if found == nil && err == nil {
+		err = fmt.Errorf("%s: %w", a, ErrNotFound)
+	}
+	return found, err
+}
+
+// whoHad looks through the assignments of the address that ended after at.
+func whoHad(tx *bolt.Tx, a netip.AddrPort, at time.Time) (*Assignment, error) {
+	ip := a.Addr().As4()
+	from := binary.BigEndian.AppendUint64(ip[:], uint64(at.UnixNano()+1))
+	c := tx.Bucket(bucketHistory).Cursor()
+	for k, v := c.Seek(from); k != nil && bytes.HasPrefix(k, ip[:]); k, v = c.Next() {
+		ended, _, err := decode(v)
+		if err != nil {
+			return nil, fmt.Errorf("history %x: %w", k, err)
+		}
+		if !at.Before(ended.Since) && ended.has(a.Port()) {
+			return ended, nil
+		}
+	}
+	return nil, nil
+}
+
+// Reconcile frees what belongs to workloads whose network namespace is gone,
+// and gives what it freed. Assignments are listed first and namespaces after,
+// so that one that was made meanwhile is never taken for a stale one. list
+// answers with a test whether the namespace of a path exists. Assignments
+// without a namespace stay.
+func (r *Registry) Reconcile(ctx context.Context, list func(context.Context) (exists func(path string) bool, err error)) ([]*Assignment, error) {
+	if err := r.tidy(ctx); err != nil {
+		return nil, err
+	}
+	all := r.All()
+	exists, err := list(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list network namespaces: %w", err)
+	}
+	var freed []*Assignment
+	for _, a := range all {
+		if a.Request.Netns == "" || exists(a.Request.Netns) {
+			continue
+		}
+		switch err := r.free(ctx, a.Key, a); {
+		case err == nil:
+			freed = append(freed, a)
+		case !errors.Is(err, ErrNotFound): // not found: gone or put again meanwhile
+			return freed, err
+		}
+	}
+	return freed, nil
+}
+
+// tidy frees sets that cooled down when nobody comes to do it.
+func (r *Registry) tidy(ctx context.Context) error {
+	r.mu.RLock()
+	due := r.state.cooledDown(r.now())
+	r.mu.RUnlock()
+	if !due {
+		return nil
+	}
+	return r.do(ctx, &op{apply: func(*txn) error { return nil }})
+}

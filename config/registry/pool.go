@@ -1,0 +1,181 @@
+package registry
+
+import (
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"time"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// maxAddresses bounds a pool, since each address costs memory from the start.
+const maxAddresses = 1 << 16
+
+// Pool is IPv4 addresses to assign from.
+type Pool struct {
+	Name string
+	IPv4 netip.Prefix
+	// Uplink says that IPv4 is the host's own address. When it changes, the
+	// pool's workloads move to the new one with the ports they have.
+	Uplink bool
+	// Whole says that a workload gets an address with all its ports.
+	Whole bool
+	// PortsPerWorkload is for who does not say how many; rounded up to a power
+	// of two.
+	PortsPerWorkload int
+	// Ports is what may be assigned at all, sorted; empty: all. Port 0 never is.
+	Ports mapping.PortSet
+	// Reserved ports are assigned only one by one, as extra ports.
+	Reserved mapping.PortSet
+	// Cooldown is how long a set that was given back stays out of use.
+	Cooldown time.Duration
+}
+
+// pool is a Pool at work.
+type pool struct {
+	Pool
+	addresses []*address
+	never     bitmap // outside Ports
+	closed    bitmap // never, or reserved
+	perAddr   int    // ports of one address that can be assigned
+	longest   int    // run that an empty address has
+	next      int    // address to start looking from
+}
+
+// CheckPools says what is wrong with the pools, as Open and Reconfigure would.
+func CheckPools(pools []Pool) error {
+	_, err := newPools(pools)
+	return err
+}
+
+func newPools(pools []Pool) ([]*pool, error) {
+	var made []*pool
+	for i, p := range pools {
+		for _, o := range pools[:i] {
+			if o.Name == p.Name {
+				return nil, fmt.Errorf("pool %q: there are two of that name", p.Name)
+			}
+			if o.IPv4.Overlaps(p.IPv4) {
+				return nil, fmt.Errorf("pool %q: %s overlaps with %s of pool %q", p.Name, p.IPv4, o.IPv4, o.Name)
+			}
+		}
+		one, err := newPool(p)
+		if err != nil {
+			return nil, fmt.Errorf("pool %q: %w", p.Name, err)
+		}
+		made = append(made, one)
+	}
+	return made, nil
+}
+
+func newPool(c Pool) (*pool, error) {
+	if !c.IPv4.IsValid() || !c.IPv4.Addr().Is4() {
+		return nil, fmt.Errorf("%v is no IPv4 prefix", c.IPv4)
+	}
+	n := 1 << (32 - c.IPv4.Bits())
+	if n > maxAddresses {
+		return nil, fmt.Errorf("%s has more than %d addresses: use a longer prefix", c.IPv4, maxAddresses)
+	}
+	p := &pool{Pool: c, addresses: make([]*address, n)}
+	p.IPv4 = p.IPv4.Masked()
+	for i, a := 0, p.IPv4.Addr(); i < n; i, a = i+1, a.Next() {
+		p.addresses[i] = &address{addr: a, fit: maxPorts}
+	}
+	if c.Whole {
+		p.perAddr, p.longest = maxPorts, maxPorts
+		return p, nil
+	}
+	if len(c.Ports) > 0 {
+		p.never.set(mapping.PortRange{Last: maxPorts - 1})
+	}
+	for _, r := range c.Ports {
+		p.never.clear(r)
+	}
+	p.never.set(mapping.PortRange{}) // port 0
+	p.closed = p.never
+	for _, r := range c.Reserved {
+		p.closed.set(r)
+	}
+	p.perAddr = maxPorts - p.closed.count()
+	for n := maxPorts; n > 0 && p.longest == 0; n /= 2 {
+		if _, ok := empty.run(&p.closed, n); ok {
+			p.longest = n
+		}
+	}
+	p.PortsPerWorkload = powerOfTwo(c.PortsPerWorkload)
+	if c.PortsPerWorkload < 1 || p.PortsPerWorkload > p.longest {
+		return nil, fmt.Errorf("ports_per_workload %d: must be 1 to %d, the longest run of ports on an address that is a power of two and aligned to itself", c.PortsPerWorkload, p.longest)
+	}
+	return p, nil
+}
+
+// powerOfTwo is the least that is not less than n.
+func powerOfTwo(n int) int {
+	if n < 2 {
+		return n
+	}
+	return 1 << bits.Len(uint(n-1))
+}
+
+// find looks for the emptiest address that has what is wanted.
+func (p *pool) find(size int, extra []uint16) (*address, mapping.PortSet) {
+	var best *address
+	var set mapping.PortSet
+	for i := range p.addresses {
+		at := p.next + i
+		if at >= len(p.addresses) {
+			at -= len(p.addresses)
+		}
+		a := p.addresses[at]
+		used := a.assigned + a.cooling
+		if best != nil && used >= best.assigned+best.cooling {
+			continue
+		}
+		if s, ok := a.find(p, size, extra); ok {
+			best, set = a, s
+			if used == 0 {
+				p.next = at + 1
+				break
+			}
+		}
+	}
+	return best, set
+}
+
+// Pools says how full the pools are.
+func (r *Registry) Pools() []api.Pool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	all := make([]api.Pool, 0, len(r.state.pools))
+	for _, p := range r.state.pools {
+		all = append(all, p.usage())
+	}
+	return all
+}
+
+// usage counts. Reserved ports that somebody has as extra ports are counted as
+// used, and raise what can be assigned.
+func (p *pool) usage() api.Pool {
+	u := api.Pool{
+		Name: p.Name, Uplink: p.Uplink, WholeAddress: p.Whole,
+		PortsPerWorkload: p.PortsPerWorkload, CooldownSeconds: p.Cooldown.Seconds(),
+		Addresses: make([]api.PoolAddress, len(p.addresses)),
+	}
+	for i, a := range p.addresses {
+		total := p.perAddr
+		if a.taken != nil {
+			for j, w := range a.taken {
+				total += bits.OnesCount64(w & p.closed[j])
+			}
+		}
+		u.Addresses[i] = api.PoolAddress{Address: a.addr, Workloads: len(a.owners),
+			Ports: total, PortsUsed: a.assigned, PortsCooling: a.cooling}
+		u.Workloads += len(a.owners)
+		u.Ports += total
+		u.PortsUsed += a.assigned
+		u.PortsCooling += a.cooling
+	}
+	return u
+}

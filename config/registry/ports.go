@@ -1,0 +1,208 @@
+package registry
+
+import (
+	"math/bits"
+	"net/netip"
+	"slices"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+const maxPorts = 65536
+
+// bitmap has a bit for each port.
+type bitmap [maxPorts / 64]uint64
+
+// words calls f with each word that the range touches and the bits of it.
+func words(r mapping.PortRange, f func(i int, mask uint64)) {
+	first, last := int(r.First), int(r.Last)
+	for i := first / 64; i <= last/64; i++ {
+		mask := ^uint64(0)
+		if i == first/64 {
+			mask &= ^uint64(0) << (first % 64)
+		}
+		if i == last/64 {
+			mask &= ^uint64(0) >> (63 - last%64)
+		}
+		f(i, mask)
+	}
+}
+
+func (b *bitmap) set(r mapping.PortRange) {
+	words(r, func(i int, mask uint64) { b[i] |= mask })
+}
+
+func (b *bitmap) clear(r mapping.PortRange) {
+	words(r, func(i int, mask uint64) { b[i] &^= mask })
+}
+
+// any says whether a port of the range is set.
+func (b *bitmap) any(r mapping.PortRange) bool {
+	found := false
+	words(r, func(i int, mask uint64) { found = found || b[i]&mask != 0 })
+	return found
+}
+
+func (b *bitmap) count() (n int) {
+	for _, w := range b {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
+
+// run finds the lowest run of size ports, aligned to size, that is set in
+// neither bitmap. size is a power of two.
+func (b *bitmap) run(closed *bitmap, size int) (mapping.PortRange, bool) {
+	if size >= 64 {
+		return b.runOfWords(closed, size/64)
+	}
+	// A bit of starts says that a port is a multiple of size.
+	starts := uint64(1)
+	for n := size; n < 64; n *= 2 {
+		starts |= starts << n
+	}
+	for i := range b {
+		free := ^(b[i] | closed[i])
+		for n := 1; n < size; n *= 2 {
+			free &= free >> n // now runs of 2n begin at each bit that is set
+		}
+		if free &= starts; free != 0 {
+			first := i*64 + bits.TrailingZeros64(free)
+			return mapping.PortRange{First: uint16(first), Last: uint16(first + size - 1)}, true
+		}
+	}
+	return mapping.PortRange{}, false
+}
+
+func (b *bitmap) runOfWords(closed *bitmap, n int) (mapping.PortRange, bool) {
+next:
+	for i := 0; i+n <= len(b); i += n {
+		for j := i; j < i+n; j++ {
+			if b[j]|closed[j] != 0 {
+				continue next
+			}
+		}
+		return mapping.PortRange{First: uint16(i * 64), Last: uint16((i+n)*64 - 1)}, true
+	}
+	return mapping.PortRange{}, false
+}
+
+// size is how many ports a set has; an empty one is a whole address.
+func size(s mapping.PortSet) int {
+	if len(s) == 0 {
+		return maxPorts
+	}
+	n := 0
+	for _, r := range s {
+		n += int(r.Last) - int(r.First) + 1
+	}
+	return n
+}
+
+// join makes a set of a run and single ports that are not in it: sorted,
+// neighbours as one range.
+func join(run mapping.PortRange, extra []uint16) mapping.PortSet {
+	all := mapping.PortSet{run}
+	for _, p := range extra {
+		all = append(all, mapping.PortRange{First: p, Last: p})
+	}
+	slices.SortFunc(all, func(a, b mapping.PortRange) int { return int(a.First) - int(b.First) })
+	joined := all[:1]
+	for _, r := range all[1:] {
+		if last := &joined[len(joined)-1]; int(last.Last)+1 == int(r.First) {
+			last.Last = r.Last
+		} else {
+			joined = append(joined, r)
+		}
+	}
+	return joined
+}
+
+// address is the book-keeping of one IPv4 address.
+type address struct {
+	addr     netip.Addr
+	taken    *bitmap // assigned or cooling down; nil: none
+	whole    bool    // all of it is
+	orphan   bool    // in no pool
+	assigned int     // ports
+	cooling  int     // ports
+	fit      int     // a run of more ports than this is known not to be free
+	owners   []*Assignment
+}
+
+var empty bitmap
+
+func (a *address) bitmap() *bitmap {
+	if a.taken == nil {
+		return &empty
+	}
+	return a.taken
+}
+
+// free says whether all ports of the set are free; empty: the whole address.
+func (a *address) free(s mapping.PortSet) bool {
+	if a.whole || len(s) == 0 {
+		return !a.whole && a.assigned+a.cooling == 0
+	}
+	return !slices.ContainsFunc(s, a.bitmap().any)
+}
+
+func (a *address) take(s mapping.PortSet) {
+	if len(s) == 0 {
+		a.whole = true
+		return
+	}
+	if a.taken == nil {
+		a.taken = new(bitmap)
+	}
+	for _, r := range s {
+		a.taken.set(r)
+	}
+}
+
+// give makes the ports of the set free. Call it after the counts were lowered.
+func (a *address) give(s mapping.PortSet) {
+	a.fit = maxPorts
+	if len(s) == 0 {
+		a.whole = false
+		return
+	}
+	for _, r := range s {
+		a.taken.clear(r)
+	}
+	if a.assigned+a.cooling == 0 {
+		a.taken = nil
+	}
+}
+
+// find looks for a run of the size and the single ports besides it.
+func (a *address) find(p *pool, size int, extra []uint16) (mapping.PortSet, bool) {
+	if p.Whole {
+		return nil, a.free(nil)
+	}
+	if a.whole || size > a.fit {
+		return nil, false
+	}
+	taken := a.bitmap()
+	for _, port := range extra {
+		one := mapping.PortRange{First: port, Last: port}
+		if taken.any(one) || p.never.any(one) {
+			return nil, false
+		}
+	}
+	if len(extra) > 0 { // they must not be in the run
+		with := *taken
+		for _, port := range extra {
+			with.set(mapping.PortRange{First: port, Last: port})
+		}
+		taken = &with
+	}
+	run, ok := taken.run(&p.closed, size)
+	if !ok {
+		if len(extra) == 0 {
+			a.fit = size / 2
+		}
+		return nil, false
+	}
+	return join(run, extra), true
+}

@@ -1,0 +1,86 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/natless/natless/translator/mapping"
+	bolt "go.etcd.io/bbolt"
+)
+
+// Reconfigure changes the pools and the bound of the history. Assignments stay
+// as they are, also those that no pool would give any more; only those of an
+// uplink pool whose address changed move to the new address, if their ports
+// are free there. swap gets the mappings of all assignments as they will be
+// and puts them into effect together with the rest of a new config; no change
+// reaches the sink meanwhile. When swap fails nothing has changed.
+func (r *Registry) Reconfigure(pools []Pool, history int, swap func([]mapping.Mapping) error) error {
+	history = max(history, 0)
+	made, err := newPools(pools)
+	if err != nil {
+		return err
+	}
+	r.commits.leader.Lock()
+	defer r.commits.leader.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+
+	var fresh state
+	err = r.db.Update(func(tx *bolt.Tx) (err error) {
+		if err := pruneHistory(tx, history); err != nil {
+			return err
+		}
+		if fresh, err = loadState(tx, made); err != nil {
+			return err
+		}
+		moved, err := moveUplink(tx, &fresh, history, r.now())
+		if err == nil && moved {
+			fresh, err = loadState(tx, made)
+		}
+		if err != nil {
+			return err
+		}
+		return swap(fresh.mappings())
+	})
+	if err != nil {
+		return fmt.Errorf("registry %s: %w", r.db.Path(), err)
+	}
+	r.state, r.history = fresh, history
+	return nil
+}
+
+// moveUplink ends, in the transaction, the assignments that an uplink pool has
+// on an address it has no more, and begins the same on the new one.
+func moveUplink(tx *bolt.Tx, s *state, history int, now time.Time) (moved bool, err error) {
+	for _, a := range s.assignments {
+		p := s.pool(a.Pool)
+		if p == nil || !p.Uplink || p.IPv4.Contains(a.Address) {
+			continue
+		}
+		moved = true
+		ended, begun := *a, *a
+		ended.Until, begun.Since, begun.Address = now, now, p.IPv4.Addr()
+		if err := putHistory(tx, &ended, history); err != nil {
+			return moved, err
+		}
+		if err := putAssignment(tx, &begun); err != nil {
+			return moved, err
+		}
+	}
+	return moved, nil
+}
+
+func (s *state) mappings() []mapping.Mapping {
+	all := make([]mapping.Mapping, 0, len(s.assignments))
+	for _, a := range s.assignments {
+		all = append(all, a.Mapping())
+	}
+	return all
+}
+
+// SetSink replaces check and sink; for callers that need the registry to make
+// what the sink works on. Call it before the first Put.
+func (r *Registry) SetSink(check func(Change) error, sink func(context.Context, Change) error) {
+	r.check, r.sink = check, sink
+}

@@ -1,0 +1,147 @@
+package registry
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+// recordVersion is the first byte of a record. Records are packed by hand,
+// since 100,000 of them are read before the daemon is ready: that takes half
+// the time that encoding/json would need.
+const recordVersion = 1
+
+var errRecord = errors.New("record is damaged, or of a newer natlessd")
+
+// encode packs an assignment; cool is when its set is free again, or zero.
+func encode(a *Assignment, cool time.Time) []byte {
+	b := []byte{recordVersion}
+	text := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
+	count := func(n int) { b = binary.AppendUvarint(b, uint64(n)) }
+	when := func(t time.Time) {
+		if t.IsZero() {
+			count(0)
+		} else {
+			b = binary.AppendUvarint(b, uint64(t.UnixNano()))
+		}
+	}
+	q := &a.Request
+	for _, s := range []string{a.Key.ContainerID, a.Key.Interface, q.Name, q.Network, q.Netns, q.Pool, a.Pool} {
+		text(s)
+	}
+	for _, addr := range []netip.Addr{q.Address, a.Address} {
+		text(string(addr.AsSlice()))
+	}
+	count(q.Ports)
+	count(len(q.IPv6))
+	for _, ip := range q.IPv6 {
+		b = append(b, ip.AsSlice()...)
+	}
+	count(len(q.ExtraPorts))
+	for _, p := range q.ExtraPorts {
+		count(int(p))
+	}
+	count(len(a.Ports))
+	for _, r := range a.Ports {
+		count(int(r.First))
+		count(int(r.Last))
+	}
+	count(a.size)
+	when(a.Since)
+	when(a.Until)
+	when(cool)
+	return b
+}
+
+// unpacker reads what encode wrote. After the first thing amiss it gives zeros.
+type unpacker struct {
+	rest []byte
+	bad  bool
+}
+
+func (u *unpacker) bytes(n uint64) []byte {
+	if u.bad || n > uint64(len(u.rest)) {
+		u.bad = true
+		return nil
+	}
+	b := u.rest[:n]
+	u.rest = u.rest[n:]
+	return b
+}
+
+func (u *unpacker) number() uint64 {
+	v, n := binary.Uvarint(u.rest)
+	if n <= 0 {
+		u.bad = true
+		return 0
+	}
+	u.rest = u.rest[n:]
+	return v
+}
+
+// count is a number of things that each take a byte at least.
+func (u *unpacker) count() int {
+	n := u.number()
+	if n > uint64(len(u.rest)) {
+		u.bad = true
+		return 0
+	}
+	return int(n)
+}
+
+func (u *unpacker) port() uint16 { return uint16(u.number()) }
+
+func (u *unpacker) text() string { return string(u.bytes(u.number())) }
+
+func (u *unpacker) address() netip.Addr {
+	a, _ := netip.AddrFromSlice(u.bytes(u.number()))
+	return a
+}
+
+func (u *unpacker) when() time.Time {
+	n := u.number()
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, int64(n))
+}
+
+// decode unpacks an assignment. It keeps nothing of b.
+func decode(b []byte) (a *Assignment, cool time.Time, err error) {
+	u := unpacker{rest: b}
+	if version := u.bytes(1); len(version) == 0 || version[0] != recordVersion {
+		return nil, cool, errRecord
+	}
+	a = new(Assignment)
+	q := &a.Request
+	for _, s := range []*string{&a.Key.ContainerID, &a.Key.Interface, &q.Name, &q.Network, &q.Netns, &q.Pool, &a.Pool} {
+		*s = u.text()
+	}
+	q.Address, a.Address = u.address(), u.address()
+	q.Ports = int(u.number())
+	q.IPv6 = make([]netip.Addr, u.count())
+	for i := range q.IPv6 {
+		q.IPv6[i], _ = netip.AddrFromSlice(u.bytes(16))
+	}
+	if n := u.count(); n > 0 {
+		q.ExtraPorts = make([]uint16, n)
+	}
+	for i := range q.ExtraPorts {
+		q.ExtraPorts[i] = u.port()
+	}
+	if n := u.count(); n > 0 {
+		a.Ports = make(mapping.PortSet, n)
+	}
+	for i := range a.Ports {
+		a.Ports[i] = mapping.PortRange{First: u.port(), Last: u.port()}
+	}
+	a.size = int(u.number())
+	a.Since, a.Until, cool = u.when(), u.when(), u.when()
+	if u.bad || len(u.rest) > 0 || !a.Address.Is4() || len(q.IPv6) == 0 {
+		return nil, cool, errRecord
+	}
+	return a, cool, nil
+}

@@ -1,0 +1,257 @@
+// Package registry decides who may have which IPv4 address and which of its
+// ports, remembers it durably, and knows who had what when. It hands out
+// mappings; what is done with them, and where namespaces and addresses of the
+// host are found, is its caller's business: no packet, no device and no socket
+// may enter here.
+package registry
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/mapping"
+	bolt "go.etcd.io/bbolt"
+)
+
+// Assignment is what a workload was given. It is never changed once made.
+type Assignment struct {
+	Key     api.Key
+	Request api.Request
+	Pool    string
+	Address netip.Addr
+	Ports   mapping.PortSet // empty: the whole address
+	Since   time.Time
+	Until   time.Time // zero while it lasts
+	size    int       // of the run, 65536 for a whole address
+}
+
+// Mapping is the assignment as the translator's table wants it.
+func (a *Assignment) Mapping() mapping.Mapping {
+	return mapping.Mapping{
+		IPv6:  netip.PrefixFrom(a.Request.IPv6[0], 128),
+		IPv4:  netip.PrefixFrom(a.Address, 32),
+		Ports: a.Ports,
+	}
+}
+
+// has says whether the assignment owns the port.
+func (a *Assignment) has(port uint16) bool {
+	for _, r := range a.Ports {
+		if r.First <= port && port <= r.Last {
+			return true
+		}
+	}
+	return len(a.Ports) == 0
+}
+
+// Change is one edit of the table: Old goes, New comes. Either may be nil.
+type Change struct{ Old, New *Assignment }
+
+// Options are what a registry works with.
+type Options struct {
+	Path    string // of the database file; its directory must exist
+	History int    // how many ended assignments are remembered
+	Pools   []Pool
+	Now     func() time.Time // nil: time.Now
+
+	// Check is asked whether a change can be made, before anything is; nil:
+	// any can. An error is handed to who wanted the change.
+	Check func(Change) error
+	// Sink makes a change, once it is durable and before who wanted it hears
+	// of it. Changes come one at a time and in their order. nil: nobody cares.
+	Sink func(context.Context, Change) error
+}
+
+// Registry is the assignments, in memory and on disk. Its methods may be called
+// by any number of goroutines.
+type Registry struct {
+	db      *bolt.DB
+	history int
+	now     func() time.Time
+	check   func(Change) error
+	sink    func(context.Context, Change) error
+
+	commits queue
+
+	mu    sync.RWMutex // guards state; held for writing until what was written is on disk
+	state state
+}
+
+// state is what can be built from the database and the pools alone.
+type state struct {
+	pools       []*pool
+	assignments map[api.Key]*Assignment
+	ipv6        map[netip.Addr]*Assignment
+	addresses   map[netip.Addr]*address // of the pools, and others that are still assigned
+	cooling     coolingHeap
+	lastCooled  map[api.Key]*cooled
+}
+
+// Open opens the database, or makes it, and loads what it holds. A second
+// opener of the same file is refused after a second.
+func Open(o Options) (*Registry, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Check == nil {
+		o.Check = func(Change) error { return nil }
+	}
+	if o.Sink == nil {
+		o.Sink = func(context.Context, Change) error { return nil }
+	}
+	db, err := openStore(o.Path)
+	if err != nil {
+		return nil, err
+	}
+	r := &Registry{db: db, now: o.Now, check: o.Check, sink: o.Sink}
+	if err := r.Reconfigure(o.Pools, o.History, func([]mapping.Mapping) error { return nil }); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// Close closes the database. What was answered is on disk already.
+func (r *Registry) Close() error {
+	r.commits.leader.Lock()
+	defer r.commits.leader.Unlock()
+	return r.db.Close()
+}
+
+// loadState builds the state from the database.
+func loadState(tx *bolt.Tx, pools []*pool) (state, error) {
+	s := newState(pools)
+	err := loadAll(tx, s.add, s.cool)
+	return s, err
+}
+
+func newState(pools []*pool) state {
+	s := state{
+		pools:       pools,
+		assignments: make(map[api.Key]*Assignment),
+		ipv6:        make(map[netip.Addr]*Assignment),
+		addresses:   make(map[netip.Addr]*address),
+		lastCooled:  make(map[api.Key]*cooled),
+	}
+	for _, p := range pools {
+		for _, a := range p.addresses {
+			s.addresses[a.addr] = a
+		}
+	}
+	return s
+}
+
+// address gives the book-keeping of an IPv4 address. One that is in no pool
+// any more gets its own, for as long as somebody has it.
+func (s *state) address(a netip.Addr) *address {
+	found := s.addresses[a]
+	if found == nil {
+		found = &address{addr: a, fit: maxPorts, orphan: true}
+		s.addresses[a] = found
+	}
+	return found
+}
+
+// add notes an assignment. It fails only when two claim the same port, which
+// means that the database was not written by this package.
+func (s *state) add(a *Assignment) error {
+	addr := s.address(a.Address)
+	if !addr.free(a.Ports) {
+		return fmt.Errorf("%s and another have the same ports of %s", a.Key, a.Address)
+	}
+	addr.take(a.Ports)
+	addr.assigned += size(a.Ports)
+	addr.owners = append(addr.owners, a)
+	s.assignments[a.Key] = a
+	for _, ip := range a.Request.IPv6 {
+		s.ipv6[ip] = a
+	}
+	return nil
+}
+
+// remove forgets an assignment; its ports stay taken.
+func (s *state) remove(a *Assignment) *address {
+	addr := s.address(a.Address)
+	addr.assigned -= size(a.Ports)
+	for i, o := range addr.owners {
+		if o == a {
+			last := len(addr.owners) - 1
+			addr.owners[i], addr.owners[last] = addr.owners[last], nil
+			addr.owners = addr.owners[:last]
+			break
+		}
+	}
+	delete(s.assignments, a.Key)
+	for _, ip := range a.Request.IPv6 {
+		if s.ipv6[ip] == a {
+			delete(s.ipv6, ip)
+		}
+	}
+	return addr
+}
+
+// cooled is a set that was given back and is kept out of use.
+type cooled struct {
+	*Assignment
+	until time.Time
+	id    uint64 // in the database
+	index int    // in the heap
+}
+
+// cool notes a set that cools down; its ports are taken.
+func (s *state) cool(c *cooled) error {
+	addr := s.address(c.Address)
+	if !addr.free(c.Ports) {
+		return fmt.Errorf("ports of %s that cool down belong to somebody", c.Address)
+	}
+	addr.take(c.Ports)
+	s.noteCooling(addr, c)
+	return nil
+}
+
+func (s *state) noteCooling(addr *address, c *cooled) {
+	addr.cooling += size(c.Ports)
+	heap.Push(&s.cooling, c)
+	s.lastCooled[c.Key] = c
+}
+
+// warm ends the cooling of a set: its ports are free again.
+func (s *state) warm(c *cooled) {
+	heap.Remove(&s.cooling, c.index)
+	if s.lastCooled[c.Key] == c {
+		delete(s.lastCooled, c.Key)
+	}
+	addr := s.address(c.Address)
+	addr.cooling -= size(c.Ports)
+	addr.give(c.Ports)
+	if addr.assigned+addr.cooling == 0 && addr.orphan {
+		delete(s.addresses, addr.addr)
+	}
+}
+
+// coolingHeap has the set that is free again first on top.
+type coolingHeap []*cooled
+
+func (h coolingHeap) Len() int           { return len(h) }
+func (h coolingHeap) Less(i, j int) bool { return h[i].until.Before(h[j].until) }
+func (h coolingHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+func (h *coolingHeap) Push(x any) {
+	c := x.(*cooled)
+	c.index = len(*h)
+	*h = append(*h, c)
+}
+func (h *coolingHeap) Pop() any {
+	old := *h
+	c := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return c
+}
