@@ -1,0 +1,157 @@
+package translator
+
+import (
+	"encoding/binary"
+	"math/bits"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+// never4 says that a is translated in no mode: "this" network, loopback,
+// link-local, multicast, reserved and broadcast.
+func never4(a uint32) bool {
+	return a>>24 == 0 || a>>24 == 127 || a>>24 >= 224 || a>>16 == 169<<8|254
+}
+
+// never6 says that a is translated in no mode: ::, ::1, fe80::/10, ff00::/8.
+func never6(a mapping.Addr6) bool {
+	return a.Hi>>54 == 0xfe80>>6 || a.Hi>>56 == 0xff || a.Hi == 0 && a.Lo <= 1
+}
+
+// nonGlobal says that a must not stand in the well-known prefix (RFC 6052 3.1):
+// it is not globally reachable (IANA's registry of special-purpose addresses).
+func nonGlobal(a uint32) bool {
+	switch a >> 24 {
+	case 0, 10, 127:
+		return true
+	case 100:
+		return a>>22 == 100<<2|1 // 100.64.0.0/10
+	case 169:
+		return a>>16 == 169<<8|254
+	case 172:
+		return a>>20 == 172<<4|1 // 172.16.0.0/12
+	case 192:
+		return a>>16 == 192<<8|168 || a>>8 == 192<<16 || a>>8 == 192<<16|2 // and 192.0.0.0/24, 192.0.2.0/24
+	case 198:
+		return a>>17 == 198<<7|9 || a>>8 == 198<<16|51<<8|100 // 198.18.0.0/15, 198.51.100.0/24
+	case 203:
+		return a>>8 == 203<<16|0<<8|113 // 203.0.113.0/24
+	}
+	return a>>24 >= 224
+}
+
+// address4 is the IPv4 address of a, and the mapping that gave it, if one did:
+// explicit mappings first, then the prefix. Its verdict is unmapped, NonGlobal,
+// NeverTranslated or, where all is well, Forward4.
+func (s *snapshot) address4(a mapping.Addr6, unmapped Verdict) (uint32, *mapping.Entry, Verdict) {
+	if a == s.own6 {
+		return s.own4, nil, Forward4 // also where it lies inside the prefix
+	}
+	if e := s.table.Lookup6(a); e != nil {
+		v4 := e.To4(a)
+		if never4(v4) {
+			return 0, nil, NeverTranslated
+		}
+		return v4, e, Forward4
+	}
+	if !s.prefix {
+		return 0, nil, unmapped
+	}
+	v4, ok := s.table.Extract(a)
+	switch {
+	case !ok:
+		return 0, nil, unmapped
+	case never4(v4):
+		return 0, nil, NeverTranslated
+	case s.global && nonGlobal(v4):
+		return 0, nil, NonGlobal
+	}
+	return v4, nil, Forward4
+}
+
+// port is what decides between workloads that share an address.
+type port struct {
+	number uint16
+	known  bool
+}
+
+// source6 is the IPv6 address of a, which packets come from: explicit mappings
+// first, then the prefix. After hairpin only the prefix will do, or the answer
+// would go past us (RFC 7757 4.2.2).
+func (s *snapshot) source6(a uint32, p port, hairpin bool) (mapping.Addr6, Verdict) {
+	if never4(a) {
+		return mapping.Addr6{}, NeverTranslated
+	}
+	if !hairpin || !s.prefix {
+		e := s.table.Lookup4(a)
+		if e != nil && e.Shared() {
+			if e = s.table.Port(e, a, p.number); !p.known {
+				e = nil
+			}
+		}
+		if e != nil {
+			return e.To6(a), Forward6
+		}
+	}
+	switch {
+	case !s.prefix && a == s.own4:
+		return s.own6, Forward6
+	case !s.prefix:
+		return mapping.Addr6{}, UntranslatableSource
+	case s.global && nonGlobal(a):
+		return mapping.Addr6{}, NonGlobal
+	}
+	return s.table.Embed(a), Forward6
+}
+
+// destination6 is the workload behind a. The prefix does not count here: what
+// it would give lies behind this translator, and would come back.
+func (s *snapshot) destination6(a uint32, p port) (mapping.Addr6, Verdict) {
+	if never4(a) {
+		return mapping.Addr6{}, NeverTranslated
+	}
+	e := s.table.Lookup4(a)
+	if e == nil {
+		return mapping.Addr6{}, UntranslatableDestination
+	}
+	if e.Shared() {
+		if !p.known {
+			return mapping.Addr6{}, FragmentUnknown
+		}
+		if e = s.table.Port(e, a, p.number); e == nil {
+			return mapping.Addr6{}, PortUnassigned
+		}
+	}
+	return e.To6(a), Forward6
+}
+
+// pool4 is the source of an ICMPv4 error from a hop that has no IPv4 address
+// (RFC 6791): always the same one for the same hop.
+func (s *snapshot) pool4(hop mapping.Addr6) uint32 {
+	pool := s.config.ICMPSource4
+	if !pool.IsValid() {
+		return s.own4
+	}
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:], hop.Hi)
+	binary.BigEndian.PutUint64(b[8:], hop.Lo)
+	mask := uint32(1)<<(32-pool.Bits()) - 1
+	return addr4(pool.Addr()) | uint32(siphash(&s.config.Key, b[:]))&mask
+}
+
+// pool6 is the other way of pool4.
+func (s *snapshot) pool6(hop uint32) mapping.Addr6 {
+	pool := s.config.ICMPSource6
+	if !pool.IsValid() {
+		return s.own6
+	}
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], hop)
+	hash := siphash(&s.config.Key, b[:])
+	a := addr6(pool.Addr())
+	if n := pool.Bits(); n < 64 {
+		a.Hi |= bits.ReverseBytes64(hash) & (1<<(64-n) - 1)
+	}
+	a.Lo |= hash & (1<<min(64, 128-pool.Bits()) - 1)
+	return a
+}

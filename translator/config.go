@@ -1,0 +1,146 @@
+package translator
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+// UDPZeroChecksum says what to do with IPv4 UDP without a checksum
+// (RFC 7915 4.5, RFC 6936).
+type UDPZeroChecksum uint8
+
+// The four ways, as the config key udp_zero_checksum names them.
+const (
+	RejectZeroChecksum UDPZeroChecksum = iota
+	DropZeroChecksum
+	CalculateZeroChecksum
+	ForwardZeroChecksum
+)
+
+// Config is how packets are translated. The zero value of a field is its
+// default where one is named.
+type Config struct {
+	IPv4, IPv6               netip.Addr   // the translator's own addresses
+	ICMPSource4, ICMPSource6 netip.Prefix // sources for errors from untranslatable hops (RFC 6791); optional
+	MTU4, MTU6               int          // next-hop MTU of each side; default 1500
+	LowestMTU6               int          // longest IPv6 packet made from IPv4 with DF=0; default 1280
+	UDPZeroChecksum          UDPZeroChecksum
+	ZeroTrafficClass         bool     // traffic class and TOS become 0 instead of being copied
+	AllowNonGlobal           bool     // private IPv4 under 64:ff9b::/96
+	ErrorRate, ErrorBurst    int      // ICMP errors of ours a second, per family; default 100 and 50
+	Key                      [16]byte // of the tags in echo trailers and the hash over fragments; keep it secret
+}
+
+// Bounds of the MTUs: RFC 791 3.2, RFC 8200 5, and the 16 bits of a length.
+const (
+	minMTU4 = 68
+	minMTU6 = 1280
+	maxMTU  = 65535
+)
+
+// withDefaults fills in the fields that were left zero.
+func (c Config) withDefaults() Config {
+	for _, d := range []struct {
+		field *int
+		value int
+	}{
+		{&c.MTU4, 1500}, {&c.MTU6, 1500}, {&c.LowestMTU6, minMTU6},
+		{&c.ErrorRate, 100}, {&c.ErrorBurst, 50},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	return c
+}
+
+// check finds everything that is wrong with c, whose defaults are filled in.
+func (c Config) check() error {
+	var errs []error
+	refuse := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
+
+	if !c.IPv4.Is4() {
+		refuse("own IPv4 address %v: give the translator an IPv4 address of its own", c.IPv4)
+	} else if never4(addr4(c.IPv4)) {
+		refuse("own IPv4 address %v: is never translated, choose a unicast address", c.IPv4)
+	}
+	if !c.IPv6.Is6() || c.IPv6.Is4In6() {
+		refuse("own IPv6 address %v: give the translator an IPv6 address of its own", c.IPv6)
+	} else if never6(addr6(c.IPv6)) {
+		refuse("own IPv6 address %v: is never translated, choose a global or unique local one", c.IPv6)
+	}
+	if p := c.ICMPSource4; p != (netip.Prefix{}) && (!p.IsValid() || !p.Addr().Is4() || p != p.Masked()) {
+		refuse("ICMP source pool %v: is no IPv4 prefix without host bits", p)
+	}
+	if p := c.ICMPSource6; p != (netip.Prefix{}) && (!p.IsValid() || !p.Addr().Is6() || p != p.Masked()) {
+		refuse("ICMP source pool %v: is no IPv6 prefix without host bits", p)
+	}
+	if c.MTU4 < minMTU4 || c.MTU4 > maxMTU {
+		refuse("IPv4 MTU %d: choose from %d to %d", c.MTU4, minMTU4, maxMTU)
+	}
+	if c.MTU6 < minMTU6 || c.MTU6 > maxMTU {
+		refuse("IPv6 MTU %d: choose from %d to %d", c.MTU6, minMTU6, maxMTU)
+	} else if c.LowestMTU6 < minMTU6 || c.LowestMTU6 > c.MTU6 {
+		refuse("lowest IPv6 MTU %d: choose from %d to the IPv6 MTU, %d", c.LowestMTU6, minMTU6, c.MTU6)
+	}
+	if c.UDPZeroChecksum > ForwardZeroChecksum {
+		refuse("UDP zero checksum %d: no such way", c.UDPZeroChecksum)
+	}
+	if c.ErrorRate < 1 || c.ErrorRate > 1e6 || c.ErrorBurst < 1 || c.ErrorBurst > 1e6 {
+		refuse("ICMP error rate %d and burst %d: choose from 1 to 1000000", c.ErrorRate, c.ErrorBurst)
+	}
+	return errors.Join(errs...)
+}
+
+// snapshot is a configuration and a table as the hot path reads them.
+type snapshot struct {
+	table     *mapping.Table
+	own6      mapping.Addr6
+	own4      uint32
+	mtu4      int
+	mtu6      int
+	prefix    bool // the table has an RFC 6052 prefix
+	global    bool // which is the well-known one: global addresses alone
+	zeroClass bool
+
+	config Config
+}
+
+func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
+	c = c.withDefaults()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if table == nil {
+		return nil, errors.New("no table: give an empty one where nothing is mapped")
+	}
+	prefix := table.Prefix()
+	return &snapshot{
+		table:     table,
+		own4:      addr4(c.IPv4),
+		own6:      addr6(c.IPv6),
+		mtu4:      c.MTU4,
+		mtu6:      c.MTU6,
+		prefix:    prefix.IsValid(),
+		global:    prefix == wellKnown && !c.AllowNonGlobal,
+		zeroClass: c.ZeroTrafficClass,
+		config:    c,
+	}, nil
+}
+
+// wellKnown is the well-known prefix (RFC 6052 2.1).
+var wellKnown = netip.MustParsePrefix("64:ff9b::/96")
+
+func addr4(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.BigEndian.Uint32(b[:])
+}
+
+func addr6(a netip.Addr) mapping.Addr6 {
+	b := a.As16()
+	return mapping.Addr6{Hi: binary.BigEndian.Uint64(b[:8]), Lo: binary.BigEndian.Uint64(b[8:])}
+}

@@ -1,0 +1,84 @@
+package translator
+
+import "encoding/binary"
+
+// cutting is where NextFragment stands with a packet that came with DF=0 and is
+// too long for IPv6.
+type cutting struct {
+	active bool
+	more   bool // the packet was itself a fragment, and not the last
+	done   int  // bytes of payload that are out
+}
+
+// NextFragment copies the next fragment of p into dst, from dst.Buf[Headroom]
+// on, and says whether there was one. p must be as Translate or NextHeld left
+// it. dst.Buf must hold Headroom, LowestMTU6 and Tailroom bytes.
+func (w *Worker) NextFragment(p, dst *Packet) bool {
+	const headers = size6 + sizeFragment
+	c := &w.cut
+	b := p.Bytes()
+	if !c.active || len(b) <= headers+c.done {
+		c.active = false
+		return false
+	}
+	unit := (w.s.config.LowestMTU6 - headers) &^ 7
+	payload := b[headers+c.done:]
+	payload = payload[:min(unit, len(payload))]
+	size := headers + len(payload)
+	if len(dst.Buf) < Headroom+size {
+		c.active = false
+		return false
+	}
+	more := c.more || headers+c.done+len(payload) < len(b)
+	offset := binary.BigEndian.Uint16(b[size6+2:])>>3 + uint16(c.done/8)
+	out := dst.Buf[Headroom : Headroom+size]
+	copy(out, b[:headers])
+	copy(out[headers:], payload)
+	binary.BigEndian.PutUint16(out[4:], uint16(size-size6))
+	putFragment(out[size6:], b[size6], offset, more, binary.BigEndian.Uint32(b[size6+4:]))
+	dst.Start, dst.End, dst.Offload = Headroom, Headroom+size, Offload{}
+	c.done += len(payload)
+	return true
+}
+
+// laterFragment finds the workload that a later fragment is for, which its
+// first fragment told, or holds it until that one comes.
+func (w *Worker) laterFragment(h *parsed, b []byte, from way) (v Verdict) {
+	key := &w.s.config.Key
+	p := w.t.tracker.find(key, keyOf(h), w.now)
+	if p.known {
+		h.dst6, v = w.s.destination6(h.dst4, p)
+		return v
+	}
+	if w.t.tracker.hold(key, keyOf(h), w.now, b, from) {
+		return FragmentHeld
+	}
+	return FragmentUnknown
+}
+
+// firstFragment remembers the port that a first fragment showed, and takes over
+// what was held for it.
+func (w *Worker) firstFragment(h *parsed, number uint16) {
+	w.held = w.t.tracker.learn(&w.s.config.Key, keyOf(h), w.now, number)
+}
+
+// NextHeld translates, into dst, the next fragment that was held for the
+// packet just translated (fragments that came before their first), and gives
+// its verdict. dst.Buf must hold 65535 bytes besides Headroom and Tailroom.
+func (w *Worker) NextHeld(dst *Packet) (v Verdict, ok bool) {
+	w.cut = cutting{}
+	if w.held == 0 || len(dst.Buf) < Headroom+Tailroom {
+		return 0, false
+	}
+	room := dst.Buf[Headroom : len(dst.Buf)-Tailroom]
+	n, from, next := w.t.tracker.take(w.held, w.now, room)
+	w.held = next
+	if n == 0 {
+		return 0, false
+	}
+	dst.Start, dst.End, dst.Offload = Headroom, Headroom+n, Offload{}
+	if v = w.to6(dst, from); v == Forward6 && from == hairpinned {
+		v = Hairpin
+	}
+	return v, true
+}

@@ -1,0 +1,108 @@
+package translator
+
+import (
+	"encoding/binary"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+// Protocol numbers (IANA).
+const (
+	protoHopByHop    = 0
+	protoICMP4       = 1
+	protoTCP         = 6
+	protoUDP         = 17
+	protoDCCP        = 33
+	protoRouting     = 43
+	protoFragment    = 44
+	protoICMP6       = 58
+	protoDestination = 60
+	protoSCTP        = 132
+	protoUDPLite     = 136
+)
+
+// parsed is what the headers of a packet say, of either family.
+type parsed struct {
+	src6, dst6 mapping.Addr6
+	src4, dst4 uint32
+	length     int    // of the packet, from its IP header on
+	upper      int    // where the upper layer starts
+	route      int    // where segments left stands in a routing header that is not used up; else 0
+	id         uint32 // identification
+	offset     uint16 // of a fragment, in units of 8 bytes
+	proto      uint8  // of the upper layer
+	class      uint8  // traffic class or TOS
+	hops       uint8  // hop limit or TTL
+	df         bool   // do not fragment; IPv4
+	more       bool   // more fragments follow
+	fragment   bool   // a real one: it has an offset, or more follow
+	header     bool   // has a fragment header, perhaps an atomic one; IPv6
+	behind     bool   // an extension header stands behind the fragment header
+}
+
+// first says that the packet holds the start of its upper layer.
+func (h *parsed) first() bool { return h.offset == 0 }
+
+// upperSize is the size of the upper layer's header, and 0 where that is not
+// ours to know; ok is false where the header does not fit in l4.
+func upperSize(proto uint8, l4 []byte, fragment bool) (size int, ok bool) {
+	switch proto {
+	case protoTCP:
+		if len(l4) < 20 {
+			return 0, false
+		}
+		size = int(l4[12]>>4) * 4
+		return size, size >= 20 && size <= len(l4)
+	case protoUDP:
+		if len(l4) < 8 {
+			return 0, false
+		}
+		length := int(binary.BigEndian.Uint16(l4[4:]))
+		return 8, length >= 8 && (length <= len(l4) || fragment)
+	case protoUDPLite, protoICMP4, protoICMP6:
+		return 8, len(l4) >= 8
+	case protoSCTP, protoDCCP:
+		return 12, len(l4) >= 12
+	}
+	return 0, true
+}
+
+// checksumOffset is where the checksum stands in an upper layer whose checksum
+// covers the pseudo header, or -1. SCTP's does not.
+func checksumOffset(proto uint8) int {
+	switch proto {
+	case protoTCP:
+		return 16
+	case protoUDP, protoUDPLite, protoDCCP:
+		return 6
+	case protoICMP4, protoICMP6:
+		return 2
+	}
+	return -1
+}
+
+// ports are the source and destination port of an upper layer; for ICMP echo
+// both are its identifier. ok is false where there are none, or not in l4.
+func ports(proto uint8, l4 []byte) (src, dst uint16, ok bool) {
+	switch proto {
+	case protoTCP, protoUDP, protoUDPLite, protoSCTP, protoDCCP:
+		if len(l4) >= 4 {
+			return binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:]), true
+		}
+	case protoICMP4, protoICMP6:
+		if len(l4) >= 6 && echo(proto, l4[0]) {
+			id := binary.BigEndian.Uint16(l4[4:])
+			return id, id, true
+		}
+	}
+	return 0, 0, false
+}
+
+// shareable says that proto has ports, so that workloads may share an address.
+func shareable(proto uint8) bool {
+	switch proto {
+	case protoTCP, protoUDP, protoUDPLite, protoSCTP, protoDCCP, protoICMP4, protoICMP6:
+		return true
+	}
+	return false
+}

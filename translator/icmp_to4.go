@@ -1,0 +1,210 @@
+package translator
+
+import "encoding/binary"
+
+// problem4 translates what an ICMPv6 error says (RFC 7915 5.2); ok is false
+// where ICMPv4 has no such thing to say.
+func (s *snapshot) problem4(m []byte) (e problem, ok bool) {
+	code, rest := m[1], binary.BigEndian.Uint32(m[4:])
+	switch m[0] {
+	case icmp6Unreachable:
+		e = problem{typ: icmp4Unreachable, extended: true}
+		switch code {
+		case 0, 2, 3:
+			e.code = icmp4Host
+		case icmp6Prohibited:
+			e.code = icmp4HostAdmin
+		case icmp6Port:
+			e.code = icmp4Port
+		default:
+			return e, false
+		}
+		return e, true
+	case icmp6TooBig:
+		reported := int(min(rest, maxMTU+20))
+		mtu := max(minMTU4, min(reported-20, s.mtu4, s.mtu6-20))
+		return problem{typ: icmp4Unreachable, code: icmp4TooBig, rest: uint32(mtu)}, true
+	case icmp6TimeExceeded:
+		return problem{typ: icmp4TimeExceeded, code: code, extended: true}, true
+	case icmp6ParameterProblem:
+		switch code {
+		case 0:
+			pointer, ok := pointer4(rest)
+			return problem{typ: icmp4ParameterProblem, rest: pointer << 24}, ok
+		case 1:
+			return problem{typ: icmp4Unreachable, code: icmp4Protocol}, true
+		}
+	}
+	return e, false
+}
+
+// pointer4 finds the IPv4 header field that matches a byte of the IPv6 header
+// (RFC 7915 figure 6).
+func pointer4(p uint32) (uint32, bool) {
+	switch {
+	case p <= 1:
+		return p, true
+	case p == 4 || p == 5:
+		return 2, true
+	case p == 6:
+		return 9, true
+	case p == 7:
+		return 8, true
+	case p >= 8 && p <= 23:
+		return 12, true
+	case p >= 24 && p <= 39:
+		return 16, true
+	}
+	return 0, false
+}
+
+// error4 translates an ICMPv6 error and the packet that it quotes. The packet
+// is IPv4 afterwards, and h.dst4 where it goes.
+func (w *Worker) error4(p *Packet, h *parsed) Verdict {
+	m := p.Bytes()[h.upper:]
+	if m[0] < icmp6Unreachable || m[0] > icmp6ParameterProblem {
+		return ICMPUntranslatable
+	}
+	if p.Flags&FlagNeedsCsum == 0 && fold(add(sum(m), pseudo6(h.src6, h.dst6, len(m), protoICMP6))) != 0xffff {
+		return BadChecksum
+	}
+	units := 0
+	if m[0] == icmp6Unreachable || m[0] == icmp6TimeExceeded {
+		units = int(m[4])
+	}
+	quote, extensions := splitQuote(m[sizeICMP:], units*8)
+	var q parsed
+	if v := q.read6(quote, true); v.IsDrop() {
+		return v
+	}
+	if v := q.walk6(quote); v.IsDrop() {
+		return v
+	}
+	if v := quoted(&q, quote, protoICMP6); v.IsDrop() {
+		return v
+	}
+	if v := w.errorAddresses4(h, &q, quote); v.IsDrop() {
+		return v
+	}
+	switch {
+	case h.hops <= 1:
+		return HopLimitExceeded // an error is never answered with another
+	case h.route != 0 || q.route != 0:
+		return RoutingHeader
+	case h.behind || q.behind:
+		return HeaderBehindFragment
+	}
+	e, ok := w.s.problem4(m)
+	if !ok {
+		return ICMPUntranslatable
+	}
+	out := w.scratch[:maxError4]
+	n, v := w.quote4(out[size4+sizeICMP:], quote, &q)
+	if v.IsDrop() {
+		return v
+	}
+	n, length := attach(out[size4+sizeICMP:], n, extensions, 4, e.extended)
+	e.rest |= uint32(length) << 16 // RFC 4884 4.1: the second byte, in units of 4 bytes
+	n += sizeICMP
+	w.putError4(out[:size4+n], e, h)
+	return p.replace(out[:size4+n], Forward4)
+}
+
+// putError4 writes the headers of an ICMPv4 error in front of what it quotes.
+func (w *Worker) putError4(out []byte, e problem, h *parsed) {
+	id := uint16(h.id)
+	if !h.header {
+		id = w.nextID(nil, 1)
+	}
+	class := h.class
+	if w.s.zeroClass {
+		class = 0
+	}
+	putICMP(out[size4:], e.typ, e.code, e.rest, 0)
+	put4(out, class, len(out), id, 0, h.hops-1, protoICMP4, h.src4, h.dst4)
+}
+
+// errorAddresses4 translates the outer addresses of an ICMPv6 error. What it
+// quotes was sent to the workload, which may speak only about its own ports.
+func (w *Worker) errorAddresses4(h, q *parsed, quote []byte) (v Verdict) {
+	if never6(h.src6) || never6(h.dst6) || never6(q.src6) || never6(q.dst6) {
+		return NeverTranslated
+	}
+	src, sender, v := w.s.address4(h.src6, UntranslatableSource)
+	if v == UntranslatableSource || v == NonGlobal {
+		src, v = w.s.pool4(h.src6), Forward4 // RFC 6791
+	}
+	if v.IsDrop() {
+		return v
+	}
+	h.src4 = src
+	if h.dst4, _, v = w.s.address4(h.dst6, UntranslatableDestination); v.IsDrop() {
+		return v
+	}
+	if q.src4, _, v = w.s.address4(q.src6, UntranslatableSource); v.IsDrop() {
+		return v
+	}
+	dst, workload, v := w.s.address4(q.dst6, UntranslatableDestination)
+	if v.IsDrop() {
+		return v
+	}
+	q.dst4 = dst
+	if sender != nil && sender.Shared() && sender != workload {
+		return PortOutsideSet // speaks about somebody else's connection
+	}
+	if workload == nil || !workload.Shared() {
+		return Forward4
+	}
+	_, to := q.ends(quote)
+	switch {
+	case !shareable(q.proto):
+		return ProtocolNotShareable
+	case !q.first():
+		return FragmentUnknown
+	case !to.known:
+		return Malformed
+	case !workload.Owns(to.number):
+		return PortOutsideSet
+	}
+	return Forward4
+}
+
+// quote4 translates a packet that an ICMPv6 error quotes into out, as much of
+// it as fits, and gives its size (RFC 7915 5.3).
+func (w *Worker) quote4(out, quote []byte, q *parsed) (n int, v Verdict) {
+	quote = quote[:min(len(quote), q.length)]
+	l4 := quote[q.upper:]
+	rest := q.length - q.upper
+	if size4+rest > maxMTU {
+		return 0, Malformed
+	}
+	n = size4 + copy(out[size4:], l4)
+	id, fragment, proto := uint16(0), q.offset, q.proto
+	switch {
+	case q.header:
+		id = uint16(q.id)
+		if q.more {
+			fragment |= flagMF
+		}
+	case size4+rest > longestDF0:
+		fragment = flagDF
+	default:
+		id = w.nextID(nil, 1)
+	}
+	l4 = out[size4:n]
+	switch {
+	case q.proto == protoICMP6:
+		proto = protoICMP4
+		if len(l4) > 0 {
+			echo4(l4, q.src6, q.dst6, rest, false)
+		}
+	case q.first():
+		fixUpper(q.proto, l4, difference(addresses6(q.src6, q.dst6), addresses4(q.src4, q.dst4)), false)
+	}
+	class := q.class
+	if w.s.zeroClass {
+		class = 0
+	}
+	put4(out, class, size4+rest, id, fragment, q.hops, proto, q.src4, q.dst4)
+	return n, Forward4
+}

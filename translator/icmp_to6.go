@@ -1,0 +1,151 @@
+package translator
+
+import "encoding/binary"
+
+// problem6 translates what an ICMPv4 error says (RFC 7915 4.2). quoted is the
+// total length of the packet that it is about; ok is false where ICMPv6 has no
+// such thing to say.
+func (s *snapshot) problem6(m []byte, quoted int) (e problem, ok bool) {
+	code := m[1]
+	switch m[0] {
+	case icmp4Unreachable:
+		return s.unreachable6(m, code, quoted)
+	case icmp4TimeExceeded:
+		return problem{typ: icmp6TimeExceeded, code: code, extended: true}, true
+	case icmp4ParameterProblem:
+		if code != 0 && code != 2 {
+			return e, false
+		}
+		pointer, ok := pointer6(m[4])
+		return problem{typ: icmp6ParameterProblem, rest: pointer}, ok
+	}
+	return e, false
+}
+
+func (s *snapshot) unreachable6(m []byte, code uint8, quoted int) (e problem, ok bool) {
+	switch code {
+	case 0, 1, 5, 6, 7, 8, 11, 12:
+		return problem{typ: icmp6Unreachable, code: icmp6NoRoute, extended: true}, true
+	case icmp4Protocol:
+		return problem{typ: icmp6ParameterProblem, code: 1, rest: 6}, true
+	case icmp4Port:
+		return problem{typ: icmp6Unreachable, code: icmp6Port, extended: true}, true
+	case icmp4TooBig:
+		mtu := int(binary.BigEndian.Uint16(m[6:]))
+		if mtu == 0 {
+			mtu = plateau(quoted)
+		}
+		mtu = max(minMTU6, min(mtu+20, s.mtu6, s.mtu4+20))
+		return problem{typ: icmp6TooBig, rest: uint32(mtu)}, true
+	case 9, 10, 13, 15:
+		return problem{typ: icmp6Unreachable, code: icmp6Prohibited, extended: true}, true
+	}
+	return e, false
+}
+
+// pointer6 finds the IPv6 header field that matches a byte of the IPv4 header
+// (RFC 7915 figure 3).
+func pointer6(p uint8) (uint32, bool) {
+	switch {
+	case p <= 1:
+		return uint32(p), true
+	case p == 2 || p == 3:
+		return 4, true
+	case p == 8:
+		return 7, true
+	case p == 9:
+		return 6, true
+	case p >= 12 && p <= 15:
+		return 8, true
+	case p >= 16 && p <= 19:
+		return 24, true
+	}
+	return 0, false
+}
+
+// error6 translates an ICMPv4 error and the packet that it quotes.
+func (w *Worker) error6(p *Packet, h *parsed, route bool, from way) Verdict {
+	m := p.Bytes()[h.upper:]
+	if m[0] == icmp4SourceQuench || m[0] == icmp4Redirect {
+		return ICMPUntranslatable
+	}
+	if p.Flags&FlagNeedsCsum == 0 && fold(sum(m)) != 0xffff {
+		return BadChecksum
+	}
+	quote, extensions := splitQuote(m[sizeICMP:], int(m[5])*4)
+	var q parsed
+	if v := q.read4(quote, true); v.IsDrop() {
+		return v
+	}
+	if v := quoted(&q, quote, protoICMP4); v.IsDrop() {
+		return v
+	}
+	if v := w.errorAddresses6(h, &q, quote, from); v.IsDrop() {
+		return v
+	}
+	if h.hops <= 1 && from == arrived {
+		return HopLimitExceeded // an error is never answered with another
+	}
+	if route {
+		return SourceRoute
+	}
+	e, ok := w.s.problem6(m, q.length)
+	if !ok {
+		return ICMPUntranslatable
+	}
+	out := w.scratch[:maxError6]
+	n, v := w.quote6(out[size6+sizeICMP:], quote, &q, from)
+	if v.IsDrop() {
+		return v
+	}
+	n, length := attach(out[size6+sizeICMP:], n, extensions, 8, e.extended)
+	if length > 0 {
+		e.rest = uint32(length) << 24 // RFC 4884 4.2: the first byte, in units of 8 bytes
+	}
+	n += sizeICMP
+	w.putError6(out[:size6+n], e, h, from)
+	return p.replace(out[:size6+n], Forward6)
+}
+
+// putError6 writes the headers of an ICMPv6 error in front of what it quotes.
+func (w *Worker) putError6(out []byte, e problem, h *parsed, from way) {
+	hops, class := h.hops, h.class
+	if from == arrived {
+		hops--
+	}
+	if w.s.zeroClass {
+		class = 0
+	}
+	m := out[size6:]
+	putICMP(m, e.typ, e.code, e.rest, pseudo6(h.src6, h.dst6, len(m), protoICMP6))
+	put6(out, class, len(m), protoICMP6, hops, h.src6, h.dst6)
+}
+
+// errorAddresses6 translates the outer addresses of an ICMPv4 error. What it
+// quotes was sent by the workload that the error is for, so that its source
+// port decides between workloads.
+func (w *Worker) errorAddresses6(h, q *parsed, quote []byte, from way) (v Verdict) {
+	near, far := q.ends(quote)
+	switch {
+	case from == answered || h.src4>>24 == 0 || h.src4>>24 == 127:
+		h.src6 = w.s.own6
+	default:
+		h.src6, v = w.s.source6(h.src4, far, from == hairpinned)
+		if v == UntranslatableSource || v == NonGlobal {
+			// The hop cannot be named, but what it says is worth hearing:
+			// most of all about path MTUs (RFC 6791).
+			h.src6, v = w.s.pool6(h.src4), Forward6
+		}
+		if v.IsDrop() {
+			return v
+		}
+	}
+	if e := w.s.table.Lookup4(h.dst4); e != nil && e.Shared() && !shareable(q.proto) {
+		return ProtocolNotShareable
+	}
+	h.dst6, v = w.s.destination6(h.dst4, near)
+	if v == FragmentUnknown && q.first() {
+		return Malformed // too short to say whose it is
+	}
+	return v
+}

@@ -1,0 +1,93 @@
+package translator
+
+import (
+	"sync/atomic"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+// ourHops is the TTL and hop limit of what we send ourselves.
+const ourHops = 64
+
+// bucket is a token bucket that all workers share. It holds the time at which
+// it will be full again (the generic cell rate algorithm), so that one atomic
+// word is all its state.
+type bucket struct{ full atomic.Int64 }
+
+// take says whether one more may pass at the time now, in nanoseconds.
+func (b *bucket) take(now int64, rate, burst int) bool {
+	each := int64(1e9) / int64(rate)
+	for {
+		full := b.full.Load()
+		next := max(full, now) + each
+		if next-now > each*int64(burst) {
+			return false
+		}
+		if b.full.CompareAndSwap(full, next) {
+			return true
+		}
+	}
+}
+
+// reply4 turns p, an IPv4 packet, into an ICMPv4 error about it, if it may be
+// answered at all and at this rate. reason comes back, marked if so.
+func (w *Worker) reply4(p *Packet, reason Verdict, typ, code uint8, rest uint32) Verdict {
+	c := &w.s.config
+	b := p.Bytes()
+	if !answerable4(b) || !w.t.errors4.take(w.now, c.ErrorRate, c.ErrorBurst) {
+		return reason
+	}
+	to := header4(b).src()
+	p.Start -= size4 + sizeICMP
+	p.End = min(p.End, p.Start+maxError4)
+	p.Offload = Offload{}
+	out := p.Bytes()
+	putICMP(out[size4:], typ, code, rest, 0)
+	put4(out, 0, len(out), w.nextID(nil, 1), 0, ourHops, protoICMP4, w.s.own4, to)
+	return reason | Replied
+}
+
+// reply6 is the other way of reply4.
+func (w *Worker) reply6(p *Packet, reason Verdict, typ, code uint8, rest uint32) Verdict {
+	c := &w.s.config
+	b := p.Bytes()
+	if !answerable6(b) || !w.t.errors6.take(w.now, c.ErrorRate, c.ErrorBurst) {
+		return reason
+	}
+	to := header6(b).src()
+	p.Start -= size6 + sizeICMP
+	p.End = min(p.End, p.Start+maxError6)
+	p.Offload = Offload{}
+	out := p.Bytes()
+	m := out[size6:]
+	putICMP(m, typ, code, rest, pseudo6(w.s.own6, to, len(m), protoICMP6))
+	put6(out, 0, len(m), protoICMP6, ourHops, w.s.own6, to)
+	return reason | Replied
+}
+
+// answerable4 says whether an IPv4 packet may be answered with an ICMP error
+// (RFC 1122 3.2.2): it is none itself, no later fragment, and both its
+// addresses name one host.
+func answerable4(b []byte) bool {
+	var h parsed
+	if h.read4(b, true).IsDrop() || h.offset != 0 || never4(h.src4) || h.dst4>>28 >= 14 {
+		return false
+	}
+	return h.proto != protoICMP4 || h.upper < len(b) && !icmpError4(b[h.upper])
+}
+
+// answerable6 is that for IPv6 (RFC 4443 2.4 (e)).
+func answerable6(b []byte) bool {
+	var h parsed
+	if h.read6(b, true).IsDrop() || multicastOrNone(h.src6) || multicastOrNone(h.dst6) {
+		return false
+	}
+	if h.follow6(b, true).IsDrop() || h.offset != 0 {
+		return false
+	}
+	return h.proto != protoICMP6 || h.upper < len(b) && !icmpError6(b[h.upper]) && b[h.upper] != icmp6Redirect
+}
+
+func multicastOrNone(a mapping.Addr6) bool {
+	return a.Hi>>56 == 0xff || a == mapping.Addr6{}
+}

@@ -1,0 +1,214 @@
+package translator
+
+import "github.com/natless/natless/translator/mapping"
+
+// longestDF0 is the longest IPv4 packet that leaves with DF=0 (RFC 7915 5.1):
+// with an IPv6 header in front it still fits the least IPv6 MTU.
+const longestDF0 = 1260
+
+// to4 translates any IPv6 packet (RFC 7915 5). plain4 has had a look at it.
+func (w *Worker) to4(p *Packet) Verdict {
+	var h parsed
+	b := p.Bytes()
+	if v := h.read6(b, false); v.IsDrop() {
+		return v
+	}
+	p.End = p.Start + h.length
+	b = b[:h.length]
+	if h.dst6 == w.s.own6 {
+		return Local
+	}
+	if v := h.walk6(b); v.IsDrop() {
+		return v
+	}
+	upperLen, ok := 0, true
+	if h.first() && !h.behind {
+		upperLen, ok = upperSize(h.proto, b[h.upper:], h.fragment)
+	}
+	if !ok || !p.checkOffload(&h, 6) {
+		return Malformed
+	}
+	if h.proto == protoICMP6 && !h.fragment && icmpError6(b[h.upper]) {
+		if v := w.error4(p, &h); v.IsDrop() {
+			return v
+		}
+		return w.onward(p, h.dst4)
+	}
+	e, v := w.addresses4(p, &h)
+	if v.IsDrop() {
+		return v
+	}
+	if v := w.headers4(p, &h); v.IsDrop() {
+		return v
+	}
+	trailer, v := w.share4(p, &h, e)
+	if v.IsDrop() {
+		return v
+	}
+	if v := w.finish4(p, &h, e, upperLen, trailer); v != Forward4 {
+		return v
+	}
+	return w.onward(p, h.dst4)
+}
+
+// addresses4 translates both addresses. Its mapping is that of the source, or nil.
+func (w *Worker) addresses4(p *Packet, h *parsed) (e *mapping.Entry, v Verdict) {
+	if never6(h.src6) || never6(h.dst6) {
+		return nil, NeverTranslated
+	}
+	if h.src4, e, v = w.s.address4(h.src6, UntranslatableSource); v.IsDrop() {
+		if v == NeverTranslated {
+			return nil, v
+		}
+		return nil, w.reply6(p, v, icmp6Unreachable, icmp6SourcePolicy, 0)
+	}
+	if h.dst4, _, v = w.s.address4(h.dst6, UntranslatableDestination); v.IsDrop() {
+		if v == NeverTranslated {
+			return nil, v
+		}
+		return nil, w.reply6(p, v, icmp6Unreachable, icmp6NoRoute, 0)
+	}
+	return e, Forward4
+}
+
+// headers4 judges hop limit, extension headers and protocol.
+func (w *Worker) headers4(p *Packet, h *parsed) Verdict {
+	if h.hops <= 1 {
+		return w.reply6(p, HopLimitExceeded, icmp6TimeExceeded, 0, 0)
+	}
+	if h.route != 0 {
+		return w.reply6(p, RoutingHeader, icmp6ParameterProblem, 0, uint32(h.route))
+	}
+	if h.behind {
+		return w.reply6(p, HeaderBehindFragment, icmp6Unreachable, icmp6Prohibited, 0)
+	}
+	switch h.proto {
+	case protoICMP4:
+		return ICMPUntranslatable // ICMPv4 over IPv6 would turn up as the real one
+	case protoICMP6:
+		if h.fragment {
+			return ICMPFragment
+		}
+		if l4 := p.Bytes()[h.upper:]; !echo(protoICMP6, l4[0]) || l4[1] != 0 {
+			return ICMPUntranslatable
+		}
+	}
+	return Forward4
+}
+
+// share4 keeps a workload that shares its IPv4 address to its own ports. It
+// says how many bytes of trailer an echo message needs.
+func (w *Worker) share4(p *Packet, h *parsed, e *mapping.Entry) (trailer int, v Verdict) {
+	if e == nil || !e.Shared() {
+		return 0, Forward4
+	}
+	if !shareable(h.proto) {
+		return 0, ProtocolNotShareable
+	}
+	if !h.first() {
+		return 0, Forward4 // goes with its first fragment, or for nothing
+	}
+	l4 := p.Bytes()[h.upper:]
+	number, _, _ := ports(h.proto, l4)
+	if e.Owns(number) {
+		return 0, Forward4
+	}
+	if h.proto == protoICMP6 && l4[0] == icmp6EchoRequest && p.Flags&FlagNeedsCsum == 0 {
+		return sizeTrailer, Forward4
+	}
+	return 0, w.reply6(p, PortOutsideSet, icmp6Unreachable, icmp6Prohibited, 0)
+}
+
+// finish4 sees to the size of a packet about which all else is settled, and
+// rewrites it.
+func (w *Worker) finish4(p *Packet, h *parsed, e *mapping.Entry, upperLen, trailer int) Verdict {
+	length := h.length - h.upper + size4 + trailer
+	segment := p.segmentLen(h.upper+upperLen, h.length) - h.upper + size4 + trailer
+	df := !h.header && segment > longestDF0
+	switch {
+	case df && segment > w.s.mtu4 || length > maxMTU && p.GSOType == GSONone:
+		mtu := max(minMTU6, w.s.mtu4+size6-size4-trailer)
+		return w.reply6(p, TooBig, icmp6TooBig, 0, uint32(mtu))
+	case length > maxMTU:
+		return Segment
+	}
+	if p.End+trailer > len(p.Buf) {
+		return Malformed // the caller's buffer has less room than it must have
+	}
+	p.End += trailer
+	w.upper4(p, h, e, trailer)
+	var fragment, id uint16
+	switch {
+	case h.header:
+		id = identification(e, uint16(h.id))
+		fragment = h.offset
+		if h.more {
+			fragment |= flagMF
+		}
+	case df:
+		fragment = flagDF
+	default:
+		id = w.nextID(e, p.segments(h.length-h.upper-upperLen))
+	}
+	class, proto := h.class, h.proto
+	if w.s.zeroClass {
+		class = 0
+	}
+	if proto == protoICMP6 {
+		proto = protoICMP4
+	}
+	p.Start += h.upper - size4
+	put4(p.Bytes(), class, length, id, fragment, h.hops-1, proto, h.src4, h.dst4)
+	p.moved(size4, upperLen)
+	return Forward4
+}
+
+// upper4 translates the upper layer where it stands. trailer bytes behind it
+// are still to be written.
+func (w *Worker) upper4(p *Packet, h *parsed, e *mapping.Entry, trailer int) {
+	if !h.first() {
+		return
+	}
+	l4 := p.Buf[p.Start+h.upper : p.End]
+	partial := p.Flags&FlagNeedsCsum != 0
+	if h.proto != protoICMP6 {
+		fixUpper(h.proto, l4, difference(addresses6(h.src6, h.dst6), addresses4(h.src4, h.dst4)), partial)
+		return
+	}
+	message := l4[:len(l4)-trailer]
+	echo4(message, h.src6, h.dst6, len(message), partial)
+	if trailer > 0 {
+		foldEcho(&w.s.config.Key, e.To6(h.src4), e.EchoRange(), l4)
+	}
+}
+
+// onward says where a packet that is IPv4 now goes: out, to the local stack, or
+// back to IPv6, where its destination is a workload too (RFC 7757 4.2.2).
+func (w *Worker) onward(p *Packet, dst uint32) Verdict {
+	if dst == w.s.own4 {
+		var h parsed
+		if h.read4(p.Bytes(), false); !w.forWorkload(&h, p.Bytes()) {
+			return Local
+		}
+	} else if w.s.table.Lookup4(dst) == nil {
+		return Forward4
+	}
+	v := w.to6(p, hairpinned)
+	if v == Forward6 {
+		return Hairpin
+	}
+	if v.Replied() && w.to6(p, answered) != Forward6 {
+		return v.Reason() // the sender cannot be told
+	}
+	return v
+}
+
+// identification puts an IPv4 identification into the share of the space that
+// the workload's mapping has (RFC 7599 10.3).
+func identification(e *mapping.Entry, id uint16) uint16 {
+	if e == nil || !e.Shared() {
+		return id
+	}
+	base, mask := e.IdentificationRange()
+	return base | id&mask
+}

@@ -1,0 +1,275 @@
+package translator
+
+import (
+	"encoding/binary"
+)
+
+// way says how an IPv4 packet came to be translated to IPv6.
+type way uint8
+
+const (
+	arrived    way = iota // from the device
+	hairpinned            // from IPv6 a moment ago: its hop limit has been counted (RFC 7757 4.2.2)
+	answered              // an error of ours about a hairpinned packet
+)
+
+// to6 translates any IPv4 packet (RFC 7915 4). plain6 has had a look at it.
+func (w *Worker) to6(p *Packet, from way) Verdict {
+	var h parsed
+	b := p.Bytes()
+	if v := h.read4(b, false); v.IsDrop() {
+		return v
+	}
+	p.End = p.Start + h.length
+	b = b[:h.length]
+	if from == arrived && h.dst4 == w.s.own4 && !w.forWorkload(&h, b) {
+		return Local
+	}
+	upperLen, ok := 0, true
+	if h.first() {
+		upperLen, ok = upperSize(h.proto, b[h.upper:], h.fragment)
+	}
+	route, formed := options4(b[size4:h.upper])
+	if !ok || !formed || !p.checkOffload(&h, 4) {
+		return Malformed
+	}
+	if h.proto == protoICMP4 && !h.fragment && icmpError4(b[h.upper]) {
+		return w.error6(p, &h, route, from)
+	}
+	if v := w.addresses6(p, &h, from); v.IsDrop() {
+		return v
+	}
+	if h.hops <= 1 && from == arrived {
+		return w.reply4(p, HopLimitExceeded, icmp4TimeExceeded, 0, 0)
+	}
+	if route {
+		return w.reply4(p, SourceRoute, icmp4Unreachable, icmp4SourceRoute, 0)
+	}
+	if v := w.protocol6(p, &h); v.IsDrop() {
+		return v
+	}
+	if v := w.select6(p, &h, from); v.IsDrop() {
+		return v
+	}
+	return w.finish6(p, &h, upperLen, from)
+}
+
+// forWorkload says that a packet to the translator's own IPv4 address is none
+// of its own: workloads share that address, and one of them owns the port.
+func (w *Worker) forWorkload(h *parsed, b []byte) bool {
+	e := w.s.table.Lookup4(h.dst4)
+	if e == nil || !e.Shared() {
+		return false
+	}
+	p := w.port6(h, b)
+	return p.known && w.s.table.Port(e, h.dst4, p.number) != nil
+}
+
+// addresses6 translates the source, and sees that the destination is mapped;
+// which workload it is may hang on the port.
+func (w *Worker) addresses6(p *Packet, h *parsed, from way) (v Verdict) {
+	if never4(h.src4) || never4(h.dst4) {
+		return NeverTranslated
+	}
+	var sender port
+	if !h.fragment {
+		sender.number, _, sender.known = ports(h.proto, p.Bytes()[h.upper:])
+	}
+	if h.src6, v = w.s.source6(h.src4, sender, from == hairpinned); v.IsDrop() {
+		return v
+	}
+	if w.s.table.Lookup4(h.dst4) == nil {
+		return w.reply4(p, UntranslatableDestination, icmp4Unreachable, icmp4Host, 0)
+	}
+	return Forward6
+}
+
+// protocol6 refuses what cannot be translated whatever its addresses.
+func (w *Worker) protocol6(p *Packet, h *parsed) Verdict {
+	l4 := p.Bytes()[h.upper:]
+	switch h.proto {
+	case protoICMP6:
+		return ICMPUntranslatable // ICMPv6 over IPv4 would turn up as the real one
+	case protoICMP4:
+		if h.fragment {
+			return ICMPFragment
+		}
+		if !echo(protoICMP4, l4[0]) || l4[1] != 0 {
+			return ICMPUntranslatable
+		}
+	case protoUDP:
+		// A partial checksum may well be 0: it is no missing one.
+		if h.first() && l4[6] == 0 && l4[7] == 0 && p.Flags&FlagNeedsCsum == 0 {
+			return w.zeroChecksum(p, h)
+		}
+	}
+	return Forward6
+}
+
+// zeroChecksum judges IPv4 UDP without a checksum (RFC 7915 4.5).
+func (w *Worker) zeroChecksum(p *Packet, h *parsed) Verdict {
+	mode := w.s.config.UDPZeroChecksum
+	if mode == ForwardZeroChecksum || mode == CalculateZeroChecksum && !h.fragment {
+		return Forward6
+	}
+	if mode == DropZeroChecksum {
+		return UDPZeroChecksumRefused
+	}
+	return w.reply4(p, UDPZeroChecksumRefused, icmp4Unreachable, icmp4Prohibited, 0)
+}
+
+// select6 finds the workload that a packet is for.
+func (w *Worker) select6(p *Packet, h *parsed, from way) (v Verdict) {
+	e := w.s.table.Lookup4(h.dst4)
+	if !e.Shared() {
+		h.dst6 = e.To6(h.dst4)
+		return Forward6
+	}
+	if !shareable(h.proto) {
+		return ProtocolNotShareable
+	}
+	b := p.Bytes()
+	if !h.first() {
+		return w.laterFragment(h, b, from)
+	}
+	_, number, _ := ports(h.proto, b[h.upper:])
+	h.dst6, v = w.s.destination6(h.dst4, port{number, true})
+	if v.IsDrop() {
+		return w.reply4(p, v, icmp4Unreachable, icmp4Port, 0)
+	}
+	if h.fragment {
+		w.firstFragment(h, number)
+	}
+	if h.proto == protoICMP4 {
+		n := unfoldEcho(&w.s.config.Key, h.dst6, b[h.upper:])
+		p.End -= n
+		h.length -= n
+	}
+	return Forward6
+}
+
+// port6 is the port that decides which workload an IPv4 packet is for.
+func (w *Worker) port6(h *parsed, b []byte) (p port) {
+	l4 := b[h.upper:]
+	switch {
+	case !h.first():
+		return w.t.tracker.find(&w.s.config.Key, keyOf(h), w.now)
+	case h.proto == protoICMP4 && len(l4) >= 8 && icmpError4(l4[0]):
+		var q parsed
+		if quote, _ := splitQuote(l4[8:], int(l4[5])*4); !q.read4(quote, true).IsDrop() {
+			p, _ = q.ends(quote)
+		}
+	default:
+		_, p.number, p.known = ports(h.proto, l4)
+	}
+	return p
+}
+
+// finish6 sees to the size of a packet about which all else is settled, and
+// rewrites it.
+func (w *Worker) finish6(p *Packet, h *parsed, upperLen int, from way) Verdict {
+	header := size6
+	if h.fragment {
+		header += sizeFragment
+	}
+	length := p.segmentLen(h.upper+upperLen, h.length) - h.upper + header
+	cut := false
+	switch {
+	case h.df && length > w.s.mtu6:
+		return w.reply4(p, TooBig, icmp4Unreachable, icmp4TooBig, uint32(w.s.mtu6-header+size4))
+	case !h.df && length > w.s.config.LowestMTU6:
+		if p.GSOType != GSONone {
+			return Segment
+		}
+		cut = true
+		header = size6 + sizeFragment
+	}
+	w.upper6(p, h)
+	if cut {
+		p.complete(h)
+		w.cut = cutting{active: true, more: h.more}
+	}
+	w.header6(p, h, header, from)
+	p.moved(header, upperLen)
+	return Forward6
+}
+
+// header6 replaces the IPv4 header by an IPv6 one of size bytes.
+func (w *Worker) header6(p *Packet, h *parsed, size int, from way) {
+	hops, class := h.hops, h.class
+	if from == arrived {
+		hops--
+	}
+	if w.s.zeroClass {
+		class = 0
+	}
+	p.Start += h.upper - size
+	b := p.Bytes()
+	next := h.proto
+	if next == protoICMP4 {
+		next = protoICMP6
+	}
+	if size > size6 {
+		putFragment(b[size6:], next, h.offset, h.more, h.id)
+		next = protoFragment
+	}
+	put6(b, class, len(b)-size6, next, hops, h.src6, h.dst6)
+}
+
+// upper6 translates the upper layer where it stands.
+func (w *Worker) upper6(p *Packet, h *parsed) {
+	if !h.first() {
+		return
+	}
+	l4 := p.Buf[p.Start+h.upper : p.End]
+	partial := p.Flags&FlagNeedsCsum != 0
+	if h.proto == protoICMP4 {
+		echo6(l4, h.src6, h.dst6, len(l4), partial)
+		return
+	}
+	if h.proto == protoUDP && !partial && l4[6] == 0 && l4[7] == 0 &&
+		w.s.config.UDPZeroChecksum == CalculateZeroChecksum {
+		p.calculate(h, l4)
+		return
+	}
+	fixUpper(h.proto, l4, difference(addresses4(h.src4, h.dst4), addresses6(h.src6, h.dst6)), partial)
+}
+
+// calculate gives IPv4 UDP the checksum it lacks (RFC 7915 4.5). Every segment
+// of a superpacket needs one, which only the device can see to.
+func (p *Packet) calculate(h *parsed, l4 []byte) {
+	length := int(binary.BigEndian.Uint16(l4[4:]))
+	pseudo := pseudo6(h.src6, h.dst6, length, protoUDP)
+	if p.GSOType != GSONone {
+		binary.BigEndian.PutUint16(l4[6:], fold(pseudo))
+		p.Flags |= FlagNeedsCsum
+		p.CsumOffset = 6
+		return
+	}
+	binary.BigEndian.PutUint16(l4[6:], neverZero(^fold(add(pseudo, sum(l4[:length])))))
+}
+
+// complete does what the device would have done with a partial checksum, which
+// it cannot once the packet is in fragments.
+func (p *Packet) complete(h *parsed) {
+	if p.Flags&FlagNeedsCsum == 0 {
+		return
+	}
+	l4 := p.Buf[p.Start+h.upper : p.End]
+	at := checksumOffset(h.proto)
+	c := ^fold(sum(l4))
+	if h.proto == protoUDP || h.proto == protoUDPLite {
+		c = neverZero(c)
+	}
+	binary.BigEndian.PutUint16(l4[at:], c)
+	p.Flags &^= FlagNeedsCsum
+	p.CsumStart, p.CsumOffset = 0, 0
+}
+
+// neverZero is how a UDP checksum of 0 is sent (RFC 768).
+func neverZero(c uint16) uint16 {
+	if c == 0 {
+		return 0xffff
+	}
+	return c
+}

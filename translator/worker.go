@@ -1,0 +1,66 @@
+package translator
+
+import "github.com/natless/natless/translator/mapping"
+
+// Worker translates packets for one loop. What it says besides the verdict
+// (Fragments, NextFragment, NextHeld) is about the last packet.
+type Worker struct {
+	t    *Translator
+	s    *snapshot // as of the last packet
+	now  int64     // nanoseconds
+	held uint64    // the next fragment that was held for the last packet
+	cut  cutting
+
+	ids     uint16 // the next identification of our block
+	idsLeft int
+
+	scratch [maxError6]byte // where ICMP errors are put together
+}
+
+// SetTime tells the worker the time, in nanoseconds of any steady clock that
+// all workers of a translator share. Call it once a batch.
+func (w *Worker) SetTime(now int64) { w.now = now }
+
+// Translate rewrites p in place and says what became of it. After a drop
+// without Replied, p's content is undefined.
+func (w *Worker) Translate(p *Packet) Verdict {
+	w.s = w.t.snapshot.Load()
+	w.held, w.cut = 0, cutting{}
+	if p.Start < Headroom || p.End > len(p.Buf)-Tailroom || p.Start >= p.End {
+		return Malformed
+	}
+	if p.Buf[p.Start]>>4 == 6 {
+		return w.plain4(p)
+	}
+	return w.plain6(p)
+}
+
+// Fragments says that the packet just translated (by Translate or NextHeld,
+// Forward6 or Hairpin) is too long for the IPv6 side and must be written as the
+// packets that NextFragment makes, not as it is.
+func (w *Worker) Fragments() bool { return w.cut.active }
+
+// identificationBlock is how many identifications a worker draws at once.
+const identificationBlock = 256
+
+// nextID gives an IPv4 identification, never 0, for a packet from e's workload
+// (nil: from none) that becomes n packets on the wire; whoever segments it
+// counts on from there.
+func (w *Worker) nextID(e *mapping.Entry, n int) uint16 {
+	if w.idsLeft < n {
+		blocks := n/identificationBlock + 1
+		last := w.t.identifications.Add(uint32(blocks))
+		w.ids = uint16(last-uint32(blocks)) * identificationBlock
+		w.idsLeft = blocks * identificationBlock
+	}
+	if w.ids == 0 || int(w.ids)+n > 1<<16 { // no segment gets 0 either
+		w.ids = 1
+	}
+	id := identification(e, w.ids)
+	if id == 0 { // the start of the first share
+		id = identification(e, w.ids+1)
+	}
+	w.ids += uint16(n)
+	w.idsLeft -= n
+	return max(id, 1)
+}
