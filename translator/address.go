@@ -136,7 +136,7 @@ func (s *snapshot) pool4(hop mapping.Addr6) uint32 {
 	binary.BigEndian.PutUint64(b[:], hop.Hi)
 	binary.BigEndian.PutUint64(b[8:], hop.Lo)
 	mask := uint32(1)<<(32-pool.Bits()) - 1
-	return addr4(pool.Addr()) | uint32(siphash(&s.config.Key, b[:]))&mask
+	return mapping.Addr4From(pool.Addr()) | uint32(siphash(&s.config.Key, b[:]))&mask
 }
 
 // pool6 is the other way of pool4.
@@ -148,7 +148,7 @@ func (s *snapshot) pool6(hop uint32) mapping.Addr6 {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], hop)
 	hash := siphash(&s.config.Key, b[:])
-	a := addr6(pool.Addr())
+	a := mapping.Addr6From(pool.Addr())
 	if n := pool.Bits(); n < 64 {
 		a.Hi |= bits.ReverseBytes64(hash) & (1<<(64-n) - 1)
 	}

@@ -1,7 +1,6 @@
 package translator
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -65,12 +64,12 @@ func (c Config) check() error {
 
 	if !c.IPv4.Is4() {
 		refuse("own IPv4 address %v: give the translator an IPv4 address of its own", c.IPv4)
-	} else if never4(addr4(c.IPv4)) {
+	} else if never4(mapping.Addr4From(c.IPv4)) {
 		refuse("own IPv4 address %v: is never translated, choose a unicast address", c.IPv4)
 	}
 	if !c.IPv6.Is6() || c.IPv6.Is4In6() {
 		refuse("own IPv6 address %v: give the translator an IPv6 address of its own", c.IPv6)
-	} else if never6(addr6(c.IPv6)) {
+	} else if never6(mapping.Addr6From(c.IPv6)) {
 		refuse("own IPv6 address %v: is never translated, choose a global or unique local one", c.IPv6)
 	}
 	if p := c.ICMPSource4; p != (netip.Prefix{}) && (!p.IsValid() || !p.Addr().Is4() || p != p.Masked()) {
@@ -121,8 +120,8 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 	prefix := table.Prefix()
 	return &snapshot{
 		table:     table,
-		own4:      addr4(c.IPv4),
-		own6:      addr6(c.IPv6),
+		own4:      mapping.Addr4From(c.IPv4),
+		own6:      mapping.Addr6From(c.IPv6),
 		mtu4:      c.MTU4,
 		mtu6:      c.MTU6,
 		prefix:    prefix.IsValid(),
@@ -134,13 +133,3 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 
 // wellKnown is the well-known prefix (RFC 6052 2.1).
 var wellKnown = netip.MustParsePrefix("64:ff9b::/96")
-
-func addr4(a netip.Addr) uint32 {
-	b := a.As4()
-	return binary.BigEndian.Uint32(b[:])
-}
-
-func addr6(a netip.Addr) mapping.Addr6 {
-	b := a.As16()
-	return mapping.Addr6{Hi: binary.BigEndian.Uint64(b[:8]), Lo: binary.BigEndian.Uint64(b[8:])}
-}
