@@ -1,0 +1,65 @@
+# Everything that is done with this repository. As root, each target installs
+# the Debian packages that it lacks, and nothing else.
+
+GO       ?= go
+FUZZTIME ?= 60s
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+OUT      ?= .test-output
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# What of the tests is run under the race detector too: quick, and concurrent.
+RACE := ./config/... ./translator/... ./netstack/...
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: build
+build: ## the programs, in bin/
+	@tests/need go
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/...
+
+.PHONY: demo
+demo: ## see it work, in a minute: real programs through real namespaces (root)
+	@tests/need go root ip curl ping traceroute iperf3 sysctl nsenter
+	@$(MAKE) --no-print-directory build >/dev/null
+	@$(GO) build -o bin/demo ./tests/demo
+	@exec bin/demo bin
+
+# As root, a test that lacks something fails instead of being skipped.
+.PHONY: test
+test: ## vet and all tests
+	@tests/need go gcc ip curl ping traceroute iperf3 sysctl nsenter nft dig unbound sshd ssh scp
+	$(GO) vet ./...
+	@rm -f $(OUT)
+	@export NATLESS_REQUIRE=$$([ "$$(id -u)" = 0 ] && echo 1); status=0; \
+	$(GO) test -timeout 15m ./... 2>&1 | tee -a $(OUT) || status=1; \
+	echo "with the race detector:"; \
+	$(GO) test -race -short -timeout 15m $(RACE) 2>&1 | tee -a $(OUT) || status=1; \
+	tests/summary $(OUT) $$status
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (60s)
+	@tests/need go
+	@git grep -oP '^func \KFuzz\w+' -- '*_test.go' | while IFS=: read -r file target; do \
+		echo "$$target in $$(dirname $$file)"; \
+		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); \
+	done
+
+.PHONY: bench
+bench: ## the figures: kernel forwarding, natless and peers in one sitting (root)
+	@tests/need go root ip sysctl nsenter iperf3
+	$(GO) run ./tests/bench
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck
+	@tests/need go
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool -modfile=tests/tools/go.mod staticcheck ./...
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist $(OUT)
