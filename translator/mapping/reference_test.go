@@ -58,11 +58,13 @@ func (n naive) remove(m Mapping) (naive, error) {
 	return slices.Delete(slices.Clone(n), i, i+1), nil
 }
 
-// common says whether a port is in both sets, by looking at each.
+// common says whether a port is in both sets.
 func common(a, b PortSet) bool {
-	for port := range 65536 {
-		if owns(a, uint16(port)) && owns(b, uint16(port)) {
-			return true
+	for _, x := range a {
+		for _, y := range b {
+			if x.First <= y.Last && y.First <= x.Last {
+				return true
+			}
 		}
 	}
 	return false
