@@ -68,6 +68,7 @@ func neverTranslated(p netip.Prefix) (netip.Prefix, bool) {
 // rfc6052 is a translation prefix (RFC 6052 section 2.2).
 type rfc6052 struct {
 	addr   Addr6
+	mask   Addr6
 	length uint8 // 32, 40, 48, 56, 64 or 96; 0 without a prefix
 }
 
@@ -102,7 +103,15 @@ func newRFC6052(p netip.Prefix) rfc6052 {
 	if !p.IsValid() {
 		return rfc6052{}
 	}
-	return rfc6052{Addr6From(p.Addr()), uint8(p.Bits())}
+	return rfc6052{Addr6From(p.Addr()), mask6(p.Bits()), uint8(p.Bits())}
+}
+
+func (p *rfc6052) contains(a Addr6) bool {
+	return (a.Hi^p.addr.Hi)&p.mask.Hi|(a.Lo^p.addr.Lo)&p.mask.Lo == 0
+}
+
+func mask6(length int) Addr6 {
+	return Addr6{^uint64(0) << max(64-length, 0), ^uint64(0) << min(128-length, 64)}
 }
 
 // embed puts a behind the prefix, around octet "u", which stays zero.
@@ -117,10 +126,10 @@ func (p *rfc6052) embed(a uint32) Addr6 {
 // extract takes the address out again and ignores octet "u" and the suffix.
 func (p *rfc6052) extract(a Addr6) (v4 uint32, ok bool) {
 	if p.length == 96 {
-		return uint32(a.Lo), a.Hi == p.addr.Hi && (a.Lo^p.addr.Lo)>>32 == 0
+		return uint32(a.Lo), p.contains(a)
 	}
 	top := a.Hi<<p.length | a.Lo<<8>>(64-p.length)
-	return uint32(top >> 32), p.length != 0 && (a.Hi^p.addr.Hi)>>(64-p.length) == 0
+	return uint32(top >> 32), p.length != 0 && p.contains(a)
 }
 
 // Seeds differ from one process to the next, so that nobody can choose

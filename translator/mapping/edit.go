@@ -52,7 +52,7 @@ func New(prefix netip.Prefix, mappings []Mapping) (*Table, error) {
 	if err := ValidatePrefix(prefix); err != nil {
 		return nil, err
 	}
-	e := (&Table{prefix: prefix, embedded: newRFC6052(prefix), slots: 1}).Edit()
+	e := empty(prefix).Edit()
 	for i, m := range mappings {
 		err := e.Insert(m)
 		if err == nil {
@@ -65,6 +65,14 @@ func New(prefix netip.Prefix, mappings []Mapping) (*Table, error) {
 		return nil, &EntryError{i, other, err}
 	}
 	return e.Table(), nil
+}
+
+func empty(prefix netip.Prefix) *Table {
+	t := &Table{prefix: prefix, embedded: newRFC6052(prefix), slots: 1, near4: new(near)}
+	if !prefix.IsValid() {
+		t.inPrefix = 1 // no address is known to have no mapping
+	}
+	return t
 }
 
 // Insert gives a table that has m besides all that t has; t stays as it is.
@@ -138,7 +146,25 @@ func (e *Edit) Insert(m Mapping) error {
 		e.index4(m.IPv4.Bits()).insert(hash4(v4), slot, e.epoch, e.hash4)
 	}
 	e.t.count++
+	if m.IPv6.Overlaps(e.t.prefix) {
+		e.t.inPrefix++
+	}
+	e.bringNear(v4, m.IPv4.Bits())
 	return nil
+}
+
+// bringNear sets the bits of every /16 that the prefix is in or covers.
+func (e *Edit) bringNear(v4 uint32, length int) {
+	for n := range uint32(1) << max(16-length, 0) {
+		a := v4 + n<<16
+		if e.t.near4.has(a) {
+			continue
+		}
+		if e.t.near4.epoch != e.epoch {
+			e.t.near4 = &near{e.t.near4.bits, e.epoch}
+		}
+		e.t.near4.bits[a>>22] |= 1 << (a >> 16 & 63)
+	}
 }
 
 // collides says whether m cannot stand beside head, which has its IPv4 prefix.
@@ -180,6 +206,9 @@ func (e *Edit) Remove(m Mapping) error {
 	}
 	e.release(slot)
 	e.t.count--
+	if m.IPv6.Overlaps(e.t.prefix) {
+		e.t.inPrefix--
+	}
 	return nil
 }
 
@@ -236,7 +265,7 @@ func (e *Edit) index6(m Mapping) *index {
 	length := m.IPv6.Bits()
 	var l *level
 	e.t.levels6, l = levelFor(e.t.levels6, length, e.epoch)
-	l.mask6 = Addr6{^uint64(0) << max(64-length, 0), ^uint64(0) << min(128-length, 64)}
+	l.mask6 = mask6(length)
 	return &l.index
 }
 

@@ -27,6 +27,10 @@ func (w *world) next() int {
 var lengths6 = []int{128, 128, 127, 120, 96, 65, 64, 63, 56, 32, 1, 0}
 var lengths4 = []int{32, 32, 32, 31, 30, 25, 24, 16, 1, 0}
 
+// prefixes for RFC 6052: none, one without mappings, and some with.
+var prefixes = []netip.Prefix{{}, netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("2001:db8::/32"),
+	netip.MustParsePrefix("2001:db8::/96"), netip.MustParsePrefix("2001:db8:0:1::/64")}
+
 func (w *world) addr6() netip.Addr {
 	a := netip.MustParseAddr("2001:db8::").As16()
 	b := w.next()
@@ -195,7 +199,8 @@ func FuzzTable(f *testing.F) {
 
 func randomEdits(t testing.TB, data []byte) {
 	w := &world{data: data[:min(len(data), 1<<10)]}
-	fast, err := New(netip.Prefix{}, nil)
+	prefix := prefixes[w.next()%len(prefixes)]
+	fast, err := New(prefix, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +219,7 @@ func randomEdits(t testing.TB, data []byte) {
 	}
 	last := snapshots[len(snapshots)-1]
 	agree(t, last.fast, last.slow)
-	again, err := New(netip.Prefix{}, last.slow)
+	again, err := New(prefix, last.slow)
 	if err != nil {
 		t.Fatal(err)
 	}

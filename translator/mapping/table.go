@@ -12,12 +12,24 @@ type Table struct {
 	entries  pages[Entry]
 	levels6  []level // prefix lengths in use, longest first
 	levels4  []level
+	near4    *near
 	embedded rfc6052
 	prefix   netip.Prefix
+	inPrefix int // mappings whose IPv6 prefix overlaps prefix; never 0 without one
 	count    int
 	slots    uint32 // entries in use or free: all slots are below
 	free     uint32 // the first free slot, or 0
 }
+
+// near has a bit for each IPv4 /16 that a mapping is in or covers, so that most
+// addresses of the Internet are answered from the first-level cache. A bit stays
+// when its mappings go: that costs time, not truth, and a reload starts anew.
+type near struct {
+	bits  [1 << 16 / 64]uint64
+	epoch uint64
+}
+
+func (n *near) has(a uint32) bool { return n.bits[a>>22]>>(a>>16&63)&1 != 0 }
 
 // level is the index of the entries with one prefix length.
 type level struct {
@@ -37,7 +49,12 @@ func (t *Table) Len() int { return t.count }
 func (t *Table) Slots() int { return int(t.slots) }
 
 // Lookup6 finds the mapping with the longest IPv6 prefix that covers a, or nil.
+// Every other address of a packet lies in the RFC 6052 prefix, where there are
+// hardly ever mappings, so that is asked first.
 func (t *Table) Lookup6(a Addr6) *Entry {
+	if t.inPrefix == 0 && t.embedded.contains(a) {
+		return nil
+	}
 	for i := range t.levels6 {
 		l := &t.levels6[i]
 		if e := t.find6(l, Addr6{a.Hi & l.mask6.Hi, a.Lo & l.mask6.Lo}); e != nil {
@@ -66,6 +83,9 @@ func (t *Table) find6(l *level, key Addr6) *Entry {
 // For an address that workloads share, it is an entry that answers true to
 // Shared and to nothing else: Port decides.
 func (t *Table) Lookup4(a uint32) *Entry {
+	if !t.near4.has(a) {
+		return nil
+	}
 	for i := range t.levels4 {
 		l := &t.levels4[i]
 		if e := t.find4(l, a&l.mask4); e != nil {
