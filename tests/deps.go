@@ -9,7 +9,6 @@ import (
 	_ "github.com/containernetworking/cni/pkg/types/100"
 	_ "github.com/containernetworking/plugins/pkg/ipam"
 	_ "github.com/containernetworking/plugins/pkg/ns"
-	_ "github.com/coreos/go-systemd/v22/daemon"
 	_ "github.com/gaissmai/bart"
 	_ "github.com/google/go-cmp/cmp"
 	_ "github.com/google/nftables"

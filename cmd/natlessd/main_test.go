@@ -1,0 +1,44 @@
+//go:build linux
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestCommandLine(t *testing.T) {
+	good := filepath.Join(t.TempDir(), "good.yaml")
+	bad := filepath.Join(t.TempDir(), "bad.yaml")
+	write(t, good, "prefix: 2001:db8:64::/96\naddresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\n")
+	write(t, bad, "prefix: 2001:db8:64::/95\naddresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nmtu: {ipv4: 1, ipv6: 1500}\n")
+	for _, test := range []struct {
+		args           string
+		status         int
+		stdout, stderr string // how they begin
+	}{
+		{"--help", 0, "", "natlessd translates"},
+		{"--version", 0, "natlessd development\n", ""},
+		{"--config " + good + " --check", 0, good + ": nothing wrong\n", ""},
+		{"--config " + bad + " --check", 2, "", bad + ":1: prefix: "},
+		{"--config " + bad, 2, "", bad + ":1: prefix: "},
+		{"--config /none", 2, "", "configuration: open /none"},
+		{"--unknown", 2, "", "flag provided but not defined"},
+		{"reload", 2, "", `natlessd: "reload": there are flags only`},
+	} {
+		var stdout, stderr strings.Builder
+		status := run(strings.Fields(test.args), &stdout, &stderr)
+		if status != test.status || !strings.HasPrefix(stdout.String(), test.stdout) || !strings.HasPrefix(stderr.String(), test.stderr) {
+			t.Errorf("natlessd %s: status %d\n%s%s", test.args, status, &stdout, &stderr)
+		}
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

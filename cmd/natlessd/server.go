@@ -1,0 +1,130 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime/debug"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/natless/natless/config"
+	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/route"
+	"github.com/natless/natless/netstack/tun"
+	"github.com/natless/natless/translator"
+)
+
+// task is everything that runs. Run returns nil when ctx ends it; Ready is
+// closed when the task does what it is there for.
+type task interface {
+	Run(ctx context.Context) error
+	Ready() <-chan struct{}
+}
+
+// server is what the tasks share.
+type server struct {
+	log        *slog.Logger
+	config     *config.Config // the running one; belongs to the reloader
+	key        [16]byte
+	translator *translator.Translator
+	routes     *route.Manager
+	dataplane  *dataplane.Dataplane
+}
+
+func newServer(c *config.Config, log *slog.Logger) (*server, error) {
+	s := &server{log: log, config: c}
+	var err error
+	if s.key, err = secret(c); err != nil {
+		return nil, err
+	}
+	table, err := c.Table()
+	if err != nil {
+		return nil, err
+	}
+	if s.translator, err = translator.New(c.Translator(s.key), table); err != nil {
+		return nil, err
+	}
+	s.routes, err = route.New(route.Config{Device: c.Device.Name, ManageSysctls: c.ManageSysctls, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.routes.Set(desired(c)); err != nil {
+		return nil, err
+	}
+	device := tun.Config{Name: c.Device.Name, Queues: c.Device.Queues}
+	s.dataplane = dataplane.New(dataplane.Config{
+		Translator: s.translator, Log: log,
+		Open: func() (*tun.Device, error) { return tun.Open(device) },
+	})
+	return s, nil
+}
+
+func (s *server) tasks() []task { return []task{s.dataplane, s.routes} }
+
+// run runs the tasks until ctx is done or one of them fails, which ends all.
+func (s *server) run(ctx context.Context, tasks []task) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, t := range tasks {
+		group.Go(func() error { return t.Run(ctx) })
+	}
+	group.Go(func() error {
+		for _, t := range tasks {
+			select {
+			case <-t.Ready():
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		debug.FreeOSMemory() // starting took more than running does
+		s.log.Info("natlessd is ready", "mappings", s.translator.Table().Len())
+		notify(s.log, "READY=1")
+		<-ctx.Done()
+		notify(s.log, "STOPPING=1")
+		return nil
+	})
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// desired is what the kernel should do by a configuration.
+func desired(c *config.Config) route.Desired {
+	d := route.Desired{
+		MTU: c.Device.MTU, Uplink: c.Uplink, Prefix: c.Prefix,
+		IPv4: c.Addresses.IPv4, IPv6: c.Addresses.IPv6,
+		ICMPSource4: c.ICMPSourcePool.IPv4, ICMPSource6: c.ICMPSourcePool.IPv6,
+		Mapped4: make([]netip.Prefix, 0, len(c.Mappings)+len(c.Pools)),
+	}
+	for _, m := range c.Mappings {
+		d.Mapped4 = append(d.Mapped4, m.IPv4)
+	}
+	for _, p := range c.Pools {
+		if !p.IPv4.Uplink {
+			d.Mapped4 = append(d.Mapped4, p.IPv4.Prefix)
+		}
+	}
+	return d
+}
+
+// secret authenticates the trailers of echo requests on shared addresses. It
+// outlives the process, so that replies to pings from before a restart are
+// known, and lies beside the registry. Without pools nothing is shared, and no
+// file needed.
+func secret(c *config.Config) (key [16]byte, err error) {
+	if len(c.Pools) == 0 {
+		rand.Read(key[:])
+		return key, nil
+	}
+	key, err = config.Key(c.Registry.Path)
+	if err != nil {
+		return key, fmt.Errorf("secret key: %w: make the directory of registry.path writable", err)
+	}
+	return key, nil
+}
