@@ -27,7 +27,18 @@ type Config struct {
 	Name     string // "natless0"
 	Queues   int    // 0: 1
 	QueueLen int    // packets that the kernel keeps for each queue; 0: 2000
+	IO       IO     // how packets are read and written
 }
+
+// IO is a way to read and write packets.
+type IO string
+
+// The ways. Both behave alike.
+const (
+	Auto  IO = ""         // io_uring where the kernel has and allows it, else plain
+	Plain IO = "plain"    // one system call for each packet
+	Uring IO = "io_uring" // system calls for batches; Linux 6.4
+)
 
 // Offloads is what the kernel agreed to.
 type Offloads struct {
@@ -41,7 +52,8 @@ type Device struct {
 	name     string
 	index    int
 	offloads Offloads
-	queues   []*plainQueue
+	io       IO
+	queues   []queue
 	netlink  *netlink.Handle // in the namespace that the device was opened in
 
 	mu     sync.RWMutex // guards descriptors against Close while Inject writes
@@ -68,7 +80,7 @@ func Open(c Config) (*Device, error) {
 }
 
 func (d *Device) open(c Config) error {
-	if err := d.attachAll(max(c.Queues, 1)); err != nil {
+	if err := d.attachAll(c); err != nil {
 		return err
 	}
 	if err := d.setOffloads(); err != nil {
@@ -89,24 +101,49 @@ func (d *Device) open(c Config) error {
 }
 
 // attachAll opens one descriptor for each queue.
-func (d *Device) attachAll(n int) error {
-	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+func (d *Device) attachAll(c Config) error {
+	n, flags := max(c.Queues, 1), uint16(unix.IFF_TUN|unix.IFF_NO_PI|unix.IFF_VNET_HDR)
 	if n > 1 {
 		flags |= unix.IFF_MULTI_QUEUE
 	}
 	fd, err := d.attachFirst(flags)
 	for i := 0; err == nil; fd, err = d.attach(flags) {
-		queue, e := newPlainQueue(d.name, fd)
-		if e != nil {
-			unix.Close(fd)
-			return e
+		if err := d.addQueue(fd, c.IO); err != nil {
+			return err
 		}
-		d.queues = append(d.queues, queue)
 		if i++; i == n {
 			return nil
 		}
 	}
 	return err
+}
+
+// addQueue makes a queue of a descriptor. The first one settles what Auto is.
+func (d *Device) addQueue(fd int, io IO) error {
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("eventfd: %w", err)
+	}
+	c := &common{name: d.name, fd: fd, wake: wake, counters: new(Counters)}
+	if d.io != "" {
+		io = d.io
+	}
+	var q queue = &plainQueue{common: c}
+	if io != Plain {
+		ring, err := newUringQueue(c)
+		if err == nil {
+			q, io = ring, Uring
+		} else if io == Uring {
+			q.close()
+			return err
+		} else {
+			io = Plain
+		}
+	}
+	d.io = io
+	d.queues = append(d.queues, q)
+	return nil
 }
 
 // attachFirst insists on a device of our own: without the exclusive flag, a
@@ -187,7 +224,7 @@ const (
 
 func (d *Device) setOffloads() error {
 	const tso = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
-	fd := d.queues[0].fd
+	fd := d.queues[0].descriptor()
 	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso|tunFUSO4|tunFUSO6) == nil {
 		d.offloads = Offloads{TSO: true, USO: true}
 		return nil
@@ -210,6 +247,9 @@ func (d *Device) requireIPv6() error {
 // Name is the device's name.
 func (d *Device) Name() string { return d.name }
 
+// IO is how packets are read and written.
+func (d *Device) IO() IO { return d.io }
+
 // Index is the device's interface index.
 func (d *Device) Index() int { return d.index }
 
@@ -228,7 +268,7 @@ func (d *Device) Queues() []Queue {
 // AddTo sums the counters of every queue and of Inject into s.
 func (d *Device) AddTo(s *Stats) {
 	for _, q := range d.queues {
-		q.counters.AddTo(s)
+		q.Counters().AddTo(s)
 	}
 	d.inject.counters.AddTo(s)
 }
@@ -252,7 +292,7 @@ func (d *Device) Inject(p *translator.Packet) error {
 	if d.closed {
 		return os.ErrClosed
 	}
-	return d.inject.write(d.queues[0].fd, p)
+	return d.inject.write(d.queues[0].descriptor(), p)
 }
 
 // Stop makes every queue's Next answer ErrStopped, without waiting for a

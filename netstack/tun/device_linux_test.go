@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/gopacket/gopacket/layers"
 	"golang.org/x/sys/unix"
@@ -19,6 +20,29 @@ import (
 	"github.com/natless/natless/tests/netns"
 	"github.com/natless/natless/translator"
 )
+
+// eachIO runs a test with every way to read and write.
+func eachIO(t *testing.T, test func(t *testing.T, io IO)) {
+	for _, io := range []IO{Plain, Uring} {
+		t.Run(string(io), func(t *testing.T) { test(t, io) })
+	}
+}
+
+// flush makes a queue write what it was given.
+func flush(t *testing.T, q Queue) {
+	t.Helper()
+	u, ok := q.(*uringQueue)
+	if !ok {
+		return
+	}
+	if !u.enabled {
+		if err := u.enable(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u.ring.enter(u.writes, true)
+	u.reap()
+}
 
 func open(t *testing.T, ns *netns.NS, c Config) (d *Device, err error) {
 	t.Helper()
@@ -97,12 +121,14 @@ func up(ns *netns.NS, name string) {
 	ns.IP("addr add 2001:db8::1/64 dev " + name)
 }
 
-func TestTCPThroughTheDevice(t *testing.T) {
+func TestTCPThroughTheDevice(t *testing.T) { eachIO(t, testTCPThroughTheDevice) }
+
+func testTCPThroughTheDevice(t *testing.T, io IO) {
 	for _, queues := range []int{1, 2} {
 		for _, neighbour := range []string{"192.0.2.2", "2001:db8::2"} {
 			t.Run(fmt.Sprintf("%d queues, %s", queues, neighbour), func(t *testing.T) {
 				ns := netns.New(t, "x")
-				d := mustOpen(t, ns, Config{Name: "natless0", Queues: queues})
+				d := mustOpen(t, ns, Config{Name: "natless0", IO: io, Queues: queues})
 				up(ns, "natless0")
 				stop := reflect(d)
 				transfer(t, ns, neighbour, 64<<20)
@@ -292,13 +318,48 @@ func TestMissing(t *testing.T) {
 	})
 }
 
-func TestDeletedDevice(t *testing.T) {
+// A container's system call filter that knows no io_uring is not in the way.
+func TestFallsBackToPlain(t *testing.T) {
 	ns := netns.New(t, "x")
-	d := mustOpen(t, ns, Config{Name: "natless0", Queues: 2})
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the system call's number
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_IO_URING_SETUP, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	var d *Device
+	var err, refused error
+	ns.Do(func() { // the filter is the thread's alone, and it is thrown away
+		if _, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program))); errno != 0 {
+			err = errno
+			return
+		}
+		if _, refused = Open(Config{Name: "natless1", IO: Uring}); refused == nil {
+			return
+		}
+		d, err = Open(Config{Name: "natless0"})
+	})
+	if err != nil || !errors.Is(refused, unix.EPERM) {
+		t.Fatalf("%v; and where io_uring is insisted on: %v", err, refused)
+	}
+	defer d.Close()
+	if d.IO() != Plain {
+		t.Errorf("got %q", d.IO())
+	}
+}
+
+func TestDeletedDevice(t *testing.T) { eachIO(t, testDeletedDevice) }
+
+func testDeletedDevice(t *testing.T, io IO) {
+	ns := netns.New(t, "x")
+	d := mustOpen(t, ns, Config{Name: "natless0", IO: io, Queues: 2})
 	up(ns, "natless0")
 	errs := make(chan error)
 	for _, q := range d.Queues() {
 		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
 			for {
 				p, _, err := q.Next()
 				if err != nil {
@@ -322,13 +383,15 @@ func TestDeletedDevice(t *testing.T) {
 		}
 	}
 	d.Close()
-	mustOpen(t, ns, Config{Name: "natless0", Queues: 2})
+	mustOpen(t, ns, Config{Name: "natless0", IO: io, Queues: 2})
 }
 
 // An idle queue sleeps: nothing wakes its thread, and a stop is seen at once.
-func TestIdleQueueSleepsAndStopsAtOnce(t *testing.T) {
+func TestIdleQueueSleepsAndStopsAtOnce(t *testing.T) { eachIO(t, testIdleQueueSleepsAndStopsAtOnce) }
+
+func testIdleQueueSleepsAndStopsAtOnce(t *testing.T, io IO) {
 	ns := netns.New(t, "x")
-	d := mustOpen(t, ns, Config{Name: "natless0"})
+	d := mustOpen(t, ns, Config{Name: "natless0", IO: io})
 	threads := make(chan int, 1)
 	done := make(chan error, 1)
 	go func() {
@@ -367,8 +430,12 @@ func switches(t *testing.T, thread int) string {
 // The kernel takes no UDP superpacket without a checksum to complete, and no
 // segment size of 0xffff; both arrive all the same.
 func TestRefusedSuperpacketsAreSegmented(t *testing.T) {
+	eachIO(t, testRefusedSuperpacketsAreSegmented)
+}
+
+func testRefusedSuperpacketsAreSegmented(t *testing.T, io IO) {
 	ns := netns.New(t, "x")
-	d := mustOpen(t, ns, Config{Name: "natless0"})
+	d := mustOpen(t, ns, Config{Name: "natless0", IO: io})
 	up(ns, "natless0")
 	ns.IP("route add local 192.0.2.2 dev lo")
 	var conn net.PacketConn
@@ -388,7 +455,14 @@ func TestRefusedSuperpacketsAreSegmented(t *testing.T) {
 		ip.SetChecksum(^ip.CalculateChecksum())
 		write(p)
 	}
-	send(q.Write)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	send(func(p *translator.Packet) {
+		mine := q.Buffer()
+		mine.End, mine.Offload = mine.Start+copy(mine.Buf[mine.Start:], p.Bytes()), p.Offload
+		q.Write(mine)
+		flush(t, q)
+	})
 	send(func(p *translator.Packet) {
 		if err := d.Inject(p); err != nil {
 			t.Error(err)
@@ -406,11 +480,17 @@ func TestRefusedSuperpacketsAreSegmented(t *testing.T) {
 	}
 }
 
-func TestWriteErrorsAreCounted(t *testing.T) {
+func TestWriteErrorsAreCounted(t *testing.T) { eachIO(t, testWriteErrorsAreCounted) }
+
+func testWriteErrorsAreCounted(t *testing.T, io IO) {
 	ns := netns.New(t, "x")
-	q := mustOpen(t, ns, Config{Name: "natless0"}).Queues()[0]
-	p := superpacket(t, false, &layers.UDP{SrcPort: 1, DstPort: 2}, random(10), translator.Offload{})
+	q := mustOpen(t, ns, Config{Name: "natless0", IO: io}).Queues()[0]
+	p := q.Buffer()
+	p.End = p.Start + copy(p.Buf[p.Start:], superpacket(t, false, &layers.UDP{SrcPort: 1, DstPort: 2}, random(10), translator.Offload{}).Bytes())
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	q.Write(p) // the device is down
+	flush(t, q)
 	var stats Stats
 	q.Counters().AddTo(&stats)
 	if stats.WriteErrors[unix.EIO] != 1 {
@@ -419,9 +499,11 @@ func TestWriteErrorsAreCounted(t *testing.T) {
 }
 
 // Nothing is allocated for a packet.
-func TestNoAllocations(t *testing.T) {
+func TestNoAllocations(t *testing.T) { eachIO(t, testNoAllocations) }
+
+func testNoAllocations(t *testing.T, io IO) {
 	ns := netns.New(t, "x")
-	d := mustOpen(t, ns, Config{Name: "natless0"})
+	d := mustOpen(t, ns, Config{Name: "natless0", IO: io})
 	up(ns, "natless0")
 	var conn net.Conn
 	var err error
@@ -430,6 +512,8 @@ func TestNoAllocations(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	q, payload := d.Queues()[0], []byte("x")
 	if n := testing.AllocsPerRun(200, func() {
 		conn.Write(payload)

@@ -15,26 +15,21 @@ import (
 // again and a stop is seen under load.
 const batchLimit = 64
 
+// queue is a Queue as its device sees it.
+type queue interface {
+	Queue
+	descriptor() int
+	stop()
+	close() error
+}
+
 // plainQueue reads and writes with one system call a packet. The descriptor is
 // nonblocking and known only here: raw system calls keep the runtime's poller
 // and scheduler out of the way, and an idle queue sleeps in poll(2).
 type plainQueue struct {
-	buffers
-	name      string
-	fd, wake  int
-	left      int            // packets until the batch is full
-	poll      [2]unix.PollFd // here, since on the stack it would escape
-	stopped   atomic.Bool
-	segmenter Segmenter
-	counters  *Counters
-}
-
-func newPlainQueue(name string, fd int) (*plainQueue, error) {
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("eventfd: %w", err)
-	}
-	return &plainQueue{name: name, fd: fd, wake: wake, counters: new(Counters)}, nil
+	*common
+	left int            // packets until the batch is full
+	poll [2]unix.PollFd // here, since on the stack it would escape
 }
 
 func (q *plainQueue) Next() (p *translator.Packet, fresh bool, err error) {
@@ -80,7 +75,18 @@ func (q *plainQueue) wait() syscall.Errno {
 	return 0
 }
 
-func (q *plainQueue) failed(errno syscall.Errno) error {
+// common is what every kind of queue has.
+type common struct {
+	buffers
+	name      string
+	fd, wake  int // the device; an eventfd that is written to once, by stop
+	stopped   atomic.Bool
+	segmenter Segmenter
+	counters  *Counters
+}
+
+// failed is the error that Next gives for a read's errno.
+func (q *common) failed(errno syscall.Errno) error {
 	switch {
 	case q.stopped.Load():
 		return ErrStopped
@@ -92,11 +98,13 @@ func (q *plainQueue) failed(errno syscall.Errno) error {
 	return fmt.Errorf("device %s: read: %w", q.name, errno)
 }
 
-func (q *plainQueue) Buffer() *translator.Packet { return q.get() }
+func (q *common) descriptor() int { return q.fd }
 
-func (q *plainQueue) Release(p *translator.Packet) { q.put(p) }
+func (q *common) Buffer() *translator.Packet { return q.get() }
 
-func (q *plainQueue) Counters() *Counters { return q.counters }
+func (q *common) Release(p *translator.Packet) { q.put(p) }
+
+func (q *common) Counters() *Counters { return q.counters }
 
 func (q *plainQueue) Write(p *translator.Packet) {
 	if errno := writePacket(q.fd, p); errno != 0 {
@@ -106,7 +114,7 @@ func (q *plainQueue) Write(p *translator.Packet) {
 }
 
 // refused deals with a packet that the kernel did not take.
-func (q *plainQueue) refused(p *translator.Packet, errno syscall.Errno) {
+func (q *common) refused(p *translator.Packet, errno syscall.Errno) {
 	if errno == unix.EINVAL && retryable(p) {
 		q.counters.Segmented.Add(1)
 		scratch := q.get()
@@ -118,12 +126,12 @@ func (q *plainQueue) refused(p *translator.Packet, errno syscall.Errno) {
 	}
 }
 
-func (q *plainQueue) stop() {
+func (q *common) stop() {
 	q.stopped.Store(true)
 	unix.Write(q.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // fails only when it is awake already
 }
 
-func (q *plainQueue) close() error {
+func (q *common) close() error {
 	unix.Close(q.wake)
 	return unix.Close(q.fd)
 }

@@ -55,7 +55,8 @@ type Queue interface {
 	// belongs to the caller until Write or Release.
 	Buffer() *translator.Packet
 
-	// Write gives the packet to the kernel. What the kernel refuses with EINVAL
+	// Write gives the packet to the kernel, at the latest with the next Next.
+	// What the kernel refuses with EINVAL
 	// is written again, segmented and with complete checksums; other errors
 	// are counted, for a router has nobody to tell.
 	Write(p *translator.Packet)
