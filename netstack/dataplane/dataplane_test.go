@@ -16,6 +16,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/tests/netns"
 	"github.com/natless/natless/translator"
 )
@@ -37,9 +38,11 @@ func (n *topology) ways() []struct {
 	}
 }
 
-func TestTCP(t *testing.T) {
+func TestTCP(t *testing.T) { eachIO(t, testTCP) }
+
+func testTCP(t *testing.T, io tun.IO) {
 	for _, queues := range []int{1, 2} {
-		n := newTopology(t, queues, nil)
+		n := newTopology(t, tun.Config{IO: io, Queues: queues}, nil)
 		for _, way := range n.ways() {
 			before := n.plane.Snapshot().Superpackets
 			port, sum := listenTCP(t, way.to)
@@ -83,8 +86,10 @@ func stream(t *testing.T, conn net.Conn, size int) [32]byte {
 
 // Datagrams sent as one superpacket (UDP_SEGMENT, udp(7)) pass as one and
 // arrive as they were.
-func TestUDPSuperpackets(t *testing.T) {
-	n := newTopology(t, 1, nil)
+func TestUDPSuperpackets(t *testing.T) { eachIO(t, testUDPSuperpackets) }
+
+func testUDPSuperpackets(t *testing.T, io tun.IO) {
+	n := newTopology(t, tun.Config{IO: io}, nil)
 	if !n.plane.Device().Offloads().USO {
 		t.Skip("the kernel offers no UDP segmentation offload to TUN (Linux 6.2)")
 	}
@@ -145,8 +150,10 @@ func control(t *testing.T, conn *net.UDPConn, level, option, value int) {
 
 // Datagrams longer than the MTU pass as fragments; IPv4 ones without DF become
 // fragments where lowest_ipv6_mtu wants it.
-func TestFragments(t *testing.T) {
-	n := newTopology(t, 1, nil)
+func TestFragments(t *testing.T) { eachIO(t, testFragments) }
+
+func testFragments(t *testing.T, io tun.IO) {
+	n := newTopology(t, tun.Config{IO: io}, nil)
 	for _, way := range n.ways() {
 		server, port := listenUDP(t, way.to)
 		client := dial(t, way.from, "udp", net.JoinHostPort(way.address, port)).(*net.UDPConn)
@@ -167,8 +174,10 @@ func TestFragments(t *testing.T) {
 	}
 }
 
-func TestStopWhileIdle(t *testing.T) {
-	n := newTopology(t, 2, nil)
+func TestStopWhileIdle(t *testing.T) { eachIO(t, testStopWhileIdle) }
+
+func testStopWhileIdle(t *testing.T, io tun.IO) {
+	n := newTopology(t, tun.Config{IO: io, Queues: 2}, nil)
 	time.Sleep(300 * time.Millisecond) // router solicitations and the like are over
 	start := time.Now()
 	if err := n.stop(); err != nil {
@@ -183,8 +192,10 @@ func TestStopWhileIdle(t *testing.T) {
 }
 
 // A deleted device comes back while a connection goes on.
-func TestDeletedDeviceComesBack(t *testing.T) {
-	n := newTopology(t, 2, nil)
+func TestDeletedDeviceComesBack(t *testing.T) { eachIO(t, testDeletedDeviceComesBack) }
+
+func testDeletedDeviceComesBack(t *testing.T, io tun.IO) {
+	n := newTopology(t, tun.Config{IO: io, Queues: 2}, nil)
 	port, sum := listenTCP(t, n.s4)
 	conn := dial(t, n.w6, "tcp", net.JoinHostPort(server6, port))
 	first := sha256.New()
@@ -258,9 +269,11 @@ func (e *echo) answer(plane *dataplane.Dataplane) {
 	}
 }
 
-func TestLocal(t *testing.T) {
+func TestLocal(t *testing.T) { eachIO(t, testLocal) }
+
+func testLocal(t *testing.T, io tun.IO) {
 	stack := &echo{queue: make(chan []byte, 64)}
-	n := newTopology(t, 1, stack)
+	n := newTopology(t, tun.Config{IO: io}, stack)
 	go stack.answer(n.plane)
 	defer close(stack.queue)
 	n.s4.Run("ping", "-c", "3", "-i", "0.1", "-W", "1", own4)
@@ -291,7 +304,7 @@ func (w *watcher) Translated(_ int, p *translator.Packet, v translator.Verdict) 
 }
 
 func TestObserver(t *testing.T) {
-	n := newTopology(t, 1, nil)
+	n := newTopology(t, tun.Config{}, nil)
 	var w watcher
 	n.plane.Observe(&w)
 	n.w6.Run("ping", "-c", "3", "-i", "0.05", server6)
@@ -309,7 +322,7 @@ func TestObserver(t *testing.T) {
 
 // Errors of ours leave through the device, and every drop has its reason.
 func TestRepliesAndDropsAreCounted(t *testing.T) {
-	n := newTopology(t, 1, nil)
+	n := newTopology(t, tun.Config{}, nil)
 	out, _ := n.w6.Command("ping", "-c", "1", "-t", "2", "-W", "1", server6).CombinedOutput()
 	if !bytes.Contains(out, []byte("Time exceeded: Hop limit")) {
 		t.Errorf("ping says %s", out)

@@ -29,6 +29,13 @@ const (
 	own6      = "2001:db8:1::1"
 )
 
+// eachIO runs a test with every way to read and write.
+func eachIO(t *testing.T, test func(t *testing.T, io tun.IO)) {
+	for _, io := range []tun.IO{tun.Plain, tun.Uring} {
+		t.Run(string(io), func(t *testing.T) { test(t, io) })
+	}
+}
+
 type topology struct {
 	t         *testing.T
 	w6, x, s4 *netns.NS
@@ -37,8 +44,9 @@ type topology struct {
 }
 
 // newTopology builds the three namespaces and runs a dataplane in the middle.
-func newTopology(t *testing.T, queues int, local dataplane.Local) *topology {
+func newTopology(t *testing.T, c tun.Config, local dataplane.Local) *topology {
 	t.Helper()
+	c.Name = "natless0"
 	n := &topology{t: t, w6: netns.New(t, "w6"), x: netns.New(t, "x"), s4: netns.New(t, "s4")}
 	netns.Veth(t, n.w6, "eth0", n.x, "w6")
 	netns.Veth(t, n.s4, "eth0", n.x, "s4")
@@ -60,7 +68,7 @@ func newTopology(t *testing.T, queues int, local dataplane.Local) *topology {
 		t.Fatal(err)
 	}
 	n.plane = dataplane.New(dataplane.Config{Translator: tr, Local: local, Open: func() (d *tun.Device, err error) {
-		n.x.Do(func() { d, err = tun.Open(tun.Config{Name: "natless0", Queues: queues}) })
+		n.x.Do(func() { d, err = tun.Open(c) })
 		return d, err
 	}})
 	n.run()
