@@ -1,0 +1,75 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/registry"
+)
+
+var statuses = map[api.Code]int{
+	api.CodeInvalid:          http.StatusBadRequest,
+	api.CodeForbidden:        http.StatusForbidden,
+	api.CodeNotFound:         http.StatusNotFound,
+	api.CodeMethodNotAllowed: http.StatusMethodNotAllowed,
+	api.CodeConflict:         http.StatusConflict,
+	api.CodeTooLarge:         http.StatusRequestEntityTooLarge,
+	api.CodeReloadRefused:    http.StatusUnprocessableEntity,
+	api.CodeRateLimited:      http.StatusTooManyRequests,
+	api.CodeInternal:         http.StatusInternalServerError,
+	api.CodeStarting:         http.StatusServiceUnavailable,
+	api.CodeExhausted:        http.StatusInsufficientStorage,
+}
+
+// problemOf says in the API's words what went wrong.
+func problemOf(err error) *api.Problem {
+	var p *api.Problem
+	var wrong *registry.FieldError
+	var full *registry.ExhaustedError
+	var conflict *registry.ConflictError
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.As(err, &wrong):
+		return &api.Problem{Code: api.CodeInvalid, Field: wrong.Field, Detail: wrong.Reason}
+	case errors.As(err, &full):
+		return &api.Problem{Code: api.CodeExhausted, Pool: full.Usage.Name, Detail: err.Error()}
+	case errors.As(err, &conflict):
+		return &api.Problem{Code: api.CodeConflict, Field: conflict.Field, Detail: conflict.Error()}
+	case errors.Is(err, registry.ErrNotFound):
+		return &api.Problem{Code: api.CodeNotFound, Detail: err.Error()}
+	case errors.As(err, &tooLarge):
+		return &api.Problem{Code: api.CodeTooLarge, Detail: "the request is larger than 64 KiB"}
+	}
+	return &api.Problem{Code: api.CodeInternal, Detail: err.Error()}
+}
+
+func invalid(field, detail string) error {
+	return &api.Problem{Code: api.CodeInvalid, Field: field, Detail: detail}
+}
+
+// fail answers with a problem document.
+func fail(w http.ResponseWriter, err error) {
+	p := *problemOf(err)
+	p.Type = "about:blank"
+	p.Status = statuses[p.Code]
+	p.Title = http.StatusText(p.Status)
+	if p.Code == api.CodeStarting || p.Code == api.CodeRateLimited {
+		w.Header().Set("Retry-After", "1")
+	}
+	answer(w, p.Status, "application/problem+json", p)
+}
+
+func answer(w http.ResponseWriter, status int, contentType string, v any) {
+	b, err := json.Marshal(v)
+	if err != nil { // a type of ours that has no JSON
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(status)
+	w.Write(append(b, '\n')) // who left does not hear it
+}

@@ -1,0 +1,157 @@
+// Package server answers the API of config/api on a unix socket: who may ask,
+// how much, and in which words the answer is. What the answers are is its
+// caller's business: it asks a registry and a few functions.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/registry"
+	"golang.org/x/time/rate"
+)
+
+// Bounds of what the server takes; none is met in ordinary use.
+const (
+	maxBody    = 64 << 10 // bytes of a request
+	maxHeader  = 16 << 10
+	maxPacket  = 4 << 10 // bytes of words to explain
+	maxPage    = 10_000  // workloads in an answer
+	concurrent = 256     // requests at a time
+	perSecond  = 2000    // requests
+	burst      = 4000
+)
+
+// Registry is what the server asks of *registry.Registry.
+type Registry interface {
+	Put(context.Context, api.Key, api.Request) (*registry.Assignment, error)
+	Delete(context.Context, api.Key) error
+	Get(api.Key) (*registry.Assignment, error)
+	List(f api.Filter, after string, limit int) (page []*registry.Assignment, next string, err error)
+	Whois(netip.AddrPort, time.Time) (*registry.Assignment, error)
+	Pools() []api.Pool
+}
+
+// Options are what a server answers from. All fields but Complete, Group and
+// Log are needed.
+type Options struct {
+	Registry Registry
+	Status   func(context.Context) (api.Status, error)
+	Explain  func(ctx context.Context, words string) (api.Explanation, error) // an error is the words' fault
+	Reload   func(context.Context) error                                      // an error is the config's fault; nothing has changed
+	Ready    func() bool
+	Complete func(*api.Workload) // adds what the registry does not know: prefix and traffic
+	Group    int                 // GID that may ask, besides root; 0: none
+	Log      *slog.Logger
+}
+
+// Server is the API. Make it with New, then Run it.
+type Server struct {
+	Options
+	http   http.Server
+	mux    *http.ServeMux
+	limit  *rate.Limiter
+	atOnce chan struct{}
+}
+
+// New makes a server; it does nothing before Run.
+func New(o Options) *Server {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Complete == nil {
+		o.Complete = func(*api.Workload) {}
+	}
+	s := &Server{Options: o, mux: http.NewServeMux(), limit: rate.NewLimiter(perSecond, burst), atOnce: make(chan struct{}, concurrent)}
+	for _, r := range s.routes() {
+		s.mux.HandleFunc(r.pattern, s.handler(r))
+	}
+	s.http = http.Server{
+		Handler:           http.HandlerFunc(s.serve),
+		ConnContext:       withPeer,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      60 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+	}
+	return s
+}
+
+// Run answers on the listener until ctx is done, and closes it. Answers under
+// way get a few seconds to finish.
+func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	stopped := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer cancel()
+		stopped <- s.http.Shutdown(grace)
+	})
+	err := s.http.Serve(l)
+	if stop() { // it was not ctx
+		return fmt.Errorf("api: %w", err)
+	}
+	if err := <-stopped; err != nil {
+		return errors.Join(fmt.Errorf("api: answers were cut off: %w", err), s.http.Close())
+	}
+	return nil
+}
+
+// serve is the door: who asks, and whether it is too much.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	p := peerOf(r.Context())
+	if !p.may(s.Group) {
+		fail(w, &api.Problem{Code: api.CodeForbidden, Detail: fmt.Sprintf("user %d is neither root nor in the group of api.group", p.uid)})
+		return
+	}
+	select {
+	case s.atOnce <- struct{}{}:
+		defer func() { <-s.atOnce }()
+	default:
+		fail(w, &api.Problem{Code: api.CodeRateLimited, Detail: fmt.Sprintf("%d requests are under way: try again", concurrent)})
+		return
+	}
+	if !s.limit.Allow() {
+		fail(w, &api.Problem{Code: api.CodeRateLimited, Detail: fmt.Sprintf("more than %d requests a second: try again", perSecond)})
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	h, pattern := s.mux.Handler(r)
+	if pattern == "" {
+		s.unknown(w, r, h)
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
+
+// unknown answers what no route is for: the path does not exist, or not with
+// this method.
+func (s *Server) unknown(w http.ResponseWriter, r *http.Request, h http.Handler) {
+	meant := statusOnly{header: http.Header{}}
+	h.ServeHTTP(&meant, r)
+	if meant.status == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", meant.header.Get("Allow"))
+		fail(w, &api.Problem{Code: api.CodeMethodNotAllowed, Detail: r.Method + " is not for " + r.URL.Path + ", but " + meant.header.Get("Allow")})
+		return
+	}
+	fail(w, &api.Problem{Code: api.CodeNotFound, Detail: r.URL.Path + " does not exist; see /v1/openapi.yaml"})
+}
+
+// statusOnly is a ResponseWriter that keeps status and header.
+type statusOnly struct {
+	header http.Header
+	status int
+}
+
+func (s *statusOnly) Header() http.Header         { return s.header }
+func (s *statusOnly) WriteHeader(status int)      { s.status = status }
+func (s *statusOnly) Write(b []byte) (int, error) { return io.Discard.Write(b) }
