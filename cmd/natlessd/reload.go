@@ -79,6 +79,6 @@ func (r *reloader) reload() error {
 // notify tells systemd, if it started us.
 func notify(log *slog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("notify systemd", "state", state, "error", err)
+		log.Debug("notify systemd", "state", state, "error", err)
 	}
 }

@@ -5,11 +5,11 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -65,33 +65,42 @@ func newServer(c *config.Config, log *slog.Logger) (*server, error) {
 	return s, nil
 }
 
+// tasks are in the order in which they may end, the last first.
 func (s *server) tasks() []task { return []task{s.dataplane, s.routes} }
 
-// run runs the tasks until ctx is done or one of them fails, which ends all.
+// run runs the tasks until ctx is done or one of them fails. Either ends all,
+// the last first, each after the one that follows it: routes go before the
+// device that they point at.
 func (s *server) run(ctx context.Context, tasks []task) error {
 	group, ctx := errgroup.WithContext(ctx)
+	end := ctx
+	for _, t := range slices.Backward(tasks) {
+		own := end
+		after, ended := context.WithCancel(context.Background())
+		group.Go(func() error {
+			defer ended()
+			return t.Run(own)
+		})
+		end = after
+	}
+	group.Go(func() error { s.announce(ctx, tasks); return nil })
+	return group.Wait()
+}
+
+// announce tells the world when every task is ready, and when they end.
+func (s *server) announce(ctx context.Context, tasks []task) {
 	for _, t := range tasks {
-		group.Go(func() error { return t.Run(ctx) })
-	}
-	group.Go(func() error {
-		for _, t := range tasks {
-			select {
-			case <-t.Ready():
-			case <-ctx.Done():
-				return nil
-			}
+		select {
+		case <-t.Ready():
+		case <-ctx.Done():
+			return
 		}
-		debug.FreeOSMemory() // starting took more than running does
-		s.log.Info("natlessd is ready", "mappings", s.translator.Table().Len())
-		notify(s.log, "READY=1")
-		<-ctx.Done()
-		notify(s.log, "STOPPING=1")
-		return nil
-	})
-	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-		return err
 	}
-	return nil
+	debug.FreeOSMemory() // starting took more than running does
+	s.log.Info("natlessd is ready", "mappings", s.translator.Table().Len())
+	notify(s.log, "READY=1")
+	<-ctx.Done()
+	notify(s.log, "STOPPING=1")
 }
 
 // desired is what the kernel should do by a configuration.

@@ -21,9 +21,9 @@ import (
 // IPv4 addresses; IPv4 addresses are seen under the prefix by them.
 const (
 	workload1, workload1v4 = "2001:db8:6::2", "198.51.100.2"
-	workload2, workload2v4 = "2001:db8:7::2", "198.51.100.3" // behind a link with an MTU of 1400
+	workload2, workload2v4 = "2001:db8:7::2", "198.51.100.3" // behind gate
 	server, serverv6       = "192.0.2.2", "2001:db8:64::c000:202"
-	far, farv6             = "203.0.113.2", "2001:db8:64::cb00:7102" // behind server and a link with an MTU of 1400
+	far, farv6             = "203.0.113.2", "2001:db8:64::cb00:7102" // behind mid
 	own4, own6             = "198.51.100.1", "2001:db8::1"
 )
 
@@ -35,12 +35,18 @@ mappings:
   - {ipv6: "2001:db8:7::2", ipv4: 198.51.100.3}
 `
 
-// topology is workloads — host — server — far. Workloads have no IPv4, server
-// and far no IPv6 but what their loopbacks have.
+// topology is
+//
+//	w1 ───────── host ─── server ── mid ── far
+//	w2 ── gate ──┘                └1400┘
+//	      └1400┘
+//
+// with natlessd on host. Workloads and gate have no IPv4; server, mid and far
+// have no IPv6. All links have an MTU of 1500 but those marked.
 type topology struct {
-	t                         testing.TB
-	w1, w2, host, server, far *netns.NS
-	daemon                    *daemon.Daemon
+	t                                    testing.TB
+	w1, w2, gate, host, server, mid, far *netns.NS
+	daemon                               *daemon.Daemon
 }
 
 func TestMain(m *testing.M) {
@@ -60,26 +66,41 @@ func newTopology(t testing.TB, more ...string) *topology {
 
 func newNamespaces(t testing.TB) *topology {
 	t.Helper()
-	n := &topology{t: t, w1: netns.New(t, "w1"), w2: netns.New(t, "w2"), host: netns.New(t, "host"), server: netns.New(t, "server"), far: netns.New(t, "far")}
-	for i, w := range []*netns.NS{n.w1, n.w2} {
-		name := fmt.Sprintf("w%d", i+1)
-		netns.Veth(t, w, "eth0", n.host, name)
-		n.host.IP(fmt.Sprintf("addr add 2001:db8:%d::1/64 dev %s", 6+i, name))
-		w.IP(fmt.Sprintf("addr add 2001:db8:%d::2/64 dev eth0", 6+i))
-		w.IP(fmt.Sprintf("route add default via 2001:db8:%d::1", 6+i))
+	n := &topology{t: t, w1: netns.New(t, "w1"), w2: netns.New(t, "w2"), gate: netns.New(t, "gate"), host: netns.New(t, "host"),
+		server: netns.New(t, "server"), mid: netns.New(t, "mid"), far: netns.New(t, "far")}
+	for _, l := range []struct {
+		a            *netns.NS
+		nameA        string
+		b            *netns.NS
+		nameB        string
+		addrA, addrB string
+		mtu          int
+	}{
+		{n.w1, "eth0", n.host, "w1", "2001:db8:6::2/64", "2001:db8:6::1/64", 1500},
+		{n.w2, "eth0", n.gate, "w2", "2001:db8:7::2/64", "2001:db8:7::1/64", 1500},
+		{n.gate, "host", n.host, "gate", "2001:db8:8::2/64", "2001:db8:8::1/64", 1400},
+		{n.host, "uplink", n.server, "eth0", "192.0.2.1/24", "192.0.2.2/24", 1500},
+		{n.server, "mid", n.mid, "server", "192.0.3.1/24", "192.0.3.2/24", 1400},
+		{n.mid, "far", n.far, "eth0", "203.0.113.1/24", "203.0.113.2/24", 1500},
+	} {
+		netns.Veth(t, l.a, l.nameA, l.b, l.nameB)
+		l.a.IP(fmt.Sprintf("addr add %s dev %s", l.addrA, l.nameA))
+		l.b.IP(fmt.Sprintf("addr add %s dev %s", l.addrB, l.nameB))
+		l.a.IP(fmt.Sprintf("link set %s mtu %d", l.nameA, l.mtu))
+		l.b.IP(fmt.Sprintf("link set %s mtu %d", l.nameB, l.mtu))
 	}
-	n.host.IP("link set w2 mtu 1400") // the workload's end stays at 1500
-	netns.Veth(t, n.host, "uplink", n.server, "eth0")
-	n.host.IP("addr add 192.0.2.1/24 dev uplink")
-	n.server.IP("addr add 192.0.2.2/24 dev eth0")
-	n.server.IP("route add default via 192.0.2.1")
-	netns.Veth(t, n.server, "far", n.far, "eth0")
-	n.server.IP("link set far mtu 1400")
-	n.server.IP("addr add 203.0.113.1/24 dev far")
+	n.gate.Run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
 	n.server.Run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-	n.far.IP("addr add 203.0.113.2/24 dev eth0")
-	n.far.IP("route add default via 203.0.113.1")
+	n.mid.Run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+	n.w1.IP("route add default via 2001:db8:6::1")
+	n.w2.IP("route add default via 2001:db8:7::1")
+	n.gate.IP("route add default via 2001:db8:8::1")
+	n.host.IP("route add 2001:db8:7::/64 via 2001:db8:8::2")
 	n.host.IP("route add 203.0.113.0/24 via 192.0.2.2")
+	n.server.IP("route add default via 192.0.2.1")
+	n.server.IP("route add 203.0.113.0/24 via 192.0.3.2")
+	n.mid.IP("route add default via 192.0.3.1")
+	n.far.IP("route add default via 203.0.113.1")
 	return n
 }
 
