@@ -138,7 +138,7 @@ func (e *Edit) Insert(m Mapping) error {
 		return ErrFull
 	}
 	slot := e.alloc()
-	*e.t.entries.edit(slot, e.epoch) = newEntry(m, slot)
+	*e.entry(slot) = newEntry(m, slot)
 	e.index6(m).insert(hash6(Addr6From(m.IPv6.Addr())), slot, e.epoch, e.hash6)
 	if len(m.Ports) > 0 {
 		e.share(v4).add(m.Ports, slot)
@@ -173,12 +173,12 @@ func (e *Edit) collides(m Mapping, head *Entry) error {
 		return &Collision{m, head.Mapping(), "ipv4 " + m.IPv4.String()}
 	}
 	if len(m.Ports) == 0 {
-		return &Collision{m, e.t.entries.at(head.share.runs[0].slot).Mapping(), "a share of " + m.IPv4.String()}
+		return &Collision{m, e.t.entry(head.share.runs[0].slot).Mapping(), "a share of " + m.IPv4.String()}
 	}
 	for _, r := range m.Ports {
 		if run, ok := head.share.overlap(r); ok {
 			both := PortRange{max(r.First, run.First), min(r.Last, run.Last)}
-			return &Collision{m, e.t.entries.at(run.slot).Mapping(), fmt.Sprintf("port %v of %v", both, m.IPv4.Addr())}
+			return &Collision{m, e.t.entry(run.slot).Mapping(), fmt.Sprintf("port %v of %v", both, m.IPv4.Addr())}
 		}
 	}
 	return nil
@@ -217,13 +217,13 @@ func (e *Edit) share(v4 uint32) *share {
 	head := e.t.get4(v4, 32)
 	if head == nil {
 		slot := e.alloc()
-		h := e.t.entries.edit(slot, e.epoch)
+		h := e.entry(slot)
 		*h = Entry{v4: v4, word: slot | shared, run: PortRange{1, 0}, len4: 32, share: &share{epoch: e.epoch}}
 		e.index4(32).insert(hash4(v4), slot, e.epoch, e.hash4)
 		return h.share
 	}
 	if head.share.epoch != e.epoch {
-		h := e.t.entries.edit(head.Slot(), e.epoch)
+		h := e.entry(head.Slot())
 		h.share = h.share.clone(e.epoch)
 		head = h
 	}
@@ -246,7 +246,7 @@ func (e *Edit) unshare(v4 uint32, ports PortSet) {
 // alloc is a free slot, the one last freed if there is any.
 func (e *Edit) alloc() uint32 {
 	if slot := e.t.free; slot != 0 {
-		e.t.free = e.t.entries.at(slot).v4
+		e.t.free = e.t.entry(slot).v4
 		return slot
 	}
 	e.t.slots++
@@ -254,12 +254,12 @@ func (e *Edit) alloc() uint32 {
 }
 
 func (e *Edit) release(slot uint32) {
-	*e.t.entries.edit(slot, e.epoch) = Entry{v4: e.t.free, word: slot}
+	*e.entry(slot) = Entry{v4: e.t.free, word: slot}
 	e.t.free = slot
 }
 
-func (e *Edit) hash6(slot uint32) uint64 { return hash6(e.t.entries.at(slot).v6) }
-func (e *Edit) hash4(slot uint32) uint64 { return hash4(e.t.entries.at(slot).v4) }
+func (e *Edit) hash6(slot uint32) uint64 { return hash6(e.t.entry(slot).v6) }
+func (e *Edit) hash4(slot uint32) uint64 { return hash4(e.t.entry(slot).v4) }
 
 func (e *Edit) index6(m Mapping) *index {
 	length := m.IPv6.Bits()

@@ -5,14 +5,13 @@ package mapping
 // and the bucket is an open-addressed table of its own. A full bucket splits in
 // two, so that growing, too, costs no more than a bucket and the directory.
 type index struct {
-	dir   []*bucket // 1 << depth, several neighbours may be the same bucket
-	shift uint8     // 64 − depth
+	dir   directory[bucket] // 1 << depth leaves; neighbours may be the same bucket
+	shift uint8             // 64 − depth
 	count int
-	epoch uint64 // of the directory
 }
 
 const (
-	bucketLen  = 1024 // one page of memory
+	bucketLen  = 512
 	bucketFull = bucketLen * 3 / 4
 )
 
@@ -27,36 +26,34 @@ type bucket struct {
 }
 
 // The parts of a hash: directory from the top, tag and position from the bottom.
-func tag(h uint64) uint32        { return uint32(h) &^ slotMask }
-func position(h uint64) uint32   { return uint32(h) & (bucketLen - 1) }
-func (x *index) of(h uint64) int { return int(h >> (x.shift & 127)) }
+func tag(h uint64) uint32           { return uint32(h) &^ slotMask }
+func position(h uint64) uint32      { return uint32(h) & (bucketLen - 1) }
+func (x *index) of(h uint64) uint32 { return uint32(h >> (x.shift & 127)) }
 
 func newIndex(epoch uint64) index {
-	return index{dir: []*bucket{{epoch: epoch}}, shift: 64, epoch: epoch}
+	x := index{shift: 64}
+	x.dir.set(0, &bucket{epoch: epoch}, epoch)
+	return x
 }
 
 // edit is the bucket of h for writing.
 func (x *index) edit(h, epoch uint64) *bucket {
-	if x.epoch != epoch {
-		x.dir = append([]*bucket(nil), x.dir...)
-		x.epoch = epoch
-	}
-	b := x.dir[x.of(h)]
+	b := x.dir.at(x.of(h))
 	if b.epoch != epoch {
 		c := *b
 		c.epoch = epoch
 		b = &c
-		x.set(h, b)
+		x.set(h, b, epoch)
 	}
 	return b
 }
 
 // set puts b into every place of the directory whose top bits are those of h.
-func (x *index) set(h uint64, b *bucket) {
-	n := 1 << (64 - x.shift - b.depth)
+func (x *index) set(h uint64, b *bucket, epoch uint64) {
+	n := uint32(1) << (64 - x.shift - b.depth)
 	first := x.of(h) &^ (n - 1)
 	for i := range n {
-		x.dir[first+i] = b
+		x.dir.set(first+i, b, epoch)
 	}
 }
 
@@ -83,9 +80,9 @@ func (b *bucket) insert(h uint64, slot uint32) {
 // split distributes b, the bucket of h, over two by one more bit of the hash.
 func (x *index) split(h uint64, b *bucket, epoch uint64, hash func(slot uint32) uint64) {
 	if 64-x.shift == b.depth {
-		dir := make([]*bucket, 2*len(x.dir))
-		for i, b := range x.dir {
-			dir[2*i], dir[2*i+1] = b, b
+		var dir directory[bucket]
+		for i := range 2 * x.dir.count {
+			dir.set(i, x.dir.at(i/2), epoch)
 		}
 		x.dir = dir
 		x.shift--
@@ -103,8 +100,8 @@ func (x *index) split(h uint64, b *bucket, epoch uint64, hash func(slot uint32) 
 		}
 		half.insert(k, w&slotMask)
 	}
-	x.set(h&^bit, halves[0])
-	x.set(h|bit, halves[1])
+	x.set(h&^bit, halves[0], epoch)
+	x.set(h|bit, halves[1], epoch)
 }
 
 // remove takes slot, which is there, from under h, and closes the gap so that

@@ -3,9 +3,10 @@ package mapping
 import "slices"
 
 // share says who owns which port of one IPv4 address. A port's block, of 256,
-// names its owner where it has one owner or none; else the runs are searched.
+// names its owner where it has one owner or none; else it says from where on to
+// search the runs.
 type share struct {
-	blocks [256]uint32 // slot, 0, or mixed
+	blocks [256]uint32 // slot, 0, or mixed with the index of the first run
 	runs   []run       // sorted, disjoint
 	epoch  uint64
 }
@@ -16,14 +17,21 @@ type run struct {
 	slot uint32
 }
 
-const mixed = ^uint32(0)
+const mixed = 1 << 31
 
 // find is the slot of the mapping that owns port, or 0.
 func (s *share) find(port uint16) uint32 {
-	if slot := s.blocks[port>>8]; slot != mixed {
+	slot := s.blocks[port>>8]
+	if slot < mixed {
 		return slot
 	}
-	if i := s.search(port); i < len(s.runs) && s.runs[i].First <= port {
+	i := int(slot &^ mixed)
+	if s.runs[i].Last < port { // as a rule the first or the second of the block
+		if i++; i < len(s.runs) && s.runs[i].Last < port {
+			i = s.search(port)
+		}
+	}
+	if i < len(s.runs) && s.runs[i].First <= port {
 		return s.runs[i].slot
 	}
 	return 0
@@ -61,7 +69,7 @@ func (s *share) clone(epoch uint64) *share {
 func (s *share) add(set PortSet, slot uint32) {
 	for _, r := range set {
 		s.runs = slices.Insert(s.runs, s.search(r.First), run{r, slot})
-		s.mark(r)
+		s.mark(r, 1)
 	}
 }
 
@@ -70,24 +78,31 @@ func (s *share) remove(set PortSet) {
 	for _, r := range set {
 		i := s.search(r.First)
 		s.runs = slices.Delete(s.runs, i, i+1)
-		s.mark(r)
+		s.mark(r, -1)
 	}
 }
 
-// mark brings the blocks that r touches up to date.
-func (s *share) mark(r PortRange) {
-	for b := r.First >> 8; ; b++ {
-		first, last := b<<8, b<<8|255
-		switch v, any := s.overlap(PortRange{first, last}); {
-		case !any:
-			s.blocks[b] = 0
-		case v.First <= first && v.Last >= last:
-			s.blocks[b] = v.slot
-		default:
-			s.blocks[b] = mixed
-		}
-		if b == r.Last>>8 {
-			return
+// mark brings the blocks that r touches up to date, and those behind it, whose
+// runs have moved by one.
+func (s *share) mark(r PortRange, moved int) {
+	for b := int(r.First >> 8); b <= int(r.Last>>8); b++ {
+		s.blocks[b] = s.block(PortRange{uint16(b << 8), uint16(b<<8 | 255)})
+	}
+	for b := int(r.Last>>8) + 1; b < len(s.blocks); b++ {
+		if s.blocks[b] >= mixed {
+			s.blocks[b] += uint32(moved)
 		}
 	}
+}
+
+// block is what the block of the ports r says.
+func (s *share) block(r PortRange) uint32 {
+	i := s.search(r.First)
+	switch {
+	case i == len(s.runs) || s.runs[i].First > r.Last:
+		return 0
+	case s.runs[i].First <= r.First && s.runs[i].Last >= r.Last:
+		return s.runs[i].slot
+	}
+	return mixed | uint32(i)
 }

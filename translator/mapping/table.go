@@ -9,8 +9,8 @@ import (
 // mappings, up to eight million. Every method may be called by any number of
 // goroutines.
 type Table struct {
-	entries  pages[Entry]
-	levels6  []level // prefix lengths in use, longest first
+	pages    directory[page] // the entries, by slot
+	levels6  []level         // prefix lengths in use, longest first
 	levels4  []level
 	near4    *near
 	embedded rfc6052
@@ -66,13 +66,13 @@ func (t *Table) Lookup6(a Addr6) *Entry {
 
 func (t *Table) find6(l *level, key Addr6) *Entry {
 	h := hash6(key)
-	words := &l.dir[l.of(h)].words
+	words := &l.dir.at(l.of(h)).words
 	for i := position(h); words[i&(bucketLen-1)] != 0; i++ {
 		w := words[i&(bucketLen-1)] ^ tag(h)
 		if w > slotMask {
 			continue
 		}
-		if e := t.entries.at(w); e.v6 == key {
+		if e := t.entry(w); e.v6 == key {
 			return e
 		}
 	}
@@ -97,13 +97,13 @@ func (t *Table) Lookup4(a uint32) *Entry {
 
 func (t *Table) find4(l *level, key uint32) *Entry {
 	h := hash4(key)
-	words := &l.dir[l.of(h)].words
+	words := &l.dir.at(l.of(h)).words
 	for i := position(h); words[i&(bucketLen-1)] != 0; i++ {
 		w := words[i&(bucketLen-1)] ^ tag(h)
 		if w > slotMask {
 			continue
 		}
-		if e := t.entries.at(w); e.v4 == key {
+		if e := t.entry(w); e.v4 == key {
 			return e
 		}
 	}
@@ -120,7 +120,7 @@ func (t *Table) Port(e *Entry, a uint32, port uint16) *Entry {
 	if slot == 0 {
 		return nil
 	}
-	return t.entries.at(slot)
+	return t.entry(slot)
 }
 
 // Embed puts a into the RFC 6052 prefix (section 2.2). It panics without one.
@@ -181,7 +181,7 @@ func (t *Table) All() iter.Seq[Mapping] {
 func (t *Table) Entries() iter.Seq[*Entry] {
 	return func(yield func(*Entry) bool) {
 		for slot := uint32(1); slot < t.slots; slot++ {
-			if e := t.entries.at(slot); e.word&live != 0 && !yield(e) {
+			if e := t.entry(slot); e.word&live != 0 && !yield(e) {
 				return
 			}
 		}
