@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
@@ -144,9 +143,7 @@ func prefixOrAddress(s string) (netip.Prefix, error) {
 
 func printExplanation(w io.Writer, format string, e api.Explanation) error {
 	if format == "json" {
-		encoder := json.NewEncoder(w)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(e)
+		return printJSON(w, e)
 	}
 	_, err := io.WriteString(w, cmp.Or(e.Text, e.Verdict+"\n"))
 	return err

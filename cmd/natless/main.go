@@ -26,15 +26,18 @@ type options struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := newRoot().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "natless:", err)
+	o := &options{}
+	if err := newRoot(o).ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "natless:", advise(o.socket, err))
 		stop()
 		os.Exit(1)
 	}
 }
 
-func newRoot() *cobra.Command {
-	o := &options{}
+// client is made anew for each question, since one process asks few.
+func (o *options) client() *api.Client { return api.NewClient(o.socket) }
+
+func newRoot(o *options) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "natless",
 		Short:         "Stateless IPv4 for IPv6-only workloads",
@@ -48,10 +51,15 @@ func newRoot() *cobra.Command {
 			return nil
 		},
 	}
-	root.PersistentFlags().StringVar(&o.socket, "socket", api.DefaultSocket, "the daemon's `path`")
+	root.PersistentFlags().StringVar(&o.socket, "socket", api.DefaultSocket, "`path` of the daemon's socket")
 	root.PersistentFlags().StringVarP(&o.output, "output", "o", "text", "text for people or json for programs")
 	root.AddCommand(
+		newStatus(o),
+		newWorkloads(o),
+		newWhois(o),
+		newPools(o),
 		newExplain(o),
+		newReload(o),
 	)
 	return root
 }

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/api/server"
+	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// daemon answers on a socket from a real registry with three workloads.
+func daemon(t *testing.T) (socket string) {
+	t.Helper()
+	t.Setenv("LC_ALL", "C")
+	dir := t.TempDir()
+	reg, err := registry.Open(registry.Options{Path: filepath.Join(dir, "r.db"), History: 100, Pools: []registry.Pool{
+		{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 16384, Reserved: mapping.PortSet{{First: 0, Last: 1023}}, Cooldown: time.Minute},
+		{Name: "dedicated", IPv4: netip.MustParsePrefix("203.0.113.0/27"), Whole: true, Cooldown: time.Second},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := server.New(server.Options{
+		Registry: reg, Ready: func() bool { return true },
+		Status: func(context.Context) (api.Status, error) {
+			return api.Status{Version: "1.2", PID: 42, Ready: true, Started: time.Now().Add(-90 * time.Minute), Config: "/etc/natless/natless.yaml",
+				Prefix: netip.MustParsePrefix("64:ff9b::/96"), IPv4: netip.MustParseAddr("192.0.2.1"), IPv6: netip.MustParseAddr("2001:db8::1"),
+				Device: api.Device{Name: "natless0", MTU: 1500, Queues: 2, Offload: []string{"csum", "tso4"}}, Mappings: 5, Workloads: 3,
+				Verdicts: map[string]uint64{"forward4": 1000, "malformed": 2, "bad-checksum": 0},
+				Checks:   []api.Check{{Name: "routes", State: "ok", Detail: "all there"}}}, nil
+		},
+		Explain: func(_ context.Context, words string) (api.Explanation, error) {
+			return api.Explanation{Packet: words, Verdict: "forward4", Text: "it passes\n"}, nil
+		},
+		Reload: func(context.Context) error { return fmt.Errorf("natless.yaml:3: prefix: is wrong") },
+	})
+	socket = filepath.Join(dir, "n.sock")
+	l, err := server.Listen(socket, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, l) }()
+	t.Cleanup(func() { cancel(); <-done; reg.Close() })
+	for n, r := range []api.Request{{Name: "ns/web", Network: "n1", Netns: "/run/netns/web"}, {Name: "ns/db", ExtraPorts: []uint16{443}}, {Pool: "dedicated"}} {
+		r.IPv6 = []netip.Addr{netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", n+1))}
+		if _, err := reg.Put(t.Context(), api.Key{ContainerID: fmt.Sprintf("%d0123456789abcdef", n), Interface: "eth0"}, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return socket
+}
+
+// run is the command with its words, "!" before an error.
+func run(t *testing.T, socket string, args ...string) string {
+	t.Helper()
+	o := &options{}
+	root := newRoot(o)
+	var out bytes.Buffer
+	root.SetOut(&out)
+	root.SetErr(&out)
+	root.SetArgs(append(args, "--socket", socket))
+	if err := root.ExecuteContext(t.Context()); err != nil {
+		return out.String() + "!" + strings.ReplaceAll(advise(o.socket, err).Error(), socket, "SOCKET")
+	}
+	moving := regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \w+( \(\d+s\))?`)
+	return moving.ReplaceAllString(out.String(), "TIME")
+}
+
+func TestCommands(t *testing.T) {
+	socket := daemon(t)
+	for _, c := range []struct{ args, want string }{
+		{"status", `natlessd       ready, version 1.2, process 42, up 1h30m
+config         /etc/natless/natless.yaml
+prefix         64:ff9b::/96
+own addresses  192.0.2.1, 2001:db8::1
+device         natless0, MTU 1500, 2 queues, offload csum tso4
+table          5 mappings, 3 of them workloads
+
+VERDICT    PACKETS
+forward4   1000
+malformed  2
+
+CHECK   STATE  DETAIL
+routes  ok     all there
+`},
+		{"workloads --pool default", `NAME    WORKLOAD           IPV6         ADDRESS       PORTS            POOL     AGE
+ns/web  00123456789a/eth0  2001:db8::1  198.51.100.0  16384-32767      default  0s
+ns/db   10123456789a/eth0  2001:db8::2  198.51.100.1  443,16384-32767  default  0s
+`},
+		{"workloads list --name nobody", "no workload has an assignment\n"},
+		{"workloads show ns/web", `name       ns/web
+workload   00123456789abcdef/eth0
+network    n1
+namespace  /run/netns/web
+ipv6       2001:db8::1
+address    198.51.100.0
+ports      16384-32767
+pool       default
+since      TIME
+`},
+		{"workloads show 2", `workload  20123456789abcdef/eth0
+ipv6      2001:db8::3
+address   203.0.113.0
+ports     all
+pool      dedicated
+since     TIME
+`},
+		{"workloads show nobody", "!no workload is called \"nobody\": `natless workloads` lists all"},
+		{"whois 198.51.100.1:443", `name      ns/db
+workload  10123456789abcdef/eth0
+ipv6      2001:db8::2
+address   198.51.100.1
+ports     443,16384-32767
+pool      default
+since     TIME
+`},
+		{"whois 198.51.100.1:444", "!nobody has 198.51.100.1:444"},
+		{"whois 198.51.100.1", `!"198.51.100.1" is no address and port, such as 198.51.100.7:4321`},
+		{"whois 198.51.100.1:1 --at noon", "!--at \"noon\": write 2026-01-02T15:04:05Z, '2026-01-02 15:04', or how long ago, such as 10m"},
+		{"explain ipv6 src", "it passes\n"},
+		{"reload", "!natless.yaml:3: prefix: is wrong"},
+		{"workloads delete ns/db", "ns/db gave back 198.51.100.1 ports 443,16384-32767\n"},
+		{"status extra", `!unknown command "extra" for "natless status"`},
+		{"status -o yaml", "!--output yaml: is neither text nor json"},
+	} {
+		if d := cmp.Diff(c.want, run(t, socket, strings.Fields(c.args)...)); d != "" {
+			t.Errorf("natless %s (-want +got):\n%s", c.args, d)
+		}
+	}
+}
+
+func TestPools(t *testing.T) {
+	socket := daemon(t)
+	run(t, socket, "workloads", "delete", "ns/db")
+	want := `default: 16384 ports each, 1 workloads, 13% used, cooldown 1m0s
+  198.51.100.0  ########........................  25%  1 workloads  16384 of 64512 ports
+  198.51.100.1  ~~~~~~~~........................  0%   0 workloads  0 of 64513 ports, 16385 cooling down
+
+dedicated: whole addresses, 1 workloads, 3% used, cooldown 1s
+  203.0.113.0   ################################  100%  1 workloads
+`
+	got := run(t, socket, "pools")
+	if !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "  and 16 addresses that are no fuller (--all shows them)\n") {
+		t.Error(cmp.Diff(want, got))
+	}
+	if got := run(t, socket, "pools", "--all"); strings.Count(got, "203.0.113.") != 32 {
+		t.Errorf("with --all:\n%s", got)
+	}
+	t.Setenv("LC_ALL", "de_DE.UTF-8")
+	if got := run(t, socket, "pools"); !strings.Contains(got, "████████░") || !strings.Contains(got, "▒▒▒▒▒▒▒▒░") {
+		t.Errorf("with UTF-8:\n%s", got)
+	}
+}
+
+// TestJSON: each command's answer for programs is JSON with the API's names.
+func TestJSON(t *testing.T) {
+	socket := daemon(t)
+	for _, c := range [][2]string{
+		{"status", `"pid":42`},
+		{"workloads", `"container_id":"00123456789abcdef"`},
+		{"workloads list --name nobody", `[]`},
+		{"workloads show ns/web", `"address":"198.51.100.0"`},
+		{"whois 198.51.100.1:443", `"name":"ns/db"`},
+		{"pools", `"ports_used":16385`},
+		{"explain x", `"verdict":"forward4"`},
+		{"workloads delete ns/db", `"name":"ns/db"`},
+	} {
+		var compact bytes.Buffer
+		got := run(t, socket, append(strings.Fields(c[0]), "-o", "json")...)
+		if err := json.Compact(&compact, []byte(got)); err != nil || !strings.Contains(compact.String(), c[1]) {
+			t.Errorf("natless %s: %v, want %s in\n%s", c[0], err, c[1], got)
+		}
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	socket := daemon(t)
+	complete := func(words ...string) string { // cobra reads --socket from what is completed
+		o := &options{}
+		root := newRoot(o)
+		var out bytes.Buffer
+		root.SetOut(&out)
+		root.SetErr(new(bytes.Buffer))
+		root.SetArgs(append([]string{"__complete", "--socket", socket}, words...))
+		if err := root.ExecuteContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	want := "ns/web\t198.51.100.0 16384-32767\nns/db\t198.51.100.1 443,16384-32767\n20123456789abcdef/eth0\t203.0.113.0 all\n:4\n"
+	if got := complete("workloads", "show", ""); got != want {
+		t.Error(cmp.Diff(want, got))
+	}
+	if got := complete("workloads", "--pool", ""); got != "default\ndedicated\n:4\n" {
+		t.Error(got)
+	}
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if got := run(t, socket, "completion", shell); !strings.Contains(got, "natless") {
+			t.Errorf("%s: %.200s", shell, got)
+		}
+	}
+}
+
+// TestNoDaemon: the reader learns what to look at.
+func TestNoDaemon(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "none")
+	dead := filepath.Join(t.TempDir(), "dead")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dead, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	for socket, want := range map[string]string{
+		missing: "!natlessd does not answer on SOCKET: dial unix SOCKET: connect: no such file or directory\n  there is no socket: is natlessd running (systemctl status natlessd), and is this its api.socket? --socket names another",
+		dead:    "!natlessd does not answer on SOCKET: dial unix SOCKET: connect: connection refused\n  nobody listens there any more: natlessd died without cleaning up (journalctl -u natlessd says why); start it again",
+	} {
+		for _, command := range []string{"status", "pools", "workloads", "reload", "whois 192.0.2.1:1", "workloads show x", "explain x"} {
+			if got := run(t, socket, strings.Fields(command)...); got != want {
+				t.Errorf("%s: %s", command, cmp.Diff(want, got))
+			}
+		}
+	}
+	if got := remedy(dead, &api.Problem{Code: api.CodeUnavailable, Err: os.ErrPermission}); !strings.HasPrefix(got, "you may not open the socket: run it as root, or join the group ") {
+		t.Error(got)
+	}
+}
+
+func TestParseTime(t *testing.T) {
+	now := time.Date(2026, 3, 4, 12, 0, 0, 0, time.Local)
+	for s, want := range map[string]time.Time{
+		"":                     {},
+		"2026-01-02T15:04:05Z": time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC),
+		"2026-01-02 15:04":     time.Date(2026, 1, 2, 15, 4, 0, 0, time.Local),
+		"2026-01-02 15:04:05":  time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local),
+		"10m":                  now.Add(-10 * time.Minute),
+		"-1h30m":               now.Add(-90 * time.Minute),
+	} {
+		if got, err := parseTime(s, now); err != nil || !got.Equal(want) {
+			t.Errorf("%q: %v, %v, want %v", s, got, err, want)
+		}
+	}
+}

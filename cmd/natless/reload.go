@@ -1,0 +1,28 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func newReload(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "reload",
+		Short: "Make the daemon read its configuration again",
+		Long: `Make the daemon read its configuration again. All of it takes effect at once and
+no packet is lost; or it is refused with the reason, and nothing changes.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := o.client().Reload(c.Context())
+			if err != nil {
+				return err
+			}
+			if o.output == "json" {
+				return printJSON(c.OutOrStdout(), r)
+			}
+			_, err = fmt.Fprintln(c.OutOrStdout(), "the configuration was reloaded")
+			return err
+		},
+	}
+}

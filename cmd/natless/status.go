@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/natless/natless/config/api"
+)
+
+func newStatus(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show the daemon at a glance",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := o.client().Status(c.Context())
+			if err != nil {
+				return err
+			}
+			if o.output == "json" {
+				return printJSON(c.OutOrStdout(), s)
+			}
+			return printStatus(c.OutOrStdout(), s, time.Now())
+		},
+	}
+}
+
+func printStatus(w io.Writer, s api.Status, now time.Time) error {
+	state, prefix, own := "starting", "", ""
+	if s.Ready {
+		state = "ready"
+	}
+	if s.Prefix.IsValid() {
+		prefix = s.Prefix.String()
+	}
+	if s.IPv4.IsValid() && s.IPv6.IsValid() {
+		own = s.IPv4.String() + ", " + s.IPv6.String()
+	}
+	reload := ""
+	switch {
+	case s.Reload.Error != "":
+		reload = moment(s.Reload.At) + ", refused: " + s.Reload.Error
+	case !s.Reload.At.IsZero():
+		reload = moment(s.Reload.At)
+	}
+	device := fmt.Sprintf("%s, MTU %d, %d queues", s.Device.Name, s.Device.MTU, s.Device.Queues)
+	if len(s.Device.Offload) > 0 {
+		device += ", offload " + strings.Join(s.Device.Offload, " ")
+	}
+	if err := facts(w, "natlessd", fmt.Sprintf("%s, version %s, process %d, up %s", state, s.Version, s.PID, age(now, s.Started)),
+		"config", s.Config, "last reload", reload, "prefix", prefix, "own addresses", own, "device", device,
+		"table", fmt.Sprintf("%d mappings, %d of them workloads", s.Mappings, s.Workloads)); err != nil {
+		return err
+	}
+	if err := printVerdicts(w, s.Verdicts); err != nil {
+		return err
+	}
+	return printChecks(w, s.Checks)
+}
+
+// printVerdicts leaves out what never happened.
+func printVerdicts(w io.Writer, verdicts map[string]uint64) error {
+	var rows [][]string
+	for _, name := range slices.Sorted(maps.Keys(verdicts)) {
+		if verdicts[name] > 0 {
+			rows = append(rows, []string{name, fmt.Sprint(verdicts[name])})
+		}
+	}
+	fmt.Fprintln(w)
+	return table(w, "no packet has come yet", []string{"VERDICT", "PACKETS"}, rows)
+}
+
+func printChecks(w io.Writer, checks []api.Check) error {
+	if len(checks) == 0 {
+		return nil
+	}
+	var rows [][]string
+	for _, c := range checks {
+		rows = append(rows, []string{c.Name, c.State, c.Detail})
+	}
+	fmt.Fprintln(w)
+	return table(w, "", []string{"CHECK", "STATE", "DETAIL"}, rows)
+}
