@@ -249,8 +249,8 @@ func wantTranslated(t testing.TB, w *Worker, in []byte, verdict Verdict, want []
 	wantPacket(t, p, want)
 }
 
-// wantDropped translates in and compares the verdict alone.
-func wantDropped(t testing.TB, w *Worker, in []byte, verdict Verdict) {
+// wantVerdict translates in and compares the verdict alone.
+func wantVerdict(t testing.TB, w *Worker, in []byte, verdict Verdict) {
 	t.Helper()
 	p := packetOf(in)
 	if got := w.Translate(p); got != verdict {
