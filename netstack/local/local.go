@@ -1,0 +1,216 @@
+// Package local is the IP stack behind the translator's own addresses: a gVisor
+// netstack that answers echo, refuses what nobody serves, and carries DNS64 and
+// health checks, all apart from the host's own ports. Devices may not enter
+// here: packets come by Deliver and leave by a function.
+package local
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/natless/natless/netstack/local/dns64"
+	"github.com/natless/natless/translator"
+)
+
+// Bounds of the queues between the dataplane and the stack.
+const (
+	queuePackets = 256
+	queueBytes   = 1 << 20
+	burst        = 256                   // packets taken in one go …
+	burstTime    = 10 * time.Millisecond // … and at least this long for as many: no flood takes the machine's time
+)
+
+// Config is what a stack is made from.
+type Config struct {
+	IPv4, IPv6 netip.Addr             // the translator's own
+	MTU        int                    // of the device; default 1500
+	DNS64      *dns64.Config          // nil: no DNS64
+	Translator *translator.Translator // gives DNS64 its prefix
+	HealthPort uint16                 // 0: no health checks
+	Ready      func() error           // what /readyz says; nil: always ready
+	// Write takes a packet of the stack, with complete checksums, and keeps
+	// nothing of it.
+	Write func(*translator.Packet) error
+	Log   *slog.Logger // nil: slog.Default
+}
+
+// Stats counts since the start.
+type Stats struct {
+	Delivered, Dropped, Written, WriteErrors, Panics uint64
+}
+
+// Stack is a task: Run it once.
+type Stack struct {
+	config   Config
+	addr     [2]netip.Addr // IPv4, IPv6
+	stack    *stack.Stack
+	link     *channel.Endpoint
+	resolver *dns64.Server // nil: off
+	ready    chan struct{}
+
+	in     chan *[]byte
+	queued atomic.Int64 // bytes in that channel
+	spare  sync.Pool    // of *[]byte
+
+	delivered, dropped, written, writeErrors, panics atomic.Uint64
+}
+
+// New makes a stack; Run has it answer.
+func New(c Config) (*Stack, error) {
+	if c.MTU == 0 {
+		c.MTU = 1500
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	s := &Stack{
+		config: c, addr: [2]netip.Addr{c.IPv4, c.IPv6},
+		ready: make(chan struct{}), in: make(chan *[]byte, queuePackets),
+	}
+	s.spare.New = func() any { return new([]byte) }
+	s.link = channel.New(queuePackets, uint32(c.MTU), "")
+	var err error
+	if s.stack, err = newStack(s.link, s.addr[:]); err != nil {
+		return nil, fmt.Errorf("local stack: %w", err)
+	}
+	if c.DNS64 != nil {
+		s.resolver = dns64.New(*c.DNS64, prefix{c.Translator}, dns64.Options{Self: s.addr[:], Log: c.Log})
+	}
+	return s, nil
+}
+
+// Ready is closed when all services listen.
+func (s *Stack) Ready() <-chan struct{} { return s.ready }
+
+// DNS64 is the resolver's server, or nil.
+func (s *Stack) DNS64() *dns64.Server { return s.resolver }
+
+// Stats is what was counted so far.
+func (s *Stack) Stats() Stats {
+	return Stats{
+		Delivered: s.delivered.Load(), Dropped: s.dropped.Load(),
+		Written: s.written.Load(), WriteErrors: s.writeErrors.Load(), Panics: s.panics.Load(),
+	}
+}
+
+// Deliver gives the stack a copy of a packet with complete checksums, unless
+// its queue is full. It never waits, and may be called from any goroutine.
+func (s *Stack) Deliver(packet []byte) bool {
+	if s.queued.Add(int64(len(packet))) > queueBytes || len(s.in) == cap(s.in) {
+		return s.drop(packet)
+	}
+	b := s.spare.Get().(*[]byte)
+	*b = append((*b)[:0], packet...)
+	select {
+	case s.in <- b:
+		return true
+	default:
+		s.spare.Put(b)
+		return s.drop(packet)
+	}
+}
+
+func (s *Stack) drop(packet []byte) bool {
+	s.queued.Add(-int64(len(packet)))
+	s.dropped.Add(1)
+	return false
+}
+
+// Run answers until ctx is done.
+func (s *Stack) Run(ctx context.Context) error {
+	defer s.close()
+	services, err := s.listen()
+	if err != nil {
+		return fmt.Errorf("local stack: %w", err)
+	}
+	tasks, ctx := errgroup.WithContext(ctx)
+	for _, serve := range append(services, s.receive, s.send) {
+		tasks.Go(func() error { return serve(ctx) })
+	}
+	close(s.ready)
+	if err := tasks.Wait(); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("local stack: %w", err)
+	}
+	return nil
+}
+
+func (s *Stack) close() {
+	s.stack.Close()
+	s.link.Close()
+	s.stack.Wait()
+}
+
+// receive hands what was delivered to the stack, at a bounded rate.
+func (s *Stack) receive(ctx context.Context) error {
+	for {
+		began := time.Now()
+		for range burst {
+			select {
+			case <-ctx.Done():
+				return nil
+			case b := <-s.in:
+				s.queued.Add(-int64(len(*b)))
+				s.inject(*b)
+				s.spare.Put(b)
+			}
+		}
+		if rest := burstTime - time.Since(began); rest > 0 {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(rest):
+			}
+		}
+	}
+}
+
+// inject runs the stack on one packet. A panic costs that packet alone.
+func (s *Stack) inject(packet []byte) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.panics.Add(1)
+			s.config.Log.Error("local stack: panic", "value", p, "stack", string(debug.Stack()))
+		}
+	}()
+	s.delivered.Add(1)
+	protocol := header.IPv4ProtocolNumber
+	if len(packet) > 0 && packet[0]>>4 == 6 {
+		protocol = header.IPv6ProtocolNumber
+	}
+	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
+	defer p.DecRef()
+	s.link.InjectInbound(protocol, p)
+}
+
+// send writes what the stack has to say.
+func (s *Stack) send(ctx context.Context) error {
+	out := translator.Packet{Buf: make([]byte, translator.Headroom+s.config.MTU+translator.Tailroom)}
+	for {
+		p := s.link.ReadContext(ctx)
+		if p == nil {
+			return nil
+		}
+		out.Start, out.End, out.Offload = translator.Headroom, translator.Headroom, translator.Offload{}
+		for _, part := range p.AsSlices() {
+			out.End += copy(out.Buf[out.End:], part)
+		}
+		p.DecRef()
+		if err := s.config.Write(&out); err != nil {
+			s.writeErrors.Add(1) // lost, as on any link; the device's task speaks of its troubles itself
+			continue
+		}
+		s.written.Add(1)
+	}
+}

@@ -1,0 +1,313 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/refs"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/natless/natless/translator"
+)
+
+func TestMain(m *testing.M) {
+	refs.SetLeakMode(refs.LeaksPanic)
+	code := m.Run()
+	refs.DoLeakCheck()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Println(err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+var own = [2]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+
+// peer is a gVisor host at the other end of the local stack.
+type peer struct {
+	*stack.Stack
+	link  *channel.Endpoint
+	addrs [2]netip.Addr
+	local *Stack
+}
+
+// run starts a local stack with a peer until the test ends.
+func run(t testing.TB, c Config) *peer {
+	t.Helper()
+	p := &peer{
+		link:  channel.New(512, 1500, ""),
+		addrs: [2]netip.Addr{netip.MustParseAddr("198.51.100.2"), netip.MustParseAddr("2001:db8:6::2")},
+	}
+	var err error
+	if p.Stack, err = newStack(p.link, p.addrs[:]); err != nil {
+		t.Fatal(err)
+	}
+	c.IPv4, c.IPv6 = own[0], own[1]
+	c.Write = func(q *translator.Packet) error {
+		protocol := header.IPv4ProtocolNumber
+		if q.Bytes()[0]>>4 == 6 {
+			protocol = header.IPv6ProtocolNumber
+		}
+		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(q.Bytes())})
+		defer pkt.DecRef()
+		p.link.InjectInbound(protocol, pkt)
+		return nil
+	}
+	if p.local, err = New(c); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var tasks sync.WaitGroup
+	tasks.Go(func() {
+		if err := p.local.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	tasks.Go(func() {
+		for {
+			pkt := p.link.ReadContext(ctx)
+			if pkt == nil {
+				return
+			}
+			v := pkt.ToView()
+			p.local.Deliver(v.AsSlice())
+			v.Release()
+			pkt.DecRef()
+		}
+	})
+	<-p.local.Ready()
+	t.Cleanup(func() {
+		cancel()
+		tasks.Wait()
+		p.Stack.Close()
+		p.link.Close()
+		p.Stack.Wait()
+	})
+	return p
+}
+
+func (p *peer) dial(a netip.Addr, port uint16) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return gonet.DialContextTCP(ctx, p.Stack, fullAddress(a, port), protocolOf(a))
+}
+
+// ping sends an echo request and waits for its reply.
+func (p *peer) ping(a netip.Addr, payload []byte) error {
+	var wq waiter.Queue
+	proto, kind := icmp.ProtocolNumber4, byte(8)
+	if a.Is6() {
+		proto, kind = icmp.ProtocolNumber6, 128
+	}
+	ep, terr := p.NewEndpoint(proto, protocolOf(a), &wq)
+	if terr != nil {
+		return errors.New(terr.String())
+	}
+	defer ep.Close()
+	entry, readable := waiter.NewChannelEntry(waiter.ReadableEvents)
+	wq.EventRegister(&entry)
+	defer wq.EventUnregister(&entry)
+	to := fullAddress(a, 0)
+	request := append([]byte{kind, 0, 0, 0, 0, 1, 0, 1}, payload...)
+	if _, terr := ep.Write(bytes.NewReader(request), tcpip.WriteOptions{To: &to}); terr != nil {
+		return errors.New(terr.String())
+	}
+	select {
+	case <-readable:
+	case <-time.After(3 * time.Second):
+		return errors.New("no reply")
+	}
+	var reply bytes.Buffer
+	if _, terr := ep.Read(&reply, tcpip.ReadOptions{}); terr != nil {
+		return errors.New(terr.String())
+	}
+	if !bytes.Equal(reply.Bytes()[8:], payload) {
+		return fmt.Errorf("reply of %d octets", reply.Len())
+	}
+	return nil
+}
+
+func TestEcho(t *testing.T) {
+	p := run(t, Config{})
+	for _, a := range own {
+		for _, size := range []int{0, 56, 1400, 3000, 20000} { // the last ones in fragments
+			if err := p.ping(a, bytes.Repeat([]byte{7}, size)); err != nil {
+				t.Errorf("%s, %d octets: %v", a, size, err)
+			}
+		}
+	}
+}
+
+// TestRefusals: a reset for TCP, port unreachable for UDP, and nothing that
+// listens by accident.
+func TestRefusals(t *testing.T) {
+	p := run(t, Config{})
+	for _, a := range own {
+		for _, port := range []uint16{22, 53, 80} {
+			began := time.Now()
+			if c, err := p.dial(a, port); err == nil {
+				c.Close()
+				t.Errorf("tcp %s:%d is open", a, port)
+			} else if time.Since(began) > 2*time.Second {
+				t.Errorf("tcp %s:%d: %v, after %v", a, port, err, time.Since(began))
+			}
+			to := fullAddress(a, port)
+			c, err := gonet.DialUDP(p.Stack, nil, &to, protocolOf(a))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Write([]byte("x"))
+			// gVisor tells of the error when asked to read, not a reader that waits.
+			for range 20 {
+				c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+				if _, err = c.Read(make([]byte, 1)); !errors.As(err, new(net.Error)) || !err.(net.Error).Timeout() {
+					break
+				}
+			}
+			if err == nil || !strings.Contains(err.Error(), "refused") {
+				t.Errorf("udp %s:%d: %v instead of port unreachable", a, port, err)
+			}
+			c.Close()
+		}
+	}
+}
+
+func (p *peer) client() *http.Client {
+	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(_ context.Context, _, address string) (net.Conn, error) {
+			at := netip.MustParseAddrPort(address)
+			return p.dial(at.Addr(), at.Port())
+		},
+	}}
+}
+
+func TestHealth(t *testing.T) {
+	unready := errors.New("device natless0 is not there")
+	var mu sync.Mutex
+	state := unready
+	p := run(t, Config{HealthPort: 8080, Ready: func() error { mu.Lock(); defer mu.Unlock(); return state }})
+	get := func(a netip.Addr, path string) string {
+		r, err := p.client().Get("http://" + netip.AddrPortFrom(a, 8080).String() + path)
+		if err != nil {
+			return err.Error()
+		}
+		defer r.Body.Close()
+		body, _ := io.ReadAll(r.Body)
+		return fmt.Sprint(r.StatusCode, " ", string(body))
+	}
+	check := func(path, want string) {
+		t.Helper()
+		for _, a := range own {
+			if got := get(a, path); got != want {
+				t.Errorf("%s %s: %q, want %q", a, path, got, want)
+			}
+		}
+	}
+	check("/healthz", "200 ok\n")
+	check("/readyz", "503 device natless0 is not there\n")
+	mu.Lock()
+	state = nil
+	mu.Unlock()
+	check("/readyz", "200 ready\n")
+	check("/", "404 404 page not found\n")
+}
+
+// TestSlowClients: connections that say nothing end, and leave room for others.
+func TestSlowClients(t *testing.T) {
+	p := run(t, Config{HealthPort: 80})
+	for range healthConnections + 20 {
+		c, err := p.dial(own[1], 80)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.Write([]byte("GET /healthz HTTP/1.1\r\nX: "))
+	}
+	r, err := p.client().Get("http://192.0.2.1/healthz")
+	if err != nil {
+		t.Fatalf("the other family: %v", err)
+	}
+	r.Body.Close()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		r, err := p.client().Get("http://[2001:db8::1]/healthz")
+		if err == nil {
+			r.Body.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestFlood: more than the stack can take is dropped and counted, without
+// waiting, and the stack answers afterwards.
+func TestFlood(t *testing.T) {
+	p := run(t, Config{})
+	junk := make([]byte, 1500)
+	var worst time.Duration
+	began := time.Now()
+	const packets = 500_000
+	for i := range packets {
+		for j := range 24 {
+			junk[j] = byte(i >> (j % 8) * 7)
+		}
+		junk[0] = []byte{0x45, 0x60, 0x46, 0xff, 0}[i%5]
+		at := time.Now()
+		p.local.Deliver(junk[:i%1500])
+		worst = max(worst, time.Since(at))
+	}
+	took := time.Since(began)
+	s := p.local.Stats()
+	t.Logf("%d packets offered in %v (%v each, the worst %v): %d delivered, %d dropped", packets, took, took/packets, worst, s.Delivered, s.Dropped)
+	if s.Dropped == 0 || s.Delivered+s.Dropped > packets || s.Panics != 0 {
+		t.Errorf("%+v", s)
+	}
+	if rate := float64(s.Delivered) / took.Seconds(); rate > 1.5*burst/burstTime.Seconds() {
+		t.Errorf("%.0f packets a second were processed", rate)
+	}
+	time.Sleep(20 * time.Millisecond)
+	if err := p.ping(own[1], []byte("still there")); err != nil {
+		t.Error(err)
+	}
+}
+
+// FuzzDeliver: nothing that comes from the device makes the stack panic.
+func FuzzDeliver(f *testing.F) {
+	f.Add([]byte{0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0, 198, 51, 100, 2, 192, 0, 2, 1, 8, 0, 0xf7, 0xff, 0, 0, 0, 0})
+	s, err := New(Config{IPv4: own[0], IPv6: own[1], Write: func(*translator.Packet) error { return nil }})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(s.close)
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		s.inject(packet)
+		s.link.Drain()
+		if n := s.panics.Load(); n != 0 {
+			t.Fatal("panic")
+		}
+	})
+}

@@ -1,0 +1,102 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// healthConnections bounds health checks at a time, per family.
+const healthConnections = 64
+
+// listen opens what the configuration asks for, and gives what serves it.
+func (s *Stack) listen() (services []func(context.Context) error, err error) {
+	if s.resolver != nil {
+		udp, err := s.listenUDP(s.addr[1], 53)
+		if err != nil {
+			return nil, err
+		}
+		tcp, err := s.listenTCP(s.addr[1], 53)
+		if err != nil {
+			return nil, err
+		}
+		services = append(services, func(ctx context.Context) error { return s.resolver.Serve(ctx, udp, tcp) })
+	}
+	if s.config.HealthPort == 0 {
+		return services, nil
+	}
+	for _, a := range s.addr {
+		if !a.IsValid() {
+			continue
+		}
+		ln, err := s.listenTCP(a, s.config.HealthPort)
+		if err != nil {
+			return nil, err
+		}
+		services = append(services, func(ctx context.Context) error { return s.serveHealth(ctx, ln) })
+	}
+	return services, nil
+}
+
+// serveHealth answers load balancers over HTTP. Whoever is slow loses the
+// connection.
+func (s *Stack) serveHealth(ctx context.Context, ln net.Listener) error {
+	server := &http.Server{
+		Handler:           s.health(),
+		ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second,
+		WriteTimeout: 2 * time.Second, IdleTimeout: 15 * time.Second,
+		MaxHeaderBytes: 4 << 10,
+		ErrorLog:       log.New(io.Discard, "", 0),
+	}
+	defer context.AfterFunc(ctx, func() { server.Close() })()
+	err := server.Serve(netutil.LimitListener(ln, healthConnections))
+	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("health: %w", err)
+}
+
+func (s *Stack) health() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if s.config.Ready != nil {
+			if err := s.config.Ready(); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+		}
+		io.WriteString(w, "ready\n")
+	})
+	return mux
+}
+
+// prefix is the translator's RFC 6052 prefix, as it is now.
+type prefix struct{ *translator.Translator }
+
+func (p prefix) Embed(v4 netip.Addr) (netip.Addr, bool) {
+	t := p.Table()
+	if !t.Prefix().IsValid() {
+		return netip.Addr{}, false
+	}
+	return t.Embed(mapping.Addr4From(v4)).Addr(), true
+}
+
+func (p prefix) Extract(v6 netip.Addr) (netip.Addr, bool) {
+	v4, ok := p.Table().Extract(mapping.Addr6From(v6))
+	return mapping.Addr4(v4), ok
+}
+
+// Translatable is what the translator would say of a packet to v4.
+func (p prefix) Translatable(v4 netip.Addr) bool { return true }
