@@ -96,7 +96,7 @@ type Pool struct {
 	Cooldown         time.Duration   `yaml:"cooldown"`           // how long a freed set stays out of use
 }
 
-// DNS64 is the resolver on the translator's own addresses (RFC 6147).
+// DNS64 is the resolver on the translator's own IPv6 address (RFC 6147).
 type DNS64 struct {
 	Enabled   bool             `yaml:"enabled"`
 	Upstreams []netip.AddrPort `yaml:"upstreams"` // none: those of the host's resolv.conf

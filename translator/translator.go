@@ -8,6 +8,7 @@
 package translator
 
 import (
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -72,6 +73,14 @@ func (t *Translator) Table() *mapping.Table { return t.snapshot.Load().table }
 
 // Config is the current configuration, its defaults filled in.
 func (t *Translator) Config() Config { return t.snapshot.Load().config }
+
+// Embeddable says whether the IPv4 address a may stand in the prefix: not if it
+// is never translated, nor if it is not global and the prefix is the well-known
+// one (RFC 6052 3.1).
+func (t *Translator) Embeddable(a netip.Addr) bool {
+	s, v4 := t.snapshot.Load(), mapping.Addr4From(a)
+	return s.prefix && !never4(v4) && !(s.global && nonGlobal(v4))
+}
 
 // NewWorker makes what one loop needs to translate. A worker belongs to one
 // goroutine at a time.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/local"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
@@ -35,6 +36,7 @@ type server struct {
 	translator *translator.Translator
 	routes     *route.Manager
 	dataplane  *dataplane.Dataplane
+	local      *local.Stack
 }
 
 func newServer(c *config.Config, log *slog.Logger) (*server, error) {
@@ -57,16 +59,19 @@ func newServer(c *config.Config, log *slog.Logger) (*server, error) {
 	if err := s.routes.Set(desired(c)); err != nil {
 		return nil, err
 	}
+	if s.local, err = local.New(s.localConfig(c)); err != nil {
+		return nil, err
+	}
 	device := tun.Config{Name: c.Device.Name, Queues: c.Device.Queues}
 	s.dataplane = dataplane.New(dataplane.Config{
-		Translator: s.translator, Log: log,
+		Translator: s.translator, Local: s.local, Log: log,
 		Open: func() (*tun.Device, error) { return tun.Open(device) },
 	})
 	return s, nil
 }
 
 // tasks are in the order in which they may end, the last first.
-func (s *server) tasks() []task { return []task{s.dataplane, s.routes} }
+func (s *server) tasks() []task { return []task{s.dataplane, s.routes, s.local} }
 
 // run runs the tasks until ctx is done or one of them fails. Either ends all,
 // the last first, each after the one that follows it: routes go before the

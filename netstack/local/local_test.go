@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"go.uber.org/goleak"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/refs"
@@ -26,7 +27,9 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/natless/natless/netstack/local/dns64"
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
 )
 
 func TestMain(m *testing.M) {
@@ -310,4 +313,91 @@ func FuzzDeliver(f *testing.F) {
 			t.Fatal("panic")
 		}
 	})
+}
+
+// TestDNS64 asks the stack's resolver over UDP and TCP.
+func TestDNS64(t *testing.T) {
+	upstream := dnsUpstream(t)
+	table, err := mapping.New(netip.MustParsePrefix("64:ff9b::/96"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := translator.New(translator.Config{IPv4: own[0], IPv6: own[1]}, table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := run(t, Config{Translator: tr, DNS64: &dns64.Config{Upstreams: []netip.AddrPort{upstream}}})
+	ask := func(network, name string) string {
+		q := new(dns.Msg).SetQuestion(name, dns.TypeAAAA)
+		var c net.Conn
+		var err error
+		if network == "tcp" {
+			c, err = p.dial(own[1], 53)
+		} else {
+			to := fullAddress(own[1], 53)
+			c, err = gonet.DialUDP(p.Stack, nil, &to, protocolOf(own[1]))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		r, _, err := new(dns.Client).ExchangeWithConn(q, &dns.Conn{Conn: c})
+		if err != nil {
+			return err.Error()
+		}
+		out := dns.RcodeToString[r.Rcode]
+		for _, rr := range r.Answer {
+			out += " " + rr.(*dns.AAAA).AAAA.String()
+		}
+		return out
+	}
+	for _, network := range []string{"udp", "tcp"} {
+		for name, want := range map[string]string{
+			"global.test.": "NOERROR 64:ff9b::808:808", "private.test.": "NOERROR", "none.test.": "NXDOMAIN",
+			"ipv4only.arpa.": "NOERROR 64:ff9b::c000:aa 64:ff9b::c000:ab",
+		} {
+			if got := ask(network, name); got != want {
+				t.Errorf("%s %s: %s, want %s", network, name, got, want)
+			}
+		}
+	}
+	// The prefix is the one that the translator has now.
+	if table, err = mapping.New(netip.MustParsePrefix("2001:db8:64::/96"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Reload(tr.Config(), table); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := ask("udp", "private.test."), "NOERROR 2001:db8:64::a00:1"; got != want {
+		t.Errorf("after a reload: %s, want %s", got, want)
+	}
+	if c, err := p.dial(own[0], 53); err == nil {
+		c.Close()
+		t.Error("DNS64 listens on IPv4")
+	}
+}
+
+// dnsUpstream is a server on loopback with two names.
+func dnsUpstream(t testing.TB) netip.AddrPort {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := make(chan struct{})
+	s := &dns.Server{PacketConn: pc, NotifyStartedFunc: func() { close(up) }, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		r := new(dns.Msg).SetReply(q)
+		a := map[string]string{"global.test.": "8.8.8.8", "private.test.": "10.0.0.1"}[q.Question[0].Name]
+		switch {
+		case a == "":
+			r.Rcode = dns.RcodeNameError
+		case q.Question[0].Qtype == dns.TypeA:
+			rr, _ := dns.NewRR(q.Question[0].Name + " 60 A " + a)
+			r.Answer = []dns.RR{rr}
+		}
+		w.WriteMsg(r)
+	})}
+	go s.ActivateAndServe()
+	<-up
+	t.Cleanup(func() { s.Shutdown() })
+	return pc.LocalAddr().(*net.UDPAddr).AddrPort()
 }

@@ -98,5 +98,4 @@ func (p prefix) Extract(v6 netip.Addr) (netip.Addr, bool) {
 	return mapping.Addr4(v4), ok
 }
 
-// Translatable is what the translator would say of a packet to v4.
-func (p prefix) Translatable(v4 netip.Addr) bool { return true }
+func (p prefix) Translatable(v4 netip.Addr) bool { return p.Embeddable(v4) }
