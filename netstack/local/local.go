@@ -135,9 +135,9 @@ func (s *Stack) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("local stack: %w", err)
 	}
-	tasks, ctx := errgroup.WithContext(ctx)
+	tasks, running := errgroup.WithContext(ctx)
 	for _, serve := range append(services, s.receive, s.send) {
-		tasks.Go(func() error { return serve(ctx) })
+		tasks.Go(func() error { return serve(running) })
 	}
 	close(s.ready)
 	if err := tasks.Wait(); err != nil && ctx.Err() == nil {
