@@ -93,26 +93,33 @@ func (s *snapshot) source6(a uint32, p port, hairpin bool) (mapping.Addr6, Verdi
 			return e.To6(a), Forward6
 		}
 	}
-	switch {
-	case !s.prefix && a == s.own4:
+	if !s.prefix && a == s.own4 {
 		return s.own6, Forward6
+	}
+	return s.embed(a, UntranslatableSource)
+}
+
+// embed puts a into the prefix, if there is one and a may stand in it.
+func (s *snapshot) embed(a uint32, unmapped Verdict) (mapping.Addr6, Verdict) {
+	switch {
 	case !s.prefix:
-		return mapping.Addr6{}, UntranslatableSource
+		return mapping.Addr6{}, unmapped
 	case s.global && nonGlobal(a):
 		return mapping.Addr6{}, NonGlobal
 	}
 	return s.table.Embed(a), Forward6
 }
 
-// destination6 is the workload behind a. The prefix does not count here: what
-// it would give lies behind this translator, and would come back.
+// destination6 is the IPv6 address of a, which packets go to: explicit mappings
+// first, then the prefix, in which hosts may have their own addresses
+// (IPv4-translatable ones, RFC 6052 1.3).
 func (s *snapshot) destination6(a uint32, p port) (mapping.Addr6, Verdict) {
 	if never4(a) {
 		return mapping.Addr6{}, NeverTranslated
 	}
 	e := s.table.Lookup4(a)
 	if e == nil {
-		return mapping.Addr6{}, UntranslatableDestination
+		return s.embed(a, UntranslatableDestination)
 	}
 	if e.Shared() {
 		if !p.known {

@@ -82,6 +82,9 @@ func (h *parsed) follow6(b []byte, behind bool) Verdict {
 		size := 8
 		if next == protoFragment {
 			field := binary.BigEndian.Uint16(b[at+2:])
+			if h.header && h.offset != 0 {
+				field = h.offset<<3 | field&1 // a later fragment stays one, whatever its bytes look like
+			}
 			h.header = true
 			h.offset, h.more = field>>3, field&1 != 0
 			h.id = binary.BigEndian.Uint32(b[at+4:])

@@ -65,8 +65,8 @@ func (w *Worker) forWorkload(h *parsed, b []byte) bool {
 	return p.known && w.s.table.Port(e, h.dst4, p.number) != nil
 }
 
-// addresses6 translates the source, and sees that the destination is mapped;
-// which workload it is may hang on the port.
+// addresses6 translates the source, and the destination where the prefix alone
+// covers it; behind a mapping, which workload it is may hang on the port.
 func (w *Worker) addresses6(p *Packet, h *parsed, from way) (v Verdict) {
 	if never4(h.src4) || never4(h.dst4) {
 		return NeverTranslated
@@ -78,8 +78,11 @@ func (w *Worker) addresses6(p *Packet, h *parsed, from way) (v Verdict) {
 	if h.src6, v = w.s.source6(h.src4, sender, from == hairpinned); v.IsDrop() {
 		return v
 	}
-	if w.s.table.Lookup4(h.dst4) == nil {
-		return w.reply4(p, UntranslatableDestination, icmp4Unreachable, icmp4Host, 0)
+	if w.s.table.Lookup4(h.dst4) != nil {
+		return Forward6
+	}
+	if h.dst6, v = w.s.embed(h.dst4, UntranslatableDestination); v.IsDrop() {
+		return w.reply4(p, v, icmp4Unreachable, icmp4Host, 0)
 	}
 	return Forward6
 }
@@ -121,6 +124,9 @@ func (w *Worker) zeroChecksum(p *Packet, h *parsed) Verdict {
 // select6 finds the workload that a packet is for.
 func (w *Worker) select6(p *Packet, h *parsed, from way) (v Verdict) {
 	e := w.s.table.Lookup4(h.dst4)
+	if e == nil {
+		return Forward6 // addresses6 has put it into the prefix
+	}
 	if !e.Shared() {
 		h.dst6 = e.To6(h.dst4)
 		return Forward6
@@ -134,13 +140,16 @@ func (w *Worker) select6(p *Packet, h *parsed, from way) (v Verdict) {
 	}
 	_, number, _ := ports(h.proto, b[h.upper:])
 	h.dst6, v = w.s.destination6(h.dst4, port{number, true})
+	if v.IsDrop() && h.proto != protoTCP && h.proto != protoUDP {
+		return v
+	}
 	if v.IsDrop() {
 		return w.reply4(p, v, icmp4Unreachable, icmp4Port, 0)
 	}
 	if h.fragment {
 		w.firstFragment(h, number)
 	}
-	if h.proto == protoICMP4 {
+	if h.proto == protoICMP4 && b[h.upper] == icmp4EchoReply {
 		n := unfoldEcho(&w.s.config.Key, h.dst6, b[h.upper:])
 		p.End -= n
 		h.length -= n
