@@ -46,7 +46,7 @@ func mappings() []mapping.Mapping {
 
 func world(name, prefix string, c translator.Config, extra ...mapping.Mapping) World {
 	c.IPv4, c.IPv6 = Own4, Own6
-	c.ErrorRate, c.ErrorBurst = 1<<30, 1<<30
+	c.ErrorRate, c.ErrorBurst = 1_000_000, 1_000_000
 	c.Key = [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9}
 	w := reference.World{Config: c, Mappings: append(mappings(), extra...)}
 	if prefix != "" {

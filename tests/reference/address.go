@@ -148,6 +148,9 @@ func (c *call) to4(a netip.Addr, not translator.Verdict) (netip.Addr, *mapping.M
 		c.rule("1.1.never6")
 		return netip.Addr{}, nil, translator.NeverTranslated
 	}
+	if a == c.t.IPv6 && c.reads(ownSource) {
+		return c.t.IPv4, nil, ok
+	}
 	if m := c.t.covering6(a); m != nil {
 		c.rule("1.2.longest-prefix", "1.2.order")
 		if m.IPv4.Bits() != 32 {

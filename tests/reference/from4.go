@@ -21,52 +21,76 @@ func (c *call) from4() {
 	c.allowed = answerable(d)
 	c.answer = c.answer4(d)
 	if d.dst == c.t.IPv4 {
-		c.results = append(c.results, Outcome{Verdict: translator.Local})
+		c.forUs()
 		return
 	}
+	c.silent = d.isICMP() && len(d.upper) > 0 && !isEcho(d.protocol, d.upper[0])
 	c.options(d)
 	if d.ttl <= 1 && !c.hairpin {
 		c.rule("2.hop-limit-out")
 		c.faultReply(translator.HopLimitExceeded, 11, 0, 0)
 	}
-	if d.isICMP() && d.frag != nil {
-		c.rule("2.icmp-fragment")
-		c.fault(translator.ICMPFragment)
-		return
+	if c.oddOffload(d) {
+		c.open(translator.Malformed)
 	}
-	if !d.later() {
-		if _, fits := headerLength(d.protocol, d.upper); !fits || badUDPLength(d) {
-			c.rule("7.upper-header")
-			c.fault(translator.Malformed)
-			c.addresses4(d, nil)
-			return
-		}
-	}
-	if d.isICMP() && isError(icmp4, d.upper[0]) {
+	readable := c.readable(d, "2.icmp-fragment")
+	if readable && d.isICMP() && isError(icmp4, d.upper[0]) {
 		c.error4(d)
 		return
 	}
-	if d.isICMP() && !isEcho(icmp4, d.upper[0]) {
+	c.informational(d, readable)
+	owner := c.owner4(d, readable)
+	src, dst := c.addresses4(d, owner)
+	if readable {
+		c.zeroChecksum(d)
+		c.packet4(d, src, dst, owner)
+	}
+}
+
+// readable says whether there is an upper-layer header, or the rest of a
+// datagram, that can be translated.
+func (c *call) readable(d *datagram, icmpFragment string) bool {
+	if d.isICMP() && d.fragmented() {
+		c.rule(icmpFragment)
+		c.fault(translator.ICMPFragment)
+		if _, fits := headerLength(d.protocol, d.upper); !fits {
+			c.open(translator.Malformed)
+		}
+		return false
+	}
+	if d.later() {
+		return !d.behind
+	}
+	if _, fits := headerLength(d.protocol, d.upper); !fits || badUDPLength(d) {
+		c.rule("7.upper-header")
+		c.fault(translator.Malformed)
+		return false
+	}
+	return !d.behind
+}
+
+// informational drops ICMP that is neither echo nor error (section 6).
+func (c *call) informational(d *datagram, readable bool) {
+	if readable && d.isICMP() && !isEcho(d.protocol, d.upper[0]) {
 		c.rule("6.informational-other")
 		c.fault(translator.ICMPUntranslatable)
 	}
-	owner, more := c.owner4(d)
-	if !more {
-		c.sourceOnly4(d)
-		return
+	if d.protocol == icmp4 || d.protocol == icmp6 {
+		if !d.isICMP() { // ICMPv6 over IPv4 would be taken for the real one behind us
+			c.open(translator.ICMPUntranslatable)
+		}
 	}
-	src, dst, _ := c.addresses4(d, owner)
-	c.zeroChecksum(d)
-	if len(c.faults) > 0 {
-		// Lengths are another fault of their own; addresses do not matter for them.
-		src, dst = netip.IPv6Unspecified(), netip.IPv6Unspecified()
+	if readable && d.isICMP() && d.upper[1] != 0 {
+		c.open(translator.ICMPUntranslatable) // echo with a code
 	}
-	c.packet4(d, src, dst, owner)
 }
 
 func (c *call) options(d *datagram) {
 	if d.upperAt > 20 {
 		c.rule("2.options-dropped")
+	}
+	if d.upperAt > 20 && hasRoute(c.in.Bytes[20:d.upperAt]) && !d.route && !d.badOption {
+		c.rule("2.source-route-expired")
 	}
 	if d.badOption {
 		c.rule("2.options-malformed")
@@ -88,35 +112,57 @@ func badUDPLength(d *datagram) bool {
 	return length < 8 || length > d.claimed && !d.fragmented()
 }
 
+// nowhere stands for an address that does not translate: the packet has its
+// fault already, and is looked at for further ones alone.
+var nowhere = netip.IPv6Unspecified()
+
 // addresses4 translates both addresses of a packet that is no ICMP error.
-func (c *call) addresses4(d *datagram, owner *mapping.Mapping) (src, dst netip.Addr, fine bool) {
+func (c *call) addresses4(d *datagram, owner *mapping.Mapping) (src, dst netip.Addr) {
 	src, why := c.source4(d)
 	if why != ok {
 		c.fault(why)
+		src = nowhere
 	}
-	dst, whyDst := c.to6(d.dst, owner, translator.UntranslatableDestination)
-	if whyDst != ok {
-		c.fault(whyDst)
+	if owner == nil && shared(c.t.covering4(d.dst)) {
+		return src, nowhere
 	}
-	return src, dst, why == ok && whyDst == ok
-}
-
-func (c *call) sourceOnly4(d *datagram) {
-	if _, why := c.source4(d); why != ok {
-		c.fault(why)
+	dst, why = c.to6(d.dst, owner, translator.UntranslatableDestination)
+	if why != ok {
+		c.faultMay(why, 3, 1, 0) // RFC 1812 5.2.7.1 lets a router tell
+		dst = nowhere
 	}
+	return src, dst
 }
 
 // source4 translates the source; in a hairpin by the prefix alone (1.4), for
 // else the source would be what it was.
 func (c *call) source4(d *datagram) (netip.Addr, translator.Verdict) {
-	if c.hairpin {
+	if c.hairpin && c.t.Prefix.IsValid() {
 		c.rule("1.4.source")
 		return c.byPrefix(d.src, translator.UntranslatableSource)
 	}
+	if c.hairpin {
+		// Without a prefix, the rules name no source.
+		c.open(translator.UntranslatableSource)
+	}
+	list := c.t.covering4(d.src)
+	if !shared(list) {
+		return c.to6(d.src, nil, translator.UntranslatableSource)
+	}
+	if c.reads(sharedSource) {
+		c.open(translator.UntranslatableSource)
+		return c.byPrefix(d.src, translator.UntranslatableSource)
+	}
+	port, _, has := ports(d.protocol, d.upper)
+	if d.isICMP() && len(d.upper) > 8 && isError(d.protocol, d.upper[0]) {
+		q, why := read4(d.upper[8:], true)
+		if has = why == ok && !q.later(); has {
+			_, port, has = ports(q.protocol, q.upper)
+		}
+	}
 	var owner *mapping.Mapping
-	if sp, _, has := ports(d.protocol, d.upper); has && !d.later() {
-		owner = ownerOf(c.t.covering4(d.src), sp)
+	if has && !d.later() {
+		owner = ownerOf(list, port)
 	}
 	return c.to6(d.src, owner, translator.UntranslatableSource)
 }
@@ -151,6 +197,8 @@ func (c *call) zeroChecksum(d *datagram) {
 	case translator.DropZeroChecksum:
 		c.rule("4.zero-drop")
 		c.fault(translator.UDPZeroChecksumRefused)
+	case translator.ForwardZeroChecksum:
+		c.rule("4.zero-forward")
 	}
 }
 
@@ -197,11 +245,11 @@ func (c *call) packet4(old *datagram, src, dst netip.Addr, owner *mapping.Mappin
 // length4 is the rules about lengths of section 2.
 func (c *call) length4(old, d *datagram, at int, partial bool) {
 	segment := at + c.segment(old) + d.claimed - old.claimed
+	verdict := translator.Forward6
+	if c.hairpin {
+		verdict = translator.Hairpin
+	}
 	switch {
-	case c.hairpin:
-		if segment > c.t.MTU6 {
-			c.hairpinFault(translator.TooBig)
-		}
 	case d.df && segment > c.t.MTU6:
 		mtu := c.t.MTU6 - 20
 		c.rule("2.too-big")
@@ -224,16 +272,12 @@ func (c *call) length4(old, d *datagram, at int, partial bool) {
 			c.rule("5.finish")
 			finish(d)
 		}
-		c.forward(translator.Forward6, fragments6(d, c.t.LowestMTU6)...)
+		c.forward(verdict, fragments6(d, c.t.LowestMTU6)...)
 		return
 	}
 	c.rule("2.no-atomic")
 	out := Packet{Bytes: write6(d), Offload: c.offload(old, d, at)}
-	if c.hairpin {
-		c.forward(translator.Hairpin, out)
-		return
-	}
-	c.forward(translator.Forward6, out)
+	c.forward(verdict, out)
 }
 
 func (c *call) upperRules(d *datagram, partial bool) {
@@ -246,5 +290,8 @@ func (c *call) upperRules(d *datagram, partial bool) {
 	}
 	if partial {
 		c.rule("5.partial")
+	}
+	if c.gso() {
+		c.rule("5.whole")
 	}
 }

@@ -13,6 +13,7 @@ func (c *call) from6() {
 	if why != ok {
 		c.rule("7.malformed")
 		c.fault(why)
+		c.brokenChain(d)
 		return
 	}
 	if d.total < len(c.in.Bytes) {
@@ -21,48 +22,51 @@ func (c *call) from6() {
 	c.allowed = answerable(d)
 	c.answer = c.answer6(d)
 	if d.dst == c.t.IPv6 {
-		c.results = append(c.results, Outcome{Verdict: translator.Local})
+		c.forUs()
 		return
 	}
+	c.silent = d.isICMP() && len(d.upper) > 0 && !isEcho(d.protocol, d.upper[0])
 	if d.ttl <= 1 {
 		c.rule("3.ttl-out")
 		c.faultReply(translator.HopLimitExceeded, 3, 0, 0)
 	}
 	c.headers(d)
-	if d.isICMP() && d.fragmented() {
-		c.rule("3.icmp-fragment")
-		c.fault(translator.ICMPFragment)
-		return
+	if c.oddOffload(d) {
+		c.open(translator.Malformed)
 	}
-	if d.behind {
-		c.addresses6(d, false)
-		return
-	}
-	if !d.later() {
-		if _, fits := headerLength(d.protocol, d.upper); !fits || badUDPLength(d) {
-			c.rule("7.upper-header")
-			c.fault(translator.Malformed)
-			c.addresses6(d, false)
-			return
-		}
-	}
-	if d.isICMP() && isError(icmp6, d.upper[0]) {
+	readable := c.readable(d, "3.icmp-fragment")
+	if readable && d.isICMP() && isError(icmp6, d.upper[0]) {
 		c.error6(d)
 		return
 	}
-	if d.isICMP() && !isEcho(icmp6, d.upper[0]) {
-		c.rule("6.informational-other")
-		c.fault(translator.ICMPUntranslatable)
+	c.informational(d, readable)
+	src, dst, m := c.addresses6(d, readable)
+	if dst == c.t.IPv4 {
+		c.forUs()
 	}
-	src, dst, m := c.addresses6(d, true)
-	if dst == c.t.IPv4 && dst.IsValid() {
-		c.results = append(c.results, Outcome{Verdict: translator.Local})
+	if readable {
+		c.packet6(d, src, dst, m)
+	}
+}
+
+// brokenChain looks for further faults in a packet whose extension headers do
+// not fit; d may be nil.
+func (c *call) brokenChain(d *datagram) {
+	if d == nil {
 		return
 	}
-	if len(c.faults) > 0 {
-		src, dst = netip.IPv4Unspecified(), netip.IPv4Unspecified()
+	c.answer = c.answer6(d)
+	if d.dst == c.t.IPv6 {
+		c.forUs()
+		return
 	}
-	c.packet6(d, src, dst, m)
+	if d.segmentsLeft != 0 {
+		c.fault(translator.RoutingHeader)
+	}
+	if d.behind {
+		c.fault(translator.HeaderBehindFragment)
+		c.addresses6(d, false)
+	}
 }
 
 // headers is what section 3 says about extension headers.
@@ -75,26 +79,39 @@ func (c *call) headers(d *datagram) {
 		c.faultReply(translator.RoutingHeader, 4, 0, uint32(d.segmentsLeft))
 	}
 	if d.behind {
+		c.open(translator.Malformed) // nobody promises to look behind it
 		c.rule("3.header-behind-fragment")
 		c.faultReply(translator.HeaderBehindFragment, 1, 1, 0)
 	}
 }
 
 // addresses6 translates both addresses of a packet that is no ICMP error.
-func (c *call) addresses6(d *datagram, upper bool) (src, dst netip.Addr, m *mapping.Mapping) {
+func (c *call) addresses6(d *datagram, readable bool) (src, dst netip.Addr, m *mapping.Mapping) {
 	src, m, why := c.to4(d.src, translator.UntranslatableSource)
 	if why != ok {
 		c.rule("3.untranslatable-source")
-		c.faultReply(why, 1, 5, 0)
-	} else if m != nil && len(m.Ports) > 0 && upper {
-		c.enforce(d, m)
+		c.untranslatable6(why, 5)
+		src = netip.IPv4Unspecified()
+	} else if m != nil && len(m.Ports) > 0 {
+		c.enforce(d, m, readable)
 	}
 	dst, _, why = c.to4(d.dst, translator.UntranslatableDestination)
 	if why != ok {
 		c.rule("3.untranslatable-destination")
-		c.faultReply(why, 1, 0, 0)
+		c.untranslatable6(why, 0)
+		dst = netip.IPv4Unspecified()
 	}
 	return src, dst, m
+}
+
+// untranslatable6 answers with ICMPv6 1/code; an address that is never
+// translated may also be one that nobody should answer about.
+func (c *call) untranslatable6(why translator.Verdict, code byte) {
+	if why == translator.NeverTranslated {
+		c.faultMay(why, 1, code, 0)
+		return
+	}
+	c.faultReply(why, 1, code, 0)
 }
 
 // packet6 checks lengths and writes what is no ICMP error.
@@ -118,14 +135,25 @@ func (c *call) packet6(old *datagram, src, dst netip.Addr, m *mapping.Mapping) {
 	c.upperRules(old, partial)
 	segment := 20 + c.segment(old) + d.claimed - old.claimed
 	c.identify(old, d, m, segment)
-	again := len(c.t.covering4(dst)) > 0
-	if d.df && segment > c.t.MTU4 && !again {
+	again := len(c.t.covering4(dst)) > 0 && len(c.faults) == 0 && !c.local
+	if d.df && segment > c.t.MTU4 {
 		c.rule("3.too-big")
+		if d.claimed != old.claimed {
+			c.rule("1.3.echo-mtu")
+		}
 		if c.gso() {
 			c.rule("5.segment-size")
 		}
-		c.faultReply(translator.TooBig, 2, 0, uint32(max(1280, c.t.MTU4+20)))
-		return
+		// What is appended to an echo request must fit as well.
+		mtu := uint32(max(1280, c.t.MTU4+20-(d.claimed-old.claimed)))
+		if !again {
+			c.faultReply(translator.TooBig, 2, 0, mtu)
+			return
+		}
+		// Nothing in a hairpin crosses the IPv4 side; it may be held to its MTU.
+		if c.allowed {
+			c.results = append(c.results, Outcome{translator.TooBig | translator.Replied, []Packet{*c.answer(2, 0, mtu)}})
+		}
 	}
 	if 20+d.claimed > 65535 {
 		for _, v := range []translator.Verdict{translator.Malformed, translator.TooBig, translator.Segment} {
@@ -172,7 +200,7 @@ func (c *call) goBack(p Packet) {
 		return
 	}
 	c.rule("1.4.hairpin")
-	half := &call{t: c.t, in: p, hints: c.hints, hairpin: true}
+	half := &call{t: c.t, in: p, hints: c.hints, hairpin: true, reading: c.reading, asked: c.asked}
 	half.from4()
 	c.faults = append(c.faults, half.faults...)
 	c.results = append(c.results, half.results...)

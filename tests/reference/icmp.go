@@ -187,9 +187,7 @@ func (c *call) errorOwner4(d *datagram, quote []byte) *mapping.Mapping {
 	}
 	sp, _, has := ports(q.protocol, q.upper)
 	if q.later() || !has {
-		c.fault(translator.PortUnassigned)
-		c.fault(translator.FragmentUnknown)
-		c.fault(translator.Malformed)
+		c.noPort(c.fault)
 		return nil
 	}
 	owner := ownerOf(list, sp)
@@ -200,6 +198,16 @@ func (c *call) errorOwner4(d *datagram, quote []byte) *mapping.Mapping {
 	}
 	c.rule("1.3.quoted-source-port")
 	return owner
+}
+
+// noPort: an error about a packet for or from a shared address quotes no port,
+// because it quotes a later fragment, or too little.
+func (c *call) noPort(say func(translator.Verdict)) {
+	say(translator.PortUnassigned)
+	say(translator.PortOutsideSet)
+	say(translator.FragmentUnknown)
+	say(translator.ProtocolNotShareable)
+	say(translator.Malformed)
 }
 
 // error6 translates an ICMPv6 error.
@@ -221,8 +229,7 @@ func (c *call) error6(old *datagram) {
 		c.faultReply(why, 1, 0, 0)
 	}
 	if dst == c.t.IPv4 && dst.IsValid() {
-		c.results = append(c.results, Outcome{Verdict: translator.Local})
-		return
+		c.forUs()
 	}
 	if len(c.faults) > 0 {
 		return
@@ -234,7 +241,7 @@ func (c *call) error6(old *datagram) {
 	}
 	again := len(c.t.covering4(dst)) > 0
 	room := 576 - 20
-	if again {
+	if again && !c.reads(shortErrors) {
 		room = 1280 - 40 // the bound of the packet that leaves
 	}
 	d.upper = out.write(c, room, lengthAt4, unit4(out.typ))

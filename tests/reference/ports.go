@@ -9,24 +9,27 @@ import (
 )
 
 // enforce: a workload uses its own ports alone (1.3).
-func (c *call) enforce(d *datagram, m *mapping.Mapping) {
-	switch {
-	case !shareable(d.protocol):
+func (c *call) enforce(d *datagram, m *mapping.Mapping, readable bool) {
+	if !shareable(d.protocol) {
 		c.rule("1.3.no-ports")
 		c.fault(translator.ProtocolNotShareable)
-	case d.later():
-		// Its first fragment was asked.
+		return
+	}
+	if !readable || d.later() {
+		return // of a later fragment, the first one was asked
+	}
+	sp, _, has := ports(d.protocol, d.upper)
+	switch {
+	case !has: // an ICMP message that does not translate, and has no ports either
+		c.fault(translator.ProtocolNotShareable)
+	case owns(m, sp):
+		c.rule("1.3.source-port")
+		if d.isICMP() {
+			c.rule("1.3.echo-own")
+		}
 	case d.isICMP() && d.upper[0] == 128:
-		c.rule("1.3.echo-own")
+		// Folded into the set below.
 	default:
-		sp, _, has := ports(d.protocol, d.upper)
-		if has && owns(m, sp) {
-			c.rule("1.3.source-port")
-			return
-		}
-		if !has {
-			return
-		}
 		c.rule("1.3.source-port-outside")
 		c.faultReply(translator.PortOutsideSet, 1, 1, 0)
 	}
@@ -84,35 +87,39 @@ func (c *call) unfold(old *datagram, b []byte, m *mapping.Mapping) []byte {
 	return b[:len(b)-8]
 }
 
-// owner4 is the workload that a packet for a shared address belongs to. more is
-// false when there is none, and the verdict is given.
-func (c *call) owner4(d *datagram) (owner *mapping.Mapping, more bool) {
+// owner4 is the workload that a packet for a shared address belongs to; nil for
+// other addresses, and when there is none, which then is a fault.
+func (c *call) owner4(d *datagram, readable bool) *mapping.Mapping {
 	list := c.t.covering4(d.dst)
 	if !shared(list) {
-		return nil, true
+		return nil
 	}
 	if !shareable(d.protocol) {
 		c.rule("1.3.no-ports")
 		c.fault(translator.ProtocolNotShareable)
-		return nil, false
+		return nil
+	}
+	if !readable {
+		return nil
 	}
 	if d.later() {
 		return c.trackedOwner(d, list)
 	}
 	_, dp, has := ports(d.protocol, d.upper)
 	if !has {
-		return nil, false // an ICMP message that does not translate
+		c.fault(translator.ProtocolNotShareable) // ICMP without an identifier
+		return nil
 	}
-	owner = ownerOf(list, dp)
+	owner := ownerOf(list, dp)
 	if owner == nil {
 		c.unassigned(d)
-		return nil, false
+		return nil
 	}
 	c.rule("1.3.destination-port")
 	if d.frag != nil {
 		c.track(d, owner)
 	}
-	return owner, true
+	return owner
 }
 
 func (c *call) unassigned(d *datagram) {

@@ -1,6 +1,8 @@
 package reference
 
 import (
+	"net/netip"
+
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
 )
@@ -10,39 +12,49 @@ import (
 func (c *call) quote4(b []byte) []byte {
 	old, why := read4(b, true)
 	if why != ok {
-		c.rule("6.quote-malformed")
+		c.rule("7.malformed")
 		c.fault(why)
 		return nil
 	}
-	if !c.quotable(old) {
-		return nil
-	}
+	quotable := c.quotable(old)
 	c.quoteRules(old)
 	d := &datagram{tos: old.tos, ttl: old.ttl, protocol: old.protocol, claimed: old.claimed, frag: old.frag}
 	if c.t.ZeroTrafficClass {
 		d.tos = 0
 	}
-	sp, dp, _ := ports(old.protocol, old.upper)
-	owner := func(list []*mapping.Mapping, port uint16) *mapping.Mapping {
-		if !shared(list) || old.later() {
+	sp, dp, has := ports(old.protocol, old.upper)
+	owner := func(a netip.Addr, port uint16) *mapping.Mapping {
+		list := c.t.covering4(a)
+		if !shared(list) {
 			return nil
 		}
-		return ownerOf(list, port)
+		if !has || old.later() {
+			c.noPort(c.open)
+			return nil
+		}
+		m := ownerOf(list, port)
+		if m == nil {
+			c.open(translator.PortUnassigned)
+		}
+		return m
 	}
-	d.src, why = c.to6(old.src, owner(c.t.covering4(old.src), sp), translator.UntranslatableSource)
+	d.src, why = c.to6(old.src, owner(old.src, sp), translator.UntranslatableSource)
 	if why != ok {
 		c.fault(why)
 	}
-	if c.hairpin {
+	if c.hairpin && !c.t.Prefix.IsValid() {
+		c.open(translator.UntranslatableDestination)
+	}
+	if c.hairpin && c.t.Prefix.IsValid() {
 		// The workload that is told has sent to the prefix, not to the mapping.
 		d.dst, why = c.byPrefix(old.dst, translator.UntranslatableDestination)
 	} else {
-		d.dst, why = c.to6(old.dst, owner(c.t.covering4(old.dst), dp), translator.UntranslatableDestination)
+		d.dst, why = c.to6(old.dst, owner(old.dst, dp), translator.UntranslatableDestination)
 	}
 	if why != ok {
 		c.fault(why)
 	}
-	if len(c.faults) > 0 {
+	if len(c.faults) > 0 || !quotable {
 		return nil
 	}
 	changed := append([]byte(nil), old.upper...)
@@ -57,13 +69,13 @@ func (c *call) quote4(b []byte) []byte {
 func (c *call) quotable(d *datagram) bool {
 	switch {
 	case d.isICMP() && d.fragmented():
-		c.rule("6.quote-icmp-fragment")
+		c.rule("2.icmp-fragment")
 		c.fault(translator.ICMPFragment)
 	case d.isICMP() && len(d.upper) > 0 && isError(d.protocol, d.upper[0]):
 		c.rule("6.quote-error")
 		c.fault(translator.ICMPErrorInError)
 	case d.isICMP() && len(d.upper) > 0 && !isEcho(d.protocol, d.upper[0]):
-		c.rule("6.quote-untranslatable")
+		c.rule("6.informational-other")
 		c.fault(translator.ICMPUntranslatable)
 	default:
 		return true
@@ -86,19 +98,20 @@ func (c *call) quoteRules(d *datagram) {
 func (c *call) quote6(b []byte, m *mapping.Mapping) []byte {
 	old, why := read6(b, true)
 	if why != ok {
-		c.rule("6.quote-malformed")
+		c.rule("6.quote-truncated")
 		c.fault(why)
+	}
+	if old == nil {
 		return nil
 	}
+	malformed := why != ok
 	if old.behind {
 		c.fault(translator.HeaderBehindFragment)
 	}
 	if old.segmentsLeft != 0 {
 		c.fault(translator.RoutingHeader)
 	}
-	if !c.quotable(old) {
-		return nil
-	}
+	quotable := c.quotable(old)
 	c.quoteRules(old)
 	c.enforceQuote(old, m)
 	d := &datagram{tos: old.tos, ttl: old.ttl, protocol: old.protocol, claimed: old.claimed}
@@ -109,11 +122,18 @@ func (c *call) quote6(b []byte, m *mapping.Mapping) []byte {
 	if why != ok {
 		c.fault(why)
 	}
-	d.dst, _, why = c.to4(old.dst, translator.UntranslatableDestination)
+	var to *mapping.Mapping
+	d.dst, to, why = c.to4(old.dst, translator.UntranslatableDestination)
+	if to != m {
+		c.mayEnforceQuote(old, to)
+		if m != nil && len(m.Ports) > 0 {
+			c.open(translator.PortOutsideSet) // it was not sent to the workload
+		}
+	}
 	if why != ok {
 		c.fault(why)
 	}
-	if len(c.faults) > 0 {
+	if len(c.faults) > 0 || !quotable || malformed {
 		return nil
 	}
 	switch {
@@ -141,19 +161,31 @@ func (c *call) enforceQuote(d *datagram, m *mapping.Mapping) {
 	if m == nil || len(m.Ports) == 0 {
 		return
 	}
-	if !shareable(d.protocol) {
-		c.rule("1.3.no-ports")
-		c.fault(translator.ProtocolNotShareable)
-		return
-	}
 	_, dp, has := ports(d.protocol, d.upper)
 	switch {
-	case d.later() || !has:
-		c.open(translator.PortOutsideSet)
+	case !shareable(d.protocol):
+		c.rule("1.3.no-ports")
+		c.fault(translator.ProtocolNotShareable)
+	case d.later() || d.behind || !has:
+		c.noPort(c.open)
 	case !owns(m, dp):
 		c.rule("1.3.quoted-outside")
 		c.fault(translator.PortOutsideSet)
 	default:
 		c.rule("1.3.quoted-destination-port")
+	}
+}
+
+// mayEnforceQuote: an error from a router, about a packet to a workload that
+// would not have got it, is nobody's rule.
+func (c *call) mayEnforceQuote(d *datagram, m *mapping.Mapping) {
+	if m == nil || len(m.Ports) == 0 {
+		return
+	}
+	_, dp, has := ports(d.protocol, d.upper)
+	if d.later() || d.behind || !has {
+		c.noPort(c.open)
+	} else if !owns(m, dp) {
+		c.open(translator.PortOutsideSet)
 	}
 }

@@ -108,10 +108,14 @@ func readOptions(b []byte) (route, bad bool) {
 	return route, bad
 }
 
+// hasRoute: the area starts with a source route, used up or not.
+func hasRoute(b []byte) bool { return b[0] == 131 || b[0] == 137 }
+
 // maxHeaders is how many extension headers a packet may have.
 const maxHeaders = 8
 
-// read6 takes an IPv6 packet apart.
+// read6 takes an IPv6 packet apart. Where its headers do not fit, it is given
+// as far as they do.
 func read6(b []byte, quoted bool) (*datagram, translator.Verdict) {
 	if len(b) < header.IPv6MinimumSize || b[0]>>4 != 6 {
 		return nil, translator.Malformed
@@ -133,17 +137,18 @@ func read6(b []byte, quoted bool) (*datagram, translator.Verdict) {
 	}
 	at, headers := 40, 0
 	for isExtension(d.protocol) {
-		if d.frag != nil {
-			d.behind = true
-			break
-		}
+		d.behind = d.behind || d.frag != nil
 		if headers++; headers > maxHeaders || at+8 > len(b) {
-			return nil, translator.Malformed
+			return d, translator.Malformed
 		}
 		h, length := b[at:], 8
-		switch {
-		case d.protocol == 44:
-			d.frag = readFragmentHeader(h)
+		switch d.protocol {
+		case 44:
+			f := readFragmentHeader(h)
+			if d.frag != nil && d.frag.offset != 0 {
+				f = d.frag
+			}
+			d.frag = f
 		default:
 			length = 8 + 8*int(h[1])
 			if d.protocol == 43 && h[3] != 0 && d.segmentsLeft == 0 {
@@ -151,10 +156,14 @@ func read6(b []byte, quoted bool) (*datagram, translator.Verdict) {
 			}
 		}
 		if at+length > len(b) {
-			return nil, translator.Malformed
+			return d, translator.Malformed
 		}
 		d.protocol = h[0]
 		at += length
+		if d.later() && d.protocol != 44 {
+			d.behind = d.behind || isExtension(d.protocol)
+			break // what follows is not a header
+		}
 	}
 	d.upper, d.upperAt, d.claimed = b[at:], at, total-at
 	return d, ok

@@ -66,36 +66,72 @@ func New(w World) *Translator {
 // SetTime tells the time in nanoseconds.
 func (t *Translator) SetTime(now int64) { t.now = now }
 
+// reading is a set of choices that the rules leave; every set gives right
+// answers.
+type reading int
+
+const (
+	// ownSource: the translator's own IPv6 address is its own IPv4 address on
+	// the other side.
+	ownSource reading = 1 << iota
+	// sharedSource: a packet from the IPv4 side with a shared source address
+	// has its source under the prefix, whoever owns the port.
+	sharedSource
+	// shortErrors: an ICMP error keeps to the bound of ICMPv4 in the middle of
+	// a hairpin.
+	shortErrors
+	allReadings
+)
+
 // Translate gives every right answer for a packet. The first byte decides the
 // direction.
-func (t *Translator) Translate(p Packet, h Hints) []Outcome {
-	c := &call{t: t, in: p, hints: h}
-	switch {
-	case len(p.Bytes) == 0:
-		c.fault(translator.Malformed)
-	case p.Bytes[0]>>4 == 4:
+func (t *Translator) Translate(p Packet, h Hints) (out []Outcome) {
+	var asked reading // those that could make a difference
+	for r := reading(0); r < allReadings; r++ {
+		if r&^asked != 0 {
+			continue
+		}
+		c := &call{t: t, in: p, hints: h, reading: r, asked: &asked}
+		c.translate()
+		out = append(append(out, c.faults...), c.results...)
+	}
+	return out
+}
+
+// reads says whether this call takes a choice.
+func (c *call) reads(r reading) bool {
+	*c.asked |= r
+	return c.reading&r != 0
+}
+
+func (c *call) translate() {
+	switch b := c.in.Bytes; {
+	case len(b) > 0 && b[0]>>4 == 4:
 		c.from4()
-	case p.Bytes[0]>>4 == 6:
+	case len(b) > 0 && b[0]>>4 == 6:
 		c.from6()
 	default:
 		c.rule("7.malformed")
 		c.fault(translator.Malformed)
 	}
-	return append(c.faults, c.results...)
 }
 
 // call is the translation of one packet.
 type call struct {
-	t     *Translator
-	in    Packet
-	hints Hints
+	t       *Translator
+	in      Packet
+	hints   Hints
+	reading reading
+	asked   *reading
 
 	faults  []Outcome // each of them forbids to forward
 	results []Outcome // forwarded, or what the rules leave open beside it
 
+	local   bool // the packet is for the translator itself
 	hairpin bool // the second half of a hairpin
 	answer  func(typ, code byte, rest uint32) *Packet
 	allowed bool // an ICMP error of ours may answer this packet
+	silent  bool // it may as well be dropped in silence: ICMP that is neither echo nor error
 }
 
 func (c *call) rule(ids ...string) {
@@ -123,7 +159,26 @@ func (c *call) faultReply(v translator.Verdict, typ, code byte, rest uint32) {
 		return
 	}
 	c.rule("6.answer")
+	if c.silent {
+		c.fault(v)
+	}
 	c.faults = append(c.faults, Outcome{Verdict: v | translator.Replied, Packets: []Packet{*reply}})
+}
+
+// faultMay says that the packet must not be forwarded, and leaves it open
+// whether its sender is told.
+func (c *call) faultMay(v translator.Verdict, typ, code byte, rest uint32) {
+	c.fault(v)
+	if !c.hairpin && c.allowed {
+		c.faults = append(c.faults, Outcome{Verdict: v | translator.Replied, Packets: []Packet{*c.answer(typ, code, rest)}})
+	}
+}
+
+// forUs says that the packet is for the translator itself. Faults behind its IP
+// header are no concern of translation then, but may be found first.
+func (c *call) forUs() {
+	c.local = true
+	c.results = append(c.results, Outcome{Verdict: translator.Local})
 }
 
 // open says that the rules leave it open whether the packet is dropped.
@@ -132,7 +187,7 @@ func (c *call) open(v translator.Verdict) {
 }
 
 func (c *call) forward(v translator.Verdict, packets ...Packet) {
-	if len(c.faults) == 0 {
+	if len(c.faults) == 0 && !c.local {
 		c.results = append(c.results, Outcome{Verdict: v, Packets: packets})
 	}
 }

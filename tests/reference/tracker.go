@@ -57,13 +57,13 @@ func (c *call) track(d *datagram, owner *mapping.Mapping) {
 }
 
 // trackedOwner is the owner of a later fragment, or the verdict that it waits.
-func (c *call) trackedOwner(d *datagram, list []*mapping.Mapping) (*mapping.Mapping, bool) {
+func (c *call) trackedOwner(d *datagram, list []*mapping.Mapping) *mapping.Mapping {
 	e := c.entry(d)
 	if e.owner != nil && c.t.now <= e.until {
 		c.rule("1.3.tracker")
 		for _, m := range list {
 			if m.IPv6 == e.owner.IPv6 {
-				return m, true
+				return m
 			}
 		}
 	}
@@ -76,14 +76,14 @@ func (c *call) trackedOwner(d *datagram, list []*mapping.Mapping) (*mapping.Mapp
 	if bytes+len(c.in.Bytes) > holdMost {
 		c.rule("1.3.held-bound")
 		c.fault(translator.FragmentUnknown)
-		return nil, false
+		return nil
 	}
 	c.rule("1.3.held")
 	c.fault(translator.FragmentHeld)
-	if len(c.faults) == 1 {
+	if len(c.faults) == 1 && c.reading == 0 {
 		e.held = append(e.held, heldFragment{c.in, c.t.now + holdFor})
 	}
-	return nil, false
+	return nil
 }
 
 // Held gives the fragments that waited for the first fragment p, if it was

@@ -1,7 +1,5 @@
 package reference
 
-import "fmt"
-
 // type4 is the table "Errors 4→6" of section 6.
 func (c *call) type4(in message) (message, bool) {
 	out := message{}
@@ -36,10 +34,10 @@ func (c *call) type4(in message) (message, bool) {
 			return out, false
 		}
 		if !has {
-			c.rule("6.pointer4.other")
+			c.rule("6.pointer4")
 			return out, false
 		}
-		c.rule(fmt.Sprintf("6.pointer4.%d", in.rest>>24))
+		c.rule("6.pointer4")
 		rule, out.typ, out.code, out.rest = "6.4to6.12", 4, 0, uint32(pointer)
 	default:
 		c.rule("6.4to6.others")
@@ -76,10 +74,10 @@ func (c *call) type6(in message) (message, bool) {
 		case 0:
 			pointer, has := pointer6(in.rest)
 			if !has {
-				c.rule("6.pointer6.other")
+				c.rule("6.pointer6")
 				return out, false
 			}
-			c.rule(fmt.Sprintf("6.pointer6.%d", pointer))
+			c.rule("6.pointer6")
 			rule, out.typ, out.code, out.rest = "6.6to4.4-0", 12, 0, uint32(pointer)<<24
 		case 1:
 			rule, out.typ, out.code = "6.6to4.4-1", 3, 2

@@ -205,6 +205,23 @@ func (c *call) partial(d *datagram) bool {
 		int(o.CsumStart) == d.upperAt && int(o.CsumOffset) == at
 }
 
+// oddOffload: offloads that fit no packet like this; the rules do not say what
+// becomes of it, but that it may be called malformed.
+func (c *call) oddOffload(d *datagram) bool {
+	o := c.in.Offload
+	if o == (translator.Offload{}) {
+		return false
+	}
+	needs := o.Flags&translator.FlagNeedsCsum != 0
+	if needs && !c.partial(d) {
+		return true
+	}
+	kinds := map[uint8]byte{translator.GSOTCPv4: tcp, translator.GSOTCPv6: tcp, translator.GSOUDPL4: udp}
+	kind := o.GSOType &^ translator.GSOECN
+	return c.gso() && (!needs || kinds[kind] != d.protocol || d.frag != nil || o.GSOSize == 0 ||
+		kind == translator.GSOTCPv4 && d.src.Is6() || kind == translator.GSOTCPv6 && d.src.Is4())
+}
+
 func (c *call) gso() bool { return c.in.Offload.GSOType != translator.GSONone }
 
 // segment is the upper-layer length of the longest packet that a packet stands

@@ -1,0 +1,73 @@
+package conformance
+
+import (
+	"testing"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/natless/natless/tests/generate"
+	"github.com/natless/natless/tests/reference"
+	"github.com/natless/natless/translator"
+)
+
+// The tests of this file each keep one difference that the comparison with the
+// reference translator has found.
+
+// TestDestinationUnderPrefix: a destination without a mapping stands under the
+// prefix, where hosts may have their addresses (rule 1.2.order).
+func TestDestinationUnderPrefix(t *testing.T) {
+	p := lab(t, nil)
+	b := out(t, p, udp4(t, peer4, addr("8.8.8.8"), 10, nil), translator.Forward6)
+	if got, want := [16]byte(b[24:40]), addr("64:ff9b::808:808").As16(); got != want {
+		t.Errorf("destination %x, want %x", got, want)
+	}
+	p = lab(t, func(w *generate.World) { w.AllowNonGlobal = false })
+	r := p.translate(reference.Packet{Bytes: udp4(t, addr("8.8.4.4"), addr("10.0.0.1"), 10, nil)})
+	if r.verdict.Reason() != translator.NonGlobal {
+		t.Errorf("non-global destination: %v", r.verdict)
+	}
+}
+
+// TestUnassignedPortAnswered: of the protocols with ports, UDP and TCP are
+// answered (rules 1.3.unassigned and 1.3.unassigned-answered).
+func TestUnassignedPortAnswered(t *testing.T) {
+	p := lab(t, nil)
+	ip := ip4(peer4, shared4, layers.IPProtocolUDP)
+	udp := &layers.UDP{SrcPort: 80, DstPort: 9}
+	must(t, udp.SetNetworkLayerForChecksum(ip))
+	answered4(t, p, serialize(t, ip, udp), translator.PortUnassigned, 3, 3, [4]byte{})
+	tcp := &layers.TCP{SrcPort: 80, DstPort: 9}
+	ip = ip4(peer4, shared4, layers.IPProtocolTCP)
+	must(t, tcp.SetNetworkLayerForChecksum(ip))
+	answered4(t, p, serialize(t, ip, tcp), translator.PortUnassigned, 3, 3, [4]byte{})
+	dropped(t, p, icmpError4(t, peer4, shared4, 8, 0, [4]byte{0, 9, 0, 1}, data(8)), translator.PortUnassigned)
+	dropped(t, p, serialize(t, ip4(peer4, shared4, 132), gopacket.Payload(make([]byte, 16))), translator.PortUnassigned)
+}
+
+// TestEchoToOwnSharedAddress: the trailer of a request stays until the reply
+// brings it back (rule 1.3.echo-unfold), also in a hairpin.
+func TestEchoToOwnSharedAddress(t *testing.T) {
+	p := lab(t, nil)
+	self := reference.Embed(p.world.Prefix, shared4)
+	request := icmpError6(t, share1, self, 128, 0, [4]byte{0xff, 0xff, 0, 1}, data(8))
+	b := out(t, p, request, translator.Hairpin)
+	if len(b) != len(request)+8 || get(b[44:]) == 0xffff {
+		t.Fatalf("% x", b)
+	}
+	reply := icmpError6(t, share1, self, 129, 0, [4]byte(b[44:48]), b[48:])
+	b = out(t, p, reply, translator.Hairpin)
+	if len(b) != len(request) || get(b[44:]) != 0xffff {
+		t.Fatalf("% x", b)
+	}
+}
+
+// TestLaterFragmentInDisguise: a second fragment header does not make a later
+// fragment one that may be answered (rule 6.answer-only-to).
+func TestLaterFragmentInDisguise(t *testing.T) {
+	p := lab(t, nil)
+	later := []byte{44, 0, 0, 8, 0, 0, 0, 1}
+	first := []byte{17, 0, 0, 0, 0, 0, 0, 1}
+	b := serialize(t, ip6(workload6, peer6, 44), gopacket.Payload(append(append(later, first...), make([]byte, 16)...)))
+	dropped(t, p, b, translator.HeaderBehindFragment)
+}
