@@ -53,7 +53,9 @@ func (w *Worker) nextID(e *mapping.Entry, n int) uint16 {
 		w.ids = uint16(last-uint32(blocks)) * identificationBlock
 		w.idsLeft = blocks * identificationBlock
 	}
-	if w.ids == 0 || int(w.ids)+n > 1<<16 { // no segment gets 0 either
+	if w.ids == 0 {
+		w.ids, w.idsLeft = 1, w.idsLeft-1
+	} else if int(w.ids)+n > 1<<16 { // no segment gets 0 either
 		w.ids = 1
 	}
 	id := identification(e, w.ids)
