@@ -98,7 +98,7 @@ func TestSection6_QuoteRefused(t *testing.T) {
 		{"4to6/other version", from4(3, 1, 0, quoted6(true, 9)), Malformed},
 		{"4to6/options cut off", from4(3, 1, 0, hdr4{src: work4, dst: server4, proto: 17, options: make([]byte, 8)}.packet(nil)[:24]), Malformed},
 		{"4to6/length less than header", q4(hdr4{proto: 17, length: 19}, data(20)), Malformed},
-		{"4to6/not from a workload", from4(3, 1, 0, hdr4{src: "192.0.2.88", dst: server4, proto: 17}.packet(data(20))), UntranslatableSource},
+		{"4to6/not from anybody", from4(3, 1, 0, hdr4{src: "127.0.0.1", dst: server4, proto: 17}.packet(data(20))), NeverTranslated},
 		{"6to4/error in error", q6(hdr6{proto: 58}, icmp6(server6, work6, 1, 0, 0, quoted6(false, 9))), ICMPErrorInError},
 		{"6to4/other icmp", q6(hdr6{proto: 58}, icmp6(server6, work6, 135, 0, 0, data(20))), ICMPUntranslatable},
 		{"6to4/icmp fragment", q6(hdr6{next: 44, ext: fragHdr(58, 0, true, 1)}, data(20)), ICMPFragment},

@@ -127,9 +127,12 @@ func TestSection1_2_Order(t *testing.T) {
 }
 
 func TestSection1_2_Untranslatable(t *testing.T) {
-	w := newTestWorker(t)
-	wantVerdict(t, w, udp4(server4, "192.0.2.99"), UntranslatableDestination|Replied)
+	// An IPv4 host may have its address under the prefix.
+	far6 := "2001:db8:64::192.0.2.99"
+	wantTranslated(t, newTestWorker(t), udp4(server4, "192.0.2.99"), Forward6,
+		hdr6{src: server6, dst: far6, proto: 17, hop: 63}.packet(udp(server6, far6, 2050, 1030, data(20))))
 	none := newTestWorker(t, noPrefix)
+	wantVerdict(t, none, udp4(other4, "192.0.2.99"), UntranslatableDestination|Replied)
 	wantVerdict(t, none, udp4(server4, work4), UntranslatableSource)
 	wantTranslated(t, none, udp4(other4, work4), Forward6,
 		hdr6{src: other6, dst: work6, proto: 17, hop: 63}.packet(udp(other6, work6, 2050, 1030, data(20))))

@@ -70,8 +70,8 @@ func TestSection2_Fields(t *testing.T) {
 		})
 	}
 	t.Run("unmapped", func(t *testing.T) {
-		w := newTestWorker(t)
-		in := udp4(server4, "198.51.100.77")
+		w := newTestWorker(t, noPrefix)
+		in := udp4(other4, "198.51.100.77")
 		wantTranslated(t, w, in, UntranslatableDestination|Replied, error4(3, 1, 0, in, 1))
 	})
 }

@@ -284,7 +284,7 @@ func TestSection6_NeverAnswered(t *testing.T) {
 	w := newTestWorker(t)
 	e4 := icmp4(3, 1, 0, quoted4(true, 9))
 	wantVerdict(t, w, hdr4{src: router4, dst: work4, proto: 1, ttl: 1}.packet(e4), HopLimitExceeded)
-	wantVerdict(t, w, hdr4{src: router4, dst: "192.0.2.77", proto: 1}.packet(e4), UntranslatableDestination)
+	wantVerdict(t, newTestWorker(t, noPrefix), hdr4{src: router4, dst: "192.0.2.77", proto: 1}.packet(e4), UntranslatableDestination)
 	wantVerdict(t, w, hdr4{src: router4, dst: work4, proto: 1, options: []byte{131, 7, 4, 1, 2, 3, 4, 0}}.packet(e4), SourceRoute)
 	wantVerdict(t, w, hdr6{src: work6, dst: router6, proto: 58, hop: 1}.packet(icmp6(work6, router6, 1, 0, 0, quoted6(false, 9))), HopLimitExceeded)
 	far := "2001:db8:99::1"
