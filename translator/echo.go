@@ -44,19 +44,27 @@ func foldEcho(key *[16]byte, workload mapping.Addr6, r mapping.PortRange, l4 []b
 	binary.BigEndian.PutUint16(l4[2:], update(binary.BigEndian.Uint16(l4[2:]), diff))
 }
 
-// unfoldEcho restores the identifier of an echo message that ends with a valid
-// trailer, and says how many bytes to cut off its end.
-func unfoldEcho(key *[16]byte, workload mapping.Addr6, l4 []byte) int {
+// trailed says that an echo message ends with a valid trailer.
+func trailed(key *[16]byte, workload mapping.Addr6, l4 []byte) bool {
 	data := len(l4) - sizeTrailer
 	if data < sizeICMP {
-		return 0
+		return false
 	}
 	trailer := l4[data:]
 	id := binary.BigEndian.Uint16(trailer[2:])
-	if binary.BigEndian.Uint16(trailer) != magicTrailer ||
-		binary.BigEndian.Uint32(trailer[4:]) != tagEcho(key, workload, id, binary.BigEndian.Uint16(l4[6:])) {
+	return binary.BigEndian.Uint16(trailer) == magicTrailer &&
+		binary.BigEndian.Uint32(trailer[4:]) == tagEcho(key, workload, id, binary.BigEndian.Uint16(l4[6:]))
+}
+
+// unfoldEcho restores the identifier of an echo message that ends with a valid
+// trailer, and says how many bytes to cut off its end.
+func unfoldEcho(key *[16]byte, workload mapping.Addr6, l4 []byte) int {
+	if !trailed(key, workload, l4) {
 		return 0
 	}
+	data := len(l4) - sizeTrailer
+	trailer := l4[data:]
+	id := binary.BigEndian.Uint16(trailer[2:])
 	folded := binary.BigEndian.Uint16(l4[4:])
 	binary.BigEndian.PutUint16(l4[4:], id)
 	diff := difference(uint64(folded)+trailerSum(trailer, data), uint64(id))

@@ -26,6 +26,7 @@ type parsed struct {
 	src6, dst6 mapping.Addr6
 	src4, dst4 uint32
 	length     int    // of the packet, from its IP header on
+	trailer    int    // bytes of a valid trailer behind it, of an echo reply
 	upper      int    // where the upper layer starts
 	route      int    // where segments left stands in a routing header that is not used up; else 0
 	id         uint32 // identification

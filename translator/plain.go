@@ -123,6 +123,9 @@ func plainUpper(proto uint8, l4 []byte, partial bool) (at, size int) {
 			}
 		}
 	case protoUDP:
+		if len(l4) < 8 {
+			return 0, 0
+		}
 		length := int(binary.BigEndian.Uint16(l4[4:]))
 		if length >= 8 && length <= len(l4) && (partial || l4[6]|l4[7] != 0) {
 			return 6, 8

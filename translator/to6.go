@@ -149,10 +149,10 @@ func (w *Worker) select6(p *Packet, h *parsed, from way) (v Verdict) {
 	if h.fragment {
 		w.firstFragment(h, number)
 	}
-	if h.proto == protoICMP4 && b[h.upper] == icmp4EchoReply {
-		n := unfoldEcho(&w.s.config.Key, h.dst6, b[h.upper:])
-		p.End -= n
-		h.length -= n
+	if h.proto == protoICMP4 && b[h.upper] == icmp4EchoReply && trailed(&w.s.config.Key, h.dst6, b[h.upper:]) {
+		h.trailer = sizeTrailer
+		p.End -= sizeTrailer
+		h.length -= sizeTrailer
 	}
 	return Forward6
 }
@@ -185,6 +185,7 @@ func (w *Worker) finish6(p *Packet, h *parsed, upperLen int, from way) Verdict {
 	cut := false
 	switch {
 	case h.df && length > w.s.mtu6:
+		p.End += h.trailer // what is quoted is what came
 		return w.reply4(p, TooBig, icmp4Unreachable, icmp4TooBig, uint32(w.s.mtu6-header+size4))
 	case !h.df && length > w.s.config.LowestMTU6:
 		if p.GSOType != GSONone {
@@ -233,6 +234,9 @@ func (w *Worker) upper6(p *Packet, h *parsed) {
 	l4 := p.Buf[p.Start+h.upper : p.End]
 	partial := p.Flags&FlagNeedsCsum != 0
 	if h.proto == protoICMP4 {
+		if h.trailer != 0 {
+			unfoldEcho(&w.s.config.Key, h.dst6, p.Buf[p.Start+h.upper:p.End+h.trailer])
+		}
 		echo6(l4, h.src6, h.dst6, len(l4), partial)
 		return
 	}
