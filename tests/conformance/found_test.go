@@ -62,6 +62,20 @@ func TestEchoToOwnSharedAddress(t *testing.T) {
 	}
 }
 
+// TestErrorQuotesWhatCame: an echo reply that is too big is quoted as it came,
+// its identifier not yet restored (rule 6.answer).
+func TestErrorQuotesWhatCame(t *testing.T) {
+	p := lab(t, nil)
+	b := out(t, p, icmpError6(t, share1, peer6, 128, 0, [4]byte{0xff, 0xff, 0, 1}, data(8)), translator.Forward4)
+	// A long reply with the same trailer.
+	long := append(data(1460), b[len(b)-8:]...)
+	reply := serialize(t, ip4(peer4, shared4, layers.IPProtocolICMPv4), raw4(0, 0, [4]byte(b[24:28]), long))
+	reply[6] = 0x40
+	put(reply[10:], 0)
+	put(reply[10:], ^onesSum(reply[:20]))
+	answered4(t, p, reply, translator.TooBig, 3, 4, [4]byte{0, 0, 1480 >> 8, 1480 & 0xff})
+}
+
 // TestLaterFragmentInDisguise: a second fragment header does not make a later
 // fragment one that may be answered (rule 6.answer-only-to).
 func TestLaterFragmentInDisguise(t *testing.T) {
@@ -70,4 +84,19 @@ func TestLaterFragmentInDisguise(t *testing.T) {
 	first := []byte{17, 0, 0, 0, 0, 0, 0, 1}
 	b := serialize(t, ip6(workload6, peer6, 44), gopacket.Payload(append(append(later, first...), make([]byte, 16)...)))
 	dropped(t, p, b, translator.HeaderBehindFragment)
+}
+
+// TestNothingBehindHeader: no byte, or too few of them, behind the IP header.
+func TestNothingBehindHeader(t *testing.T) {
+	p := lab(t, nil)
+	for _, protocol := range []layers.IPProtocol{layers.IPProtocolTCP, layers.IPProtocolUDP, layers.IPProtocolICMPv4, layers.IPProtocolICMPv6, 33, 132, 136} {
+		for n := range 8 {
+			if protocol != layers.IPProtocolICMPv6 {
+				dropped(t, p, serialize(t, ip4(peer4, workload4, protocol), data(n)), translator.Malformed)
+			}
+			if protocol != layers.IPProtocolICMPv4 {
+				dropped(t, p, serialize(t, ip6(workload6, peer6, protocol), data(n)), translator.Malformed)
+			}
+		}
+	}
 }

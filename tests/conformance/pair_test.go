@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/natless/natless/tests/generate"
@@ -130,21 +131,34 @@ func (p *pair) check(in reference.Packet) (result, error) {
 	if !r.verdict.IsForward() {
 		return r, nil
 	}
-	for _, held := range p.slow.Held(in) {
+	return r, p.checkHeld(p.slow.Held(in))
+}
+
+// checkHeld takes back what was held for a first fragment, in any order.
+func (p *pair) checkHeld(held []reference.Packet) error {
+	for {
 		dst := &translator.Packet{Buf: make([]byte, translator.Headroom+65535+translator.Tailroom)}
 		v, more := p.fast.NextHeld(dst)
-		if !more {
-			return r, &difference{"not given back", "a held fragment was not given back\n" + describe(in)}
+		switch {
+		case !more && len(held) == 0:
+			return nil
+		case !more:
+			return &difference{"not given back", "a held fragment was not given back\n" + describe(held[0])}
+		case len(held) == 0:
+			return &difference{"given back", fmt.Sprintf("a fragment that nobody waits for: %v", v)}
 		}
-		if err := p.compare(held, p.collect(v, dst)); err != nil {
-			return r, err
+		r := p.collect(v, dst)
+		var err error
+		for i := range held {
+			if err = p.compare(held[i], r); err == nil {
+				held = slices.Delete(held, i, i+1)
+				break
+			}
+		}
+		if err != nil {
+			return err
 		}
 	}
-	dst := &translator.Packet{Buf: make([]byte, translator.Headroom+65535+translator.Tailroom)}
-	if v, more := p.fast.NextHeld(dst); more {
-		return r, &difference{"given back", fmt.Sprintf("a fragment that nobody waits for: %v\n%s", v, describe(in))}
-	}
-	return r, nil
 }
 
 func (p *pair) compare(in reference.Packet, r result) error {

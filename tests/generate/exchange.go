@@ -1,0 +1,81 @@
+package generate
+
+import (
+	"net/netip"
+
+	"github.com/natless/natless/tests/reference"
+)
+
+// Datagram is one UDP datagram for a shared address in fragments, in any order,
+// some of them twice.
+func (g *Generator) Datagram() (out []reference.Packet) {
+	src, dst := g.peer4(), netip.MustParseAddr(pick(g, "198.51.100.7", "198.51.100.7", "5.1.2.4"))
+	upper := g.ported(8)
+	upper = append(upper, g.bytes(100+g.IntN(3000))...)
+	put16(upper[4:], len(upper))
+	upper = g.sealed(src, dst, 17, 6, upper)
+	id, df := g.IntN(1<<16), g.chance(20)
+	for at := 0; at < len(upper); {
+		n := min(8*(1+g.IntN(180)), len(upper)-at)
+		b := make([]byte, 20, 20+n)
+		b[0], b[8], b[9] = 0x45, 64, 17
+		put16(b[2:], 20+n)
+		put16(b[4:], id)
+		put16(b[6:], at/8)
+		if at+n < len(upper) {
+			b[6] |= 0x20
+		}
+		if df {
+			b[6] |= 0x40
+		}
+		copy(b[12:], src.AsSlice())
+		copy(b[16:], dst.AsSlice())
+		Repair(b)
+		out = append(out, reference.Packet{Bytes: append(b, upper[at:at+n]...)})
+		at += n
+		if g.chance(5) {
+			out = append(out, out[len(out)-1])
+		}
+	}
+	if g.chance(60) {
+		g.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	}
+	return out
+}
+
+// Ping is an echo request from a workload that shares its address.
+func (g *Generator) Ping() reference.Packet {
+	src := netip.MustParseAddr(pick(g, "2001:db8:5::1", "2001:db8:5::2", "2001:db8:5::3", "2001:db8:5:1::77"))
+	dst := g.embed(pick(g, g.peer4(), g.peer4(), g.peer4(), g.workload4()))
+	b := make([]byte, 40, 2000)
+	m := g.echo(src, dst)
+	m[0], m[1] = 128, 0
+	m = g.sealedICMP(src, dst, m)
+	b[0], b[6], b[7] = 0x60, 58, 64
+	put16(b[4:], len(m))
+	copy(b[8:], src.AsSlice())
+	copy(b[24:], dst.AsSlice())
+	return reference.Packet{Bytes: append(b, m...)}
+}
+
+// Pong is what a host answers to an echo request; at times something has gone
+// wrong with its data on the way.
+func (g *Generator) Pong(request reference.Packet) reference.Packet {
+	b := append([]byte(nil), request.Bytes...)
+	at, size, reply := 20, 4, byte(0)
+	src := 12
+	if b[0]>>4 == 6 {
+		at, size, reply, src = 40, 16, 129, 8
+	}
+	from, _ := netip.AddrFromSlice(b[src+size : src+2*size])
+	to, _ := netip.AddrFromSlice(b[src : src+size])
+	copy(b[src:], from.AsSlice())
+	copy(b[src+size:], to.AsSlice())
+	b[at] = reply
+	if g.chance(15) {
+		b[len(b)-1-g.IntN(8)] ^= 1 << g.IntN(8)
+	}
+	g.sealedICMP(from, to, b[at:])
+	Repair(b)
+	return reference.Packet{Bytes: b}
+}
