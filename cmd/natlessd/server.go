@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 
@@ -52,7 +53,10 @@ func newServer(c *config.Config, log *slog.Logger) (*server, error) {
 	if s.translator, err = translator.New(c.Translator(s.key), table); err != nil {
 		return nil, err
 	}
-	s.routes, err = route.New(route.Config{Device: c.Device.Name, ManageSysctls: c.ManageSysctls, Log: log})
+	s.routes, err = route.New(route.Config{
+		Device: c.Device.Name, ManageSysctls: c.ManageSysctls, Log: log,
+		StateDir: filepath.Dir(c.API.Socket), // which a reboot empties, and no other daemon has
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -116,8 +116,7 @@ func (d *Daemon) Start() {
 	d.cmd = d.ns.Command(filepath.Join(bin, "natlessd"), "--config", d.Config)
 	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
 	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := d.cmd.Start(); err != nil {
+	if err := netns.Start(d.cmd); err != nil {
 		d.t.Fatal(err)
 	}
 	cmd, exited := d.cmd, make(chan struct{})

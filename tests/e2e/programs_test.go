@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -122,8 +121,7 @@ func start(t testing.TB, cmd *exec.Cmd, ready string) {
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	if err := netns.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
 	exited := make(chan struct{})

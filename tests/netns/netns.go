@@ -12,7 +12,9 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netns"
@@ -99,6 +101,32 @@ func Veth(t testing.TB, a *NS, nameA string, b *NS, nameB string) {
 	run(t, "ip", "link", "add", nameA, "netns", a.Name, "type", "veth", "peer", "name", nameB, "netns", b.Name)
 	a.Run("ip", "link", "set", nameA, "up")
 	b.Run("ip", "link", "set", nameB, "up")
+}
+
+// Start starts a program that is killed when this process dies. The kernel
+// counts the death of the thread that started it, and threads that were in a
+// namespace are thrown away: so one that never ends does it.
+func Start(cmd *exec.Cmd) error {
+	startOnce.Do(func() { go starter() })
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	result := make(chan error)
+	toStart <- func() { result <- cmd.Start() }
+	return <-result
+}
+
+var (
+	startOnce sync.Once
+	toStart   = make(chan func())
+)
+
+func starter() {
+	runtime.LockOSThread()
+	for start := range toStart {
+		start()
+	}
 }
 
 // Root asks Require for root.
