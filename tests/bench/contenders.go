@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -49,14 +50,20 @@ func (w way) own4() string {
 // costs nothing.
 func (l *lab) start(o options) ([]contender, error) {
 	contenders := []contender{{name: "kernel", target: forwarded}}
-	w := newWay(0)
-	natless, err := l.startNatless(o, w)
-	if err != nil {
-		return nil, err
+	for i, io := range o.io {
+		w := newWay(i)
+		natless, err := l.startNatless(o, w, io, fmt.Sprintf("natless%d", i))
+		if err != nil {
+			return nil, err
+		}
+		name := "natless"
+		if i > 0 {
+			name += " " + io
+		}
+		contenders = append(contenders, contender{name, w.target(), natless})
 	}
-	contenders = append(contenders, contender{"natless", w.target(), natless})
 	if _, err := exec.LookPath("tayga"); err == nil {
-		w := newWay(1)
+		w := newWay(10)
 		tayga, err := l.startTayga(w)
 		if err != nil {
 			return nil, err
@@ -66,7 +73,7 @@ func (l *lab) start(o options) ([]contender, error) {
 		fmt.Fprintln(os.Stderr, "bench: tayga is not installed (apt-get install tayga): left out")
 	}
 	for i, p := range o.peers {
-		w := newWay(2 + i)
+		w := newWay(11 + i)
 		c := l.cmd("x", "sh", "-c", p.command)
 		c.Env = append(os.Environ(), "PREFIX="+w.prefix, "IPV6="+workload6, "IPV4="+w.ipv4)
 		if err := l.launch(c); err != nil {
@@ -74,6 +81,7 @@ func (l *lab) start(o options) ([]contender, error) {
 		}
 		contenders = append(contenders, contender{p.name, w.target(), c})
 	}
+	contenders = slices.DeleteFunc(contenders, func(c contender) bool { return o.skip[c.name] })
 	for _, c := range contenders {
 		if err := l.reachable(c.target); err != nil {
 			return nil, fmt.Errorf("%s: %w", c.name, err)
@@ -102,15 +110,15 @@ func (l *lab) reachable(target string) error {
 	return err
 }
 
-func (l *lab) startNatless(o options, w way) (*exec.Cmd, error) {
-	if o.daemon != "" {
+func (l *lab) startNatless(o options, w way, io, device string) (*exec.Cmd, error) {
+	if o.daemon != "" && device == "natless0" {
 		return l.startDaemon(o.daemon, w)
 	}
-	c := l.role("x", "translate", w.prefix, w.ipv4)
+	c := l.role("x", "translate", w.prefix, w.ipv4, device, io)
 	if err := l.launch(c); err != nil {
 		return nil, err
 	}
-	return c, l.routes("natless0", w)
+	return c, l.routes(device, w)
 }
 
 // routes waits for a device, sets it up and has the kernel route through it.
@@ -146,7 +154,8 @@ func (l *lab) startTayga(w way) (*exec.Cmd, error) {
 	return c, l.routes("tayga0", w)
 }
 
-// translate is a bare dataplane, for measuring without the daemon.
+// translate is a bare dataplane, for measuring without the daemon: prefix, the
+// workload's IPv4 address, device, way to read and write.
 func translate(args []string) error {
 	prefix, err := netip.ParsePrefix(args[0])
 	if err != nil {
@@ -169,6 +178,6 @@ func translate(args []string) error {
 	defer cancel()
 	return dataplane.New(dataplane.Config{
 		Translator: t,
-		Open:       func() (*tun.Device, error) { return tun.Open(tun.Config{Name: "natless0"}) },
+		Open:       func() (*tun.Device, error) { return tun.Open(tun.Config{Name: args[2], IO: tun.IO(args[3])}) },
 	}).Run(ctx)
 }

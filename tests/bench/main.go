@@ -26,9 +26,11 @@ type options struct {
 	seconds time.Duration // of each transfer and trial
 	sizes   []int         // UDP payload bytes
 	only    string
+	skip    map[string]bool
 	json    string
 	svg     string
 	daemon  string
+	io      []string // ways to read and write: the first is natless, the others are measured beside it
 	peers   peerFlag
 }
 
@@ -86,7 +88,15 @@ func parse() (o options, err error) {
 	flag.StringVar(&o.daemon, "natlessd", "", "the daemon's program to measure; without it a bare dataplane is")
 	flag.Var(&o.peers, "peer", "NAME=COMMAND of another translator; it runs in the translator's namespace, must make\n"+
 		"its device and routes itself, and finds $PREFIX (IPv6, /96), $IPV6 and $IPV4 (the workload's addresses)")
+	io := flag.String("io", "", "ways to read and write, of which the first is measured as natless: plain,io_uring;\n"+
+		"without it, what the dataplane chooses for itself")
+	skip := flag.String("skip", "", "contenders to leave out: kernel,natless,tayga")
 	flag.Parse()
+	o.skip = map[string]bool{}
+	for _, name := range strings.Split(*skip, ",") {
+		o.skip[name] = true
+	}
+	o.io = strings.Split(*io, ",")
 	for _, s := range strings.Split(*sizes, ",") {
 		size, err := strconv.Atoi(s)
 		if err != nil || size < 8 || size > 1452 {

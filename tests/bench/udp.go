@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"math"
@@ -219,14 +220,22 @@ func pingUDP(args []string) error {
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200000})
 	count, _ := strconv.Atoi(args[1])
 	var trips []float64
-	buffer := make([]byte, 64)
-	for range count {
+	out, in := make([]byte, 64), make([]byte, 64)
+	for i := range count {
+		binary.BigEndian.PutUint32(out, uint32(i))
 		start := time.Now()
-		if _, err := unix.Write(fd, buffer); err != nil {
+		if _, err := unix.Write(fd, out); err != nil {
 			return err
 		}
-		if _, err := unix.Read(fd, buffer); err == nil {
-			trips = append(trips, float64(time.Since(start).Nanoseconds())/1e3)
+		for {
+			_, err := unix.Read(fd, in)
+			if err == nil && binary.BigEndian.Uint32(in) != uint32(i) {
+				continue // the answer to one that was given up
+			}
+			if err == nil {
+				trips = append(trips, float64(time.Since(start).Nanoseconds())/1e3)
+			}
+			break
 		}
 		unix.Nanosleep(&unix.Timespec{Nsec: 300000}, nil)
 	}
