@@ -213,7 +213,7 @@ func (c *call) oddOffload(d *datagram) bool {
 		return false
 	}
 	needs := o.Flags&translator.FlagNeedsCsum != 0
-	if needs && !c.partial(d) {
+	if needs && (!c.partial(d) || d.fragmented()) {
 		return true
 	}
 	kinds := map[uint8]byte{translator.GSOTCPv4: tcp, translator.GSOTCPv6: tcp, translator.GSOUDPL4: udp}

@@ -1,0 +1,147 @@
+package conformance
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/natless/natless/tests/generate"
+	"github.com/natless/natless/tests/reference"
+	"github.com/natless/natless/translator"
+)
+
+// sound judges packets without a second translator: gopacket parses what comes
+// out, lengths fit, and the checksums verify when those of the input did.
+func sound(in reference.Packet, r result) error {
+	if !r.verdict.IsForward() && !r.verdict.Replied() {
+		return nil
+	}
+	for i, p := range r.packets {
+		if err := parses(p.Bytes); err != nil {
+			return fmt.Errorf("%v, packet %d: %w", r.verdict, i, err)
+		}
+	}
+	if r.packets[0].Offload.Flags&translator.FlagNeedsCsum != 0 {
+		return nil
+	}
+	was := checksumsRight(completed(in))
+	if (was && r.packets[0].Offload.GSOType == 0 || r.verdict.Replied()) && !checksumsRight(reassembled(r.packets)) && !fragmented(in.Bytes) {
+		return fmt.Errorf("%v: a right checksum has become a wrong one", r.verdict)
+	}
+	return nil
+}
+
+// parses wants gopacket to find an IP packet of exactly these bytes.
+func parses(b []byte) error {
+	if len(b) == 0 {
+		return fmt.Errorf("no bytes")
+	}
+	if b[0]>>4 == 4 {
+		var ip layers.IPv4
+		if err := ip.DecodeFromBytes(b, gopacket.NilDecodeFeedback); err != nil {
+			return err
+		}
+		if int(ip.Length) != len(b) || ip.IHL != 5 || onesSum(b[:20]) != 0xffff {
+			return fmt.Errorf("length %d of %d, header length %d, checksum %#x", ip.Length, len(b), ip.IHL, onesSum(b[:20]))
+		}
+		return nil
+	}
+	if len(b) == 40 {
+		return nil // no payload, which gopacket takes for a jumbogram
+	}
+	var ip layers.IPv6
+	if err := ip.DecodeFromBytes(b, gopacket.NilDecodeFeedback); err != nil {
+		return err
+	}
+	if int(ip.Length)+40 != len(b) || ip.FlowLabel != 0 || ip.Version != 6 {
+		return fmt.Errorf("length %d of %d, flow label %d", ip.Length, len(b)-40, ip.FlowLabel)
+	}
+	return nil
+}
+
+// completed is a packet with its partial checksum, if it has one, completed.
+func completed(p reference.Packet) []byte {
+	if p.Offload.Flags&translator.FlagNeedsCsum == 0 {
+		return p.Bytes
+	}
+	b := append([]byte(nil), p.Bytes...)
+	at := int(p.Offload.CsumStart)
+	if at+int(p.Offload.CsumOffset)+2 <= len(b) {
+		put(b[at+int(p.Offload.CsumOffset):], ^onesSum(b[at:]))
+	}
+	return b
+}
+
+// reassembled is the packet that fragments of ours were.
+func reassembled(packets []reference.Packet) []byte {
+	if len(packets) == 1 {
+		return packets[0].Bytes
+	}
+	b := append([]byte(nil), packets[0].Bytes[:40]...)
+	b[6] = packets[0].Bytes[40]
+	for _, p := range packets {
+		b = append(b, p.Bytes[48:]...)
+	}
+	put(b[4:], uint16(len(b)-40))
+	return b
+}
+
+// checksumsRight verifies, by gopacket, the checksum behind the IP header, if
+// gopacket knows the protocol and the packet is whole.
+func checksumsRight(b []byte) bool {
+	first := gopacket.LayerType(layers.LayerTypeIPv4)
+	if len(b) > 0 && b[0]>>4 == 6 {
+		first = layers.LayerTypeIPv6
+	}
+	p := gopacket.NewPacket(b, first, gopacket.DecodeOptions{NoCopy: true})
+	if p.Layer(layers.LayerTypeIPv6Fragment) != nil {
+		return false
+	}
+	if ip, is := p.NetworkLayer().(*layers.IPv4); is && (ip.FragOffset != 0 || ip.Flags&layers.IPv4MoreFragments != 0) {
+		return false
+	}
+	for _, l := range p.Layers() {
+		c, has := l.(gopacket.LayerWithChecksum)
+		if !has || l.LayerType() == layers.LayerTypeIPv4 {
+			continue
+		}
+		if over, needs := l.(interface {
+			SetNetworkLayerForChecksum(gopacket.NetworkLayer) error
+		}); needs && over.SetNetworkLayerForChecksum(p.NetworkLayer()) != nil {
+			return false
+		}
+		if err, result := c.VerifyChecksum(); err != nil || !result.Valid {
+			return false
+		}
+		return true
+	}
+	return false
+}
+
+// fragmented says that an IPv4 packet is a part of a datagram.
+func fragmented(b []byte) bool { return b[0]>>4 == 4 && get(b[6:])&0x3fff != 0 }
+
+// TestSound runs generated packets past gopacket.
+func TestSound(t *testing.T) {
+	verified := 0
+	for i, w := range generate.Worlds() {
+		p := newPair(t, w)
+		g := generate.New(w, uint64(500+i))
+		for range 2000 {
+			for _, in := range []reference.Packet{g.Next4(), g.Next6()} {
+				r := p.translate(in)
+				if err := sound(in, r); err != nil {
+					t.Errorf("%s: %v\n%s", w.Name, err, describe(in))
+				}
+				if r.verdict.IsForward() && checksumsRight(in.Bytes) {
+					verified++
+				}
+			}
+		}
+	}
+	if verified < 3000 {
+		t.Errorf("%d packets with a checksum that gopacket knows are too few", verified)
+	}
+}
