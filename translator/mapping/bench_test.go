@@ -44,16 +44,15 @@ func benchTable(b *testing.B, list []Mapping) *Table {
 	return t
 }
 
-// shuffled are addresses of the mappings in random order, so many that they do
-// not stay in the cache longer than the mappings do.
+// shuffled are addresses of the mappings in random order: of a million, so many
+// that none is in a cache when it is asked for again.
 func shuffled(list []Mapping) (six []Addr6, four []uint32, ports []uint16) {
 	rnd := rand.New(rand.NewPCG(1, 1))
-	n := 1 << 16
-	six, four, ports = make([]Addr6, n), make([]uint32, n), make([]uint16, n)
-	if len(list) > n {
+	n := 1 << 12
+	if len(list) > 1<<16 {
 		n = 1 << 20
-		six, four, ports = make([]Addr6, n), make([]uint32, n), make([]uint16, n)
 	}
+	six, four, ports = make([]Addr6, n), make([]uint32, n), make([]uint16, n)
 	for i := range n {
 		m := list[rnd.IntN(len(list))]
 		six[i], four[i] = Addr6From(m.IPv6.Addr()), Addr4From(m.IPv4.Addr())

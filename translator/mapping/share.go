@@ -19,14 +19,20 @@ type run struct {
 
 const mixed = 1 << 31
 
-// find is the slot of the mapping that owns port, or 0.
+// find is the slot of the mapping that owns port, or 0. It is small enough for
+// the compiler to put it into its caller.
 func (s *share) find(port uint16) uint32 {
-	slot := s.blocks[port>>8]
-	if slot < mixed {
+	if slot := s.blocks[port>>8]; slot < mixed {
 		return slot
 	}
-	i := int(slot &^ mixed)
-	if s.runs[i].Last < port { // as a rule the first or the second of the block
+	return s.among(port)
+}
+
+// among is find where several share a block: the owner is, as a rule, the first
+// or second of the block.
+func (s *share) among(port uint16) uint32 {
+	i := int(s.blocks[port>>8] &^ mixed)
+	if s.runs[i].Last < port {
 		if i++; i < len(s.runs) && s.runs[i].Last < port {
 			i = s.search(port)
 		}
