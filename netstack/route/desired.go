@@ -7,9 +7,19 @@ import (
 	"slices"
 )
 
+// facts are what the desired state depends on besides our configuration.
+type facts struct {
+	device          int  // interface index of the device, 0 when there is none
+	kernelLocal     bool // policy rule 0 looks up the local table
+	otherLocal      bool // somebody else's rule does
+	otherLocalFirst bool // and stands before the place of ours
+	ourRules        bool // some policy rule is ours
+	rpFilter        bool // net.ipv4.conf.all.rp_filter is on
+}
+
 // want is the desired state, without sysctls (see sysctl.go). A warning says
 // what was left out.
-func want(c Config, d Desired) (s state, warnings []string) {
+func want(c Config, d Desired, f facts) (s state, warnings []string, err error) {
 	s = state{}
 	s.add(link{up: true, mtu: d.MTU, txQueueLen: c.TxQueueLen})
 	for _, p := range append(routed4(d), routed6(d)...) {
@@ -20,7 +30,10 @@ func want(c Config, d Desired) (s state, warnings []string) {
 		s.add(proxies...)
 		warnings = append(warnings, w...)
 	}
-	return s, warnings
+	for _, def := range nftDefs(d, f) {
+		s.add(def.object())
+	}
+	return s, warnings, wantHostPool(s, d, f)
 }
 
 // routed4 gives the IPv4 prefixes that lead to the device.

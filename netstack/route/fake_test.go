@@ -11,7 +11,8 @@ import (
 // fakeKernel is a kernel in memory that writes down what is done to it.
 type fakeKernel struct {
 	have    state
-	device  int
+	facts   facts
+	inUse   []string
 	ifaces  []iface
 	sysctls map[string]string
 	log     []string
@@ -22,7 +23,7 @@ var errFake = errors.New("fake failure")
 
 func newFake() *fakeKernel {
 	return &fakeKernel{
-		have: state{}, device: 7,
+		have: state{kernelLocalRule{}: true}, facts: facts{device: 7},
 		ifaces: []iface{{"lo", 1, false}, {"eth0", 2, true}, {"natless0", 7, false}},
 		sysctls: map[string]string{
 			"net/ipv6/conf/all/forwarding":      "0",
@@ -35,8 +36,20 @@ func newFake() *fakeKernel {
 }
 
 func (f *fakeKernel) observe(Desired) (*observed, error) {
-	return &observed{device: f.device, have: maps.Clone(f.have), ifaces: f.ifaces}, nil
+	o := &observed{facts: f.facts, have: maps.Clone(f.have), ifaces: f.ifaces}
+	o.rpFilter = f.sysctls[rpFilterAll] == "1"
+	for h := range f.have {
+		switch h.(type) {
+		case rule:
+			o.ourRules = true
+		case kernelLocalRule:
+			o.kernelLocal = true
+		}
+	}
+	return o, nil
 }
+
+func (f *fakeKernel) sockets(HostPool) ([]string, error) { return f.inUse, nil }
 
 func (f *fakeKernel) apply(c change) error {
 	f.log = append(f.log, c.String())
@@ -55,6 +68,8 @@ func (f *fakeKernel) apply(c change) error {
 		}
 	case link:
 		maps.DeleteFunc(f.have, func(o object, _ bool) bool { _, ok := o.(link); return ok })
+	case nftTable:
+		maps.DeleteFunc(f.have, func(h object, _ bool) bool { t, ok := h.(nftTable); return ok && t.family == o.family })
 	}
 	if c.remove {
 		delete(f.have, c.object)

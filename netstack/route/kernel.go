@@ -3,11 +3,13 @@ package route
 // kernel is what the manager needs of the kernel; the real one is in
 // kernel_linux.go, a fake one beside the tests.
 type kernel interface {
-	// observe reads what of ours is there. It knows the interface d.Uplink.
+	// observe reads what of ours is there, and prepares to make what d needs.
 	observe(d Desired) (*observed, error)
 	// apply makes or removes an object. What is there already, or gone
 	// already, is no error.
 	apply(c change) error
+	// sockets lists the host's sockets that receive what is sent to the pool.
+	sockets(h HostPool) ([]string, error)
 	// sysctl reads a value, "" when there is none.
 	sysctl(key string) string
 	close() error
@@ -15,7 +17,7 @@ type kernel interface {
 
 // observed is what is there.
 type observed struct {
-	device int // interface index of the device, 0 when there is none
+	facts
 	have   state
 	ifaces []iface
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/google/nftables"
 	mdl "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -23,8 +24,10 @@ const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
 type linuxKernel struct {
 	device string
 	handle *netlink.Handle
-	dump   *netlink.Handle // strict: the kernel filters routes, not we
-	conn   *mdl.Conn       // for what the handle cannot say: protocols of neighbours
+	nft    *nftables.Conn
+	tables map[nftTable]nftDef // how to make what was desired at the last observation
+	dump   *netlink.Handle     // strict: the kernel filters routes, not we
+	conn   *mdl.Conn           // for what the handle cannot say: protocols of neighbours
 }
 
 func openKernel(device string) (*linuxKernel, error) {
@@ -45,12 +48,20 @@ func openKernel(device string) (*linuxKernel, error) {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	_ = conn.SetOption(mdl.ExtendedAcknowledge, true) // better messages; not worth failing for
-	return &linuxKernel{device: device, handle: handle, dump: dump, conn: conn}, nil
+	nft, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		handle.Close()
+		dump.Close()
+		conn.Close()
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	return &linuxKernel{device: device, handle: handle, dump: dump, conn: conn, nft: nft}, nil
 }
 
 func (k *linuxKernel) close() error {
 	k.handle.Close()
 	k.dump.Close()
+	k.nft.CloseLasting()
 	return k.conn.Close()
 }
 
@@ -67,7 +78,7 @@ func retryDump[T any](dump func() (T, error)) (result T, err error) {
 
 func (k *linuxKernel) observe(d Desired) (*observed, error) {
 	o := &observed{have: state{}}
-	for _, read := range []func(Desired, *observed) error{k.readLinks, k.readRoutes} {
+	for _, read := range []func(Desired, *observed) error{k.readLinks, k.readRoutes, k.readRules, k.readTables} {
 		if err := read(d, o); err != nil {
 			return nil, err
 		}
@@ -80,6 +91,8 @@ func (k *linuxKernel) observe(d Desired) (*observed, error) {
 }
 
 func (k *linuxKernel) readLinks(_ Desired, o *observed) error {
+	rpFilter := k.sysctl(rpFilterAll)
+	o.rpFilter = rpFilter != "" && rpFilter != "0"
 	links, err := retryDump(k.handle.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
@@ -160,6 +173,12 @@ func (k *linuxKernel) apply(c change) error {
 		err = k.changeRoute(c.remove, o)
 	case proxy:
 		err = k.changeProxy(c.remove, o)
+	case nftTable:
+		err = k.changeTable(c.remove, o)
+	case rule:
+		err = k.changeRule(c.remove, o.netlink())
+	case kernelLocalRule:
+		err = k.changeRule(c.remove, o.netlink())
 	default:
 		err = errors.ErrUnsupported
 	}
@@ -212,17 +231,20 @@ func (k *linuxKernel) changeRoute(remove bool, r route) error {
 	// somebody else, the host's own to its link perhaps.
 	err = k.handle.RouteAdd(nr)
 	if errors.Is(err, unix.EEXIST) && !k.hasRoute(nr) {
-		return fmt.Errorf("somebody else has such a route (ip route show %v): %w", r.dst, err)
+		return fmt.Errorf("%w (ip route show %v)", errTaken, r.dst)
 	}
 	return ignore(err, unix.EEXIST)
 }
 
 // hasRoute says whether an equal route of ours exists.
 func (k *linuxKernel) hasRoute(r *netlink.Route) bool {
-	o := &observed{device: r.LinkIndex, have: state{}}
+	o := &observed{facts: facts{device: r.LinkIndex}, have: state{}}
 	err := k.readRoutes(Desired{}, o)
 	return err == nil && o.have[route{dst: fromIPNet(r.Dst), table: r.Table}]
 }
+
+// errTaken is about a route that is somebody else's.
+var errTaken = errors.New("somebody else has such a route")
 
 func ignore(err error, errnos ...unix.Errno) error {
 	for _, e := range errnos {
@@ -242,5 +264,6 @@ func (k *linuxKernel) sysctl(key string) string {
 }
 
 func writeSysctl(s sysctl) error {
-	return os.WriteFile("/proc/sys/"+s.key, []byte(s.value), 0)
+	// A line even when it is empty: an empty write would change nothing.
+	return os.WriteFile("/proc/sys/"+s.key, []byte(s.value+"\n"), 0)
 }

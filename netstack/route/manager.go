@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -83,7 +84,8 @@ func (m *Manager) Set(d Desired) error {
 // Run makes the kernel as desired and keeps it so until ctx is done; then it
 // removes all it made. It must stay on one thread when that thread is in a
 // network namespace of its own. It ends early with an error that no waiting
-// can cure (*SysctlError).
+// can cure (*SysctlError, *RangeInUseError, *MissingFeatureError, a route that
+// somebody else has).
 func (m *Manager) Run(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	notify := func() {
@@ -134,11 +136,10 @@ func (m *Manager) serve(ctx context.Context, r *reconciler, changed <-chan struc
 		case <-next.timer.C:
 			next.ring()
 			err := r.reconcile()
-			var fatal *SysctlError
 			switch {
 			case err == nil:
 				pause = retryFirst
-			case errors.As(err, &fatal) && !r.complete:
+			case incurable(err) && !r.complete:
 				return err
 			default:
 				r.config.Log.Warn("routes are not as they should be", "error", err, "retry", pause)
@@ -151,6 +152,12 @@ func (m *Manager) serve(ctx context.Context, r *reconciler, changed <-chan struc
 			next.within(proxyPeriod)
 		}
 	}
+}
+
+// incurable says whether no waiting helps.
+func incurable(err error) bool {
+	return errors.As(err, new(*SysctlError)) || errors.As(err, new(*RangeInUseError)) ||
+		errors.As(err, new(*MissingFeatureError)) || errors.Is(err, errTaken)
 }
 
 // alarm is a timer that can only be set to ring earlier.
@@ -226,19 +233,50 @@ func (r *reconciler) reconcile() error {
 		r.config.Log.Debug("waiting for the device", "device", r.config.Device)
 		return nil
 	}
-	if err := r.applySysctls(o); err != nil {
+	sysctls, err := r.applySysctls(o)
+	if err != nil {
 		return err
 	}
-	w, warnings := want(r.config, r.desired)
+	w, warnings, err := want(r.config, r.desired, o.facts)
+	if err != nil {
+		return err
+	}
 	r.warn(warnings)
+	if err := r.checkHostPool(o, w); err != nil {
+		return err
+	}
 	for _, c := range diff(o.have, w) {
 		if err := r.apply(c); err != nil {
 			return err
 		}
 	}
+	if err := r.restoreSysctls(sysctls); err != nil {
+		return err
+	}
 	r.hasProxies = r.desired.Uplink != "" && len(routed4(r.desired)) > 0
 	r.complete = true
 	return nil
+}
+
+// checkHostPool refuses ports that the host uses. New sockets cannot take them
+// any more: the sysctl before saw to it. Once all rules are there, nothing on
+// the host can have such a connection.
+func (r *reconciler) checkHostPool(o *observed, want state) error {
+	if !r.desired.HostPool.Addr.IsValid() {
+		return nil
+	}
+	missing := slices.ContainsFunc(sorted(want), func(w object) bool {
+		_, isRule := w.(rule)
+		return isRule && !o.have[w]
+	})
+	if !missing {
+		return nil
+	}
+	sockets, err := r.kernel.sockets(r.desired.HostPool)
+	if err == nil && len(sockets) > 0 {
+		err = &RangeInUseError{r.desired.HostPool, sockets}
+	}
+	return err
 }
 
 func (r *reconciler) apply(c change) error {
@@ -267,31 +305,32 @@ func (r *reconciler) warn(warnings []string) {
 	r.warned = text
 }
 
-// applySysctls sets what must hold and restores what no longer must. The
-// values from before are on disk before anything is changed.
-func (r *reconciler) applySysctls(o *observed) error {
+// applySysctls sets what must hold; what no longer must is restored when the
+// rest is done. The values from before are on disk before anything is changed.
+func (r *reconciler) applySysctls(o *observed) (*sysctlPlan, error) {
 	p := &sysctlPlan{ifaces: o.ifaces, journal: r.journal, read: r.kernel.sysctl}
 	p.forwarding(r.config, r.desired)
+	p.hostPool(r.config, r.desired, o.facts)
 	differing := p.differing()
 	if len(differing) > 0 && !r.config.ManageSysctls {
 		e := &SysctlError{}
 		for _, s := range differing {
-			e.Needed = append(e.Needed, s.name()+"="+s.value)
+			e.Needed = append(e.Needed, s.assignment())
 		}
-		return e
+		return nil, e
 	}
 	for _, s := range differing {
 		r.journal.note(s.key, r.kernel.sysctl(s.key), s.value)
 	}
 	if err := r.journal.save(); err != nil {
-		return err
+		return nil, err
 	}
 	for _, s := range differing {
 		if err := r.apply(change{object: s}); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return r.restoreSysctls(p)
+	return p, nil
 }
 
 func (r *reconciler) restoreSysctls(p *sysctlPlan) error {
@@ -328,7 +367,9 @@ func (r *reconciler) cleanUp() error {
 		return fmt.Errorf("clean up: %w", err)
 	}
 	var errs []error
-	for _, c := range diff(o.have, state{}) {
+	nothing := state{}
+	errs = append(errs, wantHostPool(nothing, Desired{}, o.facts))
+	for _, c := range diff(o.have, nothing) {
 		errs = append(errs, r.apply(c))
 	}
 	p := &sysctlPlan{journal: r.journal, read: r.kernel.sysctl}

@@ -114,7 +114,7 @@ func (l *lab) start(d Desired) (m *Manager, stop func() error) {
 func (l *lab) startAndKill(d Desired) {
 	l.t.Helper()
 	c := l.config
-	c.Log = nil
+	c.Log = nil // the default: to standard error, shown when it fails
 	text, err := json.Marshal(childConfig{c, d})
 	if err != nil {
 		l.t.Fatal(err)
@@ -134,6 +134,7 @@ func (l *lab) startAndKill(d Desired) {
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	defer time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() }).Stop()
 	line, _ := bufio.NewReader(out).ReadString('\n')
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()

@@ -53,6 +53,8 @@ type Desired struct {
 	IPv4, IPv6               netip.Addr     // the translator's own: routed to the device, never owned by the kernel
 	ICMPSource4, ICMPSource6 netip.Prefix   // RFC 6791
 	Mapped4                  []netip.Prefix // the IPv4 side of mappings, and whole pools
+	HostPool                 HostPool       // the host's own IPv4 address as a pool
+	AntiSpoofing             bool           // drop IPv6 packets to the translator with another's source
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -95,6 +97,7 @@ func (d Desired) validate() (Desired, error) {
 			errs = append(errs, fmt.Errorf("mapped ipv4 %v: would take the default route", p))
 		}
 	}
+	errs = append(errs, d.HostPool.validate())
 	return d, errors.Join(errs...)
 }
 

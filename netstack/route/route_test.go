@@ -152,8 +152,8 @@ func TestSysctlsOnlyChecked(t *testing.T) {
 	if !errors.As(err, &se) {
 		t.Fatalf("got %v, want a SysctlError", err)
 	}
-	want := `run "sysctl -w net.ipv6.conf.eth0.accept_ra=2 net.ipv6.conf.all.forwarding=1 ` +
-		`net.ipv4.conf.natless0.forwarding=1 net.ipv4.conf.eth0.forwarding=1"`
+	want := `run sysctl -w net.ipv6.conf.eth0.accept_ra=2 net.ipv6.conf.all.forwarding=1 ` +
+		`net.ipv4.conf.natless0.forwarding=1 net.ipv4.conf.eth0.forwarding=1, or`
 	if !strings.Contains(err.Error(), want) {
 		t.Errorf("got %q, want it to say %q", err, want)
 	}

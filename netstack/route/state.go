@@ -124,9 +124,24 @@ func diff(have, want state) []change {
 	surplus := sorted(have)
 	slices.Reverse(surplus)
 	for _, o := range surplus {
-		if _, isLink := o.(link); !want[o] && !isLink {
+		if !want[o] && !replaced(o, want) {
 			changes = append(changes, change{remove: true, object: o})
 		}
 	}
 	return changes
+}
+
+// replaced says whether o goes by adding what is wanted, or never.
+func replaced(o object, want state) bool {
+	switch o := o.(type) {
+	case link:
+		return true
+	case nftTable:
+		for w := range want {
+			if t, ok := w.(nftTable); ok && t.family == o.family {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -11,8 +11,16 @@ import (
 type SysctlError struct{ Needed []string } // "net.ipv4.ip_forward=1"
 
 func (e *SysctlError) Error() string {
-	return fmt.Sprintf("forwarding needs other sysctls: run \"sysctl -w %s\" or set manage_sysctls: true",
+	return fmt.Sprintf("forwarding needs other sysctls: run sysctl -w %s, or set manage_sysctls: true",
 		strings.Join(e.Needed, " "))
+}
+
+// assignment is for a shell.
+func (s sysctl) assignment() string {
+	if strings.ContainsAny(s.value, " \t") {
+		return s.name() + "='" + s.value + "'"
+	}
+	return s.name() + "=" + s.value
 }
 
 const forwarding6 = "net/ipv6/conf/all/forwarding"
@@ -52,6 +60,21 @@ func (p *sysctlPlan) forwarding(c Config, d Desired) {
 			p.need("net/ipv4/conf/"+i.name+"/forwarding", "1")
 		}
 	}
+}
+
+// hostPool asks for what sharing the host's address needs: the device may send
+// with it, and the host's own connections keep off the pool's ports.
+func (p *sysctlPlan) hostPool(c Config, d Desired, f facts) {
+	if !d.HostPool.Addr.IsValid() {
+		return
+	}
+	dev := "net/ipv4/conf/" + c.Device + "/"
+	p.need(dev+"accept_local", "1")
+	p.need(dev+"rp_filter", "0")
+	if f.rpFilter {
+		p.need(dev+"src_valid_mark", "1")
+	}
+	p.reservePorts(d.HostPool.Ports)
 }
 
 // keepHostBehaviour keeps the host's own IPv6 alive: a host that forwards stops

@@ -30,7 +30,8 @@ type scope struct {
 
 // netlinkWatcher reads notifications until it is closed.
 type netlinkWatcher struct {
-	conn     *mdl.Conn
+	conn     *mdl.Conn // rtnetlink
+	nft      *mdl.Conn // nfnetlink; nil where the kernel has none
 	done     sync.WaitGroup
 	scope    atomic.Pointer[scope]
 	overruns atomic.Uint64
@@ -52,23 +53,34 @@ func watch(changed func()) (*netlinkWatcher, error) {
 		}
 	}
 	w := &netlinkWatcher{conn: conn, changed: changed}
-	w.done.Go(w.loop)
+	w.done.Go(func() { w.loop(conn, (*scope).concerns) })
+	if nft, err := mdl.Dial(unix.NETLINK_NETFILTER, nil); err == nil {
+		if nft.JoinGroup(unix.NFNLGRP_NFTABLES) == nil {
+			w.nft = nft
+			w.done.Go(func() { w.loop(nft, (*scope).concernsTable) })
+		} else {
+			nft.Close()
+		}
+	}
 	return w, nil
 }
 
 func (w *netlinkWatcher) close() error {
 	err := w.conn.Close()
+	if w.nft != nil {
+		err = errors.Join(err, w.nft.Close())
+	}
 	w.done.Wait()
 	return err
 }
 
-func (w *netlinkWatcher) loop() {
+func (w *netlinkWatcher) loop(conn *mdl.Conn, concerns func(*scope, mdl.Message) bool) {
 	for {
-		msgs, err := w.conn.Receive()
+		msgs, err := conn.Receive()
 		switch {
 		case err == nil:
 			for _, m := range msgs {
-				if w.scope.Load().concerns(m) {
+				if concerns(w.scope.Load(), m) {
 					w.changed()
 					break
 				}
@@ -100,6 +112,19 @@ func (s *scope) concerns(m mdl.Message) bool {
 		return true
 	case unix.RTM_NEWNETCONF: // struct netconfmsg is one byte, padded to four
 		return len(d) >= 4 && s.netconf(d[4:])
+	}
+	return false
+}
+
+// concernsTable says whether a message of nfnetlink tells that something of a
+// table with our name went. What is new there, we made.
+func (s *scope) concernsTable(m mdl.Message) bool {
+	const table = unix.NFNL_SUBSYS_NFTABLES << 8
+	switch m.Header.Type {
+	case table | unix.NFT_MSG_DELTABLE, table | unix.NFT_MSG_DELCHAIN, table | unix.NFT_MSG_DELRULE,
+		table | unix.NFT_MSG_DELSET, table | unix.NFT_MSG_DELSETELEM:
+		// struct nfgenmsg, then the table's name, attribute 1 in each of them
+		return len(m.Data) >= 4 && stringAttribute(m.Data[4:], 1) == nftTableName
 	}
 	return false
 }

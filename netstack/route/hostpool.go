@@ -1,0 +1,320 @@
+package route
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// How the host shares its own IPv4 address with workloads.
+//
+// The kernel looks into its local table first, and there the host's address
+// ends every search. So policy rules stand before that table: what comes to
+// the address and one of the pool's ports is looked up in a table of ours,
+// which leads to the device. When that table is empty, because the device went
+// with a killed daemon, the search goes on as if nothing were there.
+//
+// What has no port in the place where policy rules look is copied to the
+// device in nftables, and the host keeps the original: echo replies, ICMP
+// errors, fragments. Nobody has to decide whose it is. The host drops silently
+// the echo replies and errors that it has no socket for, and the translator
+// those that belong to no workload. So the host's own pings live, whatever
+// their identifiers, and nothing is remembered. Echo requests stay the host's:
+// it answers them.
+//
+// Fragments that the host reassembles all the same end in the guard, which
+// drops what is for the pool's ports: the kernel would answer with "port
+// unreachable" or a reset. For the same reason the guard keeps the workloads'
+// connections alive while the daemon is restarted.
+const (
+	// HostPoolTable is the routing table with the route to the device.
+	HostPoolTable = 110
+	// The priorities of the policy rules: ours, then the local table. The
+	// kernel's own rule for that one (priority 0) goes while ours is there.
+	divertPriority = 32
+	localPriority  = 33
+	// These mark packets with the host's address from the device while the
+	// kernel checks their source, to others and to the host itself. Only where
+	// rp_filter is on for all.
+	forwardMark = 0x6e61746c
+	selfMark    = 0x6e61746d
+)
+
+// HostPool is the host's own IPv4 address, shared. An invalid Addr is none.
+type HostPool struct {
+	Addr  netip.Addr
+	Ports []PortRange // those of the workloads
+}
+
+// PortRange is First to Last, both in it.
+type PortRange struct{ First, Last uint16 }
+
+func (p PortRange) String() string { return fmt.Sprintf("%d-%d", p.First, p.Last) }
+
+func (h HostPool) validate() error {
+	if !h.Addr.IsValid() {
+		return nil
+	}
+	var errs []error
+	if !h.Addr.Is4() || len(h.Ports) == 0 {
+		errs = append(errs, fmt.Errorf("host pool %v: needs an IPv4 address and ports", h.Addr))
+	}
+	for _, p := range h.Ports {
+		if p.First == 0 || p.First > p.Last {
+			errs = append(errs, fmt.Errorf("host pool %v: ports %v: must be 1 to 65535, ascending", h.Addr, p))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// lastPort cannot be named in a policy rule (fib_rule_port_range_valid in
+// linux/fib_rules.h refuses it), so what is for it is copied like a fragment.
+const lastPort = 65535
+
+// portProtocols have ports where TCP has them.
+var portProtocols = []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP, unix.IPPROTO_DCCP, unix.IPPROTO_UDPLITE}
+
+const protocolSet = "protocols" // portProtocols in nftables
+
+var protocolNames = map[byte]string{
+	unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_SCTP: "sctp",
+	unix.IPPROTO_DCCP: "dccp", unix.IPPROTO_UDPLITE: "udplite",
+}
+
+// rule is a policy rule (IPv4) of ours.
+type rule struct {
+	priority int
+	to       netip.Addr // invalid: any
+	proto    byte       // 0: any
+	ports    PortRange  // zero: any
+	mark     uint32     // 0: any
+	iif      string     // "": any
+	table    int
+}
+
+func (r rule) String() string {
+	s := fmt.Sprintf("rule %d", r.priority)
+	if r.to.IsValid() {
+		s += " to " + r.to.String()
+	}
+	if r.iif != "" {
+		s += " iif " + r.iif
+	}
+	if r.mark != 0 {
+		s += fmt.Sprintf(" fwmark %#x", r.mark)
+	}
+	if r.proto != 0 {
+		s += fmt.Sprintf(" %s dport %v", protocolNames[r.proto], r.ports)
+	}
+	return fmt.Sprintf("%s lookup %d", s, r.table)
+}
+
+// rank: the local table is found behind our rules before they come, and until
+// they are gone.
+func (r rule) rank() int {
+	if r.table == unix.RT_TABLE_LOCAL {
+		return 5
+	}
+	return 6
+}
+
+var ourLocalRule = rule{priority: localPriority, table: unix.RT_TABLE_LOCAL}
+
+// kernelLocalRule is the rule that every kernel starts with: priority 0, all,
+// lookup local.
+type kernelLocalRule struct{}
+
+func (kernelLocalRule) String() string { return "rule 0 lookup local" }
+func (kernelLocalRule) rank() int      { return 5 }
+
+// wantHostPool adds the objects that share the host's address, or those that
+// must be there when it is not shared any more.
+func wantHostPool(s state, d Desired, f facts) error {
+	h := d.HostPool
+	if !h.Addr.IsValid() {
+		// Who moved the kernel's own rule away, if not we, has a reason.
+		if f.kernelLocal || f.ourRules && !f.otherLocal {
+			s.add(kernelLocalRule{})
+		}
+		return nil
+	}
+	if f.otherLocalFirst {
+		return fmt.Errorf("host pool %v: another policy rule looks up the local table before priority %d (ip rule): move it behind",
+			h.Addr, divertPriority)
+	}
+	s.add(route{dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), table: HostPoolTable}, ourLocalRule)
+	for _, ports := range h.Ports {
+		if ports.Last == lastPort {
+			ports.Last--
+		}
+		if ports.First > ports.Last {
+			continue
+		}
+		for _, proto := range portProtocols {
+			s.add(rule{priority: divertPriority, to: h.Addr, proto: proto, ports: ports, table: HostPoolTable})
+		}
+	}
+	if f.rpFilter {
+		// The check looks up the way back with the interface to which the packet
+		// goes as where it comes from: lo when it is for the host. The packet's
+		// own lookup comes from the device, and must not match.
+		s.add(rule{priority: divertPriority, to: h.Addr, mark: forwardMark, table: HostPoolTable},
+			rule{priority: divertPriority, to: h.Addr, mark: selfMark, iif: "lo", table: HostPoolTable})
+	}
+	return nil
+}
+
+const (
+	copyChain  = "copy"
+	guardChain = "guard"
+	markChain  = "mark"
+	unmarkIn   = "unmark-input"
+	unmarkFwd  = "unmark-forward"
+)
+
+// hostPoolDef is the table ip natless, see the top of this file.
+func hostPoolDef(d Desired, f facts) nftDef {
+	filter := func(name string, hook *nftables.ChainHook, priority int) nftables.Chain {
+		p := nftables.ChainPriority(priority)
+		return nftables.Chain{Name: name, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: &p}
+	}
+	def := nftDef{family: nftables.TableFamilyIPv4, ports: true, chains: []nftables.Chain{
+		// Before connection tracking, which a copy must not meet twice.
+		filter(copyChain, nftables.ChainHookPrerouting, -301),
+		filter(guardChain, nftables.ChainHookInput, -301),
+	}}
+	copyRules(&def, d, f)
+	guardRules(&def, d.HostPool)
+	if f.rpFilter {
+		def.chains = append(def.chains,
+			filter(markChain, nftables.ChainHookPrerouting, -140), // behind everybody's mangle
+			filter(unmarkFwd, nftables.ChainHookForward, -301),
+			filter(unmarkIn, nftables.ChainHookInput, -301))
+		markRules(&def, d.HostPool, f)
+	}
+	return def
+}
+
+// Offsets in the IPv4 header (RFC 791 3.1) and, behind an ICMP header of eight
+// bytes, in the packet that an ICMP error quotes. What workloads send has no
+// IPv4 options, so the quoted header has 20 bytes.
+const (
+	offFragment, offProtocol, offSource, offDestination = 6, 9, 12, 16
+
+	icmpType, icmpID     = 0, 4
+	quoted               = 8
+	quotedTransport      = quoted + 20
+	icmpEchoReply        = 0
+	icmpEcho             = 8
+	quotedVersionAndSize = 0x45
+)
+
+// icmpErrors are the types that translate: unreachable, time exceeded,
+// parameter problem (RFC 792).
+var icmpErrors = []byte{3, 11, 12}
+
+func network(offset, length uint32) []expr.Any {
+	return load(expr.PayloadBaseNetworkHeader, offset, length)
+}
+
+func transport(offset, length uint32) []expr.Any {
+	return load(expr.PayloadBaseTransportHeader, offset, length)
+}
+
+func copyRules(def *nftDef, d Desired, f facts) {
+	h := d.HostPool
+	host := h.Addr.AsSlice()
+	device := binary.NativeEndian.AppendUint32(nil, uint32(f.device))
+	const c = copyChain
+	def.add(c, "not what the translator sends", meta(expr.MetaKeyIIF), is(device...), verdict(expr.VerdictReturn))
+	def.add(c, fmt.Sprintf("not what is not for %v", h.Addr), network(offDestination, 4), isNot(host...), verdict(expr.VerdictReturn))
+	// A gateway must be named, and is not used on a device without link layer.
+	// RFC 7600 4.8: the IPv4 dummy address stands for none.
+	gateway := netip.AddrFrom4([4]byte{192, 0, 0, 8})
+	if d.IPv4.IsValid() {
+		gateway = d.IPv4
+	}
+	dup := []expr.Any{
+		&expr.Counter{},
+		&expr.Immediate{Register: 1, Data: gateway.AsSlice()},
+		&expr.Immediate{Register: 2, Data: device},
+		&expr.Dup{RegAddr: 1, RegDev: 2, IsRegDevSet: true},
+	}
+	isICMP := slices.Concat(meta(expr.MetaKeyL4PROTO), is(unix.IPPROTO_ICMP))
+	hasPorts := slices.Concat(meta(expr.MetaKeyL4PROTO), oneOf(protocolSet))
+	if slices.ContainsFunc(h.Ports, func(p PortRange) bool { return p.Last == lastPort }) {
+		def.add(c, fmt.Sprintf("copy port %d to device %d", lastPort, f.device), hasPorts,
+			transport(2, 2), is(be16(lastPort)...), dup, verdict(expr.VerdictReturn))
+	}
+	def.add(c, "not what has its ports: policy rules take that",
+		network(offProtocol, 1), isNot(unix.IPPROTO_ICMP),
+		network(offFragment, 2), mask([]byte{0x3f, 0xff}), is(0, 0), verdict(expr.VerdictReturn))
+	def.add(c, fmt.Sprintf("copy later fragments to device %d", f.device), hasPorts,
+		network(offFragment, 2), mask([]byte{0x1f, 0xff}), isNot(0, 0), dup)
+	for _, p := range h.Ports {
+		def.add(c, fmt.Sprintf("copy first fragments to ports %v to device %d", p, f.device), hasPorts,
+			transport(2, 2), within(p), dup)
+		def.add(c, fmt.Sprintf("copy echo replies with identifiers %v to device %d", p, f.device), isICMP,
+			transport(icmpType, 1), is(icmpEchoReply), transport(icmpID, 2), within(p), dup)
+		for _, t := range icmpErrors {
+			errorAbout := slices.Concat(isICMP, transport(icmpType, 1), is(t),
+				transport(quoted, 1), is(quotedVersionAndSize),
+				transport(quoted+offSource, 4), is(host...))
+			def.add(c, fmt.Sprintf("copy icmp errors %d about ports %v to device %d", t, p, f.device), errorAbout,
+				transport(quoted+offProtocol, 1), oneOf(protocolSet), transport(quotedTransport, 2), within(p), dup)
+			def.add(c, fmt.Sprintf("copy icmp errors %d about echo identifiers %v to device %d", t, p, f.device), errorAbout,
+				transport(quoted+offProtocol, 1), is(unix.IPPROTO_ICMP),
+				transport(quotedTransport, 1), is(icmpEcho), transport(quotedTransport+icmpID, 2), within(p), dup)
+		}
+	}
+}
+
+func guardRules(def *nftDef, h HostPool) {
+	for _, p := range h.Ports {
+		def.add(guardChain, fmt.Sprintf("drop to %v ports %v: not the host's", h.Addr, p),
+			network(offDestination, 4), is(h.Addr.AsSlice()...),
+			meta(expr.MetaKeyL4PROTO), oneOf(protocolSet), transport(2, 2), within(p),
+			counted(expr.VerdictDrop))
+	}
+}
+
+// markRules let a policy rule confirm to rp_filter that the host's address may
+// come from the device; the mark goes right after.
+func markRules(def *nftDef, h HostPool, f facts) {
+	device := binary.NativeEndian.AppendUint32(nil, uint32(f.device))
+	from := slices.Concat(meta(expr.MetaKeyIIF), is(device...), network(offSource, 4), is(h.Addr.AsSlice()...))
+	u32 := func(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
+	setMark := func(v uint32) []expr.Any {
+		return []expr.Any{&expr.Immediate{Register: 1, Data: u32(v)}, &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1}}
+	}
+	def.add(markChain, fmt.Sprintf("mark %v from device %d to itself for rp_filter", h.Addr, f.device),
+		from, network(offDestination, 4), is(h.Addr.AsSlice()...), setMark(selfMark), verdict(expr.VerdictReturn))
+	def.add(markChain, fmt.Sprintf("mark %v from device %d for rp_filter", h.Addr, f.device),
+		from, setMark(forwardMark))
+	def.add(unmarkFwd, "forget the mark for rp_filter", meta(expr.MetaKeyMARK), is(u32(forwardMark)...), setMark(0))
+	def.add(unmarkIn, "forget the mark for rp_filter", meta(expr.MetaKeyMARK), is(u32(selfMark)...), setMark(0))
+}
+
+// RangeInUseError says who on the host uses ports of the pool.
+type RangeInUseError struct {
+	Pool    HostPool
+	Sockets []string // "tcp 192.0.2.10:40000 → 198.51.100.7:443 established"
+}
+
+func (e *RangeInUseError) Error() string {
+	list := e.Sockets
+	more := ""
+	if len(list) > 20 {
+		more = fmt.Sprintf(" and %d more", len(list)-20)
+		list = list[:20]
+	}
+	return fmt.Sprintf("host pool %v: the host itself uses ports of the pool; end these or choose other ports: %s%s",
+		e.Pool.Addr, strings.Join(list, ", "), more)
+}

@@ -1,0 +1,184 @@
+package route
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func sharingFake() (*fakeKernel, Desired) {
+	k := newFake()
+	k.sysctls[forwarding6] = "1"
+	k.sysctls[rpFilterAll] = "0"
+	k.sysctls[reservedPorts] = "8080"
+	k.sysctls[portRange] = "32768\t60999"
+	return k, Desired{HostPool: HostPool{
+		Addr: netip.MustParseAddr("192.0.2.10"), Ports: []PortRange{{40000, 49999}},
+	}}
+}
+
+// TestHostPoolStates: on the way there the local table is found at every step,
+// and so on the way back.
+func TestHostPoolStates(t *testing.T) {
+	k, d := sharingFake()
+	r := newTestReconciler(t, k, true)
+	if err := r.set(Desired{MTU: 1500}); err != nil {
+		t.Fatal(err)
+	}
+	k.took()
+	d.MTU = 1500
+	if err := r.set(d); err != nil {
+		t.Fatal(err)
+	}
+	want := lines(
+		"+ sysctl net.ipv4.conf.natless0.accept_local = 1",
+		"+ sysctl net.ipv4.conf.natless0.rp_filter = 0",
+		"+ sysctl net.ipv4.ip_local_reserved_ports = 8080,40000-49999",
+		"+ route 0.0.0.0/0 table 110",
+		"+ nft ip",
+		"\tcopy: not what the translator sends",
+		"\tcopy: not what is not for 192.0.2.10",
+		"\tcopy: not what has its ports: policy rules take that",
+		"\tcopy: copy later fragments to device 7",
+		"\tcopy: copy first fragments to ports 40000-49999 to device 7",
+		"\tcopy: copy echo replies with identifiers 40000-49999 to device 7",
+		"\tcopy: copy icmp errors 3 about ports 40000-49999 to device 7",
+		"\tcopy: copy icmp errors 3 about echo identifiers 40000-49999 to device 7",
+		"\tcopy: copy icmp errors 11 about ports 40000-49999 to device 7",
+		"\tcopy: copy icmp errors 11 about echo identifiers 40000-49999 to device 7",
+		"\tcopy: copy icmp errors 12 about ports 40000-49999 to device 7",
+		"\tcopy: copy icmp errors 12 about echo identifiers 40000-49999 to device 7",
+		"\tguard: drop to 192.0.2.10 ports 40000-49999: not the host's",
+		"+ rule 33 lookup 255",
+		"+ rule 32 to 192.0.2.10 dccp dport 40000-49999 lookup 110",
+		"+ rule 32 to 192.0.2.10 sctp dport 40000-49999 lookup 110",
+		"+ rule 32 to 192.0.2.10 tcp dport 40000-49999 lookup 110",
+		"+ rule 32 to 192.0.2.10 udp dport 40000-49999 lookup 110",
+		"+ rule 32 to 192.0.2.10 udplite dport 40000-49999 lookup 110",
+		"- rule 0 lookup local",
+	)
+	if diff := cmp.Diff(want, k.took()); diff != "" {
+		t.Errorf("to share: (-want +got)\n%s", diff)
+	}
+	if err := r.set(Desired{MTU: 1500}); err != nil {
+		t.Fatal(err)
+	}
+	steps := strings.Split(k.took(), "\n")
+	tail := lines(steps[len(steps)-4:]...)
+	wantTail := lines("- route 0.0.0.0/0 table 110",
+		"+ sysctl net.ipv4.ip_local_reserved_ports = 8080", // when nothing is diverted any more
+		"+ sysctl net.ipv4.conf.natless0.rp_filter = ",
+		"+ sysctl net.ipv4.conf.natless0.accept_local = ")
+	if diff := cmp.Diff(wantTail, tail); diff != "" || steps[0] != "+ rule 0 lookup local" {
+		t.Errorf("back again: first %q, end (-want +got)\n%s", steps[0], diff)
+	}
+	if got := k.sysctls[reservedPorts]; got != "8080" {
+		t.Errorf("reserved ports are %q afterwards", got)
+	}
+}
+
+// TestKernelLocalRuleOfOthers: who moved the local table's rule keeps it moved.
+func TestKernelLocalRuleOfOthers(t *testing.T) {
+	for _, c := range []struct {
+		facts facts
+		want  bool
+	}{
+		{facts{kernelLocal: true}, true},
+		{facts{ourRules: true}, true},
+		{facts{ourRules: true, otherLocal: true}, false},
+		{facts{otherLocal: true}, false},
+		{facts{}, false},
+	} {
+		s := state{}
+		if err := wantHostPool(s, Desired{}, c.facts); err != nil || s[kernelLocalRule{}] != c.want {
+			t.Errorf("%+v: rule 0 wanted %t, err %v; want %t", c.facts, s[kernelLocalRule{}], err, c.want)
+		}
+	}
+	_, d := sharingFake()
+	if err := wantHostPool(state{}, d, facts{otherLocal: true, otherLocalFirst: true}); err == nil {
+		t.Error("a local rule in front of ours must be refused")
+	}
+}
+
+// TestLocalPorts: the host keeps enough ports for itself, and gets back what it
+// had, with what others changed meanwhile.
+func TestLocalPorts(t *testing.T) {
+	k, d := sharingFake()
+	d.HostPool.Ports = []PortRange{{32768, 65535}}
+	r := newTestReconciler(t, k, true)
+	if err := r.set(d); err != nil {
+		t.Fatal(err)
+	}
+	check := func(key, want string) {
+		t.Helper()
+		if got := k.sysctls[key]; !sameSysctl(got, want) {
+			t.Errorf("%s = %q, want %q", key, got, want)
+		}
+	}
+	check(reservedPorts, "8080,32768-65535")
+	check(portRange, "10000 32767") // the old range lay within the pool
+	k.sysctls[reservedPorts] = "8080,9090,32768-65535"
+	d.HostPool.Ports = []PortRange{{50000, 59999}}
+	if err := r.set(d); err != nil {
+		t.Fatal(err)
+	}
+	check(reservedPorts, "8080,9090,50000-59999")
+	check(portRange, "32768 60999")
+	if err := r.cleanUp(); err != nil {
+		t.Fatal(err)
+	}
+	check(reservedPorts, "8080,9090")
+	check(portRange, "32768 60999")
+}
+
+func TestPortSet(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "1": "1", "3,1-2,7-9": "1-3,7-9", "65535": "65535", "0-65535": "0-65535",
+	} {
+		p, err := parsePorts(in)
+		if err != nil || p.String() != want {
+			t.Errorf("%q: got %v, %v", in, p, err)
+		}
+	}
+	for _, in := range []string{"x", "1-", "70000"} {
+		if _, err := parsePorts(in); err == nil {
+			t.Errorf("%q: no error", in)
+		}
+	}
+}
+
+func TestHostPoolInUse(t *testing.T) {
+	k, d := sharingFake()
+	k.inUse = []string{"tcp 0.0.0.0:40000 listening"}
+	r := newTestReconciler(t, k, true)
+	err := r.set(d)
+	var used *RangeInUseError
+	if !errors.As(err, &used) || !strings.Contains(err.Error(), "40000 listening") {
+		t.Fatalf("got %v", err)
+	}
+	if strings.Contains(k.have.String(), "lookup 110") || k.sysctls[reservedPorts] != "8080" {
+		t.Errorf("left changed: %s, reserved %s", k.have, k.sysctls[reservedPorts])
+	}
+}
+
+// TestLastPort: 65535 cannot be named in a policy rule, so it is copied.
+func TestLastPort(t *testing.T) {
+	k, d := sharingFake()
+	d.HostPool.Ports = []PortRange{{65535, 65535}}
+	r := newTestReconciler(t, k, true)
+	if err := r.set(d); err != nil {
+		t.Fatal(err)
+	}
+	got := k.have.String()
+	if !strings.Contains(got, "copy: copy port 65535 to device 7") || strings.Contains(got, "dport") {
+		t.Errorf("got\n%s", got)
+	}
+	for _, proto := range portProtocols {
+		if protocolNames[proto] == "" {
+			t.Errorf("protocol %d has no name", proto)
+		}
+	}
+}

@@ -1,0 +1,227 @@
+package route
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+func (r rule) netlink() *netlink.Rule {
+	n := netlink.NewRule()
+	n.Family, n.Priority, n.Table, n.Protocol = unix.AF_INET, r.priority, r.table, Protocol
+	if r.to.IsValid() {
+		n.Dst = toIPNet(single(r.to))
+	}
+	if r.proto != 0 {
+		n.IPProto = int(r.proto)
+		n.Dport = netlink.NewRulePortRange(r.ports.First, r.ports.Last)
+	}
+	n.Mark, n.IifName = r.mark, r.iif
+	return n
+}
+
+func (kernelLocalRule) netlink() *netlink.Rule {
+	n := netlink.NewRule()
+	n.Family, n.Priority, n.Table, n.Protocol = unix.AF_INET, 0, unix.RT_TABLE_LOCAL, unix.RTPROT_KERNEL
+	return n
+}
+
+func (k *linuxKernel) changeRule(remove bool, r *netlink.Rule) error {
+	if remove {
+		return ignore(k.handle.RuleDel(r), unix.ENOENT)
+	}
+	return ignore(k.handle.RuleAdd(r), unix.EEXIST)
+}
+
+func (k *linuxKernel) readRules(_ Desired, o *observed) error {
+	rules, err := retryDump(func() ([]netlink.Rule, error) { return k.handle.RuleList(unix.AF_INET) })
+	if err != nil {
+		return fmt.Errorf("list rules: %w", err)
+	}
+	for _, r := range rules {
+		switch {
+		case r.Protocol == Protocol:
+			o.ourRules = true
+			o.have.add(fromRule(r))
+		case r.Table != unix.RT_TABLE_LOCAL || selective(r):
+		case r.Priority == 0:
+			o.kernelLocal = true
+			o.have.add(kernelLocalRule{})
+		default:
+			o.otherLocal = true
+			o.otherLocalFirst = o.otherLocalFirst || r.Priority <= divertPriority
+		}
+	}
+	return nil
+}
+
+// selective says whether a rule is not for all packets.
+func selective(r netlink.Rule) bool {
+	return r.Src != nil || r.Dst != nil || r.Mark != 0 || r.IifName != "" || r.OifName != "" ||
+		r.IPProto != 0 || r.Sport != nil || r.Dport != nil || r.UIDRange != nil || r.Tos != 0 || r.Invert
+}
+
+func fromRule(r netlink.Rule) rule {
+	out := rule{priority: r.Priority, proto: byte(r.IPProto), mark: r.Mark, iif: r.IifName, table: r.Table}
+	if r.Dst != nil {
+		out.to = fromIPNet(r.Dst).Addr()
+	}
+	if r.Dport != nil {
+		out.ports = PortRange{r.Dport.Start, r.Dport.End}
+	}
+	return out
+}
+
+// tcpStates are those of linux/tcp_states.h in which a socket takes part in a
+// connection or waits for one. TIME_WAIT takes none of ours: it ends by itself.
+var tcpStates = map[uint8]string{
+	1: "established", 2: "syn-sent", 3: "syn-recv", 4: "fin-wait-1", 5: "fin-wait-2",
+	8: "close-wait", 9: "last-ack", 10: "listening", 11: "closing", 13: "bound",
+}
+
+func (k *linuxKernel) sockets(h HostPool) ([]string, error) {
+	var out []string
+	for _, q := range []struct {
+		name string
+		list func(uint8) ([]*netlink.Socket, error)
+	}{{"tcp", k.handle.SocketDiagTCP}, {"udp", k.handle.SocketDiagUDP}} {
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			sockets, err := retryDump(func() ([]*netlink.Socket, error) { return q.list(family) })
+			if err != nil {
+				return nil, fmt.Errorf("list %s sockets: %w", q.name, err)
+			}
+			for _, s := range sockets {
+				state, known := tcpStates[s.State]
+				if q.name == "udp" {
+					state, known = "bound", true
+				}
+				if known && receivesFrom(h, s.ID) {
+					out = append(out, fmt.Sprintf("%s %s %s", q.name, ends(s.ID), state))
+				}
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+// receivesFrom says whether a socket gets what is sent to a port of the pool.
+// A socket on [::] counts: it gets IPv4 unless it is for IPv6 only, which the
+// kernel's answer leaves open.
+func receivesFrom(h HostPool, id netlink.SocketID) bool {
+	local, _ := netip.AddrFromSlice(id.Source)
+	if local = local.Unmap(); local != h.Addr && !local.IsUnspecified() {
+		return false
+	}
+	return slices.ContainsFunc(h.Ports, func(p PortRange) bool {
+		return p.First <= id.SourcePort && id.SourcePort <= p.Last
+	})
+}
+
+func ends(id netlink.SocketID) string {
+	s := net.JoinHostPort(id.Source.String(), fmt.Sprint(id.SourcePort))
+	if id.DestinationPort != 0 {
+		s += " to " + net.JoinHostPort(id.Destination.String(), fmt.Sprint(id.DestinationPort))
+	}
+	return s
+}
+
+// readNftRules reads our table of a family, in the order of nftText.
+func readNftRules(c *nftables.Conn, family nftables.TableFamily) ([]nftRule, error) {
+	chains, err := c.ListChainsOfTableFamily(family)
+	if err != nil {
+		return nil, fmt.Errorf("list nftables chains: %w", err)
+	}
+	slices.SortStableFunc(chains, func(a, b *nftables.Chain) int { return cmp.Compare(a.Name, b.Name) })
+	var out []nftRule
+	for _, chain := range chains {
+		if chain.Table.Name != nftTableName {
+			continue
+		}
+		rules, err := c.GetRules(chain.Table, chain)
+		if err != nil {
+			return nil, fmt.Errorf("list nftables rules: %w", err)
+		}
+		for _, r := range rules {
+			text, _ := userdata.GetString(r.UserData, userdata.TypeComment)
+			out = append(out, nftRule{chain.Name, text, r.Exprs})
+		}
+	}
+	return out, nil
+}
+
+func (k *linuxKernel) readTables(d Desired, o *observed) error {
+	k.tables = map[nftTable]nftDef{}
+	defs := nftDefs(d, o.facts)
+	for _, def := range defs {
+		k.tables[def.object()] = def
+	}
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv4} {
+		table, err := k.nft.ListTableOfFamily(nftTableName, family)
+		if err != nil || table == nil {
+			continue // none, or a kernel without nftables: making one will tell
+		}
+		rules, err := readNftRules(k.nft, family)
+		if err != nil {
+			return err
+		}
+		o.have.add(nftTable{familyName(family), nftText(rules)})
+	}
+	return nil
+}
+
+// changeTable replaces or removes a table in one transaction.
+func (k *linuxKernel) changeTable(remove bool, t nftTable) error {
+	family := nftables.TableFamilyIPv4
+	if t.family == "inet" {
+		family = nftables.TableFamilyINet
+	}
+	// Adding before deleting makes deleting never fail.
+	table := k.nft.AddTable(&nftables.Table{Name: nftTableName, Family: family})
+	k.nft.DelTable(table)
+	if !remove {
+		if err := k.addTable(table, k.tables[t]); err != nil {
+			return err
+		}
+	}
+	err := k.nft.Flush()
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) {
+		return &MissingFeatureError{"nftables with fib and dup", "4.10",
+			"modprobe nf_tables nft_fib_inet nft_dup_ipv4, or use a kernel with them: " + err.Error()}
+	}
+	return err
+}
+
+func (k *linuxKernel) addTable(table *nftables.Table, def nftDef) error {
+	k.nft.AddTable(table)
+	if def.ports {
+		var elements []nftables.SetElement
+		for _, p := range portProtocols {
+			elements = append(elements, nftables.SetElement{Key: []byte{p}})
+		}
+		set := &nftables.Set{Table: table, Name: protocolSet, KeyType: nftables.TypeInetProto}
+		if err := k.nft.AddSet(set, elements); err != nil {
+			return err
+		}
+	}
+	chains := map[string]*nftables.Chain{}
+	for _, c := range def.chains {
+		c.Table = table
+		chains[c.Name] = k.nft.AddChain(&c)
+	}
+	for _, r := range def.rules {
+		k.nft.AddRule(&nftables.Rule{
+			Table: table, Chain: chains[r.chain], Exprs: slices.Clone(r.exprs),
+			UserData: userdata.AppendString(nil, userdata.TypeComment, r.text),
+		})
+	}
+	return nil
+}
