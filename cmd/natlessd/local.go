@@ -30,15 +30,23 @@ func (s *server) localConfig(c *config.Config) local.Config {
 
 // healthy is what /readyz says: nil when packets are translated.
 func (s *server) healthy() error {
-	for _, t := range s.tasks() {
+	if err := allReady(s.tasks()); err != nil {
+		return err
+	}
+	if s.dataplane.Device() == nil {
+		return errors.New("the device is gone and is being made anew")
+	}
+	return nil
+}
+
+// allReady names a task that is not.
+func allReady(tasks []task) error {
+	for _, t := range tasks {
 		select {
 		case <-t.Ready():
 		default:
 			return fmt.Errorf("not ready: %T", t)
 		}
-	}
-	if s.dataplane.Device() == nil {
-		return errors.New("the device is gone and is being made anew")
 	}
 	return nil
 }

@@ -62,6 +62,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, err)
 		return 2
 	}
+	if _, err := registryPools(c, someUplink); err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", *path, err)
+		return 2
+	}
 	if *check {
 		fmt.Fprintf(stdout, "%s: nothing wrong\n", *path)
 		return 0
@@ -93,9 +97,13 @@ func serve(c *config.Config, path string, level *slog.LevelVar, log *slog.Logger
 	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
-	r := &reloader{server: s, path: path, level: level, hangup: hangup}
+	r := &reloader{server: s, path: path, level: level, hangup: hangup, config: c}
+	a, err := newAPI(s, r, func() bool { return allReady(s.tasks()) == nil })
+	if err != nil {
+		return err
+	}
 	log.Info("natlessd starts", "version", version, "config", path)
-	err = s.run(ctx, append(s.tasks(), r))
+	err = s.run(ctx, append(s.tasks(), a, r))
 	log.Info("natlessd has ended")
 	return err
 }

@@ -8,19 +8,43 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/mapping"
 )
 
-// reloader is the task that puts a new configuration in place of the running
-// one, whole or not at all.
+// reloader puts a new configuration in place of the running one, whole or not
+// at all. It is the task that does so at each SIGHUP.
 type reloader struct {
 	*server
 	path   string
 	level  *slog.LevelVar
 	hangup <-chan os.Signal
+
+	one sync.Mutex // held by who reloads
+
+	mu     sync.Mutex // guards what follows
+	config *config.Config
+	result api.Reload
+}
+
+// running is the configuration in force.
+func (r *reloader) running() *config.Config {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.config
+}
+
+// last is what came of the last reload.
+func (r *reloader) last() api.Reload {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.result
 }
 
 // Ready is always: a reload waits for nothing but a signal.
@@ -38,25 +62,60 @@ func (r *reloader) Run(ctx context.Context) error {
 			return nil
 		case <-r.hangup:
 		}
-		notify(r.log, "RELOADING=1\n"+daemon.SdNotifyMonotonicUsec())
-		if err := r.reload(); err != nil {
-			r.log.Error("reload refused, nothing has changed", "error", err)
-		} else {
-			r.log.Info("reloaded", "config", r.path, "mappings", r.translator.Table().Len())
-		}
-		notify(r.log, "READY=1")
+		r.reload() // it has logged its error
 	}
 }
 
+// reload reads the file again. Either all of it is in force afterwards, or
+// nothing has changed and the error says why. Any goroutine may call it.
 func (r *reloader) reload() error {
+	r.one.Lock()
+	defer r.one.Unlock()
+	notify(r.log, "RELOADING=1\n"+daemon.SdNotifyMonotonicUsec())
+	defer notify(r.log, "READY=1")
+	result := api.Reload{At: time.Now()}
+	next, err := r.replace()
+	if err != nil {
+		result.Error = err.Error()
+		r.log.Error("reload refused, nothing has changed", "error", err)
+	} else {
+		r.log.Info("reloaded", "config", r.path, "mappings", r.translator.Table().Len())
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.result = result
+	if err == nil {
+		r.config = next
+	}
+	return err
+}
+
+func (r *reloader) replace() (*config.Config, error) {
 	next, err := config.Load(r.path)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if keys := config.NeedsRestart(r.config, next); keys != nil {
-		return fmt.Errorf("%s: cannot change without a restart: %s", r.path, strings.Join(keys, ", "))
+	if keys := config.NeedsRestart(r.running(), next); keys != nil {
+		return nil, fmt.Errorf("%s: cannot change without a restart: %s", r.path, strings.Join(keys, ", "))
 	}
-	table, err := next.Table()
+	pools, err := registryPools(next, uplinkIPv4)
+	if err != nil {
+		return nil, err
+	}
+	err = r.workloads.Reconfigure(pools, next.Registry.History, func(assigned []mapping.Mapping) error {
+		return r.swap(next, assigned)
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.level.Set(next.Log.Level.Level())
+	return next, nil
+}
+
+// swap puts a configuration and what is assigned into the translator and the
+// kernel.
+func (r *reloader) swap(next *config.Config, assigned []mapping.Mapping) error {
+	table, err := tableOf(next, assigned)
 	if err != nil {
 		return err
 	}
@@ -71,8 +130,6 @@ func (r *reloader) reload() error {
 		}
 		return err
 	}
-	r.level.Set(next.Log.Level.Level())
-	r.config = next
 	return nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
 )
 
 // task is everything that runs. Run returns nil when ctx ends it; Ready is
@@ -32,8 +33,8 @@ type task interface {
 // server is what the tasks share.
 type server struct {
 	log        *slog.Logger
-	config     *config.Config // the running one; belongs to the reloader
 	key        [16]byte
+	workloads  *workloads
 	translator *translator.Translator
 	routes     *route.Manager
 	dataplane  *dataplane.Dataplane
@@ -41,18 +42,19 @@ type server struct {
 }
 
 func newServer(c *config.Config, log *slog.Logger) (*server, error) {
-	s := &server{log: log, config: c}
+	s := &server{log: log}
 	var err error
 	if s.key, err = secret(c); err != nil {
 		return nil, err
 	}
-	table, err := c.Table()
-	if err != nil {
+	var table *mapping.Table
+	if s.workloads, table, err = openWorkloads(c, log); err != nil {
 		return nil, err
 	}
 	if s.translator, err = translator.New(c.Translator(s.key), table); err != nil {
 		return nil, err
 	}
+	s.workloads.serve(s.translator)
 	s.routes, err = route.New(route.Config{
 		Device: c.Device.Name, ManageSysctls: c.ManageSysctls, Log: log,
 		StateDir: filepath.Dir(c.API.Socket), // which a reboot empties, and no other daemon has
@@ -75,7 +77,7 @@ func newServer(c *config.Config, log *slog.Logger) (*server, error) {
 }
 
 // tasks are in the order in which they may end, the last first.
-func (s *server) tasks() []task { return []task{s.dataplane, s.routes, s.local} }
+func (s *server) tasks() []task { return []task{s.dataplane, s.routes, s.local, s.workloads} }
 
 // run runs the tasks until ctx is done or one of them fails. Either ends all,
 // the last first, each after the one that follows it: routes go before the

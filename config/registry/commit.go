@@ -43,27 +43,31 @@ type storeError struct{ error }
 
 func (e storeError) Unwrap() error { return e.error }
 
-// do has op applied, committed and handed to the sink.
-func (r *Registry) do(ctx context.Context, o *op) error {
+// do has ops applied, committed and handed to the sink, and gives the error of
+// the last.
+func (r *Registry) do(ctx context.Context, ops ...*op) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	o.ctx = ctx
+	for _, o := range ops {
+		o.ctx = ctx
+	}
+	last := ops[len(ops)-1]
 	r.commits.mu.Lock()
-	r.commits.waiting = append(r.commits.waiting, o)
+	r.commits.waiting = append(r.commits.waiting, ops...)
 	r.commits.mu.Unlock()
 
 	r.commits.leader.Lock()
 	defer r.commits.leader.Unlock()
-	if o.done {
-		return o.err
+	if last.done {
+		return last.err
 	}
 	r.commits.mu.Lock()
 	batch := r.commits.waiting
 	r.commits.waiting = nil
 	r.commits.mu.Unlock()
 	r.commit(batch)
-	return o.err
+	return last.err
 }
 
 // commit makes one transaction of the batch. The leader calls it.

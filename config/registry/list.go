@@ -130,36 +130,31 @@ func whoHad(tx *bolt.Tx, a netip.AddrPort, at time.Time) (*Assignment, error) {
 // answers with a test whether the namespace of a path exists. Assignments
 // without a namespace stay.
 func (r *Registry) Reconcile(ctx context.Context, list func(context.Context) (exists func(path string) bool, err error)) ([]*Assignment, error) {
-	if err := r.tidy(ctx); err != nil {
-		return nil, err
-	}
 	all := r.All()
 	exists, err := list(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list network namespaces: %w", err)
 	}
-	var freed []*Assignment
+	var stale []*Assignment
+	var ops []*op
 	for _, a := range all {
-		if a.Request.Netns == "" || exists(a.Request.Netns) {
-			continue
-		}
-		switch err := r.free(ctx, a.Key, a); {
-		case err == nil:
-			freed = append(freed, a)
-		case !errors.Is(err, ErrNotFound): // not found: gone or put again meanwhile
-			return freed, err
+		if a.Request.Netns != "" && !exists(a.Request.Netns) {
+			stale = append(stale, a)
+			ops = append(ops, free(a.Key, a))
 		}
 	}
-	return freed, nil
-}
-
-// tidy frees sets that cooled down when nobody comes to do it.
-func (r *Registry) tidy(ctx context.Context) error {
-	r.mu.RLock()
-	due := r.state.cooledDown(r.now())
-	r.mu.RUnlock()
-	if !due {
-		return nil
+	if ops == nil {
+		return nil, nil
 	}
-	return r.do(ctx, &op{apply: func(*txn) error { return nil }})
+	r.do(ctx, ops...) // each op has its error
+	var freed []*Assignment
+	for i, o := range ops {
+		switch {
+		case o.done && o.err == nil:
+			freed = append(freed, stale[i])
+		case !errors.Is(o.err, ErrNotFound): // not found: gone or put again meanwhile
+			err = o.err
+		}
+	}
+	return freed, errors.Join(err, ctx.Err())
 }

@@ -148,16 +148,23 @@ func (p *pool) find(size int, extra []uint16) (*address, mapping.PortSet) {
 func (r *Registry) Pools() []api.Pool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
+	// Sets that cooled down are only freed when somebody wants one.
+	free := map[*address]int{}
+	for now, i := r.now(), 0; i < len(r.state.cooling); i++ {
+		if c := r.state.cooling[i]; !c.until.After(now) {
+			free[r.state.addresses[c.Address]] += size(c.Ports)
+		}
+	}
 	all := make([]api.Pool, 0, len(r.state.pools))
 	for _, p := range r.state.pools {
-		all = append(all, p.usage())
+		all = append(all, p.usage(free))
 	}
 	return all
 }
 
-// usage counts. Reserved ports that somebody has as extra ports are counted as
+// usage counts; of what cools down on an address, some is free by now. Reserved ports that somebody has as extra ports are counted as
 // used, and raise what can be assigned.
-func (p *pool) usage() api.Pool {
+func (p *pool) usage(free map[*address]int) api.Pool {
 	u := api.Pool{
 		Name: p.Name, Uplink: p.Uplink, WholeAddress: p.Whole,
 		PortsPerWorkload: p.PortsPerWorkload, CooldownSeconds: p.Cooldown.Seconds(),
@@ -171,11 +178,11 @@ func (p *pool) usage() api.Pool {
 			}
 		}
 		u.Addresses[i] = api.PoolAddress{Address: a.addr, Workloads: len(a.owners),
-			Ports: total, PortsUsed: a.assigned, PortsCooling: a.cooling}
+			Ports: total, PortsUsed: a.assigned, PortsCooling: a.cooling - free[a]}
 		u.Workloads += len(a.owners)
 		u.Ports += total
 		u.PortsUsed += a.assigned
-		u.PortsCooling += a.cooling
+		u.PortsCooling += a.cooling - free[a]
 	}
 	return u
 }

@@ -51,11 +51,12 @@ func (r *Registry) Put(ctx context.Context, k api.Key, q api.Request) (*Assignme
 // Delete gives back what the workload has. Its set cools down. ErrNotFound
 // when it has nothing.
 func (r *Registry) Delete(ctx context.Context, k api.Key) error {
-	return r.free(ctx, k, nil)
+	return r.do(ctx, free(k, nil))
 }
 
-// free is Delete, if the workload still has what it was seen to have.
-func (r *Registry) free(ctx context.Context, k api.Key, seen *Assignment) error {
+// free gives back what the workload has, if it still is what it was seen to
+// have.
+func free(k api.Key, seen *Assignment) *op {
 	o := new(op)
 	o.apply = func(t *txn) error {
 		a := t.state.assignments[k]
@@ -65,7 +66,7 @@ func (r *Registry) free(ctx context.Context, k api.Key, seen *Assignment) error 
 		o.change.Old = a
 		return t.end(a, true)
 	}
-	return r.do(ctx, o)
+	return o
 }
 
 var (

@@ -96,7 +96,13 @@ func TestCooldown(t *testing.T) {
 	if err := r.Delete(t.Context(), key(1)); err != nil {
 		t.Fatal(err)
 	}
+	if p := r.Pools()[0]; p.PortsCooling != 32768 {
+		t.Errorf("given back: %+v", p)
+	}
 	c.advance(60 * time.Second)
+	if p := r.Pools()[0]; p.PortsCooling != 0 {
+		t.Errorf("after the cooldown: %+v", p)
+	}
 	if got := mustPut(t, r, 2, request(2)).words(); got != first {
 		t.Errorf("after the cooldown: %s", got)
 	}

@@ -1,0 +1,109 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/natless/natless/cmd/internal/explain"
+	"github.com/natless/natless/config/api"
+	apiserver "github.com/natless/natless/config/api/server"
+	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/translator"
+)
+
+// apiTask answers on the API's socket.
+type apiTask struct {
+	*apiserver.Server
+	path  string
+	group int
+	ready chan struct{}
+}
+
+// newAPI makes the API of a server; ready says whether all of it is.
+func newAPI(s *server, r *reloader, ready func() bool) (*apiTask, error) {
+	c := r.running()
+	group, err := apiserver.GroupID(c.API.Group)
+	if err != nil {
+		return nil, err
+	}
+	started := time.Now()
+	server := apiserver.New(apiserver.Options{
+		Registry: s.workloads,
+		Status:   func(context.Context) (api.Status, error) { return s.status(r, started, ready()), nil },
+		Explain: func(_ context.Context, words string) (api.Explanation, error) {
+			return explain.Packet(s.translator, words)
+		},
+		Reload:   func(context.Context) error { return r.reload() },
+		Ready:    ready,
+		Complete: func(w *api.Workload) { w.Prefix = s.translator.Table().Prefix() },
+		Group:    group,
+		Log:      s.log,
+	})
+	return &apiTask{Server: server, path: c.API.Socket, group: group, ready: make(chan struct{})}, nil
+}
+
+// Ready is closed when the socket is there.
+func (a *apiTask) Ready() <-chan struct{} { return a.ready }
+
+// Run answers until ctx is done.
+func (a *apiTask) Run(ctx context.Context) error {
+	l, err := apiserver.Listen(a.path, a.group)
+	if err != nil {
+		return err
+	}
+	close(a.ready)
+	return a.Server.Run(ctx, l)
+}
+
+func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
+	c := r.running()
+	st := api.Status{
+		Version: version, PID: os.Getpid(), Ready: ready, Started: started, Config: r.path,
+		Prefix: c.Prefix, IPv4: c.Addresses.IPv4, IPv6: c.Addresses.IPv6,
+		Device:   api.Device{Name: c.Device.Name, MTU: c.Device.MTU, Queues: c.Device.Queues},
+		Mappings: s.translator.Table().Len(), Workloads: s.workloads.Len(),
+		Verdicts: verdicts(s.dataplane.Snapshot()), Reload: r.last(),
+	}
+	device := api.Check{Name: "device", State: "ok"}
+	if d := s.dataplane.Device(); d == nil {
+		device.State, device.Detail = "fail", "it is gone and is being made anew"
+	} else {
+		device.Detail = fmt.Sprintf("read and written by %s", d.IO())
+		o := d.Offloads()
+		for name, granted := range map[string]bool{"tso": o.TSO, "uso": o.USO} {
+			if granted {
+				st.Device.Offload = append(st.Device.Offload, name)
+			}
+		}
+	}
+	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry))
+	return st
+}
+
+// verdicts counts packets by what became of them, both directions together.
+func verdicts(s dataplane.Snapshot) map[string]uint64 {
+	counts := make(map[string]uint64, translator.NumVerdicts)
+	for _, direction := range s.Verdicts {
+		for v, n := range direction {
+			counts[translator.Verdict(v).String()] += n.Packets
+		}
+	}
+	return counts
+}
+
+// homeless looks for assignments that no pool would give any more.
+func homeless(r *registry.Registry) api.Check {
+	in := 0
+	for _, p := range r.Pools() {
+		in += p.Workloads
+	}
+	if n := r.Len() - in; n > 0 {
+		return api.Check{Name: "pools", State: "warn", Detail: fmt.Sprintf("%d workloads have addresses that are in no pool: they keep them until they end", n)}
+	}
+	return api.Check{Name: "pools", State: "ok"}
+}

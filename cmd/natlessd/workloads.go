@@ -1,0 +1,195 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// reconcileEvery is how often namespaces are looked for.
+const reconcileEvery = 30 * time.Second
+
+// workloads is the registry, with the translator's table behind it, and the
+// task that frees what belongs to workloads that are gone.
+type workloads struct {
+	*registry.Registry
+	translator *translator.Translator
+	socket     string // recorded releases lie beside it
+	log        *slog.Logger
+	ready      chan struct{}
+	put        chan struct{} // has an element when somebody was given something
+}
+
+// openWorkloads opens the registry and gives the table of the explicit mappings
+// and all assignments. A mapping of the configuration comes before an
+// assignment that it collides with.
+func openWorkloads(c *config.Config, log *slog.Logger) (*workloads, *mapping.Table, error) {
+	pools, err := registryPools(c, uplinkIPv4)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(c.Registry.Path), 0o700); err != nil {
+		return nil, nil, fmt.Errorf("registry.path: %w", err)
+	}
+	table, err := c.Table()
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := registry.Open(registry.Options{Path: c.Registry.Path, History: c.Registry.History, Pools: pools})
+	if err != nil {
+		return nil, nil, err
+	}
+	w := &workloads{Registry: r, socket: c.API.Socket, log: log, ready: make(chan struct{}), put: make(chan struct{}, 1)}
+	edit := table.Edit()
+	for _, a := range r.All() {
+		if err := edit.Insert(a.Mapping()); err != nil {
+			log.Error("a workload loses its assignment to a mapping of the configuration", "workload", a.Key, "name", a.Request.Name, "error", err)
+			if err := r.Delete(context.Background(), a.Key); err != nil {
+				r.Close()
+				return nil, nil, err
+			}
+		}
+	}
+	return w, edit.Table(), nil
+}
+
+// serve ties the registry to the translator that has the table.
+func (w *workloads) serve(t *translator.Translator) {
+	w.translator = t
+	w.SetSink(
+		func(c registry.Change) error { _, err := edited(t.Table(), c); return err },
+		func(_ context.Context, c registry.Change) error {
+			return t.Edit(func(table *mapping.Table) (*mapping.Table, error) { return edited(table, c) })
+		})
+}
+
+func edited(t *mapping.Table, c registry.Change) (*mapping.Table, error) {
+	edit := t.Edit()
+	if c.Old != nil {
+		if err := edit.Remove(c.Old.Mapping()); err != nil && !errors.Is(err, mapping.ErrNotFound) {
+			return nil, err
+		}
+	}
+	if c.New != nil {
+		if err := edit.Insert(c.New.Mapping()); err != nil {
+			return nil, err
+		}
+	}
+	return edit.Table(), nil
+}
+
+// tableOf is the explicit mappings of a configuration and what is assigned.
+func tableOf(c *config.Config, assigned []mapping.Mapping) (*mapping.Table, error) {
+	table, err := c.Table()
+	if err != nil {
+		return nil, err
+	}
+	edit := table.Edit()
+	for _, m := range assigned {
+		if err := edit.Insert(m); err != nil {
+			return nil, fmt.Errorf("a workload has it (natless whois, natless workloads delete): %w", err)
+		}
+	}
+	return edit.Table(), nil
+}
+
+// Put is the registry's. Where a stale workload stands in the way it looks
+// once whether that one is gone, since nobody may have said so.
+func (w *workloads) Put(ctx context.Context, k api.Key, q api.Request) (*registry.Assignment, error) {
+	a, err := w.Registry.Put(ctx, k, q)
+	var conflict *registry.ConflictError
+	if errors.As(err, &conflict) && w.reconcile(ctx) > 0 {
+		a, err = w.Registry.Put(ctx, k, q)
+	}
+	select {
+	case w.put <- struct{}{}:
+	default:
+	}
+	return a, err
+}
+
+// Ready is closed when what was gone before the start is freed.
+func (w *workloads) Ready() <-chan struct{} { return w.ready }
+
+// Run frees what nobody gave back, until ctx is done; then the registry is
+// closed. Without workloads it sleeps.
+func (w *workloads) Run(ctx context.Context) error {
+	w.releases(ctx)
+	w.reconcile(ctx)
+	close(w.ready)
+	var tick <-chan time.Time
+	for {
+		if tick == nil && w.Len() > 0 {
+			tick = time.After(reconcileEvery)
+		}
+		select {
+		case <-ctx.Done():
+			return w.Close()
+		case <-w.put:
+		case <-tick:
+			tick = nil
+			w.releases(ctx)
+			w.reconcile(ctx)
+		}
+	}
+}
+
+// releases does what was to be deleted while no daemon was there.
+func (w *workloads) releases(ctx context.Context) {
+	all, err := api.Releases(w.socket)
+	if err != nil {
+		w.log.Warn("recorded releases", "error", err)
+	}
+	for _, r := range all {
+		a, err := w.Get(r.Key)
+		if err == nil && !a.Since.After(r.At) {
+			err = w.Delete(ctx, r.Key)
+			w.log.Info("workload gave its assignment back while no daemon was there", "workload", r.Key, "error", err)
+		}
+		if err == nil || errors.Is(err, registry.ErrNotFound) {
+			err = api.WithdrawRelease(w.socket, r.Key)
+		}
+		if err != nil {
+			w.log.Warn("recorded release", "workload", r.Key, "error", err)
+		}
+	}
+}
+
+// reconcile frees the assignments of namespaces that are gone and says how many.
+func (w *workloads) reconcile(ctx context.Context) int {
+	freed, err := w.Reconcile(ctx, func(context.Context) (func(string) bool, error) { return namespaceExists, nil })
+	for _, a := range freed {
+		w.log.Info("workload is gone, its assignment is free", "workload", a.Key, "name", a.Request.Name, "namespace", a.Request.Netns)
+	}
+	if err != nil && ctx.Err() == nil {
+		w.log.Warn("free the assignments of workloads that are gone", "error", err)
+	}
+	return len(freed)
+}
+
+// namespaceExists says false only when it is certain: a directory that is not
+// there may be one that this daemon cannot see.
+func namespaceExists(path string) bool {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	dir := filepath.Dir(path)
+	if filepath.Base(dir) == "ns" { // of /proc/PID/ns/net, where the process is gone
+		dir = "/proc/self"
+	}
+	_, err := os.Stat(dir)
+	return err != nil
+}
