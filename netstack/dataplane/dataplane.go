@@ -91,6 +91,8 @@ func (d *Dataplane) Run(ctx context.Context) error {
 			return err
 		}
 		d.adopt(device)
+		d.config.Log.Info("device is open", "device", device.Name(), "queues", len(device.Queues()),
+			"io", device.IO(), "tso", device.Offloads().TSO, "uso", device.Offloads().USO)
 		if first {
 			close(d.ready)
 		}

@@ -111,7 +111,7 @@ func (l *lab) reachable(target string) error {
 }
 
 func (l *lab) startNatless(o options, w way, io, device string) (*exec.Cmd, error) {
-	if o.daemon != "" && device == "natless0" {
+	if io == "" {
 		return l.startDaemon(o.daemon, w)
 	}
 	c := l.role("x", "translate", w.prefix, w.ipv4, device, io)
@@ -128,9 +128,15 @@ func (l *lab) routes(device string, w way) error {
 }
 
 func (l *lab) startDaemon(program string, w way) (*exec.Cmd, error) {
+	if program == "" {
+		program = filepath.Join(l.files, "natlessd")
+		if err := command("go", "build", "-o", program, "github.com/natless/natless/cmd/natlessd"); err != nil {
+			return nil, err
+		}
+	}
 	config := fmt.Sprintf("device: {name: natless0}\nprefix: %s\naddresses: {ipv4: %s, ipv6: \"2001:db8:1::1\"}\n"+
 		"mappings:\n  - {ipv6: \"%s\", ipv4: %s}\n", w.prefix, w.own4(), workload6, w.ipv4)
-	file := filepath.Join(os.TempDir(), l.prefix+"natless.yaml")
+	file := filepath.Join(l.files, "natless.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
@@ -140,7 +146,7 @@ func (l *lab) startDaemon(program string, w way) (*exec.Cmd, error) {
 
 func (l *lab) startTayga(w way) (*exec.Cmd, error) {
 	config := fmt.Sprintf("tun-device tayga0\nipv4-addr %s\nipv6-addr 2001:db8:1::65\nprefix %s\nmap %s %s\n", w.own4(), w.prefix, w.ipv4, workload6)
-	file := filepath.Join(os.TempDir(), l.prefix+"tayga.conf")
+	file := filepath.Join(l.files, "tayga.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 type lab struct {
 	ctx       context.Context
 	prefix    string
+	files     string // directory for configurations and programs
 	processes []*exec.Cmd
 }
 
@@ -30,6 +31,10 @@ const (
 
 func newLab(ctx context.Context) (*lab, error) {
 	l := &lab{ctx: ctx, prefix: fmt.Sprintf("natless-bench-%d-", os.Getpid())}
+	var err error
+	if l.files, err = os.MkdirTemp("", l.prefix); err != nil {
+		return l, err
+	}
 	for _, ns := range []string{"w6", "x", "s4"} {
 		if err := command("ip", "netns", "add", l.prefix+ns); err != nil {
 			return l, err
@@ -75,6 +80,7 @@ func (l *lab) close() {
 	for _, ns := range []string{"w6", "x", "s4"} {
 		exec.Command("ip", "netns", "del", l.prefix+ns).Run()
 	}
+	os.RemoveAll(l.files)
 }
 
 // in runs shell commands in a namespace.

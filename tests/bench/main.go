@@ -30,7 +30,7 @@ type options struct {
 	json    string
 	svg     string
 	daemon  string
-	io      []string // ways to read and write: the first is natless, the others are measured beside it
+	io      []string // ways to read and write of bare dataplanes; one empty string: the daemon
 	peers   peerFlag
 }
 
@@ -85,11 +85,11 @@ func parse() (o options, err error) {
 	flag.StringVar(&o.only, "only", "tcp,udp,rtt", "what to measure")
 	flag.StringVar(&o.json, "json", "", "file to write the results to")
 	flag.StringVar(&o.svg, "svg", "", "file to write a plot to")
-	flag.StringVar(&o.daemon, "natlessd", "", "the daemon's program to measure; without it a bare dataplane is")
+	flag.StringVar(&o.daemon, "natlessd", "", "the daemon's program to measure; without it, it is built")
 	flag.Var(&o.peers, "peer", "NAME=COMMAND of another translator; it runs in the translator's namespace, must make\n"+
 		"its device and routes itself, and finds $PREFIX (IPv6, /96), $IPV6 and $IPV4 (the workload's addresses)")
-	io := flag.String("io", "", "ways to read and write, of which the first is measured as natless: plain,io_uring;\n"+
-		"without it, what the dataplane chooses for itself")
+	io := flag.String("io", "", "ways to read and write (plain,io_uring): a bare dataplane for each is measured\n"+
+		"instead of the daemon, the first as natless")
 	skip := flag.String("skip", "", "contenders to leave out: kernel,natless,tayga")
 	flag.Parse()
 	o.skip = map[string]bool{}
