@@ -53,11 +53,6 @@ func pseudo6(src, dst mapping.Addr6, length int, proto uint8) uint64 {
 	return add(addresses6(src, dst), uint64(length)+uint64(proto))
 }
 
-// pseudo4 is the sum of the whole IPv4 pseudo header.
-func pseudo4(src, dst uint32, length int, proto uint8) uint64 {
-	return addresses4(src, dst) + uint64(length) + uint64(proto)
-}
-
 // difference is what a sum changes by when words with the sum old become words
 // with the sum new.
 func difference(old, new uint64) uint16 { return fold(add(^old, new)) }

@@ -42,8 +42,7 @@ func (w *Worker) plain4(p *Packet) Verdict {
 		return w.to4(p)
 	}
 	field := b[size6+at : size6+at+2]
-	diff := difference(addresses6(src, dst), addresses4(src4, dst4))
-	plainChecksum(field, proto, diff, partial)
+	plainChecksum(field, proto, add(^addresses6(src, dst), addresses4(src4, dst4)), partial)
 	class, length := h.class(), end-size6+size4
 	if s.zeroClass {
 		class = 0
@@ -95,8 +94,7 @@ func (w *Worker) plain6(p *Packet) Verdict {
 	}
 	src, dst := s.table.Embed(src4), e.To6(dst4)
 	field := b[size4+at : size4+at+2]
-	diff := difference(addresses4(src4, dst4), addresses6(src, dst))
-	plainChecksum(field, proto, diff, partial)
+	plainChecksum(field, proto, add(^addresses4(src4, dst4), addresses6(src, dst)), partial)
 	class := h.tos()
 	if s.zeroClass {
 		class = 0
@@ -134,14 +132,14 @@ func plainUpper(proto uint8, l4 []byte, partial bool) (at, size int) {
 	return 0, 0
 }
 
-// plainChecksum is fixUpper for TCP and UDP.
-func plainChecksum(field []byte, proto uint8, diff uint16, partial bool) {
+// plainChecksum is fixUpper for TCP and UDP, and a difference not yet folded.
+func plainChecksum(field []byte, proto uint8, diff uint64, partial bool) {
 	old := binary.BigEndian.Uint16(field)
 	if partial {
-		binary.BigEndian.PutUint16(field, updatePartial(old, diff))
+		binary.BigEndian.PutUint16(field, fold(add(diff, uint64(old))))
 		return
 	}
-	sum := update(old, diff)
+	sum := ^fold(add(diff, uint64(^old)))
 	if sum == 0 && proto == protoUDP {
 		sum = 0xffff
 	}
