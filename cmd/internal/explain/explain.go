@@ -64,14 +64,12 @@ func (k *packet) mappings(t *translator.Translator) []string {
 		"destination " + k.dst.String() + ": " + decider(t, k.dst, dst),
 	}
 	if v4, ok := extract(t, k.dst); ok {
-		if d := decider(t, v4, dst); d != nobody {
-			lines = append(lines, "hairpin "+v4.String()+": "+d)
+		if m := lookup(t.Table(), v4, dst); m != "" {
+			lines = append(lines, "hairpin "+v4.String()+": "+m)
 		}
 	}
 	return lines
 }
-
-const nobody = "no mapping and no prefix covers it"
 
 // decider names what decides about an address: the translator itself, the
 // mapping with the longest prefix, or the RFC 6052 prefix.
@@ -89,7 +87,7 @@ func decider(t *translator.Translator, a netip.Addr, port uint16) string {
 	case a.Is4() && table.Prefix().IsValid():
 		return "prefix " + table.Prefix().String()
 	}
-	return nobody
+	return "no mapping and no prefix covers it"
 }
 
 func text(e *api.Explanation) string {
