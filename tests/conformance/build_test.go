@@ -14,13 +14,12 @@ import (
 )
 
 // The hosts of the tests that are written by hand: a workload with a mapping, a
-// second one, and a peer on the IPv4 side. The prefix is 64:ff9b::/96.
+// peer on the IPv4 side, and a workload that shares its address. The prefix is 64:ff9b::/96.
 var (
 	workload6, workload4 = addr("2001:db8:6::2"), addr("198.51.100.2")
-	other6, other4       = addr("2001:db8:7::9"), addr("203.0.113.9")
 	peer6, peer4         = addr("64:ff9b::192.0.2.50"), addr("192.0.2.50")
 	shared4              = addr("198.51.100.7")
-	share1, share2       = addr("2001:db8:5::1"), addr("2001:db8:5::2") // 1024-2047; 80, 2048-3071, 8080-8081
+	share1               = addr("2001:db8:5::1") // its ports: 1024-2047
 )
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
