@@ -49,6 +49,15 @@ func (f *fakeKernel) observe(Desired) (*observed, error) {
 	return o, nil
 }
 
+func (f *fakeKernel) proxies() (out []proxy, err error) {
+	for h := range f.have {
+		if p, ok := h.(proxy); ok {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
 func (f *fakeKernel) sockets(HostPool) ([]string, error) { return f.inUse, nil }
 
 func (f *fakeKernel) apply(c change) error {

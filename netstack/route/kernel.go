@@ -1,5 +1,7 @@
 package route
 
+import "net/netip"
+
 // kernel is what the manager needs of the kernel; the real one is in
 // kernel_linux.go, a fake one beside the tests.
 type kernel interface {
@@ -8,6 +10,9 @@ type kernel interface {
 	// apply makes or removes an object. What is there already, or gone
 	// already, is no error.
 	apply(c change) error
+	// proxies reads our proxy neighbours alone: the kernel tells nobody when one
+	// goes, so they are looked at often.
+	proxies() ([]proxy, error)
 	// sockets lists the host's sockets that receive what is sent to the pool.
 	sockets(h HostPool) ([]string, error)
 	// sysctl reads a value, "" when there is none.
@@ -20,4 +25,5 @@ type observed struct {
 	facts
 	have   state
 	ifaces []iface
+	uplink netip.Addr // first global IPv4 address of the uplink, if any
 }

@@ -23,6 +23,7 @@ const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
 // it must be used on a thread in that namespace, since /proc/sys depends on it.
 type linuxKernel struct {
 	device string
+	index  int // of the device at the last observation
 	handle *netlink.Handle
 	nft    *nftables.Conn
 	tables map[nftTable]nftDef // how to make what was desired at the last observation
@@ -90,7 +91,7 @@ func (k *linuxKernel) observe(d Desired) (*observed, error) {
 	return o, err
 }
 
-func (k *linuxKernel) readLinks(_ Desired, o *observed) error {
+func (k *linuxKernel) readLinks(d Desired, o *observed) error {
 	rpFilter := k.sysctl(rpFilterAll)
 	o.rpFilter = rpFilter != "" && rpFilter != "0"
 	links, err := retryDump(k.handle.LinkList)
@@ -107,15 +108,47 @@ func (k *linuxKernel) readLinks(_ Desired, o *observed) error {
 			ipv4[a.LinkIndex] = true
 		}
 	}
+	k.index = 0
 	for _, l := range links {
 		a := l.Attrs()
+		if a.Name == d.Uplink {
+			o.uplink = primary(addrs, a.Index)
+		}
 		o.ifaces = append(o.ifaces, iface{name: a.Name, index: a.Index, ipv4: ipv4[a.Index]})
 		if a.Name == k.device {
 			o.device = a.Index
+			k.index = a.Index
 			o.have.add(link{up: a.Flags&net.FlagUp != 0, mtu: a.MTU, txQueueLen: a.TxQLen})
 		}
 	}
 	return nil
+}
+
+// primary is the address that the kernel prefers as a source on an interface.
+func primary(addrs []netlink.Addr, index int) netip.Addr {
+	for _, a := range addrs {
+		if a.LinkIndex == index && a.Scope == unix.RT_SCOPE_UNIVERSE && a.Flags&unix.IFA_F_SECONDARY == 0 {
+			return fromIPNet(a.IPNet).Addr()
+		}
+	}
+	return netip.Addr{}
+}
+
+// UplinkAddr is the host's own IPv4 address on an interface.
+func UplinkAddr(name string) (netip.Addr, error) {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("uplink %s: %w", name, err)
+	}
+	addrs, err := retryDump(func() ([]netlink.Addr, error) { return netlink.AddrList(l, unix.AF_INET) })
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("uplink %s: %w", name, err)
+	}
+	a := primary(addrs, l.Attrs().Index)
+	if !a.IsValid() {
+		return a, fmt.Errorf("uplink %s: has no IPv4 address", name)
+	}
+	return a, nil
 }
 
 func (k *linuxKernel) readRoutes(_ Desired, o *observed) error {
@@ -210,15 +243,8 @@ func (k *linuxKernel) setLink(want link) error {
 }
 
 func (k *linuxKernel) changeRoute(remove bool, r route) error {
-	l, err := k.handle.LinkByName(k.device)
-	if remove && errors.As(err, new(netlink.LinkNotFoundError)) {
-		return nil // and its routes with it
-	}
-	if err != nil {
-		return err
-	}
 	nr := &netlink.Route{
-		LinkIndex: l.Attrs().Index, Dst: toIPNet(r.dst), Protocol: Protocol, Table: r.table,
+		LinkIndex: k.index, Dst: toIPNet(r.dst), Protocol: Protocol, Table: r.table,
 		Scope: unix.RT_SCOPE_LINK,
 	}
 	if r.dst.Addr().Is6() {
@@ -229,7 +255,7 @@ func (k *linuxKernel) changeRoute(remove bool, r route) error {
 	}
 	// RouteAdd, not RouteReplace: that would silently take over a route of
 	// somebody else, the host's own to its link perhaps.
-	err = k.handle.RouteAdd(nr)
+	err := k.handle.RouteAdd(nr)
 	if errors.Is(err, unix.EEXIST) && !k.hasRoute(nr) {
 		return fmt.Errorf("%w (ip route show %v)", errTaken, r.dst)
 	}

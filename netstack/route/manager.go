@@ -3,9 +3,7 @@ package route
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
-	"strings"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -28,6 +26,7 @@ const (
 type Manager struct {
 	config Config
 	ready  chan struct{}
+	moved  chan netip.Addr
 
 	mu      sync.Mutex
 	desired Desired
@@ -47,7 +46,7 @@ func New(c Config) (*Manager, error) {
 		return nil, err
 	}
 	return &Manager{
-		config: c, ready: make(chan struct{}), stopped: make(chan struct{}),
+		config: c, ready: make(chan struct{}), stopped: make(chan struct{}), moved: make(chan netip.Addr, 1),
 		desired: Desired{MTU: 1500},
 	}, nil
 }
@@ -55,6 +54,10 @@ func New(c Config) (*Manager, error) {
 // Ready is closed when all is as desired for the first time; the device must
 // be there for that.
 func (m *Manager) Ready() <-chan struct{} { return m.ready }
+
+// UplinkMoved gives the uplink's IPv4 address whenever it is another than that
+// of the host pool; a Set with the new one follows it.
+func (m *Manager) UplinkMoved() <-chan netip.Addr { return m.moved }
 
 // Set changes what is desired. While Run runs, it returns when the kernel is
 // so, or with the reason why it cannot be, and then the old state stays.
@@ -121,8 +124,9 @@ func (m *Manager) Run(ctx context.Context) error {
 
 // serve reconciles whenever there is a reason, until ctx is done.
 func (m *Manager) serve(ctx context.Context, r *reconciler, changed <-chan struct{}) error {
-	next := newAlarm(0)
+	next, poll := newAlarm(0), newAlarm(proxyPeriod)
 	defer next.timer.Stop()
+	defer poll.timer.Stop()
 	pause := retryFirst
 	for {
 		select {
@@ -131,6 +135,11 @@ func (m *Manager) serve(ctx context.Context, r *reconciler, changed <-chan struc
 		case <-changed:
 			next.within(settle)
 			continue
+		case <-poll.timer.C:
+			poll.ring()
+			if len(r.proxies) > 0 && r.proxiesGone() {
+				next.within(0)
+			}
 		case req := <-m.set:
 			req.result <- r.set(req.desired)
 		case <-next.timer.C:
@@ -148,8 +157,9 @@ func (m *Manager) serve(ctx context.Context, r *reconciler, changed <-chan struc
 			}
 		}
 		m.markReady(r)
-		if r.hasProxies { // else nothing wakes an idle host
-			next.within(proxyPeriod)
+		m.tellUplink(r)
+		if len(r.proxies) > 0 { // else nothing wakes an idle host
+			poll.within(proxyPeriod)
 		}
 	}
 }
@@ -179,6 +189,19 @@ func (a *alarm) within(d time.Duration) {
 	}
 }
 
+// tellUplink leaves the uplink's address in UplinkMoved when it is not the one
+// that is shared.
+func (m *Manager) tellUplink(r *reconciler) {
+	if !r.desired.HostPool.Addr.IsValid() || !r.uplink.IsValid() || r.uplink == r.desired.HostPool.Addr {
+		return
+	}
+	select { // only the latest counts
+	case <-m.moved:
+	default:
+	}
+	m.moved <- r.uplink
+}
+
 func (m *Manager) markReady(r *reconciler) {
 	select {
 	case <-m.ready:
@@ -206,176 +229,4 @@ func Cleanup(c Config) error {
 		return err
 	}
 	return (&reconciler{config: c, kernel: kernel, journal: journal}).cleanUp()
-}
-
-// reconciler makes the kernel as desired, once each time it is asked. It
-// belongs to one goroutine.
-type reconciler struct {
-	config     Config
-	kernel     kernel
-	journal    *journal
-	desired    Desired
-	observed   func(*scope) // told what to watch; may be nil
-	warned     string
-	hasProxies bool
-	complete   bool // everything has been as desired at some time
-}
-
-// reconcile compares what is there with what should be, and applies the
-// difference.
-func (r *reconciler) reconcile() error {
-	o, err := r.kernel.observe(r.desired)
-	if err != nil {
-		return err
-	}
-	r.watchFor(o)
-	if o.device == 0 {
-		r.config.Log.Debug("waiting for the device", "device", r.config.Device)
-		return nil
-	}
-	sysctls, err := r.applySysctls(o)
-	if err != nil {
-		return err
-	}
-	w, warnings, err := want(r.config, r.desired, o.facts)
-	if err != nil {
-		return err
-	}
-	r.warn(warnings)
-	if err := r.checkHostPool(o, w); err != nil {
-		return err
-	}
-	for _, c := range diff(o.have, w) {
-		if err := r.apply(c); err != nil {
-			return err
-		}
-	}
-	if err := r.restoreSysctls(sysctls); err != nil {
-		return err
-	}
-	r.hasProxies = r.desired.Uplink != "" && len(routed4(r.desired)) > 0
-	r.complete = true
-	return nil
-}
-
-// checkHostPool refuses ports that the host uses. New sockets cannot take them
-// any more: the sysctl before saw to it. Once all rules are there, nothing on
-// the host can have such a connection.
-func (r *reconciler) checkHostPool(o *observed, want state) error {
-	if !r.desired.HostPool.Addr.IsValid() {
-		return nil
-	}
-	missing := slices.ContainsFunc(sorted(want), func(w object) bool {
-		_, isRule := w.(rule)
-		return isRule && !o.have[w]
-	})
-	if !missing {
-		return nil
-	}
-	sockets, err := r.kernel.sockets(r.desired.HostPool)
-	if err == nil && len(sockets) > 0 {
-		err = &RangeInUseError{r.desired.HostPool, sockets}
-	}
-	return err
-}
-
-func (r *reconciler) apply(c change) error {
-	r.config.Log.Debug("route change", "change", c.String())
-	return r.kernel.apply(c)
-}
-
-func (r *reconciler) watchFor(o *observed) {
-	if r.observed == nil {
-		return
-	}
-	s := &scope{names: map[string]bool{r.config.Device: true, r.desired.Uplink: true}, indexes: map[int32]bool{}}
-	for _, i := range o.ifaces {
-		if s.names[i.name] || i.ipv4 {
-			s.indexes[int32(i.index)] = true
-		}
-	}
-	r.observed(s)
-}
-
-func (r *reconciler) warn(warnings []string) {
-	text := strings.Join(warnings, "; ")
-	if text != r.warned && text != "" {
-		r.config.Log.Warn(text)
-	}
-	r.warned = text
-}
-
-// applySysctls sets what must hold; what no longer must is restored when the
-// rest is done. The values from before are on disk before anything is changed.
-func (r *reconciler) applySysctls(o *observed) (*sysctlPlan, error) {
-	p := &sysctlPlan{ifaces: o.ifaces, journal: r.journal, read: r.kernel.sysctl}
-	p.forwarding(r.config, r.desired)
-	p.hostPool(r.config, r.desired, o.facts)
-	differing := p.differing()
-	if len(differing) > 0 && !r.config.ManageSysctls {
-		e := &SysctlError{}
-		for _, s := range differing {
-			e.Needed = append(e.Needed, s.assignment())
-		}
-		return nil, e
-	}
-	for _, s := range differing {
-		r.journal.note(s.key, r.kernel.sysctl(s.key), s.value)
-	}
-	if err := r.journal.save(); err != nil {
-		return nil, err
-	}
-	for _, s := range differing {
-		if err := r.apply(change{object: s}); err != nil {
-			return nil, err
-		}
-	}
-	return p, nil
-}
-
-func (r *reconciler) restoreSysctls(p *sysctlPlan) error {
-	restore, forget := p.obsolete()
-	for _, s := range restore {
-		if err := r.apply(change{object: s}); err != nil {
-			return err
-		}
-	}
-	r.journal.forget(forget)
-	return r.journal.save()
-}
-
-// set changes what is desired, or keeps the old and says why.
-func (r *reconciler) set(d Desired) error {
-	old := r.desired
-	r.desired = d
-	err := r.reconcile()
-	if err == nil {
-		return nil
-	}
-	r.desired = old
-	if back := r.reconcile(); back != nil {
-		err = fmt.Errorf("%w; going back: %w", err, back)
-	}
-	return err
-}
-
-// cleanUp removes all that is marked as ours. One failure does not keep the
-// rest from going.
-func (r *reconciler) cleanUp() error {
-	o, err := r.kernel.observe(r.desired)
-	if err != nil {
-		return fmt.Errorf("clean up: %w", err)
-	}
-	var errs []error
-	nothing := state{}
-	errs = append(errs, wantHostPool(nothing, Desired{}, o.facts))
-	for _, c := range diff(o.have, nothing) {
-		errs = append(errs, r.apply(c))
-	}
-	p := &sysctlPlan{journal: r.journal, read: r.kernel.sysctl}
-	errs = append(errs, r.restoreSysctls(p))
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("clean up: %w", err)
-	}
-	return nil
 }

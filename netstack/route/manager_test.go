@@ -139,12 +139,12 @@ func TestManagerPutsBack(t *testing.T) {
 	for _, c := range cases {
 		f := strings.Fields(c.remove)
 		l.host.Run(f[0], f[1:]...)
-		l.within(time.Second, c.remove, c.back)
+		l.within(soon, c.remove, c.back)
 	}
 	l.host.IP("link del natless0")
 	time.Sleep(100 * time.Millisecond)
 	l.device()
-	l.within(time.Second, "device deleted and made again", func() bool {
+	l.within(soon, "device deleted and made again", func() bool {
 		return isUp() && has("64:ff9b::/96 dev natless0 ")() && has("198.51.100.2 dev natless0 ")()
 	})
 }
@@ -185,11 +185,11 @@ func TestManagerSurvivesOverrun(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("flood: %v %s", err, out)
 	}
-	l.within(time.Second, "route back after a flood", func() bool {
+	l.within(soon, "route back after a flood", func() bool {
 		return strings.Contains(l.ours(), "198.51.100.2 dev natless0 ")
 	})
 	close(release)
-	l.within(time.Second, "overrun noticed", func() bool { return w.overruns.Load() > 0 })
+	l.within(soon, "overrun noticed", func() bool { return w.overruns.Load() > 0 })
 	select {
 	case <-changed:
 	case <-time.After(time.Second):

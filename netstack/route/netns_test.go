@@ -178,6 +178,10 @@ func grep(text, what string) string {
 	return strings.Join(out, "\n")
 }
 
+// soon is a second, in which things must be back, and room for the looking on a
+// machine that is busy with other tests.
+const soon = 3 * time.Second
+
 // within waits until what holds.
 func (l *lab) within(d time.Duration, what string, holds func() bool) {
 	l.t.Helper()

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/natless/natless/tests/netns"
 )
@@ -61,7 +60,7 @@ func TestAntiSpoofing(t *testing.T) {
 	}
 
 	l.host.Run("nft", "flush", "ruleset")
-	l.within(time.Second, "check back after a flush", func() bool { return read().Installed })
+	l.within(soon, "check back after a flush", func() bool { return read().Installed })
 	d.Prefix = netip.MustParsePrefix("2001:db8:64::/96")
 	l.must("set", m.Set(d))
 	if got := l.host.Run("nft", "list", "table", "inet", "natless"); strings.Contains(got, "64:ff9b") || !strings.Contains(got, "2001:db8:64::/96") {

@@ -6,11 +6,20 @@ import (
 	"strings"
 )
 
-// SysctlError says which sysctls forwarding needs when the manager may not set
-// them.
-type SysctlError struct{ Needed []string } // "net.ipv4.ip_forward=1"
+// SysctlError says which sysctls forwarding needs when the manager may not, or
+// cannot, set them.
+type SysctlError struct {
+	Needed []string // "net.ipv4.ip_forward=1"
+	Err    error    // why it cannot; nil when it may not
+}
+
+func (e *SysctlError) Unwrap() error { return e.Err }
 
 func (e *SysctlError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("forwarding needs other sysctls: run sysctl -w %s where they may be set: %v",
+			strings.Join(e.Needed, " "), e.Err)
+	}
 	return fmt.Sprintf("forwarding needs other sysctls: run sysctl -w %s, or set manage_sysctls: true",
 		strings.Join(e.Needed, " "))
 }

@@ -66,8 +66,8 @@ func (u *testTUN) read() {
 		if err != nil {
 			return
 		}
-		if n < 20 {
-			continue
+		if n < 20 || buf[0]>>4 == 6 && buf[24] == 0xff {
+			continue // multicast listener reports of the device itself
 		}
 		u.mu.Lock()
 		u.seen = append(u.seen, describe(buf[:n]))

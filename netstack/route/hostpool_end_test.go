@@ -1,0 +1,247 @@
+//go:build linux
+
+package route
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestHostPoolKilledAtEveryStep ends the work between any two steps, of the
+// start and of the end, and looks whether the host lives: its servers, its
+// clients, a connection from before, pings. Then the next start, or the next
+// cleanup, must bring all in order.
+func TestHostPoolKilledAtEveryStep(t *testing.T) {
+	h := newHostLab(t)
+	h.host.Run("sysctl", "-qw", "net.ipv4.ip_local_port_range=10000 32000", "net.ipv4.ip_local_reserved_ports=12345")
+	before := h.snapshot()
+	var established net.Conn
+	h.host.Do(func() { established, _ = net.Dial("tcp4", peerAddr+":8080") })
+	defer established.Close()
+
+	run := func(name string, steps int, work func(r *reconciler) error) (killed bool) {
+		t.Helper()
+		var err error
+		h.host.Do(func() { err = h.reconcile(steps, work) })
+		if err != nil && !errors.Is(err, errKilled) {
+			t.Fatalf("%s, %d steps: %v", name, steps, err)
+		}
+		if e := h.hostWorks(established); e != nil {
+			t.Fatalf("%s killed after %d steps: the host is cut off: %v\n%s", name, steps, e, h.snapshot())
+		}
+		return errors.Is(err, errKilled)
+	}
+	start := func(r *reconciler) error { r.desired = sharing(); return r.reconcile() }
+	end := func(r *reconciler) error { return r.cleanUp() }
+	const all = 1 << 20
+
+	steps := 0
+	for run("start", steps, start) {
+		if steps%3 == 0 { // a restart finishes what was begun
+			run("second start", all, start)
+			if n := strings.Count(h.host.IP("rule"), "proto 110"); n != len(portProtocols)+1 {
+				t.Fatalf("%d rules after a second start:\n%s", n, h.host.IP("rule"))
+			}
+		}
+		run("cleanup", all, end)
+		if diff := cmp.Diff(before, h.snapshot()); diff != "" {
+			t.Fatalf("start killed after %d steps, cleaned up: (-before +after)\n%s", steps, diff)
+		}
+		steps++
+	}
+	t.Logf("start has %d steps", steps)
+
+	for steps = 0; ; steps++ {
+		run("start", all, start)
+		killed := run("end", steps, end)
+		run("second end", all, end)
+		if diff := cmp.Diff(before, h.snapshot()); diff != "" {
+			t.Fatalf("end killed after %d steps, ended again: (-before +after)\n%s", steps, diff)
+		}
+		if !killed {
+			break
+		}
+	}
+	t.Logf("the end has %d steps", steps)
+}
+
+var errKilled = errors.New("killed")
+
+// killedKernel does so many changes and then no more, as after SIGKILL.
+type killedKernel struct {
+	*linuxKernel
+	left int
+}
+
+func (k *killedKernel) apply(c change) error {
+	if k.left == 0 {
+		return errKilled
+	}
+	k.left--
+	return k.linuxKernel.apply(c)
+}
+
+// reconcile works with a fresh reconciler, as after a start, for so many steps.
+func (h *hostLab) reconcile(steps int, work func(*reconciler) error) error {
+	k, err := openKernel("natless0")
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	j, err := openJournal(h.config)
+	if err != nil {
+		return err
+	}
+	c, err := h.config.withDefaults()
+	if err != nil {
+		return err
+	}
+	return work(&reconciler{config: c, kernel: &killedKernel{k, steps}, journal: j})
+}
+
+// TestHostPoolRefusesUsedPorts: with what the host has in the range, by name,
+// and nothing is left changed.
+func TestHostPoolRefusesUsedPorts(t *testing.T) {
+	h := newHostLab(t)
+	before := h.snapshot()
+	serveEcho(t, h.host, "0.0.0.0:40000")
+	serveEcho(t, h.host, "127.0.0.1:40001") // nobody else's business
+	var c net.Conn
+	h.host.Do(func() {
+		c, _ = (&net.Dialer{LocalAddr: &net.TCPAddr{Port: 40002}}).Dial("tcp4", peerAddr+":8080")
+	})
+	defer c.Close()
+	m, err := New(h.config)
+	h.must("new", err)
+	h.must("set", m.Set(sharing()))
+	h.host.Do(func() { err = m.Run(t.Context()) })
+	var used *RangeInUseError
+	if !errors.As(err, &used) {
+		t.Fatalf("got %v, want a RangeInUseError", err)
+	}
+	want := []string{
+		"tcp 0.0.0.0:40000 listening",
+		"tcp 192.0.2.10:40002 to 192.0.2.20:8080 established",
+		"udp 0.0.0.0:40000 bound",
+	}
+	if diff := cmp.Diff(want, used.Sockets); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if diff := cmp.Diff(before, h.snapshot()); diff != "" {
+		t.Errorf("left behind: (-before +after)\n%s", diff)
+	}
+}
+
+// TestHostPoolPutBack: rules, tables and sysctls that somebody takes away are
+// back within a second, and after SIGKILL a start adopts them.
+func TestHostPoolPutBack(t *testing.T) {
+	h := newHostLab(t)
+	before := h.snapshot()
+	h.startAndKill(sharing())
+	if err := h.hostWorks(); err != nil {
+		t.Errorf("after a kill: %v", err)
+	}
+	sortedRules := func() string { // the order within a priority means nothing
+		rules := strings.Split(h.host.IP("rule"), "\n")
+		slices.Sort(rules)
+		return strings.Join(rules, "\n")
+	}
+	rules := sortedRules()
+	_, stop := h.start(sharing())
+	if diff := cmp.Diff(rules, sortedRules()); diff != "" {
+		t.Errorf("after a second start: (-first +second)\n%s", diff)
+	}
+	table := h.host.Run("nft", "list", "table", "ip", "natless")
+	for _, take := range []string{
+		"ip rule del pref 32 to 192.0.2.10 ipproto udp dport 32768-65534",
+		"ip route flush table 110",
+		"nft delete table ip natless",
+		"nft flush chain ip natless guard",
+		"nft flush ruleset",
+	} {
+		f := strings.Fields(take)
+		h.host.Run(f[0], f[1:]...)
+		h.within(soon, take, func() bool {
+			got, _ := h.host.Command("nft", "list", "table", "ip", "natless").Output()
+			return sortedRules() == rules && h.host.IP("route show table 110") != "" &&
+				stripCounters(string(got)) == stripCounters(table)
+		})
+	}
+	h.must("stop", stop())
+	if diff := cmp.Diff(before, h.snapshot()); diff != "" {
+		t.Errorf("left behind: (-before +after)\n%s", diff)
+	}
+}
+
+// stripCounters leaves the numbers of packets and bytes out.
+func stripCounters(s string) string {
+	var out []string
+	for _, line := range strings.Split(strings.TrimSpace(s), "\n") {
+		if i := strings.Index(line, "counter packets"); i >= 0 {
+			rest := strings.Fields(line[i:])
+			line = line[:i] + strings.Join(rest[5:], " ")
+		}
+		out = append(out, line)
+	}
+	return strings.Join(out, "\n")
+}
+
+// TestUplinkMoved: another address on the uplink is told, and followed.
+func TestUplinkMoved(t *testing.T) {
+	h := newHostLab(t)
+	if a, err := uplinkAddr(h); err != nil || a.String() != hostAddr {
+		t.Errorf("uplink address %v, %v", a, err)
+	}
+	m, _ := h.start(sharing())
+	h.host.IP("addr add 192.0.2.11/24 dev eth0")
+	h.host.IP("addr del 192.0.2.10/24 dev eth0")
+	h.host.IP("addr add 192.0.2.11/24 dev eth0")
+	select {
+	case a := <-m.UplinkMoved():
+		d := sharing()
+		d.HostPool.Addr = a
+		h.must("set", m.Set(d))
+	case <-time.After(soon):
+		t.Fatal("not told soon")
+	}
+	if got := h.host.IP("rule"); !strings.Contains(got, "to 192.0.2.11 ipproto tcp") || strings.Contains(got, "192.0.2.10") {
+		t.Errorf("rules:\n%s", got)
+	}
+}
+
+func uplinkAddr(h *hostLab) (a netip.Addr, err error) {
+	h.host.Do(func() { a, err = UplinkAddr("eth0") })
+	return a, err
+}
+
+// TestHostPoolDeviceGone: without the device the host lives and answers nothing
+// for the workloads, and a new device is used at once.
+func TestHostPoolDeviceGone(t *testing.T) {
+	h := newHostLab(t)
+	h.start(sharing())
+	h.tun.close()
+	h.within(soon, "device gone", func() bool { return h.host.IP("route show table 110") == "" })
+	if err := h.hostWorks(); err != nil {
+		t.Error(err)
+	}
+	// No reset: the connection of a workload must live until the device is back.
+	if err := talk(h.net, "tcp4", hostAddr+":40000", "hello"); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %v, want silence", err)
+	}
+	h.tun = openTUN(t, h.host, "natless0")
+	h.within(soon, "device back", func() bool { return h.host.IP("route show table 110") != "" })
+	rawTo(t, h, 0x11, udp(5000, 40000, ""))
+	h.expect("a packet", equals("17 192.0.2.20>192.0.2.10 5000>40000"))
+	h.within(soon, "copies go to the new device", func() bool {
+		rawTo(t, h, 1, icmp4(0, 0, 40000, nil))
+		return h.tun.saw(func(s string) bool { return strings.HasSuffix(s, " id 40000") })
+	})
+}

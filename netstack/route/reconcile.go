@@ -1,0 +1,210 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// reconciler makes the kernel as desired, once each time it is asked. It
+// belongs to one goroutine.
+type reconciler struct {
+	config   Config
+	kernel   kernel
+	journal  *journal
+	desired  Desired
+	observed func(*scope) // told what to watch; may be nil
+	warned   string
+	proxies  []proxy    // those that must be there
+	uplink   netip.Addr // what the uplink has
+	complete bool       // everything has been as desired at some time
+}
+
+// reconcile compares what is there with what should be, and applies the
+// difference.
+func (r *reconciler) reconcile() error {
+	o, err := r.kernel.observe(r.desired)
+	if err != nil {
+		return err
+	}
+	r.watchFor(o)
+	r.uplink = o.uplink
+	if o.device == 0 {
+		r.config.Log.Debug("waiting for the device", "device", r.config.Device)
+		return nil
+	}
+	sysctls, err := r.applySysctls(o)
+	if err != nil {
+		return err
+	}
+	w, warnings, err := want(r.config, r.desired, o.facts)
+	if err != nil {
+		return err
+	}
+	r.warn(warnings)
+	if err := r.checkHostPool(o, w); err != nil {
+		return err
+	}
+	for _, c := range diff(o.have, w) {
+		if err := r.apply(c); err != nil {
+			return err
+		}
+	}
+	if err := r.restoreSysctls(sysctls); err != nil {
+		return err
+	}
+	r.proxies = r.proxies[:0]
+	for o := range w {
+		if p, ok := o.(proxy); ok {
+			r.proxies = append(r.proxies, p)
+		}
+	}
+	r.complete = true
+	return nil
+}
+
+// checkHostPool refuses ports that the host uses. New sockets cannot take them
+// any more: the sysctl before saw to it. Once all rules are there, nothing on
+// the host can have such a connection.
+func (r *reconciler) checkHostPool(o *observed, want state) error {
+	if !r.desired.HostPool.Addr.IsValid() {
+		return nil
+	}
+	missing := slices.ContainsFunc(sorted(want), func(w object) bool {
+		_, isRule := w.(rule)
+		return isRule && !o.have[w]
+	})
+	if !missing {
+		return nil
+	}
+	sockets, err := r.kernel.sockets(r.desired.HostPool)
+	if err == nil && len(sockets) > 0 {
+		err = &RangeInUseError{r.desired.HostPool, sockets}
+	}
+	return err
+}
+
+func (r *reconciler) apply(c change) error {
+	r.config.Log.Debug("route change", "change", c.String())
+	return r.kernel.apply(c)
+}
+
+func (r *reconciler) watchFor(o *observed) {
+	if r.observed == nil {
+		return
+	}
+	s := &scope{names: map[string]bool{r.config.Device: true, r.desired.Uplink: true}, indexes: map[int32]bool{}}
+	for _, i := range o.ifaces {
+		if s.names[i.name] || i.ipv4 {
+			s.indexes[int32(i.index)] = true
+		}
+	}
+	r.observed(s)
+}
+
+func (r *reconciler) warn(warnings []string) {
+	text := strings.Join(warnings, "; ")
+	if text != r.warned && text != "" {
+		r.config.Log.Warn(text)
+	}
+	r.warned = text
+}
+
+// applySysctls sets what must hold; what no longer must is restored when the
+// rest is done. The values from before are on disk before anything is changed.
+func (r *reconciler) applySysctls(o *observed) (*sysctlPlan, error) {
+	if r.kernel.sysctl(forwarding6) == "" {
+		return nil, &MissingFeatureError{"IPv6", "2.6", "boot without ipv6.disable=1"}
+	}
+	p := &sysctlPlan{ifaces: o.ifaces, journal: r.journal, read: r.kernel.sysctl}
+	p.forwarding(r.config, r.desired)
+	p.hostPool(r.config, r.desired, o.facts)
+	differing := p.differing()
+	needed := func(err error) *SysctlError {
+		e := &SysctlError{Err: err}
+		for _, s := range differing {
+			e.Needed = append(e.Needed, s.assignment())
+		}
+		return e
+	}
+	if len(differing) > 0 && !r.config.ManageSysctls {
+		return nil, needed(nil)
+	}
+	for _, s := range differing {
+		r.journal.note(s.key, r.kernel.sysctl(s.key), s.value)
+	}
+	if err := r.journal.save(); err != nil {
+		return nil, err
+	}
+	for _, s := range differing {
+		err := r.apply(change{object: s})
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+			return nil, needed(err)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+func (r *reconciler) restoreSysctls(p *sysctlPlan) error {
+	restore, forget := p.obsolete()
+	for _, s := range restore {
+		if err := r.apply(change{object: s}); err != nil {
+			return err
+		}
+	}
+	r.journal.forget(forget)
+	return r.journal.save()
+}
+
+// set changes what is desired, or keeps the old and says why.
+func (r *reconciler) set(d Desired) error {
+	old := r.desired
+	r.desired = d
+	err := r.reconcile()
+	if err == nil {
+		return nil
+	}
+	r.desired = old
+	if back := r.reconcile(); back != nil {
+		err = fmt.Errorf("%w; going back: %w", err, back)
+	}
+	return err
+}
+
+// proxiesGone says whether a proxy neighbour is missing.
+func (r *reconciler) proxiesGone() bool {
+	have, err := r.kernel.proxies()
+	there := make(map[proxy]bool, len(have))
+	for _, p := range have {
+		there[p] = true
+	}
+	return err != nil || slices.ContainsFunc(r.proxies, func(p proxy) bool { return !there[p] })
+}
+
+// cleanUp removes all that is marked as ours. One failure does not keep the
+// rest from going.
+func (r *reconciler) cleanUp() error {
+	o, err := r.kernel.observe(r.desired)
+	if err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	var errs []error
+	nothing := state{}
+	errs = append(errs, wantHostPool(nothing, Desired{}, o.facts))
+	for _, c := range diff(o.have, nothing) {
+		errs = append(errs, r.apply(c))
+	}
+	p := &sysctlPlan{journal: r.journal, read: r.kernel.sysctl}
+	errs = append(errs, r.restoreSysctls(p))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	return nil
+}
