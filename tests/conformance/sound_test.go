@@ -48,8 +48,10 @@ func parses(b []byte) error {
 		}
 		return nil
 	}
-	if len(b) == 40 {
-		return nil // no payload, which gopacket takes for a jumbogram
+	if len(b) == 40 || b[6] == 0 {
+		// gopacket takes a packet without payload for a jumbogram, and reads
+		// what IPv4 called protocol 0 as options. We only copy that number.
+		return nil
 	}
 	var ip layers.IPv6
 	if err := ip.DecodeFromBytes(b, gopacket.NilDecodeFeedback); err != nil {

@@ -69,17 +69,21 @@ func (c *call) readable(d *datagram, icmpFragment string) bool {
 	return !d.behind
 }
 
+// foreign: the ICMP of the other family would be taken for the real one behind
+// us. The rules do not say that it must be.
+func (c *call) foreign(d *datagram) {
+	if !d.isICMP() && (d.protocol == icmp4 || d.protocol == icmp6) {
+		c.open(translator.ICMPUntranslatable)
+	}
+}
+
 // informational drops ICMP that is neither echo nor error (section 6).
 func (c *call) informational(d *datagram, readable bool) {
 	if readable && d.isICMP() && !isEcho(d.protocol, d.upper[0]) {
 		c.rule("6.informational-other")
 		c.fault(translator.ICMPUntranslatable)
 	}
-	if d.protocol == icmp4 || d.protocol == icmp6 {
-		if !d.isICMP() { // ICMPv6 over IPv4 would be taken for the real one behind us
-			c.open(translator.ICMPUntranslatable)
-		}
-	}
+	c.foreign(d)
 	if readable && d.isICMP() && d.upper[1] != 0 {
 		c.open(translator.ICMPUntranslatable) // echo with a code
 	}

@@ -60,12 +60,15 @@ func (c *call) brokenChain(d *datagram) {
 		c.forUs()
 		return
 	}
-	if d.segmentsLeft != 0 {
-		c.fault(translator.RoutingHeader)
-	}
-	if d.behind {
+	if d.behind { // where one may stop to look
 		c.fault(translator.HeaderBehindFragment)
 		c.addresses6(d, false)
+		if d.segmentsLeft != 0 {
+			c.fault(translator.RoutingHeader)
+		}
+		if d.ttl <= 1 {
+			c.fault(translator.HopLimitExceeded)
+		}
 	}
 }
 

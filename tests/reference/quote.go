@@ -67,6 +67,7 @@ func (c *call) quote4(b []byte) []byte {
 
 // quotable refuses what is quoted but cannot be translated.
 func (c *call) quotable(d *datagram) bool {
+	c.foreign(d)
 	switch {
 	case d.isICMP() && d.fragmented():
 		c.rule("2.icmp-fragment")

@@ -98,9 +98,10 @@ func readOptions(b []byte) (route, bad bool) {
 			return route, true
 		}
 		if b[0] == 131 || b[0] == 137 {
-			if b[1] < 3 || b[2] < 4 {
+			if b[1] < 3 {
 				return route, true
 			}
+			bad = bad || b[2] < 4 // and it has not reached its end either
 			route = route || b[2] <= b[1]
 		}
 		b = b[b[1]:]
