@@ -24,7 +24,7 @@ func (c *call) from4() {
 		c.forUs()
 		return
 	}
-	c.silent = d.isICMP() && len(d.upper) > 0 && !isEcho(d.protocol, d.upper[0])
+	c.silent = d.isICMP() && (len(d.upper) == 0 || !isEcho(d.protocol, d.upper[0]))
 	c.options(d)
 	if d.ttl <= 1 && !c.hairpin {
 		c.rule("2.hop-limit-out")

@@ -25,7 +25,7 @@ func (c *call) from6() {
 		c.forUs()
 		return
 	}
-	c.silent = d.isICMP() && len(d.upper) > 0 && !isEcho(d.protocol, d.upper[0])
+	c.silent = d.isICMP() && (len(d.upper) == 0 || !isEcho(d.protocol, d.upper[0]))
 	if d.ttl <= 1 {
 		c.rule("3.ttl-out")
 		c.faultReply(translator.HopLimitExceeded, 3, 0, 0)

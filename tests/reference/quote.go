@@ -112,6 +112,9 @@ func (c *call) quote6(b []byte, m *mapping.Mapping) []byte {
 	if old.segmentsLeft != 0 {
 		c.fault(translator.RoutingHeader)
 	}
+	if 20+old.claimed > 65535 {
+		c.fault(translator.Malformed) // IPv4 cannot say that length
+	}
 	quotable := c.quotable(old)
 	c.quoteRules(old)
 	c.enforceQuote(old, m)

@@ -131,7 +131,7 @@ type call struct {
 	hairpin bool // the second half of a hairpin
 	answer  func(typ, code byte, rest uint32) *Packet
 	allowed bool // an ICMP error of ours may answer this packet
-	silent  bool // it may as well be dropped in silence: ICMP that is neither echo nor error
+	silent  bool // it may as well be dropped in silence: ICMP that is neither echo nor error, or has no type
 }
 
 func (c *call) rule(ids ...string) {

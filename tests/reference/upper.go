@@ -162,7 +162,7 @@ func carry(old, d *datagram, changed []byte, partial bool) {
 		return
 	}
 	v := equallyWrong(field, sum(oldPseudo, without(old.upper, at)), sum(newPseudo, without(changed, at)))
-	if v == 0 && old.protocol == udp {
+	if v == 0 && (old.protocol == udp || old.protocol == udpLite) { // RFC 768, RFC 3828 3.1
 		v = 0xffff
 	}
 	binary.BigEndian.PutUint16(changed[at:], v)
@@ -190,7 +190,7 @@ func calculate(d *datagram) {
 func finish(d *datagram) {
 	at, _ := checksumAt(d.protocol)
 	v := ^checksum.Checksum(d.upper, 0)
-	if v == 0 && d.protocol == udp {
+	if v == 0 && (d.protocol == udp || d.protocol == udpLite) {
 		v = 0xffff
 	}
 	binary.BigEndian.PutUint16(d.upper[at:], v)
