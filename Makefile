@@ -45,7 +45,7 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 	@tests/need go
 	@git grep -oP '^func \KFuzz\w+' -- '*_test.go' | while IFS=: read -r file target; do \
 		echo "$$target in $$(dirname $$file)"; \
-		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); \
+		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./$$(dirname $$file) || exit 1; \
 	done
 
 .PHONY: bench
