@@ -163,9 +163,39 @@ func (f *firstLine) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// cpu is what the whole machine has worked so far, in seconds: the kernel's
-// part of forwarding is on nobody's account.
-func cpu() float64 {
+// work is CPU time in seconds.
+type work struct{ machine, process float64 }
+
+// worked is what the machine and a contender's process have worked so far. The
+// machine counts since the kernel's part of forwarding is on nobody's account;
+// the process tells the contender from what else goes on.
+func worked(c contender) work {
+	w := work{machine: machineCPU()}
+	if c.process != nil {
+		w.process = processCPU(c.process.Process.Pid)
+	}
+	return w
+}
+
+// since is the work done after an earlier look, for each of n.
+func (w work) since(earlier work, n float64) work {
+	return work{(w.machine - earlier.machine) / n, (w.process - earlier.process) / n}
+}
+
+// processCPU is the user and system time of a process (proc_pid_stat(5)).
+func processCPU(pid int) float64 {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, after, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(after)
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100
+}
+
+func machineCPU() float64 {
 	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0

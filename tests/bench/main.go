@@ -26,6 +26,7 @@ type options struct {
 	seconds time.Duration // of each transfer and trial
 	sizes   []int         // UDP payload bytes
 	only    string
+	rate    float64
 	skip    map[string]bool
 	json    string
 	svg     string
@@ -83,6 +84,7 @@ func parse() (o options, err error) {
 	flag.DurationVar(&o.seconds, "time", 2*time.Second, "length of one transfer")
 	sizes := flag.String("sizes", "18,512,1400", "UDP payload sizes in bytes")
 	flag.StringVar(&o.only, "only", "tcp,udp,rtt", "what to measure")
+	flag.Float64Var(&o.rate, "rate", 50000, "packets a second of the measurement \"rate\", which -only can name")
 	flag.StringVar(&o.json, "json", "", "file to write the results to")
 	flag.StringVar(&o.svg, "svg", "", "file to write a plot to")
 	flag.StringVar(&o.daemon, "natlessd", "", "the daemon's program to measure; without it, it is built")
@@ -147,22 +149,34 @@ func (l *lab) measure(o options, c contender, r *report) error {
 			streams int
 			reverse bool
 		}{{"tcp", 1, false}, {"tcp reverse", 1, true}, {"tcp 8", 8, false}, {"tcp 8 reverse", 8, true}} {
-			rate, cpu, err := l.tcp(c.target, t.streams, t.reverse, o.seconds)
+			rate, perGB, err := l.tcp(c, t.streams, t.reverse, o.seconds)
 			if err != nil {
 				return fmt.Errorf("%s: %w", t.key, err)
 			}
 			r.add(c.name, t.key+" Gb/s", rate)
-			r.add(c.name, t.key+" CPU-s/GB", cpu)
+			r.add(c.name, t.key+" CPU-s/GB", perGB.machine)
+			r.add(c.name, t.key+" own CPU-s/GB", perGB.process)
 		}
 	}
 	if strings.Contains(o.only, "udp") {
 		for _, size := range o.sizes {
-			rate, cpu, err := l.search(c.target, size, o.seconds)
+			rate, perMpkt, err := l.search(c, size, o.seconds)
 			if err != nil {
 				return fmt.Errorf("udp %d: %w", size, err)
 			}
 			r.add(c.name, fmt.Sprintf("udp %d B kpps", size), rate/1e3)
-			r.add(c.name, fmt.Sprintf("udp %d B CPU-s/Mpkt", size), cpu)
+			r.add(c.name, fmt.Sprintf("udp %d B CPU-s/Mpkt", size), perMpkt.machine)
+			r.add(c.name, fmt.Sprintf("udp %d B own CPU-s/Mpkt", size), perMpkt.process)
+		}
+	}
+	if strings.Contains(o.only, "rate") {
+		for _, size := range o.sizes {
+			t, err := l.try(c, size, o.rate, o.seconds)
+			if err != nil {
+				return fmt.Errorf("udp %d: %w", size, err)
+			}
+			r.add(c.name, fmt.Sprintf("udp %d B at %.0f pps: loss %%", size, o.rate), 100*(1-t.received/t.sent))
+			r.add(c.name, fmt.Sprintf("udp %d B at %.0f pps: own CPU-s/Mpkt", size, o.rate), t.perMpkt.process)
 		}
 	}
 	if strings.Contains(o.only, "rtt") {

@@ -19,25 +19,24 @@ const (
 	blockSize = 128 << 10
 )
 
-// tcp moves bytes for a while and gives Gb/s and the machine's CPU seconds for
-// each GB.
-func (l *lab) tcp(target string, streams int, reverse bool, length time.Duration) (rate, perGB float64, err error) {
+// tcp moves bytes for a while and gives Gb/s and the CPU time of each GB.
+func (l *lab) tcp(c contender, streams int, reverse bool, length time.Duration) (rate float64, perGB work, err error) {
 	end, err := l.background("s4", "tcp-serve")
 	if err != nil {
-		return 0, 0, err
+		return 0, work{}, err
 	}
 	defer end()
-	before := cpu()
-	out, err := l.role("w6", "tcp-transfer", target, streams, reverse, length).Output()
+	before := worked(c)
+	out, err := l.role("w6", "tcp-transfer", c.target, streams, reverse, length).Output()
+	after := worked(c)
 	if err != nil {
-		return 0, 0, err
+		return 0, work{}, err
 	}
-	worked := cpu() - before
 	var bytes, seconds float64
 	if _, err := fmt.Sscan(string(out), &bytes, &seconds); err != nil {
-		return 0, 0, err
+		return 0, work{}, err
 	}
-	return bytes * 8 / seconds / 1e9, worked / (bytes / 1e9), nil
+	return bytes * 8 / seconds / 1e9, after.since(before, bytes/1e9), nil
 }
 
 // serveTCP takes connections until its standard input ends. A connection's

@@ -31,19 +31,19 @@ const (
 // thousandth is lost, by bisection (RFC 8219 6.5 as far as one machine allows).
 // A trial that fails is repeated once, so that a neighbour's burst of work on
 // the machine does not decide.
-func (l *lab) search(target string, size int, length time.Duration) (pps, perMpkt float64, err error) {
+func (l *lab) search(c contender, size int, length time.Duration) (pps float64, perMpkt work, err error) {
 	low, high := 5e3, 1.2e6
 	for high/low > precision {
 		rate := math.Sqrt(low * high)
-		got, cpu, ok := 0.0, 0.0, false
-		for try := 0; try < 2 && !ok && err == nil; try++ {
-			got, cpu, ok, err = l.trial(target, size, rate, length)
+		var t trial
+		for try := 0; try < 2 && !t.ok && err == nil; try++ {
+			t, err = l.try(c, size, rate, length)
 		}
 		if err != nil {
-			return 0, 0, err
+			return 0, work{}, err
 		}
-		if ok {
-			low, pps, perMpkt = rate, got/length.Seconds(), cpu/got*1e6
+		if t.ok {
+			low, pps, perMpkt = rate, t.received/length.Seconds(), t.perMpkt
 		} else {
 			high = rate
 		}
@@ -51,27 +51,35 @@ func (l *lab) search(target string, size int, length time.Duration) (pps, perMpk
 	return pps, perMpkt, nil
 }
 
-func (l *lab) trial(target string, size int, rate float64, length time.Duration) (got, worked float64, ok bool, err error) {
+// trial is what came of sending at one rate.
+type trial struct {
+	sent, received float64
+	perMpkt        work
+	ok             bool // the rate was reached, and nearly all arrived
+}
+
+func (l *lab) try(c contender, size int, rate float64, length time.Duration) (t trial, err error) {
 	end, err := l.background("s4", "udp-sink")
 	if err != nil {
-		return 0, 0, false, err
+		return t, err
 	}
-	before := cpu()
-	out, err := l.role("w6", "udp-generate", target, rate, length, size).Output()
-	worked = cpu() - before
+	before := worked(c)
+	out, err := l.role("w6", "udp-generate", c.target, rate, length, size).Output()
+	after := worked(c)
 	time.Sleep(100 * time.Millisecond)
 	received, err2 := end()
 	if err == nil {
 		err = err2
 	}
 	if err != nil {
-		return 0, 0, false, err
+		return t, err
 	}
-	var sent float64
-	if _, err := fmt.Sscan(string(out)+received, &sent, &got); err != nil {
-		return 0, 0, false, fmt.Errorf("%q %q: %w", out, received, err)
+	if _, err := fmt.Sscan(string(out)+received, &t.sent, &t.received); err != nil {
+		return t, fmt.Errorf("%q %q: %w", out, received, err)
 	}
-	return got, worked, got >= sent*(1-maxLoss) && sent >= 0.97*rate*length.Seconds(), nil
+	t.perMpkt = after.since(before, t.received/1e6)
+	t.ok = t.received >= t.sent*(1-maxLoss) && t.sent >= 0.97*rate*length.Seconds()
+	return t, nil
 }
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
