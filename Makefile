@@ -31,7 +31,7 @@ demo: ## see it work, in a minute: real programs through real namespaces (root)
 # As root, a test that lacks something fails instead of being skipped.
 .PHONY: test
 test: ## vet and all tests
-	@tests/need go gcc ip curl ping traceroute iperf3 sysctl nsenter nft dig unbound sshd ssh scp
+	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound sshd ssh scp
 	$(GO) vet ./...
 	@rm -f $(OUT)
 	@export NATLESS_REQUIRE=$$([ "$$(id -u)" = 0 ] && echo 1); status=0; \
@@ -50,8 +50,8 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 
 .PHONY: bench
 bench: ## the figures: kernel forwarding, natless and peers in one sitting (root)
-	@tests/need go root ip sysctl nsenter iperf3
-	$(GO) run ./tests/bench
+	@tests/need go root ip ping sysctl nsenter tayga
+	$(GO) run ./tests/bench $(BENCH)
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck

@@ -16,7 +16,7 @@ const (
 	// maxDepth and depthBytes bound the reads of one system call: many small
 	// packets, but of superpackets only what stays in the second-level cache.
 	maxDepth   = 64
-	depthBytes = 128 << 10
+	depthBytes = 256 << 10
 )
 
 // The indexes of the registered files, and what a completion is about, which
