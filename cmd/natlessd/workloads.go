@@ -121,15 +121,15 @@ func (w *workloads) Put(ctx context.Context, k api.Key, q api.Request) (*registr
 	return a, err
 }
 
-// Ready is closed when what was gone before the start is freed.
+// Ready is closed when what was given back before the start is free.
 func (w *workloads) Ready() <-chan struct{} { return w.ready }
 
 // Run frees what nobody gave back, until ctx is done; then the registry is
 // closed. Without workloads it sleeps.
 func (w *workloads) Run(ctx context.Context) error {
 	w.releases(ctx)
-	w.reconcile(ctx)
 	close(w.ready)
+	w.reconcile(ctx)
 	var tick <-chan time.Time
 	for {
 		if tick == nil && w.Len() > 0 {

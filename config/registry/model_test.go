@@ -208,8 +208,12 @@ func randomRequest(rnd *rand.Rand, key int) api.Request {
 // TestModel makes random requests, passes time, crashes and restarts, and
 // compares with the model after each step.
 func TestModel(t *testing.T) {
+	steps := 1500
+	if testing.Short() {
+		steps = 300
+	}
 	for seed := range uint64(6) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { t.Parallel(); runModel(t, seed, 1500) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { t.Parallel(); runModel(t, seed, steps) })
 	}
 }
 

@@ -28,7 +28,8 @@ func (r *Registry) Reconfigure(pools []Pool, history int, swap func([]mapping.Ma
 
 	var fresh state
 	err = r.db.Update(func(tx *bolt.Tx) (err error) {
-		if err := pruneHistory(tx, history); err != nil {
+		pruned, err := pruneHistory(tx, history)
+		if err != nil {
 			return err
 		}
 		if fresh, err = loadState(tx, made); err != nil {
@@ -41,9 +42,15 @@ func (r *Registry) Reconfigure(pools []Pool, history int, swap func([]mapping.Ma
 		if err != nil {
 			return err
 		}
-		return swap(fresh.mappings())
+		if err := swap(fresh.mappings()); err != nil {
+			return err
+		}
+		if !pruned && !moved {
+			return errClean
+		}
+		return nil
 	})
-	if err != nil {
+	if err != nil && err != errClean {
 		return fmt.Errorf("registry %s: %w", r.db.Path(), err)
 	}
 	r.state, r.history = fresh, history

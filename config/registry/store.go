@@ -35,26 +35,27 @@ func openStore(path string) (*bolt.DB, error) {
 	case err != nil:
 		return nil, fmt.Errorf("registry %s: %w", path, err)
 	}
-	err = db.Update(func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{bucketMeta, bucketAssignments, bucketCooling, bucketHistory, bucketOrder, bucketLast} {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return err
-			}
-		}
-		meta := tx.Bucket(bucketMeta)
-		switch v := meta.Get([]byte("version")); {
-		case v == nil:
-			return meta.Put([]byte("version"), []byte(layout))
-		case string(v) != layout:
-			return fmt.Errorf("layout %q was written by a newer natlessd, this one knows %s", v, layout)
-		}
-		return nil
-	})
-	if err != nil {
+	if err := db.Update(prepare); err != nil && err != errClean {
 		db.Close()
 		return nil, fmt.Errorf("registry %s: %w", path, err)
 	}
 	return db, nil
+}
+
+// prepare makes what an empty database lacks, and refuses one that is not ours.
+func prepare(tx *bolt.Tx) error {
+	if meta := tx.Bucket(bucketMeta); meta != nil {
+		if v := meta.Get([]byte("version")); string(v) != layout {
+			return fmt.Errorf("layout %q was written by a newer natlessd, this one knows %s", v, layout)
+		}
+		return errClean
+	}
+	for _, name := range [][]byte{bucketMeta, bucketAssignments, bucketCooling, bucketHistory, bucketOrder, bucketLast} {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return err
+		}
+	}
+	return tx.Bucket(bucketMeta).Put([]byte("version"), []byte(layout))
 }
 
 // loadAll reads assignments and sets that cool down.
@@ -124,20 +125,23 @@ func putHistory(tx *bolt.Tx, a *Assignment, bound int) error {
 	if err != nil {
 		return err
 	}
-	return pruneHistory(tx, bound)
+	_, err = pruneHistory(tx, bound)
+	return err
 }
 
-// pruneHistory forgets the oldest entries until bound remain.
-func pruneHistory(tx *bolt.Tx, bound int) error {
+// pruneHistory forgets the oldest entries until bound remain, and says whether
+// there were any.
+func pruneHistory(tx *bolt.Tx, bound int) (pruned bool, err error) {
 	order := tx.Bucket(bucketOrder)
 	for {
 		n, key := order.Cursor().First()
 		if n == nil || order.Sequence()-binary.BigEndian.Uint64(n) < uint64(bound) {
-			return nil
+			return pruned, nil
 		}
 		if err := forget(tx, append([]byte(nil), n...), append([]byte(nil), key...)); err != nil {
-			return err
+			return pruned, err
 		}
+		pruned = true
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
 )
@@ -197,31 +197,66 @@ func TestReloadKeepsWorkloads(t *testing.T) {
 	}
 }
 
-// TestPutUnderAssignments prints what one assignment costs over the API.
-func TestPutUnderAssignments(t *testing.T) {
+// TestManyWorkloads prints what 100,000 assignments cost: the start, memory,
+// and one more over the API.
+func TestManyWorkloads(t *testing.T) {
 	netns.Require(t, netns.Root)
-	count, present := 200, 1000
-	if os.Getenv("NATLESS_LONG") != "" {
-		count, present = 1000, 10_000
+	count, present := 1000, 100_000
+	if testing.Short() {
+		count, present = 100, 5000
 	}
 	n := newNamespaces(t)
-	n.daemon = daemon.Start(t, n.host, strings.Replace(poolsConfig, "198.51.100.8/32, ports_per_workload: 1024", "10.0.0.0/24, ports_per_workload: 1024", 1))
-	client := n.daemon.Client()
-	put := func(i int) {
-		ip := netip.MustParseAddr(fmt.Sprintf("2001:db8:a::%x", i+1))
-		if _, err := client.Put(t.Context(), keyOf(fmt.Sprintf("c%d", i)), api.Request{IPv6: []netip.Addr{ip}}); err != nil {
+	n.daemon = daemon.New(t, n.host, strings.Replace(poolsConfig, "198.51.100.8/32, ports_per_workload: 1024", "10.0.0.0/21, ports_per_workload: 512", 1))
+	pool := registry.Pool{Name: "default", IPv4: netip.MustParsePrefix("10.0.0.0/21"), PortsPerWorkload: 512}
+	fill, err := registry.Open(registry.Options{Path: filepath.Join(n.daemon.Dir, "registry.db"), Pools: []registry.Pool{pool}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := func(i int) (api.Key, api.Request) {
+		ip := netip.MustParseAddr(fmt.Sprintf("2001:db8:a:%x::%x", i>>15, i&0x7fff+1))
+		return keyOf(fmt.Sprintf("%016x%048x", uint64(i)*0x9e3779b97f4a7c15, i)), api.Request{Name: fmt.Sprintf("some-namespace/some-pod-%d", i),
+			Network: "natless", Netns: "/proc/self/ns/net", IPv6: []netip.Addr{ip}}
+	}
+	parallel(1024, present, func(i int) { // together they share the disk's time
+		k, q := request(i)
+		if _, err := fill.Put(t.Context(), k, q); err != nil {
 			t.Error(err)
 		}
-	}
-	parallel(16, present, put)
+	})
+	fill.Close()
+	daemon.Build(t)
+	start := time.Now()
+	n.daemon.Start()
+	ready, used := time.Since(start), cpu(t, n.daemon.PID())
+	t.Logf("start with %d assignments: ready in %v, having used %v of CPU time, %d kB resident", present, ready, used, field(t, proc(t, n.daemon.PID(), "status"), "VmRSS:"))
+	client := n.daemon.Client()
 	var took []time.Duration
 	for i := range count {
+		k, q := request(present + i)
 		start := time.Now()
-		put(present + i)
+		if _, err := client.Put(t.Context(), k, q); err != nil {
+			t.Error(err)
+		}
 		took = append(took, time.Since(start))
 	}
 	slices.Sort(took)
-	t.Logf("put among %d assignments: p50 %v, p99 %v", present, took[count/2], took[count*99/100])
+	t.Logf("one more over the API: p50 %v, p99 %v", took[count/2], took[count*99/100])
+	if s, err := client.Status(t.Context()); err != nil || s.Workloads != present+count || s.Mappings != present+count {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// cpu is the time that a process has computed (proc(5), stat: utime and stime,
+// in ticks of 10 ms).
+func cpu(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	stat := proc(t, pid, "stat")
+	fields := strings.Fields(stat[strings.LastIndex(stat, ")")+1:])
+	var user, system int
+	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
 // parallel calls f for 0 to n-1 from several goroutines.

@@ -340,20 +340,8 @@ func TestClient(t *testing.T) {
 	}
 }
 
-// TestTooMuch: floods and bodies without end are refused, and a server that
-// refused them goes on.
+// TestTooMuch: who asks too often, or while too many others do, is told to wait.
 func TestTooMuch(t *testing.T) {
-	g := newRig(t, 0)
-	refused := 0
-	for range burst + 2*perSecond {
-		if err := g.client.Health(t.Context()); errors.Is(err, api.ErrRateLimited) {
-			refused++
-			break
-		} else if err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("%d refused", refused) // a slow machine never gets that far; the limiter itself is tested below
 	s := New(Options{Ready: func() bool { return true }})
 	s.limit.SetBurst(1)
 	s.limit.AllowN(time.Now(), 1)
