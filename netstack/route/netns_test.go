@@ -54,12 +54,12 @@ func runChild(text string) error {
 // lab is a host with the device, an uplink to a network and an interface to
 // workloads.
 type lab struct {
-	t             *testing.T
+	t             testing.TB
 	host, net, wl *netns.NS
 	config        Config
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
 	netns.Require(t, netns.Root, "ip", "sysctl")
 	l := &lab{t: t, host: netns.New(t, "host"), net: netns.New(t, "net"), wl: netns.New(t, "wl")}
