@@ -2,6 +2,17 @@
 // mappings (RFC 7757) and port sets (RFC 7597). A Table is immutable; an edit
 // gives a new one that shares what did not change. No I/O, no clock and no
 // goroutine may enter here.
+//
+// A mapping is one Entry in a page, found by its slot; a hash index for each
+// prefix length in use gives the slot, longest length first. Pages and indexes
+// are cut into small pieces that an edit copies when it writes to them. The
+// well-kept table for prefixes is gaissmai/bart, and this one is here because
+// it did not reach the figures: measured side by side, with nearly all mappings
+// of full length, bart's lookups took 3.3 times (IPv6) and 1.8 times (IPv4) as
+// long at 10,000 mappings, 2.4 and 1.6 times at a million, an edit of both
+// families 3 times as long with some 900 allocations instead of ten, and its
+// memory without any entry was 1.5 times what all takes here. What bart does
+// better: prefixes of very many lengths, each of which costs a probe here.
 package mapping
 
 import (
