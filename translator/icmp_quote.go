@@ -94,7 +94,7 @@ func (w *Worker) quotedUpper6(l4 []byte, q *parsed, rest int) (cut int) {
 // quoted judges what an error quotes, whose ICMP has the number icmp. It may be
 // cut short anywhere behind its IP header.
 func quoted(q *parsed, quote []byte, icmp uint8) Verdict {
-	l4 := quote[q.upper:]
+	l4 := q.quotedUpper(quote)
 	if q.proto != icmp {
 		if q.proto == protoICMP4 || q.proto == protoICMP6 {
 			return ICMPUntranslatable
@@ -112,10 +112,16 @@ func quoted(q *parsed, quote []byte, icmp uint8) Verdict {
 	return ICMPUntranslatable
 }
 
+// quotedUpper is as much as there is of the upper layer of a quoted packet.
+// Bytes beyond the packet's length are padding (RFC 4884 5.1).
+func (q *parsed) quotedUpper(quote []byte) []byte {
+	return quote[q.upper:max(q.upper, min(len(quote), q.length))]
+}
+
 // ends are the ports that a quoted packet came from and went to.
 func (q *parsed) ends(quote []byte) (src, dst port) {
 	if q.first() {
-		src.number, dst.number, src.known = ports(q.proto, quote[q.upper:])
+		src.number, dst.number, src.known = ports(q.proto, q.quotedUpper(quote))
 		dst.known = src.known
 	}
 	return src, dst
