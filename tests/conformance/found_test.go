@@ -100,3 +100,15 @@ func TestNothingBehindHeader(t *testing.T) {
 		}
 	}
 }
+
+// TestPortsBeyondQuote: bytes behind the end of a quoted packet are no ports
+// (rule 1.3.quoted-source-port).
+func TestPortsBeyondQuote(t *testing.T) {
+	p := lab(t, nil)
+	quote := serialize(t, ip4(shared4, peer4, layers.IPProtocolTCP))
+	padding := []byte{1024 >> 8, 0, 0, 80, 0, 0, 0, 0}
+	dropped(t, p, icmpError4(t, peer4, shared4, 3, 1, [4]byte{}, append(quote, padding...)), translator.Malformed)
+	// Nor are they an ICMP type.
+	quote = serialize(t, ip4(workload4, peer4, layers.IPProtocolICMPv4))
+	out(t, p, icmpError4(t, peer4, workload4, 3, 1, [4]byte{}, append(quote, 3, 3, 0, 0)), translator.Forward6)
+}

@@ -44,7 +44,8 @@ func segments(p reference.Packet) (out []reference.Packet) {
 // finishSegment sets IP length, identification and checksums. at is where the
 // upper layer starts, field where its checksum stands.
 func finishSegment(s []byte, at, field int, udp bool, n int) {
-	protocol, addresses := s[6], s[8:]
+	var protocol byte
+	var addresses []byte
 	if s[0]>>4 == 4 {
 		put(s[2:], uint16(len(s)))
 		put(s[4:], uint16(get(s[4:])+n))
@@ -53,7 +54,7 @@ func finishSegment(s []byte, at, field int, udp bool, n int) {
 		protocol, addresses = s[9], s[12:20]
 	} else {
 		put(s[4:], uint16(len(s)-40))
-		addresses = s[8:40]
+		protocol, addresses = s[6], s[8:40]
 		for next := 40; protocol == 0 || protocol == 43 || protocol == 60; next += 8 + 8*int(s[next+1]) {
 			protocol = s[next]
 		}

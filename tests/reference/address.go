@@ -23,11 +23,11 @@ var (
 	thisHost = prefixes("0.0.0.0/8", "127.0.0.0/8")
 
 	// nonGlobal is what the IANA registry of special-purpose IPv4 addresses
-	// (RFC 6890) lists as not globally reachable.
+	// (RFC 6890) lists as not globally reachable, and the whole of 192.0.0.0/24
+	// (RFC 5735 3, which RFC 6052 3.1 names).
 	nonGlobal = prefixes("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
 		"172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15",
 		"198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4")
-	nonGlobalExcept = prefixes("192.0.0.9/32", "192.0.0.10/32")
 )
 
 func within(a netip.Addr, list []netip.Prefix) bool {
@@ -183,7 +183,7 @@ func (c *call) underPrefix(v4 netip.Addr) translator.Verdict {
 	case within(v4, never4):
 		c.rule("1.1.never4")
 		return translator.NeverTranslated
-	case c.t.Prefix == wellKnown && within(v4, nonGlobal) && !within(v4, nonGlobalExcept):
+	case c.t.Prefix == wellKnown && within(v4, nonGlobal):
 		if c.t.AllowNonGlobal {
 			c.rule("1.1.non-global-knob")
 			return ok

@@ -12,7 +12,7 @@ import (
 // address (section 6).
 func answerable(d *datagram) bool {
 	for _, a := range []netip.Addr{d.src, d.dst} {
-		if a.IsMulticast() || a.IsUnspecified() {
+		if a.IsMulticast() && !a.Is4In6() || a.IsUnspecified() {
 			return false
 		}
 	}
