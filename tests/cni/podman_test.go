@@ -1,0 +1,166 @@
+//go:build linux
+
+package cni
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/natless/natless/tests/daemon"
+	"github.com/natless/natless/tests/netns"
+)
+
+// podman runs real containers in a node's network, with all of podman's state
+// in a folder of the test's own.
+type podman struct {
+	t    testing.TB
+	node *node
+	dir  string
+	env  []string
+}
+
+func newPodman(t testing.TB, n *node, conf, bin string) *podman {
+	t.Helper()
+	netns.Require(t, "podman", "runc", "busybox")
+	p := &podman{t: t, node: n, dir: t.TempDir()}
+	settings := fmt.Sprintf(`
+[containers]
+default_sysctls=[]
+default_ulimits=["nofile=4096:4096","nproc=4096:4096"]
+[network]
+network_backend="cni"
+network_config_dir=%q
+cni_plugin_dirs=[%q]
+[engine]
+cgroup_manager="cgroupfs"
+events_logger="file"
+`, conf, bin)
+	file := filepath.Join(p.dir, "containers.conf")
+	if err := os.WriteFile(file, []byte(settings), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.env = append(os.Environ(), "CONTAINERS_CONF="+file)
+	t.Cleanup(func() {
+		p.command("rm", "--all", "--force", "--time", "0").Run()
+		exec.Command("umount", "-R", "-l", filepath.Join(p.dir, "root/vfs")).Run()
+	})
+	return p
+}
+
+func (p *podman) command(args ...string) *exec.Cmd {
+	all := append([]string{"--runtime", "runc", "--root", filepath.Join(p.dir, "root"), "--runroot", filepath.Join(p.dir, "run"), "--tmpdir", filepath.Join(p.dir, "tmp"), "--storage-driver", "vfs"}, args...)
+	cmd := p.node.Command("podman", all...)
+	cmd.Env = p.env
+	return cmd
+}
+
+func (p *podman) output(args ...string) (string, error) {
+	out, err := p.command(args...).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("podman %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out)), err
+}
+
+// rootFS is a file system with busybox in it.
+func rootFS(t testing.TB) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, dir := range []string{"bin", "proc", "sys", "dev", "tmp", "etc", "run"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", path, filepath.Join(root, "bin/busybox")).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, applet := range []string{"sh", "wget", "sha256sum", "ping", "httpd", "sleep", "cat", "nc", "echo"} {
+		if err := os.Symlink("busybox", filepath.Join(root, "bin", applet)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+// TestPodmanContainersShareAnAddress runs twenty real containers on one
+// address: each downloads, pings and serves.
+func TestPodmanContainersShareAnAddress(t *testing.T) {
+	const count = 20
+	n, bin := newNode(t), tools(t)
+	d := daemon.Start(t, n.NS, sharedPool)
+	conf := networkConfig(t, "1.0.0", `{"type": "ptp", `+ipam(t.TempDir())+`}`, fmt.Sprintf(`{"type": "natless-cni", "socket": %q}`, d.Socket))
+	p, root := newPodman(t, n, conf, bin), rootFS(t)
+	name := func(i int) string { return fmt.Sprint("web", i) }
+	parallel(t, count, 4, func(i int) error {
+		_, err := p.output("run", "-d", "--name", name(i), "--network", "pods", "--rootfs", root+":O", "sleep", "600")
+		return err
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	t.Run("downloads at once", func(t *testing.T) {
+		parallel(t, count, count, func(i int) error {
+			out, err := p.output("exec", name(i), "sh", "-c", fmt.Sprintf("wget -q -O - 'http://[%s]/?who=%s' | sha256sum", server6, name(i)))
+			if err == nil && !strings.HasPrefix(out, n.web.sum) {
+				err = fmt.Errorf("download in %s: %s", name(i), out)
+			}
+			return err
+		})
+	})
+	t.Run("whois", func(t *testing.T) {
+		seen := 0
+		for from, who := range n.web.observed() {
+			owner, err := d.Client().Whois(t.Context(), from, time.Time{})
+			if err != nil || owner.Name != who {
+				t.Errorf("whois %s says %q %v, the server was asked by %s", from, owner.Name, err, who)
+			}
+			seen++
+		}
+		if seen < count {
+			t.Errorf("the server saw %d connections", seen)
+		}
+	})
+	t.Run("ping", func(t *testing.T) {
+		if out, err := p.output("exec", name(0), "ping", "-c", "2", "-W", "2", server6); err != nil {
+			t.Error(err, out)
+		}
+	})
+	t.Run("the container's own sysctl", func(t *testing.T) { overridingContainer(t, p, root) })
+	t.Run("removed", func(t *testing.T) {
+		if _, err := p.output("rm", "--all", "--force", "--time", "0"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 5*time.Second, func() error {
+			list, err := d.Client().List(t.Context(), apiAll)
+			if err == nil && len(list) != 0 {
+				err = fmt.Errorf("%d workloads are left", len(list))
+			}
+			return err
+		})
+	})
+}
+
+// overridingContainer brings a port range of its own, applied after ADD: the
+// translator refuses what it sends from there.
+func overridingContainer(t *testing.T, p *podman, root string) {
+	_, err := p.output("run", "-d", "--name", "stubborn", "--network", "pods", "--sysctl", "net.ipv4.ip_local_port_range=61000 61999", "--rootfs", root+":O", "sleep", "600")
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if out, err := p.output("exec", "stubborn", "wget", "-q", "-O", "/dev/null", "http://["+server6+"]/"); err == nil {
+		t.Errorf("a download from ports outside the set went through: %s", out)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("the refusal took %v", took)
+	}
+}
