@@ -42,6 +42,8 @@ var (
 	toolsErr  error
 )
 
+const plugins = "github.com/containernetworking/plugins/plugins/"
+
 // tools builds cnitool and the reference plugins, and our own plugin beside
 // them, and returns their folder: the CNI_PATH.
 func tools(t testing.TB) string {
@@ -51,7 +53,8 @@ func tools(t testing.TB) string {
 			return
 		}
 		for _, args := range [][]string{
-			{"build", "-C", "../tools", "-o", toolsDir + "/", "tool"},
+			{"build", "-C", "../tools", "-o", toolsDir + "/", "github.com/containernetworking/cni/cnitool",
+				plugins + "main/ptp", plugins + "main/bridge", plugins + "main/loopback", plugins + "ipam/host-local"},
 			{"build", "-o", toolsDir + "/", "../../cmd/natless-cni"},
 		} {
 			if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
