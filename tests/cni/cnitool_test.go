@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
@@ -57,6 +60,9 @@ func (n *node) pods(t testing.TB, count int, conf, cniPath string) []*pod {
 		_, err := pods[i].cnitool("add")
 		return err
 	})
+	if t.Failed() {
+		t.FailNow()
+	}
 	t.Cleanup(func() {
 		for _, p := range pods {
 			p.cnitool("del")
@@ -299,7 +305,20 @@ func TestGC(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p.must(t, "gc")
+	if out, err := p.cnitool("gc"); err == nil { // it names no valid attachment
+		t.Errorf("a GC that would delete everything was not refused: %s", out)
+	}
+	if _, err := d.Client().Get(context.Background(), stale); err != nil {
+		t.Errorf("the refused GC deleted all the same: %v", err)
+	}
+	cni := libcni.NewCNIConfigWithCacheDir([]string{bin}, t.TempDir(), nil)
+	list, err := libcni.ConfListFromFile(p.conf + "/10-pods.conflist")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cni.GCNetworkList(context.Background(), list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}); err != nil {
+		t.Error(err)
+	}
 	if _, err := d.Client().Get(context.Background(), stale); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("GC left what no container has: %v", err)
 	}

@@ -27,7 +27,11 @@ type podman struct {
 func newPodman(t testing.TB, n *node, conf, bin string) *podman {
 	t.Helper()
 	netns.Require(t, "podman", "runc", "busybox")
-	p := &podman{t: t, node: n, dir: t.TempDir()}
+	dir, err := os.MkdirTemp("", "pod") // podman wants a short path
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &podman{t: t, node: n, dir: dir}
 	settings := fmt.Sprintf(`
 [containers]
 default_sysctls=[]
@@ -48,6 +52,9 @@ events_logger="file"
 	t.Cleanup(func() {
 		p.command("rm", "--all", "--force", "--time", "0").Run()
 		exec.Command("umount", "-R", "-l", filepath.Join(p.dir, "root/vfs")).Run()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
 	})
 	return p
 }
