@@ -24,6 +24,7 @@ const (
 // default where one is named.
 type Config struct {
 	IPv4, IPv6               netip.Addr   // the translator's own addresses
+	Host4                    netip.Addr   // the host's own IPv4 address, where workloads share it with the host; optional
 	ICMPSource4, ICMPSource6 netip.Prefix // sources for errors from untranslatable hops (RFC 6791); optional
 	MTU4, MTU6               int          // next-hop MTU of each side; default 1500
 	LowestMTU6               int          // longest IPv6 packet made from IPv4 with DF=0; default 1280
@@ -72,6 +73,9 @@ func (c Config) check() error {
 	} else if never6(mapping.Addr6From(c.IPv6)) {
 		refuse("own IPv6 address %v: is never translated, choose a global or unique local one", c.IPv6)
 	}
+	if c.Host4.IsValid() && (!c.Host4.Is4() || c.Host4 == c.IPv4) {
+		refuse("host's IPv4 address %v: is no IPv4 address, or the translator's own", c.Host4)
+	}
 	if p := c.ICMPSource4; p != (netip.Prefix{}) && (!p.IsValid() || !p.Addr().Is4() || p != p.Masked()) {
 		refuse("ICMP source pool %v: is no IPv4 prefix without host bits", p)
 	}
@@ -100,6 +104,7 @@ type snapshot struct {
 	table     *mapping.Table
 	own6      mapping.Addr6
 	own4      uint32
+	host4     uint32 // 0: none
 	mtu4      int
 	mtu6      int
 	prefix    bool // the table has an RFC 6052 prefix
@@ -118,7 +123,12 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		return nil, errors.New("no table: give an empty one where nothing is mapped")
 	}
 	prefix := table.Prefix()
+	host4 := uint32(0)
+	if c.Host4.IsValid() {
+		host4 = mapping.Addr4From(c.Host4)
+	}
 	return &snapshot{
+		host4:     host4,
 		table:     table,
 		own4:      mapping.Addr4From(c.IPv4),
 		own6:      mapping.Addr6From(c.IPv6),

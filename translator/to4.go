@@ -192,6 +192,14 @@ func (w *Worker) onward(p *Packet, dst uint32) Verdict {
 		}
 	} else if w.s.table.Lookup4(dst) == nil {
 		return Forward4
+	} else if dst == w.s.host4 {
+		var h parsed
+		b := p.Bytes()
+		h.read4(b, false)
+		request := h.proto == protoICMP4 && h.first() && b[h.upper] == icmp4EchoRequest
+		if request || !w.forWorkload(&h, b) { // the host answers for the address, as it does to others
+			return Forward4
+		}
 	}
 	v := w.to6(p, hairpinned)
 	if v == Forward6 {

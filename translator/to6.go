@@ -25,6 +25,9 @@ func (w *Worker) to6(p *Packet, from way) Verdict {
 	if from == arrived && h.dst4 == w.s.own4 && !w.forWorkload(&h, b) {
 		return Local
 	}
+	if from == arrived && w.hosts(&h, b) {
+		return PortUnassigned // the host has it, and answers for itself
+	}
 	upperLen, ok := 0, true
 	if h.first() {
 		upperLen, ok = upperSize(h.proto, b[h.upper:], h.fragment)
@@ -63,6 +66,20 @@ func (w *Worker) forWorkload(h *parsed, b []byte) bool {
 	}
 	p := w.port6(h, b)
 	return p.known && w.s.table.Port(e, h.dst4, p.number) != nil
+}
+
+// hosts says that a packet is for the host alone, with whom workloads share an
+// address. What has no port where the kernel looks comes here as a copy, and
+// nobody may hear of that. TCP and UDP to a port of the pool come here alone,
+// and a later fragment may be a workload's whose first is still to come.
+func (w *Worker) hosts(h *parsed, b []byte) bool {
+	if w.s.host4 == 0 || h.dst4 != w.s.host4 || w.forWorkload(h, b) {
+		return false
+	}
+	if w.s.table.Lookup4(h.dst4) == nil {
+		return true
+	}
+	return h.first() && (h.fragment || h.proto != protoTCP && h.proto != protoUDP)
 }
 
 // addresses6 translates the source, and the destination where the prefix alone

@@ -13,6 +13,7 @@ import (
 	apiserver "github.com/natless/natless/config/api/server"
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator"
 )
 
@@ -81,7 +82,7 @@ func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
 			}
 		}
 	}
-	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry))
+	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry), spoofing())
 	return st
 }
 
@@ -94,6 +95,18 @@ func verdicts(s dataplane.Snapshot) map[string]uint64 {
 		}
 	}
 	return counts
+}
+
+// spoofing says whether packets with another's source are dropped.
+func spoofing() api.Check {
+	a, err := route.ReadAntiSpoofing()
+	switch {
+	case err != nil:
+		return api.Check{Name: "anti-spoofing", State: "warn", Detail: err.Error()}
+	case !a.Installed:
+		return api.Check{Name: "anti-spoofing", State: "fail", Detail: "its nftables rules are gone: a workload can send with another's source"}
+	}
+	return api.Check{Name: "anti-spoofing", State: "ok", Detail: fmt.Sprintf("%d packets dropped", a.Packets)}
 }
 
 // homeless looks for assignments that no pool would give any more.

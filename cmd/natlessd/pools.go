@@ -4,11 +4,11 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -31,23 +31,20 @@ func registryPools(c *config.Config, uplink func(name string) (netip.Addr, error
 	return pools, registry.CheckPools(pools)
 }
 
-// uplinkIPv4 is the first global IPv4 address of an interface.
-func uplinkIPv4(name string) (netip.Addr, error) {
-	i, err := net.InterfaceByName(name)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("uplink %s: %w", name, err)
-	}
-	all, err := i.Addrs()
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("uplink %s: %w", name, err)
-	}
-	for _, a := range all {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && p.Addr().IsGlobalUnicast() {
-			return p.Addr(), nil
-		}
-	}
-	return netip.Addr{}, fmt.Errorf("uplink %s has no IPv4 address to share: give it one, or remove the pool", name)
-}
-
 // someUplink stands for the address when there is only a file to check.
 func someUplink(string) (netip.Addr, error) { return netip.AddrFrom4([4]byte{255, 255, 255, 254}), nil }
+
+// hostPool is the pool of the host's own address in the terms of the kernel's
+// keeper; the zero value when there is none.
+func hostPool(pools []registry.Pool) (h route.HostPool) {
+	for _, p := range pools {
+		if !p.Uplink {
+			continue
+		}
+		h.Addr = p.IPv4.Addr()
+		for _, r := range p.Ports {
+			h.Ports = append(h.Ports, route.PortRange{First: max(r.First, 1), Last: r.Last}) // nobody has port 0
+		}
+	}
+	return h
+}

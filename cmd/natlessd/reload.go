@@ -15,6 +15,8 @@ import (
 
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -61,8 +63,15 @@ func (r *reloader) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-r.hangup:
+			r.reload() // it has logged its error
+		case a := <-r.routes.UplinkMoved():
+			r.log.Warn("the host has another address on its uplink, workloads that share it follow", "address", a)
+			r.one.Lock()
+			if err := r.replace(r.running()); err != nil {
+				r.log.Error("follow the uplink's address", "error", err)
+			}
+			r.one.Unlock()
 		}
-		r.reload() // it has logged its error
 	}
 }
 
@@ -74,7 +83,10 @@ func (r *reloader) reload() error {
 	notify(r.log, "RELOADING=1\n"+daemon.SdNotifyMonotonicUsec())
 	defer notify(r.log, "READY=1")
 	result := api.Reload{At: time.Now()}
-	next, err := r.replace()
+	next, err := config.Load(r.path)
+	if err == nil {
+		err = r.replace(next)
+	}
 	if err != nil {
 		result.Error = err.Error()
 		r.log.Error("reload refused, nothing has changed", "error", err)
@@ -90,41 +102,37 @@ func (r *reloader) reload() error {
 	return err
 }
 
-func (r *reloader) replace() (*config.Config, error) {
-	next, err := config.Load(r.path)
-	if err != nil {
-		return nil, err
-	}
+// replace makes what the next configuration says of what the running one did.
+func (r *reloader) replace(next *config.Config) error {
 	if keys := config.NeedsRestart(r.running(), next); keys != nil {
-		return nil, fmt.Errorf("%s: cannot change without a restart: %s", r.path, strings.Join(keys, ", "))
+		return fmt.Errorf("%s: cannot change without a restart: %s", r.path, strings.Join(keys, ", "))
 	}
-	pools, err := registryPools(next, uplinkIPv4)
+	pools, err := registryPools(next, route.UplinkAddr)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	err = r.workloads.Reconfigure(pools, next.Registry.History, func(assigned []mapping.Mapping) error {
-		return r.swap(next, assigned)
+		return r.swap(next, pools, assigned)
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		r.level.Set(next.Log.Level.Level())
 	}
-	r.level.Set(next.Log.Level.Level())
-	return next, nil
+	return err
 }
 
 // swap puts a configuration and what is assigned into the translator and the
 // kernel.
-func (r *reloader) swap(next *config.Config, assigned []mapping.Mapping) error {
+func (r *reloader) swap(next *config.Config, pools []registry.Pool, assigned []mapping.Mapping) error {
 	table, err := tableOf(next, assigned)
 	if err != nil {
 		return err
 	}
 	// The translator comes first: what the routes then bring finds its mapping.
 	before, beforeTable := r.translator.Config(), r.translator.Table()
-	if err := r.translator.Reload(next.Translator(r.key), table); err != nil {
+	if err := r.translator.Reload(r.translation(next, pools), table); err != nil {
 		return err
 	}
-	if err := r.routes.Set(desired(next)); err != nil {
+	if err := r.routes.Set(desired(next, pools)); err != nil {
 		if back := r.translator.Reload(before, beforeTable); back != nil {
 			return fmt.Errorf("%w; going back: %w", err, back)
 		}

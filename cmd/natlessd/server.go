@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/local"
 	"github.com/natless/natless/netstack/route"
@@ -47,11 +48,15 @@ func newServer(c *config.Config, log *slog.Logger) (*server, error) {
 	if s.key, err = secret(c); err != nil {
 		return nil, err
 	}
-	var table *mapping.Table
-	if s.workloads, table, err = openWorkloads(c, log); err != nil {
+	pools, err := registryPools(c, route.UplinkAddr)
+	if err != nil {
 		return nil, err
 	}
-	if s.translator, err = translator.New(c.Translator(s.key), table); err != nil {
+	var table *mapping.Table
+	if s.workloads, table, err = openWorkloads(c, pools, log); err != nil {
+		return nil, err
+	}
+	if s.translator, err = translator.New(s.translation(c, pools), table); err != nil {
 		return nil, err
 	}
 	s.workloads.serve(s.translator)
@@ -62,7 +67,7 @@ func newServer(c *config.Config, log *slog.Logger) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.routes.Set(desired(c)); err != nil {
+	if err := s.routes.Set(desired(c, pools)); err != nil {
 		return nil, err
 	}
 	if s.local, err = local.New(s.localConfig(c)); err != nil {
@@ -114,20 +119,28 @@ func (s *server) announce(ctx context.Context, tasks []task) {
 	notify(s.log, "STOPPING=1")
 }
 
+// translation is how a configuration translates.
+func (s *server) translation(c *config.Config, pools []registry.Pool) translator.Config {
+	t := c.Translator(s.key)
+	t.Host4 = hostPool(pools).Addr
+	return t
+}
+
 // desired is what the kernel should do by a configuration.
-func desired(c *config.Config) route.Desired {
+func desired(c *config.Config, pools []registry.Pool) route.Desired {
 	d := route.Desired{
 		MTU: c.Device.MTU, Uplink: c.Uplink, Prefix: c.Prefix,
 		IPv4: c.Addresses.IPv4, IPv6: c.Addresses.IPv6,
 		ICMPSource4: c.ICMPSourcePool.IPv4, ICMPSource6: c.ICMPSourcePool.IPv6,
-		Mapped4: make([]netip.Prefix, 0, len(c.Mappings)+len(c.Pools)),
+		Mapped4:  make([]netip.Prefix, 0, len(c.Mappings)+len(c.Pools)),
+		HostPool: hostPool(pools), AntiSpoofing: true,
 	}
 	for _, m := range c.Mappings {
 		d.Mapped4 = append(d.Mapped4, m.IPv4)
 	}
-	for _, p := range c.Pools {
-		if !p.IPv4.Uplink {
-			d.Mapped4 = append(d.Mapped4, p.IPv4.Prefix)
+	for _, p := range pools {
+		if !p.Uplink {
+			d.Mapped4 = append(d.Mapped4, p.IPv4)
 		}
 	}
 	return d

@@ -36,11 +36,7 @@ type workloads struct {
 // openWorkloads opens the registry and gives the table of the explicit mappings
 // and all assignments. A mapping of the configuration comes before an
 // assignment that it collides with.
-func openWorkloads(c *config.Config, log *slog.Logger) (*workloads, *mapping.Table, error) {
-	pools, err := registryPools(c, uplinkIPv4)
-	if err != nil {
-		return nil, nil, err
-	}
+func openWorkloads(c *config.Config, pools []registry.Pool, log *slog.Logger) (*workloads, *mapping.Table, error) {
 	if err := os.MkdirAll(filepath.Dir(c.Registry.Path), 0o700); err != nil {
 		return nil, nil, fmt.Errorf("registry.path: %w", err)
 	}
