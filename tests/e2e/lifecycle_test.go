@@ -19,7 +19,7 @@ import (
 func (n *topology) state() string {
 	n.t.Helper()
 	script := `
-		ip -o link | sed 's/^[0-9]*: //; s/@if[0-9]*//; s/ state .*//'
+		ip -o link 2>/dev/null | sed 's/^[0-9]*: //; s/@if[0-9]*//; s/ state .*//'
 		ip -o addr | sed 's/^[0-9]*: //'
 		for family in -4 -6; do
 			ip $family route show table all; ip $family rule; ip $family neigh show proxy
