@@ -89,10 +89,17 @@ func (ns *NS) Run(name string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// IP is Run("ip", …) with the arguments in one string.
+// IP is Run("ip", …) with the arguments in one string. An IPv6 address that it
+// adds can be used at once: without nodad it is tentative for a moment even
+// where no duplicate is looked for, and who connects in that moment does so
+// from ::1.
 func (ns *NS) IP(args string) string {
 	ns.t.Helper()
-	return ns.Run("ip", strings.Fields(args)...)
+	words := strings.Fields(args)
+	if strings.HasPrefix(args, "addr add ") && strings.Contains(args, ":") {
+		words = append(words, "nodad")
+	}
+	return ns.Run("ip", words...)
 }
 
 // Veth joins two namespaces with a pair of devices, both up.
