@@ -110,6 +110,7 @@ type snapshot struct {
 	prefix    bool // the table has an RFC 6052 prefix
 	global    bool // which is the well-known one: global addresses alone
 	zeroClass bool
+	violations
 
 	config Config
 }

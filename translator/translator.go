@@ -33,6 +33,7 @@ func New(c Config, table *mapping.Table) (*Translator, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.violations = violations(nil).grown(table.Slots())
 	t := &Translator{}
 	t.snapshot.Store(s)
 	return t, nil
@@ -46,6 +47,7 @@ func (t *Translator) Reload(c Config, table *mapping.Table) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	s.violations = t.snapshot.Load().violations.grown(table.Slots())
 	t.snapshot.Store(s)
 	return nil
 }
@@ -64,6 +66,7 @@ func (t *Translator) Edit(edit func(*mapping.Table) (*mapping.Table, error)) err
 	if err != nil {
 		return err
 	}
+	s.violations = old.violations.grown(table.Slots())
 	t.snapshot.Store(s)
 	return nil
 }

@@ -172,8 +172,8 @@ func checkInside(c *pluginConfig, w api.Workload) error {
 	}
 	if changed != nil {
 		details := "connections from other ports are refused; take the sysctl out of the container's own settings"
-		if w.Traffic != nil && w.Traffic.Violations > 0 {
-			details = fmt.Sprintf("%d packets from ports of others were refused so far; %s", w.Traffic.Violations, details)
+		if w.Violations > 0 {
+			details = fmt.Sprintf("%d packets from ports of others were refused so far; %s", w.Violations, details)
 		}
 		return types.NewError(codePortsOverride, "in the container "+strings.Join(changed, ", "), details)
 	}

@@ -101,20 +101,19 @@ func printWorkload(out io.Writer, w api.Workload, now time.Time) error {
 	for _, ip := range w.Request.IPv6 {
 		ipv6 = append(ipv6, ip.String())
 	}
-	prefix, asked, traffic, violations := "", "", "", ""
+	prefix, asked, violations := "", "", ""
 	if w.Prefix.IsValid() {
 		prefix = w.Prefix.String()
 	}
 	if w.Request.Ports > 0 {
 		asked = fmt.Sprintf("%d ports", w.Request.Ports)
 	}
-	if t := w.Traffic; t != nil {
-		traffic = fmt.Sprintf("6→4 %d packets, %d bytes; 4→6 %d packets, %d bytes", t.Packets6to4, t.Bytes6to4, t.Packets4to6, t.Bytes4to6)
-		violations = fmt.Sprintf("%d packets from ports outside the set", t.Violations)
+	if w.Violations > 0 {
+		violations = fmt.Sprintf("%d packets from ports outside the set were refused", w.Violations)
 	}
 	return facts(out, "name", w.Request.Name, "workload", w.Key.String(), "network", w.Request.Network, "namespace", w.Request.Netns,
 		"ipv6", strings.Join(ipv6, ", "), "address", w.Address.String(), "ports", w.Ports.String(), "asked for", asked, "pool", w.Pool,
-		"prefix", prefix, "since", moment(w.Since)+" ("+age(now, w.Since)+")", "traffic", traffic, "violations", violations)
+		"prefix", prefix, "since", moment(w.Since)+" ("+age(now, w.Since)+")", "violations", violations)
 }
 
 func newWorkloadsDelete(o *options) *cobra.Command {

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"time"
 
@@ -41,7 +42,7 @@ func newAPI(s *server, r *reloader, ready func() bool) (*apiTask, error) {
 		},
 		Reload:   func(context.Context) error { return r.reload() },
 		Ready:    ready,
-		Complete: func(w *api.Workload) { w.Prefix = s.translator.Table().Prefix() },
+		Complete: s.complete,
 		Group:    group,
 		Log:      s.log,
 	})
@@ -59,6 +60,18 @@ func (a *apiTask) Run(ctx context.Context) error {
 	}
 	close(a.ready)
 	return a.Server.Run(ctx, l)
+}
+
+// complete adds what the translator knows of a workload.
+func (s *server) complete(w *api.Workload) {
+	table := s.translator.Table()
+	w.Prefix = table.Prefix()
+	if len(w.Request.IPv6) == 0 {
+		return
+	}
+	if e := table.Get(netip.PrefixFrom(w.Request.IPv6[0], 128)); e != nil {
+		w.Violations = uint64(s.translator.Violations(e.Slot()))
+	}
 }
 
 func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {

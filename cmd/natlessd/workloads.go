@@ -68,7 +68,13 @@ func (w *workloads) serve(t *translator.Translator) {
 	w.SetSink(
 		func(c registry.Change) error { _, err := edited(t.Table(), c); return err },
 		func(_ context.Context, c registry.Change) error {
-			return t.Edit(func(table *mapping.Table) (*mapping.Table, error) { return edited(table, c) })
+			err := t.Edit(func(table *mapping.Table) (*mapping.Table, error) { return edited(table, c) })
+			if err == nil && c.Old == nil && c.New != nil {
+				if e := t.Table().Get(c.New.Mapping().IPv6); e != nil {
+					t.Forgive(e.Slot()) // what the slot's last workload did
+				}
+			}
+			return err
 		})
 }
 

@@ -102,8 +102,9 @@ type Workload struct {
 	// Prefix is the RFC 6052 prefix of the translator, if there is one: the
 	// workload must be able to reach it.
 	Prefix netip.Prefix `json:"prefix,omitzero"`
-	// Traffic is absent where nothing is counted.
-	Traffic *Traffic `json:"traffic,omitempty"`
+	// Violations is how many packets it sent from ports outside its set since
+	// the daemon knows it: they were refused.
+	Violations uint64 `json:"violations"`
 }
 
 // Run is the longest contiguous run of the set, for ip_local_port_range; a
@@ -119,16 +120,6 @@ func (w *Workload) Run() PortRange {
 		}
 	}
 	return best
-}
-
-// Traffic counts what a workload sent and received through the translator.
-type Traffic struct {
-	Packets4to6 uint64 `json:"packets_4to6"`
-	Packets6to4 uint64 `json:"packets_6to4"`
-	Bytes4to6   uint64 `json:"bytes_4to6"`
-	Bytes6to4   uint64 `json:"bytes_6to4"`
-	// Violations are packets from ports outside the workload's set.
-	Violations uint64 `json:"violations"`
 }
 
 // Filter narrows a list of workloads; the zero Filter matches all.

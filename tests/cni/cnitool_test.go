@@ -237,7 +237,7 @@ func TestCheckNoticesOverriddenPorts(t *testing.T) {
 		t.Error("a download from a port outside the set went through")
 	}
 	out, err := p.cnitool("check")
-	if err == nil || !strings.Contains(out, "ip_local_port_range") {
+	if err == nil || !strings.Contains(out, "ip_local_port_range") || !strings.Contains(out, "packets from ports of others were refused") {
 		t.Errorf("CHECK said %v %s", err, out)
 	}
 }

@@ -57,7 +57,7 @@ func newRig(t *testing.T, group int) *rig {
 		},
 		Reload: func(context.Context) error { return g.wrong },
 		Complete: func(w *api.Workload) {
-			w.Prefix, w.Traffic = netip.MustParsePrefix("64:ff9b::/96"), &api.Traffic{Violations: 7}
+			w.Prefix, w.Violations = netip.MustParsePrefix("64:ff9b::/96"), 7
 		},
 	})
 	l, err := Listen(g.socket, group)
