@@ -118,6 +118,7 @@ func TestSection1_3_Errors(t *testing.T) {
 		{"4to6/quoted echo", in4(echo(1030)), Forward6},
 		{"4to6/quoted echo is nobody's", in4(echo(99)), PortUnassigned},
 		{"4to6/quote without port", in4(q4(1030)[:23]), Malformed},
+		{"4to6/quote of no more than ports", in4(q4(1030)[:24]), Forward6},
 		{"4to6/quoted later fragment", in4(hdr4{src: shared4, dst: server4, proto: 17, flags: 3}.packet(data(9))), FragmentUnknown},
 		{"4to6/quoted protocol without ports", in4(hdr4{src: shared4, dst: server4, proto: 47}.packet(data(9))), ProtocolNotShareable},
 		{"6to4/quoted destination port", in6(sharedA6, q6(sharedA6, 1030)), Forward4},
@@ -126,6 +127,7 @@ func TestSection1_3_Errors(t *testing.T) {
 		{"6to4/from a hop on the way", in6(inside6, q6(sharedB6, 2050)), Forward4},
 		{"6to4/from a hop, not its port", in6(inside6, q6(sharedB6, 1030)), PortOutsideSet},
 		{"6to4/quote without port", in6(sharedA6, q6(sharedA6, 1030)[:43]), Malformed},
+		{"6to4/quote of no more than ports", in6(sharedA6, q6(sharedA6, 1030)[:44]), Forward4},
 		{"6to4/quoted later fragment", in6(sharedA6, hdr6{src: server6, dst: sharedA6, next: 44, ext: fragHdr(17, 8, true, 1)}.packet(data(9))), FragmentUnknown},
 		{"6to4/quoted protocol without ports", in6(sharedA6, hdr6{src: server6, dst: sharedA6, proto: 47}.packet(data(9))), ProtocolNotShareable},
 	} {

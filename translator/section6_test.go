@@ -279,6 +279,17 @@ func TestSection6_Verified(t *testing.T) {
 	}
 }
 
+func TestSection6_NeverTranslated(t *testing.T) {
+	w := newTestWorker(t)
+	for _, a := range []string{"fe80::1", "ff02::1", "::1"} {
+		wantVerdict(t, w, hdr6{src: a, dst: server6, proto: 58}.packet(icmp6(a, server6, 1, 0, 0, quoted6(false, 9))), NeverTranslated)
+		wantVerdict(t, w, hdr6{src: work6, dst: a, proto: 58}.packet(icmp6(work6, a, 1, 0, 0, quoted6(false, 9))), NeverTranslated)
+		for _, q := range []hdr6{{src: a, dst: work6, proto: 17}, {src: server6, dst: a, proto: 17}} {
+			wantVerdict(t, w, from6(1, 0, 0, q.packet(data(20))), NeverTranslated)
+		}
+	}
+}
+
 // Errors are answered by nothing, whatever is wrong with them.
 func TestSection6_NeverAnswered(t *testing.T) {
 	w := newTestWorker(t)

@@ -198,3 +198,34 @@ func TestSection1_3_TrackerMemory(t *testing.T) {
 		t.Errorf("%v allocations for each datagram", n)
 	}
 }
+
+// The tracker knows exactly the newest datagrams, however often it went round.
+func TestTrackerAgainstModel(t *testing.T) {
+	var tr tracker
+	var secret [16]byte
+	keyOf := func(i int) datagramKey { return datagramKey{src: uint32(i * 7919), dst: 9, id: uint16(i), proto: 17} }
+	const n = 3*trackedDatagrams + 100
+	for i := range n {
+		tr.learn(&secret, keyOf(i), int64(i), uint16(i))
+	}
+	for i := range n {
+		want := port{uint16(i), true}
+		if i < n-trackedDatagrams {
+			want = port{}
+		}
+		if got := tr.find(&secret, keyOf(i), n); got != want {
+			t.Fatalf("datagram %d of %d: %v, want %v", i, n, got, want)
+		}
+	}
+	chained := 0
+	for _, first := range tr.buckets {
+		for i := first; i != 0; i = tr.datagrams[i-1].chain {
+			if chained++; chained > trackedDatagrams {
+				t.Fatal("the chains hold more than there is")
+			}
+		}
+	}
+	if chained != trackedDatagrams {
+		t.Errorf("%d datagrams in the chains", chained)
+	}
+}

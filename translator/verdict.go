@@ -86,11 +86,11 @@ var verdicts = [NumVerdicts]struct{ name, section string }{
 	ICMPFragment:              {"icmp-fragment", "RFC 7915 4.1, 5.1"},
 	ICMPUntranslatable:        {"icmp-untranslatable", "RFC 7915 4.2, 5.2"},
 	ICMPErrorInError:          {"icmp-error-in-error", "RFC 7915 4.3, 5.3"},
-	PortOutsideSet:            {"port-outside-set", "RFC 7599 8.1"},
-	PortUnassigned:            {"port-unassigned", "RFC 7597 5.1, RFC 7599 8.2"},
-	ProtocolNotShareable:      {"protocol-not-shareable", "RFC 7599 8"},
-	FragmentHeld:              {"fragment-held", "RFC 7597 8.3.3"},
-	FragmentUnknown:           {"fragment-unknown", "RFC 7597 8.3.3"},
+	PortOutsideSet:            {"port-outside-set", "RFC 7599 8.3"},
+	PortUnassigned:            {"port-unassigned", "RFC 7599 8.4"},
+	ProtocolNotShareable:      {"protocol-not-shareable", "RFC 7599 8.3, 8.4"},
+	FragmentHeld:              {"fragment-held", "RFC 7599 10.2"},
+	FragmentUnknown:           {"fragment-unknown", "RFC 7599 10.2"},
 }
 
 const repliedSuffix = "/replied"
