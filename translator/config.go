@@ -31,6 +31,7 @@ type Config struct {
 	UDPZeroChecksum          UDPZeroChecksum
 	ZeroTrafficClass         bool     // traffic class and TOS become 0 instead of being copied
 	AllowNonGlobal           bool     // private IPv4 under 64:ff9b::/96
+	Client                   bool     // the workloads speak IPv4, over an IPv6-only link (RFC 6877): nothing hairpins
 	ErrorRate, ErrorBurst    int      // ICMP errors of ours a second, per family; default 100 and 50
 	Key                      [16]byte // of the tags in echo trailers and the hash over fragments; keep it secret
 }
@@ -110,6 +111,7 @@ type snapshot struct {
 	prefix    bool // the table has an RFC 6052 prefix
 	global    bool // which is the well-known one: global addresses alone
 	zeroClass bool
+	client    bool
 	violations
 
 	config Config
@@ -138,6 +140,7 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		prefix:    prefix.IsValid(),
 		global:    prefix == wellKnown && !c.AllowNonGlobal,
 		zeroClass: c.ZeroTrafficClass,
+		client:    c.Client,
 		config:    c,
 	}, nil
 }

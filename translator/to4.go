@@ -191,7 +191,7 @@ func (w *Worker) onward(p *Packet, dst uint32) Verdict {
 		if h.read4(p.Bytes(), false); !w.forWorkload(&h, p.Bytes()) {
 			return Local
 		}
-	} else if w.s.table.Lookup4(dst) == nil {
+	} else if w.s.client || w.s.table.Lookup4(dst) == nil {
 		return Forward4
 	} else if dst == w.s.host4 {
 		var h parsed

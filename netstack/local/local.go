@@ -16,10 +16,13 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
+	"github.com/natless/natless/netstack/host"
 	"github.com/natless/natless/netstack/local/dns64"
 	"github.com/natless/natless/translator"
 )
@@ -55,7 +58,7 @@ type Stats struct {
 type Stack struct {
 	config   Config
 	addr     [2]netip.Addr // IPv4, IPv6
-	stack    *stack.Stack
+	host     *host.Host
 	link     *channel.Endpoint
 	resolver *dns64.Server // nil: off
 	ready    chan struct{}
@@ -82,7 +85,7 @@ func New(c Config) (*Stack, error) {
 	s.spare.New = func() any { return new([]byte) }
 	s.link = channel.New(queuePackets, uint32(c.MTU), "")
 	var err error
-	if s.stack, err = newStack(s.link, s.addr[:]); err != nil {
+	if s.host, err = newHost(s.link, s.addr[:]); err != nil {
 		return nil, fmt.Errorf("local stack: %w", err)
 	}
 	if c.DNS64 != nil {
@@ -147,9 +150,8 @@ func (s *Stack) Run(ctx context.Context) error {
 }
 
 func (s *Stack) close() {
-	s.stack.Close()
+	s.host.Close()
 	s.link.Close()
-	s.stack.Wait()
 }
 
 // receive hands what was delivered to the stack, at a bounded rate.
@@ -213,4 +215,22 @@ func (s *Stack) send(ctx context.Context) error {
 		}
 		s.written.Add(1)
 	}
+}
+
+// newHost makes a host whose connections cost little memory.
+func newHost(link stack.LinkEndpoint, addrs []netip.Addr) (*host.Host, error) {
+	h, err := host.New(link, addrs...)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.SetBuffers(4<<10, 32<<10, 64<<10); err != nil {
+		h.Close()
+		return nil, err
+	}
+	wait := tcpip.TCPTimeWaitTimeoutOption(5 * time.Second) // load balancers come often
+	if err := h.SetTransportProtocolOption(tcp.ProtocolNumber, &wait); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("TIME-WAIT: %s", err)
+	}
+	return h, nil
 }

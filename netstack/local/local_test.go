@@ -19,14 +19,11 @@ import (
 	"go.uber.org/goleak"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/refs"
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
-	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/natless/natless/netstack/host"
 	"github.com/natless/natless/netstack/local/dns64"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
@@ -49,7 +46,7 @@ var own = [2]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2
 
 // peer is a gVisor host at the other end of the local stack.
 type peer struct {
-	*stack.Stack
+	*host.Host
 	link  *channel.Endpoint
 	addrs [2]netip.Addr
 	local *Stack
@@ -63,7 +60,7 @@ func run(t testing.TB, c Config) *peer {
 		addrs: [2]netip.Addr{netip.MustParseAddr("198.51.100.2"), netip.MustParseAddr("2001:db8:6::2")},
 	}
 	var err error
-	if p.Stack, err = newStack(p.link, p.addrs[:]); err != nil {
+	if p.Host, err = newHost(p.link, p.addrs[:]); err != nil {
 		t.Fatal(err)
 	}
 	c.IPv4, c.IPv6 = own[0], own[1]
@@ -103,9 +100,8 @@ func run(t testing.TB, c Config) *peer {
 	t.Cleanup(func() {
 		cancel()
 		tasks.Wait()
-		p.Stack.Close()
+		p.Host.Close()
 		p.link.Close()
-		p.Stack.Wait()
 	})
 	return p
 }
@@ -113,42 +109,14 @@ func run(t testing.TB, c Config) *peer {
 func (p *peer) dial(a netip.Addr, port uint16) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return gonet.DialContextTCP(ctx, p.Stack, fullAddress(a, port), protocolOf(a))
+	return p.DialContext(ctx, "tcp", netip.AddrPortFrom(a, port).String())
 }
 
-// ping sends an echo request and waits for its reply.
 func (p *peer) ping(a netip.Addr, payload []byte) error {
-	var wq waiter.Queue
-	proto, kind := icmp.ProtocolNumber4, byte(8)
-	if a.Is6() {
-		proto, kind = icmp.ProtocolNumber6, 128
-	}
-	ep, terr := p.NewEndpoint(proto, protocolOf(a), &wq)
-	if terr != nil {
-		return errors.New(terr.String())
-	}
-	defer ep.Close()
-	entry, readable := waiter.NewChannelEntry(waiter.ReadableEvents)
-	wq.EventRegister(&entry)
-	defer wq.EventUnregister(&entry)
-	to := fullAddress(a, 0)
-	request := append([]byte{kind, 0, 0, 0, 0, 1, 0, 1}, payload...)
-	if _, terr := ep.Write(bytes.NewReader(request), tcpip.WriteOptions{To: &to}); terr != nil {
-		return errors.New(terr.String())
-	}
-	select {
-	case <-readable:
-	case <-time.After(3 * time.Second):
-		return errors.New("no reply")
-	}
-	var reply bytes.Buffer
-	if _, terr := ep.Read(&reply, tcpip.ReadOptions{}); terr != nil {
-		return errors.New(terr.String())
-	}
-	if !bytes.Equal(reply.Bytes()[8:], payload) {
-		return fmt.Errorf("reply of %d octets", reply.Len())
-	}
-	return nil
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	_, err := p.Ping(ctx, a, 0, payload)
+	return err
 }
 
 func TestEcho(t *testing.T) {
@@ -175,8 +143,7 @@ func TestRefusals(t *testing.T) {
 			} else if time.Since(began) > 2*time.Second {
 				t.Errorf("tcp %s:%d: %v, after %v", a, port, err, time.Since(began))
 			}
-			to := fullAddress(a, port)
-			c, err := gonet.DialUDP(p.Stack, nil, &to, protocolOf(a))
+			c, err := p.DialContext(t.Context(), "udp", netip.AddrPortFrom(a, port).String())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -334,8 +301,7 @@ func TestDNS64(t *testing.T) {
 		if network == "tcp" {
 			c, err = p.dial(own[1], 53)
 		} else {
-			to := fullAddress(own[1], 53)
-			c, err = gonet.DialUDP(p.Stack, nil, &to, protocolOf(own[1]))
+			c, err = p.DialContext(t.Context(), "udp", netip.AddrPortFrom(own[1], 53).String())
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -23,11 +23,11 @@ const healthConnections = 64
 // listen opens what the configuration asks for, and gives what serves it.
 func (s *Stack) listen() (services []func(context.Context) error, err error) {
 	if s.resolver != nil {
-		udp, err := s.listenUDP(s.addr[1], 53)
+		udp, err := s.host.ListenUDP(netip.AddrPortFrom(s.addr[1], 53))
 		if err != nil {
 			return nil, err
 		}
-		tcp, err := s.listenTCP(s.addr[1], 53)
+		tcp, err := s.host.ListenTCP(netip.AddrPortFrom(s.addr[1], 53))
 		if err != nil {
 			return nil, err
 		}
@@ -40,7 +40,7 @@ func (s *Stack) listen() (services []func(context.Context) error, err error) {
 		if !a.IsValid() {
 			continue
 		}
-		ln, err := s.listenTCP(a, s.config.HealthPort)
+		ln, err := s.host.ListenTCP(netip.AddrPortFrom(a, s.config.HealthPort))
 		if err != nil {
 			return nil, err
 		}
