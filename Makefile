@@ -9,6 +9,9 @@ OUT      ?= .test-output
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
+# A checkout that belongs to somebody else has no version, and builds all the same.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
 # What of the tests is run under the race detector too: quick, and concurrent.
 RACE := ./config/... ./translator/... ./netstack/...
 

@@ -167,6 +167,19 @@ func exists(d *decoder, data []byte, key string) bool {
 	return true
 }
 
+// The README's configuration is one.
+func TestReadme(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "```yaml\n")
+	example, _, found := strings.Cut(rest, "```")
+	if _, err := Parse([]byte(example)); err != nil || !found {
+		t.Errorf("%v in\n%s", err, example)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	const pool = "  - {name: a, ipv4: 198.51.100.0/30}\n"
 	for name, test := range map[string]struct{ text, want string }{

@@ -1,12 +1,12 @@
 package route
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
 
 	mdl "github.com/mdlayher/netlink"
-	"github.com/mdlayher/netlink/nlenc"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +20,7 @@ const ndaProtocol = 12 // NDA_PROTOCOL of linux/neighbour.h
 func ndmsg(index int) []byte {
 	b := make([]byte, unix.SizeofNdMsg)
 	b[0] = unix.AF_INET
-	nlenc.PutInt32(b[4:8], int32(index))
+	binary.NativeEndian.PutUint32(b[4:8], uint32(index))
 	b[10] = unix.NTF_PROXY
 	return b
 }
@@ -66,7 +66,7 @@ func (k *linuxKernel) parseProxies(msgs []mdl.Message) ([]proxy, error) {
 		if !ours {
 			continue
 		}
-		index := nlenc.Int32(m.Data[4:8])
+		index := int32(binary.NativeEndian.Uint32(m.Data[4:8]))
 		if names[index] == "" {
 			if l, err := k.handle.LinkByIndex(int(index)); err == nil {
 				names[index] = l.Attrs().Name

@@ -1,13 +1,13 @@
 package route
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 
 	mdl "github.com/mdlayher/netlink"
-	"github.com/mdlayher/netlink/nlenc"
 	"golang.org/x/sys/unix"
 )
 
@@ -138,7 +138,7 @@ func (s *scope) netconf(attributes []byte) bool {
 	ad, err := mdl.NewAttributeDecoder(attributes)
 	for err == nil && ad.Next() {
 		if ad.Type() == netconfaIfindex && len(ad.Bytes()) == 4 {
-			index := nlenc.Int32(ad.Bytes())
+			index := int32(binary.NativeEndian.Uint32(ad.Bytes()))
 			return index == netconfaAll || s.indexes[index]
 		}
 	}

@@ -89,7 +89,7 @@ func TestDemo(t *testing.T) {
 		}
 	})
 	for i, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
-		for _, after := range []time.Duration{20, 60, 150, 300, 600, 1200, 4000} {
+		for _, after := range []time.Duration{20, 60, 150, 300, 800, 3000} {
 			t.Run(fmt.Sprintf("%v after %d ms", sig, after), func(t *testing.T) {
 				r := start(t, program, bin)
 				after += time.Duration(37 * i)

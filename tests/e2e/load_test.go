@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -170,12 +169,4 @@ func (s *stream) finish() {
 	if sums[0] != sums[1] || s.errs[0] != nil || s.errs[1] != nil {
 		s.t.Errorf("after %d bytes: writing %v, reading %v, equal %v", s.written.Load(), s.errs[0], s.errs[1], sums[0] == sums[1])
 	}
-}
-
-// both runs f for 6→4 and 4→6 at once.
-func (n *topology) both(f func(from, to *netns.NS, address string)) {
-	var wg sync.WaitGroup
-	wg.Go(func() { f(n.w1, n.server, serverv6) })
-	wg.Go(func() { f(n.server, n.w1, workload1v4) })
-	wg.Wait()
 }

@@ -116,9 +116,7 @@ func TestDNSSECBits(t *testing.T) {
 		r.AuthenticatedData = true
 		if q.IsEdns0().Do() && len(r.Answer) > 0 {
 			q.Question[0].Qtype = dns.TypeRRSIG
-			for _, sig := range records(q, network).Answer {
-				r.Answer = append(r.Answer, sig)
-			}
+			r.Answer = append(r.Answer, records(q, network).Answer...)
 			q.Question[0].Qtype = r.Question[0].Qtype
 		}
 		r.SetEdns0(1232, q.IsEdns0().Do())
