@@ -127,6 +127,10 @@ func (r *reconciler) applySysctls(o *observed) (*sysctlPlan, error) {
 	needed := func(err error) *SysctlError {
 		e := &SysctlError{Err: err}
 		for _, s := range differing {
+			// The device is gone when this is read: a new one gets the default.
+			if own := "/" + r.config.Device + "/"; strings.Contains(s.key, own) {
+				e.Needed = append(e.Needed, sysctl{strings.Replace(s.key, own, "/default/", 1), s.value}.assignment())
+			}
 			e.Needed = append(e.Needed, s.assignment())
 		}
 		return e

@@ -153,7 +153,7 @@ func TestSysctlsOnlyChecked(t *testing.T) {
 		t.Fatalf("got %v, want a SysctlError", err)
 	}
 	want := `run sysctl -w net.ipv6.conf.eth0.accept_ra=2 net.ipv6.conf.all.forwarding=1 ` +
-		`net.ipv4.conf.natless0.forwarding=1 net.ipv4.conf.eth0.forwarding=1, or`
+		`net.ipv4.conf.default.forwarding=1 net.ipv4.conf.natless0.forwarding=1 net.ipv4.conf.eth0.forwarding=1, or`
 	if !strings.Contains(err.Error(), want) {
 		t.Errorf("got %q, want it to say %q", err, want)
 	}
