@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"reflect"
 
 	"github.com/natless/natless/translator"
@@ -10,7 +11,14 @@ import (
 // Translator is the configuration of the translator. key authenticates the
 // trailers of echo requests.
 func (c *Config) Translator(key [16]byte) translator.Config {
+	var pools []netip.Prefix
+	for _, p := range c.Pools {
+		if !p.IPv4.Uplink {
+			pools = append(pools, p.IPv4.Prefix)
+		}
+	}
 	return translator.Config{
+		Pools4:           pools,
 		IPv4:             c.Addresses.IPv4,
 		IPv6:             c.Addresses.IPv6,
 		ICMPSource4:      c.ICMPSourcePool.IPv4,

@@ -110,6 +110,17 @@ func (s *snapshot) embed(a uint32, unmapped Verdict) (mapping.Addr6, Verdict) {
 	return s.table.Embed(a), Forward6
 }
 
+// embedDestination is embed for where packets go to. An address of a pool that
+// no workload has is nobody's: in the prefix it would come straight back.
+func (s *snapshot) embedDestination(a uint32) (mapping.Addr6, Verdict) {
+	for _, pool := range s.pools {
+		if a&pool.mask == pool.base {
+			return mapping.Addr6{}, UntranslatableDestination
+		}
+	}
+	return s.embed(a, UntranslatableDestination)
+}
+
 // destination6 is the IPv6 address of a, which packets go to: explicit mappings
 // first, then the prefix, in which hosts may have their own addresses
 // (IPv4-translatable ones, RFC 6052 1.3).
@@ -119,7 +130,7 @@ func (s *snapshot) destination6(a uint32, p port) (mapping.Addr6, Verdict) {
 	}
 	e := s.table.Lookup4(a)
 	if e == nil {
-		return s.embed(a, UntranslatableDestination)
+		return s.embedDestination(a)
 	}
 	if e.Shared() {
 		if !p.known {

@@ -23,11 +23,12 @@ const (
 // Config is how packets are translated. The zero value of a field is its
 // default where one is named.
 type Config struct {
-	IPv4, IPv6               netip.Addr   // the translator's own addresses
-	Host4                    netip.Addr   // the host's own IPv4 address, where workloads share it with the host; optional
-	ICMPSource4, ICMPSource6 netip.Prefix // sources for errors from untranslatable hops (RFC 6791); optional
-	MTU4, MTU6               int          // next-hop MTU of each side; default 1500
-	LowestMTU6               int          // longest IPv6 packet made from IPv4 with DF=0; default 1280
+	IPv4, IPv6               netip.Addr     // the translator's own addresses
+	Host4                    netip.Addr     // the host's own IPv4 address, where workloads share it with the host; optional
+	Pools4                   []netip.Prefix // IPv4 addresses that only workloads have: one that nobody has is nobody's
+	ICMPSource4, ICMPSource6 netip.Prefix   // sources for errors from untranslatable hops (RFC 6791); optional
+	MTU4, MTU6               int            // next-hop MTU of each side; default 1500
+	LowestMTU6               int            // longest IPv6 packet made from IPv4 with DF=0; default 1280
 	UDPZeroChecksum          UDPZeroChecksum
 	ZeroTrafficClass         bool     // traffic class and TOS become 0 instead of being copied
 	AllowNonGlobal           bool     // private IPv4 under 64:ff9b::/96
@@ -80,6 +81,11 @@ func (c Config) check() error {
 	if p := c.ICMPSource4; p != (netip.Prefix{}) && (!p.IsValid() || !p.Addr().Is4() || p != p.Masked()) {
 		refuse("ICMP source pool %v: is no IPv4 prefix without host bits", p)
 	}
+	for _, p := range c.Pools4 {
+		if !p.IsValid() || !p.Addr().Is4() {
+			refuse("pool %v: is no IPv4 prefix", p)
+		}
+	}
 	if p := c.ICMPSource6; p != (netip.Prefix{}) && (!p.IsValid() || !p.Addr().Is6() || p != p.Masked()) {
 		refuse("ICMP source pool %v: is no IPv6 prefix without host bits", p)
 	}
@@ -100,6 +106,18 @@ func (c Config) check() error {
 	return errors.Join(errs...)
 }
 
+// block4 is an IPv4 prefix.
+type block4 struct{ base, mask uint32 }
+
+func blocks4(prefixes []netip.Prefix) []block4 {
+	blocks := make([]block4, len(prefixes))
+	for i, p := range prefixes {
+		mask := ^uint32(0) << (32 - p.Bits())
+		blocks[i] = block4{mapping.Addr4From(p.Addr()) & mask, mask}
+	}
+	return blocks
+}
+
 // snapshot is a configuration and a table as the hot path reads them.
 type snapshot struct {
 	table     *mapping.Table
@@ -111,6 +129,7 @@ type snapshot struct {
 	prefix    bool // the table has an RFC 6052 prefix
 	global    bool // which is the well-known one: global addresses alone
 	zeroClass bool
+	pools     []block4
 	client    bool
 	violations
 
@@ -140,6 +159,7 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		prefix:    prefix.IsValid(),
 		global:    prefix == wellKnown && !c.AllowNonGlobal,
 		zeroClass: c.ZeroTrafficClass,
+		pools:     blocks4(c.Pools4),
 		client:    c.Client,
 		config:    c,
 	}, nil

@@ -98,7 +98,7 @@ func (w *Worker) addresses6(p *Packet, h *parsed, from way) (v Verdict) {
 	if w.s.table.Lookup4(h.dst4) != nil {
 		return Forward6
 	}
-	if h.dst6, v = w.s.embed(h.dst4, UntranslatableDestination); v.IsDrop() {
+	if h.dst6, v = w.s.embedDestination(h.dst4); v.IsDrop() {
 		return w.reply4(p, v, icmp4Unreachable, icmp4Host, 0)
 	}
 	return Forward6
