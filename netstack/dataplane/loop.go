@@ -65,8 +65,8 @@ func (l *loop) move(p *translator.Packet) {
 	v := l.worker.Translate(p)
 	l.counters.add(direction, v, size)
 	l.send(p, v)
-	if direction == FourToSix {
-		l.sendHeld()
+	if direction == FourToSix || v == translator.Hairpin {
+		l.sendHeld(direction)
 	}
 }
 
@@ -76,7 +76,7 @@ func (l *loop) send(p *translator.Packet, v translator.Verdict) {
 		l.observer.Translated(l.index, p, v)
 	}
 	switch {
-	case v == translator.Forward6 && l.worker.Fragments():
+	case v.IsForward() && l.worker.Fragments():
 		l.sendFragments(p)
 	case v.IsForward() || v.Replied():
 		l.queue.Write(p)
@@ -100,8 +100,9 @@ func (l *loop) sendFragments(p *translator.Packet) {
 	l.queue.Release(p)
 }
 
-// sendHeld sends the fragments that waited for the packet just sent.
-func (l *loop) sendHeld() {
+// sendHeld sends the fragments that waited for the packet just sent, which came
+// in that direction as they did.
+func (l *loop) sendHeld(direction Direction) {
 	for {
 		held := l.queue.Buffer()
 		v, ok := l.worker.NextHeld(held)
@@ -109,7 +110,7 @@ func (l *loop) sendHeld() {
 			l.queue.Release(held)
 			return
 		}
-		l.counters.add(FourToSix, v, held.End-held.Start)
+		l.counters.add(direction, v, held.End-held.Start)
 		l.send(held, v)
 	}
 }

@@ -39,7 +39,7 @@ func run(t *translator.Translator, data []byte) (verdict, rule string, output []
 	w := t.NewWorker()
 	v := w.Translate(&p)
 	switch {
-	case v == translator.Forward6 && w.Fragments():
+	case v.IsForward() && w.Fragments():
 		part := translator.Packet{Buf: make([]byte, room)}
 		for w.NextFragment(&p, &part) {
 			output = append(output, Describe(part.Bytes()))
