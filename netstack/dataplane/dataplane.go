@@ -105,7 +105,9 @@ func (d *Dataplane) Run(ctx context.Context) error {
 			return err
 		}
 		d.config.Log.Warn("device was deleted, making it anew", "device", device.Name())
-		device, err = d.reopen(ctx)
+		if device, err = d.reopen(ctx); device == nil {
+			return err
+		}
 	}
 }
 
@@ -149,6 +151,7 @@ func (d *Dataplane) serve(ctx context.Context, device *tun.Device) error {
 	return threads.Wait()
 }
 
+// reopen tries until there is a device again. It gives none once ctx is done.
 func (d *Dataplane) reopen(ctx context.Context) (*tun.Device, error) {
 	for complained := false; ; {
 		device, err := d.config.Open()

@@ -4,7 +4,9 @@ package dataplane_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net"
 	"sync/atomic"
@@ -336,5 +338,33 @@ func TestRepliesAndDropsAreCounted(t *testing.T) {
 	}
 	if text := fmt.Sprint(dataplane.SixToFour, dataplane.FourToSix); text != "6→4 4→6" {
 		t.Error(text)
+	}
+}
+
+// The end while a deleted device cannot be made anew is an end like any other.
+func TestStopWhileReopening(t *testing.T) {
+	ns := netns.New(t, "x")
+	var opened atomic.Int64
+	failing := make(chan struct{})
+	plane := dataplane.New(dataplane.Config{Translator: newTranslator(t), Open: func() (d *tun.Device, err error) {
+		switch opened.Add(1) {
+		case 1:
+			ns.Do(func() { d, err = tun.Open(tun.Config{Name: "natless0"}) })
+			return d, err
+		case 2:
+			close(failing)
+		}
+		return nil, errors.New("not now")
+	}})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- plane.Run(ctx) }()
+	<-plane.Ready()
+	ns.IP("link del natless0")
+	<-failing
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

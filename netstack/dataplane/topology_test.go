@@ -58,6 +58,18 @@ func newTopology(t *testing.T, c tun.Config, local dataplane.Local) *topology {
 	n.s4.IP("addr add " + server4 + "/24 dev eth0")
 	n.s4.IP("route add default via 192.0.2.1")
 
+	tr := newTranslator(t)
+	n.plane = dataplane.New(dataplane.Config{Translator: tr, Local: local, Open: func() (d *tun.Device, err error) {
+		n.x.Do(func() { d, err = tun.Open(c) })
+		return d, err
+	}})
+	n.run()
+	n.route()
+	return n
+}
+
+func newTranslator(t *testing.T) *translator.Translator {
+	t.Helper()
 	table, err := mapping.New(netip.MustParsePrefix("2001:db8:64::/96"), []mapping.Mapping{
 		{IPv6: netip.MustParsePrefix(workload6 + "/128"), IPv4: netip.MustParsePrefix(workload4 + "/32")}})
 	if err != nil {
@@ -67,13 +79,7 @@ func newTopology(t *testing.T, c tun.Config, local dataplane.Local) *topology {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.plane = dataplane.New(dataplane.Config{Translator: tr, Local: local, Open: func() (d *tun.Device, err error) {
-		n.x.Do(func() { d, err = tun.Open(c) })
-		return d, err
-	}})
-	n.run()
-	n.route()
-	return n
+	return tr
 }
 
 func (n *topology) run() {
