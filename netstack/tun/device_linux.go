@@ -56,7 +56,7 @@ type Device struct {
 	queues   []queue
 	netlink  *netlink.Handle // in the namespace that the device was opened in
 
-	mu     sync.RWMutex // guards descriptors against Close while Inject writes
+	mu     sync.RWMutex // guards descriptors against Close while Inject or Stop writes
 	closed bool
 	inject injector
 }
@@ -296,8 +296,13 @@ func (d *Device) Inject(p *translator.Packet) error {
 }
 
 // Stop makes every queue's Next answer ErrStopped, without waiting for a
-// packet.
+// packet. After Close it does nothing, whose descriptors may be another's by then.
 func (d *Device) Stop() {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.closed {
+		return
+	}
 	for _, q := range d.queues {
 		q.stop()
 	}

@@ -392,3 +392,56 @@ func testNoAllocations(t *testing.T, io IO) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// A stop that comes late writes to no descriptor that has become another's.
+func TestStopAfterClose(t *testing.T) {
+	d := mustOpen(t, netns.New(t, "a"), Config{Name: "natless0", IO: Plain})
+	wake := d.queues[0].(*plainQueue).wake
+	d.Close()
+	other, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(other)
+	if other != wake {
+		if err := unix.Dup3(other, wake, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(wake)
+	}
+	d.Stop()
+	if n, err := unix.Read(other, make([]byte, 8)); err != unix.EAGAIN {
+		t.Errorf("read %d bytes that Stop wrote, %v", n, err)
+	}
+}
+
+// A stop is seen although Write has already reaped what announced it.
+func TestUringStopReapedByWrite(t *testing.T) {
+	d := mustOpen(t, netns.New(t, "a"), Config{Name: "natless0", IO: Uring})
+	q := d.queues[0].(*uringQueue)
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := q.enable(); err != nil {
+			result <- err
+			return
+		}
+		d.Stop()
+		for range 2 * uringEntries { // the ring is full once, and both it and the wake-up are reaped
+			p := q.Buffer()
+			p.End = p.Start + 1 // no IP packet: refused and counted
+			q.Write(p)
+		}
+		_, _, err := q.Next()
+		result <- err
+	}()
+	select {
+	case err := <-result:
+		if !errors.Is(err, ErrStopped) {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("Next sleeps")
+	}
+}

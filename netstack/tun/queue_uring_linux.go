@@ -112,6 +112,9 @@ func (q *uringQueue) fill() error {
 	}
 	q.ready, q.given = q.ready[:0], 0
 	for len(q.ready) == 0 {
+		if q.stopped.Load() { // Write may have reaped what would wake us
+			return ErrStopped
+		}
 		q.read()
 		wait := q.writes + q.tries
 		if sleep := q.tries == 0; sleep {
