@@ -54,6 +54,12 @@ func TestSection2_Fields(t *testing.T) {
 				hdr6{src: server6, dst: work6, proto: proto, hop: 63}.packet(data(9)))
 		}
 	})
+	t.Run("IPv6 extension header", func(t *testing.T) {
+		for _, proto := range []uint8{0, 43, 44, 60} { // each in front of an ICMPv6 too big, as IPv6 would read it
+			payload := append([]byte{58, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 5, 0}, data(48)...)
+			wantVerdict(t, w, hdr4{src: server4, dst: work4, proto: proto}.packet(payload), Malformed)
+		}
+	})
 	t.Run("no payload", func(t *testing.T) {
 		wantTranslated(t, w, hdr4{src: server4, dst: work4, proto: 47}.packet(nil), Forward6,
 			hdr6{src: server6, dst: work6, proto: 47, hop: 63}.packet(nil))

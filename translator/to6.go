@@ -110,6 +110,8 @@ func (w *Worker) protocol6(p *Packet, h *parsed) Verdict {
 	switch h.proto {
 	case protoICMP6:
 		return ICMPUntranslatable // ICMPv6 over IPv4 would turn up as the real one
+	case protoHopByHop, protoRouting, protoFragment, protoDestination:
+		return Malformed // what stands behind would turn up as the real one, past all that judged the IPv4 packet
 	case protoICMP4:
 		if h.fragment {
 			return ICMPFragment

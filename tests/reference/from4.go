@@ -75,6 +75,10 @@ func (c *call) foreign(d *datagram) {
 	if !d.isICMP() && (d.protocol == icmp4 || d.protocol == icmp6) {
 		c.open(translator.ICMPUntranslatable)
 	}
+	if c.in.Bytes[0]>>4 == 4 && (d.protocol == 0 || d.protocol == 43 || d.protocol == 44 || d.protocol == 60) {
+		c.rule("2.next-header")
+		c.fault(translator.Malformed)
+	}
 }
 
 // informational drops ICMP that is neither echo nor error (section 6).
