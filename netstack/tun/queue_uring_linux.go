@@ -235,6 +235,9 @@ func (q *uringQueue) finish() {
 		return
 	}
 	if q.waiting != nil {
+		if q.ring.full() {
+			q.ring.enter(0, false)
+		}
 		q.ring.push(uringSQE{op: uringOpCancel, fd: -1, addr: q.waiting.index<<aboutBits | aboutRead, data: cancelledBy | aboutOther})
 	}
 	for q.waiting != nil || q.writes > 0 || q.tries > 0 {

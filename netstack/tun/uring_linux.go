@@ -148,7 +148,7 @@ func (r *ring) enter(wait int, sleep bool) syscall.Errno {
 		n, _, errno := call(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(r.tail-r.submitted), uintptr(wait), uringEnterGetevents, 0, 0)
 		if errno == 0 {
 			r.submitted += uint32(n)
-		} else if errno != unix.EINTR {
+		} else if errno != unix.EINTR && errno != unix.EAGAIN { // EAGAIN: no memory for a request just now
 			return errno
 		}
 		if r.submitted == r.tail && (wait == 0 || r.pending() >= wait) {
