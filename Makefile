@@ -56,6 +56,11 @@ bench: ## the figures: kernel forwarding, natless and peers in one sitting (root
 	@tests/need go root ip ping sysctl nsenter tayga
 	$(GO) run ./tests/bench $(BENCH)
 
+.PHONY: soak
+soak: ## 10 GB between gVisor hosts through the link endpoint, over a bad link
+	@tests/need go
+	$(GO) test -v -timeout 6h -run TestTransfer -transfer 10240 ./netstack
+
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck
 	@tests/need go

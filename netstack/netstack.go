@@ -83,12 +83,30 @@ func (e *endpoint) SetMTU(mtu uint32) {
 	e.lower.SetMTU(mtu)
 }
 
+// SupportedGSO is lower's, or else gVisor's own, which asks nothing of lower: the
+// stack above then writes many packets at once, which saves it more than
+// translation costs.
+func (e *endpoint) SupportedGSO() stack.SupportedGSO {
+	if kind := e.Endpoint.SupportedGSO(); kind != stack.GSONotSupported {
+		return kind
+	}
+	return stack.GVisorGSOSupported
+}
+
+// GSOMaxSize belongs to SupportedGSO.
+func (e *endpoint) GSOMaxSize() uint32 {
+	if e.Endpoint.SupportedGSO() != stack.GSONotSupported {
+		return e.Endpoint.GSOMaxSize()
+	}
+	return stack.GVisorGSOMaxSize
+}
+
 // AddHeader waits until the packet is what lower will see.
 func (e *endpoint) AddHeader(*stack.PacketBuffer) {}
 
 // WritePackets takes packets of the stack above, whose references stay its own.
 func (e *endpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
-	r := spare.Get().(*results)
+	var r results
 	defer r.release()
 	for _, pkt := range pkts.AsSlice() {
 		b := outgoing(pkt)
@@ -96,7 +114,7 @@ func (e *endpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) 
 			r.on.PushBack(pkt.IncRef())
 			continue
 		}
-		e.translate(&e.out, &b, pkt, r)
+		e.translate(&e.out, &b, pkt, &r)
 	}
 	for _, pkt := range r.on.AsSlice() {
 		e.lower.AddHeader(pkt)
@@ -118,9 +136,9 @@ func (e *endpoint) DeliverNetworkPacket(protocol tcpip.NetworkProtocolNumber, pk
 		e.Endpoint.DeliverNetworkPacket(protocol, pkt)
 		return
 	}
-	r := spare.Get().(*results)
+	var r results
 	defer r.release()
-	e.translate(&e.in, &b, pkt, r)
+	e.translate(&e.in, &b, pkt, &r)
 	for _, p := range r.on.AsSlice() {
 		e.Endpoint.DeliverNetworkPacket(p.NetworkProtocolNumber, p)
 	}
@@ -138,10 +156,7 @@ type results struct {
 	back stack.PacketBufferList // goes back where the packet came from
 }
 
-var spare = sync.Pool{New: func() any { return new(results) }}
-
 func (r *results) release() {
-	r.on.Reset()
-	r.back.Reset()
-	spare.Put(r)
+	r.on.DecRef()
+	r.back.DecRef()
 }

@@ -170,7 +170,7 @@ func (e *endpoint) describe(p *translator.Packet, pkt *stack.PacketBuffer) {
 			p.Flags = translator.FlagNeedsCsum
 			p.CsumStart, p.CsumOffset = gso.L3HdrLen, gso.CsumOffset
 		}
-		if payload := len(b) - int(gso.L3HdrLen) - pkt.TransportHeader().View().Size(); payload > int(gso.MSS) {
+		if payload := len(b) - int(gso.L3HdrLen) - len(pkt.TransportHeader().Slice()); payload > int(gso.MSS) {
 			p.GSOSize, p.GSOType = gso.MSS, translator.GSOTCPv4
 			if gso.Type == stack.GSOTCPv6 {
 				p.GSOType = translator.GSOTCPv6

@@ -113,15 +113,7 @@ func (w *wire) deliver(to int, p *stack.PacketBuffer) {
 	w.inject(to, v)
 }
 
-func (w *wire) inject(to int, v *buffer.View) {
-	protocol := header.IPv4ProtocolNumber
-	if v.AsSlice()[0]>>4 == 6 {
-		protocol = header.IPv6ProtocolNumber
-	}
-	in := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
-	w.ends[to].InjectInbound(protocol, in)
-	in.DecRef()
-}
+func (w *wire) inject(to int, v *buffer.View) { inject(w.ends[to], v) }
 
 // complain answers a packet that is too long as a router would.
 func (w *wire) complain(from int, p *stack.PacketBuffer) {
