@@ -4,6 +4,7 @@ package cni
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -29,8 +30,13 @@ func BenchmarkAdd(b *testing.B) {
 	client := d.Client()
 	parallel(b, 10000, 64, func(i int) error {
 		ipv6 := netip.MustParseAddr(fmt.Sprintf("2001:db8:7:%x::1", i))
-		_, err := client.Put(context.Background(), api.Key{ContainerID: fmt.Sprint("present", i), Interface: "eth0"}, api.Request{IPv6: []netip.Addr{ipv6}})
-		return err
+		for {
+			_, err := client.Put(context.Background(), api.Key{ContainerID: fmt.Sprint("present", i), Interface: "eth0"}, api.Request{IPv6: []netip.Addr{ipv6}})
+			if !errors.Is(err, api.ErrRateLimited) {
+				return err
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
 	})
 	pods := make([]*netns.NS, 20)
 	for i := range pods {
