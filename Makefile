@@ -59,7 +59,7 @@ bench: ## the figures: kernel forwarding, natless and peers in one sitting (root
 .PHONY: soak
 soak: ## 10 GB between gVisor hosts through the link endpoint, over a bad link
 	@tests/need go
-	$(GO) test -v -timeout 6h -run TestTransfer -transfer 10240 ./netstack
+	$(GO) test -v -timeout 6h -run TestTransfer ./netstack -transfer 10240
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"runtime/debug"
 	"sync"
@@ -43,6 +44,8 @@ type Config struct {
 	Translator *translator.Translator // gives DNS64 its prefix
 	HealthPort uint16                 // 0: no health checks
 	Ready      func() error           // what /readyz says; nil: always ready
+	// Dial reaches DNS64's upstreams; nil: by the host's own network.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Write takes a packet of the stack, with complete checksums, and keeps
 	// nothing of it.
 	Write func(*translator.Packet) error
@@ -89,7 +92,7 @@ func New(c Config) (*Stack, error) {
 		return nil, fmt.Errorf("local stack: %w", err)
 	}
 	if c.DNS64 != nil {
-		s.resolver = dns64.New(*c.DNS64, prefix{c.Translator}, dns64.Options{Self: s.addr[:], Log: c.Log})
+		s.resolver = dns64.New(*c.DNS64, prefix{c.Translator}, dns64.Options{Self: s.addr[:], Dial: c.Dial, Log: c.Log})
 	}
 	return s, nil
 }
