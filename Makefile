@@ -57,9 +57,9 @@ bench: ## the figures: kernel forwarding, natless and peers in one sitting (root
 	$(GO) run ./tests/bench $(BENCH)
 
 .PHONY: soak
-soak: ## 10 GB between gVisor hosts through the link endpoint, over a bad link
+soak: ## 10 GB between gVisor hosts through the link endpoint, over a bad link, with the race detector
 	@tests/need go
-	$(GO) test -v -timeout 6h -run TestTransfer ./netstack -transfer 10240
+	$(GO) test -v -race -timeout 6h -run TestTransfer ./netstack -transfer 10240
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck
