@@ -4,6 +4,7 @@ package cni
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
 )
@@ -90,7 +92,7 @@ func rootFS(t testing.TB) string {
 	if out, err := exec.Command("cp", path, filepath.Join(root, "bin/busybox")).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, applet := range []string{"sh", "wget", "sha256sum", "ping", "httpd", "sleep", "cat", "nc", "echo"} {
+	for _, applet := range []string{"sh", "wget", "sha256sum", "ping", "httpd", "sleep", "cat", "nc", "echo", "mkdir"} {
 		if err := os.Symlink("busybox", filepath.Join(root, "bin", applet)); err != nil {
 			t.Fatal(err)
 		}
@@ -101,9 +103,17 @@ func rootFS(t testing.TB) string {
 // TestPodmanContainersShareAnAddress runs twenty real containers on one
 // address: each downloads, pings and serves.
 func TestPodmanContainersShareAnAddress(t *testing.T) {
-	const count = 20
+	podmanShares(t, sharedPool, 20)
+}
+
+// TestPodmanContainersShareTheHostsAddress does so on the host's own address.
+func TestPodmanContainersShareTheHostsAddress(t *testing.T) {
+	podmanShares(t, uplinkPool, 20)
+}
+
+func podmanShares(t *testing.T, config string, count int) {
 	n, bin := newNode(t), tools(t)
-	d := daemon.Start(t, n.NS, sharedPool)
+	d := daemon.Start(t, n.NS, config)
 	conf := networkConfig(t, "1.0.0", `{"type": "ptp", `+ipam(t.TempDir())+`}`, fmt.Sprintf(`{"type": "natless-cni", "socket": %q}`, d.Socket))
 	p, root := newPodman(t, n, conf, bin), rootFS(t)
 	name := func(i int) string { return fmt.Sprint("web", i) }
@@ -136,6 +146,9 @@ func TestPodmanContainersShareAnAddress(t *testing.T) {
 			t.Errorf("the server saw %d connections", seen)
 		}
 	})
+	t.Run("inbound", func(t *testing.T) {
+		parallel(t, count, 4, func(i int) error { return p.inbound(d, name(i)) })
+	})
 	t.Run("ping", func(t *testing.T) {
 		if out, err := p.output("exec", name(0), "ping", "-c", "2", "-W", "2", server6); err != nil {
 			t.Error(err, out)
@@ -156,10 +169,29 @@ func TestPodmanContainersShareAnAddress(t *testing.T) {
 	})
 }
 
+// inbound serves with the container's own busybox on the last of its ports and
+// connects to it from outside.
+func (p *podman) inbound(d *daemon.Daemon, name string) error {
+	list, err := d.Client().List(p.t.Context(), api.Filter{Name: name})
+	if err != nil || len(list) != 1 {
+		return fmt.Errorf("workloads named %s: %v %w", name, list, err)
+	}
+	address := netip.AddrPortFrom(list[0].Address, list[0].Run().Last)
+	script := fmt.Sprintf("mkdir -p /tmp/www; echo %s >/tmp/www/index.html; httpd -p '[::]:%d' -h /tmp/www", name, address.Port())
+	if _, err := p.output("exec", name, "sh", "-c", script); err != nil {
+		return err
+	}
+	out, err := p.node.server.Command("curl", "-sS", "--max-time", "20", "http://"+address.String()+"/").CombinedOutput()
+	if err != nil || strings.TrimSpace(string(out)) != name {
+		return fmt.Errorf("curl to %s: %q %w, want %s", address, out, err, name)
+	}
+	return nil
+}
+
 // overridingContainer brings a port range of its own, applied after ADD: the
 // translator refuses what it sends from there.
 func overridingContainer(t *testing.T, p *podman, root string) {
-	_, err := p.output("run", "-d", "--name", "stubborn", "--network", "pods", "--sysctl", "net.ipv4.ip_local_port_range=61000 61999", "--rootfs", root+":O", "sleep", "600")
+	_, err := p.output("run", "-d", "--name", "stubborn", "--network", "pods", "--sysctl", "net.ipv4.ip_local_port_range=2000 2100", "--rootfs", root+":O", "sleep", "600")
 	if err != nil {
 		t.Fatal(err)
 	}
