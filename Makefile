@@ -61,6 +61,12 @@ soak: ## 10 GB between gVisor hosts through the link endpoint, over a bad link, 
 	@tests/need go
 	$(GO) test -v -race -timeout 6h -run TestTransfer ./netstack -transfer 10240
 
+.PHONY: test-containerd
+test-containerd: ## pods of a real containerd, through the Kubernetes CRI (root)
+	@tests/need go gcc root ip curl nft nsenter sysctl containerd ctr runc
+	@$(MAKE) --no-print-directory build >/dev/null
+	NATLESS_REQUIRE=1 NATLESS_BIN=$(CURDIR)/bin $(GO) test -C tests/cri -v -count=1 -timeout 15m ./...
+
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck
 	@tests/need go
