@@ -96,6 +96,17 @@ func refuse(status int, p api.Problem) func(http.ResponseWriter, *http.Request) 
 	}
 }
 
+// assignPortZero gives a set that no kernel takes for ip_local_port_range.
+func assignPortZero(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method != http.MethodPut {
+		return false
+	}
+	bad := workload(api.Request{})
+	bad.Ports = api.PortSet{{First: 0, Last: 9}}
+	json.NewEncoder(w).Encode(bad)
+	return true
+}
+
 const previousResult = `{"cniVersion":"1.1.0","interfaces":[{"name":"veth1"},{"name":"eth0","sandbox":"%[1]s"}],
 	"ips":[{"address":"2001:db8:6::2/64","gateway":"2001:db8:6::1","interface":1}]}`
 
@@ -158,6 +169,7 @@ func TestErrorCodes(t *testing.T) {
 		{"no such namespace", "ADD", "/run/netns/natless-none", stdin(d.socket, prev("/run/netns/natless-none")), "", nil, 3, "natless-none"},
 		{"no container id", "ADD", pods, stdin(d.socket, prev(pods)), "CNI_CONTAINERID=", nil, 4, "CNI_CONTAINERID"},
 		{"bad CNI_ARGS", "ADD", pods, stdin(d.socket, prev(pods)), "CNI_ARGS=nonsense", nil, 4, "CNI_ARGS"},
+		{"no folder beside the socket", "ADD", pods, stdin("/dev/null/natless.sock", prev(pods)), "", nil, 5, "/dev/null"},
 		{"no JSON", "ADD", pods, `{"cniVersion":`, "", nil, 6, ""},
 		{"ports no number", "ADD", pods, stdin(d.socket, `,"ports":"many"`), "", nil, 6, "ports"},
 		{"prevResult of nonsense", "ADD", pods, stdin(d.socket, `,"prevResult":{"ips":7}`), "", nil, 6, "prevResult"},
@@ -176,6 +188,7 @@ func TestErrorCodes(t *testing.T) {
 		{"not allowed", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(403, api.CodeForbidden), codeForbidden, "because"},
 		{"IPv4 only", "ADD", pods, stdin(d.socket, `,"prevResult":{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"`+pods+`"}],"ips":[{"address":"192.0.2.9/24","interface":0}]}`), "", nil, codeNoIPv6, "eth0"},
 		{"no route and no gateway", "ADD", pods, stdin(d.socket, `,"prevResult":{"cniVersion":"1.1.0","ips":[{"address":"2001:db8:6::2/64"}]}`), "", nil, codeUnreachable, "64:ff9b::/96"},
+		{"a range that the kernel refuses", "ADD", pods, stdin(d.socket, prev(pods)), "", assignPortZero, codeSysctl, "ip_local_port_range"},
 		{"CHECK: unknown", "CHECK", pods, stdin(d.socket, prev(pods)), "", problem(404, api.CodeNotFound), codeNotAssigned, "because"},
 		{"CHECK: other address", "CHECK", pods, stdin(d.socket, strings.ReplaceAll(prev(pods), "6::2/", "6::3/")), "", nil, codeOtherAddress, "2001:db8:6::3"},
 		{"CHECK: ports overridden", "CHECK", pods, stdin(d.socket, prev(pods)), "", nil, codePortsOverride, "ip_local_port_range"},
