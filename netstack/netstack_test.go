@@ -39,13 +39,12 @@ func TestMain(m *testing.M) {
 }
 
 var (
-	prefix     = netip.MustParsePrefix("2001:db8:64::/96")
-	workload6  = netip.MustParseAddr("2001:db8:6::2")
-	workload4  = netip.MustParseAddr("198.51.100.2")
-	workload46 = netip.MustParseAddr("2001:db8:64::198.51.100.2")
-	server4    = netip.MustParseAddr("192.0.2.2")
-	server46   = netip.MustParseAddr("2001:db8:64::192.0.2.2")
-	native6    = netip.MustParseAddr("2001:db8:1::1")
+	prefix    = netip.MustParsePrefix("2001:db8:64::/96")
+	workload6 = netip.MustParseAddr("2001:db8:6::2")
+	workload4 = netip.MustParseAddr("198.51.100.2")
+	server4   = netip.MustParseAddr("192.0.2.2")
+	server46  = netip.MustParseAddr("2001:db8:64::192.0.2.2")
+	native6   = netip.MustParseAddr("2001:db8:1::1")
 )
 
 func newTranslator(t testing.TB, c translator.Config) *translator.Translator {
