@@ -14,6 +14,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/natless/natless/cmd/internal/portlimits"
 	"github.com/natless/natless/config/api"
 )
 
@@ -82,23 +83,23 @@ func withRelease(err, releaseErr error) error {
 
 // fit runs inside the container, all or nothing.
 func fit(args *skel.CmdArgs, c *pluginConfig, w api.Workload, gateway netip.Addr) (err error) {
-	var done []sysctl
+	var done []portlimits.Sysctl
 	defer func() {
 		if err != nil {
 			for _, s := range slices.Backward(done) {
-				_ = setSysctl(s.name, s.value)
+				_ = setSysctl(s.Name, s.Value)
 			}
 		}
 	}()
-	for _, s := range sysctlsFor(w.Ports, c.keepsTimeWait()) {
-		before, err := getSysctl(s.name)
+	for _, s := range portlimits.For(w.Ports, c.keepsTimeWait()) {
+		before, err := getSysctl(s.Name)
 		if err != nil {
 			return types.NewError(codeSysctl, "read sysctl in the container: "+err.Error(), "")
 		}
-		if err := setSysctl(s.name, s.value); err != nil {
+		if err := setSysctl(s.Name, s.Value); err != nil {
 			return err
 		}
-		done = append(done, sysctl{s.name, before})
+		done = append(done, portlimits.Sysctl{Name: s.Name, Value: before})
 	}
 	_, err = reach(w.Prefix, args.IfName, gateway)
 	return err
@@ -162,13 +163,13 @@ func check(args *skel.CmdArgs) error {
 	if len(ipv6) == 0 || len(w.Request.IPv6) == 0 || w.Request.IPv6[0] != ipv6[0] {
 		return types.NewError(codeOtherAddress, fmt.Sprintf("natlessd has %v for this container, prevResult %v", w.Request.IPv6, ipv6), "delete the container and add it again")
 	}
-	return enter(args.Netns, func() error { return checkInside(c, w) })
+	return enter(args.Netns, func() error { return checkInside(w) })
 }
 
-func checkInside(c *pluginConfig, w api.Workload) error {
-	changed, err := overridden(w.Ports, c.keepsTimeWait())
+func checkInside(w api.Workload) error {
+	changed, err := portlimits.Overridden(w.Ports, getSysctl)
 	if err != nil {
-		return err
+		return types.NewError(types.ErrIOFailure, "read sysctl in the container: "+err.Error(), "")
 	}
 	if changed != nil {
 		details := "connections from other ports are refused; take the sysctl out of the container's own settings"

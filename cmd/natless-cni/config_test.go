@@ -47,32 +47,6 @@ func TestWishesOfTheContainerGoFirst(t *testing.T) {
 	}
 }
 
-func TestSysctls(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		set  api.PortSet
-		keep bool
-		want string
-	}{
-		{"whole address", nil, false, ""},
-		{"one run", api.PortSet{{First: 2048, Last: 3071}}, false, "ip_local_port_range=2048\t3071 tcp_tw_reuse=1"},
-		{"time wait kept", api.PortSet{{First: 2048, Last: 3071}}, true, "ip_local_port_range=2048\t3071"},
-		{"a server's port beside it", api.PortSet{{First: 443, Last: 443}, {First: 2048, Last: 3071}}, true, "ip_local_port_range=2048\t3071"},
-		{"holes", api.PortSet{{First: 1024, Last: 1039}, {First: 2048, Last: 2063}, {First: 4096, Last: 4111}}, true,
-			"ip_local_port_range=1024\t4111 ip_local_reserved_ports=1040-2047,2064-4095"},
-		{"single ports alone", api.PortSet{{First: 80, Last: 80}, {First: 443, Last: 443}}, true,
-			"ip_local_port_range=80\t443 ip_local_reserved_ports=81-442"},
-	} {
-		var got []string
-		for _, s := range sysctlsFor(c.set, c.keep) {
-			got = append(got, s.name+"="+s.value)
-		}
-		if g := strings.Join(got, " "); g != c.want {
-			t.Errorf("%s: got %q, want %q", c.name, g, c.want)
-		}
-	}
-}
-
 // TestStartsLight holds the plugin to what a program may import that runs for
 // every container.
 func TestStartsLight(t *testing.T) {

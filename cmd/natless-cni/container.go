@@ -9,68 +9,22 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"strings"
-	"syscall"
 
 	cnins "github.com/containernetworking/cni/pkg/ns"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 
+	"github.com/natless/natless/cmd/internal/portlimits"
 	"github.com/natless/natless/config/api"
 )
 
 // routeProtocol marks routes of ours (rtm_protocol), as the daemon's.
 const routeProtocol = 110
 
-const (
-	portRange     = "ip_local_port_range"
-	reservedPorts = "ip_local_reserved_ports"
-	timeWaitReuse = "tcp_tw_reuse"
-)
-
 // kernelDefaults are a new namespace's values.
-var kernelDefaults = map[string]string{portRange: "32768\t60999", reservedPorts: "", timeWaitReuse: "2"}
-
-type sysctl struct{ name, value string }
-
-// sysctlsFor keeps the container's own choice of ports inside its set. A
-// small set meets its ports in TIME_WAIT early, so that they are reused
-// (timestamps tell old segments from new, RFC 6191) unless keepTimeWait.
-func sysctlsFor(set api.PortSet, keepTimeWait bool) []sysctl {
-	if len(set) == 0 {
-		return nil // a whole address
-	}
-	first, last, holes := span(set)
-	list := []sysctl{{portRange, fmt.Sprintf("%d\t%d", first, last)}}
-	if holes != nil {
-		list = append(list, sysctl{reservedPorts, holes.String()})
-	}
-	if !keepTimeWait {
-		list = append(list, sysctl{timeWaitReuse, "1"})
-	}
-	return list
-}
-
-// span is the range from the first to the last port that the kernel may pick
-// by itself, and what lies between and is not in the set. Single ports are
-// meant for servers and are left out where there is anything else.
-func span(set api.PortSet) (first, last uint16, holes api.PortSet) {
-	var runs api.PortSet
-	for _, r := range set {
-		if r.Size() > 1 {
-			runs = append(runs, r)
-		}
-	}
-	if runs == nil {
-		runs = set
-	}
-	for i, r := range runs[1:] {
-		holes = append(holes, api.PortRange{First: runs[i].Last + 1, Last: r.First - 1})
-	}
-	return runs[0].First, runs[len(runs)-1].Last, holes
-}
+var kernelDefaults = map[string]string{portlimits.Range: "32768\t60999", portlimits.Reserved: "", portlimits.TimeWaitReuse: "2"}
 
 // foreign says that path is a network namespace other than the plugin's own:
 // a container on the host's network must not make the host keep to its ports.
@@ -178,9 +132,9 @@ func reachable(prefix netip.Prefix) error {
 // forget removes what ADD may have left inside, as far as it is still as ADD
 // made it. It runs inside; nothing there is worth an error.
 func forget(set api.PortSet, prefix netip.Prefix, ifname string) {
-	for _, s := range sysctlsFor(set, false) {
-		if now, err := getSysctl(s.name); err == nil && now == s.value {
-			_ = setSysctl(s.name, kernelDefaults[s.name])
+	for _, s := range portlimits.For(set, false) {
+		if now, err := getSysctl(s.Name); err == nil && now == s.Value {
+			_ = setSysctl(s.Name, kernelDefaults[s.Name])
 		}
 	}
 	if prefix.IsValid() {
@@ -188,43 +142,4 @@ func forget(set api.PortSet, prefix netip.Prefix, ifname string) {
 			_ = netlink.RouteDel(route)
 		}
 	}
-}
-
-// overridden lists the settings that are not as ADD made them.
-func overridden(set api.PortSet, keepTimeWait bool) ([]string, error) {
-	var list []string
-	for _, s := range sysctlsFor(set, keepTimeWait) {
-		now, err := getSysctl(s.name)
-		if err != nil {
-			return nil, types.NewError(types.ErrIOFailure, "read sysctl in the container: "+err.Error(), "")
-		}
-		if s.name == portRange && narrower(now, s.value) {
-			continue // a narrower range is the container's good right
-		}
-		if now != s.value && s.name != timeWaitReuse {
-			list = append(list, fmt.Sprintf("net.ipv4.%s is %q instead of %q", s.name, now, s.value))
-		}
-	}
-	return list, nil
-}
-
-// narrower says that one port range lies inside another, both as the kernel
-// writes them.
-func narrower(inner, outer string) bool {
-	a, errA := parseRange(inner)
-	b, errB := parseRange(outer)
-	return errA == nil && errB == nil && b.First <= a.First && a.Last <= b.Last
-}
-
-func parseRange(s string) (api.PortRange, error) {
-	fields := strings.Fields(s)
-	if len(fields) != 2 {
-		return api.PortRange{}, syscall.EINVAL
-	}
-	first, err := strconv.ParseUint(fields[0], 10, 16)
-	if err != nil {
-		return api.PortRange{}, err
-	}
-	last, err := strconv.ParseUint(fields[1], 10, 16)
-	return api.PortRange{First: uint16(first), Last: uint16(last)}, err
 }

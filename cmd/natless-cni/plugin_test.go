@@ -19,6 +19,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
+	"github.com/natless/natless/cmd/internal/portlimits"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/netns"
 )
@@ -231,7 +232,7 @@ func TestAddFitsTheContainer(t *testing.T) {
 			if err := json.Unmarshal([]byte(out), &result); err != nil || result.CNIVersion != version || len(result.IPs) != 1 {
 				t.Fatalf("result %v %s", err, out)
 			}
-			for name, want := range map[string]string{portRange: "2048\t3071", timeWaitReuse: "1"} {
+			for name, want := range map[string]string{portlimits.Range: "2048\t3071", timeWaitReuse: "1"} {
 				if got := pod.Run("cat", sysctlPath(name)); got != want {
 					t.Errorf("%s is %q, want %q", name, got, want)
 				}
