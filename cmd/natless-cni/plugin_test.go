@@ -232,7 +232,7 @@ func TestAddFitsTheContainer(t *testing.T) {
 			if err := json.Unmarshal([]byte(out), &result); err != nil || result.CNIVersion != version || len(result.IPs) != 1 {
 				t.Fatalf("result %v %s", err, out)
 			}
-			for name, want := range map[string]string{portlimits.Range: "2048\t3071", timeWaitReuse: "1"} {
+			for name, want := range map[string]string{portlimits.Range: "2048\t3071", portlimits.TimeWaitReuse: "1"} {
 				if got := pod.Run("cat", sysctlPath(name)); got != want {
 					t.Errorf("%s is %q, want %q", name, got, want)
 				}
@@ -268,7 +268,7 @@ func TestAddRefusesItsOwnNamespace(t *testing.T) {
 	if e == nil || e.Code != types.ErrInvalidNetNS {
 		t.Fatalf("got %v, want code %d", e, types.ErrInvalidNetNS)
 	}
-	if got := host.Run("cat", sysctlPath(portRange)); got != kernelDefaults[portRange] {
+	if got := host.Run("cat", sysctlPath(portlimits.Range)); got != kernelDefaults[portlimits.Range] {
 		t.Errorf("the host's port range became %q", got)
 	}
 	if d.did("PUT /v1/workloads/c1/eth0") {
