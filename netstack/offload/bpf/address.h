@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// Addresses, as translator/address.go and translator/mapping have them.
+#pragma once
+#include "maps.h"
+
+#define HERE COVER(1)
+
+// tables is one generation, as a packet sees it from beginning to end.
+struct tables {
+	struct config *c;
+	void *by6, *by4, *ports, *near, *counters;
+};
+
+static __always_inline int never4(__u32 a)
+{
+	return a >> 24 == 0 || a >> 24 == 127 || a >> 24 >= 224 || a >> 16 == (169 << 8 | 254);
+}
+
+static __always_inline int never6(__u64 hi, __u64 lo)
+{
+	return hi >> 54 == 0xfe80 >> 6 || hi >> 56 == 0xff || (hi == 0 && lo <= 1);
+}
+
+// non_global says that a is not globally reachable (RFC 6052 3.1).
+static __always_inline int non_global(__u32 a)
+{
+	return a >> 24 == 0 || a >> 24 == 10 || a >> 24 == 127 || a >> 24 >= 224 ||
+	       a >> 22 == (100 << 2 | 1) ||                                    // 100.64.0.0/10
+	       a >> 16 == (169 << 8 | 254) || a >> 20 == (172 << 4 | 1) ||     // 172.16.0.0/12
+	       a >> 16 == (192 << 8 | 168) || a >> 8 == 192 << 16 ||           // 192.0.0.0/24
+	       a >> 8 == (192 << 16 | 2) || a >> 17 == (198 << 7 | 9) ||       // 192.0.2.0/24, 198.18.0.0/15
+	       a >> 8 == (198 << 16 | 51 << 8 | 100) || a >> 8 == (203 << 16 | 113);
+}
+
+static __always_inline int in_prefix(struct config *c, __u64 hi, __u64 lo)
+{
+	return (((hi ^ c->prefix_hi) & c->prefix_mask_hi) | ((lo ^ c->prefix_lo) & c->prefix_mask_lo)) == 0;
+}
+
+// embed puts a into the prefix (RFC 6052 2.2).
+static __always_inline void embed(struct config *c, __u32 a, __u64 *hi, __u64 *lo)
+{
+	__u64 top = (__u64)a << 32;
+	__u32 n = c->prefix_length & 127;
+
+	*hi = c->prefix_hi;
+	if (n == 96) {
+		HERE;
+		*lo = c->prefix_lo | a;
+	} else if (n == 64) {
+		HERE;
+		*lo = top >> 8;
+	} else {
+		HERE;
+		*hi |= top >> (n & 63);
+		*lo = top << ((64 - n) & 63) >> 8;
+	}
+}
+
+// extract takes the address out of the prefix again.
+static __always_inline __u32 extract(struct config *c, __u64 hi, __u64 lo)
+{
+	__u32 n = c->prefix_length & 127;
+
+	if (n == 96) {
+		HERE;
+		return lo;
+	}
+	if (n == 64) {
+		HERE;
+		return lo << 8 >> 32;
+	}
+	HERE;
+	return (hi << (n & 63) | lo << 8 >> ((64 - n) & 63)) >> 32;
+}
+
+// to4_suffix is the suffix of a behind len6 bits, as that behind len4 bits
+// (RFC 7757 3.3).
+static __always_inline __u32 suffix4(__u64 hi, __u64 lo, __u32 len6, __u32 len4)
+{
+	__u64 suffix;
+
+	if (len6 >= 128) {
+		HERE;
+		suffix = 0;
+	} else if (len6 >= 64) {
+		HERE;
+		suffix = lo << (len6 & 63);
+	} else if (len6 > 0) {
+		HERE;
+		suffix = hi << len6 | lo >> (64 - len6);
+	} else {
+		HERE;
+		suffix = hi;
+	}
+	return suffix >> 32 >> (len4 & 63);
+}
+
+// mapped6 is the other way: the address of a under e.
+static __always_inline void mapped6(struct entry4 *e, __u32 a, __u32 len4, __u64 *hi, __u64 *lo)
+{
+	__u64 suffix = (__u64)a << 32 << (len4 & 63);
+	__u32 len6 = e->length6;
+
+	*hi = e->hi;
+	*lo = e->lo;
+	if (len6 >= 128) {
+		HERE;
+	} else if (len6 >= 64) {
+		HERE;
+		*lo |= suffix >> (len6 & 63);
+	} else if (len6 > 0) {
+		HERE;
+		*hi |= suffix >> len6;
+		*lo |= suffix << (64 - len6);
+	} else {
+		HERE;
+		*hi |= suffix;
+	}
+}
+
+// lookup6 finds the mapping with the longest IPv6 prefix that covers an
+// address, and the length of that prefix.
+static __always_inline struct entry6 *lookup6(struct tables *t, __u64 hi, __u64 lo, __u32 *length)
+{
+	struct key6 k;
+
+	for (__u32 i = 0; i < MAX_LENGTHS; i++) {
+		struct level6 *l = &t->c->levels6[i];
+		struct entry6 *e;
+
+		if (i >= t->c->count6) {
+			HERE;
+			break;
+		}
+		__u64 h = hi & l->mask_hi, w = lo & l->mask_lo;
+		k.length = l->length;
+		k.word[0] = h >> 32;
+		k.word[1] = h;
+		k.word[2] = w >> 32;
+		k.word[3] = w;
+		e = bpf_map_lookup_elem(t->by6, &k);
+		if (e) {
+			HERE;
+			*length = l->length;
+			return e;
+		}
+		HERE;
+	}
+	return 0;
+}
+
+// near4 is false for most addresses that no mapping covers.
+static __always_inline int near4(struct tables *t, __u32 a)
+{
+	__u32 at = a >> 22;
+	__u64 *word = bpf_map_lookup_elem(t->near, &at);
+
+	return word && *word >> (a >> 16 & 63) & 1;
+}
+
+static __always_inline struct entry4 *lookup4(struct tables *t, __u32 a, __u32 *length)
+{
+	struct key4 k;
+
+	if (!near4(t, a)) {
+		HERE;
+		return 0;
+	}
+	for (__u32 i = 0; i < MAX_LENGTHS; i++) {
+		struct level4 *l = &t->c->levels4[i];
+		struct entry4 *e;
+
+		if (i >= t->c->count4) {
+			HERE;
+			break;
+		}
+		k.length = l->length;
+		k.v4 = a & l->mask;
+		e = bpf_map_lookup_elem(t->by4, &k);
+		if (e) {
+			HERE;
+			*length = l->length;
+			return e;
+		}
+		HERE;
+	}
+	return 0;
+}
+
+// port4 is the mapping that owns a port of a shared address. sizes has a bit
+// for each size of block that may hold it.
+static __always_inline struct entry4 *port4(struct tables *t, __u32 a, __u32 port, __u32 sizes)
+{
+	struct key_port k = { .v4 = a };
+
+	for (__u32 n = 0; n < PORT_SIZES; n++) {
+		struct entry4 *e;
+
+		if (!(sizes >> n & 1)) {
+			HERE;
+			continue;
+		}
+		k.size = n;
+		k.base = port >> n << n;
+		e = bpf_map_lookup_elem(t->ports, &k);
+		if (e) {
+			HERE;
+			return e;
+		}
+		HERE;
+	}
+	return 0;
+}
+
+// owns says whether a port belongs to e, which is shared.
+static __always_inline int owns(struct tables *t, struct entry6 *e, __u32 v4, __u16 port)
+{
+	struct entry4 *o;
+
+	if ((__u16)(port - e->first) <= (__u16)(e->last - e->first)) {
+		HERE;
+		return 1;
+	}
+	if (!(e->flags & HOLES)) {
+		HERE;
+		return 0;
+	}
+	o = port4(t, v4, port, e->sizes);
+	if (o && o->slot == e->slot) {
+		HERE;
+		return 1;
+	}
+	HERE;
+	return 0;
+}
+
+#undef HERE

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// What lies in the maps. All numbers, addresses and ports are in the host's
+// byte order: an IPv6 address is two halves, hi and lo, as in translator/mapping.
+// LAYOUT counts up with every change that a running program or a pinned map
+// would not survive.
+#pragma once
+#include "kernel.h"
+
+enum {
+	LAYOUT = 1,
+	MAX_LENGTHS = 16, // prefix lengths in use, of each family
+	GENERATIONS = 2,
+	NEAR_WORDS = 1024, // a bit for each IPv4 /16
+	PORT_SIZES = 17,   // blocks of ports: 2^0 to 2^16
+};
+
+// Flags of a config.
+enum {
+	ENABLED = 1,
+	GLOBAL_ONLY = 2,     // the prefix is the well-known one
+	ZERO_CLASS = 4,      // TOS and traffic class become 0
+	MAPPED_IN_PREFIX = 8, // some mapping's IPv6 prefix overlaps the prefix
+	COUNT_SHARED = 16,   // CPUs share the counters of a mapping
+};
+
+struct level6 {
+	__u64 mask_hi, mask_lo;
+	__u32 length;
+	__u32 pad;
+};
+
+struct level4 {
+	__u32 mask;
+	__u32 length;
+};
+
+// config is what a generation of tables goes with.
+struct config {
+	__u32 flags;
+	__u32 prefix_length;
+	__u64 prefix_hi, prefix_lo;
+	__u64 prefix_mask_hi, prefix_mask_lo;
+	__u64 own_hi, own_lo;
+	__u32 own4;
+	__u32 host4; // 0: none
+	__u32 mtu4, mtu6, lowest6;
+	__u32 fib_flags;    // for bpf_fib_lookup
+	__u32 fib_ifindex;  // whose routing decides; 0: that of the interface the packet came in by
+	__u32 counters;     // of each mapping: one for each CPU, or one
+	__u32 count6, count4; // levels
+	struct level6 levels6[MAX_LENGTHS]; // longest first
+	struct level4 levels4[MAX_LENGTHS];
+};
+
+struct key6 {
+	__u32 length;
+	__u32 word[4];
+};
+
+// Flags of an entry6.
+enum {
+	SHARED = 1, // ports decide
+	HOLES = 2,  // the port set is more than first to last
+};
+
+// entry6 is a mapping by its IPv6 prefix.
+struct entry6 {
+	__u32 v4;
+	__u32 slot;
+	__u32 ifindex; // of the workload's host-side interface; 0: not known, nothing is translated
+	__u32 sizes;   // HOLES: which block sizes its ports are in, in the map ports
+	__u16 first, last; // the longest run of ports
+	__u16 id_base, id_mask;
+	__u8 length4;
+	__u8 flags;
+	__u16 pad;
+};
+
+struct key4 {
+	__u32 length;
+	__u32 v4;
+};
+
+// entry4 is a mapping by its IPv4 prefix or, under a key_port, by its ports. For
+// an address that is shared the first says in sizes which blocks to look for.
+struct entry4 {
+	__u64 hi, lo;
+	__u32 slot;
+	__u32 sizes;
+	__u32 length6;
+	__u32 pad;
+};
+
+// key_port is an aligned block of 2^size ports.
+struct key_port {
+	__u32 v4;
+	__u16 base;
+	__u16 size;
+};
+
+// count is packets, superpackets counting as one, and their bytes from the IP
+// header on, as they came in.
+struct count {
+	__u64 packets, bytes;
+};
+
+// traffic is what was translated for one mapping: 6→4 and 4→6.
+struct traffic {
+	struct count sent, received;
+};
+
+// ids are IPv4 identifications that a CPU has drawn.
+struct ids {
+	__u32 next, left;
+};
+
+// reason is why a packet was passed on to the daemon, but for the first and the last.
+enum reason {
+	TRANSLATED,
+	DISABLED,         // there are no tables, or they are being replaced
+	NOT_PLAIN_LINK,   // VLAN tag, not Ethernet, or not for this host
+	NOT_THIS_FAMILY,  // nothing to translate at this interface
+	TRUNCATED,        // lengths that disagree, or too short
+	OPTIONS,          // IPv4 options
+	BAD_HEADER_CHECKSUM,
+	FRAGMENT,
+	PROTOCOL,         // extension header, or neither TCP nor UDP nor echo
+	UPPER_HEADER,     // its length is wrong
+	NO_CHECKSUM,      // UDP without, or a partial one of echo
+	HOP_LIMIT,
+	TOO_BIG,
+	SUPERPACKET,      // of a kind that cannot be told
+	OWN_ADDRESS,
+	NEVER_TRANSLATED,
+	NON_GLOBAL,
+	UNMAPPED_SOURCE,
+	UNMAPPED_DESTINATION,
+	MAPPED_PEER,      // hairpin, or a workload's address from outside
+	WRONG_INTERFACE,  // the source belongs to another one
+	PORT,             // outside the set, or nobody's
+	TRAILER,          // echo reply that may carry one
+	NO_ROUTE,
+	UNCHANGED,        // the kernel would not make room
+	LOST,             // dropped: the kernel refused a packet already rewritten
+	NUM_REASONS,
+};
+
+// The types that Go is to know, too.
+const struct key6 *_key6 __attribute__((unused));
+const struct entry6 *_entry6 __attribute__((unused));
+const struct key4 *_key4 __attribute__((unused));
+const struct entry4 *_entry4 __attribute__((unused));
+const struct key_port *_key_port __attribute__((unused));
+const struct traffic *_traffic __attribute__((unused));
+const enum reason *_reason __attribute__((unused));

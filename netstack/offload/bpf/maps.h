@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// The maps. A table, of either generation, is one inner map of each kind; an
+// inner map's own size is made to fit and has nothing to do with what stands
+// here.
+#pragma once
+#include "layout.h"
+
+struct inner_by6 {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(struct key6));
+	__uint(value_size, sizeof(struct entry6));
+};
+
+struct inner_by4 {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(struct key4));
+	__uint(value_size, sizeof(struct entry4));
+};
+
+struct inner_ports {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(struct key_port));
+	__uint(value_size, sizeof(struct entry4));
+};
+
+struct inner_near {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NEAR_WORDS);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u64));
+};
+
+struct inner_counters {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_INNER_MAP);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct traffic));
+};
+
+#define OUTER(name)                                   \
+	struct {                                          \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);     \
+		__uint(max_entries, GENERATIONS);             \
+		__type(key, __u32);                           \
+		__array(values, struct inner_##name);         \
+	} name SEC(".maps")
+
+OUTER(by6);
+OUTER(by4);
+OUTER(ports);
+OUTER(near);
+OUTER(counters);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, GENERATIONS);
+	__type(key, __u32);
+	__type(value, struct config);
+} configs SEC(".maps");
+
+// active is the generation in use.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} active SEC(".maps");
+
+// reasons count what became of packets: first those of the uplink, then those
+// of workloads.
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2 * NUM_REASONS);
+	__type(key, __u32);
+	__type(value, struct count);
+} reasons SEC(".maps");
+
+// blocks is how many blocks of identifications CPUs have drawn, drawn is what
+// each has left of its own.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} blocks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ids);
+} drawn SEC(".maps");
+
+#ifdef COVERAGE
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 8192);
+	__type(key, __u32);
+	__type(value, __u64);
+} coverage SEC(".maps");
+
+static __always_inline void cover(__u32 at)
+{
+	__u64 *n = bpf_map_lookup_elem(&coverage, &at);
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+// COVER marks a branch: a test wants to see every one of them taken.
+#define COVER(file) cover((file) * 1024 + __LINE__)
+#else
+#define COVER(file) do { } while (0)
+#endif

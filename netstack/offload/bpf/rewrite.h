@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// What is done to a packet once it is known to be plain: its way is looked up,
+// then it is rewritten and sent there.
+#pragma once
+#include "packet.h"
+
+#define HERE COVER(3)
+#define PASS(why) do { HERE; return why; } while (0)
+
+// route asks the kernel for the way of the translated packet, whose longest
+// packet on the wire has length bytes. The kernel knows the MTU of the route.
+static __always_inline int route(struct __sk_buff *skb, struct config *c, struct packet *p,
+				 struct bpf_fib_lookup *f, __u32 length)
+{
+	long rc;
+
+	f->l4_protocol = p->proto;
+	f->tot_len = length;
+	f->ifindex = c->fib_ifindex;
+	if (!f->ifindex) {
+		HERE;
+		f->ifindex = skb->ifindex;
+	}
+	rc = bpf_fib_lookup(skb, f, sizeof(*f), c->fib_flags);
+	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		PASS(TOO_BIG);
+	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
+		PASS(NO_ROUTE);
+	HERE;
+	return TRANSLATED;
+}
+
+// out sends the packet where route says. The kernel finds, and keeps, the
+// neighbour.
+static __always_inline int out(struct bpf_fib_lookup *f)
+{
+	struct bpf_redir_neigh to = { .nh_family = f->family };
+
+	to.nh[0] = f->dst[0];
+	if (f->family == AF_INET6) {
+		HERE;
+		to.nh[1] = f->dst[1];
+		to.nh[2] = f->dst[2];
+		to.nh[3] = f->dst[3];
+	}
+	return bpf_redirect_neigh(f->ifindex, &to, sizeof(to), 0);
+}
+
+// resize cuts off what stands behind the IP packet (padding of short frames),
+// and makes the IP header one of proto.
+static __always_inline int resize(struct __sk_buff *skb, struct packet *p, __u32 length, __u16 proto)
+{
+	if (skb->len > ETH + length) {
+		if (p->gso)
+			PASS(TRUNCATED);
+		if (bpf_skb_change_tail(skb, ETH + length, 0))
+			PASS(UNCHANGED);
+		HERE;
+	}
+	if (bpf_skb_change_proto(skb, be16(proto), 0))
+		PASS(UNCHANGED);
+	HERE;
+	return TRANSLATED;
+}
+
+// field is where the checksum of the upper layer at l4 stands, or 0.
+static __always_inline __u16 *field(struct __sk_buff *skb, struct packet *p, __u8 *l4)
+{
+	__u8 *at = l4 + (p->proto == TCP ? 16 : p->proto == UDP ? 6 : 2);
+
+	if (at + 2 > (__u8 *)(long)skb->data_end)
+		return 0;
+	return (__u16 *)at;
+}
+
+// checksum brings the checksum of the upper layer along, by what became of the
+// addresses. One that is the device's to complete only the kernel can tell from
+// one that is not; whole is true when it surely is not. It gives what the sum of
+// the packet changed by.
+static __always_inline __u64 checksum(struct packet *p, __u16 *at, __u64 diff, int whole)
+{
+	__u16 sum;
+
+	if (!whole) {
+		HERE;
+		return 0;
+	}
+	sum = ~fold(add(diff, (__u16)~p->field));
+	if (!sum && p->proto == UDP) {
+		HERE;
+		sum = 0xffff;
+	}
+	*at = be16(sum);
+	HERE;
+	return add(sum, (__u16)~p->field);
+}
+
+// echo is checksum for an echo message, whose type changes, too, and of whose
+// sum the pseudo header is a part in IPv6 alone.
+static __always_inline __u64 echo(struct packet *p, __u8 *l4, __u16 *at, __u8 type, __u64 was, __u64 is)
+{
+	__u64 from = (__u64)p->type << 8, to = (__u64)type << 8;
+	__u16 sum = ~fold((__u16)~p->field + fold(add(~add(was, from), add(is, to))));
+
+	l4[0] = type;
+	*at = be16(sum);
+	return add(sum + to, ~(p->field + from));
+}
+
+// finish tells the kernel what the sum of the packet changed by, for devices
+// that computed it, and has it do the checksums that checksum left.
+static __always_inline void finish(struct __sk_buff *skb, struct packet *p, __u32 l4, __u64 diff, __u64 change, int whole)
+{
+	bpf_csum_update(skb, be16(fold(change)));
+	if (whole) {
+		HERE;
+		return;
+	}
+	if (p->proto == TCP) {
+		HERE;
+		bpf_l4_csum_replace(skb, l4 + 16, 0, be16(fold(diff)), BPF_F_PSEUDO_HDR);
+	} else {
+		HERE;
+		bpf_l4_csum_replace(skb, l4 + 6, 0, be16(fold(diff)), BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);
+	}
+}
+
+// number sums up what was translated for a mapping.
+static __always_inline void number(struct tables *t, __u32 slot, __u32 bytes, int received)
+{
+	__u32 at = slot;
+	struct traffic *n;
+	struct count *k;
+
+	if (!(t->c->flags & COUNT_SHARED)) {
+		HERE;
+		at = slot * t->c->counters + bpf_get_smp_processor_id();
+	}
+	n = bpf_map_lookup_elem(t->counters, &at);
+	if (!n) {
+		HERE;
+		return;
+	}
+	k = received ? &n->received : &n->sent;
+	if (t->c->flags & COUNT_SHARED) {
+		HERE;
+		__sync_fetch_and_add(&k->packets, 1);
+		__sync_fetch_and_add(&k->bytes, bytes);
+	} else {
+		HERE;
+		k->packets++;
+		k->bytes += bytes;
+	}
+}
+
+#undef HERE
+#undef PASS
