@@ -24,6 +24,13 @@ build: ## the programs, in bin/
 	@tests/need go
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/...
 
+.PHONY: deb
+deb: ## the Debian package, in dist/
+	@tests/need go gzip
+	@$(MAKE) --no-print-directory build >/dev/null
+	@mkdir -p dist
+	@config/deploy/debian/build bin dist "$(VERSION)"
+
 .PHONY: demo
 demo: ## see it work, in a minute: real programs through real namespaces (root)
 	@tests/need go root ip curl ping traceroute iperf3 sysctl nsenter

@@ -61,6 +61,7 @@ func newRoot(o *options) *cobra.Command {
 		newExplain(o),
 		newReload(o),
 		newDemo(),
+		newMan(),
 	)
 	return root
 }

@@ -16,35 +16,19 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/natless/natless/cmd/internal/usage"
 	"github.com/natless/natless/config"
 )
 
 // version is set at build time by -ldflags.
 var version = "development"
 
-const usage = `natlessd translates between IPv6-only workloads and IPv4, without state.
-
-  natlessd --config FILE            run until SIGTERM or SIGINT
-  natlessd --config FILE --check    say what is wrong with the configuration
-  natlessd --version
-
-SIGHUP reads the file again: it is swapped in whole, or refused and nothing
-changes. Under systemd (Type=notify) it says when it is ready.
-
-Exit status: 0 when it was asked to end, or --check found nothing wrong; 1 when
-something failed; 2 when the command line or the configuration is wrong.
-
-`
-
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("natlessd", flag.ContinueOnError)
+	var given usage.Daemon
+	flags := given.Flags()
 	flags.SetOutput(stderr)
-	flags.Usage = func() { fmt.Fprint(flags.Output(), usage); flags.PrintDefaults() }
-	path := flags.String("config", "/etc/natless/natless.yaml", "the configuration `file`")
-	check := flags.Bool("check", false, "only check the configuration")
-	showVersion := flags.Bool("version", false, "print the version")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
@@ -53,26 +37,26 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case flags.NArg() > 0:
 		fmt.Fprintf(stderr, "natlessd: %q: there are flags only; see --help\n", flags.Arg(0))
 		return 2
-	case *showVersion:
+	case given.Version:
 		fmt.Fprintln(stdout, "natlessd", version)
 		return 0
 	}
-	c, err := config.Load(*path)
+	c, err := config.Load(given.Config)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return 2
 	}
 	if _, err := registryPools(c, someUplink); err != nil {
-		fmt.Fprintf(stderr, "%s: %v\n", *path, err)
+		fmt.Fprintf(stderr, "%s: %v\n", given.Config, err)
 		return 2
 	}
-	if *check {
-		fmt.Fprintf(stdout, "%s: nothing wrong\n", *path)
+	if given.Check {
+		fmt.Fprintf(stdout, "%s: nothing wrong\n", given.Config)
 		return 0
 	}
 	level := new(slog.LevelVar)
 	log := newLog(c.Log, level, stderr)
-	if err := serve(c, *path, level, log); err != nil {
+	if err := serve(c, given.Config, level, log); err != nil {
 		log.Error("natlessd ends", "error", err)
 		return 1
 	}

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/natless/natless/cmd/internal/manual"
+)
+
+// newMan is for who makes a package.
+func newMan() *cobra.Command {
+	return &cobra.Command{
+		Use:    "man DIRECTORY",
+		Short:  "Write the manual pages of all of natless into a directory",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return manual.Write(args[0], c.Root(), version, sourceDate())
+		},
+	}
+}
+
+// sourceDate is now, or what makes the same source give the same bytes
+// (reproducible-builds.org).
+func sourceDate() time.Time {
+	if n, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64); err == nil {
+		return time.Unix(n, 0).UTC()
+	}
+	return time.Now().UTC()
+}
