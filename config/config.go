@@ -28,11 +28,15 @@ type Config struct {
 	ManageSysctls   bool           `yaml:"manage_sysctls" restart:"yes"`
 	Log             Log            `yaml:"log"`
 	Mappings        []Mapping      `yaml:"mappings"`
+	MappingsFile    Paths          `yaml:"mappings_file"` // absolute, or from the working directory on
+	MappedBlocks    []netip.Prefix `yaml:"mapped_blocks"` // IPv4 that is brought here whole, mapped or not
 	API             API            `yaml:"api" restart:"yes"`
 	Registry        Registry       `yaml:"registry"`
 	Pools           []Pool         `yaml:"pools"`
 	DNS64           DNS64          `yaml:"dns64" restart:"yes"`
 	Health          Health         `yaml:"health" restart:"yes"`
+
+	explicit *explicit // what Mappings and MappingsFile say; behind all keys
 }
 
 // Device is the TUN device.
@@ -69,8 +73,9 @@ type Log struct {
 
 // Mapping is one explicit mapping (RFC 7757).
 type Mapping struct {
-	IPv6 netip.Prefix `yaml:"ipv6"`
-	IPv4 netip.Prefix `yaml:"ipv4"`
+	IPv6  netip.Prefix    `yaml:"ipv6"`
+	IPv4  netip.Prefix    `yaml:"ipv4"`
+	Ports mapping.PortSet `yaml:"ports"` // empty: all
 }
 
 // API is where the daemon listens for the operator and for the CNI plugin.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/natless/natless/translator/mapping"
 )
@@ -59,8 +60,8 @@ func TestExample(t *testing.T) {
 	want.Addresses = Addresses{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 	want.ICMPSourcePool = ICMPSourcePool{netip.MustParsePrefix("203.0.113.8/32"), netip.MustParsePrefix("2001:db8:f::/128")}
 	want.Mappings = []Mapping{
-		{netip.MustParsePrefix("2001:db8:6::2/128"), netip.MustParsePrefix("198.51.100.2/32")},
-		{netip.MustParsePrefix("2001:db8:7::/120"), netip.MustParsePrefix("203.0.113.0/24")},
+		{netip.MustParsePrefix("2001:db8:6::2/128"), netip.MustParsePrefix("198.51.100.2/32"), nil},
+		{netip.MustParsePrefix("2001:db8:7::/120"), netip.MustParsePrefix("203.0.113.0/24"), nil},
 	}
 	compare(t, want, *c)
 }
@@ -84,6 +85,7 @@ func TestExamplePools(t *testing.T) {
 func compare(t *testing.T, want, got any) {
 	t.Helper()
 	exact := cmp.Options{
+		cmpopts.IgnoreUnexported(Config{}),
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
@@ -125,6 +127,7 @@ func TestReference(t *testing.T) {
 	want := Default()
 	want.Uplink, want.Prefix, want.Addresses, want.ICMPSourcePool = c.Uplink, c.Prefix, c.Addresses, c.ICMPSourcePool
 	want.Mappings, want.Pools, want.DNS64.Upstreams = c.Mappings, c.Pools, c.DNS64.Upstreams
+	want.MappingsFile, want.MappedBlocks = c.MappingsFile, c.MappedBlocks
 	compare(t, want, *c)
 
 	for _, left := range []string{"ports", "reserved_ports", "cooldown", "ports_per_workload"} {
@@ -141,7 +144,7 @@ func TestReference(t *testing.T) {
 
 // leaves are the keys that hold values, with [] for the index of a list.
 func leaves(key string, t reflect.Type) (all []string) {
-	for i := range t.NumField() {
+	for i := range len(keys(t)) {
 		f, name := t.Field(i), join(key, t.Field(i).Tag.Get("yaml"))
 		ft := f.Type
 		if ft.Kind() == reflect.Slice && ft.Elem().Kind() == reflect.Struct && ft.Elem().PkgPath() == t.PkgPath() {

@@ -3,6 +3,7 @@ package config
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
@@ -11,7 +12,7 @@ import (
 // Translator is the configuration of the translator. key authenticates the
 // trailers of echo requests.
 func (c *Config) Translator(key [16]byte) translator.Config {
-	var pools []netip.Prefix
+	pools := slices.Clone(c.MappedBlocks) // what nobody has there would only come back
 	for _, p := range c.Pools {
 		if !p.IPv4.Uplink {
 			pools = append(pools, p.IPv4.Prefix)
@@ -33,15 +34,31 @@ func (c *Config) Translator(key [16]byte) translator.Config {
 	}
 }
 
-// Table is the prefix and the explicit mappings, without assignments. The
-// indices in its error are those of Mappings.
+// Table is the prefix and the explicit mappings, without assignments. Of a
+// configuration from Load or Parse it costs nothing and gives no error.
 func (c *Config) Table() (*mapping.Table, error) {
+	if c.explicit != nil {
+		return c.explicit.table, nil
+	}
 	mappings := make([]mapping.Mapping, len(c.Mappings))
 	for i, m := range c.Mappings {
-		mappings[i] = mapping.Mapping{IPv6: m.IPv6, IPv4: m.IPv4}
+		mappings[i] = mapping.Mapping(m)
 	}
 	return mapping.New(c.Prefix, mappings)
 }
+
+// Mapped4 is the fewest prefixes that hold the IPv4 addresses of the explicit
+// mappings and of MappedBlocks, and no others. It is empty unless the
+// configuration comes from Load or Parse.
+func (c *Config) Mapped4() []netip.Prefix {
+	if c.explicit == nil {
+		return nil
+	}
+	return c.explicit.mapped4
+}
+
+// Shared says whether explicit mappings share an IPv4 address.
+func (c *Config) Shared() bool { return c.explicit != nil && c.explicit.shared }
 
 // NeedsRestart names the keys that differ between a running configuration and
 // a new one and that only a restart can change.
@@ -51,7 +68,7 @@ func NeedsRestart(running, next *Config) []string {
 
 func differences(key string, a, b reflect.Value, restart bool) (names []string) {
 	t := a.Type()
-	for i := range t.NumField() {
+	for i := range len(keys(t)) {
 		field := t.Field(i)
 		name, restart := join(key, field.Tag.Get("yaml")), restart || field.Tag.Get("restart") != ""
 		switch {

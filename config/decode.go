@@ -110,6 +110,11 @@ func (d *decoder) mapping(n ast.Node, key string, v reflect.Value) {
 
 func (d *decoder) list(n ast.Node, key string, v reflect.Value) {
 	seq, ok := n.(*ast.SequenceNode)
+	if !ok && v.Type() == reflect.TypeFor[Paths]() {
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		d.scalar(n, key, v.Index(0))
+		return
+	}
 	if !ok {
 		d.fail(n, key, errors.New("wants a list"))
 		return
@@ -177,11 +182,13 @@ func entries(n ast.Node) ([]*ast.MappingValueNode, bool) {
 	return nil, false
 }
 
-// keys are the names of a struct's fields in the file, in order.
-func keys(t reflect.Type) []string {
-	names := make([]string, t.NumField())
-	for i := range names {
-		names[i] = t.Field(i).Tag.Get("yaml")
+// keys are the names of a struct's fields in the file, in order. Fields that are
+// not exported come last and have none.
+func keys(t reflect.Type) (names []string) {
+	for i := range t.NumField() {
+		if f := t.Field(i); f.IsExported() {
+			names = append(names, f.Tag.Get("yaml"))
+		}
 	}
 	return names
 }

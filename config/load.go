@@ -1,8 +1,10 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -51,7 +53,7 @@ func (e Errors) Unwrap() []error {
 	return all
 }
 
-// Load reads and validates a file. An error that is about its content is of
+// Load reads and validates a file, and the files that it names. An error that is about its content is of
 // type Errors.
 func Load(path string) (*Config, error) {
 	data, err := os.ReadFile(path)
@@ -70,17 +72,29 @@ func parse(file string, data []byte) (*Config, error) {
 	if root != nil {
 		d.value(root, "", reflect.ValueOf(&c).Elem())
 	}
+	for i, p := range c.MappingsFile {
+		if !filepath.IsAbs(p) {
+			c.MappingsFile[i] = filepath.Join(filepath.Dir(file), p)
+		}
+	}
 	if d.errs == nil { // half a configuration would only give errors about what is missing
-		validate(&c, func(key string, err error) {
-			e := Error{File: file, Key: key, Err: err}
-			if root != nil && key != "" {
-				e.Line = line(locate(root, key))
+		validate(&c, func(e Error) {
+			if e.File == "" {
+				e.File = file
+				if root != nil && e.Key != "" {
+					e.Line = line(locate(root, e.Key))
+				}
 			}
 			d.errs = append(d.errs, e)
 		})
 	}
 	if d.errs != nil {
-		slices.SortStableFunc(d.errs, func(a, b Error) int { return a.Line - b.Line })
+		slices.SortStableFunc(d.errs, func(a, b Error) int {
+			if a.File != b.File { // the configuration first, then its files of mappings
+				return cmp.Compare(slices.Index(c.MappingsFile, a.File), slices.Index(c.MappingsFile, b.File))
+			}
+			return a.Line - b.Line
+		})
 		return nil, d.errs
 	}
 	return &c, nil

@@ -1,11 +1,9 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -13,21 +11,25 @@ import (
 )
 
 // validate tells what is wrong with a complete configuration, all of it.
-func validate(c *Config, fail func(key string, err error)) {
-	v := validator{c, fail}
+func validate(c *Config, report func(Error)) {
+	v := validator{c, report}
 	v.device()
 	v.prefix()
 	v.addresses()
 	v.mtu()
-	v.mappings()
+	v.explicitMappings()
 	v.pools()
 	v.services()
 }
 
+// validator reports what is wrong; where an error names no file it is about the
+// configuration itself, and its key says where.
 type validator struct {
 	*Config
-	fail func(key string, err error)
+	report func(Error)
 }
+
+func (v validator) fail(key string, err error) { v.report(Error{Key: key, Err: err}) }
 
 func (v validator) check(ok bool, key, format string, args ...any) {
 	if !ok {
@@ -67,7 +69,7 @@ var wellKnown = netip.MustParsePrefix("64:ff9b::/96")
 
 func (v validator) prefix() {
 	if !v.Prefix.IsValid() {
-		v.check(len(v.Mappings) > 0 || len(v.Pools) > 0, "", "nothing to translate: give a prefix, mappings or pools")
+		v.check(len(v.Mappings) > 0 || len(v.MappingsFile) > 0 || len(v.Pools) > 0, "", "nothing to translate: give a prefix, mappings or pools")
 	} else if err := mapping.ValidatePrefix(v.Prefix); err != nil {
 		v.fail("prefix", err)
 	}
@@ -105,41 +107,6 @@ func (v validator) wellKnown(key string, a netip.Addr) {
 	b := a.As16()
 	v4 := netip.AddrFrom4([4]byte(b[12:]))
 	v.check(global(v4), key, "%s stands for %s, which is not global and has no place under %s (RFC 6052 section 3.1): choose another, another prefix, or set allow_non_global", a, v4, wellKnown)
-}
-
-// mappings are held against each other by putting them into a table.
-func (v validator) mappings() {
-	table, err := mapping.New(netip.Prefix{}, nil)
-	if err != nil {
-		v.fail("mappings", err)
-		return
-	}
-	edit := table.Edit()
-	for i, m := range v.Mappings {
-		key := fmt.Sprintf("mappings[%d]", i)
-		switch {
-		case !m.IPv6.IsValid():
-			v.fail(key+".ipv6", errors.New("missing"))
-		case !m.IPv4.IsValid():
-			v.fail(key+".ipv4", errors.New("missing"))
-		default:
-			if err := edit.Insert(mapping.Mapping{IPv6: m.IPv6, IPv4: m.IPv4}); err != nil {
-				v.fail(key, v.withIndex(err))
-			}
-			v.check(!m.IPv6.Contains(v.Addresses.IPv6), key+".ipv6", "%s covers addresses.ipv6, which is the translator's own", m.IPv6)
-			v.check(!m.IPv4.Contains(v.Addresses.IPv4), key+".ipv4", "%s covers addresses.ipv4, which is the translator's own", m.IPv4)
-		}
-	}
-}
-
-// withIndex says which mapping another one collides with.
-func (v validator) withIndex(err error) error {
-	c, ok := errors.AsType[*mapping.Collision](err)
-	if !ok {
-		return err
-	}
-	other := slices.IndexFunc(v.Mappings, func(m Mapping) bool { return m.IPv6 == c.With.IPv6 && m.IPv4 == c.With.IPv4 })
-	return fmt.Errorf("%w, which is mappings[%d]", err, other)
 }
 
 func (v validator) services() {

@@ -101,6 +101,9 @@ func (p PoolIPv4) String() string {
 	return p.Prefix.String()
 }
 
+// Paths is one path or a list of them.
+type Paths []string
+
 // parsePrefix takes a prefix without host bits, or an address, which is the
 // prefix that holds nothing else.
 func parsePrefix(s string) (netip.Prefix, error) {

@@ -42,3 +42,21 @@ func write(t *testing.T, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+// TestCheckMappingsFile checks that --check reads the files of mappings, too.
+func TestCheckMappingsFile(t *testing.T) {
+	dir := t.TempDir()
+	path, file := filepath.Join(dir, "natless.yaml"), filepath.Join(dir, "m")
+	write(t, path, "addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nmappings_file: m\n")
+	for text, want := range map[string]string{
+		"2001:db8:6::1 198.51.100.1\n": path + ": nothing wrong\n",
+		"2001:db8:6::1 198.51.100\n":   file + ":1: \"198.51.100\" is no IP address\n",
+	} {
+		write(t, file, text)
+		var out strings.Builder
+		run([]string{"--config", path, "--check"}, &out, &out)
+		if out.String() != want {
+			t.Errorf("got %s, want %s", &out, want)
+		}
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -132,11 +131,8 @@ func desired(c *config.Config, pools []registry.Pool) route.Desired {
 		MTU: c.Device.MTU, Uplink: c.Uplink, Prefix: c.Prefix,
 		IPv4: c.Addresses.IPv4, IPv6: c.Addresses.IPv6,
 		ICMPSource4: c.ICMPSourcePool.IPv4, ICMPSource6: c.ICMPSourcePool.IPv6,
-		Mapped4:  make([]netip.Prefix, 0, len(c.Mappings)+len(c.Pools)),
+		Mapped4:  slices.Clone(c.Mapped4()),
 		HostPool: hostPool(pools), AntiSpoofing: true,
-	}
-	for _, m := range c.Mappings {
-		d.Mapped4 = append(d.Mapped4, m.IPv4)
 	}
 	for _, p := range pools {
 		if !p.Uplink {
@@ -148,10 +144,9 @@ func desired(c *config.Config, pools []registry.Pool) route.Desired {
 
 // secret authenticates the trailers of echo requests on shared addresses. It
 // outlives the process, so that replies to pings from before a restart are
-// known, and lies beside the registry. Without pools nothing is shared, and no
-// file needed.
+// known, and lies beside the registry. Where nothing is shared no file is needed.
 func secret(c *config.Config) (key [16]byte, err error) {
-	if len(c.Pools) == 0 {
+	if len(c.Pools) == 0 && !c.Shared() {
 		rand.Read(key[:])
 		return key, nil
 	}

@@ -63,18 +63,27 @@ func outermost(prefixes []netip.Prefix) []netip.Prefix {
 }
 
 // proxies gives a proxy neighbour for each address of ours that a host on the
-// uplink's link may ask for.
+// uplink's link may ask for, as far as they go: the smallest prefixes first, so
+// that one large block does not take what many small ones need.
 func proxies(d Desired) (out []object, warnings []string) {
-	for _, p := range outermost(append([]netip.Prefix{single(d.IPv4)}, d.Mapped4...)) {
-		if p.Bits() < minProxyBits || len(out)+1<<(32-p.Bits()) > maxProxies {
-			warnings = append(warnings, fmt.Sprintf(
-				"%v is too large to answer ARP for on %s (at most /%d each, %d addresses in all): route it to this host on the router",
-				p, d.Uplink, minProxyBits, maxProxies))
+	all := outermost(append([]netip.Prefix{single(d.IPv4)}, d.Mapped4...))
+	slices.SortStableFunc(all, func(a, b netip.Prefix) int { return b.Bits() - a.Bits() })
+	left := 0
+	for _, p := range all {
+		if len(out)+1<<(32-p.Bits()) > maxProxies {
+			if left++; left <= maxProxyWarnings {
+				warnings = append(warnings, fmt.Sprintf(
+					"%v is too large to answer ARP for on %s (at most %d addresses in all): route it to this host on the router",
+					p, d.Uplink, maxProxies))
+			}
 			continue
 		}
 		for a := p.Addr(); p.Contains(a); a = a.Next() {
 			out = append(out, proxy{dev: d.Uplink, addr: a})
 		}
+	}
+	if left > maxProxyWarnings {
+		warnings = append(warnings, fmt.Sprintf("and %d more like that", left-maxProxyWarnings))
 	}
 	return out, warnings
 }

@@ -25,11 +25,10 @@ const (
 	// proto 110"; 'n'). rtnetlink(7): above 4 it is for whoever adds routes.
 	Protocol = 110
 
-	// maxProxies bounds the proxy neighbours on an uplink, and maxProxyBits the
-	// prefixes that get one for each address. What is larger must be routed to
-	// this host.
-	maxProxies   = 4096
-	minProxyBits = 24
+	// maxProxies bounds the proxy neighbours on an uplink. What has more
+	// addresses must be routed to this host.
+	maxProxies       = 4096
+	maxProxyWarnings = 8
 
 	defaultTxQueueLen = 4096
 	defaultStateDir   = "/run/natless"

@@ -196,6 +196,17 @@ func TestProxiesBounded(t *testing.T) {
 	if len(got) != maxProxies || len(warnings) != 4 {
 		t.Errorf("got %d proxies and %d warnings, want %d and 4", len(got), len(warnings), maxProxies)
 	}
+	d.Mapped4 = prefixes("10.0.0.0/21", "10.1.0.0/20", "10.2.0.0/22") // the small ones come first
+	if got, warnings = proxies(d); len(got) != 3072 || len(warnings) != 1 || !strings.Contains(warnings[0], "10.1.0.0/20") {
+		t.Errorf("got %d proxies and warnings %q", len(got), warnings)
+	}
+	d.Mapped4 = nil
+	for i := range 40 {
+		d.Mapped4 = append(d.Mapped4, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16))
+	}
+	if _, warnings = proxies(d); len(warnings) != maxProxyWarnings+1 || warnings[maxProxyWarnings] != "and 32 more like that" {
+		t.Errorf("got %d warnings: %q", len(warnings), warnings)
+	}
 }
 
 func TestDesiredRefused(t *testing.T) {
