@@ -35,6 +35,7 @@ type Config struct {
 	Pools           []Pool         `yaml:"pools"`
 	DNS64           DNS64          `yaml:"dns64" restart:"yes"`
 	Health          Health         `yaml:"health" restart:"yes"`
+	Metrics         Metrics        `yaml:"metrics" restart:"yes"`
 
 	explicit *explicit // what Mappings and MappingsFile say; behind all keys
 }
@@ -129,6 +130,7 @@ func Default() Config {
 			Exclude: []netip.Prefix{netip.MustParsePrefix("::ffff:0:0/96")},
 			Cache:   10_000,
 		},
+		Metrics: Metrics{PerWorkload: true, MaxWorkloads: 1000},
 	}
 }
 

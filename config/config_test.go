@@ -127,7 +127,7 @@ func TestReference(t *testing.T) {
 	want := Default()
 	want.Uplink, want.Prefix, want.Addresses, want.ICMPSourcePool = c.Uplink, c.Prefix, c.Addresses, c.ICMPSourcePool
 	want.Mappings, want.Pools, want.DNS64.Upstreams = c.Mappings, c.Pools, c.DNS64.Upstreams
-	want.MappingsFile, want.MappedBlocks = c.MappingsFile, c.MappedBlocks
+	want.MappingsFile, want.MappedBlocks, want.Metrics.Listen = c.MappingsFile, c.MappedBlocks, c.Metrics.Listen
 	compare(t, want, *c)
 
 	for _, left := range []string{"ports", "reserved_ports", "cooldown", "ports_per_workload"} {
@@ -200,6 +200,8 @@ config: addresses.ipv6: missing`},
 		"alias":      {"uplink: &a eth0\n" + least, "config:1: uplink: wants a single value"},
 		"bool":       {least + "manage_sysctls: yes\n", `config:3: manage_sysctls: "yes" is neither true nor false`},
 		"number":     {least + "lowest_ipv6_mtu: 1e3\n", `config:3: lowest_ipv6_mtu: "1e3" is no whole number`},
+		"metrics":    {least + "metrics: {listen: \"[::1]:0\", max_workloads: -1}\n", "config:3: metrics.listen: [::1]:0 has no port\nconfig:3: metrics.max_workloads: -1 is not between 0 and 100000"},
+		"listener":   {least + "metrics: {listen: localhost:9464}\n", "config:3: metrics.listen: \"localhost:9464\" is no IP address with a port"},
 		"port":       {least + "health: {port: 65536}\n", `config:3: health.port: "65536" is no number from 0 to 65535`},
 		"duration":   {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, cooldown: 60}\n", `config:4: pools[0].cooldown: "60" is no duration such as 60s`},
 		"word":       {least + "traffic_class: keep\n", `config:3: traffic_class: "keep" is none of copy, zero`},

@@ -142,6 +142,10 @@ func setScalar(v reflect.Value, s string) (err error) {
 		*p, err = parsePrefix(s)
 	case *netip.Addr:
 		*p, err = parseAddr(s)
+	case *netip.AddrPort:
+		if *p, err = netip.ParseAddrPort(s); err != nil {
+			err = fmt.Errorf("%q is no IP address with a port, such as 192.0.2.2:53 or [2001:db8::2]:53", s)
+		}
 	case encoding.TextUnmarshaler:
 		err = p.UnmarshalText([]byte(s))
 	case *time.Duration:

@@ -20,6 +20,7 @@ func validate(c *Config, report func(Error)) {
 	v.explicitMappings()
 	v.pools()
 	v.services()
+	v.metrics()
 }
 
 // validator reports what is wrong; where an error names no file it is about the

@@ -34,7 +34,11 @@ func (b *bucket) take(now int64, rate, burst int) bool {
 func (w *Worker) reply4(p *Packet, reason Verdict, typ, code uint8, rest uint32) Verdict {
 	c := &w.s.config
 	b := p.Bytes()
-	if !answerable4(b) || !w.t.errors4.take(w.now, c.ErrorRate, c.ErrorBurst) {
+	if !answerable4(b) {
+		return reason
+	}
+	if !w.t.errors4.take(w.now, c.ErrorRate, c.ErrorBurst) {
+		w.limited4.Add(1)
 		return reason
 	}
 	to := header4(b).src()
@@ -51,7 +55,11 @@ func (w *Worker) reply4(p *Packet, reason Verdict, typ, code uint8, rest uint32)
 func (w *Worker) reply6(p *Packet, reason Verdict, typ, code uint8, rest uint32) Verdict {
 	c := &w.s.config
 	b := p.Bytes()
-	if !answerable6(b) || !w.t.errors6.take(w.now, c.ErrorRate, c.ErrorBurst) {
+	if !answerable6(b) {
+		return reason
+	}
+	if !w.t.errors6.take(w.now, c.ErrorRate, c.ErrorBurst) {
+		w.limited6.Add(1)
 		return reason
 	}
 	to := header6(b).src()

@@ -29,6 +29,7 @@ type tracker struct {
 type tracked struct {
 	datagrams [trackedDatagrams]datagram // a ring: the oldest is overwritten
 	next      int
+	evicted   uint64
 	buckets   [trackedBuckets]int32 // chains by hash: index+1 of the first datagram, 0 for none
 
 	// Held fragments are a ring of records, each with a header in front. A
@@ -58,6 +59,31 @@ type datagram struct {
 // A record's header: the record before it for the same datagram, when it came,
 // how long it is, and how it came.
 const sizeRecord = 8 + 8 + 4 + 4
+
+// TrackerStats is what the fragment tracker is busy with.
+type TrackerStats struct {
+	Tracked, Capacity int    // datagrams
+	Evicted           uint64 // datagrams forgotten early, for want of room
+}
+
+// Tracker says how busy the fragment tracker is at the time now, of the
+// workers' clock.
+func (t *Translator) Tracker(now int64) TrackerStats {
+	k := &t.tracker
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := TrackerStats{Capacity: trackedDatagrams}
+	if k.tracked == nil {
+		return s
+	}
+	s.Evicted = k.evicted
+	for i := range k.datagrams {
+		if d := &k.datagrams[i]; d.used && now-d.seen <= trackTime {
+			s.Tracked++
+		}
+	}
+	return s
+}
 
 func keyOf(h *parsed) datagramKey {
 	return datagramKey{src: h.src4, dst: h.dst4, id: uint16(h.id), proto: h.proto}
@@ -166,6 +192,9 @@ func (t *tracker) obtain(key datagramKey, bucket int32, now int64) *datagram {
 	d := &t.datagrams[at]
 	if d.used {
 		t.unlink(d)
+		if now-d.seen <= trackTime {
+			t.evicted++
+		}
 	}
 	*d = datagram{key: key, bucket: bucket, chain: t.buckets[bucket], used: true, seen: now}
 	t.next = (at + 1) % trackedDatagrams

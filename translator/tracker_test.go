@@ -229,3 +229,33 @@ func TestTrackerAgainstModel(t *testing.T) {
 		t.Errorf("%d datagrams in the chains", chained)
 	}
 }
+
+func TestTrackerStats(t *testing.T) {
+	w := newTestWorker(t)
+	now := int64(5e9)
+	w.SetTime(now)
+	if s := w.t.Tracker(now); s != (TrackerStats{Capacity: trackedDatagrams}) {
+		t.Errorf("idle: %+v", s)
+	}
+	for id := range uint16(trackedDatagrams) {
+		wantVerdict(t, w, datagram4(id, 1030, 150)[0], Forward6)
+	}
+	if s := w.t.Tracker(now); s.Tracked != trackedDatagrams || s.Evicted != 0 {
+		t.Errorf("full: %+v", s)
+	}
+	for id := range uint16(3) {
+		wantVerdict(t, w, datagram4(trackedDatagrams+id, 1030, 150)[0], Forward6)
+	}
+	if s := w.t.Tracker(now); s.Tracked != trackedDatagrams || s.Evicted != 3 {
+		t.Errorf("three too many: %+v", s)
+	}
+	now += trackTime + 1
+	w.SetTime(now)
+	if s := w.t.Tracker(now); s.Tracked != 0 {
+		t.Errorf("all too old: %+v", s)
+	}
+	wantVerdict(t, w, datagram4(60000, 1030, 150)[0], Forward6)
+	if s := w.t.Tracker(now); s.Tracked != 1 || s.Evicted != 3 {
+		t.Errorf("in the place of one too old: %+v", s)
+	}
+}

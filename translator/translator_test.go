@@ -97,7 +97,14 @@ func TestSection6_ErrorRate(t *testing.T) {
 		}
 		return replies
 	}
-	for _, in := range [][]byte{expired6, expired4} {
+	limited := func() (sum [2]uint64) {
+		for _, w := range []*Worker{w, other} {
+			v4, v6 := w.ErrorsLimited()
+			sum[0], sum[1] = sum[0]+v6, sum[1]+v4
+		}
+		return sum
+	}
+	for i, in := range [][]byte{expired6, expired4} {
 		now := int64(7e18)
 		w.SetTime(now)
 		other.SetTime(now)
@@ -115,6 +122,9 @@ func TestSection6_ErrorRate(t *testing.T) {
 		other.SetTime(now)
 		if n := count(in, 200); n != 50 {
 			t.Errorf("burst of %d, want 50", n)
+		}
+		if n := limited(); n[i] != 3*200-50-10-50 || i == 0 && n[1] != 0 {
+			t.Errorf("limited %d", n)
 		}
 	}
 }

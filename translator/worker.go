@@ -1,6 +1,10 @@
 package translator
 
-import "github.com/natless/natless/translator/mapping"
+import (
+	"sync/atomic"
+
+	"github.com/natless/natless/translator/mapping"
+)
 
 // Worker translates packets for one loop. What it says besides the verdict
 // (Fragments, NextFragment, NextHeld) is about the last packet.
@@ -13,6 +17,8 @@ type Worker struct {
 
 	ids     uint16 // the next identification of our block
 	idsLeft int
+
+	limited4, limited6 atomic.Uint64 // errors of ours that the rate forbade
 
 	scratch [maxError6]byte // where ICMP errors are put together
 }
@@ -34,6 +40,10 @@ func (w *Worker) Translate(p *Packet) Verdict {
 	}
 	return w.plain6(p)
 }
+
+// ErrorsLimited is how many ICMP errors the rate forbade, to senders of IPv4 and
+// of IPv6. Any goroutine may ask.
+func (w *Worker) ErrorsLimited() (v4, v6 uint64) { return w.limited4.Load(), w.limited6.Load() }
 
 // Fragments says that the packet just translated (by Translate or NextHeld,
 // Forward6 or Hairpin) is too long for the IPv6 side and must be written as the

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/natless/natless/cmd/internal/usage"
 	"github.com/natless/natless/config"
@@ -82,12 +83,14 @@ func serve(c *config.Config, path string, level *slog.LevelVar, log *slog.Logger
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	r := &reloader{server: s, path: path, level: level, hangup: hangup, config: c}
-	a, err := newAPI(s, r, func() bool { return allReady(s.tasks()) == nil })
+	r.attempts.LastSuccess = time.Now()
+	ready := func() bool { return allReady(s.tasks()) == nil }
+	a, err := newAPI(s, r, ready)
 	if err != nil {
 		return err
 	}
 	log.Info("natlessd starts", "version", version, "config", path)
-	err = s.run(ctx, append(s.tasks(), a, r))
+	err = s.run(ctx, tasksOf(newWeb(s, c, r, ready), append(s.tasks(), a, r)...))
 	log.Info("natlessd has ended")
 	return err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/natless/natless/cmd/internal/metrics"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
@@ -33,6 +34,8 @@ type reloader struct {
 	mu     sync.Mutex // guards what follows
 	config *config.Config
 	result api.Reload
+
+	attempts metrics.Reloads
 }
 
 // running is the configuration in force.
@@ -96,6 +99,7 @@ func (r *reloader) reload() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.result = result
+	r.count(result.At, err)
 	if err == nil {
 		r.config = next
 	}

@@ -172,6 +172,7 @@ type Pool struct {
 	Ports            int           `json:"ports"`         // that can be assigned
 	PortsUsed        int           `json:"ports_used"`    // that workloads have
 	PortsCooling     int           `json:"ports_cooling"` // given back, and not yet to be had
+	Headroom         int           `json:"headroom"`      // workloads that would find ports_per_workload, or an address, free
 	Addresses        []PoolAddress `json:"addresses"`
 }
 

@@ -41,6 +41,7 @@ type pool struct {
 	closed    bitmap // never, or reserved
 	perAddr   int    // ports of one address that can be assigned
 	longest   int    // run that an empty address has
+	shares    int    // of PortsPerWorkload that an empty address has
 	next      int    // address to start looking from
 }
 
@@ -84,7 +85,7 @@ func newPool(c Pool) (*pool, error) {
 		p.addresses[i] = &address{addr: a, fit: maxPorts}
 	}
 	if c.Whole {
-		p.perAddr, p.longest = maxPorts, maxPorts
+		p.perAddr, p.longest, p.shares = maxPorts, maxPorts, 1
 		return p, nil
 	}
 	if len(c.Ports) > 0 {
@@ -108,6 +109,7 @@ func newPool(c Pool) (*pool, error) {
 	if c.PortsPerWorkload < 1 || p.PortsPerWorkload > p.longest {
 		return nil, fmt.Errorf("ports_per_workload %d: must be 1 to %d, the longest run of ports on an address that is a power of two and aligned to itself", c.PortsPerWorkload, p.longest)
 	}
+	p.shares = empty.runs(&p.closed, p.PortsPerWorkload)
 	return p, nil
 }
 
@@ -162,6 +164,23 @@ func (r *Registry) Pools() []api.Pool {
 	return all
 }
 
+// headroom is how many more workloads the address has room for, if each takes
+// what one gets that does not say how much. Of what cools down on it, some is
+// free by now: that counts by its size, as if it had been given out in one piece.
+func (p *pool) headroom(a *address, free int) int {
+	switch {
+	case a.assigned+a.cooling == free:
+		return p.shares
+	case p.Whole || a.whole:
+		return 0
+	}
+	n := free / p.PortsPerWorkload
+	if p.PortsPerWorkload <= a.fit && a.taken != nil {
+		n += a.taken.runs(&p.closed, p.PortsPerWorkload)
+	}
+	return n
+}
+
 // usage counts; of what cools down on an address, some is free by now. Reserved ports that somebody has as extra ports are counted as
 // used, and raise what can be assigned.
 func (p *pool) usage(free map[*address]int) api.Pool {
@@ -183,6 +202,7 @@ func (p *pool) usage(free map[*address]int) api.Pool {
 		u.Ports += total
 		u.PortsUsed += a.assigned
 		u.PortsCooling += a.cooling - free[a]
+		u.Headroom += p.headroom(a, free[a])
 	}
 	return u
 }

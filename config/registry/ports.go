@@ -74,6 +74,36 @@ func (b *bitmap) run(closed *bitmap, size int) (mapping.PortRange, bool) {
 	return mapping.PortRange{}, false
 }
 
+// runs is how many runs of size ports, aligned to size, are set in neither
+// bitmap. size is a power of two.
+func (b *bitmap) runs(closed *bitmap, size int) (n int) {
+	if size < 64 {
+		starts := uint64(1)
+		for k := size; k < 64; k *= 2 {
+			starts |= starts << k
+		}
+		for i := range b {
+			free := ^(b[i] | closed[i])
+			for k := 1; k < size; k *= 2 {
+				free &= free >> k
+			}
+			n += bits.OnesCount64(free & starts)
+		}
+		return n
+	}
+	each := size / 64
+	for i := 0; i+each <= len(b); i += each {
+		used := uint64(0)
+		for j := i; j < i+each; j++ {
+			used |= b[j] | closed[j]
+		}
+		if used == 0 {
+			n++
+		}
+	}
+	return n
+}
+
 func (b *bitmap) runOfWords(closed *bitmap, n int) (mapping.PortRange, bool) {
 next:
 	for i := 0; i+n <= len(b); i += n {

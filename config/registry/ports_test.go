@@ -20,12 +20,28 @@ func TestRun(t *testing.T) {
 				closed.set(mapping.PortRange{First: p, Last: p})
 			}
 			got, ok := b.run(&closed, size)
+			if got, want := b.runs(&closed, size), slowRuns(&b, &closed, size); got != want {
+				t.Fatalf("size %d: %d runs, want %d", size, got, want)
+			}
 			want, found := slowRun(&b, &closed, size)
 			if got != want || ok != found {
 				t.Fatalf("size %d: %v %v, want %v %v", size, got, ok, want, found)
 			}
 		}
 	}
+}
+
+func slowRuns(b, closed *bitmap, size int) (n int) {
+	for first := 0; first < maxPorts; first += size {
+		free := true
+		for p := first; p < first+size && free; p++ {
+			free = (b[p/64]|closed[p/64])>>(p%64)&1 == 0
+		}
+		if free {
+			n++
+		}
+	}
+	return n
 }
 
 func slowRun(b, closed *bitmap, size int) (mapping.PortRange, bool) {

@@ -79,6 +79,48 @@ func TestSpreadsOverAddresses(t *testing.T) {
 	}
 }
 
+// The headroom that is told is how many more there is room for.
+func TestHeadroom(t *testing.T) {
+	whole := Pool{Name: "whole", IPv4: netip.MustParsePrefix("203.0.113.0/30"), Whole: true, Cooldown: time.Minute}
+	r, c := start(t, shared("198.51.100.0/31", 1024), whole)
+	told := func() (int, int) { p := r.Pools(); return p[0].Headroom, p[1].Headroom }
+	if a, b := told(); a != 126 || b != 4 {
+		t.Fatalf("empty: %d and %d, want 126 and 4", a, b)
+	}
+	odd := request(1)
+	odd.Ports, odd.ExtraPorts = 1, []uint16{5000} // spoils two shares of one address
+	mustPut(t, r, 1, odd)
+	q := request(2)
+	q.Pool = "whole"
+	mustPut(t, r, 2, q)
+	if a, b := told(); a != 124 || b != 3 {
+		t.Errorf("%d and %d, want 124 and 3", a, b)
+	}
+	n := 3
+	for ; ; n++ {
+		before, _ := told()
+		if _, err := r.Put(t.Context(), key(n), request(n)); err != nil {
+			if before != 0 {
+				t.Errorf("exhausted with a headroom of %d", before)
+			}
+			break
+		}
+		if after, _ := told(); after != before-1 {
+			t.Fatalf("headroom %d, then %d", before, after)
+		}
+	}
+	if err := errors.Join(r.Delete(t.Context(), key(n-1)), r.Delete(t.Context(), key(2))); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := told(); a != 0 || b != 3 {
+		t.Errorf("what cools down: %d and %d, want 0 and 3", a, b)
+	}
+	c.advance(time.Minute)
+	if a, b := told(); a != 1 || b != 4 {
+		t.Errorf("what has cooled down: %d and %d, want 1 and 4", a, b)
+	}
+}
+
 func TestCooldown(t *testing.T) {
 	r, c := start(t, shared("198.51.100.0/32", 32768))
 	first := mustPut(t, r, 1, request(1)).words()

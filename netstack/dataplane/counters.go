@@ -4,6 +4,7 @@ package dataplane
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
@@ -41,12 +42,17 @@ type Snapshot struct {
 	// Replied counts, of these, the packets that were answered by an ICMP error.
 	Replied [NumDirections][translator.NumVerdicts]uint64
 
+	// ErrorsLimited counts packets whose senders were not told, for the rate of
+	// ICMP errors was used up.
+	ErrorsLimited [NumDirections]uint64
+
 	Superpackets  uint64 // superpackets read
 	Fragments     uint64 // fragments made
 	LocalDropped  uint64 // packets that the local stack did not take
 	Unsegmentable uint64 // superpackets that were to be segmented and made no sense
 	Reopened      uint64 // times that the device was made anew
 	Device        tun.Stats
+	Tracker       translator.TrackerStats
 }
 
 // Snapshot sums up the counters.
@@ -59,7 +65,11 @@ func (d *Dataplane) Snapshot() Snapshot {
 	}
 	for _, l := range d.loops {
 		l.counters.addTo(&s)
+		to4, to6 := l.worker.ErrorsLimited()
+		s.ErrorsLimited[FourToSix] += to4
+		s.ErrorsLimited[SixToFour] += to6
 	}
+	s.Tracker = d.config.Translator.Tracker(int64(time.Since(start)))
 	return s
 }
 

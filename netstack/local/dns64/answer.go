@@ -21,25 +21,29 @@ func (s *Server) Answer(query []byte, udp bool) (answer []byte) {
 	var err error
 	defer func() {
 		if err != nil {
-			answer = failure(id, query[2], dns.RcodeServerFailure)
+			answer = s.failure(id, query[2], dns.RcodeServerFailure)
 		}
 	}()
 	defer s.recovered(&err)
 
 	m := new(dns.Msg)
 	if err := m.Unpack(query); err != nil {
-		return failure(id, query[2], dns.RcodeFormatError)
+		return s.failure(id, query[2], dns.RcodeFormatError)
 	}
 	r := s.respond(m)
 	limit := dns.MaxMsgSize
 	if udp {
 		limit = udpLimit(m)
 	}
-	return fit(r, limit)
+	if answer = fit(r, limit); answer != nil {
+		s.Stats.responded(r.Rcode)
+	}
+	return answer
 }
 
 // failure is an answer with nothing but a header.
-func failure(id uint16, flags byte, rcode byte) []byte {
+func (s *Server) failure(id uint16, flags byte, rcode byte) []byte {
+	s.Stats.responded(int(rcode))
 	out := make([]byte, headerLength)
 	binary.BigEndian.PutUint16(out, id)
 	out[2] = 0x80 | flags&0x79 // QR; opcode and RD as asked

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/miekg/dns"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -57,6 +58,12 @@ const (
 // Stats counts since the start.
 type Stats struct {
 	Queries, Synthesised, Dropped, Panics, Upstream, UpstreamErrors, CacheHits atomic.Uint64
+
+	Responses [dns.RcodeBadVers + 2]atomic.Uint64 // by response code; the last: any other
+}
+
+func (s *Stats) responded(rcode int) {
+	s.Responses[min(rcode, len(s.Responses)-1)].Add(1)
 }
 
 // Server answers queries. Its methods may be called by any number of
@@ -123,6 +130,16 @@ func (s *Server) Reload(c Config) {
 		s.cache.resize(max(c.Cache, 0))
 	}
 	s.settings.Store(set)
+}
+
+// InProgress is how many queries are being answered.
+func (s *Server) InProgress() int { return len(s.slots) }
+
+// Cached is how many answers the cache has, and their size.
+func (s *Server) Cached() (entries, octets int) {
+	s.cache.mu.Lock()
+	defer s.cache.mu.Unlock()
+	return len(s.cache.entries), s.cache.bytes
 }
 
 // Close ends what is being asked of upstreams; those questions fail.

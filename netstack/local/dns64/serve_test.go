@@ -279,6 +279,39 @@ func TestSlowClients(t *testing.T) {
 }
 
 // TestRefusals: what is answered with an error, and what with nothing.
+// Whatever is answered is counted once, by its code.
+func TestResponsesAreCounted(t *testing.T) {
+	u := script(t, zone(t, "a.test. 300 IN A 192.0.2.7"))
+	s := New(Config{Upstreams: []netip.AddrPort{u.AddrPort}}, wellKnown, Options{})
+	defer s.Close()
+	ask := func(m *dns.Msg) {
+		packed, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Answer(packed, true)
+	}
+	question := func(name string, qtype uint16) *dns.Msg { return new(dns.Msg).SetQuestion(name, qtype) }
+	ask(question("a.test.", dns.TypeA))
+	ask(question("a.test.", dns.TypeA))
+	ask(question("none.test.", dns.TypeA))
+	ask(question("a.test.", dns.TypeAXFR))
+	bad := question("a.test.", dns.TypeA).SetEdns0(1232, false)
+	bad.IsEdns0().SetVersion(1)
+	ask(bad)
+	s.Answer(append(make([]byte, 5), 1, 0, 0, 0, 0, 0, 0), true) // a question announced, and none there
+	s.Answer([]byte{1}, true)                                    // not answered at all
+	want := map[int]uint64{dns.RcodeSuccess: 2, dns.RcodeNameError: 1, dns.RcodeRefused: 1, dns.RcodeBadVers: 1, dns.RcodeFormatError: 1}
+	for code := range s.Stats.Responses {
+		if n := s.Stats.Responses[code].Load(); n != want[code] {
+			t.Errorf("%d with code %d, want %d", n, code, want[code])
+		}
+	}
+	if n, size := s.Cached(); n != 2 || size == 0 {
+		t.Errorf("%d answers of %d octets in the cache, want 2", n, size)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	s := serverFor(t, freePort(t))
 	chaos := query("version.bind.", dns.TypeTXT)

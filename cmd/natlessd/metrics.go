@@ -1,0 +1,85 @@
+//go:build linux
+
+package main
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/natless/natless/cmd/internal/metrics"
+	"github.com/natless/natless/cmd/internal/web"
+	"github.com/natless/natless/config"
+	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/route"
+)
+
+// newWeb makes the listener for Prometheus and people, or gives nil when none
+// is configured. More pages go onto its mux.
+func newWeb(s *server, c *config.Config, r *reloader, ready func() bool) *web.Server {
+	if !c.Metrics.Listen.IsValid() {
+		return nil
+	}
+	all := metrics.NewRegistry(&metrics.Collector{Sources: s.sources(r, ready)})
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", metrics.Handler(all, s.log))
+	return web.New(c.Metrics.Listen, mux, s.log)
+}
+
+// sources is where the metrics come from.
+func (s *server) sources(r *reloader, ready func() bool) metrics.Sources {
+	return metrics.Sources{
+		Version:  version,
+		Ready:    ready,
+		Traffic:  s.dataplane.Snapshot,
+		Device:   func() (metrics.Device, bool) { return describe(s.dataplane) },
+		Table:    func() (int, int) { return s.translator.Table().Len(), s.workloads.Len() },
+		Pools:    s.workloads.Pools,
+		Reloads:  r.counts,
+		Local:    s.local.Stats,
+		DNS64:    s.local.DNS64,
+		Spoofing: spoofed,
+	}
+}
+
+func describe(plane *dataplane.Dataplane) (metrics.Device, bool) {
+	d := plane.Device()
+	if d == nil {
+		return metrics.Device{}, false
+	}
+	link, err := d.LinkStats()
+	o := d.Offloads()
+	return metrics.Device{Name: d.Name(), IO: string(d.IO()), TSO: o.TSO, USO: o.USO, Link: link, LinkOK: err == nil}, true
+}
+
+func spoofed() (packets uint64, installed bool) {
+	a, err := route.ReadAntiSpoofing()
+	return a.Packets, err == nil && a.Installed
+}
+
+// counts is what came of all reloads so far.
+func (r *reloader) counts() metrics.Reloads {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.attempts
+}
+
+// count notes what came of a reload; the caller holds mu.
+func (r *reloader) count(at time.Time, err error) {
+	r.attempts.LastRefused = err != nil
+	if err != nil {
+		r.attempts.Refused++
+		return
+	}
+	r.attempts.Succeeded++
+	r.attempts.LastSuccess = at
+}
+
+// tasksOf adds the tasks that only some configurations have.
+func tasksOf(w *web.Server, others ...task) []task {
+	if w == nil {
+		return others
+	}
+	return append(others, w)
+}
+
+var _ task = (*web.Server)(nil)
