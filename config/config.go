@@ -83,6 +83,7 @@ type Mapping struct {
 type API struct {
 	Socket string `yaml:"socket"` // path of the unix socket, mode 0660
 	Group  string `yaml:"group"`  // whose members may write besides root
+	Pprof  bool   `yaml:"pprof"`  // profiles of the daemon may be taken there
 }
 
 // Registry is where assignments are kept.

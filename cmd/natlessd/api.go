@@ -43,6 +43,7 @@ func newAPI(s *server, r *reloader, ready func() bool) (*apiTask, error) {
 		Reload:   func(context.Context) error { return r.reload() },
 		Ready:    ready,
 		Complete: s.complete,
+		Profiles: c.API.Pprof,
 		Group:    group,
 		Log:      s.log,
 	})

@@ -37,6 +37,7 @@ func (s *Server) routes() []route {
 		{pattern: "GET /v1/pools", do: (*Server).pools},
 		{pattern: "GET /v1/explain", query: []string{"packet"}, do: (*Server).explain},
 		{pattern: "POST /v1/reload", do: (*Server).reload},
+		{pattern: "GET /v1/pprof/{profile}", query: []string{"seconds"}, early: true, do: (*Server).profile},
 		{pattern: "GET /v1/openapi.yaml", early: true, do: (*Server).description},
 	}
 }

@@ -40,8 +40,8 @@ type Registry interface {
 	Pools() []api.Pool
 }
 
-// Options are what a server answers from. All fields but Complete, Group and
-// Log are needed.
+// Options are what a server answers from. All fields but Complete, Profiles,
+// Group and Log are needed.
 type Options struct {
 	Registry Registry
 	Status   func(context.Context) (api.Status, error)
@@ -49,6 +49,7 @@ type Options struct {
 	Reload   func(context.Context) error                                      // an error is the config's fault; nothing has changed
 	Ready    func() bool
 	Complete func(*api.Workload) // adds what the registry does not know: prefix and traffic
+	Profiles bool                // profiles of the process may be taken
 	Group    int                 // GID that may ask, besides root; 0: none
 	Log      *slog.Logger
 }

@@ -30,6 +30,7 @@ type rig struct {
 	client *api.Client
 	http   *http.Client
 	doc    *openapi3.T
+	server *Server
 	ready  atomic.Bool
 	wrong  error // of the next reload
 }
@@ -60,6 +61,7 @@ func newRig(t *testing.T, group int) *rig {
 			w.Prefix, w.Violations = netip.MustParsePrefix("64:ff9b::/96"), 7
 		},
 	})
+	g.server = s
 	l, err := Listen(g.socket, group)
 	if err != nil {
 		t.Fatal(err)
