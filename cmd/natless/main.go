@@ -60,6 +60,7 @@ func newRoot(o *options) *cobra.Command {
 		newPools(o),
 		newExplain(o),
 		newReload(o),
+		newDoctor(o),
 		newDemo(),
 		newMan(),
 	)

@@ -1,0 +1,200 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/natless/natless/cmd/internal/portlimits"
+	"github.com/natless/natless/config/api"
+)
+
+// aheadBy is how far a clock may be off before it matters here.
+const aheadBy = 2 * time.Second
+
+func (v *visit) configuration() {
+	const check = "config"
+	switch {
+	case v.Config == nil && errors.Is(v.ConfigError, fs.ErrNotExist):
+		v.fail(check, "write one, or name it with --config; the reference file explains every key", "there is none at %s", v.ConfigPath)
+	case v.Config == nil:
+		v.fail(check, "mend the file; natlessd --check says the same", "%v", v.ConfigError)
+	default:
+		v.ok(check, "%s: nothing wrong", v.ConfigPath)
+	}
+}
+
+// api asks the daemon how it is, which later checks build on.
+func (v *visit) api() {
+	const check = "api"
+	status, err := v.Client.Status(v.ctx)
+	if err != nil {
+		v.apiError = err
+		v.apiUnreachable(check, err)
+		return
+	}
+	v.status = &status
+	if status.Version != v.Version {
+		v.warn(check, "restart natlessd (systemctl restart natlessd), or run its own natless", "natlessd is version %s and this is %s", status.Version, v.Version)
+	}
+	if !status.Ready {
+		v.warn(check, "wait a moment; if it stays so, its log says what it waits for (journalctl -u natlessd)", "natlessd is starting, since %s", v.Now.Sub(status.Started).Truncate(time.Second))
+	}
+	v.configurationInForce(status)
+	for _, c := range status.Checks {
+		switch State(c.State) {
+		case Warn:
+			v.warn(c.Name, "natless status shows it; the daemon's log says more", "the daemon says: %s", c.Detail)
+		case Fail:
+			v.fail(c.Name, "natless status shows it; the daemon's log says more", "the daemon says: %s", c.Detail)
+		}
+	}
+	if v.workloads, err = v.Client.List(v.ctx, api.Filter{}); err != nil {
+		v.warn(check, "the daemon's log says more", "its workloads cannot be listed: %v", err)
+	}
+	if v.sound(check) {
+		v.ok(check, "natlessd answers at %s: process %d, version %s", v.Client.Socket(), status.PID, status.Version)
+	}
+}
+
+func (v *visit) apiUnreachable(check string, err error) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		v.fail(check, "start it (systemctl start natlessd), or name its api.socket with --socket", "natlessd is not running: no socket at %s", v.Client.Socket())
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, api.ErrForbidden):
+		v.warn(check, "run it as root", "you may not ask natlessd: %v", err)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		v.fail(check, "journalctl -u natlessd says why; start it again", "natlessd has died: nobody listens at %s", v.Client.Socket())
+	default:
+		v.fail(check, "is it alive? systemctl status natlessd", "natlessd does not answer: %v", err)
+	}
+}
+
+// configurationInForce compares the file with what the daemon runs.
+func (v *visit) configurationInForce(s api.Status) {
+	const check = "reload"
+	if s.Reload.Error != "" {
+		v.warn(check, "mend the file, then natless reload; until then the configuration from before is in force", "the last reload was refused: %s", s.Reload.Error)
+		return
+	}
+	since := s.Started
+	if s.Reload.At.After(since) {
+		since = s.Reload.At
+	}
+	path := s.Config
+	if modified := v.Host.Modified(path); modified > since.Unix() {
+		v.warn(check, "natless reload", "%s has changed since natlessd read it", path)
+		return
+	}
+	v.ok(check, "what natlessd runs is what %s says", path)
+}
+
+func (v *visit) pools() {
+	const check = "pool space"
+	if v.status == nil {
+		return
+	}
+	pools, err := v.Client.Pools(v.ctx)
+	if err != nil {
+		v.warn(check, "the daemon's log says more", "cannot be asked for: %v", err)
+		return
+	}
+	for _, p := range pools {
+		left := p.Ports - p.PortsUsed
+		if p.Ports > 0 && left*10 < p.Ports {
+			v.warn(check, "add addresses to it, or lower ports_per_workload for those to come", "pool %s has %d of %d ports left", p.Name, left, p.Ports)
+		}
+	}
+	if v.sound(check) && len(pools) > 0 {
+		v.ok(check, "%d pools, each with a tenth or more to give", len(pools))
+	}
+}
+
+// maxContainers bounds how many network namespaces are entered.
+const maxContainers = 1000
+
+// portLimits looks into the containers: an own --sysctl of theirs is applied
+// after the plugin's and overrides it, and connections from other ports fail.
+func (v *visit) portLimits() {
+	const check = "containers"
+	some := limited(v.workloads)
+	if len(some) == 0 {
+		return
+	}
+	seen := 0
+	for _, w := range some[:min(len(some), maxContainers)] {
+		name := w.Request.Name
+		if name == "" {
+			name = w.Key.String()
+		}
+		changed, err := v.overridden(w)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue // it has just ended
+		case err != nil:
+			v.unknown(check, fmt.Errorf("%s: %w", name, err))
+			return
+		case changed != nil:
+			v.warn(check, "take the sysctl out of the container's own settings", "%s picks ports that are not its own: %v", name, changed)
+		case w.Violations > 0:
+			v.warn(check, "natless monitor --workload shows which; programs that choose their own source port must stay in the set",
+				"%s sent %d packets from ports outside its set, which were refused", name, w.Violations)
+		}
+		seen++
+	}
+	if v.sound(check) {
+		v.ok(check, "%d with ports of their own, each keeping to them", seen)
+	}
+}
+
+func (v *visit) overridden(w api.Workload) ([]string, error) {
+	read, err := v.Host.PortLimits(w.Request.Netns)
+	if err != nil {
+		return nil, err
+	}
+	return portlimits.Overridden(w.Ports, read)
+}
+
+// minFree is what the registry needs to go on, generously.
+const minFree = 64 << 20
+
+func (v *visit) disk() {
+	const check = "disk"
+	if v.Config == nil {
+		return
+	}
+	dir := filepath.Dir(v.Config.Registry.Path)
+	free, err := v.Host.FreeSpace(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		v.ok(check, "%s will be made at the first start", dir)
+	case err != nil:
+		v.unknown(check, err)
+	case free < minFree:
+		v.fail(check, "make room: without it no workload can be assigned anything", "%d MB left for the registry in %s", free>>20, dir)
+	default:
+		v.ok(check, "%d MB left for the registry in %s", free>>20, dir)
+	}
+}
+
+// clock matters to whois, which answers for moments in the past, and to
+// cooldowns.
+func (v *visit) clock() {
+	const check = "clock"
+	synchronised, err := v.Host.Synchronised()
+	switch {
+	case v.Now.Year() < 2026:
+		v.fail(check, "set it (timedatectl set-time, or start an NTP client)", "it says %s", v.Now.Format(time.DateOnly))
+	case v.status != nil && v.status.Started.Sub(v.Now) > aheadBy:
+		v.warn(check, "start an NTP client; whois will be wrong about the time in between", "it went back: natlessd has started %s from now", v.status.Started.Sub(v.Now).Truncate(time.Second))
+	case err != nil:
+		v.unknown(check, err)
+	case !synchronised:
+		v.warn(check, "start an NTP client (chrony, systemd-timesyncd): whois is as right as the clock", "nothing keeps it right")
+	default:
+		v.ok(check, "it is synchronised")
+	}
+}

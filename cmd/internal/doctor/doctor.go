@@ -1,0 +1,119 @@
+// Package doctor looks over a host that runs natlessd, or is about to: device,
+// routes, sysctls, packet filters, MTU arithmetic, resolver, API, clock and
+// other translators. Each finding says what is the matter and what to do. It
+// only reads, but for one echo request to each of the translator's own
+// addresses and one question to its resolver; what would mend something may
+// not enter here.
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/api"
+)
+
+// State is how a thing is.
+type State string
+
+// The states. Warn is what works now and may not later, or only in part.
+const (
+	OK   State = "ok"
+	Warn State = "warn"
+	Fail State = "fail"
+)
+
+// Finding is one line of the doctor's report.
+type Finding struct {
+	Check  string `json:"check"`
+	State  State  `json:"state"`
+	Detail string `json:"detail"`
+	Remedy string `json:"remedy,omitempty"` // empty when the state is ok
+}
+
+// Patient is what is looked over.
+type Patient struct {
+	Config *config.Config // nil: it cannot be read; ConfigError says why
+	// ConfigPath is where it came from, and ConfigError what is wrong with it.
+	ConfigPath  string
+	ConfigError error
+	Client      *api.Client
+	Version     string // of this program
+	Host        Host
+	Now         time.Time
+}
+
+// visit is one look at a patient.
+type visit struct {
+	Patient
+	ctx       context.Context
+	status    *api.Status // nil: the daemon does not answer
+	apiError  error
+	workloads []api.Workload
+	findings  []Finding
+}
+
+// Examine makes every check, in an order that explains later findings by
+// earlier ones. Progress, when it is not nil, is told each finding at once.
+func Examine(ctx context.Context, p Patient, progress func(Finding)) []Finding {
+	v := &visit{Patient: p, ctx: ctx}
+	told := 0
+	for _, check := range []func(*visit){
+		(*visit).configuration, (*visit).api, (*visit).kernel, (*visit).device, (*visit).sysctls, (*visit).routes,
+		(*visit).mtu, (*visit).answers, (*visit).filters, (*visit).antiSpoofing, (*visit).connectionTracking,
+		(*visit).offload, (*visit).resolver, (*visit).pools, (*visit).portLimits, (*visit).disk, (*visit).clock,
+		(*visit).translators,
+	} {
+		if ctx.Err() != nil {
+			break
+		}
+		check(v)
+		for ; told < len(v.findings) && progress != nil; told++ {
+			progress(v.findings[told])
+		}
+	}
+	return v.findings
+}
+
+// Worst is the gravest state among findings.
+func Worst(findings []Finding) State {
+	worst := OK
+	for _, f := range findings {
+		if f.State == Fail {
+			return Fail
+		}
+		if f.State == Warn {
+			worst = Warn
+		}
+	}
+	return worst
+}
+
+func (v *visit) ok(check, format string, args ...any) {
+	v.findings = append(v.findings, Finding{check, OK, fmt.Sprintf(format, args...), ""})
+}
+
+func (v *visit) warn(check, remedy, format string, args ...any) {
+	v.findings = append(v.findings, Finding{check, Warn, fmt.Sprintf(format, args...), remedy})
+}
+
+func (v *visit) fail(check, remedy, format string, args ...any) {
+	v.findings = append(v.findings, Finding{check, Fail, fmt.Sprintf(format, args...), remedy})
+}
+
+// unknown is for what could not be looked at.
+func (v *visit) unknown(check string, err error) {
+	v.warn(check, "run it as root, in the daemon's network namespace", "cannot be looked at: %v", err)
+}
+
+// sound says that check has found nothing so far: time for its ok line.
+func (v *visit) sound(check string) bool {
+	for _, f := range v.findings {
+		if f.Check == check {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,279 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/api/server"
+	"github.com/natless/natless/config/registry"
+)
+
+var now = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+
+const file = `
+uplink: eth0
+prefix: 2001:db8:64::/96
+addresses: {ipv4: 192.0.2.1, ipv6: "2001:db8::1"}
+mappings:
+  - {ipv6: "2001:db8:6::2", ipv4: 198.51.100.128}
+pools:
+  - {name: default, ipv4: 198.51.100.0/32, ports_per_workload: 16384}
+dns64: {enabled: true}
+`
+
+// made is a host as the tests want it.
+type made struct {
+	sysctls       map[string]string
+	node, echo    error
+	links         []Link
+	elsewhere     map[string]string // address: device
+	chains        []Chain
+	legacy        []string
+	spoofable     bool
+	modules       []string
+	processes     []string
+	resolved      []netip.Addr
+	limits        map[string]string
+	unsynchronise bool
+	free          uint64
+	modified      int64
+}
+
+func healthy() *made {
+	return &made{
+		sysctls: map[string]string{
+			"net/ipv6/conf/all/forwarding": "1", "net/ipv4/conf/natless0/forwarding": "1", "net/ipv6/conf/natless0/disable_ipv6": "0",
+			"net/ipv4/conf/eth0/forwarding": "1",
+		},
+		links: []Link{{Name: "natless0", Kind: "tuntap", MTU: 1500, Up: true, Sent: 1000}, {Name: "eth0", Kind: "veth", MTU: 1500, Up: true},
+			{Name: "pod", Kind: "veth", MTU: 1500, Up: true}},
+		elsewhere: map[string]string{"2001:db8:7::1": "pod"},
+		resolved:  []netip.Addr{netip.MustParseAddr("2001:db8:64::c000:aa")},
+		limits:    map[string]string{"ip_local_port_range": "16384\t32767"},
+		free:      1 << 30, modified: now.Add(-time.Hour).Unix(),
+	}
+}
+
+func (m *made) Sysctl(key string) string               { return m.sysctls[key] }
+func (m *made) DeviceNode() error                      { return m.node }
+func (m *made) Links() ([]Link, error)                 { return m.links, nil }
+func (m *made) Chains() ([]Chain, error)               { return m.chains, nil }
+func (m *made) LegacyTables() []string                 { return m.legacy }
+func (m *made) AntiSpoofing() (bool, error)            { return !m.spoofable, nil }
+func (m *made) Modules() []string                      { return m.modules }
+func (m *made) Processes() []string                    { return m.processes }
+func (m *made) Synchronised() (bool, error)            { return !m.unsynchronise, nil }
+func (m *made) Modified(string) int64                  { return m.modified }
+func (m *made) FreeSpace(string) (uint64, error)       { return m.free, nil }
+func (m *made) Echo(context.Context, netip.Addr) error { return m.echo }
+
+func (m *made) RouteTo(a netip.Addr) (string, error) {
+	switch device := m.elsewhere[a.String()]; device {
+	case "":
+		return "natless0", nil
+	case "none":
+		return "", errors.New("network is unreachable")
+	default:
+		return device, nil
+	}
+}
+
+func (m *made) Resolve(context.Context, netip.AddrPort, string) ([]netip.Addr, error) {
+	if m.resolved == nil {
+		return nil, errors.New("SERVFAIL")
+	}
+	return m.resolved, nil
+}
+
+func (m *made) PortLimits(string) (func(string) (string, error), error) {
+	if m.limits == nil {
+		return nil, fmt.Errorf("namespace: %w", fs.ErrNotExist)
+	}
+	return func(name string) (string, error) { return m.limits[name], nil }, nil
+}
+
+// daemon is a real API over a real registry with one workload.
+func daemon(t *testing.T, change func(*api.Status)) *api.Client {
+	t.Helper()
+	dir := t.TempDir()
+	reg, err := registry.Open(registry.Options{Path: filepath.Join(dir, "r.db"), History: 1,
+		Pools: []registry.Pool{{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/32"), PortsPerWorkload: 16384}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := api.Status{Version: "1", PID: 7, Ready: true, Started: now.Add(-time.Minute), Config: "natless.yaml",
+		Device: api.Device{Name: "natless0", Offload: []string{"tso"}}, Checks: []api.Check{{Name: "anti-spoofing", State: "ok"}}}
+	if change != nil {
+		change(&status)
+	}
+	s := server.New(server.Options{Registry: reg, Ready: func() bool { return true },
+		Status: func(context.Context) (api.Status, error) { return status, nil }})
+	socket := filepath.Join(dir, "s")
+	l, err := server.Listen(socket, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, l) }()
+	t.Cleanup(func() { cancel(); <-done; reg.Close() })
+	_, err = reg.Put(t.Context(), api.Key{ContainerID: "c1", Interface: "eth0"}, api.Request{Name: "web", Netns: "/run/netns/web", Ports: 16384,
+		IPv6: []netip.Addr{netip.MustParseAddr("2001:db8:7::1")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return api.NewClient(socket)
+}
+
+func patient(t *testing.T, m *made, status func(*api.Status), more string) Patient {
+	t.Helper()
+	c, err := config.Parse([]byte(file + more))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Patient{Config: c, ConfigPath: "natless.yaml", Client: daemon(t, status), Version: "1", Host: m, Now: now}
+}
+
+func text(findings []Finding) string {
+	var b strings.Builder
+	for _, f := range findings {
+		if f.State != OK {
+			fmt.Fprintf(&b, "%s %s: %s\n", f.State, f.Check, f.Detail)
+		}
+	}
+	return b.String()
+}
+
+func TestHealthy(t *testing.T) {
+	findings := Examine(t.Context(), patient(t, healthy(), nil, ""), nil)
+	if got := text(findings); got != "" || Worst(findings) != OK {
+		t.Fatalf("a healthy host:\n%s", got)
+	}
+	for _, check := range []string{"config", "api", "reload", "kernel", "device", "uplink", "sysctls", "routes", "mtu", "answers", "firewall",
+		"anti-spoofing", "conntrack", "offload", "dns64", "pool space", "containers", "disk", "clock", "translators"} {
+		if !slices.ContainsFunc(findings, func(f Finding) bool { return f.Check == check }) {
+			t.Errorf("nothing is said of %s", check)
+		}
+	}
+}
+
+// TestIll makes one thing wrong at a time: that is found, and nothing else.
+func TestIll(t *testing.T) {
+	for _, c := range []struct {
+		want   string // STATE CHECK: part of the detail
+		host   func(*made)
+		status func(*api.Status)
+		config string
+	}{
+		{want: "warn api: natlessd is version 2 and this is 1", status: func(s *api.Status) { s.Version = "2" }},
+		{want: "warn api: natlessd is starting", status: func(s *api.Status) { s.Ready = false }},
+		{want: "fail api-check: the daemon says: broken", status: func(s *api.Status) {
+			s.Checks = append(s.Checks, api.Check{Name: "api-check", State: "fail", Detail: "broken"})
+		}},
+		{want: "warn reload: the last reload was refused: line 3", status: func(s *api.Status) { s.Reload.Error = "line 3" }},
+		{want: "warn reload: natless.yaml has changed", host: func(m *made) { m.modified = now.Unix() }},
+		{want: "fail kernel: /dev/net/tun", host: func(m *made) { m.node = fs.ErrNotExist }},
+		{want: "fail device: there is no natless0", host: func(m *made) { m.links = m.links[1:] }},
+		{want: "fail device: natless0 is a veth", host: func(m *made) { m.links[0].Kind = "veth" }},
+		{want: "fail device: natless0 is down", host: func(m *made) { m.links[0].Up = false }},
+		{want: "warn device: natless0 found its queue full", host: func(m *made) { m.links[0].QueueFull = 2 }},
+		{want: "fail uplink: there is no interface eth0", host: func(m *made) { m.links = slices.Delete(m.links, 1, 2) }},
+		{want: "fail uplink: eth0 is down", host: func(m *made) { m.links[1].Up = false }},
+		{want: "fail sysctls: forwarding is off", host: func(m *made) { m.sysctls["net/ipv4/conf/eth0/forwarding"] = "0" }},
+		{want: "warn sysctls: eth0 ignores router advertisements", host: func(m *made) {
+			m.sysctls["net/ipv6/conf/eth0/accept_ra"], m.sysctls["net/ipv6/conf/eth0/forwarding"] = "1", "1"
+		}},
+		{want: "fail routes: prefix: 2001:db8:64::c000:201 goes to eth0", host: func(m *made) { m.elsewhere["2001:db8:64::c000:201"] = "eth0" }},
+		{want: "fail routes: mappings[0].ipv4: no route", host: func(m *made) { m.elsewhere["198.51.100.128"] = "none" }},
+		{want: "fail routes: pools[0].ipv4: 198.51.100.0 goes to lo", host: func(m *made) { m.elsewhere["198.51.100.0"] = "lo" }},
+		{want: "fail routes: workload c1/eth0: 2001:db8:7::1 leads back", host: func(m *made) { m.elsewhere["2001:db8:7::1"] = "natless0" }},
+		{want: "fail mtu: mtu.ipv4 is 1500, but eth0", host: func(m *made) { m.links[1].MTU = 1400 }},
+		{want: "fail mtu: natless0 has an MTU of 1280", host: func(m *made) { m.links[0].MTU = 1280 }},
+		{want: "warn mtu: mtu.ipv6 is 1500, but pod", host: func(m *made) { m.links[2].MTU = 1400 }},
+		{want: "warn mtu: device.mtu 1500 is smaller", config: "mtu: {ipv6: 9000}\n", host: func(m *made) { m.links[2].MTU = 9000 }},
+		{want: "fail answers: the translator does not answer a ping at 2001:db8::1", host: func(m *made) { m.echo = errors.New("no reply") }},
+		{want: "warn firewall: chain ip filter FORWARD drops", host: func(m *made) {
+			m.chains = []Chain{{Family: "ip", Table: "filter", Name: "FORWARD", Hook: "forward", DropsByDefault: true}}
+		}},
+		{want: "warn firewall: chain ip nat POSTROUTING masquerades", host: func(m *made) {
+			m.chains = []Chain{{Family: "ip", Table: "nat", Name: "POSTROUTING", Hook: "postrouting", Masquerades: true}}
+		}},
+		{want: "warn firewall: the older iptables", host: func(m *made) { m.legacy = []string{"filter"} }},
+		{want: "fail anti-spoofing: the rules", host: func(m *made) { m.spoofable = true }},
+		{want: "warn conntrack: the kernel's table of connections is nearly full (900 of 1000)", host: func(m *made) {
+			m.sysctls["net/netfilter/nf_conntrack_count"], m.sysctls["net/netfilter/nf_conntrack_max"] = "900", "1000"
+		}},
+		{want: "warn offload: the device takes no superpackets", status: func(s *api.Status) { s.Device.Offload = nil }},
+		{want: "fail dns64: the resolver at [2001:db8::1]:53 does not answer", host: func(m *made) { m.resolved = nil }},
+		{want: "fail dns64: the resolver at [2001:db8::1]:53 says", host: func(m *made) { m.resolved[0] = netip.MustParseAddr("2001:db8:65::1") }},
+		{want: "warn containers: web picks ports that are not its own", host: func(m *made) { m.limits["ip_local_port_range"] = "1024\t65535" }},
+		{want: "fail disk: 1 MB left", host: func(m *made) { m.free = 1 << 20 }},
+		{want: "warn clock: nothing keeps it right", host: func(m *made) { m.unsynchronise = true }},
+		{want: "warn clock: it went back", status: func(s *api.Status) { s.Started = now.Add(time.Hour) }},
+		{want: "warn translators: kernel module jool_siit", host: func(m *made) { m.modules = []string{"tun", "jool_siit"} }},
+		{want: "warn translators: program tayga", host: func(m *made) { m.processes = []string{"tayga"} }},
+		{want: "warn translators: device clat4", host: func(m *made) { m.links = append(m.links, Link{Name: "clat4"}) }},
+	} {
+		t.Run(c.want, func(t *testing.T) {
+			m := healthy()
+			if c.host != nil {
+				c.host(m)
+			}
+			findings := Examine(t.Context(), patient(t, m, c.status, c.config), nil)
+			check := strings.SplitN(c.want, ":", 2)[0]
+			for _, f := range findings {
+				if name := string(f.State) + " " + f.Check; f.State != OK && name != check {
+					t.Errorf("found besides: %s: %s", name, f.Detail)
+				}
+				if f.State != OK && f.Remedy == "" {
+					t.Errorf("%s has no remedy", f.Check)
+				}
+			}
+			if !strings.Contains(text(findings), c.want) {
+				t.Errorf("not found; there was:\n%s", text(findings))
+			}
+		})
+	}
+}
+
+func TestDaemonIsDown(t *testing.T) {
+	p := patient(t, healthy(), nil, "")
+	p.Client = api.NewClient(filepath.Join(t.TempDir(), "none"))
+	m := p.Host.(*made)
+	m.links = m.links[1:]
+	m.sysctls["net/ipv6/conf/all/forwarding"] = "0"
+	findings := Examine(t.Context(), p, nil)
+	want := "fail api: natlessd is not running: no socket at " + p.Client.Socket() + "\nwarn device: there is no natless0 while natlessd is down\n"
+	if got := text(findings); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestNoConfiguration(t *testing.T) {
+	p := patient(t, healthy(), nil, "")
+	_, p.ConfigError = config.Load(filepath.Join(t.TempDir(), "none"))
+	p.Config, p.ConfigPath = nil, "/etc/natless/natless.yaml"
+	findings := Examine(t.Context(), p, nil)
+	if got, want := text(findings), "fail config: there is none at /etc/natless/natless.yaml\n"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestProgress is about a slow check: what was found before it is told at once.
+func TestProgress(t *testing.T) {
+	var told []Finding
+	findings := Examine(t.Context(), patient(t, healthy(), nil, ""), func(f Finding) { told = append(told, f) })
+	if !slices.Equal(told, findings) {
+		t.Errorf("told %v\nfound %v", told, findings)
+	}
+}

@@ -1,0 +1,79 @@
+package doctor
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/natless/natless/cmd/internal/portlimits"
+	"github.com/natless/natless/config/api"
+)
+
+// Host is what the doctor sees of the machine; the real one is in
+// host_linux.go, a made-up one beside the tests.
+type Host interface {
+	// Sysctl reads a value by its key with slashes, "" when there is none.
+	Sysctl(key string) string
+	// DeviceNode says why /dev/net/tun cannot be used, or nil.
+	DeviceNode() error
+	// Links are the network interfaces.
+	Links() ([]Link, error)
+	// RouteTo is the interface that packets to an address leave by.
+	RouteTo(netip.Addr) (device string, err error)
+	// Chains are nftables' base chains that packets pass on their way through
+	// the host, those of iptables-nft among them.
+	Chains() ([]Chain, error)
+	// LegacyTables are those of the older iptables that are in use, "filter" say.
+	LegacyTables() []string
+	// AntiSpoofing says whether the daemon's own rules are there.
+	AntiSpoofing() (bool, error)
+	// Modules and Processes are what runs, by name.
+	Modules() []string
+	Processes() []string
+	// Echo sends an echo request and waits for the reply.
+	Echo(context.Context, netip.Addr) error
+	// Resolve asks a resolver for IPv6 addresses.
+	Resolve(ctx context.Context, server netip.AddrPort, name string) ([]netip.Addr, error)
+	// PortLimits reads what the container in a network namespace was told of its
+	// ports, by the names of the sysctls under net.ipv4.
+	PortLimits(netns string) (func(name string) (string, error), error)
+	// Synchronised says whether something keeps the clock right.
+	Synchronised() (bool, error)
+	// FreeSpace is what is left on the file system of a path, in bytes.
+	FreeSpace(path string) (uint64, error)
+	// Modified is when a file was changed last; the zero time if unknown.
+	Modified(path string) int64
+}
+
+// Link is a network interface.
+type Link struct {
+	Name      string
+	Kind      string // "tun", "veth", …
+	MTU       int
+	Up        bool
+	QueueFull uint64 // packets dropped since the transmit queue was full
+	Sent      uint64 // packets
+}
+
+// Chain is a base chain of nftables.
+type Chain struct {
+	Family, Table, Name string
+	Hook                string // forward, prerouting or postrouting
+	DropsByDefault      bool
+	Accepts             bool // its table has a rule that accepts what comes from or goes to the translator's device
+	Masquerades         bool // whatever the source
+}
+
+func (c Chain) String() string { return c.Family + " " + c.Table + " " + c.Name }
+
+// limits are the sysctls that hold a container to its ports.
+var limits = []string{portlimits.Range, portlimits.Reserved}
+
+// limited are the workloads that have ports of a shared address.
+func limited(all []api.Workload) (some []api.Workload) {
+	for _, w := range all {
+		if len(w.Ports) > 0 && w.Request.Netns != "" {
+			some = append(some, w)
+		}
+	}
+	return some
+}

@@ -1,0 +1,169 @@
+package doctor
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+func (v *visit) kernel() {
+	const check = "kernel"
+	if err := v.Host.DeviceNode(); err != nil {
+		v.fail(check, "load the module tun, or give the container the device (--device /dev/net/tun)", "/dev/net/tun cannot be used: %v", err)
+	}
+	if v.Host.Sysctl("net/ipv6/conf/all/forwarding") == "" {
+		v.fail(check, "boot without ipv6.disable=1", "there is no IPv6")
+	}
+	if v.sound(check) {
+		v.ok(check, "it has TUN and IPv6")
+	}
+}
+
+func (v *visit) link(name string) *Link {
+	links, err := v.Host.Links()
+	if err != nil {
+		return nil
+	}
+	if i := slices.IndexFunc(links, func(l Link) bool { return l.Name == name }); i >= 0 {
+		return &links[i]
+	}
+	return nil
+}
+
+func (v *visit) device() {
+	const check = "device"
+	if v.Config == nil {
+		return
+	}
+	name := v.Config.Device.Name
+	l := v.link(name)
+	switch {
+	case l == nil && v.status == nil:
+		v.warn(check, "start natlessd, which makes it", "there is no %s while natlessd is down", name)
+	case l == nil:
+		v.fail(check, "natlessd makes it anew within a second; its log says why it cannot", "there is no %s", name)
+	case l.Kind != "tuntap" && l.Kind != "tun":
+		v.fail(check, "choose another device.name, or delete it (ip link del "+name+")", "%s is a %s and no TUN device", name, l.Kind)
+	case !l.Up:
+		v.fail(check, "natlessd sets it up again within a second; who takes it down?", "%s is down", name)
+	case l.QueueFull > 0 && l.QueueFull*1000 > l.Sent:
+		v.warn(check, "more device.queues, or a faster path (offload: auto); see its rate in natless_device_… metrics",
+			"%s found its queue full for %d of %d packets", name, l.QueueFull, l.Sent)
+	default:
+		v.ok(check, "%s is up, %d of %d packets found its queue full", name, l.QueueFull, l.Sent)
+	}
+	if u := v.Config.Uplink; u != "" {
+		v.uplink(u)
+	}
+}
+
+func (v *visit) uplink(name string) {
+	const check = "uplink"
+	switch l := v.link(name); {
+	case l == nil:
+		v.fail(check, "name the interface toward IPv4 in the key uplink", "there is no interface %s", name)
+	case !l.Up:
+		v.fail(check, "ip link set "+name+" up", "%s is down", name)
+	default:
+		v.ok(check, "%s is up", name)
+	}
+}
+
+// sysctls are those that natlessd sees to, or that the operator has to.
+func (v *visit) sysctls() {
+	const check = "sysctls"
+	if v.Config == nil {
+		return
+	}
+	device := v.Config.Device.Name
+	needed := map[string]string{"net/ipv6/conf/all/forwarding": "1"}
+	if v.link(device) != nil {
+		needed["net/ipv4/conf/"+device+"/forwarding"] = "1"
+		needed["net/ipv6/conf/"+device+"/disable_ipv6"] = "0"
+	}
+	if u := v.Config.Uplink; u != "" && v.link(u) != nil {
+		needed["net/ipv4/conf/"+u+"/forwarding"] = "1"
+	}
+	var wrong []string
+	for _, key := range slices.Sorted(maps.Keys(needed)) {
+		if v.Host.Sysctl(key) != needed[key] {
+			wrong = append(wrong, strings.ReplaceAll(key, "/", ".")+"="+needed[key])
+		}
+	}
+	switch {
+	case wrong == nil:
+		v.ok(check, "forwarding is on where it must be")
+	case v.status == nil && v.Config.ManageSysctls:
+		v.ok(check, "natlessd will set %s when it starts", strings.Join(wrong, " "))
+	default:
+		v.fail(check, "sysctl -w "+strings.Join(wrong, " "), "forwarding is off where it must be on")
+	}
+	if u := v.Config.Uplink; u != "" && v.Host.Sysctl("net/ipv6/conf/"+u+"/accept_ra") == "1" && v.Host.Sysctl("net/ipv6/conf/all/forwarding") == "1" &&
+		v.Host.Sysctl("net/ipv6/conf/"+u+"/forwarding") == "1" {
+		v.warn(check, "sysctl -w net.ipv6.conf."+u+".accept_ra=2, if this host gets its addresses or default route that way",
+			"%s ignores router advertisements, since the host forwards", u)
+	}
+}
+
+// routes asks the kernel where packets for us go: a route that is longer than
+// ours, or a rule before it, would lead them elsewhere.
+func (v *visit) routes() {
+	const check = "routes"
+	if v.Config == nil || v.link(v.Config.Device.Name) == nil {
+		return
+	}
+	c := v.Config
+	toUs := map[string]netip.Addr{"addresses.ipv4": c.Addresses.IPv4, "addresses.ipv6": c.Addresses.IPv6}
+	if c.Prefix.IsValid() {
+		toUs["prefix"] = inPrefix(c.Prefix)
+	}
+	for i, m := range c.Mappings {
+		if i < 100 { // enough to see what is the matter
+			toUs[fmt.Sprintf("mappings[%d].ipv4", i)] = m.IPv4.Addr()
+		}
+	}
+	for i, p := range c.Pools {
+		if p.IPv4.Prefix.IsValid() {
+			toUs[fmt.Sprintf("pools[%d].ipv4", i)] = p.IPv4.Prefix.Addr()
+		}
+	}
+	for _, what := range slices.Sorted(maps.Keys(toUs)) {
+		switch device, err := v.Host.RouteTo(toUs[what]); {
+		case err != nil:
+			v.fail(check, "ip route show proto 110 shows natlessd's own; its log says why one is missing", "%s: no route to %v: %v", what, toUs[what], err)
+		case device != c.Device.Name:
+			v.fail(check, fmt.Sprintf("ip route get %v, ip rule: remove what stands before natlessd's route", toUs[what]), "%s: %v goes to %s and not to %s", what, toUs[what], device, c.Device.Name)
+		}
+	}
+	v.routesToWorkloads()
+	if v.sound(check) {
+		v.ok(check, "%d of our addresses lead to %s, and the workloads' elsewhere", len(toUs), c.Device.Name)
+	}
+}
+
+// routesToWorkloads must not lead back to the device.
+func (v *visit) routesToWorkloads() {
+	for _, w := range v.workloads[:min(len(v.workloads), maxContainers)] {
+		for _, a := range w.Request.IPv6[:min(1, len(w.Request.IPv6))] {
+			switch device, err := v.Host.RouteTo(a); {
+			case err != nil:
+				v.fail("routes", "the plugin before natless-cni makes it: is the container alive?", "workload %s: no route to %v: %v", w.Key, a, err)
+			case device == v.Config.Device.Name:
+				v.fail("routes", "give the workload an address outside the prefix", "workload %s: %v leads back to %s", w.Key, a, device)
+			}
+		}
+	}
+}
+
+// inPrefix is an address that stands for one outside, 192.0.2.1 (RFC 6052 2.4).
+func inPrefix(p netip.Prefix) netip.Addr {
+	a := p.Masked().Addr().As16()
+	if p.Bits() == 96 {
+		copy(a[12:], []byte{192, 0, 2, 1})
+	} else {
+		a[15] = 1 // the suffix means nothing
+	}
+	return netip.AddrFrom16(a)
+}

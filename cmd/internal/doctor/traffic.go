@@ -1,0 +1,220 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/natless/natless/config/api"
+)
+
+// headerDifference is how much longer an IPv6 header is than an IPv4 one, and
+// withFragment with a fragment header (RFC 7915 1.4).
+const (
+	headerDifference = 20
+	withFragment     = 28
+	minIPv6MTU       = 1280 // RFC 8200 section 5
+)
+
+// mtu compares what the file says with the interfaces, and does the sums.
+func (v *visit) mtu() {
+	const check = "mtu"
+	if v.Config == nil {
+		return
+	}
+	c := v.Config
+	if l := v.link(c.Uplink); l != nil && l.MTU < c.MTU.IPv4 {
+		v.fail(check, fmt.Sprintf("mtu: {ipv4: %d}", l.MTU), "mtu.ipv4 is %d, but %s takes packets of %d bytes at most", c.MTU.IPv4, l.Name, l.MTU)
+	}
+	if l := v.link(c.Device.Name); l != nil && l.MTU < c.Device.MTU {
+		v.fail(check, "natlessd sets it again within a second; who changes it?", "%s has an MTU of %d instead of %d", l.Name, l.MTU, c.Device.MTU)
+	}
+	if c.Device.MTU < c.MTU.IPv6 || c.Device.MTU < c.MTU.IPv4 {
+		v.warn(check, fmt.Sprintf("device: {mtu: %d}", max(c.MTU.IPv6, c.MTU.IPv4)), "device.mtu %d is smaller than mtu.ipv4 %d or mtu.ipv6 %d: what is longer never reaches natlessd", c.Device.MTU, c.MTU.IPv4, c.MTU.IPv6)
+	}
+	v.mtuOfWorkloads()
+	if c.LowestIPv6MTU > c.MTU.IPv6 {
+		v.warn(check, fmt.Sprintf("lowest_ipv6_mtu: %d", minIPv6MTU), "lowest_ipv6_mtu %d is larger than mtu.ipv6 %d", c.LowestIPv6MTU, c.MTU.IPv6)
+	}
+	if v.sound(check) {
+		largest := min(c.MTU.IPv4, c.MTU.IPv6-headerDifference)
+		v.ok(check, "IPv4 packets of up to %d bytes reach workloads whole (%d - %d), of %d with a fragment header",
+			largest, c.MTU.IPv6, headerDifference, c.MTU.IPv6-withFragment)
+	}
+}
+
+func (v *visit) mtuOfWorkloads() {
+	narrow := map[string]int{}
+	for _, w := range v.workloads[:min(len(v.workloads), maxContainers)] {
+		if len(w.Request.IPv6) == 0 {
+			continue
+		}
+		device, err := v.Host.RouteTo(w.Request.IPv6[0])
+		if err != nil || narrow[device] > 0 {
+			continue
+		}
+		if l := v.link(device); l != nil && l.MTU < v.Config.MTU.IPv6 {
+			narrow[device] = l.MTU
+			v.warn("mtu", fmt.Sprintf("mtu: {ipv6: %d}, or a larger MTU there", l.MTU), "mtu.ipv6 is %d, but %s, toward %s, takes packets of %d bytes at most", v.Config.MTU.IPv6, device, w.Key, l.MTU)
+		}
+	}
+}
+
+// patience is how long one answer is waited for.
+const patience = 2 * time.Second
+
+// answers sends a real packet through the device and back.
+func (v *visit) answers() {
+	const check = "answers"
+	if v.Config == nil || v.status == nil {
+		return
+	}
+	for _, a := range []netip.Addr{v.Config.Addresses.IPv6, v.Config.Addresses.IPv4} {
+		ctx, cancel := context.WithTimeout(v.ctx, patience)
+		err := v.Host.Echo(ctx, a)
+		cancel()
+		if err != nil {
+			v.fail(check, "see the lines above and below: device, routes, sysctls, firewall", "the translator does not answer a ping at %v: %v", a, err)
+		}
+	}
+	if v.sound(check) {
+		v.ok(check, "the translator answers at %v and %v", v.Config.Addresses.IPv6, v.Config.Addresses.IPv4)
+	}
+}
+
+// filters looks for what drops or rewrites translated packets on their way.
+func (v *visit) filters() {
+	const check = "firewall"
+	if v.Config == nil {
+		return
+	}
+	device := v.Config.Device.Name
+	chains, err := v.Host.Chains()
+	if err != nil {
+		v.unknown(check, err)
+	}
+	for _, c := range chains {
+		if c.Hook == "forward" && c.DropsByDefault && !c.Accepts {
+			v.warn(check, acceptRule(c, device), "chain %v drops what it has no rule for, and has none for %s: translated packets may end there", c, device)
+		}
+		if c.Masquerades {
+			v.warn(check, fmt.Sprintf("nft insert rule %s %s %s iifname %s accept", c.Family, c.Table, c.Name, device),
+				"chain %v masquerades: where that takes in what comes from %s, ports are rewritten and whois is wrong", c, device)
+		}
+	}
+	for _, t := range v.Host.LegacyTables() {
+		v.warn(check, fmt.Sprintf("iptables-legacy -t %s -S: nothing there may drop or rewrite what comes from %s or goes there", t, device), "the older iptables has rules in its table %s, which cannot be judged here", t)
+	}
+	if v.sound(check) {
+		v.ok(check, "nothing drops or rewrites what is forwarded by default")
+	}
+}
+
+func acceptRule(c Chain, device string) string {
+	if c.Name == "FORWARD" && (c.Family == "ip" || c.Family == "ip6") {
+		program := map[string]string{"ip": "iptables", "ip6": "ip6tables"}[c.Family]
+		return fmt.Sprintf("%s -I FORWARD -i %s -j ACCEPT; %s -I FORWARD -o %s -j ACCEPT", program, device, program, device)
+	}
+	return fmt.Sprintf("nft insert rule %s %s %s iifname %s accept; nft insert rule %s %s %s oifname %s accept",
+		c.Family, c.Table, c.Name, device, c.Family, c.Table, c.Name, device)
+}
+
+func (v *visit) antiSpoofing() {
+	const check = "anti-spoofing"
+	if v.status == nil || slices.ContainsFunc(v.status.Checks, func(c api.Check) bool { return c.Name == check && c.State != string(OK) }) {
+		return // told by the daemon
+	}
+	switch installed, err := v.Host.AntiSpoofing(); {
+	case err != nil:
+		v.unknown(check, err)
+	case !installed:
+		v.fail(check, "natlessd puts them back within a second; nft list ruleset shows what is there", "the rules against other workloads' sources are gone")
+	default:
+		v.ok(check, "packets with another workload's source are dropped")
+	}
+}
+
+// connectionTracking is not natless's, but where it runs it counts translated
+// packets too, and a full table drops them.
+func (v *visit) connectionTracking() {
+	const check = "conntrack"
+	count, err1 := strconv.Atoi(v.Host.Sysctl("net/netfilter/nf_conntrack_count"))
+	most, err2 := strconv.Atoi(v.Host.Sysctl("net/netfilter/nf_conntrack_max"))
+	switch {
+	case err1 != nil || err2 != nil:
+		v.ok(check, "the kernel tracks no connections")
+	case count*5 > most*4:
+		v.warn(check, "raise net.netfilter.nf_conntrack_max, or keep translated packets out of it: a rule with notrack for "+v.deviceName(),
+			"the kernel's table of connections is nearly full (%d of %d): a full one drops packets", count, most)
+	default:
+		v.ok(check, "%d of %d connections in the kernel's table", count, most)
+	}
+}
+
+func (v *visit) deviceName() string {
+	if v.Config == nil {
+		return "natless0"
+	}
+	return v.Config.Device.Name
+}
+
+// wellKnownName has IPv4 addresses only, so an IPv6 answer comes from DNS64 and
+// holds the prefix (RFC 7050).
+const wellKnownName = "ipv4only.arpa"
+
+func (v *visit) resolver() {
+	const check = "dns64"
+	if v.Config == nil || v.status == nil {
+		return
+	}
+	if !v.Config.DNS64.Enabled {
+		v.ok(check, "off: workloads need another DNS64 for names, or addresses under the prefix")
+		return
+	}
+	ctx, cancel := context.WithTimeout(v.ctx, patience)
+	defer cancel()
+	server := netip.AddrPortFrom(v.Config.Addresses.IPv6, 53)
+	addrs, err := v.Host.Resolve(ctx, server, wellKnownName)
+	switch {
+	case err != nil:
+		v.fail(check, "are its upstreams alive (dns64.upstreams, else /etc/resolv.conf)?", "the resolver at %v does not answer for %s: %v", server, wellKnownName, err)
+	case !slices.ContainsFunc(addrs, v.Config.Prefix.Contains):
+		v.fail(check, "is prefix the one that workloads use?", "the resolver at %v says that %s is %v, which is not in %v", server, wellKnownName, addrs, v.Config.Prefix)
+	default:
+		v.ok(check, "the resolver at %v puts %s into %v", server, wellKnownName, v.Config.Prefix)
+	}
+}
+
+// others are programs, kernel modules and kinds of device that translate too.
+var others = []string{"tayga", "jool", "jool_siit", "jool_common", "tundra", "clatd", "clat", "nat64", "siit"}
+
+func (v *visit) translators() {
+	const check = "translators"
+	report := func(kind, name string) {
+		v.warn(check, "stop it, unless it has prefixes and addresses of its own", "%s %s is there, which translates too", kind, name)
+	}
+	for _, m := range v.Host.Modules() {
+		if slices.Contains(others, m) {
+			report("kernel module", m)
+		}
+	}
+	for _, p := range v.Host.Processes() {
+		if slices.Contains(others, p) {
+			report("program", p)
+		}
+	}
+	links, _ := v.Host.Links()
+	for _, l := range links {
+		name := strings.TrimRight(l.Name, "0123456789")
+		if l.Name != v.deviceName() && slices.Contains(others, name) {
+			report("device", l.Name)
+		}
+	}
+	if v.sound(check) {
+		v.ok(check, "no other is there")
+	}
+}

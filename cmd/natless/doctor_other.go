@@ -1,0 +1,17 @@
+//go:build !linux
+
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+)
+
+func newDoctor(*options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Look the host over and say what to mend (on Linux)",
+		RunE:  func(*cobra.Command, []string) error { return errors.New("doctor looks at Linux hosts only") },
+	}
+}
