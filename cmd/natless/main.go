@@ -59,6 +59,8 @@ func newRoot(o *options) *cobra.Command {
 		newWhois(o),
 		newPools(o),
 		newExplain(o),
+		newMonitor(o),
+		newCapture(o),
 		newReload(o),
 		newDoctor(o),
 		newDemo(),

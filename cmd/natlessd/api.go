@@ -40,7 +40,10 @@ func newAPI(s *server, r *reloader, ready func() bool) (*apiTask, error) {
 		Explain: func(_ context.Context, words string) (api.Explanation, error) {
 			return explain.Packet(s.translator, words)
 		},
-		Reload:   func(context.Context) error { return r.reload() },
+		Reload: func(context.Context) error { return r.reload() },
+		Watch: func(ctx context.Context, w api.Watch, send apiserver.Send) error {
+			return s.watch(ctx, w, c.Device.Name, send)
+		},
 		Ready:    ready,
 		Complete: s.complete,
 		Profiles: c.API.Pprof,

@@ -19,6 +19,7 @@ import (
 	"github.com/natless/natless/netstack/local"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/netstack/tun"
+	"github.com/natless/natless/netstack/watch"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
 )
@@ -39,6 +40,7 @@ type server struct {
 	routes     *route.Manager
 	dataplane  *dataplane.Dataplane
 	local      *local.Stack
+	hub        *watch.Hub
 }
 
 func newServer(c *config.Config, log *slog.Logger) (*server, error) {
@@ -77,6 +79,7 @@ func newServer(c *config.Config, log *slog.Logger) (*server, error) {
 		Translator: s.translator, Local: s.local, Log: log,
 		Open: func() (*tun.Device, error) { return tun.Open(device) },
 	})
+	s.hub = newHub(c, s.translator, s.dataplane)
 	return s, nil
 }
 

@@ -295,7 +295,13 @@ func testLocal(t *testing.T, io tun.IO) {
 	}
 }
 
-type watcher struct{ read, translated atomic.Int64 }
+type watcher struct{ batches, read, translated atomic.Int64 }
+
+func (w *watcher) Begin(_ int, now time.Time) {
+	if d := time.Since(now); d >= 0 && d < time.Second {
+		w.batches.Add(1)
+	}
+}
 
 func (w *watcher) Read(int, *translator.Packet) { w.read.Add(1) }
 
@@ -310,8 +316,8 @@ func TestObserver(t *testing.T) {
 	var w watcher
 	n.plane.Observe(&w)
 	n.w6.Run("ping", "-c", "3", "-i", "0.05", server6)
-	if w.read.Load() < 6 || w.translated.Load() != 3 {
-		t.Errorf("saw %d read, %d translated", w.read.Load(), w.translated.Load())
+	if w.read.Load() < 6 || w.translated.Load() != 3 || w.batches.Load() < 6 {
+		t.Errorf("saw %d read, %d translated, in %d batches", w.read.Load(), w.translated.Load(), w.batches.Load())
 	}
 	n.plane.Observe(nil)
 	n.w6.Run("ping", "-c", "1", server6)

@@ -49,10 +49,12 @@ func (l *loop) run() error {
 
 // begin starts a batch: what may change from batch to batch is looked at.
 func (l *loop) begin() {
-	l.worker.SetTime(int64(time.Since(start)))
+	now := time.Since(start)
+	l.worker.SetTime(int64(now))
 	l.observer = nil
 	if o := l.plane.observer.Load(); o != nil {
 		l.observer = *o
+		l.observer.Begin(l.index, start.Add(now))
 	}
 }
 

@@ -30,3 +30,11 @@ var meaning = [translator.NumVerdicts]string{
 	translator.FragmentHeld:              "held until the first fragment of the datagram arrives",
 	translator.FragmentUnknown:           "dropped: a later fragment for a shared address, of an unknown datagram",
 }
+
+// Meaning is a verdict in a sentence, such as "dropped: ...".
+func Meaning(v translator.Verdict) string {
+	if r := v.Reason(); r < translator.NumVerdicts {
+		return meaning[r]
+	}
+	return v.String()
+}

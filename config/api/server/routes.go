@@ -36,6 +36,7 @@ func (s *Server) routes() []route {
 		{pattern: "GET /v1/whois", query: []string{"address", "at"}, do: (*Server).whois},
 		{pattern: "GET /v1/pools", do: (*Server).pools},
 		{pattern: "GET /v1/explain", query: []string{"packet"}, do: (*Server).explain},
+		{pattern: "GET /v1/watch", query: []string{"filter", "rate", "bytes", "all"}, do: (*Server).watch},
 		{pattern: "POST /v1/reload", do: (*Server).reload},
 		{pattern: "GET /v1/pprof/{profile}", query: []string{"seconds"}, early: true, do: (*Server).profile},
 		{pattern: "GET /v1/openapi.yaml", early: true, do: (*Server).description},
@@ -61,6 +62,8 @@ func (s *Server) handler(rt route) http.HandlerFunc {
 		case raw:
 			w.Header().Set("Content-Type", v.contentType)
 			w.Write(v.body)
+		case stream:
+			s.serveStream(w, r, v)
 		default:
 			answer(w, http.StatusOK, "application/json", v)
 		}

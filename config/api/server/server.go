@@ -40,13 +40,14 @@ type Registry interface {
 	Pools() []api.Pool
 }
 
-// Options are what a server answers from. All fields but Complete, Profiles,
-// Group and Log are needed.
+// Options are what a server answers from. All fields but Watch, Complete,
+// Profiles, Group and Log are needed.
 type Options struct {
 	Registry Registry
 	Status   func(context.Context) (api.Status, error)
 	Explain  func(ctx context.Context, words string) (api.Explanation, error) // an error is the words' fault
 	Reload   func(context.Context) error                                      // an error is the config's fault; nothing has changed
+	Watch    func(context.Context, api.Watch, Send) error                     // sends until ctx is done; nil: nothing can be watched
 	Ready    func() bool
 	Complete func(*api.Workload) // adds what the registry does not know: prefix and traffic
 	Profiles bool                // profiles of the process may be taken
@@ -61,6 +62,8 @@ type Server struct {
 	mux    *http.ServeMux
 	limit  *rate.Limiter
 	atOnce chan struct{}
+	ending context.Context // done when streams are to end
+	end    context.CancelFunc
 }
 
 // New makes a server; it does nothing before Run.
@@ -72,6 +75,7 @@ func New(o Options) *Server {
 		o.Complete = func(*api.Workload) {}
 	}
 	s := &Server{Options: o, mux: http.NewServeMux(), limit: rate.NewLimiter(perSecond, burst), atOnce: make(chan struct{}, concurrent)}
+	s.ending, s.end = context.WithCancel(context.Background())
 	for _, r := range s.routes() {
 		s.mux.HandleFunc(r.pattern, s.handler(r))
 	}
@@ -93,6 +97,7 @@ func New(o Options) *Server {
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
+		s.end()
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		defer cancel()
 		stopped <- s.http.Shutdown(grace)

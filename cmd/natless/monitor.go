@@ -1,0 +1,122 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/natless/natless/cmd/internal/packets"
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/netstack/watch"
+)
+
+// gapEvery is how often a reader is told how many packets are not shown.
+const gapEvery = time.Second
+
+func newMonitor(o *options) *cobra.Command {
+	var s seeing
+	var rate int
+	var words, all bool
+	c := &cobra.Command{
+		Use:   "monitor [FILTER]",
+		Short: "Show packets as they pass, and what becomes of each",
+		Long: `Show packets as they pass: when, in which direction, the verdict, the packet as
+it came and, behind the double arrow, as it went on. What is dropped says why.
+Flags and FILTER narrow it down together; put FILTER in quotes when it has
+parentheses. At most --rate packets are shown a second, and the others counted.
+The summary at the end goes to standard error; Ctrl-C ends it.
+
+Nothing is slowed down by a reader who is slow: what he misses is counted as
+lost. With -o json each packet is a line of JSON.
+
+` + watch.Grammar,
+		Example: `  natless monitor --drops
+  natless monitor --workload default/web --rate 0
+  natless monitor 'workload default/web and not port 22'
+  natless monitor -v -n 1 reason port-outside-set
+  natless monitor -o json --for 10s | jq -r .verdict | sort | uniq -c`,
+		RunE: func(c *cobra.Command, args []string) error {
+			filter, err := s.filter(args)
+			if err != nil {
+				return err
+			}
+			stream, err := o.client().Watch(c.Context(), api.Watch{Filter: filter, Rate: rate, All: all})
+			if err != nil {
+				return err
+			}
+			out := c.OutOrStdout()
+			m := &monitor{seeing: &s, out: out, json: o.output == "json", style: packets.Style{
+				ASCII: !utf8Locale(), Color: colorful(out), Words: words, Prefix: stream.Hello.Prefix}}
+			notes(c.ErrOrStderr(), stream.Hello)
+			counts, err := s.watch(c.Context(), stream, m.show)
+			m.gap(counts)
+			summary(c.ErrOrStderr(), "shown", m.shown, counts)
+			return err
+		},
+	}
+	s.flags(c, o, "number")
+	c.Flags().IntVar(&rate, "rate", 100, "show at most this many packets a `second`; 0: all")
+	c.Flags().BoolVarP(&words, "verbose", "v", false, "show both sides in the words of natless explain, with the mapping")
+	allFlag(c, &all)
+	return c
+}
+
+func allFlag(c *cobra.Command, all *bool) {
+	c.Flags().BoolVar(all, "all", false, "have the kernel's fast path leave all packets to the daemon meanwhile")
+}
+
+// colorful says whether w is a terminal whose user wants colors
+// (https://no-color.org).
+func colorful(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))
+}
+
+// monitor shows a stream.
+type monitor struct {
+	*seeing
+	out   io.Writer
+	json  bool
+	style packets.Style
+	shown uint64
+	last  api.Counts // as they were said
+	said  time.Time
+}
+
+func (m *monitor) show(seen api.Seen, _, _ []byte) error {
+	if seen.Counts != nil && time.Since(m.said) > gapEvery {
+		m.gap(*seen.Counts)
+	}
+	if seen.Packet == nil {
+		return nil
+	}
+	if err := m.print(seen.Packet); err != nil {
+		return err
+	}
+	if m.shown++; m.shown == m.count {
+		return errEnough
+	}
+	return nil
+}
+
+func (m *monitor) print(e *api.Event) error {
+	if m.json {
+		return json.NewEncoder(m.out).Encode(e)
+	}
+	_, err := io.WriteString(m.out, m.style.Line(e))
+	return err
+}
+
+// gap says how many packets were not shown since it was last called.
+func (m *monitor) gap(c api.Counts) {
+	if m.json {
+		return
+	}
+	fmt.Fprint(m.out, m.style.Gap(c.Limited-m.last.Limited, c.Lost-m.last.Lost))
+	m.last, m.said = c, time.Now()
+}
