@@ -13,8 +13,8 @@ import (
 // another, both to neighbours that are never asked.
 type rig struct {
 	*netns.NS
-	up, down       int // the indexes of the uplink and the workload's interface
-	upMAC, downMAC net.HardwareAddr
+	up, work       int // the indexes of the uplink and the workload's interface
+	upMAC, workMAC net.HardwareAddr
 }
 
 func newRig(t testing.TB) *rig {
@@ -36,7 +36,7 @@ func newRig(t testing.TB) *rig {
 		for device, at := range map[string]struct {
 			index *int
 			mac   *net.HardwareAddr
-		}{"uplink": {&r.up, &r.upMAC}, "work": {&r.down, &r.downMAC}} {
+		}{"uplink": {&r.up, &r.upMAC}, "work": {&r.work, &r.workMAC}} {
 			i, err := net.InterfaceByName(device)
 			if err != nil {
 				t.Error(err)
