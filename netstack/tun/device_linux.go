@@ -56,7 +56,7 @@ type Device struct {
 	queues   []queue
 	netlink  *netlink.Handle // in the namespace that the device was opened in
 
-	mu     sync.RWMutex // guards descriptors against Close while Inject or Stop writes
+	mu     sync.RWMutex // guards descriptors and netlink against Close while others use them
 	closed bool
 	inject injector
 }
@@ -277,6 +277,11 @@ func (d *Device) AddTo(s *Stats) {
 // kernel's transmit direction: TxDropped counts packets that found the queue
 // full.
 func (d *Device) LinkStats() (netlink.LinkStatistics64, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.closed {
+		return netlink.LinkStatistics64{}, fmt.Errorf("device %s: statistics: %w", d.name, os.ErrClosed)
+	}
 	link, err := d.netlink.LinkByIndex(d.index)
 	if err != nil {
 		return netlink.LinkStatistics64{}, fmt.Errorf("device %s: statistics: %w", d.name, err)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -206,6 +207,40 @@ func TestLinkStatsCountDrops(t *testing.T) {
 	stats, err := d.LinkStats()
 	if err != nil || stats.TxDropped < 80 {
 		t.Errorf("%d drops, %v", stats.TxDropped, err)
+	}
+	d.Close()
+	if _, err := d.LinkStats(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// Buffers that the kernel may still write to are not the collector's.
+func TestUringFailureKeepsBuffers(t *testing.T) {
+	d := mustOpen(t, netns.New(t, "a"), Config{Name: "natless0", IO: Uring})
+	q := d.queues[0].(*uringQueue)
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good: the ring is the thread's
+		if err := q.enable(); err != nil {
+			done <- err
+			return
+		}
+		q.read()
+		if errno := q.ring.enter(0, false); errno != 0 {
+			done <- errno
+			return
+		}
+		ring := q.ring.fd
+		q.ring.fd = -1 // from now on enter fails
+		q.finish()
+		q.ring.fd = ring
+		done <- nil
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(abandoned.queues, q) {
+		t.Error("nobody keeps the buffers")
 	}
 }
 

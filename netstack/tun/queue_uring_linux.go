@@ -3,6 +3,7 @@ package tun
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -242,6 +243,7 @@ func (q *uringQueue) finish() {
 	}
 	for q.waiting != nil || q.writes > 0 || q.tries > 0 {
 		if errno := q.ring.enter(1, true); errno != 0 {
+			abandoned.keep(q) // the kernel may still write to the buffers
 			break
 		}
 		q.reap()
@@ -252,4 +254,22 @@ func (q *uringQueue) finish() {
 
 func (q *uringQueue) close() error {
 	return errors.Join(q.ring.close(), q.common.close())
+}
+
+// abandoned keeps the buffers of queues that ended while the kernel had some of
+// them in hand and would not say when it is done: nothing else refers to them
+// then, and the collector would give them to others. Closing a ring does not
+// wait for what is under way, so they are kept for good; it happens where a
+// system call filter comes into force late, if at all.
+var abandoned abandonment
+
+type abandonment struct {
+	mu     sync.Mutex
+	queues []*uringQueue
+}
+
+func (a *abandonment) keep(q *uringQueue) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.queues = append(a.queues, q)
 }

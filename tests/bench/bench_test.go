@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/xml"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,15 +36,15 @@ func TestOneRound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := options{seconds: 100 * time.Millisecond, sizes: []int{18}, only: "tcp,rate,rtt", rate: 5000,
+	o := options{seconds: 100 * time.Millisecond, trial: 100 * time.Millisecond, sizes: []int{18}, only: "tcp,rate,rtt", rate: 5000,
 		io: []string{"plain", "io_uring"}, skip: map[string]bool{"tayga": true}}
-	contenders, err := l.start(o)
+	contenders, err := l.contenders(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := newReport()
 	for _, c := range contenders {
-		if err := l.measure(o, c, r); err != nil {
+		if err := l.turn(o, c, r); err != nil {
 			t.Fatal(c.name, err)
 		}
 	}
@@ -50,7 +52,7 @@ func TestOneRound(t *testing.T) {
 		t.Errorf("measured %s", got)
 	}
 	for _, c := range r.Contenders {
-		for _, figure := range []string{"tcp Gb/s", "tcp 8 reverse Gb/s", "rtt p50 µs"} {
+		for _, figure := range []string{"tcp Gb/s", "tcp 8 reverse Gb/s", "tcp lean Gb/s", "rtt p50 µs", "rtt loaded p99 µs"} {
 			if r.Medians[c][figure] <= 0 {
 				t.Errorf("%s: %s is %v", c, figure, r.Medians[c][figure])
 			}
@@ -100,5 +102,59 @@ func TestReport(t *testing.T) {
 	}
 	if bars != 4 { // one is the background
 		t.Errorf("the plot has %d rectangles", bars)
+	}
+}
+
+// A path that loses everything above a rate, and a little above half of it.
+func TestSearch(t *testing.T) {
+	const most, lossless = 100e3, 50e3
+	s := search{try: func(rate float64) (trial, error) {
+		r := trial{rate: rate, seconds: 1, sent: rate, received: rate}
+		if rate > lossless {
+			r.received -= rate * maxLoss / 2
+		}
+		if rate > most {
+			r.received = rate / 2
+		}
+		return r, nil
+	}}
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name      string
+		got, want float64
+	}{{"without loss", s.none.rate, lossless}, {"with little loss", s.few.rate, most}} {
+		if c.got > c.want || c.got < c.want/precision {
+			t.Errorf("%s: %.0f, want just under %.0f", c.name, c.got, c.want)
+		}
+	}
+}
+
+func TestReached(t *testing.T) {
+	r := newReport()
+	for _, v := range []struct {
+		contender, figure string
+		value             float64
+	}{
+		{"kernel", "tcp Gb/s", 10}, {"kernel", "tcp reverse Gb/s", 10}, {"kernel", "rtt p50 µs", 30},
+		{"natless", "tcp Gb/s", 9}, {"natless", "tcp reverse Gb/s", 6}, {"natless", "rtt p50 µs", 69},
+		{"natless offload", "tcp Gb/s", 9}, {"natless offload", "tcp reverse Gb/s", 8}, {"natless offload", "rtt p50 µs", 71},
+		{"tayga", "tcp Gb/s", 0.5}, {"tayga", "tcp reverse Gb/s", 0.5},
+		{"other", "tcp Gb/s", 1}, {"other", "tcp reverse Gb/s", 1},
+	} {
+		r.add(v.contender, v.figure, v.value)
+	}
+	r.reach()
+	var got []string
+	for _, v := range r.Reached {
+		got = append(got, fmt.Sprintf("%s %.2f %s %v", v.Contender, v.Value, v.Goal, v.OK))
+	}
+	want := []string{
+		"natless 0.60 ≥ 0.65 false", "natless 6.00 ≥ 8 false", "natless 39.00 ≤ 40 true",
+		"natless offload 0.80 ≥ 0.65 true", "natless offload 8.00 ≥ 8 true", "natless offload 41.00 ≤ 40 false",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }

@@ -16,15 +16,19 @@ import (
 
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/tun"
+	"github.com/natless/natless/tests/netns"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
 )
 
-// contender is one way from the workload to the server.
+// contender is one way from the workload to the server. It runs only while it
+// is measured, so that what it put in the way of others is gone.
 type contender struct {
 	name    string
-	target  string    // the server's address on this way
-	process *exec.Cmd // nil for the kernel
+	target  string                    // the server's address on this way
+	begin   func() (*exec.Cmd, error) // nil for the kernel
+	process *exec.Cmd
+	tidy    func() // removes what the process leaves behind; may be nil
 }
 
 // way is what a translator is told: its prefix, and the workload's IPv4 address.
@@ -46,56 +50,78 @@ func (w way) own4() string {
 	return a.Prev().String()
 }
 
-// start runs every translator, each with a prefix of its own: an idle one
-// costs nothing.
-func (l *lab) start(o options) ([]contender, error) {
-	contenders := []contender{{name: "kernel", target: forwarded}}
-	for i, io := range o.io {
-		w := newWay(i)
-		natless, err := l.startNatless(o, w, io, fmt.Sprintf("natless%d", i))
+// contenders are all that are to be measured, each with a prefix of its own.
+func (l *lab) contenders(o options) ([]*contender, error) {
+	contenders := []*contender{{name: "kernel", target: forwarded}}
+	add := func(name string, w way, begin func(w way) (*exec.Cmd, error)) *contender {
+		c := &contender{name: name, target: w.target(), begin: func() (*exec.Cmd, error) { return begin(w) }}
+		contenders = append(contenders, c)
+		return c
+	}
+	if o.io != nil {
+		for i, io := range o.io {
+			add(nameOf(i, io), newWay(i), func(w way) (*exec.Cmd, error) { return l.beginBare(w, io) })
+		}
+	} else {
+		variants, err := l.variants(&o)
 		if err != nil {
 			return nil, err
 		}
-		name := "natless"
-		if i > 0 {
-			name += " " + io
+		for i, v := range variants {
+			add(nameOf(i, v.name), newWay(i), func(w way) (*exec.Cmd, error) { return l.beginDaemon(o.daemon, w, v.yaml) })
 		}
-		contenders = append(contenders, contender{name, w.target(), natless})
 	}
 	if _, err := exec.LookPath("tayga"); err == nil {
-		w := newWay(10)
-		tayga, err := l.startTayga(w)
-		if err != nil {
-			return nil, err
-		}
-		contenders = append(contenders, contender{"tayga", w.target(), tayga})
+		add("tayga", newWay(20), l.beginTayga).tidy = func() { l.in("x", "tayga -c "+l.taygaConfig()+" --rmtun") }
 	} else {
 		fmt.Fprintln(os.Stderr, "bench: tayga is not installed (apt-get install tayga): left out")
 	}
 	for i, p := range o.peers {
-		w := newWay(11 + i)
-		c := l.cmd("x", "sh", "-c", p.command)
-		c.Env = append(os.Environ(), "PREFIX="+w.prefix, "IPV6="+workload6, "IPV4="+w.ipv4)
-		if err := l.launch(c); err != nil {
-			return nil, err
-		}
-		contenders = append(contenders, contender{p.name, w.target(), c})
+		add(p.name, newWay(21+i), func(w way) (*exec.Cmd, error) {
+			c := l.cmd("x", "sh", "-c", p.command)
+			c.Env = append(os.Environ(), "PREFIX="+w.prefix, "IPV6="+workload6, "IPV4="+w.ipv4)
+			return c, netns.Start(c)
+		})
 	}
-	contenders = slices.DeleteFunc(contenders, func(c contender) bool { return o.skip[c.name] })
-	for _, c := range contenders {
-		if err := l.reachable(c.target); err != nil {
-			return nil, fmt.Errorf("%s: %w", c.name, err)
-		}
-	}
-	return contenders, nil
+	return slices.DeleteFunc(contenders, func(c *contender) bool { return o.skip[c.name] }), nil
 }
 
-func (l *lab) launch(c *exec.Cmd) error {
-	if err := c.Start(); err != nil {
-		return err
+// nameOf keeps "natless" for the first of several.
+func nameOf(i int, name string) string {
+	if i == 0 {
+		return "natless"
 	}
-	l.processes = append(l.processes, c)
-	return nil
+	return "natless " + name
+}
+
+// start runs a contender until stop, and waits until it forwards.
+func (l *lab) start(c *contender) error {
+	if c.begin != nil {
+		process, err := c.begin()
+		if err != nil {
+			return fmt.Errorf("start: %w", err)
+		}
+		c.process = process
+	}
+	return l.reachable(c.target)
+}
+
+func (l *lab) stop(c *contender) {
+	if c.process != nil {
+		end(c.process)
+		c.process = nil
+	}
+	if c.tidy != nil {
+		c.tidy()
+	}
+}
+
+// end asks a program and what it started to end, and insists after a while.
+func end(p *exec.Cmd) {
+	syscall.Kill(-p.Process.Pid, syscall.SIGTERM)
+	insist := time.AfterFunc(3*time.Second, func() { syscall.Kill(-p.Process.Pid, syscall.SIGKILL) })
+	p.Wait()
+	insist.Stop()
 }
 
 // reachable waits until the server answers a ping.
@@ -110,15 +136,16 @@ func (l *lab) reachable(target string) error {
 	return err
 }
 
-func (l *lab) startNatless(o options, w way, io, device string) (*exec.Cmd, error) {
-	if io == "" {
-		return l.startDaemon(o.daemon, w)
-	}
-	c := l.role("x", "translate", w.prefix, w.ipv4, device, io)
-	if err := l.launch(c); err != nil {
+func (l *lab) beginBare(w way, io string) (*exec.Cmd, error) {
+	c := l.role("x", "translate", w.prefix, w.ipv4, "natless0", io)
+	if err := netns.Start(c); err != nil {
 		return nil, err
 	}
-	return c, l.routes(device, w)
+	if err := l.routes("natless0", w); err != nil {
+		end(c)
+		return nil, err
+	}
+	return c, nil
 }
 
 // routes waits for a device, sets it up and has the kernel route through it.
@@ -127,37 +154,61 @@ func (l *lab) routes(device string, w way) error {
 		"ip link set %[1]s up mtu 1500; ip route add %[2]s dev %[1]s; ip route add %[3]s dev %[1]s", device, w.prefix, w.ipv4))
 }
 
-func (l *lab) startDaemon(program string, w way) (*exec.Cmd, error) {
-	if program == "" {
-		program = filepath.Join(l.files, "natlessd")
-		if err := command("go", "build", "-o", program, "github.com/natless/natless/cmd/natlessd"); err != nil {
+// variants are the ways in which the daemon is measured: everything in user
+// space, packets in the kernel where it can, and what the command line adds.
+func (l *lab) variants(o *options) ([]variant, error) {
+	if o.daemon == "" {
+		o.daemon = filepath.Join(l.files, "natlessd")
+		if err := command("go", "build", "-o", o.daemon, "github.com/natless/natless/cmd/natlessd"); err != nil {
 			return nil, err
 		}
 	}
-	config := fmt.Sprintf("device: {name: natless0}\nprefix: %s\naddresses: {ipv4: %s, ipv6: \"2001:db8:1::1\"}\n"+
-		"mappings:\n  - {ipv6: \"%s\", ipv4: %s}\n", w.prefix, w.own4(), workload6, w.ipv4)
-	file := filepath.Join(l.files, "natless.yaml")
+	known := []variant{{"user space", "offload: off"}, {"offload", "offload: required"}}
+	if _, err := l.configure(o.daemon, newWay(0), known[0].yaml); err != nil { // a daemon without this key
+		known = []variant{{"user space", ""}}
+	}
+	return append(known, o.variants...), nil
+}
+
+// configure writes a configuration and has the daemon check it.
+func (l *lab) configure(program string, w way, yaml string) (file string, err error) {
+	config := fmt.Sprintf("prefix: %s\naddresses: {ipv4: %s, ipv6: \"2001:db8:1::1\"}\nuplink: s4\n"+
+		"mappings:\n  - {ipv6: \"%s\", ipv4: %s}\napi: {socket: %s/natless.sock}\nlog: {level: warn}\n%s\n", w.prefix, w.own4(), workload6, w.ipv4, l.files, yaml)
+	file = filepath.Join(l.files, "natless.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return "", err
+	}
+	return file, command(program, "--config", file, "--check")
+}
+
+func (l *lab) beginDaemon(program string, w way, yaml string) (*exec.Cmd, error) {
+	file, err := l.configure(program, w, yaml)
+	if err != nil {
 		return nil, err
 	}
 	c := l.cmd("x", program, "--config", file)
-	return c, l.launch(c)
+	return c, netns.Start(c)
 }
 
-func (l *lab) startTayga(w way) (*exec.Cmd, error) {
+func (l *lab) taygaConfig() string { return filepath.Join(l.files, "tayga.conf") }
+
+func (l *lab) beginTayga(w way) (*exec.Cmd, error) {
 	config := fmt.Sprintf("tun-device tayga0\nipv4-addr %s\nipv6-addr 2001:db8:1::65\nprefix %s\nmap %s %s\n", w.own4(), w.prefix, w.ipv4, workload6)
-	file := filepath.Join(l.files, "tayga.conf")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(l.taygaConfig(), []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	if err := l.in("x", "tayga -c "+file+" --mktun"); err != nil {
+	if err := l.in("x", "tayga -c "+l.taygaConfig()+" --mktun"); err != nil {
 		return nil, err
 	}
-	c := l.cmd("x", "tayga", "-c", file, "--nodetach")
-	if err := l.launch(c); err != nil {
+	c := l.cmd("x", "tayga", "-c", l.taygaConfig(), "--nodetach")
+	if err := netns.Start(c); err != nil {
 		return nil, err
 	}
-	return c, l.routes("tayga0", w)
+	if err := l.routes("tayga0", w); err != nil {
+		end(c)
+		return nil, err
+	}
+	return c, nil
 }
 
 // translate is a bare dataplane, for measuring without the daemon: prefix, the

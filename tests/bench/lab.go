@@ -8,20 +8,20 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/natless/natless/tests/netns"
 )
 
 // lab is three namespaces: an IPv6-only workload, a host in the middle that
 // routes and translates, and a server. The server has an IPv6 address besides,
 // which is how forwarding without translation is measured.
 type lab struct {
-	ctx       context.Context
-	prefix    string
-	files     string // directory for configurations and programs
-	processes []*exec.Cmd
+	ctx    context.Context
+	prefix string
+	files  string // directory for configurations and programs
 }
 
 const (
@@ -70,13 +70,8 @@ func firstError(steps ...func() error) error {
 	return nil
 }
 
-// close ends everything that was started and removes the namespaces.
+// close removes the namespaces.
 func (l *lab) close() {
-	for _, p := range l.processes {
-		p.Process.Signal(syscall.SIGTERM)
-		time.AfterFunc(3*time.Second, func() { p.Process.Kill() })
-		p.Wait()
-	}
 	for _, ns := range []string{"w6", "x", "s4"} {
 		exec.Command("ip", "netns", "del", l.prefix+ns).Run()
 	}
@@ -95,10 +90,10 @@ func command(name string, args ...string) error {
 	return nil
 }
 
-// cmd is a program in a namespace that dies with this one.
+// cmd is a program in a namespace, to be started by netns.Start.
 func (l *lab) cmd(ns, name string, args ...string) *exec.Cmd {
 	c := exec.CommandContext(l.ctx, "nsenter", append([]string{"--net=/run/netns/" + l.prefix + ns, name}, args...)...)
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	c.Stderr = os.Stderr
 	return c
 }
@@ -127,7 +122,7 @@ func (l *lab) background(ns, role string, args ...any) (end func() (string, erro
 	var out bytes.Buffer
 	ready := &firstLine{rest: &out, seen: make(chan struct{})}
 	c.Stdout = ready
-	if err := c.Start(); err != nil {
+	if err := netns.Start(c); err != nil {
 		return nil, err
 	}
 	select {
@@ -163,61 +158,20 @@ func (f *firstLine) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// work is CPU time in seconds.
-type work struct{ machine, process float64 }
-
-// worked is what the machine and a contender's process have worked so far. The
-// machine counts since the kernel's part of forwarding is on nobody's account;
-// the process tells the contender from what else goes on.
-func worked(c contender) work {
-	w := work{machine: machineCPU()}
-	if c.process != nil {
-		w.process = processCPU(c.process.Process.Pid)
+// output runs a role to its end and reads numbers off what it printed.
+func (l *lab) output(ns, role string, args []any, numbers ...any) error {
+	c := l.role(ns, role, args...)
+	var out bytes.Buffer
+	c.Stdout = &out
+	err := netns.Start(c)
+	if err == nil {
+		err = c.Wait()
 	}
-	return w
-}
-
-// since is the work done after an earlier look, for each of n.
-func (w work) since(earlier work, n float64) work {
-	return work{(w.machine - earlier.machine) / n, (w.process - earlier.process) / n}
-}
-
-// processCPU is the user and system time of a process (proc_pid_stat(5)).
-func processCPU(pid int) float64 {
-	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	_, after, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(after)
-	if len(fields) < 13 {
-		return 0
+	if err == nil {
+		_, err = fmt.Sscan(out.String(), numbers...)
 	}
-	user, _ := strconv.ParseFloat(fields[11], 64)
-	system, _ := strconv.ParseFloat(fields[12], 64)
-	return (user + system) / 100
-}
-
-func machineCPU() float64 {
-	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {
-		return 0
+		return fmt.Errorf("%s: %w", role, err)
 	}
-	line, _, _ := strings.Cut(string(stat), "\n")
-	var ticks float64
-	for i, field := range strings.Fields(line)[1:8] { // user nice system idle iowait irq softirq
-		if i != 3 && i != 4 {
-			n, _ := strconv.ParseFloat(field, 64)
-			ticks += n
-		}
-	}
-	return ticks / 100
-}
-
-func residentMB(pid int) float64 {
-	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	_, after, _ := strings.Cut(string(status), "VmRSS:")
-	fields := strings.Fields(after)
-	if len(fields) == 0 {
-		return 0
-	}
-	kb, _ := strconv.ParseFloat(fields[0], 64)
-	return kb / 1024
+	return nil
 }

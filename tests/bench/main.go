@@ -23,7 +23,8 @@ import (
 // options of one sitting.
 type options struct {
 	rounds  int
-	seconds time.Duration // of each transfer and trial
+	seconds time.Duration // of each transfer
+	trial   time.Duration // of each attempt at a rate of datagrams
 	sizes   []int         // UDP payload bytes
 	only    string
 	rate    float64
@@ -31,8 +32,26 @@ type options struct {
 	json    string
 	svg     string
 	daemon  string
-	io      []string // ways to read and write of bare dataplanes; one empty string: the daemon
+	io      []string // ways to read and write of bare dataplanes; nil: the daemon
 	peers   peerFlag
+	// variants of the daemon's configuration that are measured beside it
+	variants variantFlag
+}
+
+// variantFlag collects -variant NAME=YAML.
+type variantFlag []variant
+
+type variant struct{ name, yaml string }
+
+func (v *variantFlag) String() string { return fmt.Sprint(*v) }
+
+func (v *variantFlag) Set(s string) error {
+	name, yaml, ok := strings.Cut(s, "=")
+	if !ok {
+		return fmt.Errorf("%q: want NAME=YAML", s)
+	}
+	*v = append(*v, variant{name, yaml})
+	return nil
 }
 
 // peerFlag collects -peer NAME=COMMAND.
@@ -81,24 +100,29 @@ func exit(err error) {
 
 func parse() (o options, err error) {
 	flag.IntVar(&o.rounds, "rounds", 3, "how often everything is measured; medians are shown")
-	flag.DurationVar(&o.seconds, "time", 2*time.Second, "length of one transfer")
-	sizes := flag.String("sizes", "18,512,1400", "UDP payload sizes in bytes")
+	flag.DurationVar(&o.seconds, "time", 1500*time.Millisecond, "length of one transfer")
+	flag.DurationVar(&o.trial, "trial", 500*time.Millisecond, "length of one trial of a rate of datagrams")
+	sizes := flag.String("sizes", "18,64,512,1400", "UDP payload sizes in bytes")
 	flag.StringVar(&o.only, "only", "tcp,udp,rtt", "what to measure")
 	flag.Float64Var(&o.rate, "rate", 50000, "packets a second of the measurement \"rate\", which -only can name")
 	flag.StringVar(&o.json, "json", "", "file to write the results to")
 	flag.StringVar(&o.svg, "svg", "", "file to write a plot to")
 	flag.StringVar(&o.daemon, "natlessd", "", "the daemon's program to measure; without it, it is built")
-	flag.Var(&o.peers, "peer", "NAME=COMMAND of another translator; it runs in the translator's namespace, must make\n"+
-		"its device and routes itself, and finds $PREFIX (IPv6, /96), $IPV6 and $IPV4 (the workload's addresses)")
+	flag.Var(&o.peers, "peer", "NAME=COMMAND of another translator; it runs in the translator's namespace while it is\n"+
+		"measured, must make its device and routes itself and take them back on SIGTERM, and finds $PREFIX\n"+
+		"(IPv6, /96), $IPV6 and $IPV4 (the workload's addresses)")
+	flag.Var(&o.variants, "variant", "NAME=YAML of configuration keys with which the daemon is measured too")
 	io := flag.String("io", "", "ways to read and write (plain,io_uring): a bare dataplane for each is measured\n"+
 		"instead of the daemon, the first as natless")
-	skip := flag.String("skip", "", "contenders to leave out: kernel,natless,tayga")
+	skip := flag.String("skip", "", "contenders to leave out, by the names in the table, with commas between them")
 	flag.Parse()
 	o.skip = map[string]bool{}
 	for _, name := range strings.Split(*skip, ",") {
 		o.skip[name] = true
 	}
-	o.io = strings.Split(*io, ",")
+	if *io != "" {
+		o.io = strings.Split(*io, ",")
+	}
 	for _, s := range strings.Split(*sizes, ",") {
 		size, err := strconv.Atoi(s)
 		if err != nil || size < 8 || size > 1452 {
@@ -124,73 +148,22 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	contenders, err := lab.start(o)
+	contenders, err := lab.contenders(o)
 	if err != nil {
 		return err
 	}
 	report := newReport()
 	for round := range o.rounds {
 		for _, c := range contenders {
-			if err := lab.measure(o, c, report); err != nil {
+			if err := lab.turn(o, c, report); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, o.rounds, report.last(c.name))
 		}
 	}
+	report.reach()
 	report.print(os.Stdout)
 	return report.save(o)
-}
-
-// measure takes one round of one contender's figures.
-func (l *lab) measure(o options, c contender, r *report) error {
-	if strings.Contains(o.only, "tcp") {
-		for _, t := range []struct {
-			key     string
-			streams int
-			reverse bool
-		}{{"tcp", 1, false}, {"tcp reverse", 1, true}, {"tcp 8", 8, false}, {"tcp 8 reverse", 8, true}} {
-			rate, perGB, err := l.tcp(c, t.streams, t.reverse, o.seconds)
-			if err != nil {
-				return fmt.Errorf("%s: %w", t.key, err)
-			}
-			r.add(c.name, t.key+" Gb/s", rate)
-			r.add(c.name, t.key+" CPU-s/GB", perGB.machine)
-			r.add(c.name, t.key+" own CPU-s/GB", perGB.process)
-		}
-	}
-	if strings.Contains(o.only, "udp") {
-		for _, size := range o.sizes {
-			rate, perMpkt, err := l.search(c, size, o.seconds)
-			if err != nil {
-				return fmt.Errorf("udp %d: %w", size, err)
-			}
-			r.add(c.name, fmt.Sprintf("udp %d B kpps", size), rate/1e3)
-			r.add(c.name, fmt.Sprintf("udp %d B CPU-s/Mpkt", size), perMpkt.machine)
-			r.add(c.name, fmt.Sprintf("udp %d B own CPU-s/Mpkt", size), perMpkt.process)
-		}
-	}
-	if strings.Contains(o.only, "rate") {
-		for _, size := range o.sizes {
-			t, err := l.try(c, size, o.rate, o.seconds)
-			if err != nil {
-				return fmt.Errorf("udp %d: %w", size, err)
-			}
-			r.add(c.name, fmt.Sprintf("udp %d B at %.0f pps: loss %%", size, o.rate), 100*(1-t.received/t.sent))
-			r.add(c.name, fmt.Sprintf("udp %d B at %.0f pps: own CPU-s/Mpkt", size, o.rate), t.perMpkt.process)
-		}
-	}
-	if strings.Contains(o.only, "rtt") {
-		p50, p99, err := l.rtt(c.target, 2000)
-		if err != nil {
-			return fmt.Errorf("rtt: %w", err)
-		}
-		r.add(c.name, "rtt p50 µs", p50)
-		r.add(c.name, "rtt p99 µs", p99)
-	}
-	if c.process != nil {
-		r.add(c.name, "memory MB", residentMB(c.process.Process.Pid))
-	}
-	return nil
 }
 
 func (r *report) save(o options) error {

@@ -21,6 +21,7 @@ type report struct {
 	Figures    []string                        `json:"figures"`
 	Values     map[string]map[string][]float64 `json:"values"`  // contender, figure, rounds
 	Medians    map[string]map[string]float64   `json:"medians"` // contender, figure
+	Reached    []reached                       `json:"reached"`
 }
 
 type machine struct {
@@ -28,6 +29,8 @@ type machine struct {
 	CPU    string `json:"cpu"`
 	Cores  int    `json:"cores"`
 	Go     string `json:"go"`
+	// Congestion is the TCP congestion control of the measurement.
+	Congestion string `json:"tcp_congestion_control"`
 }
 
 func newReport() *report {
@@ -35,7 +38,7 @@ func newReport() *report {
 }
 
 func thisMachine() machine {
-	m := machine{Cores: runtime.NumCPU(), Go: runtime.Version()}
+	m := machine{Cores: runtime.NumCPU(), Go: runtime.Version(), Congestion: congestion}
 	var name unix.Utsname
 	if unix.Uname(&name) == nil {
 		m.Kernel = unix.ByteSliceToString(name.Release[:])
@@ -77,6 +80,7 @@ func (r *report) last(contender string) string {
 // peer: more is better but for CPU, memory and round trips.
 func (r *report) print(w io.Writer) {
 	fmt.Fprintf(w, "%s, %d cores, Linux %s, %s\n\n", r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel, r.Machine.Go)
+	defer r.printReached(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	defer t.Flush()
 	fmt.Fprint(t, "\t")
@@ -119,34 +123,4 @@ func number(v float64) string {
 		return fmt.Sprintf("%.0f", v)
 	}
 	return fmt.Sprintf("%.2f", v)
-}
-
-// svg draws one row of bars for each figure, each figure at its own scale.
-func (r *report) svg() []byte {
-	const width, left, bar = 760, 190, 16
-	colours := []string{"#8a8f98", "#1f6feb", "#d29922", "#a371f7", "#3fb950"}
-	var b strings.Builder
-	y := 56
-	for _, figure := range r.Figures {
-		fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>\n", left-10, y+bar, figure)
-		greatest := 0.0
-		for _, c := range r.Contenders {
-			greatest = max(greatest, r.Medians[c][figure])
-		}
-		for i, c := range r.Contenders {
-			v := r.Medians[c][figure]
-			if v == 0 {
-				continue
-			}
-			length := v / greatest * (width - left - 150)
-			fmt.Fprintf(&b, "<rect x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\" fill=\"%s\"/>", left, y, length, bar-3, colours[i%len(colours)])
-			fmt.Fprintf(&b, "<text x=\"%.1f\" y=\"%d\">%s %s</text>\n", left+length+6, y+bar-5, number(v), c)
-			y += bar
-		}
-		y += 14
-	}
-	head := fmt.Sprintf("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"12\">\n"+
-		"<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n<text x=\"12\" y=\"20\" font-size=\"14\">natless through the device, medians of one sitting</text>\n"+
-		"<text x=\"12\" y=\"38\" fill=\"#57606a\">%s, %d cores, Linux %s, %s</text>\n", width, y, r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel, r.Machine.Go)
-	return []byte(head + b.String() + "</svg>\n")
 }

@@ -3,13 +3,11 @@
 package main
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
 	"math"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -20,53 +18,97 @@ import (
 
 const (
 	udpPort   = 9999
-	echoPort  = 9998
 	udpFlows  = 4
 	burst     = 32 // datagrams for each sendmmsg
 	maxLoss   = 0.001
 	precision = 1.05 // of the rate that is searched
 )
 
-// search finds the highest rate of datagrams at which no more than a
-// thousandth is lost, by bisection (RFC 8219 6.5 as far as one machine allows).
-// A trial that fails is repeated once, so that a neighbour's burst of work on
-// the machine does not decide.
-func (l *lab) search(c contender, size int, length time.Duration) (pps float64, perMpkt work, err error) {
-	low, high := 5e3, 1.2e6
-	for high/low > precision {
+// search finds the highest rates of datagrams at which none is lost, and at
+// which no more than a thousandth is (RFC 8219 6.5 as far as one machine
+// allows). A trial that fails is repeated once, so that a neighbour's burst of
+// work on the machine does not decide.
+type search struct {
+	try  func(rate float64) (trial, error)
+	none trial // the best without loss
+	few  trial // the best with no more than maxLoss
+	err  error
+}
+
+func (s *search) run() error {
+	low, high := s.bisect(5e3, 1.2e6, func(t trial) bool { return t.lost() <= maxLoss })
+	if s.none.rate < low {
+		s.bisect(max(s.none.rate, 5e3), high, func(t trial) bool { return t.lost() == 0 })
+	}
+	return s.err
+}
+
+// bisect narrows down between a rate that is good and one that is not.
+func (s *search) bisect(low, high float64, good func(trial) bool) (float64, float64) {
+	for s.err == nil && high/low > precision {
 		rate := math.Sqrt(low * high)
-		var t trial
-		for try := 0; try < 2 && !t.ok && err == nil; try++ {
-			t, err = l.try(c, size, rate, length)
+		ok := false
+		for range 2 {
+			var t trial
+			if t, s.err = s.try(rate); s.err != nil {
+				return low, high
+			}
+			s.keep(t)
+			if ok = t.reached() && good(t); ok {
+				break
+			}
 		}
-		if err != nil {
-			return 0, work{}, err
-		}
-		if t.ok {
-			low, pps, perMpkt = rate, t.received/length.Seconds(), t.perMpkt
+		if ok {
+			low = rate
 		} else {
 			high = rate
 		}
 	}
-	return pps, perMpkt, nil
+	return low, high
+}
+
+func (s *search) keep(t trial) {
+	if !t.reached() {
+		return
+	}
+	if t.lost() == 0 && t.received > s.none.received {
+		s.none = t
+	}
+	if t.lost() <= maxLoss && t.received > s.few.received {
+		s.few = t
+	}
 }
 
 // trial is what came of sending at one rate.
 type trial struct {
+	rate           float64 // datagrams a second
+	seconds        float64
 	sent, received float64
 	perMpkt        work
-	ok             bool // the rate was reached, and nearly all arrived
 }
 
-func (l *lab) try(c contender, size int, rate float64, length time.Duration) (t trial, err error) {
+func (t trial) lost() float64 { return 1 - t.received/t.sent }
+
+// reached says that the generator kept to the rate.
+func (t trial) reached() bool { return t.sent >= 0.97*t.rate*t.seconds }
+
+func (t trial) kpps() float64 {
+	if t.seconds == 0 {
+		return 0
+	}
+	return t.received / t.seconds / 1e3
+}
+
+func (l *lab) try(c *contender, size int, rate float64, length time.Duration) (t trial, err error) {
+	t.rate, t.seconds = rate, length.Seconds()
 	end, err := l.background("s4", "udp-sink")
 	if err != nil {
 		return t, err
 	}
 	before := worked(c)
-	out, err := l.role("w6", "udp-generate", c.target, rate, length, size).Output()
+	err = l.output("w6", "udp-generate", []any{c.target, rate, length, size}, &t.sent)
 	after := worked(c)
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(50 * time.Millisecond) // what is on its way arrives
 	received, err2 := end()
 	if err == nil {
 		err = err2
@@ -74,11 +116,10 @@ func (l *lab) try(c contender, size int, rate float64, length time.Duration) (t 
 	if err != nil {
 		return t, err
 	}
-	if _, err := fmt.Sscan(string(out)+received, &t.sent, &t.received); err != nil {
-		return t, fmt.Errorf("%q %q: %w", out, received, err)
+	if _, err := fmt.Sscan(received, &t.received); err != nil {
+		return t, fmt.Errorf("udp-sink printed %q: %w", received, err)
 	}
 	t.perMpkt = after.since(before, t.received/1e6)
-	t.ok = t.received >= t.sent*(1-maxLoss) && t.sent >= 0.97*rate*length.Seconds()
 	return t, nil
 }
 
@@ -124,11 +165,11 @@ func generateUDP(args []string) error {
 		}
 		if early := float64(sent+burst)/rate - passed.Seconds(); early > 0 {
 			if early > 60e-6 {
-				unix.Nanosleep(&unix.Timespec{Nsec: int64(early * 1e9)}, nil)
+				pause(time.Duration(early * float64(time.Second)))
 			}
 			continue
 		}
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(sockets[flow%udpFlows]), uintptr(unsafe.Pointer(&batch[0])), burst, 0, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(sockets[flow%udpFlows]), uintptr(unsafe.Pointer(&batch[0])), burst, 0, 0, 0)
 		if errno == 0 {
 			sent += int(n)
 		}
@@ -178,79 +219,11 @@ func sinkUDP([]string) error {
 	fmt.Println("ready")
 	batch, got := messages(64, 2048), 0
 	for more := untilInputEnds(); more(); {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&batch[0])), 64, unix.MSG_WAITFORONE, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&batch[0])), 64, unix.MSG_WAITFORONE, 0, 0)
 		if errno == 0 {
 			got += int(n)
 		}
 	}
 	fmt.Println(got)
-	return nil
-}
-
-// rtt gives the median and the 99th percentile of round trips, in µs, of one
-// small datagram at a time.
-func (l *lab) rtt(target string, count int) (p50, p99 float64, err error) {
-	end, err := l.background("s4", "udp-echo")
-	if err != nil {
-		return 0, 0, err
-	}
-	defer end()
-	out, err := l.role("w6", "udp-ping", target, count).Output()
-	if err != nil {
-		return 0, 0, err
-	}
-	_, err = fmt.Sscan(string(out), &p50, &p99)
-	return p50, p99, err
-}
-
-// echoUDP sends datagrams back until its standard input ends.
-func echoUDP([]string) error {
-	fd, err := listenUDP(echoPort)
-	if err != nil {
-		return err
-	}
-	fmt.Println("ready")
-	buffer := make([]byte, 2048)
-	for more := untilInputEnds(); more(); {
-		if n, from, err := unix.Recvfrom(fd, buffer, 0); err == nil {
-			unix.Sendto(fd, buffer[:n], 0, from)
-		}
-	}
-	return nil
-}
-
-// pingUDP measures round trips: target, count. A lost one is left out.
-func pingUDP(args []string) error {
-	fd, err := connectUDP(args[0], echoPort)
-	if err != nil {
-		return err
-	}
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200000})
-	count, _ := strconv.Atoi(args[1])
-	var trips []float64
-	out, in := make([]byte, 64), make([]byte, 64)
-	for i := range count {
-		binary.BigEndian.PutUint32(out, uint32(i))
-		start := time.Now()
-		if _, err := unix.Write(fd, out); err != nil {
-			return err
-		}
-		for {
-			_, err := unix.Read(fd, in)
-			if err == nil && binary.BigEndian.Uint32(in) != uint32(i) {
-				continue // the answer to one that was given up
-			}
-			if err == nil {
-				trips = append(trips, float64(time.Since(start).Nanoseconds())/1e3)
-			}
-			break
-		}
-		unix.Nanosleep(&unix.Timespec{Nsec: 300000}, nil)
-	}
-	if len(trips) < count/2 {
-		return fmt.Errorf("%d of %d answers came", len(trips), count)
-	}
-	slices.Sort(trips)
-	fmt.Println(trips[len(trips)/2], trips[len(trips)*99/100])
 	return nil
 }
