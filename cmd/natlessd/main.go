@@ -42,6 +42,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "natlessd", version)
 		return 0
 	}
+	settle := spare()
 	c, err := config.Load(given.Config)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
@@ -57,7 +58,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	level := new(slog.LevelVar)
 	log := newLog(c.Log, level, stderr)
-	if err := serve(c, given.Config, level, log); err != nil {
+	if err := serve(c, given.Config, settle, level, log); err != nil {
 		log.Error("natlessd ends", "error", err)
 		return 1
 	}
@@ -73,10 +74,10 @@ func newLog(c config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-func serve(c *config.Config, path string, level *slog.LevelVar, log *slog.Logger) error {
+func serve(c *config.Config, path string, settle func(), level *slog.LevelVar, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	s, err := newServer(c, log)
+	s, err := newServer(c, settle, log)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"os"
 	"strings"
@@ -86,10 +87,8 @@ func (r *reloader) reload() error {
 	notify(r.log, "RELOADING=1\n"+daemon.SdNotifyMonotonicUsec())
 	defer notify(r.log, "READY=1")
 	result := api.Reload{At: time.Now()}
-	next, err := config.Load(r.path)
-	if err == nil {
-		err = r.replace(next)
-	}
+	defer spare()()
+	err := r.load()
 	if err != nil {
 		result.Error = err.Error()
 		r.log.Error("reload refused, nothing has changed", "error", err)
@@ -100,7 +99,18 @@ func (r *reloader) reload() error {
 	defer r.mu.Unlock()
 	r.result = result
 	r.count(result.At, err)
+	return err
+}
+
+// load puts the configuration file into force.
+func (r *reloader) load() error {
+	next, err := config.Load(r.path)
 	if err == nil {
+		err = r.replace(next)
+	}
+	if err == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		r.config = next
 	}
 	return err
@@ -115,7 +125,7 @@ func (r *reloader) replace(next *config.Config) error {
 	if err != nil {
 		return err
 	}
-	err = r.workloads.Reconfigure(pools, next.Registry.History, func(assigned []mapping.Mapping) error {
+	err = r.workloads.Reconfigure(pools, next.Registry.History, func(assigned iter.Seq[mapping.Mapping]) error {
 		return r.swap(next, pools, assigned)
 	})
 	if err == nil {
@@ -126,7 +136,7 @@ func (r *reloader) replace(next *config.Config) error {
 
 // swap puts a configuration and what is assigned into the translator and the
 // kernel.
-func (r *reloader) swap(next *config.Config, pools []registry.Pool, assigned []mapping.Mapping) error {
+func (r *reloader) swap(next *config.Config, pools []registry.Pool, assigned iter.Seq[mapping.Mapping]) error {
 	table, err := tableOf(next, assigned)
 	if err != nil {
 		return err

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -34,6 +33,7 @@ type task interface {
 // server is what the tasks share.
 type server struct {
 	log        *slog.Logger
+	settle     func() // when all is ready: starting took more memory than running does
 	key        [16]byte
 	workloads  *workloads
 	translator *translator.Translator
@@ -43,8 +43,8 @@ type server struct {
 	hub        *watch.Hub
 }
 
-func newServer(c *config.Config, log *slog.Logger) (*server, error) {
-	s := &server{log: log}
+func newServer(c *config.Config, settle func(), log *slog.Logger) (*server, error) {
+	s := &server{settle: settle, log: log}
 	var err error
 	if s.key, err = secret(c); err != nil {
 		return nil, err
@@ -114,7 +114,7 @@ func (s *server) announce(ctx context.Context, tasks []task) {
 			return
 		}
 	}
-	debug.FreeOSMemory() // starting took more than running does
+	s.settle()
 	s.log.Info("natlessd is ready", "mappings", s.translator.Table().Len())
 	notify(s.log, "READY=1")
 	<-ctx.Done()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -94,13 +95,13 @@ func edited(t *mapping.Table, c registry.Change) (*mapping.Table, error) {
 }
 
 // tableOf is the explicit mappings of a configuration and what is assigned.
-func tableOf(c *config.Config, assigned []mapping.Mapping) (*mapping.Table, error) {
+func tableOf(c *config.Config, assigned iter.Seq[mapping.Mapping]) (*mapping.Table, error) {
 	table, err := c.Table()
 	if err != nil {
 		return nil, err
 	}
 	edit := table.Edit()
-	for _, m := range assigned {
+	for m := range assigned {
 		if err := edit.Insert(m); err != nil {
 			return nil, fmt.Errorf("a workload has it (natless whois, natless workloads delete): %w", err)
 		}

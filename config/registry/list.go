@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -74,11 +75,14 @@ func matches(a *Assignment, f api.Filter) bool {
 		(!f.Address.IsValid() || f.Address == a.Address || slices.Contains(a.Request.IPv6, f.Address))
 }
 
-// Mappings gives the mappings of all assignments, in no order.
-func (r *Registry) Mappings() []mapping.Mapping {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.state.mappings()
+// Mappings yields the mappings of all assignments, in no order. No change
+// happens meanwhile.
+func (r *Registry) Mappings() iter.Seq[mapping.Mapping] {
+	return func(yield func(mapping.Mapping) bool) {
+		r.mu.RLock()
+		defer r.mu.RUnlock()
+		r.state.mappings()(yield)
+	}
 }
 
 // Whois says who had the address and port at a time; the zero time is now.

@@ -329,7 +329,7 @@ func compare(m *model, r *Registry) {
 			m.t.Fatalf("%s: %+v, %v, want %+v\n%s", k, got, err, want, m.report())
 		}
 	}
-	for _, mp := range r.Mappings() {
+	for mp := range r.Mappings() {
 		if !m.table[fmt.Sprint(mp)] {
 			m.t.Fatalf("mapping %v did not reach the table\n%s", mp, m.report())
 		}

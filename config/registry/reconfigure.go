@@ -3,8 +3,13 @@ package registry
 import (
 	"context"
 	"fmt"
+	"iter"
+	"net/netip"
+	"reflect"
+	"slices"
 	"time"
 
+	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/translator/mapping"
 	bolt "go.etcd.io/bbolt"
 )
@@ -15,8 +20,10 @@ import (
 // are free there. swap gets the mappings of all assignments as they will be
 // and puts them into effect together with the rest of a new config; no change
 // reaches the sink meanwhile. When swap fails nothing has changed.
-func (r *Registry) Reconfigure(pools []Pool, history int, swap func([]mapping.Mapping) error) error {
-	history = max(history, 0)
+//
+// Where pools change, the state is built anew from memory, and shares the
+// assignments with the old one: reading a million from disk would take seconds.
+func (r *Registry) Reconfigure(pools []Pool, history int, swap func(iter.Seq[mapping.Mapping]) error) error {
 	made, err := newPools(pools)
 	if err != nil {
 		return err
@@ -25,19 +32,29 @@ func (r *Registry) Reconfigure(pools []Pool, history int, swap func([]mapping.Ma
 	defer r.commits.leader.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.reconfigure(made, history, swap, func(*bolt.Tx) (state, error) {
+		if samePools(made, r.state.pools) {
+			return r.state, nil
+		}
+		return r.state.rebuilt(made)
+	})
+}
 
+// reconfigure begins with the state that from gives.
+func (r *Registry) reconfigure(pools []*pool, history int, swap func(iter.Seq[mapping.Mapping]) error, from func(*bolt.Tx) (state, error)) error {
 	var fresh state
-	err = r.db.Update(func(tx *bolt.Tx) (err error) {
+	history = max(history, 0)
+	err := r.db.Update(func(tx *bolt.Tx) (err error) {
 		pruned, err := pruneHistory(tx, history)
 		if err != nil {
 			return err
 		}
-		if fresh, err = loadState(tx, made); err != nil {
+		if fresh, err = from(tx); err != nil {
 			return err
 		}
 		moved, err := moveUplink(tx, &fresh, history, r.now())
 		if err == nil && moved {
-			fresh, err = loadState(tx, made)
+			fresh, err = loadState(tx, pools)
 		}
 		if err != nil {
 			return err
@@ -78,12 +95,37 @@ func moveUplink(tx *bolt.Tx, s *state, history int, now time.Time) (moved bool, 
 	return moved, nil
 }
 
-func (s *state) mappings() []mapping.Mapping {
-	all := make([]mapping.Mapping, 0, len(s.assignments))
+func samePools(a, b []*pool) bool {
+	return slices.EqualFunc(a, b, func(a, b *pool) bool { return reflect.DeepEqual(a.Pool, b.Pool) })
+}
+
+// rebuilt is s with other pools.
+func (s *state) rebuilt(pools []*pool) (state, error) {
+	n := newState(pools)
+	n.assignments = make(map[api.Key]*Assignment, len(s.assignments))
+	n.ipv6 = make(map[netip.Addr]*Assignment, len(s.ipv6))
 	for _, a := range s.assignments {
-		all = append(all, a.Mapping())
+		if err := n.add(a); err != nil {
+			return n, err
+		}
 	}
-	return all
+	for _, c := range s.cooling {
+		own := *c // which knows its place in the heap
+		if err := n.cool(&own); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (s *state) mappings() iter.Seq[mapping.Mapping] {
+	return func(yield func(mapping.Mapping) bool) {
+		for _, a := range s.assignments {
+			if !yield(a.Mapping()) {
+				return
+			}
+		}
+	}
 }
 
 // SetSink replaces check and sink; for callers that need the registry to make

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"time"
+	"unique"
 
 	"github.com/natless/natless/translator/mapping"
 )
@@ -96,6 +97,9 @@ func (u *unpacker) port() uint16 { return uint16(u.number()) }
 
 func (u *unpacker) text() string { return string(u.bytes(u.number())) }
 
+// word is a text that many assignments have in common, which is kept once.
+func (u *unpacker) word() string { return unique.Make(u.text()).Value() }
+
 func (u *unpacker) address() netip.Addr {
 	a, _ := netip.AddrFromSlice(u.bytes(u.number()))
 	return a
@@ -117,9 +121,9 @@ func decode(b []byte) (a *Assignment, cool time.Time, err error) {
 	}
 	a = new(Assignment)
 	q := &a.Request
-	for _, s := range []*string{&a.Key.ContainerID, &a.Key.Interface, &q.Name, &q.Network, &q.Netns, &q.Pool, &a.Pool} {
-		*s = u.text()
-	}
+	a.Key.ContainerID, a.Key.Interface = u.text(), u.word()
+	q.Name, q.Network, q.Netns = u.text(), u.word(), u.text()
+	q.Pool, a.Pool = u.word(), u.word()
 	q.Address, a.Address = u.address(), u.address()
 	q.Ports = int(u.number())
 	q.IPv6 = make([]netip.Addr, u.count())

@@ -9,6 +9,7 @@ import (
 	"container/heap"
 	"context"
 	"fmt"
+	"iter"
 	"net/netip"
 	"sync"
 	"time"
@@ -109,11 +110,22 @@ func Open(o Options) (*Registry, error) {
 		return nil, err
 	}
 	r := &Registry{db: db, now: o.Now, check: o.Check, sink: o.Sink}
-	if err := r.Reconfigure(o.Pools, o.History, func([]mapping.Mapping) error { return nil }); err != nil {
+	if err := r.load(o); err != nil {
 		db.Close()
 		return nil, err
 	}
 	return r, nil
+}
+
+// load reads what the disk has. The history may be longer than its bound, and
+// the uplink have another address than when it was written.
+func (r *Registry) load(o Options) error {
+	made, err := newPools(o.Pools)
+	if err != nil {
+		return err
+	}
+	nobody := func(iter.Seq[mapping.Mapping]) error { return nil }
+	return r.reconfigure(made, o.History, nobody, func(tx *bolt.Tx) (state, error) { return loadState(tx, made) })
 }
 
 // Close closes the database. What was answered is on disk already.

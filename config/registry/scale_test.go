@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -69,7 +70,7 @@ func BenchmarkOpen100k(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		mappings = r.Mappings()
+		mappings = slices.Collect(r.Mappings())
 		r.Close()
 	}
 	if len(mappings) != 100_000 {
