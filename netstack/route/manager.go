@@ -85,7 +85,7 @@ func (m *Manager) Set(d Desired) error {
 }
 
 // Run makes the kernel as desired and keeps it so until ctx is done; then it
-// removes all it made. It must stay on one thread when that thread is in a
+// removes all it made, unless it is to leave it. It must stay on one thread when that thread is in a
 // network namespace of its own. It ends early with an error that no waiting
 // can cure (*SysctlError, *RangeInUseError, *MissingFeatureError, a route that
 // somebody else has).
@@ -119,6 +119,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer close(m.stopped)
 	r.observed = func(s *scope) { watcher.scope.Store(s) }
 	err = m.serve(ctx, r, changed)
+	if m.config.Leave {
+		return err
+	}
 	return errors.Join(err, r.cleanUp())
 }
 

@@ -39,6 +39,7 @@ type Config struct {
 	Device        string       // the TUN device; somebody else opens it
 	TxQueueLen    int          // of the device, in packets; default 4096
 	ManageSysctls bool         // false: sysctls are only checked
+	Leave         bool         // Run leaves all it made to its successor, or to Cleanup
 	StateDir      string       // where the values of sysctls from before are kept; default /run/natless
 	Log           *slog.Logger // default slog.Default()
 }

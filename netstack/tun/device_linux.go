@@ -28,6 +28,7 @@ type Config struct {
 	Queues   int    // 0: 1
 	QueueLen int    // packets that the kernel keeps for each queue; 0: 2000
 	IO       IO     // how packets are read and written
+	Adopt    []int  // descriptors of a predecessor's queues, which are ours from now on; see inherit
 }
 
 // IO is a way to read and write packets.
@@ -55,6 +56,8 @@ type Device struct {
 	io       IO
 	queues   []queue
 	netlink  *netlink.Handle // in the namespace that the device was opened in
+
+	inherited bool
 
 	mu     sync.RWMutex // guards descriptors and netlink against Close while others use them
 	closed bool
@@ -105,6 +108,9 @@ func (d *Device) attachAll(c Config) error {
 	n, flags := max(c.Queues, 1), uint16(unix.IFF_TUN|unix.IFF_NO_PI|unix.IFF_VNET_HDR)
 	if n > 1 {
 		flags |= unix.IFF_MULTI_QUEUE
+	}
+	if done, err := d.inherit(c, n, flags); done || err != nil {
+		return err
 	}
 	fd, err := d.attachFirst(flags)
 	for i := 0; err == nil; fd, err = d.attach(flags) {

@@ -54,6 +54,7 @@ type uringQueue struct {
 	writes  int   // under way
 	tries   int   // under way
 	failure syscall.Errno
+	ended   error // of fill, for good
 }
 
 // slot is a packet that the ring can name.
@@ -93,9 +94,14 @@ func (q *uringQueue) Buffer() *translator.Packet { return q.get() }
 
 func (q *uringQueue) Next() (p *translator.Packet, fresh bool, err error) {
 	if q.given == len(q.ready) {
-		if err := q.fill(); err != nil {
-			q.finish()
-			return nil, false, err
+		if q.ended == nil {
+			if q.ended = q.fill(); q.ended != nil {
+				q.finish()
+			}
+		}
+		// What was read when the end came is nobody else's: it goes out first.
+		if q.given == len(q.ready) {
+			return nil, false, q.ended
 		}
 		fresh = true
 	}
@@ -106,12 +112,12 @@ func (q *uringQueue) Next() (p *translator.Packet, fresh bool, err error) {
 
 // fill submits what was written and waits until something is read.
 func (q *uringQueue) fill() error {
+	q.ready, q.given = q.ready[:0], 0
 	if !q.enabled {
 		if err := q.enable(); err != nil {
 			return err
 		}
 	}
-	q.ready, q.given = q.ready[:0], 0
 	for len(q.ready) == 0 {
 		if q.stopped.Load() { // Write may have reaped what would wake us
 			return ErrStopped
@@ -169,6 +175,13 @@ func (q *uringQueue) push(s *slot, frame []byte, op uint8, flags uint32, about u
 }
 
 func (q *uringQueue) Write(p *translator.Packet) {
+	if q.ended != nil { // what is left
+		if errno := writePacket(q.fd, p); errno != 0 {
+			q.refused(p, errno)
+		}
+		q.put(p)
+		return
+	}
 	if q.ring.full() {
 		q.ring.enter(0, false)
 		q.reap()
