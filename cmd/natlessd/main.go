@@ -42,6 +42,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "natlessd", version)
 		return 0
 	}
+	if given.Cleanup {
+		return cleanUp(given.Config, stderr)
+	}
 	settle := spare()
 	c, err := config.Load(given.Config)
 	if err != nil {
@@ -58,7 +61,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	level := new(slog.LevelVar)
 	log := newLog(c.Log, level, stderr)
-	if err := serve(c, given.Config, settle, level, log); err != nil {
+	if err := serve(c, given, settle, level, log); err != nil {
 		log.Error("natlessd ends", "error", err)
 		return 1
 	}
@@ -74,23 +77,23 @@ func newLog(c config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-func serve(c *config.Config, path string, settle func(), level *slog.LevelVar, log *slog.Logger) error {
+func serve(c *config.Config, given usage.Daemon, settle func(), level *slog.LevelVar, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	s, err := newServer(c, settle, log)
+	s, err := newServer(c, settle, given.Handover, log)
 	if err != nil {
 		return err
 	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
-	r := &reloader{server: s, path: path, level: level, hangup: hangup, config: c}
+	r := &reloader{server: s, path: given.Config, level: level, hangup: hangup, config: c}
 	r.attempts.LastSuccess = time.Now()
 	ready := func() bool { return allReady(s.tasks()) == nil }
 	a, err := newAPI(s, r, ready)
 	if err != nil {
 		return err
 	}
-	log.Info("natlessd starts", "version", version, "config", path)
+	log.Info("natlessd starts", "version", version, "config", given.Config)
 	err = s.run(ctx, tasksOf(newWeb(s, c, r, ready), append(s.tasks(), a, r)...))
 	log.Info("natlessd has ended")
 	return err

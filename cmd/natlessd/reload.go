@@ -15,6 +15,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/natless/natless/cmd/internal/metrics"
+	"github.com/natless/natless/cmd/internal/systemd"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
@@ -157,7 +158,7 @@ func (r *reloader) swap(next *config.Config, pools []registry.Pool, assigned ite
 
 // notify tells systemd, if it started us.
 func notify(log *slog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
+	if _, err := systemd.Notify(state); err != nil {
 		log.Debug("notify systemd", "state", state, "error", err)
 	}
 }

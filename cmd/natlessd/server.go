@@ -43,7 +43,7 @@ type server struct {
 	hub        *watch.Hub
 }
 
-func newServer(c *config.Config, settle func(), log *slog.Logger) (*server, error) {
+func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger) (*server, error) {
 	s := &server{settle: settle, log: log}
 	var err error
 	if s.key, err = secret(c); err != nil {
@@ -62,7 +62,7 @@ func newServer(c *config.Config, settle func(), log *slog.Logger) (*server, erro
 	}
 	s.workloads.serve(s.translator)
 	s.routes, err = route.New(route.Config{
-		Device: c.Device.Name, ManageSysctls: c.ManageSysctls, Log: log,
+		Device: c.Device.Name, ManageSysctls: c.ManageSysctls, Leave: handover, Log: log,
 		StateDir: filepath.Dir(c.API.Socket), // which a reboot empties, and no other daemon has
 	})
 	if err != nil {
@@ -77,7 +77,7 @@ func newServer(c *config.Config, settle func(), log *slog.Logger) (*server, erro
 	device := tun.Config{Name: c.Device.Name, Queues: c.Device.Queues}
 	s.dataplane = dataplane.New(dataplane.Config{
 		Translator: s.translator, Local: s.local, Log: log,
-		Open: func() (*tun.Device, error) { return tun.Open(device) },
+		Open: opener(device, handover, log),
 	})
 	s.hub = newHub(c, s.translator, s.dataplane)
 	return s, nil

@@ -97,6 +97,9 @@ func (d *Device) open(c Config) error {
 	if c.QueueLen == 0 {
 		c.QueueLen = defaultQueueLen
 	}
+	if d.inherited { // it has its length, and setting it drops packets
+		return d.requireIPv6()
+	}
 	if err := d.netlink.LinkSetTxQLen(link, c.QueueLen); err != nil {
 		return fmt.Errorf("queue length %d: %w", c.QueueLen, err)
 	}

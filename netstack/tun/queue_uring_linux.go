@@ -64,9 +64,8 @@ type slot struct {
 }
 
 func newUringQueue(c *common) (*uringQueue, error) {
-	one := make([]byte, 1)
-	if _, err := unix.Preadv2(c.fd, [][]byte{one}, -1, unix.RWF_NOWAIT); err == unix.EOPNOTSUPP {
-		return nil, fmt.Errorf("io_uring: %w", errNoNowait)
+	if err := probeNowait(); err != nil {
+		return nil, err
 	}
 	r, err := newRing(uringEntries)
 	if err != nil {
@@ -77,6 +76,20 @@ func newUringQueue(c *common) (*uringQueue, error) {
 		return nil, err
 	}
 	return &uringQueue{common: c, ring: r, depth: 1, ready: make([]*translator.Packet, 0, 2*maxDepth)}, nil
+}
+
+// probeNowait asks a descriptor without a device: of one with a device it would
+// take a packet.
+func probeNowait() error {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("io_uring: %w", err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Preadv2(fd, [][]byte{make([]byte, 1)}, -1, unix.RWF_NOWAIT); err == unix.EOPNOTSUPP {
+		return fmt.Errorf("io_uring: %w", errNoNowait)
+	}
+	return nil
 }
 
 // get is buffers.get with packets that the ring can name.

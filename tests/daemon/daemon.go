@@ -8,7 +8,6 @@ package daemon
 import (
 	"bytes"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,14 +59,17 @@ func Remove() {
 
 // Daemon is a running natlessd.
 type Daemon struct {
-	t      testing.TB
-	ns     *netns.NS
-	Dir    string // holds the configuration, the registry and the socket
-	Config string // path of the configuration
-	Socket string
-	cmd    *exec.Cmd
-	exited chan struct{}
-	log    lockedBuffer
+	t       testing.TB
+	ns      *netns.NS
+	Dir     string // holds the configuration, the registry and the socket
+	Config  string // path of the configuration
+	Socket  string
+	Flags   []string // more than --config FILE
+	Env     []string // more than the test's own
+	cmd     *exec.Cmd
+	manager *manager
+	exited  chan struct{}
+	log     lockedBuffer
 }
 
 // New writes a configuration for a daemon in ns. It gets api and registry keys
@@ -107,39 +109,47 @@ func (d *Daemon) Write(config string) {
 func (d *Daemon) Start() {
 	d.t.Helper()
 	bin := Build(d.t)
-	notify := filepath.Join(d.t.TempDir(), "notify")
-	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
-	if err != nil {
-		d.t.Fatal(err)
+	if d.manager == nil {
+		d.manager = newManager(d.t)
 	}
-	defer ready.Close()
-	d.cmd = d.ns.Command(filepath.Join(bin, "natlessd"), "--config", d.Config)
-	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
+	for len(d.manager.ready) > 0 {
+		<-d.manager.ready // of a start before
+	}
+	// The shell becomes the daemon, whose process id LISTEN_PID is.
+	d.cmd = d.ns.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, filepath.Join(bin, "natlessd"), "--config", d.Config)
+	d.cmd.Args = append(d.cmd.Args, d.Flags...)
+	var env []string
+	d.cmd.ExtraFiles, env = d.manager.pass()
+	d.cmd.Env = append(append(os.Environ(), env...), d.Env...)
 	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
 	if err := netns.Start(d.cmd); err != nil {
 		d.t.Fatal(err)
 	}
 	cmd, exited := d.cmd, make(chan struct{})
 	d.exited = exited
-	go func() { cmd.Wait(); close(exited); ready.Close() }()
+	go func() { cmd.Wait(); close(exited) }()
 	d.t.Cleanup(func() {
 		d.end(syscall.SIGTERM)
 		if d.t.Failed() {
 			d.t.Logf("natlessd:\n%s", d.Log())
 		}
 	})
-	buf := make([]byte, 4096)
-	ready.SetReadDeadline(time.Now().Add(20 * time.Second))
-	for {
-		n, err := ready.Read(buf)
-		if err != nil {
-			d.t.Fatalf("natlessd did not become ready: %v\n%s", err, d.Log())
-		}
-		if bytes.Contains(buf[:n], []byte("READY=1")) {
-			return
-		}
+	select {
+	case <-d.manager.ready:
+	case <-exited:
+		d.t.Fatalf("natlessd ended and was not ready\n%s", d.Log())
+	case <-time.After(20 * time.Second):
+		d.t.Fatalf("natlessd did not become ready\n%s", d.Log())
 	}
 }
+
+// Notified is how often the daemon told its service manager something with
+// that text.
+func (d *Daemon) Notified(text string) int { return d.manager.count(text) }
+
+// Release closes the descriptors that the daemon left with its service manager,
+// as systemd does when it stops the unit for good.
+func (d *Daemon) Release() { d.manager.release() }
 
 // Stop ends the daemon as systemd does and waits for it.
 func (d *Daemon) Stop() { d.t.Helper(); d.end(syscall.SIGTERM) }

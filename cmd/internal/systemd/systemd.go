@@ -10,7 +10,6 @@ package systemd
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -28,17 +27,18 @@ func Notify(state string, fds ...int) (bool, error) {
 	if path == "" {
 		return false, nil
 	}
-	// go-systemd's SdNotify cannot pass descriptors.
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	// go-systemd's SdNotify cannot pass descriptors, nor can a connected
+	// *net.UnixConn of datagrams.
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return true, fmt.Errorf("notify systemd: %w", err)
 	}
-	defer conn.Close()
+	defer unix.Close(socket)
 	var rights []byte
 	if len(fds) > 0 {
 		rights = unix.UnixRights(fds...)
 	}
-	if _, _, err := conn.WriteMsgUnix([]byte(state), rights, nil); err != nil {
+	if err := unix.Sendmsg(socket, []byte(state), rights, &unix.SockaddrUnix{Name: path}, 0); err != nil {
 		return true, fmt.Errorf("notify systemd: %w", err)
 	}
 	return true, nil

@@ -1,0 +1,75 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/natless/natless/cmd/internal/systemd"
+	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/netstack/route"
+	"github.com/natless/natless/netstack/tun"
+)
+
+// A daemon cannot know whether SIGTERM is its end or a restart. With --handover
+// it leaves everything as it is, and the device's queues with the service
+// manager, which keeps them over a restart and closes them at a stop. Packets
+// wait in the queues until the next daemon reads on. What a stop should remove
+// --cleanup removes, which the service manager runs then: see
+// config/deploy/systemd.
+
+// queuesName is what the service manager knows the device's queues by.
+const queuesName = "natless-queues"
+
+// opener makes the device: first of the queues that a predecessor left, and
+// anew whenever it was deleted.
+func opener(c tun.Config, handover bool, log *slog.Logger) func() (*tun.Device, error) {
+	c.Adopt = systemd.Stored(queuesName)
+	return func() (*tun.Device, error) {
+		d, err := tun.Open(c)
+		c.Adopt = nil // they are in use, or closed
+		if err != nil || !handover {
+			return d, err
+		}
+		if d.Inherited() {
+			log.Info("the device was left to us, with what waits in its queues", "device", d.Name())
+		} else if err := systemd.Store(queuesName, d.Descriptors()...); err != nil {
+			log.Warn("packets will be lost at a restart", "error", err)
+		}
+		return d, nil
+	}
+}
+
+// cleanUp removes what a daemon with that configuration left in the kernel and
+// gives the exit status. Without a usable configuration it does so for the
+// default one, since a purge may come after the file is gone.
+func cleanUp(path string, stderr io.Writer) int {
+	c, err := config.Load(path)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			fmt.Fprintf(stderr, "%v\nnatlessd: cleaning up by the default configuration\n", err)
+		}
+		d := config.Default()
+		c = &d
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if s, err := api.NewClient(c.API.Socket).Status(ctx); err == nil {
+		fmt.Fprintf(stderr, "natlessd: process %d runs with this configuration: stop it first\n", s.PID)
+		return 1
+	}
+	err = route.Cleanup(route.Config{Device: c.Device.Name, StateDir: filepath.Dir(c.API.Socket)})
+	if err != nil {
+		fmt.Fprintln(stderr, "natlessd:", err)
+		return 1
+	}
+	return 0
+}
