@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/natless/natless/cmd/internal/confine"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/dataplane"
@@ -32,6 +33,7 @@ type task interface {
 
 // server is what the tasks share.
 type server struct {
+	needs      confine.Needs
 	log        *slog.Logger
 	settle     func() // when all is ready: starting took more memory than running does
 	key        [16]byte
@@ -44,7 +46,7 @@ type server struct {
 }
 
 func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger) (*server, error) {
-	s := &server{settle: settle, log: log}
+	s := &server{settle: settle, needs: needs(c), log: log}
 	var err error
 	if s.key, err = secret(c); err != nil {
 		return nil, err
@@ -84,7 +86,7 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 }
 
 // tasks are in the order in which they may end, the last first.
-func (s *server) tasks() []task { return []task{s.dataplane, s.routes, s.local, s.workloads} }
+func (s *server) tasks() []task { return []task{s.dataplane, following{s.routes, s.dataplane.Ready()}, s.local, s.workloads} }
 
 // run runs the tasks until ctx is done or one of them fails. Either ends all,
 // the last first, each after the one that follows it: routes go before the
@@ -115,6 +117,7 @@ func (s *server) announce(ctx context.Context, tasks []task) {
 		}
 	}
 	s.settle()
+	s.confine()
 	s.log.Info("natlessd is ready", "mappings", s.translator.Table().Len())
 	notify(s.log, "READY=1")
 	<-ctx.Done()

@@ -65,7 +65,7 @@ func TestDeletedBehindItsBack(t *testing.T) {
 	streams := n.streams()
 	running, routes := n.state(), n.routes()
 	for _, what := range []string{
-		"-6 route del 2001:db8:64::/96", "route del 198.51.100.2", "-6 route flush table main dev natless0",
+		"-6 route del 2001:db8:64::/96", "route del 198.51.100.2/31", "-6 route flush table main dev natless0",
 		"link set natless0 down", "link del natless0",
 	} {
 		n.host.IP(what)

@@ -1,0 +1,32 @@
+//go:build linux
+
+package main
+
+import (
+	"path/filepath"
+
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"github.com/natless/natless/cmd/internal/confine"
+	"github.com/natless/natless/config"
+)
+
+// needs is what a daemon that is ready still uses: to make its device anew, to
+// keep the kernel as it should be, to follow a reload, and to end. The unit file
+// says the same, and what only the start needs.
+func needs(c *config.Config) confine.Needs {
+	return confine.Needs{
+		// Device, routes, nftables and net.* sysctls; the fast path's programs.
+		Capabilities: []cap.Value{cap.NET_ADMIN, cap.BPF, cap.PERFMON},
+		Write:        []string{filepath.Dir(c.API.Socket), filepath.Dir(c.Registry.Path), "/sys/fs/bpf"},
+		Set:          []string{"/proc/sys/net"},
+		Devices:      []string{"/dev/net/tun"},
+	}
+}
+
+// confine gives up what the start alone needed.
+func (s *server) confine() {
+	if err := confine.Confine(s.needs); err != nil {
+		s.log.Warn("natlessd runs with more rights than it needs", "error", err)
+	}
+}
