@@ -93,8 +93,12 @@ func serve(c *config.Config, given usage.Daemon, settle func(), level *slog.Leve
 	if err != nil {
 		return err
 	}
+	w, err := newWatchdog(s, r)
+	if err != nil {
+		return err
+	}
 	log.Info("natlessd starts", "version", version, "config", given.Config)
-	err = s.run(ctx, tasksOf(newWeb(s, c, r, ready), append(s.tasks(), a, r)...))
+	err = s.run(ctx, tasksOf(newWeb(s, c, r, ready), append(s.tasks(), a, r, w)...))
 	log.Info("natlessd has ended")
 	return err
 }

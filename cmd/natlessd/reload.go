@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -31,7 +32,8 @@ type reloader struct {
 	level  *slog.LevelVar
 	hangup <-chan os.Signal
 
-	one sync.Mutex // held by who reloads
+	one   sync.Mutex   // held by who reloads
+	since atomic.Int64 // since when somebody does, in Unix nanoseconds; 0: nobody does
 
 	mu     sync.Mutex // guards what follows
 	config *config.Config
@@ -85,6 +87,8 @@ func (r *reloader) Run(ctx context.Context) error {
 func (r *reloader) reload() error {
 	r.one.Lock()
 	defer r.one.Unlock()
+	r.since.Store(time.Now().UnixNano())
+	defer r.since.Store(0)
 	notify(r.log, "RELOADING=1\n"+daemon.SdNotifyMonotonicUsec())
 	defer notify(r.log, "READY=1")
 	result := api.Reload{At: time.Now()}

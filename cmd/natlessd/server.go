@@ -86,7 +86,9 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 }
 
 // tasks are in the order in which they may end, the last first.
-func (s *server) tasks() []task { return []task{s.dataplane, following{s.routes, s.dataplane.Ready()}, s.local, s.workloads} }
+func (s *server) tasks() []task {
+	return []task{s.dataplane, following{s.routes, s.dataplane.Ready()}, s.local, s.workloads}
+}
 
 // run runs the tasks until ctx is done or one of them fails. Either ends all,
 // the last first, each after the one that follows it: routes go before the

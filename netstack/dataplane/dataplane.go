@@ -124,6 +124,7 @@ func (d *Dataplane) adopt(device *tun.Device) {
 			d.loops = append(d.loops, newLoop(d, i))
 		}
 		d.loops[i].queue = q
+		d.loops[i].awake.Store(0) // the queue counts from the beginning
 	}
 }
 

@@ -4,6 +4,7 @@ package dataplane
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/natless/natless/netstack/tun"
@@ -22,6 +23,8 @@ type loop struct {
 	observer  Observer
 	segmenter tun.Segmenter
 	counters  *counters
+
+	turns, awake atomic.Uint64 // see began
 }
 
 func newLoop(d *Dataplane, index int) *loop {
@@ -49,6 +52,7 @@ func (l *loop) run() error {
 
 // begin starts a batch: what may change from batch to batch is looked at.
 func (l *loop) begin() {
+	l.began()
 	now := time.Since(start)
 	l.worker.SetTime(int64(now))
 	l.observer = nil
