@@ -43,6 +43,7 @@ type server struct {
 	dataplane  *dataplane.Dataplane
 	local      *local.Stack
 	hub        *watch.Hub
+	diversion  diversion
 }
 
 func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger) (*server, error) {

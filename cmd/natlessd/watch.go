@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/natless/natless/cmd/internal/explain"
@@ -47,6 +48,52 @@ func newHub(c *config.Config, t *translator.Translator, d *dataplane.Dataplane) 
 	})
 }
 
+// diversion has a fast path outside of the daemon leave every packet to it while
+// somebody wants to see all. Being stateless, packets may take either way at any
+// time. The zero value is of a daemon that sees all packets anyway.
+type diversion struct {
+	pause      func(on bool) error // nil: there is no other way
+	interfaces func() int          // where packets take it just now
+
+	mu     sync.Mutex // guards what follows
+	wanted int
+}
+
+// begin diverts packets until end is called.
+func (d *diversion) begin() (end func(), err error) {
+	if d.pause == nil {
+		return func() {}, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.wanted == 0 {
+		if err := d.pause(true); err != nil {
+			return nil, fmt.Errorf("have the kernel's fast path leave all packets to the daemon: %w", err)
+		}
+	}
+	d.wanted++
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.wanted--; d.wanted == 0 {
+			d.pause(false)
+		}
+	}, nil
+}
+
+// note says what is not seen without it; "" when all is.
+func (d *diversion) note() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.pause == nil || d.wanted > 0 {
+		return ""
+	}
+	if n := d.interfaces(); n > 0 {
+		return fmt.Sprintf("the kernel's fast path translates plain packets on %d interfaces by itself: they are not shown; --all shows them", n)
+	}
+	return ""
+}
+
 // watching is one reader's stream.
 type watching struct {
 	*server
@@ -74,6 +121,16 @@ func (s *server) watch(ctx context.Context, w api.Watch, device string, send api
 	hello := api.Hello{Version: version, Device: device, Prefix: s.translator.Table().Prefix()}
 	for _, name := range filter.Resolve(s.workloads.called) {
 		hello.Notes = append(hello.Notes, fmt.Sprintf("no workload is called %q just now", name))
+	}
+	if w.All {
+		end, err := s.diversion.begin()
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
+	if note := s.diversion.note(); note != "" {
+		hello.Notes = append(hello.Notes, note)
 	}
 	viewer, err := s.hub.Open(o)
 	if errors.Is(err, watch.ErrTooMany) {

@@ -25,28 +25,17 @@ const (
 // came on one interface, and as it went on on another, both with one packet
 // identifier and a comment that says what was done.
 type File struct {
-	counter countingWriter
 	w       *pcapgo.NgWriter
+	size    int64 // of all that was written, flushed or not
 	start   time.Time
 	written [2]uint64
 	packets uint64
-	pending int64 // bytes that may not have reached counter yet
-}
-
-type countingWriter struct {
-	io.Writer
-	n int64
-}
-
-func (c *countingWriter) Write(b []byte) (int, error) {
-	n, err := c.Writer.Write(b)
-	c.n += int64(n)
-	return n, err
 }
 
 // NewFile writes the beginning of a file.
 func NewFile(w io.Writer, hello api.Hello, filter string, snap int) (*File, error) {
-	f := &File{counter: countingWriter{Writer: w}, start: time.Now()}
+	f := &File{start: time.Now()}
+	head := counting{w, 0}
 	side := func(name, description string) pcapgo.NgInterface {
 		return pcapgo.NgInterface{Name: hello.Device + " " + name, Description: description, OS: "Linux",
 			LinkType: layers.LinkTypeRaw, SnapLength: uint32(snap), TimestampResolution: 9}
@@ -56,14 +45,27 @@ func NewFile(w io.Writer, hello api.Hello, filter string, snap int) (*File, erro
 		section.Comment = strings.TrimSpace("filter: " + filter + "\n" + section.Comment)
 	}
 	var err error
-	f.w, err = pcapgo.NewNgWriterInterface(&f.counter, side("in", "packets as they came to the translator"), pcapgo.NgWriterOptions{SectionInfo: section})
+	f.w, err = pcapgo.NewNgWriterInterface(&head, side("in", "packets as they came to the translator"), pcapgo.NgWriterOptions{SectionInfo: section})
 	if err == nil {
 		_, err = f.w.AddInterface(side("out", "packets as they left it"))
 	}
 	if err == nil {
 		err = f.w.Flush()
 	}
+	f.size = head.n
 	return f, err
+}
+
+// counting counts bytes.
+type counting struct {
+	io.Writer
+	n int64
+}
+
+func (c *counting) Write(b []byte) (int, error) {
+	n, err := c.Writer.Write(b)
+	c.n += int64(n)
+	return n, err
 }
 
 // Write adds a packet.
@@ -81,7 +83,7 @@ func (f *File) side(index int, direction pcapgo.NgEpbFlag, e *api.Event, s *api.
 		return nil
 	}
 	f.written[index]++
-	f.pending += blockSize(len(data), comment)
+	f.size += blockSize(len(data), comment)
 	return f.w.WritePacketWithOptions(
 		gopacket.CaptureInfo{Timestamp: e.Time, CaptureLength: len(data), Length: max(s.Length, len(data)), InterfaceIndex: index}, data,
 		pcapgo.NgPacketOptions{Comments: []string{comment}, Flags: &pcapgo.NgEpbFlags{Direction: direction}, PacketID: &f.packets})
@@ -103,14 +105,11 @@ func (f *File) Room(e *api.Event, in, out []byte, limit int64) bool {
 	if e.Out != nil {
 		size += blockSize(len(out), comment)
 	}
-	return f.counter.n+f.pending+size <= limit
+	return f.size+size <= limit
 }
 
 // Flush hands on what was written.
-func (f *File) Flush() error {
-	f.pending = 0
-	return f.w.Flush()
-}
+func (f *File) Flush() error { return f.w.Flush() }
 
 // Packets is how many packets are in the file, each counted once.
 func (f *File) Packets() uint64 { return f.packets }
