@@ -124,23 +124,33 @@ func (s *snapshot) embedDestination(a uint32) (mapping.Addr6, Verdict) {
 // destination6 is the IPv6 address of a, which packets go to: explicit mappings
 // first, then the prefix, in which hosts may have their own addresses
 // (IPv4-translatable ones, RFC 6052 1.3).
-func (s *snapshot) destination6(a uint32, p port) (mapping.Addr6, Verdict) {
+// It gives the mapping as well, if one did it.
+func (s *snapshot) destination6(a uint32, p port) (mapping.Addr6, *mapping.Entry, Verdict) {
 	if never4(a) {
-		return mapping.Addr6{}, NeverTranslated
+		return mapping.Addr6{}, nil, NeverTranslated
 	}
 	e := s.table.Lookup4(a)
 	if e == nil {
-		return s.embedDestination(a)
+		embedded, v := s.embedDestination(a)
+		return embedded, nil, v
 	}
 	if e.Shared() {
 		if !p.known {
-			return mapping.Addr6{}, FragmentUnknown
+			return mapping.Addr6{}, nil, FragmentUnknown
 		}
 		if e = s.table.Port(e, a, p.number); e == nil {
-			return mapping.Addr6{}, PortUnassigned
+			return mapping.Addr6{}, nil, PortUnassigned
 		}
 	}
-	return e.To6(a), Forward6
+	return e.To6(a), e, Forward6
+}
+
+// slotOf is the slot of a mapping, or 0 for none.
+func slotOf(e *mapping.Entry) uint32 {
+	if e == nil {
+		return 0
+	}
+	return e.Slot()
 }
 
 // pool4 is the source of an ICMPv4 error from a hop that has no IPv4 address

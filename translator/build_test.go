@@ -246,6 +246,7 @@ func wantTranslated(t testing.TB, w *Worker, in []byte, verdict Verdict, want []
 	if got := w.Translate(p); got != verdict {
 		t.Fatalf("verdict %v, want %v", got, verdict)
 	}
+	wantSlots(t, w, in, p.Bytes(), verdict)
 	wantPacket(t, p, want)
 }
 
@@ -255,5 +256,29 @@ func wantVerdict(t testing.TB, w *Worker, in []byte, verdict Verdict) {
 	p := packetOf(in)
 	if got := w.Translate(p); got != verdict {
 		t.Errorf("verdict %v, want %v; packet:\n%s", got, verdict, hex.Dump(p.Bytes()))
+	}
+	wantSlots(t, w, in, p.Bytes(), verdict)
+}
+
+// wantSlots holds the workloads that a packet was between, as w says them,
+// against its IPv6 addresses before and after.
+func wantSlots(t testing.TB, w *Worker, in, out []byte, v Verdict) {
+	t.Helper()
+	if !v.IsForward() {
+		return
+	}
+	slot := func(b []byte, at int) uint32 {
+		if b[0]>>4 != 6 {
+			return 0
+		}
+		a, _ := netip.AddrFromSlice(b[at : at+16])
+		return slotOf(w.t.Table().Lookup6(mapping.Addr6From(a)))
+	}
+	source, destination := w.Slots()
+	if want := slot(in, 8); source != want {
+		t.Errorf("%v: source slot %d, want %d", v, source, want)
+	}
+	if want := slot(out, 24); destination != want {
+		t.Errorf("%v: destination slot %d, want %d", v, destination, want)
 	}
 }

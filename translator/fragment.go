@@ -43,12 +43,11 @@ func (w *Worker) NextFragment(p, dst *Packet) bool {
 
 // laterFragment finds the workload that a later fragment is for, which its
 // first fragment told, or holds it until that one comes.
-func (w *Worker) laterFragment(h *parsed, b []byte, from way) (v Verdict) {
+func (w *Worker) laterFragment(h *parsed, b []byte, from way) Verdict {
 	key := &w.s.config.Key
 	p := w.t.tracker.find(key, keyOf(h), w.now)
 	if p.known {
-		h.dst6, v = w.s.destination6(h.dst4, p)
-		return v
+		return w.toWorkload(h, p)
 	}
 	if w.t.tracker.hold(key, keyOf(h), w.now, b, from) {
 		return FragmentHeld
@@ -67,6 +66,7 @@ func (w *Worker) firstFragment(h *parsed, number uint16) {
 // its verdict. dst.Buf must hold 65535 bytes besides Headroom and Tailroom.
 func (w *Worker) NextHeld(dst *Packet) (v Verdict, ok bool) {
 	w.cut = cutting{}
+	w.source, w.destination = 0, 0
 	if w.held == 0 || len(dst.Buf) < Headroom+Tailroom {
 		return 0, false
 	}

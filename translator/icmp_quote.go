@@ -37,7 +37,7 @@ func (w *Worker) quote6(out, quote []byte, q *parsed, from way) (n int, v Verdic
 	quote = quote[:min(len(quote), q.length)]
 	l4 := quote[q.upper:]
 	near, far := q.ends(quote)
-	if q.src6, v = w.s.destination6(q.src4, near); v.IsDrop() {
+	if q.src6, _, v = w.s.destination6(q.src4, near); v.IsDrop() {
 		if v == UntranslatableDestination {
 			v = UntranslatableSource
 		}

@@ -137,7 +137,7 @@ func (w *Worker) errorAddresses4(h, q *parsed, quote []byte) (v Verdict) {
 	if v.IsDrop() {
 		return v
 	}
-	h.src4 = src
+	h.src4, w.source = src, slotOf(sender)
 	if h.dst4, _, v = w.s.address4(h.dst6, UntranslatableDestination); v.IsDrop() {
 		return v
 	}

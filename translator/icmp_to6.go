@@ -143,7 +143,7 @@ func (w *Worker) errorAddresses6(h, q *parsed, quote []byte, from way) (v Verdic
 	if e := w.s.table.Lookup4(h.dst4); e != nil && e.Shared() && !shareable(q.proto) {
 		return ProtocolNotShareable
 	}
-	h.dst6, v = w.s.destination6(h.dst4, near)
+	v = w.toWorkload(h, near)
 	if v == FragmentUnknown && q.first() {
 		return Malformed // too short to say whose it is
 	}

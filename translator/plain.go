@@ -52,6 +52,7 @@ func (w *Worker) plain4(p *Packet) Verdict {
 		id, flags = w.nextID(e, 1), 0
 	}
 	put4(b[size6-size4:], class, length, id, flags, h.hopLimit()-1, proto, src4, dst4)
+	w.source = e.Slot()
 	p.End = p.Start + end
 	p.Start += size6 - size4
 	p.HdrLen = 0
@@ -100,6 +101,7 @@ func (w *Worker) plain6(p *Packet) Verdict {
 		class = 0
 	}
 	ttl := h.ttl() - 1
+	w.destination = e.Slot()
 	p.End = p.Start + end
 	p.Start -= size6 - size4
 	put6(p.Buf[p.Start:], class, end-size4, proto, ttl, src, dst)

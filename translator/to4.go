@@ -62,6 +62,7 @@ func (w *Worker) addresses4(p *Packet, h *parsed) (e *mapping.Entry, v Verdict) 
 		}
 		return nil, w.reply6(p, v, icmp6Unreachable, icmp6SourcePolicy, 0)
 	}
+	w.source = slotOf(e)
 	if h.dst4, _, v = w.s.address4(h.dst6, UntranslatableDestination); v.IsDrop() {
 		if v == NeverTranslated {
 			return nil, v

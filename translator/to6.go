@@ -2,6 +2,8 @@ package translator
 
 import (
 	"encoding/binary"
+
+	"github.com/natless/natless/translator/mapping"
 )
 
 // way says how an IPv4 packet came to be translated to IPv6.
@@ -147,7 +149,7 @@ func (w *Worker) select6(p *Packet, h *parsed, from way) (v Verdict) {
 		return Forward6 // addresses6 has put it into the prefix
 	}
 	if !e.Shared() {
-		h.dst6 = e.To6(h.dst4)
+		h.dst6, w.destination = e.To6(h.dst4), e.Slot()
 		return Forward6
 	}
 	if !shareable(h.proto) {
@@ -158,7 +160,7 @@ func (w *Worker) select6(p *Packet, h *parsed, from way) (v Verdict) {
 		return w.laterFragment(h, b, from)
 	}
 	_, number, _ := ports(h.proto, b[h.upper:])
-	h.dst6, v = w.s.destination6(h.dst4, port{number, true})
+	v = w.toWorkload(h, port{number, true})
 	if v.IsDrop() && h.proto != protoTCP && h.proto != protoUDP {
 		return v
 	}
@@ -174,6 +176,14 @@ func (w *Worker) select6(p *Packet, h *parsed, from way) (v Verdict) {
 		h.length -= sizeTrailer
 	}
 	return Forward6
+}
+
+// toWorkload translates the destination, behind which a workload may be.
+func (w *Worker) toWorkload(h *parsed, p port) (v Verdict) {
+	var e *mapping.Entry
+	h.dst6, e, v = w.s.destination6(h.dst4, p)
+	w.destination = slotOf(e)
+	return v
 }
 
 // port6 is the port that decides which workload an IPv4 packet is for.

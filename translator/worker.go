@@ -18,6 +18,8 @@ type Worker struct {
 	ids     uint16 // the next identification of our block
 	idsLeft int
 
+	source, destination uint32 // see Slots
+
 	limited4, limited6 atomic.Uint64 // errors of ours that the rate forbade
 
 	scratch [maxError6]byte // where ICMP errors are put together
@@ -32,6 +34,7 @@ func (w *Worker) SetTime(now int64) { w.now = now }
 func (w *Worker) Translate(p *Packet) Verdict {
 	w.s = w.t.snapshot.Load()
 	w.held, w.cut = 0, cutting{}
+	w.source, w.destination = 0, 0
 	if p.Start < Headroom || p.End > len(p.Buf)-Tailroom || p.Start >= p.End {
 		return Malformed
 	}
@@ -40,6 +43,12 @@ func (w *Worker) Translate(p *Packet) Verdict {
 	}
 	return w.plain6(p)
 }
+
+// Slots are those of the mappings (mapping.Entry.Slot) that gave the last packet
+// its IPv4 source and its IPv6 destination: of the workloads that sent it and
+// that it is for. 0 is none. They belong to the table of that packet's time, and
+// mean something only where its verdict is a forward.
+func (w *Worker) Slots() (source, destination uint32) { return w.source, w.destination }
 
 // ErrorsLimited is how many ICMP errors the rate forbade, to senders of IPv4 and
 // of IPv6. Any goroutine may ask.

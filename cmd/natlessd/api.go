@@ -70,6 +70,10 @@ func (a *apiTask) Run(ctx context.Context) error {
 func (s *server) complete(w *api.Workload) {
 	table := s.translator.Table()
 	w.Prefix = table.Prefix()
+	if s.workloads.traffic != nil {
+		w.Violations = uint64(s.workloads.traffic.Violations(w.Key))
+		return
+	}
 	if len(w.Request.IPv6) == 0 {
 		return
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/natless/natless/cmd/internal/metrics"
@@ -11,6 +12,8 @@ import (
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/route"
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
 )
 
 // newWeb makes the listener for Prometheus and people, or gives nil when none
@@ -20,6 +23,9 @@ func newWeb(s *server, c *config.Config, r *reloader, ready func() bool) *web.Se
 		return nil
 	}
 	all := metrics.NewRegistry(&metrics.Collector{Sources: s.sources(r, ready)})
+	if s.workloads.traffic != nil {
+		all.MustRegister(s.workloads.traffic)
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics.Handler(all, s.log))
 	return web.New(c.Metrics.Listen, mux, s.log)
@@ -54,6 +60,26 @@ func describe(plane *dataplane.Dataplane) (metrics.Device, bool) {
 func spoofed() (packets uint64, installed bool) {
 	a, err := route.ReadAntiSpoofing()
 	return a.Packets, err == nil && a.Installed
+}
+
+// countWorkloads has packets counted by workload from now on.
+func (s *server) countWorkloads(most int) {
+	s.workloads.traffic = metrics.NewWorkloads(most, s.workloads.All(), func(ipv6 netip.Addr) metrics.Usage {
+		e := s.translator.Table().Get(netip.PrefixFrom(ipv6, 128))
+		if e == nil {
+			return metrics.Usage{}
+		}
+		return metrics.Usage{Traffic: s.dataplane.Traffic(e.Slot()), Violations: s.translator.Violations(e.Slot())}
+	})
+}
+
+// renumber gives the translator a table in which workloads may have other slots.
+func (s *server) renumber(c translator.Config, table *mapping.Table) error {
+	reload := func() error { return s.translator.Reload(c, table) }
+	if s.workloads.traffic == nil {
+		return reload()
+	}
+	return s.workloads.traffic.Renumber(reload)
 }
 
 // counts is what came of all reloads so far.

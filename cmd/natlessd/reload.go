@@ -148,11 +148,11 @@ func (r *reloader) swap(next *config.Config, pools []registry.Pool, assigned ite
 	}
 	// The translator comes first: what the routes then bring finds its mapping.
 	before, beforeTable := r.translator.Config(), r.translator.Table()
-	if err := r.translator.Reload(r.translation(next, pools), table); err != nil {
+	if err := r.renumber(r.translation(next, pools), table); err != nil {
 		return err
 	}
 	if err := r.routes.Set(desired(next, pools)); err != nil {
-		if back := r.translator.Reload(before, beforeTable); back != nil {
+		if back := r.renumber(before, beforeTable); back != nil {
 			return fmt.Errorf("%w; going back: %w", err, back)
 		}
 		return err

@@ -80,9 +80,13 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 	device := tun.Config{Name: c.Device.Name, Queues: c.Device.Queues}
 	s.dataplane = dataplane.New(dataplane.Config{
 		Translator: s.translator, Local: s.local, Log: log,
-		Open: opener(device, handover, log),
+		Open:       opener(device, handover, log),
+		PerMapping: c.Metrics.CountsWorkloads(),
 	})
 	s.hub = newHub(c, s.translator, s.dataplane)
+	if c.Metrics.CountsWorkloads() {
+		s.countWorkloads(c.Metrics.MaxWorkloads)
+	}
 	return s, nil
 }
 

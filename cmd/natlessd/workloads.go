@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/natless/natless/cmd/internal/metrics"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
@@ -28,7 +29,8 @@ const reconcileEvery = 30 * time.Second
 type workloads struct {
 	*registry.Registry
 	translator *translator.Translator
-	socket     string // recorded releases lie beside it
+	traffic    *metrics.Workloads // nil: nothing is counted by workload
+	socket     string             // recorded releases lie beside it
 	log        *slog.Logger
 	ready      chan struct{}
 	put        chan struct{} // has an element when somebody was given something
@@ -69,7 +71,13 @@ func (w *workloads) serve(t *translator.Translator) {
 	w.SetSink(
 		func(c registry.Change) error { _, err := edited(t.Table(), c); return err },
 		func(_ context.Context, c registry.Change) error {
-			err := t.Edit(func(table *mapping.Table) (*mapping.Table, error) { return edited(table, c) })
+			edit := func() error {
+				return t.Edit(func(table *mapping.Table) (*mapping.Table, error) { return edited(table, c) })
+			}
+			if w.traffic != nil {
+				return w.traffic.Change(c, edit)
+			}
+			err := edit()
 			if err == nil && c.Old == nil && c.New != nil {
 				if e := t.Table().Get(c.New.Mapping().IPv6); e != nil {
 					t.Forgive(e.Slot()) // what the slot's last workload did

@@ -59,6 +59,8 @@ type Config struct {
 	Open  func() (*tun.Device, error)
 	Local Local        // nil: packets for the translator's own addresses are dropped
 	Log   *slog.Logger // nil: slog.Default
+	// PerMapping counts packets by mapping, for Traffic.
+	PerMapping bool
 }
 
 // Dataplane is a task: Run it once.

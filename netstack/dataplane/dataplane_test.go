@@ -66,9 +66,27 @@ func testTCP(t *testing.T, io tun.IO) {
 			if got := after.Verdicts[way.direction][verdict]; got.Bytes < size || got.Packets < size/65536 {
 				t.Errorf("%d queues, %v: counted %+v", queues, way.direction, got)
 			}
+			n.sameByMapping()
 			if after.Device.Segmented != 0 || after.Device.WriteErrors != nil || after.Unsegmentable != 0 {
 				t.Errorf("%d queues, %v: the kernel refused packets: %+v", queues, way.direction, after.Device)
 			}
+		}
+	}
+}
+
+// sameByMapping holds what was counted for the only mapping there is against
+// what was counted in all.
+func (n *topology) sameByMapping() {
+	n.t.Helper()
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) { // packets may be under way
+		got, all := n.plane.Traffic(1), n.plane.Snapshot().Verdicts
+		want := dataplane.Traffic{Sent: all[dataplane.SixToFour][translator.Forward4], Received: all[dataplane.FourToSix][translator.Forward6]}
+		if got == want && got.Sent.Packets > 0 {
+			return
+		}
+		if time.Now().After(end) {
+			n.t.Errorf("the mapping has %+v, want %+v", got, want)
+			return
 		}
 	}
 }

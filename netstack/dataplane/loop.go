@@ -23,12 +23,17 @@ type loop struct {
 	observer  Observer
 	segmenter tun.Segmenter
 	counters  *counters
+	traffic   *traffic // nil: nothing is counted by mapping
 
 	turns, awake atomic.Uint64 // see began
 }
 
 func newLoop(d *Dataplane, index int) *loop {
-	return &loop{index: index, plane: d, worker: d.config.Translator.NewWorker(), counters: new(counters)}
+	l := &loop{index: index, plane: d, worker: d.config.Translator.NewWorker(), counters: new(counters)}
+	if d.config.PerMapping {
+		l.traffic = new(traffic)
+	}
+	return l
 }
 
 func (l *loop) run() error {
@@ -69,10 +74,18 @@ func (l *loop) move(p *translator.Packet) {
 	}
 	direction, size := directionOf(p), p.End-p.Start
 	v := l.worker.Translate(p)
-	l.counters.add(direction, v, size)
+	l.count(direction, v, size)
 	l.send(p, v)
 	if direction == FourToSix || v == translator.Hairpin {
 		l.sendHeld(direction)
+	}
+}
+
+// count counts what the worker has just translated.
+func (l *loop) count(d Direction, v translator.Verdict, size int) {
+	l.counters.add(d, v, size)
+	if l.traffic != nil && v.IsForward() {
+		l.traffic.add(l.worker, size)
 	}
 }
 
@@ -116,7 +129,7 @@ func (l *loop) sendHeld(direction Direction) {
 			l.queue.Release(held)
 			return
 		}
-		l.counters.add(direction, v, held.End-held.Start)
+		l.count(direction, v, held.End-held.Start)
 		l.send(held, v)
 	}
 }

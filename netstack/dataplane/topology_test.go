@@ -59,7 +59,7 @@ func newTopology(t *testing.T, c tun.Config, local dataplane.Local) *topology {
 	n.s4.IP("route add default via 192.0.2.1")
 
 	tr := newTranslator(t)
-	n.plane = dataplane.New(dataplane.Config{Translator: tr, Local: local, Open: func() (d *tun.Device, err error) {
+	n.plane = dataplane.New(dataplane.Config{Translator: tr, Local: local, PerMapping: true, Open: func() (d *tun.Device, err error) {
 		n.x.Do(func() { d, err = tun.Open(c) })
 		return d, err
 	}})
