@@ -57,9 +57,9 @@ func describe(plane *dataplane.Dataplane) (metrics.Device, bool) {
 	return metrics.Device{Name: d.Name(), IO: string(d.IO()), TSO: o.TSO, USO: o.USO, Link: link, LinkOK: err == nil}, true
 }
 
-func spoofed() (packets uint64, installed bool) {
+func spoofed() (packets uint64, installed bool, err error) {
 	a, err := route.ReadAntiSpoofing()
-	return a.Packets, err == nil && a.Installed
+	return a.Packets, a.Installed, err
 }
 
 // countWorkloads has packets counted by workload from now on.

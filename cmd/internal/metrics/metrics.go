@@ -33,7 +33,7 @@ type Sources struct {
 	Reloads  func() Reloads
 	Local    func() local.Stats
 	DNS64    func() *dns64.Server // nil: off
-	Spoofing func() (packets uint64, installed bool)
+	Spoofing func() (packets uint64, installed bool, err error)
 }
 
 // Device is the translator's device as it is now.

@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"net/http/httptest"
@@ -66,7 +67,7 @@ func sources() Sources {
 		},
 		Local:    func() local.Stats { return local.Stats{Delivered: next(), Dropped: next(), Written: next()} },
 		DNS64:    func() *dns64.Server { return resolver },
-		Spoofing: func() (uint64, bool) { return 17, true },
+		Spoofing: func() (uint64, bool, error) { return 17, true, nil },
 	}
 }
 
@@ -170,12 +171,16 @@ func TestWithoutDevice(t *testing.T) {
 	s := sources()
 	s.Device = func() (Device, bool) { return Device{}, false }
 	s.DNS64 = func() *dns64.Server { return nil }
-	s.Spoofing = func() (uint64, bool) { return 0, false }
+	s.Spoofing = func() (uint64, bool, error) { return 0, false, nil }
 	got := scrape(t, pedantic(t, &Collector{s}))
 	for _, gone := range []string{"natless_device_queue", "natless_dns64", "natless_spoofed"} {
 		if strings.Contains(got, gone) {
 			t.Errorf("%s without what it counts", gone)
 		}
+	}
+	s.Spoofing = func() (uint64, bool, error) { return 0, false, errors.New("no answer") }
+	if got := scrape(t, pedantic(t, &Collector{s})); strings.Contains(got, "natless_spoof") {
+		t.Error("spoofing rules that nobody knows about are said to be gone, or there")
 	}
 	for _, want := range []string{"natless_device_up 0", "natless_spoofing_rules_installed 0"} {
 		if !strings.Contains(got, want) {

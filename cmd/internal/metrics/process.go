@@ -27,7 +27,10 @@ func (c *Collector) process(s sink) {
 	s.counter(reloads, r.Refused, "refused")
 	s.is(reloaded, !r.LastRefused)
 	s.gauge(reloadedAt, float64(r.LastSuccess.UnixNano())/1e9)
-	packets, installed := c.Spoofing()
+	packets, installed, err := c.Spoofing()
+	if err != nil {
+		return // nobody knows
+	}
 	s.is(spoofingRules, installed)
 	if installed {
 		s.counter(spoofed, packets)
