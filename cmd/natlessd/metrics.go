@@ -7,9 +7,12 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/natless/natless/cmd/internal/explain"
 	"github.com/natless/natless/cmd/internal/metrics"
+	"github.com/natless/natless/cmd/internal/page"
 	"github.com/natless/natless/cmd/internal/web"
 	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator"
@@ -28,7 +31,32 @@ func newWeb(s *server, c *config.Config, r *reloader, ready func() bool) *web.Se
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics.Handler(all, s.log))
+	mux.Handle("GET /", page.New(s.shown(r, ready), s.log))
 	return web.New(c.Metrics.Listen, mux, s.log)
+}
+
+// shown is where the status page's facts come from.
+func (s *server) shown(r *reloader, ready func() bool) page.Sources {
+	started := time.Now()
+	return page.Sources{
+		Status:     func() api.Status { return s.status(r, started, ready()) },
+		Traffic:    s.dataplane.Snapshot,
+		Registry:   s.workloads.Registry,
+		Assignable: r.assignable,
+		Complete:   s.complete,
+		Meaning:    explain.Meaning,
+	}
+}
+
+// assignable is what of an address a pool of the running configuration gives
+// away of itself.
+func (r *reloader) assignable(pool string) mapping.PortSet {
+	for _, p := range r.running().Pools {
+		if p.Name == pool && !p.WholeAddress {
+			return p.Assignable()
+		}
+	}
+	return nil
 }
 
 // sources is where the metrics come from.

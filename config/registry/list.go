@@ -162,3 +162,13 @@ func (r *Registry) Reconcile(ctx context.Context, list func(context.Context) (ex
 	}
 	return freed, errors.Join(err, ctx.Err())
 }
+
+// Owners gives the assignments of an address, in no order.
+func (r *Registry) Owners(a netip.Addr) []*Assignment {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if addr := r.state.addresses[a]; addr != nil {
+		return slices.Clone(addr.owners)
+	}
+	return nil
+}

@@ -1,0 +1,157 @@
+//go:build linux
+
+// Package page is the daemon's status page for people: what goes through it,
+// what is dropped and why, and who owns which ports of which address. It is
+// rendered on the server from embedded assets, needs no JavaScript, and only
+// reads. Counting, and anything that changes something, may not enter here.
+package page
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+//go:embed assets
+var assets embed.FS
+
+// Sources is where the page's facts come from. They are asked at each view, by
+// any number of goroutines.
+type Sources struct {
+	Status   func() api.Status
+	Traffic  func() dataplane.Snapshot
+	Registry *registry.Registry
+	// Assignable is what of an address a pool may give away; empty: all.
+	Assignable func(pool string) mapping.PortSet
+	// Complete adds what only the translator knows of a workload.
+	Complete func(*api.Workload)
+	// Meaning says a verdict in a sentence.
+	Meaning func(translator.Verdict) string
+	Now     func() time.Time // nil: time.Now
+}
+
+// Page answers for every address below its root.
+type Page struct {
+	Sources
+	log    *slog.Logger
+	views  map[string]*template.Template
+	recent recent
+}
+
+// New makes the handler.
+func New(s Sources, log *slog.Logger) http.Handler {
+	if s.Now == nil {
+		s.Now = time.Now
+	}
+	p := &Page{Sources: s, log: log, views: map[string]*template.Template{}}
+	for _, name := range []string{"overview", "address", "workloads", "workload", "whois", "problem"} {
+		p.views[name] = template.Must(template.New("frame.html").Funcs(words).ParseFS(assets, "assets/frame.html", "assets/"+name+".html", "assets/parts.html"))
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", p.show("overview", p.overview))
+	mux.HandleFunc("GET /addresses/{address}", p.show("address", p.address))
+	mux.HandleFunc("GET /workloads", p.show("workloads", p.workloads))
+	mux.HandleFunc("GET /workloads/{container}/{interface}", p.show("workload", p.workload))
+	mux.HandleFunc("GET /whois", p.show("whois", p.whois))
+	mux.HandleFunc("GET /assets/{name}", serveAsset)
+	mux.HandleFunc("GET /", p.show("problem", func(*http.Request) (view, error) { return view{}, errNoPage }))
+	return secured(mux)
+}
+
+// view is what a template gets.
+type view struct {
+	Title  string
+	Live   bool // worth looking at again by itself
+	Status api.Status
+	Uptime string
+	Ask    string // what stands in the search field
+	Body   any
+}
+
+var errNoPage = &problem{http.StatusNotFound, "There is no such page."}
+
+// problem is what a person did wrong, or looks for in vain.
+type problem struct {
+	status int
+	text   string
+}
+
+func (p *problem) Error() string { return p.text }
+
+// show renders whole before it writes: a page is there or it is not.
+func (p *Page) show(name string, make func(*http.Request) (view, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		status := http.StatusOK
+		v, err := make(r)
+		if err != nil {
+			var mine *problem
+			if !errors.As(err, &mine) {
+				mine = &problem{http.StatusInternalServerError, err.Error()}
+			}
+			status, name = mine.status, "problem"
+			v = view{Title: http.StatusText(status), Ask: v.Ask, Body: mine.text}
+		}
+		v.Status = p.Status()
+		v.Uptime = ago(p.Now().Sub(v.Status.Started))
+		var b bytes.Buffer
+		if err := p.views[name].Execute(&b, v); err != nil {
+			p.log.Error("status page", "page", name, "error", err)
+			http.Error(w, "the page could not be made; natlessd's log says why", http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.WriteHeader(status)
+		w.Write(b.Bytes())
+	}
+}
+
+// secured lets a page load nothing but its own style and script.
+func secured(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cache-Control", "no-store")
+		next.ServeHTTP(w, r)
+	})
+}
+
+var types = map[string]string{"style.css": "text/css; charset=utf-8", "script.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
+
+func serveAsset(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	content, err := assets.ReadFile("assets/" + name)
+	if types[name] == "" || err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", types[name])
+	w.Header().Set("Cache-Control", "max-age=300")
+	w.Write(content)
+}
+
+// parseAddress takes an address alone, or with a port behind a colon.
+func parseAddress(s string) (a netip.AddrPort, hasPort bool, err error) {
+	s = strings.TrimSpace(s)
+	if a, err := netip.ParseAddrPort(s); err == nil && a.Addr().Is4() {
+		return a, true, nil
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(a, 0), false, nil
+	}
+	return a, false, &problem{http.StatusBadRequest, fmt.Sprintf("“%s” is no address: ask for one such as 198.51.100.1:4321.", s)}
+}

@@ -1,0 +1,193 @@
+//go:build linux
+
+package page
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/html"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// lab is a page over a real registry, with counters and a clock of the test's.
+type lab struct {
+	t       *testing.T
+	now     time.Time
+	counts  dataplane.Snapshot
+	status  api.Status
+	reg     *registry.Registry
+	handler http.Handler
+}
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	l := &lab{t: t, now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)}
+	var err error
+	l.reg, err = registry.Open(registry.Options{Path: filepath.Join(t.TempDir(), "r.db"), History: 10, Pools: []registry.Pool{
+		{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 16384, Reserved: mapping.PortSet{{First: 0, Last: 1023}}},
+		{Name: "dedicated", IPv4: netip.MustParsePrefix("203.0.113.0/26"), Whole: true},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.reg.Close() })
+	l.status = api.Status{Version: "1.2", PID: 7, Ready: true, Started: l.now.Add(-90 * time.Minute), Mappings: 1234, Workloads: 3,
+		Prefix: netip.MustParsePrefix("64:ff9b::/96"), Device: api.Device{Name: "natless0", MTU: 1500},
+		Checks: []api.Check{{Name: "anti-spoofing", State: "fail", Detail: "its rules are gone"}}}
+	l.handler = New(Sources{
+		Status: func() api.Status { return l.status }, Traffic: func() dataplane.Snapshot { return l.counts }, Registry: l.reg,
+		Assignable: func(pool string) mapping.PortSet {
+			if pool == "default" {
+				return mapping.PortSet{{First: 1024, Last: 65535}}
+			}
+			return nil
+		},
+		Complete: func(w *api.Workload) { w.Violations = 5 },
+		Meaning:  func(v translator.Verdict) string { return "meaning of " + v.String() },
+		Now:      func() time.Time { return l.now },
+	}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	for n, q := range []api.Request{{Name: "ns/web"}, {Name: "<script>alert(1)</script>", ExtraPorts: []uint16{443}}, {Pool: "dedicated"}} {
+		q.IPv6 = []netip.Addr{netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", n+1))}
+		if _, err := l.reg.Put(t.Context(), api.Key{ContainerID: fmt.Sprintf("%d0123456789abcdef", n), Interface: "eth0"}, q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return l
+}
+
+// get is a page's text with one space between words, and its source.
+func (l *lab) get(path string, status int) (text, source string) {
+	l.t.Helper()
+	w := httptest.NewRecorder()
+	l.handler.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+	source = w.Body.String()
+	if w.Code != status {
+		l.t.Fatalf("%s: %d, want %d\n%s", path, w.Code, status, source)
+	}
+	for _, h := range []string{"Content-Security-Policy", "X-Content-Type-Options"} {
+		if w.Header().Get(h) == "" {
+			l.t.Errorf("%s: no %s", path, h)
+		}
+	}
+	var b strings.Builder
+	for z := html.NewTokenizer(strings.NewReader(source)); ; {
+		switch z.Next() {
+		case html.ErrorToken:
+			return strings.Join(strings.Fields(b.String()), " "), source
+		case html.TextToken:
+			b.WriteString(" " + string(z.Text()))
+		}
+	}
+}
+
+func (l *lab) shows(path string, status int, want ...string) {
+	l.t.Helper()
+	text, source := l.get(path, status)
+	for _, w := range want {
+		if !strings.Contains(html.UnescapeString(text), w) && !strings.Contains(source, w) {
+			l.t.Errorf("%s: want %q in\n%s", path, w, text)
+		}
+	}
+	if strings.Contains(source, "<script>alert") {
+		l.t.Errorf("%s: a name is not escaped", path)
+	}
+}
+
+func TestPages(t *testing.T) {
+	l := newLab(t)
+	l.shows("/", 200, "ready", "1\u202f234 mappings, 3 of them workloads", "prefix 64:ff9b::/96", "anti-spoofing", "its rules are gone", "No packet has been dropped.",
+		"up 1 h 30 min", "198.51.100.0", "and 48 addresses that are no fuller", `<title>ns/web: 16384-32767</title>`, `<title>0-1023: not given away by itself</title>`)
+	l.shows("/addresses/198.51.100.1", 200, "443,16384-32767", "2001:db8::2", `<title>&lt;script&gt;alert(1)&lt;/script&gt;: 443</title>`)
+	l.shows("/addresses/198.51.100.9", 404, "198.51.100.9 is in no pool")
+	l.shows("/addresses/nonsense", 404, "no such page")
+	l.shows("/workloads", 200, "ns/web", "20123456789a/eth0", "all")
+	l.shows("/workloads?name=ns/web", 200, "198.51.100.0")
+	l.shows("/workloads?name=nobody", 200, "No workload has an assignment under that name")
+	l.shows("/workloads/00123456789abcdef/eth0", 200, "ns/web", "16384-32767", "5 packets from ports that are not its own")
+	l.shows("/workloads/none/eth0", 404, "There is no workload none/eth0 any more.")
+	l.shows("/whois?address=198.51.100.1:443", 200, "<dt>Workload</dt><dd><a href=\"/workloads/10123456789abcdef/eth0\">")
+	l.shows("/whois?address=198.51.100.0:80", 200, "Nobody has it.")
+	l.shows("/whois?address=198.51.100.0:20000&at=2020-01-01T00:00", 200, "Nobody had it.")
+	l.shows("/whois?address=2001:db8::1", 200, "ns/web")
+	l.shows("/whois?address=203.0.113.0", 200, "20123456789a/eth0")
+	l.shows("/whois?address=203.0.113.1", 404, "No workload has 203.0.113.1.")
+	l.shows("/whois?address=", 400, "Ask for an address and port")
+	l.shows("/whois?address=%22%3E%3Cb%3E", 400, "is no address")
+	l.shows("/whois?address=198.51.100.0:1&at=noon", 400, "is no time")
+	l.shows("/assets/style.css", 200, "--accent")
+	l.shows("/assets/frame.html", 404)
+	l.shows("/assets/..%2fpage.go", 404)
+	l.shows("/nothing", 404, "There is no such page.")
+}
+
+func TestTraffic(t *testing.T) {
+	l := newLab(t)
+	l.counts.Verdicts[dataplane.SixToFour][translator.Forward4] = dataplane.Count{Packets: 10, Bytes: 1000}
+	l.shows("/", 200, "10 packets, 1.00\u00a0kB in all")
+	l.now = l.now.Add(2 * time.Second)
+	l.counts.Verdicts[dataplane.SixToFour][translator.Forward4] = dataplane.Count{Packets: 2_000_010, Bytes: 250_001_000}
+	l.counts.Verdicts[dataplane.FourToSix][translator.PortUnassigned].Packets = 20
+	l.shows("/", 200, "1.00\u00a0Gbit/s", "1.00\u00a0M/s now", "port-unassigned", "meaning of port-unassigned", "10\u00a0/s")
+	// A look after a long time says nothing of a rate from before.
+	l.now = l.now.Add(time.Hour)
+	if text, _ := l.get("/", 200); strings.Contains(text, "bit/s") {
+		t.Errorf("a rate over an hour: %s", text)
+	}
+}
+
+// TestMany views do not let samples grow, nor one take the other's time.
+func TestManySamples(t *testing.T) {
+	var r recent
+	now := time.Now()
+	for range 3 * keep {
+		now = now.Add(time.Second)
+		r.look(now, func() (s dataplane.Snapshot) { return s })
+	}
+	if n := len(r.look(now.Add(time.Millisecond), nil)); n != keep {
+		t.Errorf("%d samples, want %d", n, keep)
+	}
+}
+
+// TestDraw holds pictures against the port sets, port by port.
+func TestDraw(t *testing.T) {
+	o := owner{Name: "x", Colour: "red", Workload: api.Workload{Ports: api.PortSet{{First: 443, Last: 443}, {First: 4000, Last: 9000}}}}
+	for _, rows := range []int{1, 16} {
+		seen := map[int]bool{}
+		for _, s := range draw([]owner{o}, mapping.PortSet{{First: 1024, Last: 65535}}, rows) {
+			for _, r := range s.Runs {
+				if r.X < 0 || r.X+r.Width > s.Width {
+					t.Errorf("%d rows: %+v lies outside its strip of %d", rows, r, s.Width)
+				}
+				for i := range r.Width {
+					if r.Kind == "own" {
+						seen[s.First+r.X+i] = true
+					}
+				}
+			}
+		}
+		for _, port := range []int{443, 4000, 4095, 4096, 9000} {
+			if !seen[port] {
+				t.Errorf("%d rows: port %d is not drawn", rows, port)
+			}
+		}
+		for _, port := range []int{0, 3000, 9001 + thinnest, 65535} {
+			if seen[port] {
+				t.Errorf("%d rows: port %d is drawn", rows, port)
+			}
+		}
+	}
+}

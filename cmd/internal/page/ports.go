@@ -1,0 +1,135 @@
+//go:build linux
+
+package page
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// allPorts is the width of every strip: one unit is one port.
+const allPorts = 1 << 16
+
+// strip is the picture of an address's ports from First on.
+type strip struct {
+	First, Width int
+	Runs         []run
+}
+
+// run is a rectangle in a strip.
+type run struct {
+	X, Width int
+	Kind     string // own, other, closed
+	Colour   string // of own
+	Link     string
+	Text     string // on hover
+}
+
+// owner is a workload as the pictures and tables show it.
+type owner struct {
+	Name, Link, Ports, Colour string
+	Workload                  api.Workload
+}
+
+// thinnest is how wide a single port is drawn, for a whole address's width.
+const thinnest = allPorts / 512
+
+func nameOf(k api.Key, name string) string {
+	if name != "" {
+		return name
+	}
+	return short(k.ContainerID) + "/" + k.Interface
+}
+
+// short is a container's ID as its engine's own tools show it.
+func short(id string) string { return id[:min(len(id), 12)] }
+
+func linkTo(k api.Key) string { return "/workloads/" + k.ContainerID + "/" + k.Interface }
+
+// colour goes round the wheel by the golden angle, so that neighbours differ.
+func colour(i int) string { return fmt.Sprintf("hsl(%d 62%% %d%%)", i*137%360, 52+i%3*7) }
+
+// owners gives who has ports of an address, by their first port.
+func (p *Page) owners(a netip.Addr) []owner {
+	all := p.Registry.Owners(a)
+	slices.SortFunc(all, func(x, y *registry.Assignment) int {
+		return cmp.Or(cmp.Compare(firstPort(x.Ports), firstPort(y.Ports)), cmp.Compare(x.Key.String(), y.Key.String()))
+	})
+	out := make([]owner, len(all))
+	for i, o := range all {
+		w := api.Workload{Key: o.Key, Request: o.Request, Pool: o.Pool, Address: o.Address, Since: o.Since}
+		for _, r := range o.Ports {
+			w.Ports = append(w.Ports, api.PortRange(r))
+		}
+		out[i] = owner{nameOf(o.Key, o.Request.Name), linkTo(o.Key), w.Ports.String(), colour(i), w}
+	}
+	return out
+}
+
+// firstPort is that of the longest run: single ports besides do not order.
+func firstPort(s mapping.PortSet) uint16 {
+	best := mapping.PortRange{}
+	for _, r := range s {
+		if best == (mapping.PortRange{}) || r.Last-r.First > best.Last-best.First {
+			best = r
+		}
+	}
+	return best.First
+}
+
+// draw makes the pictures of an address: its ports cut into rows.
+func draw(owners []owner, assignable mapping.PortSet, rows int) []strip {
+	width := allPorts / rows
+	strips := make([]strip, rows)
+	for i := range strips {
+		s := &strips[i]
+		s.First, s.Width = i*width, width
+		s.closed(assignable)
+		for _, o := range owners {
+			ports := o.Workload.Ports
+			if len(ports) == 0 {
+				ports = api.PortSet{{First: 0, Last: allPorts - 1}}
+			}
+			kind := "own"
+			if o.Colour == "" {
+				kind = "other"
+			}
+			for _, r := range ports {
+				s.add(r, run{Kind: kind, Colour: o.Colour, Link: o.Link, Text: fmt.Sprintf("%s: %v", o.Name, r)})
+			}
+		}
+	}
+	return strips
+}
+
+// closed draws what the pool does not give away by itself.
+func (s *strip) closed(assignable mapping.PortSet) {
+	if len(assignable) == 0 {
+		return
+	}
+	next := 0
+	for _, r := range append(slices.Clone(assignable), mapping.PortRange{First: allPorts - 1, Last: allPorts - 1}) {
+		if int(r.First) > next {
+			hole := api.PortRange{First: uint16(next), Last: r.First - 1}
+			s.add(hole, run{Kind: "closed", Text: fmt.Sprintf("%v: not given away by itself", hole)})
+		}
+		next = int(r.Last) + 1
+	}
+}
+
+// add draws the part of a range that is in the strip, wide enough to be seen.
+func (s *strip) add(r api.PortRange, as run) {
+	first, last := max(int(r.First), s.First), min(int(r.Last), s.First+s.Width-1)
+	if first > last {
+		return
+	}
+	as.X, as.Width = first-s.First, max(last-first+1, thinnest*s.Width/allPorts)
+	as.X = min(as.X, s.Width-as.Width)
+	s.Runs = append(s.Runs, as)
+}
