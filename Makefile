@@ -41,11 +41,7 @@ demo: ## see it work, in a minute: real programs through real namespaces (root)
 # As root, a test that lacks something fails instead of being skipped.
 .PHONY: test
 test: ## vet and all tests
-<<<<<<< HEAD
-	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound sshd ssh scp podman runc busybox tshark capinfos prometheus
-=======
-	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound sshd ssh scp podman runc busybox chromium
->>>>>>> c9c2028 (Look at the status page in a real browser, wide and narrow)
+	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound sshd ssh scp podman runc busybox tshark capinfos prometheus chromium
 	$(GO) vet ./...
 	@rm -f $(OUT)
 	@export NATLESS_REQUIRE=$$([ "$$(id -u)" = 0 ] && echo 1); status=0; \
