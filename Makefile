@@ -41,7 +41,7 @@ demo: ## see it work, in a minute: real programs through real namespaces (root)
 # As root, a test that lacks something fails instead of being skipped.
 .PHONY: test
 test: ## vet and all tests
-	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound sshd ssh scp podman runc busybox tshark capinfos prometheus chromium
+	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound sshd ssh scp podman runc busybox tshark capinfos prometheus chromium clang-14 llvm-strip-14
 	$(GO) vet ./...
 	@rm -f $(OUT)
 	@export NATLESS_REQUIRE=$$([ "$$(id -u)" = 0 ] && echo 1); status=0; \
@@ -88,6 +88,11 @@ lint: ## gofmt, vet, staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool -modfile=tests/tools/go.mod staticcheck ./...
+
+.PHONY: generate
+generate: ## the kernel's fast path, out of its C source
+	@tests/need go clang-14 llvm-strip-14
+	$(GO) generate ./...
 
 .PHONY: clean
 clean: ## remove what was built

@@ -28,7 +28,7 @@ func (n *inner) close() {
 	*n = inner{}
 }
 
-// Bytes that counters may take when each CPU has its own.
+// maxCounterBytes is what counters may take when each CPU has its own.
 const maxCounterBytes = 256 << 20
 
 // headroom is how many entries a table of n is made for.
@@ -51,7 +51,7 @@ func (f *FastPath) replace(t Tables) error {
 	if err != nil {
 		return err
 	}
-	next, err := c.load(s, t.Table.Slots())
+	next, err := c.load(s, t.Table.Slots(), f.counterBytes)
 	if err != nil {
 		next.close()
 		return err
@@ -146,10 +146,11 @@ func (f *FastPath) outers() []*ebpf.Map {
 	return []*ebpf.Map{f.maps.By6, f.maps.By4, f.maps.Ports, f.maps.Near, f.maps.Counters}
 }
 
-// load writes c into maps of their own.
-func (c *contents) load(s *state, slots int) (n inner, err error) {
+// load writes c into maps of their own. Within the limit, in bytes, each CPU has
+// counters of its own.
+func (c *contents) load(s *state, slots, limit int) (n inner, err error) {
 	n.slots, n.perMapping = slots+slots/4+1024, 1
-	if cpus, err := ebpf.PossibleCPU(); err == nil && cpus*n.slots*sizeTraffic <= maxCounterBytes {
+	if cpus, err := ebpf.PossibleCPU(); err == nil && cpus*n.slots*sizeTraffic <= limit {
 		n.perMapping = cpus
 	}
 	spec, err := loadProgram()

@@ -34,8 +34,9 @@ type FastPath struct {
 	// the host's side. Ethernet only.
 	Uplink, Workload *ebpf.Program
 
-	maps     programMaps
-	fibFlags uint32
+	maps         programMaps
+	fibFlags     uint32
+	counterBytes int
 
 	mu     sync.Mutex
 	tables *Tables // as last replaced or edited; nil before
@@ -55,7 +56,13 @@ func (e *LayoutError) Error() string {
 }
 
 // Load makes the maps and loads the programs.
-func Load() (*FastPath, error) { return load(nil) }
+func Load() (*FastPath, error) {
+	spec, err := loadProgram()
+	if err != nil {
+		return nil, fmt.Errorf("read the fast path: %w", err)
+	}
+	return load(spec, nil)
+}
 
 // Adopt takes over the maps pinned in dir and loads the programs of this build
 // on top of them; whatever runs the pinned ones goes on meanwhile. Without any
@@ -81,15 +88,19 @@ func Adopt(dir string) (*FastPath, error) {
 		}
 		maps[name] = m
 	}
-	return load(maps)
+	spec, err := loadProgram()
+	if err != nil {
+		return nil, fmt.Errorf("read the fast path: %w", err)
+	}
+	return load(spec, maps)
 }
 
-func load(maps map[string]*ebpf.Map) (*FastPath, error) {
+func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*FastPath, error) {
 	var objects programObjects
-	if err := loadProgramObjects(&objects, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
+	if err := spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
 		return nil, fmt.Errorf("load the fast path: %w", err)
 	}
-	f := &FastPath{Uplink: objects.Uplink, Workload: objects.Workload, maps: objects.programMaps}
+	f := &FastPath{Uplink: objects.Uplink, Workload: objects.Workload, maps: objects.programMaps, counterBytes: maxCounterBytes}
 	// Before Linux 6.3 the kernel looks the neighbour up twice.
 	if v, err := features.LinuxVersionCode(); err == nil && v >= 6<<16|3<<8 {
 		f.fibFlags = fibSkipNeighbour

@@ -142,7 +142,8 @@ func (j *judge) allowed(id uint16, packet []byte) error {
 		if e = j.table.Port(e, binary.BigEndian.Uint32(packet[12:]), sourcePort(packet)); e == nil {
 			return fmt.Errorf("source is nobody's")
 		}
-		if base, mask := e.IdentificationRange(); id&^mask != base {
+		// A workload with port 0 alone has no identification of its own.
+		if base, mask := e.IdentificationRange(); id&^mask != base && !(base|mask == 0 && id == 1) {
 			return fmt.Errorf("identification %d is not the workload's: %d | %d", id, base, mask)
 		}
 	}

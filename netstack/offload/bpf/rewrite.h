@@ -137,10 +137,8 @@ static __always_inline void number(struct tables *t, __u32 slot, __u32 bytes, in
 		at = slot * t->c->counters + bpf_get_smp_processor_id();
 	}
 	n = bpf_map_lookup_elem(t->counters, &at);
-	if (!n) {
-		HERE;
+	if (!n)
 		return;
-	}
 	k = received ? &n->received : &n->sent;
 	if (t->c->flags & COUNT_SHARED) {
 		HERE;
