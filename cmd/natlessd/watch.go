@@ -8,10 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/cmd/internal/explain"
 	"github.com/natless/natless/config"
@@ -144,6 +147,21 @@ func (s *server) watch(ctx context.Context, w api.Watch, device string, send api
 	r.line(api.Seen{Hello: &hello})
 	if err := r.flush(); err != nil {
 		return nil // he has gone
+	}
+	done := make(chan error)
+	go func() { done <- r.runBehind(ctx) }()
+	return <-done
+}
+
+// behind is by how much a reader's thread steps back behind those of the queues.
+const behind = 15
+
+// runBehind runs on a thread of its own, which steps back where processors are
+// short: packets come before those who watch them.
+func (r *watching) runBehind(ctx context.Context) error {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	if err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), behind); err != nil {
+		r.log.Debug("watch with a priority as high as the packets'", "error", err)
 	}
 	return r.run(ctx)
 }
