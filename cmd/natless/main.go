@@ -63,6 +63,7 @@ func newRoot(o *options) *cobra.Command {
 		newCapture(o),
 		newReload(o),
 		newDoctor(o),
+		newCNI(o),
 		newDemo(),
 		newMan(),
 	)

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestCNI installs, twice, waits for a network that comes late, and follows one
+// that is written anew.
+func TestCNI(t *testing.T) {
+	conf, bin, plugin := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "natless-cni")
+	list := filepath.Join(conf, "10-pods.conflist")
+	if err := os.WriteFile(plugin, []byte("program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	words := func(words ...string) []string {
+		return append(words, "--conf-dir", conf, "--bin-dir", bin)
+	}
+	run := func(ctx context.Context, out io.Writer, args []string) error {
+		root := newRoot(&options{})
+		root.SetOut(out)
+		root.SetArgs(args)
+		return root.ExecuteContext(ctx)
+	}
+	command := func(ctx context.Context, args []string) (string, error) {
+		var out bytes.Buffer
+		err := run(ctx, &out, args)
+		return strings.ReplaceAll(out.String(), conf, "CONF"), err
+	}
+	install := words("cni", "install", "--plugin", plugin, "--pool", "web")
+	if _, err := command(t.Context(), install); err == nil || !strings.Contains(err.Error(), "no .conflist") {
+		t.Errorf("without a network: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	out, in := io.Pipe()
+	go func() { in.CloseWithError(run(ctx, in, append(install, "--watch"))) }()
+	said := bufio.NewScanner(out)
+	says := func(want string) {
+		t.Helper()
+		if said.Scan(); strings.ReplaceAll(said.Text(), conf, "CONF") != want {
+			t.Errorf("said %q, %v, want %q", said.Text(), said.Err(), want)
+		}
+	}
+	says("waiting for a *.conflist in CONF")
+	chained := func() bool {
+		text, _ := os.ReadFile(list)
+		return strings.Contains(string(text), `"pool": "web"`)
+	}
+	for range 2 { // late, and anew
+		if err := os.WriteFile(list, []byte(`{"plugins": [{"type": "ptp"}]}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		says("CONF/10-pods.conflist: natless-cni is chained")
+		if !chained() {
+			t.Error("is not chained")
+		}
+	}
+	cancel()
+	if said.Scan() || said.Err() != nil {
+		t.Errorf("at the end: %q, %v", said.Text(), said.Err())
+	}
+	if got, err := command(t.Context(), install); err != nil || got != "CONF/10-pods.conflist: natless-cni was there already\n" {
+		t.Errorf("again: %q %v", got, err)
+	}
+	if got, err := command(t.Context(), words("cni", "uninstall")); err != nil || !strings.Contains(got, "is taken out") || chained() {
+		t.Errorf("uninstall: %q %v", got, err)
+	}
+	if text, err := os.ReadFile(filepath.Join(bin, "natless-cni")); err != nil || string(text) != "program" {
+		t.Errorf("the plugin: %q %v", text, err)
+	}
+}
