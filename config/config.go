@@ -44,7 +44,7 @@ type Config struct {
 type Device struct {
 	Name   string `yaml:"name"`
 	MTU    int    `yaml:"mtu"` // bytes
-	Queues int    `yaml:"queues"`
+	Queues Queues `yaml:"queues"`
 }
 
 // Addresses are the translator's own.
@@ -120,7 +120,7 @@ type Health struct {
 // would not validate.
 func Default() Config {
 	return Config{
-		Device:        Device{Name: "natless0", MTU: 1500, Queues: 1},
+		Device:        Device{Name: "natless0", MTU: 1500, Queues: AutoQueues},
 		MTU:           MTU{IPv4: 1500, IPv6: 1500},
 		LowestIPv6MTU: 1280,
 		ManageSysctls: true,

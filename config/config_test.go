@@ -55,6 +55,7 @@ func TestExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Default()
+	want.Device.Queues = 1
 	want.Uplink = "eth0"
 	want.Prefix = netip.MustParsePrefix("64:ff9b::/96")
 	want.Addresses = Addresses{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
@@ -214,6 +215,7 @@ config: addresses.ipv6: missing`},
 		"well-known": {"prefix: 64:ff9b::/96\naddresses: {ipv4: 192.0.2.1, ipv6: 64:ff9b::10.0.0.1}", "config:2: addresses.ipv6: 64:ff9b::a00:1 stands for 10.0.0.1, which is not global"},
 		"mtu":        {least + "mtu: {ipv4: 67, ipv6: 1279}\nlowest_ipv6_mtu: 1281", "config:3: mtu.ipv4: 67 is not between 68 and 65535\nconfig:3: mtu.ipv6: 1279 is not between 1280 and 65535"},
 		"lowest":     {least + "lowest_ipv6_mtu: 1501", "config:3: lowest_ipv6_mtu: 1501 is not between 1280 and 1500"},
+		"queues":     {least + "device: {queues: many}", "config:3: device.queues: \"many\" is neither a number nor auto"},
 		"device":     {least + "device: {name: natless0123456789, mtu: 1279, queues: 0}", "config:3: device.name: \"natless0123456789\" is no name of a network interface (1 to 15 letters and digits)\nconfig:3: device.mtu: 1279 is not between 1280 and 65535\nconfig:3: device.queues: 0 is not between 1 and 256"},
 		"uplink":     {least + "uplink: natless0", "config:3: uplink: natless0 is the translator's own device"},
 		"own inside": {least + "mappings:\n  - {ipv6: 2001:db8::/120, ipv4: 192.0.2.0/24}", "config:4: mappings[0].ipv6: 2001:db8::/120 covers addresses.ipv6, which is the translator's own\nconfig:4: mappings[0].ipv4: 192.0.2.0/24 covers addresses.ipv4"},

@@ -45,7 +45,9 @@ func (v validator) between(key string, n, low, high int) {
 func (v validator) device() {
 	v.interfaceName("device.name", v.Device.Name)
 	v.between("device.mtu", v.Device.MTU, 1280, 65535)
-	v.between("device.queues", v.Device.Queues, 1, 256) // MAX_TAP_QUEUES of the kernel
+	if v.Device.Queues != AutoQueues {
+		v.between("device.queues", int(v.Device.Queues), 1, 256) // MAX_TAP_QUEUES of the kernel
+	}
 	if v.Uplink != "" {
 		v.interfaceName("uplink", v.Uplink)
 		v.check(v.Uplink != v.Device.Name, "uplink", "%s is the translator's own device", v.Uplink)

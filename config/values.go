@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/natless/natless/translator"
@@ -99,6 +100,33 @@ func (p PoolIPv4) String() string {
 		return "uplink"
 	}
 	return p.Prefix.String()
+}
+
+// Queues is a number of queues.
+type Queues int
+
+// AutoQueues leaves the number to the device.
+const AutoQueues Queues = -1
+
+// UnmarshalText takes a number, or the word auto.
+func (q *Queues) UnmarshalText(text []byte) error {
+	if string(text) == "auto" {
+		*q = AutoQueues
+		return nil
+	}
+	n, err := strconv.Atoi(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is neither a number nor auto", text)
+	}
+	*q = Queues(max(n, 0)) // no number below 0 is valid, nor is 0
+	return nil
+}
+
+func (q Queues) String() string {
+	if q == AutoQueues {
+		return "auto"
+	}
+	return strconv.Itoa(int(q))
 }
 
 // Paths is one path or a list of them.

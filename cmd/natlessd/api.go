@@ -87,7 +87,7 @@ func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
 	st := api.Status{
 		Version: version, PID: os.Getpid(), Ready: ready, Started: started, Config: r.path,
 		Prefix: c.Prefix, IPv4: c.Addresses.IPv4, IPv6: c.Addresses.IPv6,
-		Device:   api.Device{Name: c.Device.Name, MTU: c.Device.MTU, Queues: c.Device.Queues},
+		Device:   api.Device{Name: c.Device.Name, MTU: c.Device.MTU, Queues: queues(c)},
 		Mappings: s.translator.Table().Len(), Workloads: s.workloads.Len(),
 		Verdicts: verdicts(s.dataplane.Snapshot()), Reload: r.last(),
 	}

@@ -77,7 +77,7 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 	if s.local, err = local.New(s.localConfig(c)); err != nil {
 		return nil, err
 	}
-	device := tun.Config{Name: c.Device.Name, Queues: c.Device.Queues}
+	device := tun.Config{Name: c.Device.Name, Queues: queues(c)}
 	s.dataplane = dataplane.New(dataplane.Config{
 		Translator: s.translator, Local: s.local, Log: log,
 		Open:       opener(device, handover, log),
@@ -153,6 +153,14 @@ func desired(c *config.Config, pools []registry.Pool) route.Desired {
 		}
 	}
 	return d
+}
+
+// queues is how many queues the device has.
+func queues(c *config.Config) int {
+	if c.Device.Queues == config.AutoQueues {
+		return tun.AutoQueues()
+	}
+	return int(c.Device.Queues)
 }
 
 // secret authenticates the trailers of echo requests on shared addresses. It

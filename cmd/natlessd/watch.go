@@ -42,7 +42,7 @@ const (
 
 // newHub makes what packets can be watched through.
 func newHub(c *config.Config, t *translator.Translator, d *dataplane.Dataplane) *watch.Hub {
-	return watch.NewHub(t, c.Device.Queues, func(s *watch.Set) {
+	return watch.NewHub(t, queues(c), func(s *watch.Set) {
 		if s == nil {
 			d.Observe(nil)
 			return

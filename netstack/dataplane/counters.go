@@ -85,6 +85,7 @@ type counters struct {
 	fragments     atomic.Uint64
 	localDropped  atomic.Uint64
 	unsegmentable atomic.Uint64
+	load          atomic.Uint64 // of placement
 	_             [64]byte
 }
 

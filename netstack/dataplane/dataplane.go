@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
@@ -68,6 +69,7 @@ type Dataplane struct {
 	config   Config
 	ready    chan struct{}
 	observer atomic.Pointer[Observer]
+	placed   placement
 
 	mu       sync.RWMutex // guards what follows
 	device   *tun.Device  // nil while there is none
@@ -97,7 +99,7 @@ func (d *Dataplane) Run(ctx context.Context) error {
 		}
 		d.adopt(device)
 		d.config.Log.Info("device is open", "device", device.Name(), "queues", len(device.Queues()),
-			"io", device.IO(), "tso", device.Offloads().TSO, "uso", device.Offloads().USO)
+			"io", device.IO(), "by_cpu", device.Steers(), "tso", device.Offloads().TSO, "uso", device.Offloads().USO)
 		if first {
 			close(d.ready)
 		}
@@ -128,6 +130,7 @@ func (d *Dataplane) adopt(device *tun.Device) {
 		d.loops[i].queue = q
 		d.loops[i].awake.Store(0) // the queue counts from the beginning
 	}
+	d.placed.begin(device)
 }
 
 // drop closes the device and keeps what it counted.
@@ -144,12 +147,19 @@ func (d *Dataplane) drop(device *tun.Device) {
 // serve runs one thread for each queue until ctx is done or one fails.
 func (d *Dataplane) serve(ctx context.Context, device *tun.Device) error {
 	defer context.AfterFunc(ctx, device.Stop)()
+	defer shareProcessors(len(device.Queues()))()
+	var allowed unix.CPUSet
+	pinned := device.Steers() && unix.SchedGetaffinity(0, &allowed) == nil
 	var threads errgroup.Group
 	for i := range device.Queues() {
 		l := d.loops[i]
 		threads.Go(func() error {
 			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
+			if pinned {
+				pin(i, len(device.Queues()), &allowed) // the thread ends with the goroutine
+			} else {
+				defer runtime.UnlockOSThread()
+			}
 			defer device.Stop() // one queue's end is every queue's
 			return l.run()
 		})

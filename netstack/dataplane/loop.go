@@ -51,6 +51,7 @@ func (l *loop) run() error {
 		if p.GSOType != translator.GSONone {
 			l.counters.superpackets.Add(1)
 		}
+		l.counters.load.Add(uint64(p.End-p.Start) + packetCost)
 		l.move(p)
 	}
 }
@@ -60,6 +61,7 @@ func (l *loop) begin() {
 	l.began()
 	now := time.Since(start)
 	l.worker.SetTime(int64(now))
+	l.plane.placed.look(now, l.plane.loops)
 	l.observer = nil
 	if o := l.plane.observer.Load(); o != nil {
 		l.observer = *o

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -55,6 +56,7 @@ type Device struct {
 	offloads Offloads
 	io       IO
 	queues   []queue
+	steering *steering       // nil where there is none
 	netlink  *netlink.Handle // in the namespace that the device was opened in
 
 	inherited bool
@@ -121,11 +123,18 @@ func (d *Device) attachAll(c Config) error {
 			return err
 		}
 		if i++; i == n {
+			if n > 1 { // without it the kernel goes by flows, which works too
+				d.steering, _ = newSteering(d.queues[0].descriptor())
+			}
 			return nil
 		}
 	}
 	return err
 }
+
+// AutoQueues is how many queues suit the machine: one for each CPU that the
+// process may use, up to 8, whose threads suffice for any link.
+func AutoQueues() int { return min(runtime.NumCPU(), 8) }
 
 // addQueue makes a queue of a descriptor. The first one settles what Auto is.
 func (d *Device) addQueue(fd int, io IO) error {
@@ -333,6 +342,9 @@ func (d *Device) Close() error {
 	var err error
 	for _, q := range d.queues {
 		err = errors.Join(err, q.close())
+	}
+	if d.steering != nil {
+		err = errors.Join(err, d.steering.close())
 	}
 	d.netlink.Close()
 	return err

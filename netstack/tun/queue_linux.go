@@ -2,8 +2,10 @@ package tun
 
 import (
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +16,15 @@ import (
 // batchLimit bounds a batch: after so many packets the owner looks at its clock
 // again and a stop is seen under load.
 const batchLimit = 64
+
+// briefly is how long a queue waits for the next packet without telling the Go
+// runtime: while packets keep coming, leaving and entering it anew for each wait
+// costs as much as a packet, and wakes threads of the runtime on other CPUs.
+// Meanwhile the queue's thread keeps its share of GOMAXPROCS. When the runtime
+// wants all goroutines to stop, its signal interrupts the wait, and Gosched lets
+// it have its way. After that the queue waits as everybody does, for as long as
+// it takes: the runtime would interrupt it every 10 ms.
+const briefly = 2 * time.Millisecond
 
 // queue is a Queue as its device sees it.
 type queue interface {
@@ -28,8 +39,10 @@ type queue interface {
 // and scheduler out of the way, and an idle queue sleeps in poll(2).
 type plainQueue struct {
 	*common
-	left int            // packets until the batch is full
-	poll [2]unix.PollFd // here, since on the stack it would escape
+	left int // packets until the batch is full
+	// Here, since on the stack they would escape.
+	poll     [2]unix.PollFd
+	patience unix.Timespec
 }
 
 func (q *plainQueue) Next() (p *translator.Packet, fresh bool, err error) {
@@ -66,13 +79,21 @@ func (q *plainQueue) wait() syscall.Errno {
 	}
 	q.counters.Waits.Add(1)
 	q.poll = [2]unix.PollFd{{Fd: int32(q.fd), Events: unix.POLLIN}, {Fd: int32(q.wake), Events: unix.POLLIN}}
-	if _, err := unix.Poll(q.poll[:], -1); err != nil && err != unix.EINTR {
-		return err.(syscall.Errno)
+	q.patience = unix.NsecToTimespec(int64(briefly))
+	n, _, errno := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&q.poll[0])), 2, uintptr(unsafe.Pointer(&q.patience)), 0, 0, 0)
+	if errno == unix.EINTR {
+		runtime.Gosched()
+		return 0
+	}
+	if errno == 0 && n == 0 {
+		if _, err := unix.Poll(q.poll[:], -1); err != nil && err != unix.EINTR {
+			return err.(syscall.Errno)
+		}
 	}
 	if q.poll[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0 {
 		return unix.EBADFD // how reads fail once the device is gone
 	}
-	return 0
+	return errno
 }
 
 // common is what every kind of queue has.

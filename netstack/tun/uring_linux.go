@@ -2,6 +2,7 @@ package tun
 
 import (
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -17,6 +18,7 @@ const (
 	uringSetupDeferTaskrun = 1 << 13 // Linux 6.1
 
 	uringEnterGetevents = 1
+	uringEnterExtArg    = 8 // Linux 5.11
 
 	uringRegisterFiles   = 2
 	uringUnregisterFiles = 3
@@ -57,6 +59,14 @@ type uringSQE struct {
 	_               [3]uint64
 }
 
+// uringGeteventsArg is struct io_uring_getevents_arg.
+type uringGeteventsArg struct {
+	sigmask    uint64
+	sigmaskLen uint32
+	_          uint32
+	timeout    uint64
+}
+
 // uringCQE is struct io_uring_cqe.
 type uringCQE struct {
 	data   uint64
@@ -78,6 +88,8 @@ type ring struct {
 	cq             []uringCQE
 	tail           uint32 // of submissions, the kernel knows of those before submitted
 	submitted      uint32
+	patience       unix.Timespec // here, since on the stack they would escape
+	getevents      uringGeteventsArg
 }
 
 func newRing(entries uint32) (*ring, error) {
@@ -140,6 +152,9 @@ func (r *ring) push(e uringSQE) {
 // there. Only when sleep says so may it take long.
 func (r *ring) enter(wait int, sleep bool) syscall.Errno {
 	atomic.StoreUint32(r.sqTail, r.tail)
+	if sleep && r.brief(wait) {
+		return 0
+	}
 	for {
 		call := syscall.RawSyscall6
 		if sleep {
@@ -151,10 +166,30 @@ func (r *ring) enter(wait int, sleep bool) syscall.Errno {
 		} else if errno != unix.EINTR && errno != unix.EAGAIN { // EAGAIN: no memory for a request just now
 			return errno
 		}
-		if r.submitted == r.tail && (wait == 0 || r.pending() >= wait) {
+		if r.done(wait) {
 			return 0
 		}
 	}
+}
+
+func (r *ring) done(wait int) bool {
+	return r.submitted == r.tail && (wait == 0 || r.pending() >= wait)
+}
+
+// brief is enter that waits for a short while without telling the Go runtime
+// (see briefly). It says whether that was enough; enter goes on where it was not.
+func (r *ring) brief(wait int) bool {
+	r.patience = unix.NsecToTimespec(int64(briefly))
+	r.getevents = uringGeteventsArg{timeout: uint64(uintptr(unsafe.Pointer(&r.patience)))}
+	n, _, errno := syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(r.tail-r.submitted), uintptr(wait),
+		uringEnterGetevents|uringEnterExtArg, uintptr(unsafe.Pointer(&r.getevents)), unsafe.Sizeof(r.getevents))
+	switch errno {
+	case 0:
+		r.submitted += uint32(n)
+	case unix.EINTR:
+		runtime.Gosched()
+	}
+	return r.done(wait)
 }
 
 // pending is the number of completions that are there.

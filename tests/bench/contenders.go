@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -11,6 +12,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -212,7 +215,8 @@ func (l *lab) beginTayga(w way) (*exec.Cmd, error) {
 }
 
 // translate is a bare dataplane, for measuring without the daemon: prefix, the
-// workload's IPv4 address, device, way to read and write.
+// workload's IPv4 address, device, way to read and write with, maybe, a colon
+// and the number of queues.
 func translate(args []string) error {
 	prefix, err := netip.ParsePrefix(args[0])
 	if err != nil {
@@ -231,10 +235,17 @@ func translate(args []string) error {
 	if err != nil {
 		return err
 	}
+	io, count, _ := strings.Cut(args[3], ":")
+	queues, err := strconv.Atoi(cmp.Or(count, strconv.Itoa(tun.AutoQueues())))
+	if err != nil {
+		return err
+	}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
 	return dataplane.New(dataplane.Config{
 		Translator: t,
-		Open:       func() (*tun.Device, error) { return tun.Open(tun.Config{Name: args[2], IO: tun.IO(args[3])}) },
+		Open: func() (*tun.Device, error) {
+			return tun.Open(tun.Config{Name: args[2], IO: tun.IO(io), Queues: queues})
+		},
 	}).Run(ctx)
 }

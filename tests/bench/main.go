@@ -112,7 +112,7 @@ func parse() (o options, err error) {
 		"measured, must make its device and routes itself and take them back on SIGTERM, and finds $PREFIX\n"+
 		"(IPv6, /96), $IPV6 and $IPV4 (the workload's addresses)")
 	flag.Var(&o.variants, "variant", "NAME=YAML of configuration keys with which the daemon is measured too")
-	io := flag.String("io", "", "ways to read and write (plain,io_uring): a bare dataplane for each is measured\n"+
+	io := flag.String("io", "", "ways to read and write (plain,io_uring, with :N for N queues): a bare dataplane for each is measured\n"+
 		"instead of the daemon, the first as natless")
 	skip := flag.String("skip", "", "contenders to leave out, by the names in the table, with commas between them")
 	flag.Parse()
