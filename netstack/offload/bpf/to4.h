@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// IPv6 to IPv4, as translator/plain.go and to4.go have it.
+#pragma once
+#include "enter.h"
+
+#define HERE COVER(5)
+#define PASS(why) do { HERE; return why; } while (0)
+
+// identification is that of n IPv4 packets with DF=0: never 0, and within the
+// workload's share where it has one.
+static __always_inline __u16 identification(struct entry6 *e, __u32 n)
+{
+	__u32 zero = 0, *last;
+	struct ids *own = bpf_map_lookup_elem(&drawn, &zero);
+	__u32 next;
+	__u16 id;
+
+	if (!own)
+		return 1;
+	if (own->left < n) {
+		__u32 some = (n >> 8) + 1;
+
+		last = bpf_map_lookup_elem(&blocks, &zero);
+		if (!last)
+			return 1;
+		HERE;
+		own->next = (__sync_fetch_and_add(last, some) << 8) & 0xffff;
+		own->left = some << 8;
+	}
+	next = own->next;
+	if (next == 0 || next + n > 0x10000) {
+		HERE;
+		next = 1;
+	}
+	own->next = (next + n) & 0xffff;
+	own->left -= n;
+	id = next;
+	if (!(e->flags & SHARED)) {
+		HERE;
+		return id;
+	}
+	id = e->id_base | (next & e->id_mask);
+	if (!id) {
+		HERE;
+		id = e->id_base | ((next + 1) & e->id_mask);
+	}
+	if (!id) {
+		HERE;
+		return 1;
+	}
+	HERE;
+	return id;
+}
+
+// read6 reads an IPv6 packet.
+static __always_inline int read6(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 *h = (__u8 *)(long)skb->data + ETH;
+	void *end = (void *)(long)skb->data_end;
+	__u64 *w = (__u64 *)(h + 8);
+	__u32 first;
+	int why;
+
+	if (h + SIZE6 + LEAST_UPPER > (__u8 *)end)
+		PASS(TRUNCATED);
+	if (*(__u16 *)(h - 2) != be16(ETH_P_IPV6))
+		PASS(NOT_PLAIN_LINK);
+	first = be32(*(__u32 *)h);
+	if (first >> 28 != 6)
+		PASS(TRUNCATED);
+	p->class = first >> 20;
+	p->payload = be16(*(__u16 *)(h + 4));
+	if (skb->len < ETH + SIZE6 + p->payload)
+		PASS(TRUNCATED);
+	if (p->payload < LEAST_UPPER)
+		PASS(TRUNCATED);
+	p->proto = h[6];
+	p->hops = h[7];
+	if (p->hops <= 1)
+		PASS(HOP_LIMIT);
+	p->src_hi = be64(w[0]);
+	p->src_lo = be64(w[1]);
+	p->dst_hi = be64(w[2]);
+	p->dst_lo = be64(w[3]);
+	why = upper(p, h + SIZE6, end, ICMP6, 128, 129);
+	if (why)
+		return why;
+	return super(skb, p);
+}
+
+// source4 finds whose packet it is, and that the interface is theirs.
+static __always_inline int source4(struct __sk_buff *skb, struct tables *t, struct packet *p, struct entry6 **of)
+{
+	struct config *c = t->c;
+	struct entry6 *e;
+	__u32 length;
+
+	if (never6(p->src_hi, p->src_lo))
+		PASS(NEVER_TRANSLATED);
+	if (p->src_hi == c->own_hi && p->src_lo == c->own_lo)
+		PASS(OWN_ADDRESS);
+	e = lookup6(t, p->src_hi, p->src_lo, &length);
+	if (!e)
+		PASS(UNMAPPED_SOURCE);
+	if (e->ifindex != skb->ifindex)
+		PASS(WRONG_INTERFACE);
+	p->src4 = e->v4 | suffix4(p->src_hi, p->src_lo, length, e->length4);
+	if (never4(p->src4))
+		PASS(NEVER_TRANSLATED);
+	if (e->flags & SHARED && !owns(t, e, p->src4, p->sport))
+		PASS(PORT);
+	HERE;
+	p->slot = e->slot;
+	*of = e;
+	return TRANSLATED;
+}
+
+// destination4 is the host behind the prefix that a packet goes to.
+static __always_inline int destination4(struct tables *t, struct packet *p)
+{
+	struct config *c = t->c;
+	__u32 length;
+
+	if (never6(p->dst_hi, p->dst_lo))
+		PASS(NEVER_TRANSLATED);
+	if (p->dst_hi == c->own_hi && p->dst_lo == c->own_lo)
+		PASS(OWN_ADDRESS);
+	if (!in_prefix(c, p->dst_hi, p->dst_lo))
+		PASS(UNMAPPED_DESTINATION);
+	if (c->flags & MAPPED_IN_PREFIX && lookup6(t, p->dst_hi, p->dst_lo, &length))
+		PASS(MAPPED_PEER);
+	p->dst4 = extract(c, p->dst_hi, p->dst_lo);
+	if (never4(p->dst4))
+		PASS(NEVER_TRANSLATED);
+	if (c->flags & GLOBAL_ONLY && non_global(p->dst4))
+		PASS(NON_GLOBAL);
+	if (p->dst4 == c->own4)
+		PASS(OWN_ADDRESS);
+	if (lookup4(t, p->dst4, &length))
+		PASS(MAPPED_PEER);
+	HERE;
+	return TRANSLATED;
+}
+
+// write4 writes the IPv4 packet.
+static __always_inline int write4(struct __sk_buff *skb, struct packet *p)
+{
+	__u64 sum6 = addresses6(p), diff = add(~sum6, addresses4(p)), change;
+	// Of the IPv6 header, half goes with the kernel's knowledge and half is overwritten.
+	__u64 old = (p->src_lo & 0xffffffff) + (p->dst_hi >> 32) + (p->dst_hi & 0xffffffff) +
+		    (p->dst_lo >> 32) + (p->dst_lo & 0xffffffff);
+	int whole = p->proto == ICMP6 || (!p->gso && !partial(p, sum6, p->proto));
+	__u32 first = 0x45u << 24 | (__u32)p->class << 16 | (SIZE4 + p->payload);
+	__u32 second = (__u32)p->id << 16 | (p->df ? DF : 0);
+	__u32 third = (__u32)(p->hops - 1) << 24 | (p->proto == ICMP6 ? ICMP4 : p->proto) << 16;
+	__u8 *h, *l4;
+	__u16 *at;
+	__u32 *w;
+
+	h = (__u8 *)(long)skb->data + ETH;
+	w = (__u32 *)h;
+	l4 = h + SIZE4;
+	at = field(skb, p, l4);
+	if (!at || l4 + LEAST_UPPER > (__u8 *)(long)skb->data_end)
+		PASS(LOST);
+	third |= (__u16)~fold((__u64)first + second + third + p->src4 + p->dst4);
+	*(__u16 *)(h - 2) = be16(ETH_P_IP);
+	w[0] = be32(first);
+	w[1] = be32(second);
+	w[2] = be32(third);
+	w[3] = be32(p->src4);
+	w[4] = be32(p->dst4);
+	if (p->proto == ICMP6) {
+		HERE;
+		change = echo(p, l4, at, p->type == 128 ? 8 : 0, add(sum6, p->payload + ICMP6), 0);
+	} else {
+		HERE;
+		change = checksum(p, at, diff, whole);
+	}
+	finish(skb, p, ETH + SIZE4, diff, add(change, ~old), whole);
+	return TRANSLATED;
+}
+
+static __always_inline int to4(struct __sk_buff *skb, int *action)
+{
+	struct bpf_fib_lookup f = { .family = AF_INET };
+	struct packet p = {};
+	struct entry6 *e = 0;
+	struct tables t;
+	__u32 length, bytes = skb->len - ETH;
+	int why;
+
+	if ((why = plain_link(skb, ETH_P_IPV6, SIZE6 + LEAST_TCP)) || (why = load(&t)) ||
+	    (why = read6(skb, &p)) || (why = source4(skb, &t, &p, &e)) || (why = destination4(&t, &p)))
+		return why;
+	length = SIZE4 + segment(&p);
+	if (length > t.c->mtu4)
+		PASS(TOO_BIG);
+	if (p.proto == ICMP6) {
+		if (partial(&p, addresses6(&p), ICMP6))
+			PASS(NO_CHECKSUM);
+		HERE;
+	}
+	if (t.c->flags & ZERO_CLASS) {
+		HERE;
+		p.class = 0;
+	}
+	f.tos = p.class;
+	f.sport = be16(p.sport);
+	f.dport = be16(p.dport);
+	f.src[0] = be32(p.src4);
+	f.dst[0] = be32(p.dst4);
+	if ((why = route(skb, t.c, &p, &f, length)))
+		return why;
+	p.df = length > LONGEST_DF0;
+	if (!p.df) {
+		HERE;
+		p.id = identification(e, p.gso ? (p.payload - p.headers + p.gso - 1) / p.gso : 1);
+	}
+	if ((why = resize(skb, &p, SIZE6 + p.payload, ETH_P_IP)) || (why = write4(skb, &p)))
+		return why;
+	number(&t, p.slot, bytes, 0);
+	*action = out(&f);
+	return TRANSLATED;
+}
+
+#undef HERE
+#undef PASS

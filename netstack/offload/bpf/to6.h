@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// IPv4 to IPv6, as translator/plain.go and to6.go have it.
+#pragma once
+#include "enter.h"
+
+#define HERE COVER(6)
+#define PASS(why) do { HERE; return why; } while (0)
+
+// read4 reads an IPv4 packet.
+static __always_inline int read4(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 *h = (__u8 *)(long)skb->data + ETH;
+	void *end = (void *)(long)skb->data_end;
+	__u32 *w = (__u32 *)h;
+	__u32 length, fragment;
+	int why;
+
+	if (h + SIZE4 + LEAST_UPPER > (__u8 *)end)
+		PASS(TRUNCATED);
+	if (*(__u16 *)(h - 2) != be16(ETH_P_IP))
+		PASS(NOT_PLAIN_LINK);
+	if (h[0] != 0x45)
+		PASS(OPTIONS);
+	length = be16(*(__u16 *)(h + 2));
+	if (skb->len < ETH + length)
+		PASS(TRUNCATED);
+	if (length < SIZE4 + LEAST_UPPER)
+		PASS(TRUNCATED);
+	fragment = be16(*(__u16 *)(h + 6));
+	if (fragment & ~DF)
+		PASS(FRAGMENT);
+	if (fold((__u64)w[0] + w[1] + w[2] + w[3] + w[4]) != 0xffff)
+		PASS(BAD_HEADER_CHECKSUM);
+	p->df = fragment != 0;
+	p->class = h[1];
+	p->payload = length - SIZE4;
+	p->proto = h[9];
+	p->hops = h[8];
+	if (p->hops <= 1)
+		PASS(HOP_LIMIT);
+	p->src4 = be32(w[3]);
+	p->dst4 = be32(w[4]);
+	why = upper(p, h + SIZE4, end, ICMP4, 8, 0);
+	if (why)
+		return why;
+	return super(skb, p);
+}
+
+// destination6 finds the workload that an IPv4 packet is for.
+static __always_inline int destination6(struct __sk_buff *skb, struct tables *t, struct packet *p)
+{
+	struct config *c = t->c;
+	struct entry4 *e;
+	__u32 length;
+
+	if (never4(p->dst4))
+		PASS(NEVER_TRANSLATED);
+	if (p->dst4 == c->own4)
+		PASS(OWN_ADDRESS);
+	e = lookup4(t, p->dst4, &length);
+	if (!e)
+		PASS(UNMAPPED_DESTINATION);
+	if (e->sizes) {
+		if (p->proto == ICMP4 && p->dst4 == c->host4)
+			PASS(OWN_ADDRESS);
+		e = port4(t, p->dst4, p->dport, e->sizes);
+		if (!e)
+			PASS(PORT);
+		if (p->proto == ICMP4 && p->type == 0 && p->payload >= 16) {
+			__u16 magic = 0;
+
+			bpf_skb_load_bytes(skb, ETH + SIZE4 + p->payload - 8, &magic, sizeof(magic));
+			if (magic == be16(0x6e6c))
+				PASS(TRAILER);
+			HERE;
+		}
+		HERE;
+	}
+	mapped6(e, p->dst4, length, &p->dst_hi, &p->dst_lo);
+	p->slot = e->slot;
+	return TRANSLATED;
+}
+
+// source6 puts the source into the prefix.
+static __always_inline int source6(struct tables *t, struct packet *p)
+{
+	struct config *c = t->c;
+	__u32 length;
+
+	if (never4(p->src4))
+		PASS(NEVER_TRANSLATED);
+	if (c->flags & GLOBAL_ONLY && non_global(p->src4))
+		PASS(NON_GLOBAL);
+	if (lookup4(t, p->src4, &length))
+		PASS(MAPPED_PEER);
+	HERE;
+	embed(c, p->src4, &p->src_hi, &p->src_lo);
+	return TRANSLATED;
+}
+
+// write6 writes the IPv6 packet.
+static __always_inline int write6(struct __sk_buff *skb, struct packet *p)
+{
+	__u64 sum4 = addresses4(p), sum6 = addresses6(p), diff = add(~sum4, sum6), change;
+	int whole = p->proto == ICMP4 || (!p->gso && !partial(p, sum4, p->proto));
+	__u32 first = 6u << 28 | (__u32)p->class << 20;
+	__u32 second = p->payload << 16 | (p->proto == ICMP4 ? ICMP6 : p->proto) << 8 | (__u8)(p->hops - 1);
+	__u8 *h, *l4;
+	__u16 *at;
+	__u64 *a;
+
+	h = (__u8 *)(long)skb->data + ETH;
+	a = (__u64 *)(h + 8);
+	l4 = h + SIZE6;
+	at = field(skb, p, l4);
+	if (!at || l4 + LEAST_UPPER > (__u8 *)(long)skb->data_end)
+		PASS(LOST);
+	*(__u16 *)(h - 2) = be16(ETH_P_IPV6);
+	*(__u32 *)h = be32(first);
+	*(__u32 *)(h + 4) = be32(second);
+	a[0] = be64(p->src_hi);
+	a[1] = be64(p->src_lo);
+	a[2] = be64(p->dst_hi);
+	a[3] = be64(p->dst_lo);
+	if (p->proto == ICMP4) {
+		HERE;
+		change = echo(p, l4, at, p->type == 8 ? 128 : 129, 0, add(sum6, p->payload + ICMP6));
+	} else {
+		HERE;
+		change = checksum(p, at, diff, whole);
+	}
+	// The IPv4 header's sum was 0, the kernel has put zeroes before its end.
+	finish(skb, p, ETH + SIZE6, diff, add(change, add(sum6, (__u64)first + second)), whole);
+	return TRANSLATED;
+}
+
+static __always_inline void put6(__u32 *to, __u64 hi, __u64 lo)
+{
+	to[0] = be32((__u32)(hi >> 32));
+	to[1] = be32((__u32)hi);
+	to[2] = be32((__u32)(lo >> 32));
+	to[3] = be32((__u32)lo);
+}
+
+static __always_inline int to6(struct __sk_buff *skb, int *action)
+{
+	struct bpf_fib_lookup f = { .family = AF_INET6 };
+	struct packet p = {};
+	struct tables t;
+	__u32 length, bytes = skb->len - ETH;
+	int why;
+
+	if ((why = plain_link(skb, ETH_P_IP, SIZE4 + LEAST_TCP)) || (why = load(&t)) ||
+	    (why = read4(skb, &p)) || (why = destination6(skb, &t, &p)) || (why = source6(&t, &p)))
+		return why;
+	length = SIZE6 + segment(&p);
+	if (p.df ? length > t.c->mtu6 : length > t.c->lowest6)
+		PASS(TOO_BIG);
+	if (p.proto == ICMP4) {
+		if (!p.field)
+			PASS(NO_CHECKSUM);
+		HERE;
+	}
+	if (t.c->flags & ZERO_CLASS) {
+		HERE;
+		p.class = 0;
+	}
+	f.tos = be32((__u32)p.class << 20);
+	f.sport = be16(p.sport);
+	f.dport = be16(p.dport);
+	put6(f.src, p.src_hi, p.src_lo);
+	put6(f.dst, p.dst_hi, p.dst_lo);
+	if ((why = route(skb, t.c, &p, &f, length)) || (why = resize(skb, &p, SIZE4 + p.payload, ETH_P_IPV6)) ||
+	    (why = write6(skb, &p)))
+		return why;
+	number(&t, p.slot, bytes, 1);
+	*action = out(&f);
+	return TRANSLATED;
+}
+
+#undef HERE
+#undef PASS
