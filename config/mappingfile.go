@@ -94,16 +94,19 @@ func parseMapping(line []byte) (m mapping.Mapping, some bool, err error) {
 	var words [3]string
 	n := 0
 	for ; ; n++ {
-		rest = strings.TrimLeft(rest, " \t\r\n")
-		if rest == "" {
+		begin := 0
+		for begin < len(rest) && white(rest[begin]) {
+			begin++
+		}
+		if rest = rest[begin:]; rest == "" {
 			break
 		}
 		if n == len(words) {
 			return m, false, fmt.Errorf("%s is too much: wants an IPv6 prefix, an IPv4 prefix and perhaps ports, such as 1024-2047,8080", word(rest))
 		}
-		end := strings.IndexAny(rest, " \t\r\n")
-		if end < 0 {
-			end = len(rest)
+		end := 0
+		for end < len(rest) && !white(rest[end]) {
+			end++
 		}
 		words[n], rest = rest[:end], rest[end:]
 	}
@@ -128,6 +131,8 @@ func parseMapping(line []byte) (m mapping.Mapping, some bool, err error) {
 	}
 	return m, true, nil
 }
+
+func white(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
 
 // word quotes the first word of s, or its beginning.
 func word(s string) string {

@@ -25,7 +25,7 @@ import (
 
 var (
 	explicitMappings = flag.Int("mappings", 200_000, "explicit mappings of TestScaleMappings")
-	presentWorkloads = flag.Int("workloads", 0, "workloads of TestScaleWorkloads; 0 leaves it out")
+	presentWorkloads = flag.Int("workloads", 20_000, "workloads of TestScaleWorkloads")
 	strict           = flag.Bool("strict", false, "hold the figures of the scale tests against their goals, on a machine that does nothing else")
 )
 
@@ -67,9 +67,6 @@ func TestScaleMappings(t *testing.T) {
 // TestScaleWorkloads is TestScaleMappings with assignments of the registry.
 func TestScaleWorkloads(t *testing.T) {
 	netns.Require(t, netns.Root)
-	if *presentWorkloads == 0 {
-		t.Skip("takes minutes: make scale runs it")
-	}
 	n := newNamespaces(t)
 	n.daemon = daemon.New(t, n.host, baseConfig+"pools: [{name: default, ipv4: 10.0.0.0/18, ports_per_workload: 512, cooldown: 0s}]\n")
 	pool := registry.Pool{Name: "default", IPv4: netip.MustParsePrefix("10.0.0.0/18"), PortsPerWorkload: 512}

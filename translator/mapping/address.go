@@ -57,12 +57,26 @@ var never = []netip.Prefix{
 // neverTranslated finds the range that holds all of p. A shorter prefix that
 // only covers such a range is legal; the translator refuses its addresses.
 func neverTranslated(p netip.Prefix) (netip.Prefix, bool) {
+	if !suspicious(p.Addr()) {
+		return netip.Prefix{}, false
+	}
 	for _, n := range never {
 		if n.Bits() <= p.Bits() && n.Contains(p.Addr()) {
 			return n, true
 		}
 	}
 	return netip.Prefix{}, false
+}
+
+// suspicious spares nearly all addresses the search: it says whether the first
+// octet is one that something in never begins with.
+func suspicious(a netip.Addr) bool {
+	if a.Is4() {
+		b := a.As4()[0]
+		return b == 0 || b == 127 || b == 169 || b >= 224
+	}
+	b := a.As16()[0]
+	return b == 0 || b >= 0xfe
 }
 
 // rfc6052 is a translation prefix (RFC 6052 section 2.2).

@@ -125,3 +125,19 @@ func TestAddrConversion(t *testing.T) {
 		t.Errorf("%x", got)
 	}
 }
+
+// TestSuspicious holds the first octets against the list itself.
+func TestSuspicious(t *testing.T) {
+	for b := range 256 {
+		for _, a := range []netip.Addr{netip.AddrFrom4([4]byte{byte(b)}), netip.AddrFrom16([16]byte{byte(b)})} {
+			p := netip.PrefixFrom(a, 8)
+			want := false
+			for _, n := range never {
+				want = want || n.Overlaps(p)
+			}
+			if suspicious(a) != want {
+				t.Errorf("%v: %v, want %v", p, suspicious(a), want)
+			}
+		}
+	}
+}
