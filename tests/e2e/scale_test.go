@@ -119,7 +119,7 @@ func (n *topology) scale(what string, count int) {
 	after, peak := n.resident("VmRSS:"), n.resident("VmHWM:")
 	t.Logf("%d %s: ready in %v with %d kB resident; 3 reloads in %v; meanwhile %d edits over the API, p50 %v, p99 %v, and %d of %d datagrams lost; then %d kB resident, %d kB at most",
 		count, what, ready.Round(time.Millisecond), resident, reloads, len(took), took[len(took)/2], took[len(took)*99/100], lost, sent, after, peak)
-	if lost != 0 || sent < 1000 {
+	if lost != 0 || sent < 100 {
 		t.Errorf("%d of %d datagrams were lost", lost, sent)
 	}
 	if s, err := n.daemon.Client().Status(t.Context()); err != nil || s.Mappings < count || s.Reload.Error != "" {
@@ -141,7 +141,7 @@ func (n *topology) edit(ctx context.Context) (took []time.Duration) {
 	client := n.daemon.Client()
 	k, q := present(0)
 	k.ContainerID, q.IPv6, q.Netns = "edited", []netip.Addr{netip.MustParseAddr("2001:db8:b::1")}, ""
-	for ctx.Err() == nil {
+	for once := true; once || ctx.Err() == nil; once = false {
 		start := time.Now()
 		if _, err := client.Put(context.WithoutCancel(ctx), k, q); err != nil {
 			n.t.Errorf("put: %v", err)
