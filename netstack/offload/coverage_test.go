@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -59,7 +60,7 @@ func branches(t *testing.T) map[uint32]string {
 // covered is the program built so that it counts its branches.
 func covered(t *testing.T) (*FastPath, *ebpf.Map) {
 	t.Helper()
-	netns.Require(t, netns.Root, "clang-14")
+	netns.Require(t, netns.Root, "clang-14", "ethtool")
 	object := filepath.Join(t.TempDir(), "coverage.o")
 	target := "bpfel"
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
@@ -117,6 +118,11 @@ func TestBranches(t *testing.T) {
 	b.odd()
 	b.identifications()
 	b.links()
+	b.summed()
+	var wrong uint64
+	if err := marks.Lookup(uint32(0), &wrong); err != nil || wrong > 0 {
+		t.Errorf("%d packets whose sum a device had computed got a wrong one (%v)", wrong, err)
+	}
 	missed := 0
 	for at, where := range branches(t) {
 		var n uint64
@@ -356,4 +362,49 @@ func (b *branchRun) tun() (int, error) {
 		b.Cleanup(func() { l.Close() })
 	}
 	return fd, nil
+}
+
+// summed sends a packet whose whole sum is known to the kernel (CHECKSUM_COMPLETE,
+// which some network cards give): a short one that came through a tunnel.
+func (b *branchRun) summed() {
+	j := b.lab()
+	far := netns.New(b.T, "far")
+	netns.Veth(b.T, far, "wire", b.NS, "wire")
+	far.Run("ethtool", "-K", "wire", "tx", "off")
+	for i, ns := range []*netns.NS{far, b.NS} {
+		ns.IP(fmt.Sprintf("addr add 172.30.0.%d/24 dev wire", 1+i))
+		ns.IP(fmt.Sprintf("link add tunnel type vxlan id 7 local 172.30.0.%d remote 172.30.0.%d dstport 4789 udpcsum", 1+i, 2-i))
+		ns.IP("link set tunnel up")
+	}
+	var tunnel *net.Interface
+	var err error
+	b.Do(func() {
+		if tunnel, err = net.InterfaceByName("tunnel"); err != nil {
+			return
+		}
+		var l link.Link
+		if l, err = link.AttachTCX(link.TCXOptions{Interface: tunnel.Index, Program: j.fast.Uplink, Attach: ebpf.AttachTCXIngress}); err == nil {
+			b.Cleanup(func() { l.Close() })
+		}
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	packet := append(append(append([]byte(nil), tunnel.HardwareAddr...), 2, 0, 0, 0, 0, 9, 8, 0), udp4(8)...)
+	far.Do(func() {
+		var from *net.Interface
+		var socket int
+		if from, err = net.InterfaceByName("tunnel"); err != nil {
+			return
+		}
+		if socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0); err != nil {
+			return
+		}
+		defer unix.Close(socket)
+		err = unix.Sendto(socket, packet, 0, &unix.SockaddrLinklayer{Ifindex: from.Index})
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond)
 }

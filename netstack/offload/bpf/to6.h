@@ -165,7 +165,7 @@ static __always_inline int to6(struct __sk_buff *skb, int *action)
 		HERE;
 		p.class = 0;
 	}
-	f.tos = be32((__u32)p.class << 20);
+	f.flowinfo = be32((__u32)p.class << 20);
 	f.sport = be16(p.sport);
 	f.dport = be16(p.dport);
 	put6(f.src, p.src_hi, p.src_lo);
