@@ -272,6 +272,15 @@ func FuzzOffload(f *testing.F) {
 			}
 		}
 	}
+	jobs, ready := make(chan func()), make(chan struct{})
+	go r.Do(func() { // a fuzz target may not enter the namespace itself
+		close(ready)
+		for job := range jobs {
+			job()
+		}
+	})
+	<-ready
+	f.Cleanup(func() { close(jobs) })
 	f.Fuzz(func(t *testing.T, world uint8, repair bool, gso, segments uint16, b []byte) {
 		if len(b) == 0 || len(b) > maxRun || b[0]>>4 != 4 && b[0]>>4 != 6 {
 			return
@@ -286,11 +295,13 @@ func FuzzOffload(f *testing.F) {
 				in.Offload.GSOSize = gso
 			}
 		}
-		j := judges[int(world)%len(judges)]
-		r.Do(func() {
-			if _, err := j.check(in, int(segments)); err != nil {
-				t.Errorf("%v\n%s", err, j.describe(in, int(segments)))
-			}
-		})
+		j, done := judges[int(world)%len(judges)], make(chan error)
+		jobs <- func() {
+			_, err := j.check(in, int(segments))
+			done <- err
+		}
+		if err := <-done; err != nil {
+			t.Errorf("%v\n%s", err, j.describe(in, int(segments)))
+		}
 	})
 }
