@@ -16,8 +16,9 @@ import (
 // it. The reference file explains every key.
 type Config struct {
 	Device          Device         `yaml:"device" restart:"yes"`
-	Uplink          string         `yaml:"uplink" restart:"yes"` // "" is none
-	Prefix          netip.Prefix   `yaml:"prefix"`               // the zero value is none
+	UDPGRO          []string       `yaml:"udp_gro" restart:"yes"` // patterns of interface names
+	Uplink          string         `yaml:"uplink" restart:"yes"`  // "" is none
+	Prefix          netip.Prefix   `yaml:"prefix"`                // the zero value is none
 	Addresses       Addresses      `yaml:"addresses" restart:"yes"`
 	ICMPSourcePool  ICMPSourcePool `yaml:"icmp_source_pool"`
 	MTU             MTU            `yaml:"mtu"`

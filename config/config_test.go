@@ -128,7 +128,7 @@ func TestReference(t *testing.T) {
 	want := Default()
 	want.Uplink, want.Prefix, want.Addresses, want.ICMPSourcePool = c.Uplink, c.Prefix, c.Addresses, c.ICMPSourcePool
 	want.Mappings, want.Pools, want.DNS64.Upstreams = c.Mappings, c.Pools, c.DNS64.Upstreams
-	want.MappingsFile, want.MappedBlocks, want.Metrics.Listen = c.MappingsFile, c.MappedBlocks, c.Metrics.Listen
+	want.UDPGRO, want.MappingsFile, want.MappedBlocks, want.Metrics.Listen = c.UDPGRO, c.MappingsFile, c.MappedBlocks, c.Metrics.Listen
 	compare(t, want, *c)
 
 	for _, left := range []string{"ports", "reserved_ports", "cooldown", "ports_per_workload"} {
@@ -215,6 +215,7 @@ config: addresses.ipv6: missing`},
 		"well-known": {"prefix: 64:ff9b::/96\naddresses: {ipv4: 192.0.2.1, ipv6: 64:ff9b::10.0.0.1}", "config:2: addresses.ipv6: 64:ff9b::a00:1 stands for 10.0.0.1, which is not global"},
 		"mtu":        {least + "mtu: {ipv4: 67, ipv6: 1279}\nlowest_ipv6_mtu: 1281", "config:3: mtu.ipv4: 67 is not between 68 and 65535\nconfig:3: mtu.ipv6: 1279 is not between 1280 and 65535"},
 		"lowest":     {least + "lowest_ipv6_mtu: 1501", "config:3: lowest_ipv6_mtu: 1501 is not between 1280 and 1500"},
+		"udp_gro":    {least + "udp_gro: [eth0, \"veth[\"]", "config:3: udp_gro[1]: \"veth[\" is neither a name of network interfaces nor a pattern of some (veth*)"},
 		"queues":     {least + "device: {queues: many}", "config:3: device.queues: \"many\" is neither a number nor auto"},
 		"device":     {least + "device: {name: natless0123456789, mtu: 1279, queues: 0}", "config:3: device.name: \"natless0123456789\" is no name of a network interface (1 to 15 letters and digits)\nconfig:3: device.mtu: 1279 is not between 1280 and 65535\nconfig:3: device.queues: 0 is not between 1 and 256"},
 		"uplink":     {least + "uplink: natless0", "config:3: uplink: natless0 is the translator's own device"},

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 func validate(c *Config, report func(Error)) {
 	v := validator{c, report}
 	v.device()
+	v.udpGRO()
 	v.prefix()
 	v.addresses()
 	v.mtu()
@@ -51,6 +53,14 @@ func (v validator) device() {
 	if v.Uplink != "" {
 		v.interfaceName("uplink", v.Uplink)
 		v.check(v.Uplink != v.Device.Name, "uplink", "%s is the translator's own device", v.Uplink)
+	}
+}
+
+func (v validator) udpGRO() {
+	for i, pattern := range v.UDPGRO {
+		_, err := path.Match(pattern, "eth0")
+		ok := err == nil && pattern != "" && !strings.ContainsAny(pattern, "/: \t\n")
+		v.check(ok, fmt.Sprintf("udp_gro[%d]", i), "%q is neither a name of network interfaces nor a pattern of some (veth*)", pattern)
 	}
 }
 

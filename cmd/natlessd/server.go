@@ -16,6 +16,7 @@ import (
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/gro"
 	"github.com/natless/natless/netstack/local"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/netstack/tun"
@@ -43,6 +44,7 @@ type server struct {
 	dataplane  *dataplane.Dataplane
 	local      *local.Stack
 	hub        *watch.Hub
+	gro        *gro.Task
 	diversion  diversion
 }
 
@@ -83,6 +85,7 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 		Open:       opener(device, handover, log),
 		PerMapping: c.Metrics.CountsWorkloads(),
 	})
+	s.gro = gro.New(gro.Config{Interfaces: c.UDPGRO, Log: log})
 	s.hub = newHub(c, s.translator, s.dataplane)
 	if c.Metrics.CountsWorkloads() {
 		s.countWorkloads(c.Metrics.MaxWorkloads)
@@ -92,7 +95,7 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 
 // tasks are in the order in which they may end, the last first.
 func (s *server) tasks() []task {
-	return []task{s.dataplane, following{s.routes, s.dataplane.Ready()}, s.local, s.workloads}
+	return []task{s.dataplane, following{s.routes, s.dataplane.Ready()}, s.local, s.workloads, s.gro}
 }
 
 // run runs the tasks until ctx is done or one of them fails. Either ends all,

@@ -154,11 +154,10 @@ func (d *Dataplane) serve(ctx context.Context, device *tun.Device) error {
 	for i := range device.Queues() {
 		l := d.loops[i]
 		threads.Go(func() error {
-			runtime.LockOSThread()
+			runtime.LockOSThread() // for good: the thread ends with the goroutine
+			hurry()
 			if pinned {
-				pin(i, len(device.Queues()), &allowed) // the thread ends with the goroutine
-			} else {
-				defer runtime.UnlockOSThread()
+				pin(i, len(device.Queues()), &allowed)
 			}
 			defer device.Stop() // one queue's end is every queue's
 			return l.run()

@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -53,7 +54,7 @@ func (p *placement) begin(device *tun.Device) {
 	p.steer, p.seen, p.shift, p.votes = device.Steer, make([]uint64, len(device.Queues())), 0, 0
 	p.next.Store(0)
 	if !device.Steers() {
-		p.next.Store(1<<63 - 1)
+		p.next.Store(math.MaxInt64)
 	}
 }
 
@@ -98,10 +99,19 @@ func (p *placement) vote(shift int, passed time.Duration) {
 	if p.votes++; p.votes < steady && passed < steady*lookEvery {
 		return
 	}
-	if p.steer(shift) == nil {
-		p.shift, p.votes = shift, 0
+	if p.steer(shift) != nil { // the right to do it is gone: it stays as it is
+		p.next.Store(math.MaxInt64)
+		return
 	}
+	p.shift, p.votes = shift, 0
 }
+
+// urgent is the nice value of a queue's thread: who translates for everybody
+// comes before who only computes, as the kernel's own forwarding does.
+const urgent = -10
+
+// hurry has the scheduler prefer the calling thread, where that is allowed.
+func hurry() { unix.Setpriority(unix.PRIO_PROCESS, 0, urgent) }
 
 // pin keeps the calling thread on the CPUs whose packets come to a queue. It is
 // a help and no more: where it is not possible, the kernel chooses.
@@ -117,16 +127,27 @@ func pin(queue, queues int, allowed *unix.CPUSet) {
 	}
 }
 
-var processors sync.Mutex // guards GOMAXPROCS against others of this package
+// processors is what shareProcessors has asked for.
+var processors struct {
+	mu           sync.Mutex
+	used, raised int
+}
 
 // shareProcessors lets as many goroutines more run at once as there are queues,
-// until the end: a queue that waits briefly keeps the others from nothing.
+// until the end: a queue that waits briefly keeps the others from nothing. What
+// was raised is used again, for changing GOMAXPROCS stops everything a moment.
 func shareProcessors(queues int) (end func()) {
-	add := func(n int) {
-		processors.Lock()
-		defer processors.Unlock()
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n)
+	p := &processors
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.used += queues
+	if more := p.used - p.raised; more > 0 {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + more)
+		p.raised += more
 	}
-	add(queues)
-	return func() { add(-queues) }
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.used -= queues
+	}
 }

@@ -88,6 +88,9 @@ func (d *Device) open(c Config) error {
 	if err := d.attachAll(c); err != nil {
 		return err
 	}
+	if len(d.queues) > 1 { // without it the kernel goes by flows, which works too
+		d.steering, _ = newSteering(d.queues[0].descriptor())
+	}
 	if err := d.setOffloads(); err != nil {
 		return err
 	}
@@ -123,9 +126,6 @@ func (d *Device) attachAll(c Config) error {
 			return err
 		}
 		if i++; i == n {
-			if n > 1 { // without it the kernel goes by flows, which works too
-				d.steering, _ = newSteering(d.queues[0].descriptor())
-			}
 			return nil
 		}
 	}
