@@ -24,6 +24,11 @@ import (
 // version is set at build time by -ldflags.
 var version = "development"
 
+// misconfigured is the exit status that tells systemd that a restart changes
+// nothing (EX_CONFIG of sysexits.h). It is not 2, with which every Go program
+// ends that panics, or that the watchdog aborts.
+const misconfigured = 78
+
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -49,11 +54,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	c, err := config.Load(given.Config)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
-		return 2
+		return misconfigured
 	}
 	if _, err := registryPools(c, someUplink); err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", given.Config, err)
-		return 2
+		return misconfigured
 	}
 	if given.Check {
 		fmt.Fprintf(stdout, "%s: nothing wrong\n", given.Config)

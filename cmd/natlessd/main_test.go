@@ -22,9 +22,9 @@ func TestCommandLine(t *testing.T) {
 		{"--help", 0, "", "natlessd translates"},
 		{"--version", 0, "natlessd development\n", ""},
 		{"--config " + good + " --check", 0, good + ": nothing wrong\n", ""},
-		{"--config " + bad + " --check", 2, "", bad + ":1: prefix: "},
-		{"--config " + bad, 2, "", bad + ":1: prefix: "},
-		{"--config /none", 2, "", "configuration: open /none"},
+		{"--config " + bad + " --check", misconfigured, "", bad + ":1: prefix: "},
+		{"--config " + bad, misconfigured, "", bad + ":1: prefix: "},
+		{"--config /none", misconfigured, "", "configuration: open /none"},
 		{"--unknown", 2, "", "flag provided but not defined"},
 		{"reload", 2, "", `natlessd: "reload": there are flags only`},
 	} {
