@@ -5,6 +5,8 @@ GO       ?= go
 FUZZTIME ?= 60s
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 OUT      ?= .test-output
+BIN      ?= bin
+DIST     ?= dist
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -17,19 +19,38 @@ RACE := ./config/... ./translator/... ./netstack/...
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: build
 build: ## the programs, in bin/
 	@tests/need go
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/ ./cmd/...
 
 .PHONY: deb
 deb: ## the Debian package, in dist/
 	@tests/need go gzip
 	@$(MAKE) --no-print-directory build >/dev/null
-	@mkdir -p dist
-	@config/deploy/debian/build bin dist "$(VERSION)"
+	@mkdir -p $(DIST)
+	@config/deploy/debian/build $(BIN) $(DIST) "$(VERSION)"
+
+# Two versions of the package, to upgrade from one to the other.
+.PHONY: vagrant-build
+vagrant-build: ## what vagrant up installs: packages, CNI plugins, the checks
+	@tests/need go gzip
+	@mkdir -p vagrant/build/cni
+	@for v in 1 2; do \
+		$(MAKE) --no-print-directory deb VERSION=v0.0.$$v BIN=dist/vagrant$$v DIST=dist/vagrant$$v >/dev/null; \
+		mv dist/vagrant$$v/natless_*.deb vagrant/build/natless-$$v.deb; \
+		rm -r dist/vagrant$$v; \
+	done
+	@plugins=github.com/containernetworking/plugins/plugins; CGO_ENABLED=0 $(GO) build -C tests/tools -o $(CURDIR)/vagrant/build/cni/ \
+		github.com/containernetworking/cni/cnitool $$plugins/main/ptp $$plugins/ipam/host-local
+	@CGO_ENABLED=0 $(GO) build -o vagrant/build/ ./vagrant/probe
+	@$(GO) build -o vagrant/build/checks ./vagrant
+
+.PHONY: vagrant-test
+vagrant-test: vagrant-build ## the end-to-end checks on three virtual machines: ten minutes and gigabytes
+	@vagrant/test.sh
 
 .PHONY: demo
 demo: ## see it work, in a minute: real programs through real namespaces (root)
@@ -96,4 +117,4 @@ generate: ## the kernel's fast path, out of its C source
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin dist $(OUT)
+	rm -rf bin dist vagrant/build $(OUT)

@@ -1,0 +1,46 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+)
+
+// fastPath looks at what the checks before it went through: with the fast path
+// the kernel itself must have translated some of it in each direction, and
+// nothing without.
+func fastPath(ctx context.Context, t *tester) (string, error) {
+	var s struct {
+		Offload struct {
+			Mode       string `json:"mode"`
+			State      string `json:"state"`
+			Detail     string `json:"detail"`
+			Attach     string `json:"attach"`
+			Translated map[string]struct {
+				Packets uint64 `json:"packets"`
+			} `json:"translated"`
+		} `json:"offload"`
+		Verdicts map[string]uint64 `json:"verdicts"`
+	}
+	if err := shJSON(ctx, t.lab, host, "natless status -o json", &s); err != nil {
+		return "", err
+	}
+	to4, to6 := s.Offload.Translated["forward4"].Packets, s.Offload.Translated["forward6"].Packets
+	note := fmt.Sprintf("%s by %s; the kernel translated %d of %d packets 6→4, %d of %d packets 4→6", s.Offload.State, s.Offload.Attach,
+		to4, s.Verdicts["forward4"], to6, s.Verdicts["forward6"])
+	switch {
+	case t.offload == "" && s.Offload.Mode == "":
+		return "natless says nothing of one", nil
+	case t.offload != "" && s.Offload.Mode != t.offload:
+		return "", fmt.Errorf("offload is %q, want %q", s.Offload.Mode, t.offload)
+	case s.Offload.State == "on" && t.offload != "off":
+		if to4 == 0 || to6 == 0 {
+			return "", fmt.Errorf("%s: want some of each", note)
+		}
+		return note, nil
+	case s.Offload.State == "off" && to4+to6 == 0 && t.offload == "off":
+		return fmt.Sprintf("off; natlessd translated %d packets 6→4, %d packets 4→6", s.Verdicts["forward4"], s.Verdicts["forward6"]), nil
+	}
+	return "", fmt.Errorf("offload %s: %s: %s", t.offload, note, s.Offload.Detail)
+}
