@@ -81,8 +81,10 @@ func newPool(c Pool) (*pool, error) {
 	}
 	p := &pool{Pool: c, addresses: make([]*address, n)}
 	p.IPv4 = p.IPv4.Masked()
+	side := make([]address, n) // by side, since find looks at all of them
 	for i, a := 0, p.IPv4.Addr(); i < n; i, a = i+1, a.Next() {
-		p.addresses[i] = &address{addr: a, fit: maxPorts}
+		side[i] = address{addr: a, fit: maxPorts}
+		p.addresses[i] = &side[i]
 	}
 	if c.Whole {
 		p.perAddr, p.longest, p.shares = maxPorts, maxPorts, 1
@@ -167,7 +169,7 @@ func (r *Registry) Pools() []api.Pool {
 // headroom is how many more workloads the address has room for, if each takes
 // what one gets that does not say how much. Of what cools down on it, some is
 // free by now: that counts by its size, as if it had been given out in one piece.
-func (p *pool) headroom(a *address, free int) int {
+func (p *pool) headroom(a *address, taken *bitmap, free int) int {
 	switch {
 	case a.assigned+a.cooling == free:
 		return p.shares
@@ -175,8 +177,8 @@ func (p *pool) headroom(a *address, free int) int {
 		return 0
 	}
 	n := free / p.PortsPerWorkload
-	if p.PortsPerWorkload <= a.fit && a.taken != nil {
-		n += a.taken.runs(&p.closed, p.PortsPerWorkload)
+	if p.PortsPerWorkload <= a.fit {
+		n += taken.runs(&p.closed, p.PortsPerWorkload)
 	}
 	return n
 }
@@ -190,11 +192,9 @@ func (p *pool) usage(free map[*address]int) api.Pool {
 		Addresses: make([]api.PoolAddress, len(p.addresses)),
 	}
 	for i, a := range p.addresses {
-		total := p.perAddr
-		if a.taken != nil {
-			for j, w := range a.taken {
-				total += bits.OnesCount64(w & p.closed[j])
-			}
+		total, taken := p.perAddr, a.taken.bitmap()
+		for j, w := range taken {
+			total += bits.OnesCount64(w & p.closed[j])
 		}
 		u.Addresses[i] = api.PoolAddress{Address: a.addr, Workloads: len(a.owners),
 			Ports: total, PortsUsed: a.assigned, PortsCooling: a.cooling - free[a]}
@@ -202,7 +202,7 @@ func (p *pool) usage(free map[*address]int) api.Pool {
 		u.Ports += total
 		u.PortsUsed += a.assigned
 		u.PortsCooling += a.cooling - free[a]
-		u.Headroom += p.headroom(a, free[a])
+		u.Headroom += p.headroom(a, &taken, free[a])
 	}
 	return u
 }

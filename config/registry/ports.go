@@ -151,39 +151,29 @@ func join(run mapping.PortRange, extra []uint16) mapping.PortSet {
 // address is the book-keeping of one IPv4 address.
 type address struct {
 	addr     netip.Addr
-	taken    *bitmap // assigned or cooling down; nil: none
-	whole    bool    // all of it is
-	orphan   bool    // in no pool
-	assigned int     // ports
-	cooling  int     // ports
-	fit      int     // a run of more ports than this is known not to be free
+	taken    runs // assigned or cooling down
+	whole    bool // all of it is
+	orphan   bool // in no pool
+	assigned int  // ports
+	cooling  int  // ports
+	fit      int  // a run of more ports than this is known not to be free
 	owners   []*Assignment
 }
 
 var empty bitmap
-
-func (a *address) bitmap() *bitmap {
-	if a.taken == nil {
-		return &empty
-	}
-	return a.taken
-}
 
 // free says whether all ports of the set are free; empty: the whole address.
 func (a *address) free(s mapping.PortSet) bool {
 	if a.whole || len(s) == 0 {
 		return !a.whole && a.assigned+a.cooling == 0
 	}
-	return !slices.ContainsFunc(s, a.bitmap().any)
+	return !slices.ContainsFunc(s, a.taken.any)
 }
 
 func (a *address) take(s mapping.PortSet) {
 	if len(s) == 0 {
 		a.whole = true
 		return
-	}
-	if a.taken == nil {
-		a.taken = new(bitmap)
 	}
 	for _, r := range s {
 		a.taken.set(r)
@@ -213,19 +203,15 @@ func (a *address) find(p *pool, size int, extra []uint16) (mapping.PortSet, bool
 	if a.whole || size > a.fit {
 		return nil, false
 	}
-	taken := a.bitmap()
 	for _, port := range extra {
 		one := mapping.PortRange{First: port, Last: port}
-		if taken.any(one) || p.never.any(one) {
+		if a.taken.any(one) || p.never.any(one) {
 			return nil, false
 		}
 	}
-	if len(extra) > 0 { // they must not be in the run
-		with := *taken
-		for _, port := range extra {
-			with.set(mapping.PortRange{First: port, Last: port})
-		}
-		taken = &with
+	taken := a.taken.bitmap()
+	for _, port := range extra { // they must not be in the run
+		taken.set(mapping.PortRange{First: port, Last: port})
 	}
 	run, ok := taken.run(&p.closed, size)
 	if !ok {

@@ -26,13 +26,15 @@ func realistic(n int) (api.Key, api.Request) {
 }
 
 // fill writes n assignments to a new database in a few transactions.
-func fill(tb testing.TB, n int) (*Registry, Options) {
+func fill(tb testing.TB, n int, pool Pool) (*Registry, Options) {
 	tb.Helper()
-	o := Options{Path: filepath.Join(tb.TempDir(), "r.db"), History: 100000, Pools: []Pool{shared("10.0.0.0/21", 512)}}
+	o := Options{Path: filepath.Join(tb.TempDir(), "r.db"), History: 100000, Pools: []Pool{pool}}
 	r, err := Open(o)
 	if err != nil {
 		tb.Fatal(err)
 	}
+	r.db.NoSync = true
+	defer func() { r.db.NoSync = false }()
 	tb.Cleanup(func() { r.Close() })
 	var batch []*op
 	for i := range n {
@@ -62,7 +64,7 @@ func heapInUse() uint64 {
 // BenchmarkOpen100k is the start with 100,000 assignments, to the mappings for
 // the table.
 func BenchmarkOpen100k(b *testing.B) {
-	r, o := fill(b, 100_000)
+	r, o := fill(b, 100_000, shared("10.0.0.0/21", 512))
 	r.Close()
 	var mappings []mapping.Mapping
 	for b.Loop() {
@@ -88,7 +90,7 @@ func BenchmarkOpen100k(b *testing.B) {
 
 // BenchmarkAllocate100k is the decision alone, among 100,000 others.
 func BenchmarkAllocate100k(b *testing.B) {
-	r, _ := fill(b, 100_000)
+	r, _ := fill(b, 100_000, shared("10.0.0.0/21", 512))
 	a := &Assignment{Key: key(1), Request: request(1_000_000)}
 	err := r.db.View(func(tx *bolt.Tx) error {
 		t := &txn{Registry: r, tx: tx, now: time.Now()}
@@ -106,7 +108,7 @@ func BenchmarkAllocate100k(b *testing.B) {
 
 // BenchmarkPut100k is a put and a delete, each on disk, among 100,000 others.
 func BenchmarkPut100k(b *testing.B) {
-	r, _ := fill(b, 100_000)
+	r, _ := fill(b, 100_000, shared("10.0.0.0/21", 512))
 	for n := 0; b.Loop(); n++ {
 		if _, err := r.Put(ctx, key(n), request(1_000_000)); err != nil {
 			b.Fatal(err)
