@@ -90,6 +90,7 @@ scale: ## a million mappings and a million workloads: lookup, edit, memory, load
 	$(GO) test -run '^$$' -bench 'Translate(6to4|4to6)/UDP/|TranslateShared' ./translator
 	$(GO) test -run '^$$' -bench 'Lookup|Edit|Build' -benchtime 300ms ./translator/mapping
 	$(GO) test -run '^$$' -bench LoadMillion ./config
+	$(GO) test -v -count=1 -timeout 15m -run TestScale ./config/registry -workloads 1000000
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestScale ./tests/e2e -mappings 1000000 -workloads 1000000 -strict
 
 .PHONY: soak

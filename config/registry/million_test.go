@@ -77,7 +77,7 @@ func scale(t *testing.T, n, ports int) {
 	anonymous, all := resident("RssAnon"), resident("VmRSS")
 
 	var puts, deletes, decisions, asked []time.Duration
-	for i := range 200 {
+	for i := range 50 {
 		k, q := realistic(n + i)
 		puts = append(puts, timed(t, func() error { _, err := r.Put(ctx, k, q); return err }))
 		deletes = append(deletes, timed(t, func() error { return r.Delete(ctx, k) }))

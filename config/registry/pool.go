@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"math"
 	"math/bits"
 	"net/netip"
 	"time"
@@ -43,6 +44,7 @@ type pool struct {
 	longest   int    // run that an empty address has
 	shares    int    // of PortsPerWorkload that an empty address has
 	next      int    // address to start looking from
+	least     int    // no address has fewer ports in use
 }
 
 // CheckPools says what is wrong with the pools, as Open and Reconfigure would.
@@ -83,7 +85,7 @@ func newPool(c Pool) (*pool, error) {
 	p.IPv4 = p.IPv4.Masked()
 	side := make([]address, n) // by side, since find looks at all of them
 	for i, a := 0, p.IPv4.Addr(); i < n; i, a = i+1, a.Next() {
-		side[i] = address{addr: a, fit: maxPorts}
+		side[i] = address{addr: a, pool: p, fit: maxPorts}
 		p.addresses[i] = &side[i]
 	}
 	if c.Whole {
@@ -123,28 +125,29 @@ func powerOfTwo(n int) int {
 	return 1 << bits.Len(uint(n-1))
 }
 
-// find looks for the emptiest address that has what is wanted.
-func (p *pool) find(size int, extra []uint16) (*address, mapping.PortSet) {
-	var best *address
-	var set mapping.PortSet
+// find looks for the emptiest address that has what is wanted. While workloads
+// come, the next address as a rule is as empty as any, and that is known without
+// a look at the others.
+func (p *pool) find(size int, extra []uint16) (best *address, set mapping.PortSet) {
+	start, least := p.next, math.MaxInt
 	for i := range p.addresses {
-		at := p.next + i
+		at := start + i
 		if at >= len(p.addresses) {
 			at -= len(p.addresses)
 		}
 		a := p.addresses[at]
-		used := a.assigned + a.cooling
-		if best != nil && used >= best.assigned+best.cooling {
+		least = min(least, a.used())
+		if best != nil && a.used() >= best.used() {
 			continue
 		}
 		if s, ok := a.find(p, size, extra); ok {
-			best, set = a, s
-			if used == 0 {
-				p.next = at + 1
-				break
+			best, set, p.next = a, s, at+1
+			if a.used() <= p.least {
+				return best, set
 			}
 		}
 	}
+	p.least = least
 	return best, set
 }
 
@@ -171,7 +174,7 @@ func (r *Registry) Pools() []api.Pool {
 // free by now: that counts by its size, as if it had been given out in one piece.
 func (p *pool) headroom(a *address, taken *bitmap, free int) int {
 	switch {
-	case a.assigned+a.cooling == free:
+	case a.used() == free:
 		return p.shares
 	case p.Whole || a.whole:
 		return 0

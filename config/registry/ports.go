@@ -151,21 +151,24 @@ func join(run mapping.PortRange, extra []uint16) mapping.PortSet {
 // address is the book-keeping of one IPv4 address.
 type address struct {
 	addr     netip.Addr
-	taken    runs // assigned or cooling down
-	whole    bool // all of it is
-	orphan   bool // in no pool
-	assigned int  // ports
-	cooling  int  // ports
-	fit      int  // a run of more ports than this is known not to be free
+	taken    runs  // assigned or cooling down
+	whole    bool  // all of it is
+	pool     *pool // nil: in none any more
+	assigned int   // ports
+	cooling  int   // ports
+	fit      int   // a run of more ports than this is known not to be free
 	owners   []*Assignment
 }
 
 var empty bitmap
 
+// used is how many ports somebody has, or had a moment ago.
+func (a *address) used() int { return a.assigned + a.cooling }
+
 // free says whether all ports of the set are free; empty: the whole address.
 func (a *address) free(s mapping.PortSet) bool {
 	if a.whole || len(s) == 0 {
-		return !a.whole && a.assigned+a.cooling == 0
+		return !a.whole && a.used() == 0
 	}
 	return !slices.ContainsFunc(s, a.taken.any)
 }
@@ -183,6 +186,9 @@ func (a *address) take(s mapping.PortSet) {
 // give makes the ports of the set free. Call it after the counts were lowered.
 func (a *address) give(s mapping.PortSet) {
 	a.fit = maxPorts
+	if a.pool != nil {
+		a.pool.least = min(a.pool.least, a.used())
+	}
 	if len(s) == 0 {
 		a.whole = false
 		return
@@ -190,7 +196,7 @@ func (a *address) give(s mapping.PortSet) {
 	for _, r := range s {
 		a.taken.clear(r)
 	}
-	if a.assigned+a.cooling == 0 {
+	if a.used() == 0 {
 		a.taken = nil
 	}
 }

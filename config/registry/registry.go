@@ -163,7 +163,7 @@ func newState(pools []*pool) state {
 func (s *state) address(a netip.Addr) *address {
 	found := s.addresses[a]
 	if found == nil {
-		found = &address{addr: a, fit: maxPorts, orphan: true}
+		found = &address{addr: a, fit: maxPorts}
 		s.addresses[a] = found
 	}
 	return found
@@ -241,7 +241,7 @@ func (s *state) warm(c *cooled) {
 	addr := s.address(c.Address)
 	addr.cooling -= size(c.Ports)
 	addr.give(c.Ports)
-	if addr.assigned+addr.cooling == 0 && addr.orphan {
+	if addr.used() == 0 && addr.pool == nil {
 		delete(s.addresses, addr.addr)
 	}
 }

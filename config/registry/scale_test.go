@@ -40,7 +40,7 @@ func fill(tb testing.TB, n int, pool Pool) (*Registry, Options) {
 	for i := range n {
 		k, q := realistic(i)
 		batch = append(batch, &op{ctx: ctx, apply: func(t *txn) error { _, _, err := t.put(k, q); return err }})
-		if len(batch) == 10000 || i == n-1 {
+		if len(batch) == max(10000, n/4) || i == n-1 {
 			r.commit(batch)
 			for _, o := range batch {
 				if o.err != nil {
