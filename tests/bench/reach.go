@@ -100,7 +100,7 @@ func (r *report) printReached(w io.Writer) {
 	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	defer t.Flush()
-	fmt.Fprintln(t, "figure\tcontender\treached\tgoal\t")
+	fmt.Fprintln(t, "figure\tcontender\treached\tgoal\tverdict")
 	for _, v := range r.Reached {
 		verdict := "missed"
 		if v.OK {

@@ -109,7 +109,7 @@ func (r *report) peers() []string {
 }
 
 func (r *report) ratio(contender, figure string) string {
-	if base := r.Medians[contender][figure]; base > 0 {
+	if base := r.Medians[contender][figure]; base > 0 && r.Medians["natless"] != nil {
 		return fmt.Sprintf("%.2f", r.Medians["natless"][figure]/base)
 	}
 	return "–"
