@@ -31,6 +31,7 @@ type options struct {
 	skip    map[string]bool
 	json    string
 	svg     string
+	from    string
 	daemon  string
 	io      []string // ways to read and write of bare dataplanes; nil: the daemon
 	peers   peerFlag
@@ -107,6 +108,7 @@ func parse() (o options, err error) {
 	flag.Float64Var(&o.rate, "rate", 50000, "packets a second of the measurement \"rate\", which -only can name")
 	flag.StringVar(&o.json, "json", "", "file to write the results to")
 	flag.StringVar(&o.svg, "svg", "", "file to write a plot to")
+	flag.StringVar(&o.from, "from", "", "file of an earlier -json: show that, and measure nothing")
 	flag.StringVar(&o.daemon, "natlessd", "", "the daemon's program to measure; without it, it is built")
 	flag.Var(&o.peers, "peer", "NAME=COMMAND of another translator; it runs in the translator's namespace while it is\n"+
 		"measured, must make its device and routes itself and take them back on SIGTERM, and finds $PREFIX\n"+
@@ -137,6 +139,14 @@ func run() error {
 	o, err := parse()
 	if err != nil {
 		return err
+	}
+	if o.from != "" {
+		report, err := load(o.from)
+		if err != nil {
+			return err
+		}
+		report.print(os.Stdout)
+		return report.save(o)
 	}
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("network namespaces need root: run as root")
@@ -180,6 +190,18 @@ func (r *report) save(o options) error {
 		return err
 	}
 	return os.WriteFile(o.json, append(out, '\n'), 0o644)
+}
+
+func load(file string) (*report, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	r := new(report)
+	if err := json.Unmarshal(raw, r); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return r, nil
 }
 
 func median(values []float64) float64 {
