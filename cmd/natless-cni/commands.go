@@ -44,6 +44,7 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
+	request.HostInterface = hostInterface(args, result)
 	if err := assign(args, c, request, gateway); err != nil {
 		return err
 	}
@@ -59,6 +60,10 @@ func assign(args *skel.CmdArgs, c *pluginConfig, request api.Request, gateway ne
 		return types.NewError(types.ErrIOFailure, err.Error(), "")
 	}
 	w, err := client.Put(ctx, key(args), request)
+	if p := new(api.Problem); errors.As(err, &p) && p.Field == "host_interface" { // natlessd is older than this plugin
+		request.HostInterface = ""
+		w, err = client.Put(ctx, key(args), request)
+	}
 	if err != nil {
 		if errors.Is(err, api.ErrUnavailable) { // an answer that was lost is an assignment all the same
 			err = errors.Join(err, release(client, c.Socket, args))

@@ -40,7 +40,11 @@ func daemon(t *testing.T) (socket string) {
 				Prefix: netip.MustParsePrefix("64:ff9b::/96"), IPv4: netip.MustParseAddr("192.0.2.1"), IPv6: netip.MustParseAddr("2001:db8::1"),
 				Device: api.Device{Name: "natless0", MTU: 1500, Queues: 2, Offload: []string{"csum", "tso4"}}, Mappings: 5, Workloads: 3,
 				Verdicts: map[string]uint64{"forward4": 1000, "malformed": 2, "bad-checksum": 0},
-				Checks:   []api.Check{{Name: "routes", State: "ok", Detail: "all there"}}}, nil
+				Checks:   []api.Check{{Name: "routes", State: "ok", Detail: "all there"}},
+				Offload: api.Offload{Mode: "auto", State: api.OffloadPartial, Detail: "no room", Attach: "tcx", Layout: 1, Adopted: true,
+					Interfaces: []api.OffloadInterface{{Name: "eth0", Uplink: true}, {Name: "veth1", Workloads: 2}, {Name: "veth2", Error: "is down"}},
+					Translated: map[string]api.OffloadCount{"forward4": {Packets: 900}, "forward6": {Packets: 100}},
+					Passed:     map[string]uint64{"fragment": 7, "options": 0}}}, nil
 		},
 		Explain: func(_ context.Context, words string) (api.Explanation, error) {
 			return api.Explanation{Packet: words, Verdict: "forward4", Text: "it passes\n"}, nil
@@ -56,7 +60,7 @@ func daemon(t *testing.T) (socket string) {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, l) }()
 	t.Cleanup(func() { cancel(); <-done; reg.Close() })
-	for n, r := range []api.Request{{Name: "ns/web", Network: "n1", Netns: "/run/netns/web"}, {Name: "ns/db", ExtraPorts: []uint16{443}}, {Pool: "dedicated"}} {
+	for n, r := range []api.Request{{Name: "ns/web", Network: "n1", Netns: "/run/netns/web", HostInterface: "veth1"}, {Name: "ns/db", ExtraPorts: []uint16{443}}, {Pool: "dedicated"}} {
 		r.IPv6 = []netip.Addr{netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", n+1))}
 		if _, err := reg.Put(t.Context(), api.Key{ContainerID: fmt.Sprintf("%d0123456789abcdef", n), Interface: "eth0"}, r); err != nil {
 			t.Fatal(err)
@@ -90,6 +94,13 @@ prefix         64:ff9b::/96
 own addresses  192.0.2.1, 2001:db8::1
 device         natless0, MTU 1500, 2 queues, offload csum tso4
 table          5 mappings, 3 of them workloads
+kernel path    partial, by tcx, layout 1, from an earlier run
+  mode         auto
+  because      no room
+  attached to  uplink eth0; 2 interfaces of workloads
+  translated   forward4 900, forward6 100
+  left to us   fragment 7
+  not at veth2: is down
 
 VERDICT    PACKETS
 forward4   1000
@@ -107,6 +118,7 @@ ns/db   10123456789a/eth0  2001:db8::2  198.51.100.1  443,16384-32767  default  
 workload   00123456789abcdef/eth0
 network    n1
 namespace  /run/netns/web
+interface  veth1
 ipv6       2001:db8::1
 address    198.51.100.0
 ports      16384-32767

@@ -38,6 +38,10 @@ type Request struct {
 	// Netns is the path of the network namespace. When it is gone the daemon
 	// frees the assignment by itself. Empty: never.
 	Netns string `json:"netns,omitempty"`
+	// HostInterface is the host's end of the workload's link: packets with the
+	// workload's source come from there and from nowhere else. Empty: the daemon
+	// goes by the host's route to the workload.
+	HostInterface string `json:"host_interface,omitempty"`
 	// IPv6 are the workload's addresses, at least one and at most 8. The first
 	// is the one that is mapped; the others are kept for attribution.
 	IPv6 []netip.Addr `json:"ipv6"`
@@ -209,6 +213,8 @@ type Status struct {
 	// Checks are what the daemon watches, such as routes and the rules against
 	// spoofed sources.
 	Checks []Check `json:"checks,omitempty"`
+	// Offload is what of it the kernel does by itself.
+	Offload Offload `json:"offload,omitzero"`
 }
 
 // Device is the translator's network device.

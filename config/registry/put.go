@@ -71,7 +71,9 @@ func free(k api.Key, seen *Assignment) *op {
 
 var (
 	containerID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
-	iface       = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,15}$`)
+	// hostInterface is what the kernel takes for a device (dev_valid_name).
+	hostInterface = regexp.MustCompile(`^[^/:%\s\x00-\x20]{1,15}$`)
+	iface         = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,15}$`)
 )
 
 func checkKey(k api.Key) error {
@@ -98,6 +100,8 @@ func normal(q api.Request) (api.Request, error) {
 		return q, field("network", "must be at most %d bytes of printable text", maxName)
 	case !text(q.Netns, maxPath) || q.Netns != "" && q.Netns[0] != '/':
 		return q, field("netns", "must be an absolute path")
+	case q.HostInterface != "" && !hostInterface.MatchString(q.HostInterface):
+		return q, field("host_interface", "must be the name of an interface, 1 to 15 bytes")
 	case q.Ports < 0 || q.Ports > maxPorts:
 		return q, field("ports", "%d is not between 0 and %d", q.Ports, maxPorts)
 	case q.Address.IsValid() && !q.Address.Is4():

@@ -15,11 +15,17 @@ import (
 // the time that encoding/json would need.
 const recordVersion = 1
 
+// recordHost is the first byte of one that names the host's interface, too.
+const recordHost = 2
+
 var errRecord = errors.New("record is damaged, or of a newer natlessd")
 
 // encode packs an assignment; cool is when its set is free again, or zero.
 func encode(a *Assignment, cool time.Time) []byte {
 	b := []byte{recordVersion}
+	if a.Request.HostInterface != "" {
+		b[0] = recordHost
+	}
 	text := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
 	count := func(n int) { b = binary.AppendUvarint(b, uint64(n)) }
 	when := func(t time.Time) {
@@ -32,6 +38,9 @@ func encode(a *Assignment, cool time.Time) []byte {
 	q := &a.Request
 	for _, s := range []string{a.Key.ContainerID, a.Key.Interface, q.Name, q.Network, q.Netns, q.Pool, a.Pool} {
 		text(s)
+	}
+	if b[0] == recordHost {
+		text(q.HostInterface)
 	}
 	for _, addr := range []netip.Addr{q.Address, a.Address} {
 		text(string(addr.AsSlice()))
@@ -116,7 +125,8 @@ func (u *unpacker) when() time.Time {
 // decode unpacks an assignment. It keeps nothing of b.
 func decode(b []byte) (a *Assignment, cool time.Time, err error) {
 	u := unpacker{rest: b}
-	if version := u.bytes(1); len(version) == 0 || version[0] != recordVersion {
+	version := u.bytes(1)
+	if len(version) == 0 || version[0] != recordVersion && version[0] != recordHost {
 		return nil, cool, errRecord
 	}
 	a = new(Assignment)
@@ -124,6 +134,9 @@ func decode(b []byte) (a *Assignment, cool time.Time, err error) {
 	a.Key.ContainerID, a.Key.Interface = u.text(), u.word()
 	q.Name, q.Network, q.Netns = u.text(), u.word(), u.text()
 	q.Pool, a.Pool = u.word(), u.word()
+	if version[0] == recordHost {
+		q.HostInterface = u.text()
+	}
 	q.Address, a.Address = u.address(), u.address()
 	q.Ports = int(u.number())
 	q.IPv6 = make([]netip.Addr, u.count())

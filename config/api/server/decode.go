@@ -36,6 +36,8 @@ func decodeField(q *api.Request, name string, value json.RawMessage) error {
 		return one(name, value, &q.Network)
 	case "netns":
 		return one(name, value, &q.Netns)
+	case "host_interface":
+		return one(name, value, &q.HostInterface)
 	case "ipv6":
 		return list(name, value, &q.IPv6)
 	case "pool":

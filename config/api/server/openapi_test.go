@@ -77,7 +77,7 @@ func TestDescribedFields(t *testing.T) {
 func collect(into map[string]reflect.Type, types ...reflect.Type) {
 	for _, t := range types {
 		switch t.Kind() {
-		case reflect.Slice, reflect.Pointer:
+		case reflect.Slice, reflect.Pointer, reflect.Map:
 			collect(into, t.Elem())
 		case reflect.Struct:
 			if t.PkgPath() != reflect.TypeFor[api.Page]().PkgPath() || t == reflect.TypeFor[api.Key]() || into[t.Name()] != nil {

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/natless/natless/config/api"
+)
+
+// maxListed bounds the interfaces that are printed; JSON has all.
+const maxListed = 10
+
+// printOffload says what the kernel does by itself, and of that which is amiss
+// first.
+func printOffload(w io.Writer, o api.Offload) error {
+	if o.Mode == "" { // an older natlessd
+		return nil
+	}
+	state := o.State
+	if o.Attach != "" {
+		state += fmt.Sprintf(", by %s, layout %d", o.Attach, o.Layout)
+	}
+	if o.Adopted {
+		state += ", from an earlier run"
+	}
+	var uplinks, translated, passed []string
+	workloads := 0
+	for _, i := range o.Interfaces {
+		if i.Uplink {
+			uplinks = append(uplinks, i.Name)
+		} else {
+			workloads++
+		}
+	}
+	attached := ""
+	if len(o.Interfaces) > 0 {
+		attached = fmt.Sprintf("uplink %s; %d interfaces of workloads", strings.Join(uplinks, " "), workloads)
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Translated)) {
+		translated = append(translated, fmt.Sprintf("%s %d", name, o.Translated[name].Packets))
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Passed)) {
+		if o.Passed[name] > 0 {
+			passed = append(passed, fmt.Sprintf("%s %d", name, o.Passed[name]))
+		}
+	}
+	if err := facts(w, "kernel path", state, "  mode", o.Mode, "  because", o.Detail, "  attached to", attached,
+		"  translated", strings.Join(translated, ", "), "  left to us", strings.Join(passed, ", ")); err != nil {
+		return err
+	}
+	listed := 0
+	for _, i := range o.Interfaces {
+		if i.Error == "" {
+			continue
+		}
+		if listed++; listed > maxListed {
+			_, err := fmt.Fprintln(w, "  … (natless status -o json has all)")
+			return err
+		}
+		if _, err := fmt.Fprintf(w, "  not at %s: %s\n", i.Name, i.Error); err != nil {
+			return err
+		}
+	}
+	return nil
+}

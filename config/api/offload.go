@@ -1,0 +1,43 @@
+package api
+
+// Offload is the kernel fast path at a glance.
+type Offload struct {
+	Mode  string `json:"mode"`  // as configured: auto, off or required
+	State string `json:"state"` // one of the OffloadXxx
+	// Detail says what is not used, and why.
+	Detail string `json:"detail,omitempty"`
+	// Attach is how the program is attached: tcx or clsact.
+	Attach string `json:"attach,omitempty"`
+	// Layout is the version of the maps.
+	Layout int `json:"layout,omitempty"`
+	// Adopted says that the fast path has been going on since an earlier run.
+	Adopted    bool               `json:"adopted,omitempty"`
+	Interfaces []OffloadInterface `json:"interfaces,omitempty"`
+	// Translated counts what the kernel translated, by verdict. Status.Verdicts
+	// has these packets, too.
+	Translated map[string]OffloadCount `json:"translated,omitempty"`
+	// Passed counts what it left to the daemon, by why.
+	Passed map[string]uint64 `json:"passed,omitempty"`
+}
+
+// The states of the fast path.
+const (
+	OffloadOn      = "on"
+	OffloadPartial = "partial" // some interface has none
+	OffloadOff     = "off"
+)
+
+// OffloadInterface is where the program is attached.
+type OffloadInterface struct {
+	Name      string `json:"name"`
+	Uplink    bool   `json:"uplink,omitempty"`    // IPv4 comes from there
+	Workloads int    `json:"workloads,omitempty"` // mappings whose IPv6 comes from there
+	Error     string `json:"error,omitempty"`     // why it is not attached after all
+}
+
+// OffloadCount is a number of packets, superpackets counting as one, and their
+// bytes from the IP header on, as they came.
+type OffloadCount struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}

@@ -1,0 +1,36 @@
+//go:build linux
+
+package cni
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/natless/natless/tests/daemon"
+)
+
+// TestHostInterface: the daemon hears at which end of the host each container's
+// packets come in, also where a bridge joins them.
+func TestHostInterface(t *testing.T) {
+	for name, first := range map[string]string{
+		"ptp": `{"type": "ptp", %s}`, "bridge": `{"type": "bridge", "bridge": "cni0", "isGateway": true, %s}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, bin := newNode(t), tools(t)
+			d := daemon.Start(t, n.NS, sharedPool)
+			conf := networkConfig(t, "1.1.0", fmt.Sprintf(first, ipam(t.TempDir())), fmt.Sprintf(`{"type": "natless-cni", "socket": %q}`, d.Socket))
+			for _, p := range n.pods(t, 2, conf, bin) {
+				w, err := p.workload(d.Client())
+				if err != nil {
+					t.Fatal(err)
+				}
+				link := n.Run("ip", "-o", "link", "show", "dev", w.Request.HostInterface)
+				own := p.Run("bash", "-c", `ip -o link show dev eth0 | sed 's/.*eth0@if\([0-9]*\):.*/\1/'`)
+				if w.Request.HostInterface == "" || !strings.HasPrefix(link, own+": ") {
+					t.Errorf("%s: its peer is interface %s, natlessd heard %q: %s", p.Name, own, w.Request.HostInterface, link)
+				}
+			}
+		})
+	}
+}
