@@ -27,6 +27,7 @@ type Config struct {
 	TrafficClass    TrafficClass   `yaml:"traffic_class"`
 	AllowNonGlobal  bool           `yaml:"allow_non_global"`
 	ManageSysctls   bool           `yaml:"manage_sysctls" restart:"yes"`
+	Offload         Offload        `yaml:"offload" restart:"yes"`
 	Log             Log            `yaml:"log"`
 	Mappings        []Mapping      `yaml:"mappings"`
 	MappingsFile    Paths          `yaml:"mappings_file"` // absolute, or from the working directory on
@@ -125,6 +126,7 @@ func Default() Config {
 		MTU:           MTU{IPv4: 1500, IPv6: 1500},
 		LowestIPv6MTU: 1280,
 		ManageSysctls: true,
+		Offload:       OffloadAuto,
 		Log:           Log{Format: "text"},
 		API:           API{Socket: "/run/natless/natless.sock", Group: "root"},
 		Registry:      Registry{Path: "/var/lib/natless/registry.db", History: 100_000},

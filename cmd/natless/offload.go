@@ -47,8 +47,12 @@ func printOffload(w io.Writer, o api.Offload) error {
 			passed = append(passed, fmt.Sprintf("%s %d", name, o.Passed[name]))
 		}
 	}
+	lost := ""
+	if o.Lost > 0 {
+		lost = fmt.Sprintf("%d packets that the kernel refused once they were translated", o.Lost)
+	}
 	if err := facts(w, "kernel path", state, "  mode", o.Mode, "  because", o.Detail, "  attached to", attached,
-		"  translated", strings.Join(translated, ", "), "  left to us", strings.Join(passed, ", ")); err != nil {
+		"  translated", strings.Join(translated, ", "), "  left to us", strings.Join(passed, ", "), "  lost", lost); err != nil {
 		return err
 	}
 	listed := 0

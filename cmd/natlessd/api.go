@@ -89,8 +89,9 @@ func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
 		Prefix: c.Prefix, IPv4: c.Addresses.IPv4, IPv6: c.Addresses.IPv6,
 		Device:   api.Device{Name: c.Device.Name, MTU: c.Device.MTU, Queues: queues(c)},
 		Mappings: s.translator.Table().Len(), Workloads: s.workloads.Len(),
-		Verdicts: verdicts(s.dataplane.Snapshot()), Reload: r.last(),
+		Reload: r.last(), Offload: s.fastPath.status(),
 	}
+	st.Verdicts = verdicts(s.traffic())
 	device := api.Check{Name: "device", State: "ok"}
 	if d := s.dataplane.Device(); d == nil {
 		device.State, device.Detail = "fail", "it is gone and is being made anew"

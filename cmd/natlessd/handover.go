@@ -15,6 +15,7 @@ import (
 	"github.com/natless/natless/cmd/internal/systemd"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/netstack/offload/attach"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/netstack/tun"
 )
@@ -64,6 +65,14 @@ func cleanUp(path string, stderr io.Writer) int {
 	defer cancel()
 	if s, err := api.NewClient(c.API.Socket).Status(ctx); err == nil {
 		fmt.Fprintf(stderr, "natlessd: process %d runs with this configuration: stop it first\n", s.PID)
+		return 1
+	}
+	removed, err := attach.Cleanup(attach.Config{Device: c.Device.Name})
+	for _, what := range removed {
+		fmt.Fprintln(stderr, "natlessd: removed the fast path's", what)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "natlessd:", err)
 		return 1
 	}
 	err = route.Cleanup(route.Config{Device: c.Device.Name, StateDir: filepath.Dir(c.API.Socket)})

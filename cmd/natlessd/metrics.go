@@ -64,7 +64,7 @@ func (s *server) sources(r *reloader, ready func() bool) metrics.Sources {
 	return metrics.Sources{
 		Version:  version,
 		Ready:    ready,
-		Traffic:  s.dataplane.Snapshot,
+		Traffic:  s.traffic,
 		Device:   func() (metrics.Device, bool) { return describe(s.dataplane) },
 		Table:    func() (int, int) { return s.translator.Table().Len(), s.workloads.Len() },
 		Pools:    s.workloads.Pools,

@@ -151,13 +151,20 @@ func (r *reloader) swap(next *config.Config, pools []registry.Pool, assigned ite
 	if err := r.renumber(r.translation(next, pools), table); err != nil {
 		return err
 	}
-	if err := r.routes.Set(desired(next, pools)); err != nil {
-		if back := r.renumber(before, beforeTable); back != nil {
-			return fmt.Errorf("%w; going back: %w", err, back)
-		}
-		return err
+	err = r.fastPath.replace(r.translator)
+	if err == nil {
+		err = r.routes.Set(desired(next, pools))
 	}
-	return nil
+	if err == nil {
+		return nil
+	}
+	if back := r.renumber(before, beforeTable); back != nil {
+		return fmt.Errorf("%w; going back: %w", err, back)
+	}
+	if back := r.fastPath.replace(r.translator); back != nil {
+		return fmt.Errorf("%w; going back: %w", err, back)
+	}
+	return err
 }
 
 // notify tells systemd, if it started us.

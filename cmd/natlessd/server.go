@@ -41,6 +41,7 @@ type server struct {
 	workloads  *workloads
 	translator *translator.Translator
 	routes     *route.Manager
+	fastPath   *fastPath
 	dataplane  *dataplane.Dataplane
 	local      *local.Stack
 	hub        *watch.Hub
@@ -79,6 +80,11 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 	if s.local, err = local.New(s.localConfig(c)); err != nil {
 		return nil, err
 	}
+	if s.fastPath, err = openFastPath(c, handover, s); err != nil {
+		return nil, err
+	}
+	s.workloads.fastPath = s.fastPath
+	s.diversion.pause, s.diversion.interfaces = s.fastPath.diverts()
 	device := tun.Config{Name: c.Device.Name, Queues: queues(c)}
 	s.dataplane = dataplane.New(dataplane.Config{
 		Translator: s.translator, Local: s.local, Log: log,
@@ -95,7 +101,9 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 
 // tasks are in the order in which they may end, the last first.
 func (s *server) tasks() []task {
-	return []task{s.dataplane, following{s.routes, s.dataplane.Ready()}, s.local, s.workloads, s.gro}
+	tasks := []task{s.dataplane, following{s.routes, s.dataplane.Ready()}}
+	tasks = append(tasks, s.fastPath.tasks()...)
+	return append(tasks, s.local, s.workloads, s.gro)
 }
 
 // run runs the tasks until ctx is done or one of them fails. Either ends all,

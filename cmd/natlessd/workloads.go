@@ -29,6 +29,7 @@ const reconcileEvery = 30 * time.Second
 type workloads struct {
 	*registry.Registry
 	translator *translator.Translator
+	fastPath   *fastPath
 	traffic    *metrics.Workloads // nil: nothing is counted by workload
 	socket     string             // recorded releases lie beside it
 	log        *slog.Logger
@@ -72,7 +73,11 @@ func (w *workloads) serve(t *translator.Translator) {
 		func(c registry.Change) error { _, err := edited(t.Table(), c); return err },
 		func(_ context.Context, c registry.Change) error {
 			edit := func() error {
-				return t.Edit(func(table *mapping.Table) (*mapping.Table, error) { return edited(table, c) })
+				err := t.Edit(func(table *mapping.Table) (*mapping.Table, error) { return edited(table, c) })
+				if err == nil {
+					w.fastPath.follow(t.Table(), c)
+				}
+				return err
 			}
 			if w.traffic != nil {
 				return w.traffic.Change(c, edit)

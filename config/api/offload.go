@@ -16,6 +16,8 @@ type Offload struct {
 	// Translated counts what the kernel translated, by verdict. Status.Verdicts
 	// has these packets, too.
 	Translated map[string]OffloadCount `json:"translated,omitempty"`
+	// Lost counts what the kernel dropped because it failed in the middle.
+	Lost uint64 `json:"lost,omitempty"`
 	// Passed counts what it left to the daemon, by why.
 	Passed map[string]uint64 `json:"passed,omitempty"`
 }

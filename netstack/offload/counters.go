@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/translator/mapping"
 )
@@ -110,6 +111,13 @@ func (f *FastPath) zero(slot uint32) error {
 // visible is the generation that the programs see: ours, or that of who had the
 // maps before. Its maps are handles of their own.
 func (f *FastPath) visible() (n inner, err error) {
+	if f.inner.by6 != nil {
+		n = inner{perMapping: f.inner.perMapping, slots: f.inner.slots}
+		if n.by6, err = f.inner.by6.Clone(); err == nil {
+			n.counters, err = f.inner.counters.Clone()
+		}
+		return n, err
+	}
 	var current uint32
 	if err := f.maps.Active.Lookup(uint32(0), &current); err != nil {
 		return n, fmt.Errorf("which tables are in use: %w", err)
@@ -119,7 +127,10 @@ func (f *FastPath) visible() (n inner, err error) {
 		inner **ebpf.Map
 	}{{f.maps.By6, &n.by6}, {f.maps.Counters, &n.counters}} {
 		var m *ebpf.Map
-		if err := o.outer.Lookup(current, &m); errors.Is(err, ebpf.ErrKeyNotExist) {
+		if err := o.outer.Lookup(current, &m); errors.Is(err, ebpf.ErrKeyNotExist) || errors.Is(err, unix.EPERM) {
+			// Who had the maps before is found by an id, for which CAP_SYS_ADMIN is
+			// needed. Without it, what that one counted for mappings is lost.
+			n.close()
 			return n, nil
 		} else if err != nil {
 			return n, fmt.Errorf("tables in use: %w", err)
@@ -128,6 +139,7 @@ func (f *FastPath) visible() (n inner, err error) {
 	}
 	var c programConfig
 	if err := f.maps.Configs.Lookup(current, &c); err != nil {
+		n.close()
 		return n, fmt.Errorf("configuration in use: %w", err)
 	}
 	n.perMapping = max(int(c.Counters), 1)

@@ -72,6 +72,7 @@ func (f *FastPath) replace(t Tables) error {
 	}
 	f.carried = f.carry(&before, t.Table)
 	before.close()
+	f.inner.close()
 	f.tables, f.inner, f.state = &t, next, *s
 	return nil
 }
@@ -122,6 +123,9 @@ func (f *FastPath) commit(next *inner, c programConfig) error {
 
 // switchTo has the programs use a generation, with this configuration.
 func (f *FastPath) switchTo(generation uint32, c programConfig) error {
+	if f.paused {
+		c.Flags &^= flagEnabled
+	}
 	if err := f.maps.Configs.Put(generation, &c); err != nil {
 		return fmt.Errorf("configure the fast path: %w", err)
 	}

@@ -40,7 +40,8 @@ type FastPath struct {
 
 	mu     sync.Mutex
 	tables *Tables // as last replaced or edited; nil before
-	inner  inner   // what the programs see
+	paused bool
+	inner  inner // what the programs see
 	state
 	carried map[uint32]Traffic // by slot: what was counted before the tables were last replaced
 }

@@ -27,9 +27,22 @@ func TestHostInterface(t *testing.T) {
 				}
 				link := n.Run("ip", "-o", "link", "show", "dev", w.Request.HostInterface)
 				own := p.Run("bash", "-c", `ip -o link show dev eth0 | sed 's/.*eth0@if\([0-9]*\):.*/\1/'`)
+				if err := n.download(p.NS, p.Name); err != nil {
+					t.Error(err)
+				}
 				if w.Request.HostInterface == "" || !strings.HasPrefix(link, own+": ") {
 					t.Errorf("%s: its peer is interface %s, natlessd heard %q: %s", p.Name, own, w.Request.HostInterface, link)
 				}
+			}
+			if daemon.Offload() == "off" {
+				return
+			}
+			s, err := d.Client().Status(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if o := s.Offload; o.Translated["forward4"].Packets < 20 || o.Translated["forward6"].Packets < 20 {
+				t.Errorf("the kernel translated next to nothing: %+v", o)
 			}
 		})
 	}

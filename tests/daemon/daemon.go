@@ -7,6 +7,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -90,6 +91,10 @@ func Start(t testing.TB, ns *netns.NS, config string) *Daemon {
 	return d
 }
 
+// Offload is whether configurations of tests use the kernel fast path, where
+// they do not say: what NATLESS_OFFLOAD says (auto, off or required), or auto.
+func Offload() string { return cmp.Or(os.Getenv("NATLESS_OFFLOAD"), "auto") }
+
 // Write replaces the configuration, to be reloaded or started with.
 func (d *Daemon) Write(config string) {
 	d.t.Helper()
@@ -98,6 +103,9 @@ func (d *Daemon) Write(config string) {
 	}
 	if !strings.Contains(config, "registry:") {
 		config += fmt.Sprintf("\nregistry: {path: %s}\n", filepath.Join(d.Dir, "registry.db"))
+	}
+	if !strings.Contains(config, "offload:") {
+		config += fmt.Sprintf("\noffload: %s\n", Offload())
 	}
 	if err := os.WriteFile(d.Config, []byte(config), 0o600); err != nil {
 		d.t.Fatal(err)

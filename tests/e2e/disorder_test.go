@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/tests/load"
 	"github.com/natless/natless/tests/netns"
 )
 
@@ -108,12 +109,12 @@ func TestGigabyteThroughDisorder(t *testing.T) {
 	if testing.Short() {
 		size = 64 << 20
 	}
-	streams := []*stream{startStream(t, n.w2, n.server, serverv6), startStream(t, n.server, n.w2, workload2v4)}
+	streams := []*load.Stream{load.StartStream(t, n.w2, n.server, serverv6), load.StartStream(t, n.server, n.w2, workload2v4)}
 	start := time.Now()
-	within(t, 5*time.Minute, "a gigabyte", func() bool { return streams[0].written.Load()+streams[1].written.Load() >= size })
+	within(t, 5*time.Minute, "a gigabyte", func() bool { return streams[0].Written()+streams[1].Written() >= size })
 	for _, s := range streams {
-		s.finish()
-		t.Logf("%d MB in %v", s.written.Load()>>20, time.Since(start).Round(time.Second))
+		s.Finish()
+		t.Logf("%d MB in %v", s.Written()>>20, time.Since(start).Round(time.Second))
 	}
 	if d.lost < 10 || d.moved < 100 {
 		t.Errorf("only %d lost and %d overtaken", d.lost, d.moved)

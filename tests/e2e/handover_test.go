@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/natless/natless/tests/daemon"
+	"github.com/natless/natless/tests/load"
 	"github.com/natless/natless/tests/netns"
 )
 
@@ -37,7 +38,7 @@ func TestRestartLosesNothing(t *testing.T) {
 				lost int64 // each time: what a killed one had read and not yet written
 			}{{"SIGTERM", n.daemon.Stop, 0}, {"SIGKILL", n.daemon.Kill, 4}} {
 				const rounds = 4
-				flows := []*datagrams{sendDatagrams(t, n.w1, n.server, serverv6), sendDatagrams(t, n.server, n.w1, workload1v4)}
+				flows := []*load.Datagrams{load.SendDatagrams(t, n.w1, n.server, serverv6), load.SendDatagrams(t, n.server, n.w1, workload1v4)}
 				var outage time.Duration
 				for range rounds {
 					time.Sleep(200 * time.Millisecond)
@@ -48,7 +49,7 @@ func TestRestartLosesNothing(t *testing.T) {
 				}
 				time.Sleep(200 * time.Millisecond)
 				for i, f := range flows {
-					sent, lost := f.finish()
+					sent, lost := f.Finish()
 					t.Logf("flow %d, %d times %s, at most %v to READY=1: %d of %d datagrams lost", i, rounds, end.name, outage.Round(time.Millisecond), lost, sent)
 					if lost > rounds*end.lost || sent < 500 {
 						t.Errorf("%d of %d lost", lost, sent)
@@ -80,7 +81,7 @@ func TestHandover(t *testing.T) {
 		}
 		n.daemon.Start()
 		for _, s := range streams {
-			s.flows(20 * time.Second)
+			s.Flows(20 * time.Second)
 		}
 	}
 	// The store follows a device that was made anew.
@@ -92,8 +93,8 @@ func TestHandover(t *testing.T) {
 		t.Errorf("of 4 restarts %d found the device", got)
 	}
 	for _, s := range streams {
-		s.flows(20 * time.Second)
-		s.finish()
+		s.Flows(20 * time.Second)
+		s.Finish()
 	}
 	cleanup := []string{daemon.Build(t) + "/natlessd", "--config", n.daemon.Config, "--cleanup"}
 	if out, err := n.host.Command(cleanup[0], cleanup[1:]...).CombinedOutput(); err == nil || !strings.Contains(string(out), "stop it first") {

@@ -11,8 +11,8 @@ import (
 func TestIdle(t *testing.T) {
 	n := newTopology(t)
 	for _, s := range n.streams() { // it has worked before
-		s.flows(10 * time.Second)
-		s.finish()
+		s.Flows(10 * time.Second)
+		s.Finish()
 	}
 	time.Sleep(6 * time.Second)
 	const span = 10 * time.Second

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/natless/natless/tests/daemon"
+	"github.com/natless/natless/tests/load"
 	"github.com/natless/natless/tests/netns"
 )
 
@@ -73,11 +74,11 @@ func TestDeletedBehindItsBack(t *testing.T) {
 		t.Logf("ip %s: put right after %v", what, back.Round(time.Millisecond))
 		within(t, 3*time.Second, "all of the state is put right", func() bool { return n.state() == running })
 		for _, s := range streams {
-			s.flows(10 * time.Second)
+			s.Flows(10 * time.Second)
 		}
 	}
 	for _, s := range streams {
-		s.finish()
+		s.Finish()
 	}
 }
 
@@ -86,11 +87,11 @@ func (n *topology) routes() string {
 	return n.host.Run("bash", "-c", "ip -o link show natless0 | sed 's/^[0-9]*: //'; ip route show dev natless0; ip -6 route show dev natless0")
 }
 
-func (n *topology) streams() []*stream {
+func (n *topology) streams() []*load.Stream {
 	n.t.Helper()
-	return []*stream{
-		startStream(n.t, n.w1, n.server, serverv6), startStream(n.t, n.server, n.w1, workload1v4),
-		startStream(n.t, n.w1, n.w2, "2001:db8:64::c633:6403"),
+	return []*load.Stream{
+		load.StartStream(n.t, n.w1, n.server, serverv6), load.StartStream(n.t, n.server, n.w1, workload1v4),
+		load.StartStream(n.t, n.w1, n.w2, "2001:db8:64::c633:6403"),
 	}
 }
 
@@ -98,10 +99,10 @@ func TestReloadUnderLoad(t *testing.T) {
 	n := newTopology(t)
 	streams := n.streams()
 	for _, s := range streams {
-		s.flows(10 * time.Second)
-		s.finish() // bulk would fill queues, and lose datagrams that are not the reload's fault
+		s.Flows(10 * time.Second)
+		s.Finish() // bulk would fill queues, and lose datagrams that are not the reload's fault
 	}
-	flows := []*datagrams{sendDatagrams(t, n.w1, n.server, serverv6), sendDatagrams(t, n.server, n.w1, workload1v4)}
+	flows := []*load.Datagrams{load.SendDatagrams(t, n.w1, n.server, serverv6), load.SendDatagrams(t, n.server, n.w1, workload1v4)}
 	const reloads = 50
 	for i := range reloads {
 		var more strings.Builder
@@ -113,7 +114,7 @@ func TestReloadUnderLoad(t *testing.T) {
 		n.reload(more.String(), "msg=reloaded")
 	}
 	for i, f := range flows {
-		if sent, lost := f.finish(); lost != 0 || sent < 500 {
+		if sent, lost := f.Finish(); lost != 0 || sent < 500 {
 			t.Errorf("flow %d: %d of %d datagrams lost over %d reloads", i, lost, sent, reloads)
 		}
 	}
@@ -155,14 +156,14 @@ func TestKilledUnderLoad(t *testing.T) {
 	streams := n.streams()
 	for range 3 {
 		for _, s := range streams {
-			s.flows(20 * time.Second)
+			s.Flows(20 * time.Second)
 		}
 		n.daemon.Kill()
 		time.Sleep(300 * time.Millisecond)
 		n.daemon.Start()
 	}
 	for _, s := range streams {
-		s.flows(20 * time.Second)
-		s.finish()
+		s.Flows(20 * time.Second)
+		s.Finish()
 	}
 }

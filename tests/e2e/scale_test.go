@@ -20,6 +20,7 @@ import (
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/tests/daemon"
+	"github.com/natless/natless/tests/load"
 	"github.com/natless/natless/tests/netns"
 )
 
@@ -99,7 +100,7 @@ func (n *topology) scale(what string, count int) {
 	n.daemon.Start()
 	ready := time.Since(start)
 	resident := n.resident("VmRSS:")
-	flows := []*datagrams{sendDatagrams(t, n.w1, n.server, serverv6), sendDatagrams(t, n.server, n.w1, workload1v4)}
+	flows := []*load.Datagrams{load.SendDatagrams(t, n.w1, n.server, serverv6), load.SendDatagrams(t, n.server, n.w1, workload1v4)}
 
 	ctx, stop := context.WithCancel(t.Context())
 	edits := make(chan []time.Duration)
@@ -113,7 +114,7 @@ func (n *topology) scale(what string, count int) {
 	slices.Sort(took)
 	var lost, sent int64
 	for _, f := range flows {
-		s, l := f.finish()
+		s, l := f.Finish()
 		sent, lost = sent+s, lost+l
 	}
 	after, peak := n.resident("VmRSS:"), n.resident("VmHWM:")

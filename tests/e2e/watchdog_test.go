@@ -21,7 +21,7 @@ func TestWatchdog(t *testing.T) {
 	n.daemon.Start()
 	s := n.streams()[0]
 	within(t, 5*time.Second, "the watchdog is answered under load", func() bool { return n.daemon.Notified("WATCHDOG=1") > 3 })
-	s.flows(10 * time.Second)
+	s.Flows(10 * time.Second)
 	n.daemon.Signal(syscall.SIGSTOP)
 	time.Sleep(100 * time.Millisecond)
 	before := n.daemon.Notified("WATCHDOG=1")

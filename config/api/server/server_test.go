@@ -94,7 +94,7 @@ func fullStatus() api.Status {
 		Checks: []api.Check{{Name: "routes", State: "ok", Detail: "all there"}},
 		Offload: api.Offload{Mode: "auto", State: api.OffloadPartial, Detail: "x", Attach: "tcx", Layout: 1, Adopted: true,
 			Interfaces: []api.OffloadInterface{{Name: "eth0", Uplink: true}, {Name: "veth1", Workloads: 1, Error: "y"}},
-			Translated: map[string]api.OffloadCount{"forward4": {Packets: 1, Bytes: 2}}, Passed: map[string]uint64{"fragment": 3}}}
+			Translated: map[string]api.OffloadCount{"forward4": {Packets: 1, Bytes: 2}}, Lost: 4, Passed: map[string]uint64{"fragment": 3}}}
 }
 
 func document(t *testing.T) *openapi3.T {

@@ -1,21 +1,27 @@
 //go:build linux
 
-package e2e
+// Package load makes numbered datagrams and connections between the network
+// namespaces of a test, and says what arrived. Nothing but tests may use it.
+package load
 
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/natless/natless/tests/netns"
 )
 
-// datagrams is a flow of numbered datagrams at a steady rate.
-type datagrams struct {
+// Datagrams is a flow of numbered datagrams at a steady rate.
+type Datagrams struct {
 	t              testing.TB
 	conn           net.Conn
 	receiver       *net.UDPConn
@@ -23,11 +29,11 @@ type datagrams struct {
 	stop, stopped  chan struct{}
 }
 
-// sendDatagrams sends one datagram each millisecond from one namespace to an
-// address in another until finish is called.
-func sendDatagrams(t testing.TB, from, to *netns.NS, address string) *datagrams {
+// SendDatagrams sends one datagram each millisecond from one namespace to an
+// address in another until Finish is called.
+func SendDatagrams(t testing.TB, from, to *netns.NS, address string) *Datagrams {
 	t.Helper()
-	d := &datagrams{t: t, stop: make(chan struct{}), stopped: make(chan struct{})}
+	d := &Datagrams{t: t, stop: make(chan struct{}), stopped: make(chan struct{})}
 	var err error
 	to.Do(func() { d.receiver, err = net.ListenUDP("udp", nil) })
 	if err != nil {
@@ -46,7 +52,7 @@ func sendDatagrams(t testing.TB, from, to *netns.NS, address string) *datagrams 
 	return d
 }
 
-func (d *datagrams) send() {
+func (d *Datagrams) send() {
 	defer close(d.stopped)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -64,7 +70,7 @@ func (d *datagrams) send() {
 	}
 }
 
-func (d *datagrams) receive() {
+func (d *Datagrams) receive() {
 	packet, seen := make([]byte, 2048), map[uint64]bool{}
 	for {
 		n, _, err := d.receiver.ReadFrom(packet)
@@ -78,8 +84,8 @@ func (d *datagrams) receive() {
 	}
 }
 
-// finish stops sending and says how many did not arrive.
-func (d *datagrams) finish() (sent, lost int64) {
+// Finish stops sending and says how many did not arrive.
+func (d *Datagrams) Finish() (sent, lost int64) {
 	close(d.stop)
 	<-d.stopped
 	for last := int64(-1); last != d.received.Load(); time.Sleep(200 * time.Millisecond) {
@@ -88,8 +94,8 @@ func (d *datagrams) finish() (sent, lost int64) {
 	return d.sent.Load(), d.sent.Load() - d.received.Load()
 }
 
-// stream is a TCP connection on which data flows until finish.
-type stream struct {
+// Stream is a TCP connection on which data flows until Finish.
+type Stream struct {
 	t       testing.TB
 	written atomic.Int64
 	stop    chan struct{}
@@ -98,11 +104,25 @@ type stream struct {
 	ends    [2]net.Conn
 }
 
-func startStream(t testing.TB, from, to *netns.NS, address string) *stream {
+// StartStream connects from one namespace to an address in another and sends as
+// much as it can.
+func StartStream(t testing.TB, from, to *netns.NS, address string) *Stream {
+	t.Helper()
+	return start(t, from, to, address, 1<<16, 0)
+}
+
+// StartPaced sends a kilobyte each millisecond, which fills no queue: what is
+// lost then, something else lost.
+func StartPaced(t testing.TB, from, to *netns.NS, address string) *Stream {
+	t.Helper()
+	return start(t, from, to, address, 1000, time.Millisecond)
+}
+
+func start(t testing.TB, from, to *netns.NS, address string, size int, pause time.Duration) *Stream {
 	t.Helper()
 	l := listen(t, to)
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	s := &stream{t: t, stop: make(chan struct{}), sums: [2]chan [32]byte{make(chan [32]byte, 1), make(chan [32]byte, 1)}}
+	s := &Stream{t: t, stop: make(chan struct{}), sums: [2]chan [32]byte{make(chan [32]byte, 1), make(chan [32]byte, 1)}}
 	var conn net.Conn
 	var err error
 	from.Do(func() { conn, err = net.DialTimeout("tcp", net.JoinHostPort(address, port), 5*time.Second) })
@@ -121,12 +141,12 @@ func startStream(t testing.TB, from, to *netns.NS, address string) *stream {
 		s.sums[1] <- [32]byte(h.Sum(nil))
 	}()
 	s.ends = [2]net.Conn{conn, peer}
-	go s.write(conn)
+	go s.write(conn, size, pause)
 	return s
 }
 
-func (s *stream) write(conn net.Conn) {
-	h, source, block := sha256.New(), newPattern(), make([]byte, 1<<16)
+func (s *Stream) write(conn net.Conn, size int, pause time.Duration) {
+	h, source, block := sha256.New(), rand.NewChaCha8([32]byte{1}), make([]byte, size)
 	defer func() { conn.(*net.TCPConn).CloseWrite(); s.sums[0] <- [32]byte(h.Sum(nil)) }()
 	for {
 		select {
@@ -142,18 +162,41 @@ func (s *stream) write(conn net.Conn) {
 			s.errs[0] = err
 			return
 		}
+		time.Sleep(pause)
 	}
 }
 
-// flows waits until the stream moves.
-func (s *stream) flows(d time.Duration) time.Duration {
+// Written is how many bytes went into the connection so far.
+func (s *Stream) Written() int64 { return s.written.Load() }
+
+// Retransmitted is how many segments were sent again so far.
+func (s *Stream) Retransmitted() (n uint32) {
+	s.t.Helper()
+	raw, err := s.ends[0].(*net.TCPConn).SyscallConn()
+	if err == nil {
+		controlErr := raw.Control(func(fd uintptr) {
+			var info *unix.TCPInfo
+			if info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				n = info.Total_retrans - info.Dsack_dups // the others had arrived after all
+			}
+		})
+		err = errors.Join(err, controlErr)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return n
+}
+
+// Flows waits until the stream moves.
+func (s *Stream) Flows(d time.Duration) time.Duration {
 	s.t.Helper()
 	before := s.written.Load() + 16<<20 // more than buffers take
 	return within(s.t, d, "16 MB on a connection", func() bool { return s.written.Load() > before })
 }
 
-// finish ends the connection and compares what was sent with what arrived.
-func (s *stream) finish() {
+// Finish ends the connection and compares what was sent with what arrived.
+func (s *Stream) Finish() {
 	s.t.Helper()
 	close(s.stop)
 	var sums [2][32]byte
@@ -169,4 +212,28 @@ func (s *stream) finish() {
 	if sums[0] != sums[1] || s.errs[0] != nil || s.errs[1] != nil {
 		s.t.Errorf("after %d bytes: writing %v, reading %v, equal %v", s.written.Load(), s.errs[0], s.errs[1], sums[0] == sums[1])
 	}
+}
+
+func listen(t testing.TB, ns *netns.NS) (l net.Listener) {
+	t.Helper()
+	var err error
+	ns.Do(func() { l, err = net.Listen("tcp", ":0") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// within waits until done says so.
+func within(t testing.TB, d time.Duration, what string, done func() bool) time.Duration {
+	t.Helper()
+	start := time.Now()
+	for !done() {
+		if time.Since(start) > d {
+			t.Fatalf("%s: not within %v", what, d)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return time.Since(start)
 }

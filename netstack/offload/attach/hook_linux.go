@@ -1,0 +1,174 @@
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// role is which of the programs.
+type role uint8
+
+const (
+	uplink role = iota
+	workload
+)
+
+func (r role) String() string { return [...]string{"uplink", "workload"}[r] }
+
+// place is where one program is to be: at ingress of an interface.
+type place struct {
+	ifindex int
+	role    role
+}
+
+func (p place) String() string { return fmt.Sprintf("%s-%d", p.role, p.ifindex) }
+
+// hook attaches programs. What it attaches stays when the process ends.
+type hook interface {
+	// attach puts a program at a place, in the stead of an older one that an
+	// earlier run left, so that no packet finds neither.
+	attach(p place, program *ebpf.Program) error
+	// alive says whether what was attached still is: the interface may be another
+	// one of the same index, or somebody else may have taken it away.
+	alive(p place) bool
+	// detach takes it away; the interface may be gone.
+	detach(p place) error
+	// left lists where an earlier run left programs.
+	left() ([]place, error)
+	String() string
+	close()
+}
+
+const linkPrefix = "link-"
+
+// tcx attaches by links (Linux 6.6), which are pinned.
+type tcx struct {
+	store *store
+	links map[place]link.Link
+}
+
+func newTCX(s *store) *tcx { return &tcx{s, map[place]link.Link{}} }
+
+func (*tcx) String() string { return "tcx" }
+
+func (t *tcx) pin(p place) string { return t.store.path(linkPrefix + p.String()) }
+
+func (t *tcx) attach(p place, program *ebpf.Program) error {
+	if t.update(p, program) {
+		return nil
+	}
+	if err := t.detach(p); err != nil { // of an interface of the same index that is gone
+		return err
+	}
+	l, err := link.AttachTCX(link.TCXOptions{Interface: p.ifindex, Program: program, Attach: ebpf.AttachTCXIngress})
+	if err != nil {
+		return fmt.Errorf("attach by tcx: %w", err)
+	}
+	if err := l.Pin(t.pin(p)); err != nil {
+		l.Close()
+		return fmt.Errorf("pin the link: %w", err)
+	}
+	t.links[p] = l
+	return nil
+}
+
+// update puts the program into the link that is there, if there is one.
+func (t *tcx) update(p place, program *ebpf.Program) bool {
+	l := t.links[p]
+	if l == nil {
+		var err error
+		if l, err = link.LoadPinnedLink(t.pin(p), nil); err != nil {
+			return false
+		}
+	}
+	if ifindexOf(l) != p.ifindex || l.Update(program) != nil {
+		l.Close()
+		delete(t.links, p)
+		return false
+	}
+	t.links[p] = l
+	return true
+}
+
+func (t *tcx) alive(p place) bool { return t.links[p] != nil && ifindexOf(t.links[p]) == p.ifindex }
+
+// ifindexOf is where a link is attached, 0 when that is gone.
+func ifindexOf(l link.Link) int {
+	info, err := l.Info()
+	if err != nil || info.TCX() == nil {
+		return 0
+	}
+	return int(info.TCX().Ifindex)
+}
+
+func (t *tcx) detach(p place) error {
+	if l := t.links[p]; l != nil {
+		l.Close()
+		delete(t.links, p)
+	}
+	if err := os.Remove(t.pin(p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("detach from interface %d: %w", p.ifindex, err)
+	}
+	return nil
+}
+
+func (t *tcx) left() ([]place, error) { return pinned(t.store.dir, linkPrefix) }
+
+func (t *tcx) close() {
+	for _, l := range t.links {
+		l.Close()
+	}
+}
+
+// pinned lists the places that names in dir tell of.
+func pinned(dir, prefix string) (places []place, err error) {
+	names, err := filepath.Glob(filepath.Join(dir, prefix+"*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		for r := uplink; r <= workload; r++ {
+			number, ok := strings.CutPrefix(filepath.Base(n), prefix+r.String()+"-")
+			if i, err := strconv.Atoi(number); ok && err == nil {
+				places = append(places, place{i, r})
+			}
+		}
+	}
+	return places, nil
+}
+
+// anyAttached says whether a link pinned in dir is attached to anything.
+func anyAttached(dir string) bool {
+	places, _ := pinned(dir, linkPrefix)
+	for _, p := range places {
+		l, err := link.LoadPinnedLink(filepath.Join(dir, linkPrefix+p.String()), nil)
+		if err != nil {
+			continue
+		}
+		attached := ifindexOf(l) != 0
+		l.Close()
+		if attached {
+			return true
+		}
+	}
+	return false
+}
+
+// haveTCX says whether the kernel has it: a link to no interface is refused for
+// another reason than that.
+func haveTCX(program *ebpf.Program) bool {
+	l, err := link.AttachTCX(link.TCXOptions{Interface: 0x7fffffff, Program: program, Attach: ebpf.AttachTCXIngress})
+	if err == nil {
+		l.Close()
+	}
+	return err == nil || errors.Is(err, unix.ENODEV)
+}
