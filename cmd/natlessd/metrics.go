@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"net/netip"
 	"time"
@@ -40,7 +41,7 @@ func (s *server) shown(r *reloader, ready func() bool) page.Sources {
 	started := time.Now()
 	return page.Sources{
 		Status:     func() api.Status { return s.status(r, started, ready()) },
-		Traffic:    s.dataplane.Snapshot,
+		Traffic:    s.traffic,
 		Registry:   s.workloads.Registry,
 		Assignable: r.assignable,
 		Complete:   s.complete,
@@ -97,17 +98,28 @@ func (s *server) countWorkloads(most int) {
 		if e == nil {
 			return metrics.Usage{}
 		}
-		return metrics.Usage{Traffic: s.dataplane.Traffic(e.Slot()), Violations: s.translator.Violations(e.Slot())}
+		return metrics.Usage{Traffic: s.trafficOf(e.Slot()), Violations: s.translator.Violations(e.Slot())}
 	})
 }
 
-// renumber gives the translator a table in which workloads may have other slots.
+// renumber gives the translator, and then the kernel, a table in which workloads
+// may have other slots.
 func (s *server) renumber(c translator.Config, table *mapping.Table) error {
-	reload := func() error { return s.translator.Reload(c, table) }
-	if s.workloads.traffic == nil {
-		return reload()
+	var kernel error
+	reload := func() error {
+		err := s.translator.Reload(c, table)
+		if err == nil {
+			kernel = s.fastPath.replace(s.translator)
+		}
+		return err
 	}
-	return s.workloads.traffic.Renumber(reload)
+	err := error(nil)
+	if s.workloads.traffic == nil {
+		err = reload()
+	} else {
+		err = s.workloads.traffic.Renumber(reload)
+	}
+	return errors.Join(err, kernel)
 }
 
 // counts is what came of all reloads so far.

@@ -116,6 +116,23 @@ func (s *server) traffic() dataplane.Snapshot {
 	return t
 }
 
+// trafficOf is what both did for the mapping with a slot of the table.
+func (s *server) trafficOf(slot uint32) dataplane.Traffic {
+	t := s.dataplane.Traffic(slot)
+	if s.fastPath.Manager == nil {
+		return t
+	}
+	kernel, err := s.fastPath.Traffic(slot)
+	if err != nil {
+		s.log.Debug("traffic of a workload in the kernel", "error", err)
+	}
+	t.Sent.Packets += kernel.Sent.Packets
+	t.Sent.Bytes += kernel.Sent.Bytes
+	t.Received.Packets += kernel.Received.Packets
+	t.Received.Bytes += kernel.Received.Bytes
+	return t
+}
+
 // addTo adds what the kernel translated to what the daemon did: no figure
 // depends on the way that a packet took.
 func (f *fastPath) addTo(s *dataplane.Snapshot) {

@@ -148,10 +148,7 @@ func (r *reloader) swap(next *config.Config, pools []registry.Pool, assigned ite
 	}
 	// The translator comes first: what the routes then bring finds its mapping.
 	before, beforeTable := r.translator.Config(), r.translator.Table()
-	if err := r.renumber(r.translation(next, pools), table); err != nil {
-		return err
-	}
-	err = r.fastPath.replace(r.translator)
+	err = r.renumber(r.translation(next, pools), table)
 	if err == nil {
 		err = r.routes.Set(desired(next, pools))
 	}
@@ -159,9 +156,6 @@ func (r *reloader) swap(next *config.Config, pools []registry.Pool, assigned ite
 		return nil
 	}
 	if back := r.renumber(before, beforeTable); back != nil {
-		return fmt.Errorf("%w; going back: %w", err, back)
-	}
-	if back := r.fastPath.replace(r.translator); back != nil {
 		return fmt.Errorf("%w; going back: %w", err, back)
 	}
 	return err

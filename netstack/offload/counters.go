@@ -97,6 +97,14 @@ func (f *FastPath) Traffic(slot uint32) (Traffic, error) {
 	return t, nil
 }
 
+// Forget has all mappings begin at 0 that were carried over from who had the
+// maps before.
+func (f *FastPath) Forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.carried)
+}
+
 // zero makes the counters of a slot 0 for its next mapping.
 func (f *FastPath) zero(slot uint32) error {
 	delete(f.carried, slot)

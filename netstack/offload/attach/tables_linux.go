@@ -58,8 +58,13 @@ func (m *Manager) Hint(all []Workload) {
 func (m *Manager) Replace(table *mapping.Table, c translator.Config) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	first := m.table == nil
 	m.table, m.translation = table, c
-	return m.replace()
+	err := m.replace()
+	if first {
+		m.path.Forget() // a daemon's figures begin with it
+	}
+	return err
 }
 
 func (m *Manager) replace() error {
