@@ -20,6 +20,8 @@ type Worker struct {
 
 	source, destination uint32 // see Slots
 
+	batch mapping.Batch // see Prepare
+
 	limited4, limited6 atomic.Uint64 // errors of ours that the rate forbade
 
 	scratch [maxError6]byte // where ICMP errors are put together

@@ -61,6 +61,9 @@ func (l *loop) begin() {
 	l.began()
 	now := time.Since(start)
 	l.worker.SetTime(int64(now))
+	if q, ok := l.queue.(tun.Batcher); ok {
+		l.worker.Prepare(q.Ready())
+	}
 	l.plane.placed.look(now, l.plane.loops)
 	l.observer = nil
 	if o := l.plane.observer.Load(); o != nil {

@@ -123,6 +123,9 @@ func (q *uringQueue) Next() (p *translator.Packet, fresh bool, err error) {
 	return p, fresh, nil
 }
 
+// Ready is of Batcher.
+func (q *uringQueue) Ready() []*translator.Packet { return q.ready[max(q.given-1, 0):] }
+
 // fill submits what was written and waits until something is read.
 func (q *uringQueue) fill() error {
 	q.ready, q.given = q.ready[:0], 0

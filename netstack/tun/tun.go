@@ -68,6 +68,13 @@ type Queue interface {
 	Counters() *Counters
 }
 
+// Batcher is a Queue that has read more packets than Next gave.
+type Batcher interface {
+	// Ready is the packet that Next gave last and those that it will give
+	// without waiting. They may be looked at, until the next Next.
+	Ready() []*translator.Packet
+}
+
 // buffers keeps packets for one queue and hands out the one used last, whose
 // bytes are likeliest to be in the cache.
 type buffers struct{ free []*translator.Packet }
