@@ -116,3 +116,30 @@ func TestHairpinnedFragments(t *testing.T) {
 		t.Errorf("counted %d hairpins, %d fragments", n, s.Fragments)
 	}
 }
+
+// batcher is a queue that has more packets.
+type batcher struct {
+	outbox
+	asked int
+}
+
+func (b *batcher) Ready() []*translator.Packet { b.asked++; return nil }
+
+// What a queue has read is looked at when a batch begins.
+func TestBatchIsPrepared(t *testing.T) {
+	table, err := mapping.New(netip.MustParsePrefix("2001:db8:64::/96"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := translator.New(translator.Config{
+		IPv4: netip.MustParseAddr("198.51.100.1"), IPv6: netip.MustParseAddr("2001:db8:1::1")}, table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, q := newLoop(New(Config{Translator: tr}), 0), new(batcher)
+	l.queue = q
+	l.begin()
+	if q.asked != 1 {
+		t.Errorf("asked %d times for what is ready", q.asked)
+	}
+}
