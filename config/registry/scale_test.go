@@ -25,7 +25,8 @@ func realistic(n int) (api.Key, api.Request) {
 	return api.Key{ContainerID: fmt.Sprintf("%016x%048x", uint64(n)*0x9e3779b97f4a7c15, n), Interface: "eth0"}, q
 }
 
-// fill writes n assignments to a new database in a few transactions.
+// fill writes n assignments to a new database in a few transactions, none of
+// which makes the database much larger: pages are only split at their ends.
 func fill(tb testing.TB, n int, pool Pool) (*Registry, Options) {
 	tb.Helper()
 	o := Options{Path: filepath.Join(tb.TempDir(), "r.db"), History: 100000, Pools: []Pool{pool}}
@@ -40,7 +41,7 @@ func fill(tb testing.TB, n int, pool Pool) (*Registry, Options) {
 	for i := range n {
 		k, q := realistic(i)
 		batch = append(batch, &op{ctx: ctx, apply: func(t *txn) error { _, _, err := t.put(k, q); return err }})
-		if len(batch) == max(10000, n/4) || i == n-1 {
+		if len(batch) == max(10000, i/4) || i == n-1 {
 			r.commit(batch)
 			for _, o := range batch {
 				if o.err != nil {
