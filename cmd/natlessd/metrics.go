@@ -65,7 +65,8 @@ func (s *server) sources(r *reloader, ready func() bool) metrics.Sources {
 	return metrics.Sources{
 		Version:  version,
 		Ready:    ready,
-		Traffic:  s.traffic,
+		Traffic:  s.dataplane.Snapshot,
+		FastPath: s.fastPath.counted,
 		Device:   func() (metrics.Device, bool) { return describe(s.dataplane) },
 		Table:    func() (int, int) { return s.translator.Table().Len(), s.workloads.Len() },
 		Pools:    s.workloads.Pools,

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 
+	"github.com/natless/natless/cmd/internal/metrics"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
@@ -150,6 +151,25 @@ func (f *fastPath) addTo(s *dataplane.Snapshot) {
 		way.to.Packets += way.from.Packets
 		way.to.Bytes += way.from.Bytes
 	}
+}
+
+// counted is what Prometheus is told.
+func (f *fastPath) counted() (m metrics.FastPath) {
+	m.Wanted = f.mode != config.OffloadOff
+	if f.Manager == nil {
+		return m
+	}
+	status, n := f.Status(), f.Snapshot()
+	m.Active = status.On
+	for _, i := range status.Interfaces {
+		if i.Error != "" {
+			m.Failed++
+		} else if status.On {
+			m.Interfaces++
+		}
+	}
+	m.Counts[dataplane.SixToFour], m.Counts[dataplane.FourToSix] = n.Workload, n.Uplink
+	return m
 }
 
 // status is what people are told.

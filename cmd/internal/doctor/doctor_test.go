@@ -214,6 +214,12 @@ func TestIll(t *testing.T) {
 			m.sysctls["net/netfilter/nf_conntrack_count"], m.sysctls["net/netfilter/nf_conntrack_max"] = "900", "1000"
 		}},
 		{want: "warn offload: the device takes no superpackets", status: func(s *api.Status) { s.Device.Offload = nil }},
+		{want: "warn offload: the kernel's fast path is not used: no BPF", status: func(s *api.Status) {
+			s.Offload = api.Offload{Mode: "auto", State: api.OffloadOff, Detail: "no BPF"}
+		}},
+		{want: "warn offload: the kernel's fast path is not on w: no room", status: func(s *api.Status) {
+			s.Offload = api.Offload{Mode: "auto", State: api.OffloadPartial, Interfaces: []api.OffloadInterface{{Name: "up"}, {Name: "w", Error: "no room"}}}
+		}},
 		{want: "fail dns64: the resolver at [2001:db8::1]:53 does not answer", host: func(m *made) { m.resolved = nil }},
 		{want: "fail dns64: the resolver at [2001:db8::1]:53 says", host: func(m *made) { m.resolved[0] = netip.MustParseAddr("2001:db8:65::1") }},
 		{want: "warn containers: web picks ports that are not its own", host: func(m *made) { m.limits["ip_local_port_range"] = "1024\t65535" }},

@@ -1,6 +1,10 @@
 package doctor
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/natless/natless/config/api"
+)
 
 // offload says what the kernel takes off the daemon.
 func (v *visit) offload() {
@@ -13,5 +17,18 @@ func (v *visit) offload() {
 		v.warn(check, "Linux 6.2 has all", "the device takes no superpackets: each packet costs as much as 40")
 		return
 	}
-	v.ok(check, "the device takes superpackets: %s", strings.Join(granted, ", "))
+	switch o := v.status.Offload; {
+	case o.Mode == "off":
+		v.ok(check, "the device takes superpackets (%s); the kernel's fast path is off, as the configuration says", strings.Join(granted, ", "))
+	case o.State == api.OffloadOff:
+		v.warn(check, "packets take the way through natlessd, which works and costs more; offload: off says that it shall be so", "the kernel's fast path is not used: %s", o.Detail)
+	case o.State == api.OffloadPartial:
+		for _, i := range o.Interfaces {
+			if i.Error != "" {
+				v.warn(check, "its packets take the way through natlessd, which works and costs more", "the kernel's fast path is not on %s: %s", i.Name, i.Error)
+			}
+		}
+	default:
+		v.ok(check, "the kernel translates plain packets at %d interfaces (%s)", len(o.Interfaces), o.Attach)
+	}
 }

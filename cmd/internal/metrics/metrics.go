@@ -26,7 +26,8 @@ import (
 type Sources struct {
 	Version  string
 	Ready    func() bool
-	Traffic  func() dataplane.Snapshot
+	Traffic  func() dataplane.Snapshot // the daemon's own
+	FastPath func() FastPath
 	Device   func() (Device, bool) // false while there is none
 	Table    func() (mappings, workloads int)
 	Pools    func() []api.Pool
@@ -68,6 +69,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.process(s)
 	t := c.Traffic()
 	c.verdicts(s, t)
+	c.fastPath(s)
 	c.device(s, t)
 	c.pools(s)
 	c.local(s)

@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http/httptest"
@@ -22,6 +23,7 @@ import (
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/local"
 	"github.com/natless/natless/netstack/local/dns64"
+	"github.com/natless/natless/netstack/offload"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/tests/netns"
 	"github.com/natless/natless/translator"
@@ -50,11 +52,18 @@ func sources() Sources {
 	t.Tracker = translator.TrackerStats{Tracked: 3, Capacity: 4096, Evicted: next()}
 	resolver := dns64.New(dns64.Config{}, noPrefix{}, dns64.Options{})
 	resolver.Stats.Responses[2].Store(next())
+	kernel := FastPath{Wanted: true, Active: true, Interfaces: 3, Failed: 1}
+	for d := range kernel.Counts {
+		for r := range kernel.Counts[d] {
+			kernel.Counts[d][r] = offload.Count{Packets: uint64(1000*(d+1) + r), Bytes: uint64(5000*(d+1) + r)}
+		}
+	}
 	link := netlink.LinkStatistics64{TxDropped: next(), RxDropped: next(), TxPackets: next(), RxPackets: next(), TxBytes: next(), RxBytes: next()}
 	return Sources{
-		Version: "1.2.3",
-		Ready:   func() bool { return true },
-		Traffic: func() dataplane.Snapshot { return t },
+		Version:  "1.2.3",
+		Ready:    func() bool { return true },
+		Traffic:  func() dataplane.Snapshot { return t },
+		FastPath: func() FastPath { return kernel },
 		Device: func() (Device, bool) {
 			return Device{Name: "natless0", IO: "io_uring", TSO: true, Link: link, LinkOK: true}, true
 		},
@@ -159,6 +168,10 @@ func TestFigures(t *testing.T) {
 		`natless_device_write_errors_total{error="errno-4095"} `,
 		`natless_device_write_errors_total{error="ENOBUFS"} `,
 		`natless_spoofed_packets_total 17`,
+		`natless_offload_active 1`, `natless_offload_interfaces 3`, `natless_offload_failed_interfaces 1`,
+		fmt.Sprintf(`natless_translated_packets_total{direction="6→4",verdict="forward4",way="kernel"} %d`, 1000+int(offload.Translated)),
+		fmt.Sprintf(`natless_translated_bytes_total{direction="4→6",verdict="forward6",way="kernel"} %d`, 10000+int(offload.Translated)),
+		fmt.Sprintf(`natless_dropped_packets_total{direction="4→6",reason="lost",way="kernel"} %d`, 2000+int(offload.Lost)),
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s", want)
