@@ -27,6 +27,7 @@ type Config struct {
 	TrafficClass    TrafficClass   `yaml:"traffic_class"`
 	AllowNonGlobal  bool           `yaml:"allow_non_global"`
 	ManageSysctls   bool           `yaml:"manage_sysctls" restart:"yes"`
+	SysctlDir       string         `yaml:"sysctl_dir" restart:"yes"` // where they are written
 	Offload         Offload        `yaml:"offload" restart:"yes"`
 	Log             Log            `yaml:"log"`
 	Mappings        []Mapping      `yaml:"mappings"`
@@ -126,6 +127,7 @@ func Default() Config {
 		MTU:           MTU{IPv4: 1500, IPv6: 1500},
 		LowestIPv6MTU: 1280,
 		ManageSysctls: true,
+		SysctlDir:     "/proc/sys",
 		Offload:       OffloadAuto,
 		Log:           Log{Format: "text"},
 		API:           API{Socket: "/run/natless/natless.sock", Group: "root"},

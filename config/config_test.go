@@ -239,15 +239,16 @@ config: addresses.ipv6: missing`},
 		"ports twice":   {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: '5-9,1-5'}\n", `config:4: pools[0].ports: ports "5-9,1-5": ports 1-5 and 5-9: ranges must be sorted and must not overlap`},
 
 		"services": {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nmappings: [{ipv6: 2001:db8:1::1, ipv4: 198.51.100.1}]\n" +
-			"api: {socket: a, group: ''}\nregistry: {path: b, history: -1}\ndns64: {enabled: true, upstreams: ['192.0.2.1:53'], exclude: [10.0.0.0/8]}\nhealth: {port: 53}",
+			"api: {socket: a, group: ''}\nsysctl_dir: sys\nregistry: {path: b, history: -1}\ndns64: {enabled: true, upstreams: ['192.0.2.1:53'], exclude: [10.0.0.0/8]}\nhealth: {port: 53}",
 			`config:3: api.socket: "a" is no absolute path of less than 108 bytes
 config:3: api.group: missing
-config:4: registry.path: "b" is no absolute path
-config:4: registry.history: -1 is not between 0 and 100000000
-config:5: dns64.enabled: there is no prefix to synthesise addresses with
-config:5: dns64.upstreams[0]: 192.0.2.1:53 is no other resolver
-config:5: dns64.exclude[0]: 10.0.0.0/8 is not IPv6
-config:6: health.port: 53 is DNS64's`},
+config:4: sysctl_dir: "sys" is no absolute path
+config:5: registry.path: "b" is no absolute path
+config:5: registry.history: -1 is not between 0 and 100000000
+config:6: dns64.enabled: there is no prefix to synthesise addresses with
+config:6: dns64.upstreams[0]: 192.0.2.1:53 is no other resolver
+config:6: dns64.exclude[0]: 10.0.0.0/8 is not IPv6
+config:7: health.port: 53 is DNS64's`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Parse([]byte(test.text))

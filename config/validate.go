@@ -125,6 +125,7 @@ func (v validator) wellKnown(key string, a netip.Addr) {
 func (v validator) services() {
 	v.check(filepath.IsAbs(v.API.Socket) && len(v.API.Socket) < 108, "api.socket", "%q is no absolute path of less than 108 bytes", v.API.Socket) // sizeof sun_path
 	v.check(v.API.Group != "", "api.group", "missing")
+	v.check(filepath.IsAbs(v.SysctlDir), "sysctl_dir", "%q is no absolute path", v.SysctlDir)
 	v.check(filepath.IsAbs(v.Registry.Path), "registry.path", "%q is no absolute path", v.Registry.Path)
 	v.between("registry.history", v.Registry.History, 0, 100_000_000)
 	v.check(!v.DNS64.Enabled || v.Prefix.IsValid(), "dns64.enabled", "there is no prefix to synthesise addresses with")

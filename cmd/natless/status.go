@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -13,15 +14,25 @@ import (
 	"github.com/natless/natless/config/api"
 )
 
+var errStarting = errors.New("natlessd is starting; its log says what it waits for")
+
 func newStatus(o *options) *cobra.Command {
-	return &cobra.Command{
+	ready := false
+	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show the daemon at a glance",
-		Args:  cobra.NoArgs,
+		Long: `Show the daemon at a glance.
+
+Exit status: 0 when the daemon answered; with --ready, only when it is ready too,
+which is what a readiness probe asks.`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := o.client().Status(c.Context())
 			if err != nil {
 				return err
+			}
+			if ready && !s.Ready {
+				return errStarting
 			}
 			if o.output == "json" {
 				return printJSON(c.OutOrStdout(), s)
@@ -29,6 +40,8 @@ func newStatus(o *options) *cobra.Command {
 			return printStatus(c.OutOrStdout(), s, time.Now())
 		},
 	}
+	c.Flags().BoolVar(&ready, "ready", false, "fail unless the daemon is ready")
+	return c
 }
 
 func printStatus(w io.Writer, s api.Status, now time.Time) error {

@@ -75,7 +75,7 @@ func cleanUp(path string, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "natlessd:", err)
 		return 1
 	}
-	err = route.Cleanup(route.Config{Device: c.Device.Name, StateDir: filepath.Dir(c.API.Socket)})
+	err = route.Cleanup(route.Config{Device: c.Device.Name, SysctlDir: c.SysctlDir, StateDir: filepath.Dir(c.API.Socket)})
 	if err != nil {
 		fmt.Fprintln(stderr, "natlessd:", err)
 		return 1

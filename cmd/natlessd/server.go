@@ -68,7 +68,7 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 	}
 	s.workloads.serve(s.translator)
 	s.routes, err = route.New(route.Config{
-		Device: c.Device.Name, ManageSysctls: c.ManageSysctls, Leave: handover, Log: log,
+		Device: c.Device.Name, ManageSysctls: c.ManageSysctls, SysctlDir: c.SysctlDir, Leave: handover, Log: log,
 		StateDir: filepath.Dir(c.API.Socket), // which a reboot empties, and no other daemon has
 	})
 	if err != nil {

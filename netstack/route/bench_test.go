@@ -15,7 +15,7 @@ func BenchmarkIdle(b *testing.B) {
 	d.Mapped4 = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
 	l.start(d)
 	l.host.Do(func() {
-		k, err := openKernel("natless0")
+		k, err := openKernel("natless0", defaultSysctlDir)
 		if err != nil {
 			b.Error(err)
 			return

@@ -90,7 +90,7 @@ func (k *killedKernel) apply(c change) error {
 
 // reconcile works with a fresh reconciler, as after a start, for so many steps.
 func (h *hostLab) reconcile(steps int, work func(*reconciler) error) error {
-	k, err := openKernel("natless0")
+	k, err := openKernel("natless0", defaultSysctlDir)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/google/nftables"
@@ -22,16 +23,17 @@ const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
 // linuxKernel is the kernel of the network namespace in which it was opened;
 // it must be used on a thread in that namespace, since /proc/sys depends on it.
 type linuxKernel struct {
-	device string
-	index  int // of the device at the last observation
-	handle *netlink.Handle
-	nft    *nftables.Conn
-	tables map[nftTable]nftDef // how to make what was desired at the last observation
-	dump   *netlink.Handle     // strict: the kernel filters routes, not we
-	conn   *mdl.Conn           // for what the handle cannot say: protocols of neighbours
+	device  string
+	sysctls string // where they are written
+	index   int    // of the device at the last observation
+	handle  *netlink.Handle
+	nft     *nftables.Conn
+	tables  map[nftTable]nftDef // how to make what was desired at the last observation
+	dump    *netlink.Handle     // strict: the kernel filters routes, not we
+	conn    *mdl.Conn           // for what the handle cannot say: protocols of neighbours
 }
 
-func openKernel(device string) (*linuxKernel, error) {
+func openKernel(device, sysctlDir string) (*linuxKernel, error) {
 	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_INET_DIAG)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
@@ -56,7 +58,7 @@ func openKernel(device string) (*linuxKernel, error) {
 		conn.Close()
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
-	return &linuxKernel{device: device, handle: handle, dump: dump, conn: conn, nft: nft}, nil
+	return &linuxKernel{device: device, sysctls: sysctlDir, handle: handle, dump: dump, conn: conn, nft: nft}, nil
 }
 
 func (k *linuxKernel) close() error {
@@ -199,7 +201,7 @@ func (k *linuxKernel) apply(c change) error {
 	var err error
 	switch o := c.object.(type) {
 	case sysctl:
-		err = writeSysctl(o)
+		err = k.writeSysctl(o)
 	case link:
 		err = k.setLink(o)
 	case route:
@@ -289,7 +291,9 @@ func (k *linuxKernel) sysctl(key string) string {
 	return strings.TrimSpace(string(value))
 }
 
-func writeSysctl(s sysctl) error {
+// writeSysctl writes where the manager was told to; what is read is the same
+// everywhere.
+func (k *linuxKernel) writeSysctl(s sysctl) error {
 	// A line even when it is empty: an empty write would change nothing.
-	return os.WriteFile("/proc/sys/"+s.key, []byte(s.value+"\n"), 0)
+	return os.WriteFile(filepath.Join(k.sysctls, s.key), []byte(s.value+"\n"), 0)
 }

@@ -102,7 +102,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		return err
 	}
 	defer watcher.close()
-	kernel, err := openKernel(m.config.Device)
+	kernel, err := openKernel(m.config.Device, m.config.SysctlDir)
 	if err != nil {
 		return err
 	}
@@ -222,7 +222,7 @@ func Cleanup(c Config) error {
 	if err != nil {
 		return err
 	}
-	kernel, err := openKernel(c.Device)
+	kernel, err := openKernel(c.Device, c.SysctlDir)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ const (
 
 	defaultTxQueueLen = 4096
 	defaultStateDir   = "/run/natless"
+	defaultSysctlDir  = "/proc/sys"
 )
 
 // Config is what stays the same while a manager runs.
@@ -39,6 +40,7 @@ type Config struct {
 	Device        string       // the TUN device; somebody else opens it
 	TxQueueLen    int          // of the device, in packets; default 4096
 	ManageSysctls bool         // false: sysctls are only checked
+	SysctlDir     string       // where they are written; default /proc/sys
 	Leave         bool         // Run leaves all it made to its successor, or to Cleanup
 	StateDir      string       // where the values of sysctls from before are kept; default /run/natless
 	Log           *slog.Logger // default slog.Default()
@@ -66,6 +68,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.StateDir == "" {
 		c.StateDir = defaultStateDir
+	}
+	if c.SysctlDir == "" {
+		c.SysctlDir = defaultSysctlDir
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

@@ -85,6 +85,9 @@ func supplementary(fd uintptr) ([]uint32, error) {
 
 // GroupID looks a group up by its name or number.
 func GroupID(group string) (int, error) {
+	if group == "root" {
+		return 0, nil // also where there is no /etc/group, as in a container
+	}
 	g, err := user.LookupGroup(group)
 	if err != nil {
 		var byID error
