@@ -66,8 +66,10 @@ func (t *tester) version(ctx context.Context) (string, error) {
 }
 
 func share(ctx context.Context, t *tester) (string, error) {
-	if _, err := t.provision(ctx, "network"); err != nil {
-		return "", err
+	for _, step := range []string{"containers down", "network"} { // an earlier run may have ended in the middle
+		if _, err := t.provision(ctx, step); err != nil {
+			return "", err
+		}
 	}
 	all, err := t.workloads(ctx)
 	if err != nil {
