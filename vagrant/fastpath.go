@@ -30,13 +30,12 @@ func fastPath(ctx context.Context, t *tester) (string, error) {
 	note := fmt.Sprintf("%s by %s; the kernel translated %d of %d packets 6→4, %d of %d packets 4→6", s.Offload.State, s.Offload.Attach,
 		to4, s.Verdicts["forward4"], to6, s.Verdicts["forward6"])
 	switch {
-	case t.offload == "" && s.Offload.Mode == "":
-		return "natless says nothing of one", nil
 	case t.offload != "" && s.Offload.Mode != t.offload:
 		return "", fmt.Errorf("offload is %q, want %q", s.Offload.Mode, t.offload)
 	case s.Offload.State == "on" && t.offload != "off":
 		if to4 == 0 || to6 == 0 {
-			return "", fmt.Errorf("%s: want some of each", note)
+			status, _ := t.sh(ctx, host, "natless status")
+			return "", fmt.Errorf("%s: want some of each\n%s", note, status)
 		}
 		return note, nil
 	case s.Offload.State == "off" && to4+to6 == 0 && t.offload == "off":

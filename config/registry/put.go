@@ -191,7 +191,8 @@ func (t *txn) give(fresh, old *Assignment) error {
 // rename is a put that changes nothing but words, or nothing at all.
 func (t *txn) rename(old, fresh *Assignment) (*Assignment, Change, error) {
 	q := fresh.Request
-	if old.Request.Name == q.Name && old.Request.Network == q.Network && old.Request.Netns == q.Netns && sameWish(old.Request, q) {
+	o := old.Request
+	if o.Name == q.Name && o.Network == q.Network && o.Netns == q.Netns && o.HostInterface == q.HostInterface && sameWish(o, q) {
 		return old, Change{}, nil
 	}
 	t.dirty = true

@@ -272,6 +272,11 @@ func TestPutAgain(t *testing.T) {
 	if a := mustPut(t, r, 1, q); a.Request.Name != "ns/a" || a.Since.Equal(c.Time) {
 		t.Errorf("new name: %+v", a)
 	}
+	q.HostInterface = "veth1" // another one, as after a reboot
+	mustPut(t, r, 1, q)
+	if a, err := r.Get(key(1)); err != nil || a.Request.HostInterface != "veth1" {
+		t.Errorf("new interface: %+v, %v", a, err)
+	}
 	q.IPv6 = request(2).IPv6
 	mustPut(t, r, 1, q)
 	q.Ports = 1024 // what it has

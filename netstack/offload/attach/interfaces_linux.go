@@ -107,15 +107,14 @@ func (h *host) addRoute(r *netlink.Route) {
 }
 
 // interfaceOf is where packets of a mapping's workload come in: at the interface
-// that it was said to have, or else where the host's route to it leads. A
-// prefix has one only where one route covers all of it. Those whose links a
+// that it was said to have, or else, as when that is gone since a reboot, where
+// the host's route to it leads. A prefix has one only where one route covers all of it. Those whose links a
 // bridge joins are at the bridge: as for the daemon, which goes by routes, one of
 // them that uses another's address is not told from it.
 func (h *host) interfaceOf(m mapping.Mapping, hint string) int {
-	ifindex := 0
+	ifindex := h.byName[hint]
 	switch {
-	case hint != "":
-		ifindex = h.byName[hint]
+	case ifindex != 0:
 	case h.rules:
 		ifindex = h.ask(m.IPv6.Addr())
 	default:
