@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -41,6 +43,9 @@ func flow(ctx context.Context, address string) error {
 	}
 	udp, err := net.Dial("udp", address)
 	if err != nil {
+		return err
+	}
+	if err := roomy(udp.(*net.UDPConn)); err != nil {
 		return err
 	}
 	fmt.Println("ready")

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command probe is the traffic of the checks in vagrant/: it is copied to each
 // machine, and serves there or talks to a server. It knows nothing of natless
 // and imports nothing of it.

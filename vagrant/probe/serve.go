@@ -1,13 +1,18 @@
+//go:build linux
+
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // serve answers on one port: HTTP /bytes/N with N bytes that are always the
@@ -19,6 +24,9 @@ func serve(ctx context.Context, address string) error {
 	}
 	udp, err := net.ListenPacket("udp", address)
 	if err != nil {
+		return err
+	}
+	if err := roomy(udp.(*net.UDPConn)); err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
@@ -46,6 +54,21 @@ func serve(ctx context.Context, address string) error {
 	fmt.Println("ready")
 	<-ctx.Done()
 	return nil
+}
+
+// roomy lets the socket hold all that comes at once when a daemon is back that
+// packets waited for: what the receiver drops would look as if it were lost on
+// the way. Root may have more than net.core.rmem_max.
+func roomy(c *net.UDPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
+	})
+	return errors.Join(err, failed)
 }
 
 // echo takes the connection over.
