@@ -68,6 +68,8 @@ test: ## vet and all tests
 	@export NATLESS_REQUIRE=$$([ "$$(id -u)" = 0 ] && echo 1); status=0; \
 	$(GO) test -timeout 15m ./... 2>&1 | tee -a $(OUT) || status=1; \
 	$(GO) test -C tests/kubernetes -timeout 15m ./... 2>&1 | tee -a $(OUT) || status=1; \
+	echo "again, without the kernel fast path:"; \
+	NATLESS_OFFLOAD=off $(GO) test -count=1 -timeout 15m ./tests/e2e ./tests/cni 2>&1 | tee -a $(OUT) || status=1; \
 	echo "with the race detector:"; \
 	$(GO) test -race -short -timeout 15m $(RACE) 2>&1 | tee -a $(OUT) || status=1; \
 	tests/summary $(OUT) $$status

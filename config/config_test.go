@@ -177,10 +177,17 @@ func TestReadme(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(text), "```yaml\n")
-	example, _, found := strings.Cut(rest, "```")
-	if _, err := Parse([]byte(example)); err != nil || !found {
-		t.Errorf("%v in\n%s", err, example)
+	_, rest, _ := strings.Cut(string(text), "<<'END'\n")
+	example, _, found := strings.Cut(rest, "    END\n")
+	example = strings.TrimPrefix(strings.ReplaceAll("\n"+example, "\n    ", "\n"), "\n")
+	c, err := Parse([]byte(example))
+	if err != nil || !found {
+		t.Fatalf("%v in\n%s", err, example)
+	}
+	_, rest, _ = strings.Cut(rest, "```yaml\n")
+	pools, _, found := strings.Cut(rest, "```")
+	if with, err := Parse([]byte(example + pools)); err != nil || !found || len(with.Pools) != len(c.Pools)+2 {
+		t.Errorf("with pools: %v in\n%s", err, pools)
 	}
 }
 
