@@ -266,7 +266,14 @@ func testDeletedDevice(t *testing.T, io IO) {
 		}()
 	}
 	time.Sleep(50 * time.Millisecond)
+	detached := func() bool { return d.queues[0].(interface{ detached() bool }).detached() }
+	if detached() {
+		t.Error("a device that is there is taken for one that has gone")
+	}
 	ns.IP("link del natless0")
+	if !detached() {
+		t.Error("a read that ends with another error would end the dataplane")
+	}
 	for range 2 {
 		select {
 		case err := <-errs:

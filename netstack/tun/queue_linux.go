@@ -113,10 +113,17 @@ func (q *common) failed(errno syscall.Errno) error {
 		return ErrStopped
 	case errno == 0:
 		return nil
-	case errno == unix.EBADFD, errno == unix.ENODEV:
+	case errno == unix.EBADFD, errno == unix.ENODEV, q.detached():
 		return fmt.Errorf("device %s: %w", q.name, ErrGone)
 	}
 	return fmt.Errorf("device %s: read: %w", q.name, errno)
+}
+
+// detached asks whether the device has gone from the descriptor: a read that is
+// under way at that moment may end with another error (EFAULT with io_uring).
+func (q *common) detached() bool {
+	request, err := unix.NewIfreq(q.name)
+	return err == nil && unix.IoctlIfreq(q.fd, unix.TUNGETIFF, request) == unix.EBADFD
 }
 
 func (q *common) descriptor() int { return q.fd }
