@@ -140,7 +140,7 @@ func (s *show) acts(ctx context.Context, owner func(io.Writer, api.Owner) error)
 		return err
 	}
 	s.title("The same packets on both sides")
-	s.say("%s", sides(s.net.trace.of(shop6, protoTCP, ports[0]), 9))
+	s.say("%s", sides(s.net.trace.connection(shop6, ports[0]), 9))
 	if err := s.pings(ctx); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/natless/natless/translator"
 )
@@ -133,6 +134,23 @@ func (h head) String() string {
 }
 
 func end(a netip.Addr, port uint16) string { return netip.AddrPortFrom(a, port).String() }
+
+// connection is of for TCP, and waits a moment for its two FINs, which may come
+// after the program that used it is content.
+func (t *trace) connection(workload netip.Addr, port uint16) (found []translated) {
+	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		ends := 0
+		found = t.of(workload, protoTCP, port)
+		for _, x := range found {
+			if strings.HasPrefix(x.before.note, "FIN") {
+				ends++
+			}
+		}
+		if ends >= 2 || time.Now().After(deadline) {
+			return found
+		}
+	}
+}
 
 // sides writes packets as the two sides see them, one beside the other, the
 // IPv6 side first. What lies in the middle of a long conversation is counted.
