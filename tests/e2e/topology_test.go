@@ -11,9 +11,9 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/natless/natless/tests/daemon"
+	"github.com/natless/natless/tests/load"
 	"github.com/natless/natless/tests/netns"
 )
 
@@ -116,26 +116,5 @@ func serveHTTP(t testing.TB, ns *netns.NS) (port string) {
 	return port
 }
 
-func listen(t testing.TB, ns *netns.NS) (l net.Listener) {
-	t.Helper()
-	var err error
-	ns.Do(func() { l, err = net.Listen("tcp", ":0") })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l
-}
-
-// within waits until done says so.
-func within(t testing.TB, d time.Duration, what string, done func() bool) time.Duration {
-	t.Helper()
-	start := time.Now()
-	for !done() {
-		if time.Since(start) > d {
-			t.Fatalf("%s: not within %v", what, d)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return time.Since(start)
-}
+// within waits; listen listens on any TCP port of a namespace.
+var within, listen = load.Within, load.Listen

@@ -48,7 +48,7 @@ func SendDatagrams(t testing.TB, from, to *netns.NS, address string) *Datagrams 
 	t.Cleanup(func() { d.conn.Close(); d.receiver.Close() })
 	go d.receive()
 	go d.send()
-	within(t, 3*time.Second, "the first datagram to "+address, func() bool { return d.received.Load() > 0 })
+	Within(t, 3*time.Second, "the first datagram to "+address, func() bool { return d.received.Load() > 0 })
 	return d
 }
 
@@ -120,7 +120,7 @@ func StartPaced(t testing.TB, from, to *netns.NS, address string) *Stream {
 
 func start(t testing.TB, from, to *netns.NS, address string, size int, pause time.Duration) *Stream {
 	t.Helper()
-	l := listen(t, to)
+	l := Listen(t, to)
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	s := &Stream{t: t, stop: make(chan struct{}), sums: [2]chan [32]byte{make(chan [32]byte, 1), make(chan [32]byte, 1)}}
 	var conn net.Conn
@@ -192,7 +192,7 @@ func (s *Stream) Retransmitted() (n uint32) {
 func (s *Stream) Flows(d time.Duration) time.Duration {
 	s.t.Helper()
 	before := s.written.Load() + 16<<20 // more than buffers take
-	return within(s.t, d, "16 MB on a connection", func() bool { return s.written.Load() > before })
+	return Within(s.t, d, "16 MB on a connection", func() bool { return s.written.Load() > before })
 }
 
 // Finish ends the connection and compares what was sent with what arrived.
@@ -214,7 +214,8 @@ func (s *Stream) Finish() {
 	}
 }
 
-func listen(t testing.TB, ns *netns.NS) (l net.Listener) {
+// Listen listens on any TCP port in ns until the test ends.
+func Listen(t testing.TB, ns *netns.NS) (l net.Listener) {
 	t.Helper()
 	var err error
 	ns.Do(func() { l, err = net.Listen("tcp", ":0") })
@@ -225,8 +226,9 @@ func listen(t testing.TB, ns *netns.NS) (l net.Listener) {
 	return l
 }
 
-// within waits until done says so.
-func within(t testing.TB, d time.Duration, what string, done func() bool) time.Duration {
+// Within waits until done says so, fails the test when that takes too long, and
+// gives the time that it took.
+func Within(t testing.TB, d time.Duration, what string, done func() bool) time.Duration {
 	t.Helper()
 	start := time.Now()
 	for !done() {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
+	"github.com/natless/natless/tests/load"
 	"github.com/natless/natless/tests/netns"
 )
 
@@ -115,18 +116,7 @@ func (n *topology) kernel() uint64 {
 	return o.Translated["forward4"].Packets + o.Translated["forward6"].Packets
 }
 
-// within waits until done says so.
-func within(t testing.TB, d time.Duration, what string, done func() bool) time.Duration {
-	t.Helper()
-	start := time.Now()
-	for !done() {
-		if time.Since(start) > d {
-			t.Fatalf("%s: not within %v", what, d)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return time.Since(start)
-}
+var within = load.Within // waits
 
 func (n *topology) ping(w *netns.NS, count int) error {
 	out, err := w.Command("ping", "-n", "-c", fmt.Sprint(count), "-i", "0.05", "-W", "1", serverv6).CombinedOutput()
