@@ -153,13 +153,15 @@ func (t *trace) connection(workload netip.Addr, port uint16) (found []translated
 }
 
 // sides writes packets as the two sides see them, one beside the other, the
-// IPv6 side first. What lies in the middle of a long conversation is counted.
+// IPv6 side first. What lies in the middle of a long conversation is counted; a
+// connection's end has up to four packets, in whatever order.
 func sides(packets []translated, most int) string {
+	tail := min(4, most/2)
 	rows := [][]string{{"IPv6, as the workload has it", "", "IPv4, as the server has it", "hops", ""}}
 	for i, x := range packets {
 		skipped := len(packets) - most
-		if skipped > 0 && i >= most-2 && i < len(packets)-2 {
-			if i == most-2 {
+		if skipped > 0 && i >= most-tail && i < len(packets)-tail {
+			if i == most-tail {
 				rows = append(rows, []string{"", "..", "", "", fmt.Sprintf("%d more", skipped+1)})
 			}
 			continue
