@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/natless/natless/tests/daemon"
 )
@@ -20,7 +21,8 @@ func TestHostInterface(t *testing.T) {
 			n, bin := newNode(t), tools(t)
 			d := daemon.Start(t, n.NS, sharedPool)
 			conf := networkConfig(t, "1.1.0", fmt.Sprintf(first, ipam(t.TempDir())), fmt.Sprintf(`{"type": "natless-cni", "socket": %q}`, d.Socket))
-			for _, p := range n.pods(t, 2, conf, bin) {
+			pods := n.pods(t, 2, conf, bin)
+			for _, p := range pods {
 				w, err := p.workload(d.Client())
 				if err != nil {
 					t.Fatal(err)
@@ -37,12 +39,23 @@ func TestHostInterface(t *testing.T) {
 			if daemon.Offload() == "off" {
 				return
 			}
-			s, err := d.Client().Status(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if o := s.Offload; o.Translated["forward4"].Packets < 20 || o.Translated["forward6"].Packets < 20 {
-				t.Errorf("the kernel translated next to nothing: %+v", o)
+			// The interface is found, and the program attached, a moment after the
+			// workload has its assignment.
+			for deadline := time.Now().Add(10 * time.Second); ; {
+				s, err := d.Client().Status(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				o := s.Offload
+				if o.Translated["forward4"].Packets >= 20 && o.Translated["forward6"].Packets >= 20 {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("the kernel translated next to nothing: %+v", o)
+				}
+				if err := n.download(pods[0].NS, pods[0].Name); err != nil {
+					t.Error(err)
+				}
 			}
 		})
 	}

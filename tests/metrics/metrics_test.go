@@ -238,16 +238,16 @@ func (n *topology) figures(p *prometheus, sent, foul float64) {
 	n.t.Helper()
 	const size = 100 + 8 // of the UDP datagrams
 	for expression, want := range map[string]float64{
-		`natless_translated_packets_total{direction="6→4",verdict="forward4",way="daemon"}`: sent,
-		`natless_translated_packets_total{direction="4→6",verdict="forward6",way="daemon"}`: sent,
-		`natless_translated_bytes_total{direction="6→4",verdict="forward4",way="daemon"}`:   sent * (size + 40),
-		`natless_translated_bytes_total{direction="4→6",verdict="forward6",way="daemon"}`:   sent * (size + 20),
-		`natless_workload_packets_total{workload="ns/one",key="c1/eth0",direction="6→4"}`:   sent,
-		`natless_workload_packets_total{workload="ns/one",key="c1/eth0",direction="4→6"}`:   sent,
-		`natless_workload_bytes_total{workload="ns/one",direction="6→4"}`:                   sent * (size + 40),
-		`natless_workload_bytes_total{workload="ns/one",direction="4→6"}`:                   sent * (size + 20),
-		`sum(natless_workload_packets_total{workload="other"})`:                             0,
-		`natless_workload_violations_total{workload="ns/one"}`:                              foul,
+		`sum without (way) (natless_translated_packets_total{direction="6→4",verdict="forward4"})`: sent,
+		`sum without (way) (natless_translated_packets_total{direction="4→6",verdict="forward6"})`: sent,
+		`sum without (way) (natless_translated_bytes_total{direction="6→4",verdict="forward4"})`:   sent * (size + 40),
+		`sum without (way) (natless_translated_bytes_total{direction="4→6",verdict="forward6"})`:   sent * (size + 20),
+		`natless_workload_packets_total{workload="ns/one",key="c1/eth0",direction="6→4"}`:          sent,
+		`natless_workload_packets_total{workload="ns/one",key="c1/eth0",direction="4→6"}`:          sent,
+		`natless_workload_bytes_total{workload="ns/one",direction="6→4"}`:                          sent * (size + 40),
+		`natless_workload_bytes_total{workload="ns/one",direction="4→6"}`:                          sent * (size + 20),
+		`sum(natless_workload_packets_total{workload="other"})`:                                    0,
+		`natless_workload_violations_total{workload="ns/one"}`:                                     foul,
 		// The kernel itself multicasts on the device.
 		`sum(natless_dropped_packets_total{reason!="never-translated"})`:           foul,
 		`natless_dropped_packets_total{direction="6→4",reason="port-outside-set"}`: foul,

@@ -41,7 +41,10 @@ mappings:
   - {ipv6: "2001:db8:6::2", ipv4: 198.51.100.2}
 pools:
   - {name: default, ipv4: 203.0.113.0/32, ports_per_workload: 1024}
-`
+` + seen
+
+// seen has every packet take the way through the daemon.
+const seen = "offload: \"off\"\n"
 
 // topology is w ─── host ─── server: w has only IPv6, server only IPv4.
 type topology struct {
