@@ -40,7 +40,9 @@ func Build(t testing.TB) string {
 		if buildDir, buildErr = os.MkdirTemp("", "natless-bin-"); buildErr != nil {
 			return
 		}
-		out, err := exec.Command("go", "build", "-o", buildDir+"/", "github.com/natless/natless/cmd/...").CombinedOutput()
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", buildDir+"/", "github.com/natless/natless/cmd/...")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does
+		out, err := build.CombinedOutput()
 		if err != nil {
 			buildErr = fmt.Errorf("go build: %w\n%s", err, out)
 		}
