@@ -63,13 +63,19 @@ func (p *Page) owners(a netip.Addr) []owner {
 	})
 	out := make([]owner, len(all))
 	for i, o := range all {
-		w := api.Workload{Key: o.Key, Request: o.Request, Pool: o.Pool, Address: o.Address, Since: o.Since}
-		for _, r := range o.Ports {
-			w.Ports = append(w.Ports, api.PortRange(r))
-		}
-		out[i] = owner{nameOf(o.Key, o.Request.Name), linkTo(o.Key), w.Ports.String(), colour(i), w}
+		out[i] = ownerOf(o)
+		out[i].Colour = colour(i)
 	}
 	return out
+}
+
+// ownerOf puts an assignment into the page's terms.
+func ownerOf(a *registry.Assignment) owner {
+	w := api.Workload{Key: a.Key, Request: a.Request, Pool: a.Pool, Address: a.Address, Since: a.Since}
+	for _, r := range a.Ports {
+		w.Ports = append(w.Ports, api.PortRange(r))
+	}
+	return owner{Name: nameOf(a.Key, a.Request.Name), Link: linkTo(a.Key), Ports: w.Ports.String(), Workload: w}
 }
 
 // firstPort is that of the longest run: single ports besides do not order.

@@ -118,13 +118,11 @@ func (p *Page) workloads(r *http.Request) (view, error) {
 	return view{Title: "Workloads", Body: l}, nil
 }
 
+// owner is ownerOf with what only the translator knows.
 func (p *Page) owner(a *registry.Assignment) owner {
-	w := api.Workload{Key: a.Key, Request: a.Request, Pool: a.Pool, Address: a.Address, Since: a.Since}
-	for _, r := range a.Ports {
-		w.Ports = append(w.Ports, api.PortRange(r))
-	}
-	p.Complete(&w)
-	return owner{Name: nameOf(a.Key, a.Request.Name), Link: linkTo(a.Key), Ports: w.Ports.String(), Workload: w}
+	o := ownerOf(a)
+	p.Complete(&o.Workload)
+	return o
 }
 
 type workload struct {
