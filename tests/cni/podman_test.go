@@ -54,7 +54,12 @@ events_logger="file"
 	t.Cleanup(func() {
 		p.command("rm", "--all", "--force", "--time", "0").Run()
 		exec.Command("umount", "-R", "-l", filepath.Join(p.dir, "root/vfs")).Run()
-		if err := os.RemoveAll(dir); err != nil {
+		// What podman started for each container's end may be writing still.
+		err := os.RemoveAll(dir)
+		for start := time.Now(); err != nil && time.Since(start) < 20*time.Second; err = os.RemoveAll(dir) {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if err != nil {
 			t.Error(err)
 		}
 	})
