@@ -110,8 +110,17 @@ func (p *placement) vote(shift int, passed time.Duration) {
 // comes before who only computes, as the kernel's own forwarding does.
 const urgent = -10
 
-// hurry has the scheduler prefer the calling thread, where that is allowed.
-func hurry() { unix.Setpriority(unix.PRIO_PROCESS, 0, urgent) }
+// hurry has the scheduler prefer the calling thread, where that is allowed, but
+// not have it interrupt whoever wakes it. Who has just sent a packet is about to
+// wait for an answer; interrupted before, it would still count as running, and
+// the answer would be sent for on another CPU, which has to be woken.
+func hurry() {
+	unix.Setpriority(unix.PRIO_PROCESS, 0, urgent)
+	if a, err := unix.SchedGetAttr(0, 0); err == nil && a.Policy == unix.SCHED_NORMAL {
+		a.Policy = unix.SCHED_BATCH
+		unix.SchedSetAttr(0, a, 0)
+	}
+}
 
 // pin keeps the calling thread on the CPUs whose packets come to a queue. It is
 // a help and no more: where it is not possible, the kernel chooses.

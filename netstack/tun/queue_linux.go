@@ -24,7 +24,7 @@ const batchLimit = 64
 // wants all goroutines to stop, its signal interrupts the wait, and Gosched lets
 // it have its way. After that the queue waits as everybody does, for as long as
 // it takes: the runtime would interrupt it every 10 ms.
-const briefly = 2 * time.Millisecond
+const briefly = 20 * time.Millisecond
 
 // queue is a Queue as its device sees it.
 type queue interface {

@@ -18,6 +18,7 @@ const (
 	// packets, but of superpackets only what stays in the second-level cache.
 	maxDepth   = 64
 	depthBytes = 256 << 10
+	maxSpared  = 15
 )
 
 // The indexes of the registered files, and what a completion is about, which
@@ -50,6 +51,8 @@ type uringQueue struct {
 	ready   []*translator.Packet // read and not yet given out, from given on
 	given   int
 	depth   int
+	lone    int   // packets in a row that came alone
+	spared  int   // how many of these are taken without a look for more
 	waiting *slot // of the read that waits
 	writes  int   // under way
 	tries   int   // under way
@@ -245,11 +248,21 @@ func (q *uringQueue) hasRead(s *slot, result int32) {
 	q.put(&s.Packet)
 }
 
-// adapt sets the depth for the next system call by what this one found.
+// adapt sets the depth for the next system call by what this one found. A look
+// for more that finds nothing costs a system call, so while packets come alone
+// it is taken ever more seldom.
 func (q *uringQueue) adapt() {
 	n, bytes := len(q.ready), 0
-	if n < q.depth {
-		q.depth = max(n, 1)
+	switch {
+	case n < q.depth:
+		if q.depth = max(n, 1); n < 2 {
+			q.lone, q.spared = 0, min(2*q.spared+1, maxSpared)
+		}
+		return
+	case q.depth > 1:
+		q.spared = 0
+	case q.lone < q.spared:
+		q.lone++
 		return
 	}
 	for _, p := range q.ready {

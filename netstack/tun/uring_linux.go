@@ -18,7 +18,9 @@ const (
 	uringSetupDeferTaskrun = 1 << 13 // Linux 6.1
 
 	uringEnterGetevents = 1
-	uringEnterExtArg    = 8 // Linux 5.11
+	uringEnterExtArg    = 8       // Linux 5.11
+	uringEnterNoIowait  = 1 << 7  // Linux 6.15
+	uringFeatNoIowait   = 1 << 17 // says that it is there
 
 	uringRegisterFiles   = 2
 	uringUnregisterFiles = 3
@@ -88,8 +90,11 @@ type ring struct {
 	cq             []uringCQE
 	tail           uint32 // of submissions, the kernel knows of those before submitted
 	submitted      uint32
-	patience       unix.Timespec // here, since on the stack they would escape
-	getevents      uringGeteventsArg
+	noIowait       uintptr // the flag, where the kernel knows it
+	// Here, since on the stack they would escape.
+	patience  unix.Timespec
+	getevents uringGeteventsArg
+	poll      [2]unix.PollFd
 }
 
 func newRing(entries uint32) (*ring, error) {
@@ -100,6 +105,9 @@ func newRing(entries uint32) (*ring, error) {
 	}
 	unix.CloseOnExec(int(fd))
 	r := &ring{fd: int(fd), entries: p.sqEntries}
+	if p.features&uringFeatNoIowait != 0 {
+		r.noIowait = uringEnterNoIowait
+	}
 	size := max(p.sq.array+p.sqEntries*4, p.cq.cqes+p.cqEntries*uint32(unsafe.Sizeof(uringCQE{})))
 	var err error
 	if r.memory, err = mapRing(r.fd, 0, int(size)); err == nil {
@@ -123,13 +131,17 @@ func mapRing(fd int, offset int64, size int) ([]byte, error) {
 	return unix.Mmap(fd, offset, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 }
 
-// enable gives the ring to the calling thread, with files to be named by index.
+// enable gives the ring to the calling thread, with two files to be named by
+// index. A wait that may be long is for one of these to have something to read.
 func (r *ring) enable(files ...int32) error {
 	if errno := r.register(uringRegisterEnable, nil, 0); errno != 0 {
 		return fmt.Errorf("io_uring: enable: %w", errno)
 	}
 	if errno := r.register(uringRegisterFiles, unsafe.Pointer(&files[0]), len(files)); errno != 0 {
 		return fmt.Errorf("io_uring: register files: %w", errno)
+	}
+	for i := range r.poll {
+		r.poll[i] = unix.PollFd{Fd: files[i], Events: unix.POLLIN}
 	}
 	return nil
 }
@@ -152,44 +164,44 @@ func (r *ring) push(e uringSQE) {
 // there. Only when sleep says so may it take long.
 func (r *ring) enter(wait int, sleep bool) syscall.Errno {
 	atomic.StoreUint32(r.sqTail, r.tail)
-	if sleep && r.brief(wait) {
-		return 0
+	flags, size := uintptr(uringEnterGetevents), uintptr(0)
+	if sleep {
+		flags, size = flags|uringEnterExtArg|r.noIowait, unsafe.Sizeof(r.getevents)
+		r.patience = unix.NsecToTimespec(int64(briefly))
+		r.getevents = uringGeteventsArg{timeout: uint64(uintptr(unsafe.Pointer(&r.patience)))}
 	}
 	for {
-		call := syscall.RawSyscall6
+		var arg unsafe.Pointer
 		if sleep {
-			call = syscall.Syscall6
+			arg = unsafe.Pointer(&r.getevents)
 		}
-		n, _, errno := call(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(r.tail-r.submitted), uintptr(wait), uringEnterGetevents, 0, 0)
-		if errno == 0 {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(r.tail-r.submitted), uintptr(wait), flags, uintptr(arg), size)
+		switch errno {
+		case 0:
 			r.submitted += uint32(n)
-		} else if errno != unix.EINTR && errno != unix.EAGAIN { // EAGAIN: no memory for a request just now
+		case unix.EINTR, unix.ETIME, unix.EAGAIN: // EAGAIN: no memory for a request just now
+		default:
 			return errno
 		}
-		if r.done(wait) {
+		if r.submitted == r.tail && (wait == 0 || r.pending() >= wait) {
 			return 0
+		}
+		if sleep {
+			runtime.Gosched()        // see briefly
+			if errno != unix.EINTR { // with completions there, the kernel does not tell
+				r.idle(wait)
+			}
 		}
 	}
 }
 
-func (r *ring) done(wait int) bool {
-	return r.submitted == r.tail && (wait == 0 || r.pending() >= wait)
-}
-
-// brief is enter that waits for a short while without telling the Go runtime
-// (see briefly). It says whether that was enough; enter goes on where it was not.
-func (r *ring) brief(wait int) bool {
-	r.patience = unix.NsecToTimespec(int64(briefly))
-	r.getevents = uringGeteventsArg{timeout: uint64(uintptr(unsafe.Pointer(&r.patience)))}
-	n, _, errno := syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(r.tail-r.submitted), uintptr(wait),
-		uringEnterGetevents|uringEnterExtArg, uintptr(unsafe.Pointer(&r.getevents)), unsafe.Sizeof(r.getevents))
-	switch errno {
-	case 0:
-		r.submitted += uint32(n)
-	case unix.EINTR:
-		runtime.Gosched()
+// idle waits as everybody does until the last of wait completions is near, if
+// that one alone is missing: a wait in io_uring would count as one for a disk,
+// and of an idle machine it would be said that it does nothing else.
+func (r *ring) idle(wait int) {
+	if wait-r.pending() == 1 && r.submitted == r.tail {
+		unix.Poll(r.poll[:], -1)
 	}
-	return r.done(wait)
 }
 
 // pending is the number of completions that are there.

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/netip"
 	"os"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -200,9 +201,11 @@ func listenUDP(port int) (int, error) {
 	return fd, unix.Bind(fd, &unix.SockaddrInet6{Port: port})
 }
 
-// untilInputEnds says true until the standard input ends.
+// untilInputEnds says true until the standard input ends, also to one who waits
+// without telling the runtime.
 func untilInputEnds() func() bool {
 	var ended atomic.Bool
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		ended.Store(true)
