@@ -15,6 +15,8 @@ const (
 	maxRoutes = 4096
 	// maxFileErrors bounds what is said of one file of mappings.
 	maxFileErrors = 10
+	// sample is how many mappings of a file show what the rest will be like.
+	sample = 10_000
 )
 
 // explicit is the explicit mappings, wherever they were written.
@@ -100,8 +102,11 @@ func (g *gatherer) file(path string) error {
 	if err != nil {
 		return err
 	}
-	r, wrong := newMappingReader(f), 0
+	r, wrong, inserted := newMappingReader(f), 0, 0
 	for r.next() {
+		if inserted++; inserted == sample {
+			g.edit.Expect(int(before.Size() / max(r.read/sample, 1)))
+		}
 		if wrong += g.line(r, path); wrong >= maxFileErrors {
 			g.report(Error{File: path, Line: r.line, Err: fmt.Errorf("here reading ended: more than %d errors", maxFileErrors-1)})
 			return nil

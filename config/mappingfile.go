@@ -31,6 +31,7 @@ const (
 type mappingReader struct {
 	buf  *bufio.Reader
 	line int             // of what follows
+	read int64           // bytes so far
 	m    mapping.Mapping // what the line says
 	bad  error           // or what is wrong with it
 	err  error           // why there are no more lines; nil at the end of the file
@@ -49,6 +50,7 @@ func (r *mappingReader) next() bool {
 			return false
 		}
 		r.line++
+		r.read += int64(len(line))
 		switch {
 		case err == bufio.ErrBufferFull:
 			r.bad = fmt.Errorf("is longer than %d bytes", maxLine)

@@ -10,7 +10,7 @@ import (
 // (Fragments, NextFragment, NextHeld) is about the last packet.
 type Worker struct {
 	t    *Translator
-	s    *snapshot // as of the last packet
+	s    *snapshot // as of the packet that is being translated
 	now  int64     // nanoseconds
 	held uint64    // the next fragment that was held for the last packet
 	cut  cutting
@@ -45,6 +45,11 @@ func (w *Worker) Translate(p *Packet) Verdict {
 	}
 	return w.plain6(p)
 }
+
+// Done says that everything was asked that was to be asked of the last packet. It
+// lets go of the table, which a worker that then has nothing to do for long would
+// keep from going when another takes its place.
+func (w *Worker) Done() { w.s = nil }
 
 // Slots are those of the mappings (mapping.Entry.Slot) that gave the last packet
 // its IPv4 source and its IPv6 destination: of the workloads that sent it and

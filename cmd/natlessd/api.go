@@ -42,7 +42,7 @@ func newAPI(s *server, r *reloader, ready func() bool) (*apiTask, error) {
 		},
 		Reload: func(context.Context) error { return r.reload() },
 		Watch: func(ctx context.Context, w api.Watch, send apiserver.Send) error {
-			return s.watch(ctx, w, c.Device.Name, send)
+			return s.watch(ctx, w, r.running().Device.Name, send)
 		},
 		Ready:    ready,
 		Complete: s.complete,

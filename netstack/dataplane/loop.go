@@ -53,6 +53,7 @@ func (l *loop) run() error {
 		}
 		l.counters.load.Add(uint64(p.End-p.Start) + packetCost)
 		l.move(p)
+		l.worker.Done()
 	}
 }
 

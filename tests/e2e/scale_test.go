@@ -117,7 +117,7 @@ func (n *topology) scale(what string, count int) {
 		s, l := f.Finish()
 		sent, lost = sent+s, lost+l
 	}
-	after, peak := n.resident("VmRSS:"), n.resident("VmHWM:")
+	after, peak := n.settled(resident), n.resident("VmHWM:")
 	t.Logf("%d %s: ready in %v with %d kB resident; 3 reloads in %v; meanwhile %d edits over the API, p50 %v, p99 %v, and %d of %d datagrams lost; then %d kB resident, %d kB at most",
 		count, what, ready.Round(time.Millisecond), resident, reloads, len(took), took[len(took)/2], took[len(took)*99/100], lost, sent, after, peak)
 	if lost != 0 || sent < 100 {
@@ -129,6 +129,18 @@ func (n *topology) scale(what string, count int) {
 	if *strict && what == "explicit mappings" && (max(resident, after) > goalResident || slices.Min(reloads) > goalReload) {
 		t.Errorf("more than %d kB or %v", goalResident, goalReload)
 	}
+}
+
+// settled waits a while until the daemon takes little more than it did before,
+// and says what it takes.
+func (n *topology) settled(before int) (now int) {
+	for range 50 {
+		if now = n.resident("VmRSS:"); now < before+before/8 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return now
 }
 
 func (n *topology) resident(which string) int {

@@ -184,3 +184,29 @@ func heap() uint64 {
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
 }
+
+// BenchmarkMemory is what a load from memory costs that no cache has: one after
+// the other, and when none depends on another. A lookup among a million mappings
+// does two, in a batch of the second kind: no table can be much faster.
+func BenchmarkMemory(b *testing.B) {
+	memory := make([]uint64, 64<<20/8)
+	for i := range memory {
+		memory[i] = uint64(i)
+	}
+	next := func(at uint64) uint64 { return at*6364136223846793005 + 1442695040888963407 }
+	where := func(at uint64) uint64 { return at >> 40 & uint64(len(memory)-1) }
+	b.Run("dependent", func(b *testing.B) {
+		for at := uint64(1); b.Loop(); warmed = at {
+			at = next(at + memory[where(at)])
+		}
+	})
+	b.Run("independent", func(b *testing.B) {
+		sum := uint64(0)
+		for at := uint64(1); b.Loop(); at = next(at) {
+			sum += memory[where(at)]
+		}
+		warmed = sum
+	})
+}
+
+var warmed uint64 // so that what is read is read

@@ -111,6 +111,21 @@ func (t *Table) Edit() *Edit {
 	return &Edit{&c, epochs.Add(1)}
 }
 
+// Expect says that about n mappings will follow whose prefixes have the lengths
+// of those that are there. It changes nothing but how long their insertion takes.
+func (e *Edit) Expect(n int) {
+	grow := func(levels []level, hash func(slot uint32) uint64) {
+		for i := range levels {
+			l := &levels[i]
+			l.expect(l.count+int(float64(n)*float64(l.count)/float64(e.t.count)), e.epoch, hash)
+		}
+	}
+	if n = min(n, maxCount-e.t.count); n > 0 && e.t.count > 0 {
+		grow(e.t.levels6, e.hash6)
+		grow(e.t.levels4, e.hash4)
+	}
+}
+
 // Table ends the batch and gives the table that it made.
 func (e *Edit) Table() *Table {
 	t := e.t

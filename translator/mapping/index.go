@@ -1,5 +1,7 @@
 package mapping
 
+import "math/bits"
+
 // index finds the slot of an entry by the hash of its key. It is an extendible
 // hash table: the top bits of the hash choose a bucket through the directory,
 // and the bucket is an open-addressed table of its own. A full bucket splits in
@@ -55,6 +57,31 @@ func (x *index) set(h uint64, b *bucket, epoch uint64) {
 	for i := range n {
 		x.dir.set(first+i, b, epoch)
 	}
+}
+
+// expect makes room for n entries, so that adding them splits no bucket. Each
+// split looks at entries all over the memory.
+func (x *index) expect(n int, epoch uint64, hash func(slot uint32) uint64) {
+	depth := uint8(bits.Len(uint(n / (bucketFull * 3 / 4))))
+	if depth <= 64-x.shift {
+		return
+	}
+	wide := index{shift: 64 - depth}
+	for i := range uint32(1) << depth {
+		wide.dir.set(i, &bucket{depth: depth, epoch: epoch}, epoch)
+	}
+	var last *bucket
+	for i := range x.dir.count {
+		if b := x.dir.at(i); b != last {
+			last = b
+			for _, w := range b.words {
+				if w != 0 {
+					wide.insert(hash(w&slotMask), w&slotMask, epoch, hash)
+				}
+			}
+		}
+	}
+	*x = wide
 }
 
 // insert adds slot under h. hash gives the hash of a slot that is there.

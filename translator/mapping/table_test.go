@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -254,4 +255,59 @@ func TestNoAllocs(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 	_ = a
+}
+
+// TestExpect sees that a table that was told what to expect, rightly or not, is
+// what it is without, and that the one before stays.
+func TestExpect(t *testing.T) {
+	for name, list := range map[string][]Mapping{"hosts": hosts(3000), "sharers": sharers(3000)} {
+		for _, n := range []int{-1, 0, 1, 2000, 500_000, 1 << 30} {
+			first, err := New(netip.Prefix{}, list[:1000])
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := first.Edit()
+			e.Expect(n)
+			for _, m := range list[1000:] {
+				if err := e.Insert(m); err != nil {
+					t.Fatal(err)
+				}
+			}
+			whole := e.Table()
+			for i, m := range list {
+				if got := whole.Get(m.IPv6); got == nil || !got.Mapping().Equal(m) {
+					t.Fatalf("%s, expecting %d: %v is %v", name, n, m, got)
+				}
+				port := uint16(0)
+				if len(m.Ports) > 0 {
+					port = m.Ports[0].First
+				}
+				v4 := Addr4From(m.IPv4.Addr())
+				owner := whole.Lookup4(v4)
+				if owner != nil && len(m.Ports) > 0 {
+					owner = whole.Port(owner, v4, port)
+				}
+				if owner == nil || !owner.Mapping().Equal(m) {
+					t.Fatalf("%s, expecting %d: %v by its IPv4 address is %v", name, n, m, owner)
+				}
+				if got := first.Get(m.IPv6); (got != nil) != (i < 1000) {
+					t.Fatalf("%s, expecting %d: before, %v was %v", name, n, m, got)
+				}
+			}
+			if err := func() (err error) {
+				e := whole.Edit()
+				for _, m := range list {
+					if err = e.Remove(m); err != nil {
+						return err
+					}
+				}
+				if n := e.Table().Len(); n != 0 {
+					return fmt.Errorf("%d are left", n)
+				}
+				return nil
+			}(); err != nil {
+				t.Fatalf("%s, expecting %d: %v", name, n, err)
+			}
+		}
+	}
 }

@@ -70,36 +70,44 @@ func largest(levels []level) (most *level) {
 }
 
 func (t *Table) warm6(l *level, b *Batch) {
-	n, sum := b.n6, uint64(0)
+	n := b.n6
 	for i, a := range b.six[:n] {
-		h := hash6(Addr6{a.Hi & l.mask6.Hi, a.Lo & l.mask6.Lo})
-		b.hash[i] = h
-		sum += uint64(l.dir.at(l.of(h)).words[position(h)])
+		b.hash[i] = hash6(Addr6{a.Hi & l.mask6.Hi, a.Lo & l.mask6.Lo})
 	}
-	for _, h := range b.hash[:n] {
-		if slot := l.candidate(h); slot != 0 {
-			sum += t.touch(slot)
-		}
-	}
-	b.sum += sum
+	b.touch(t, l, n)
 }
 
 func (t *Table) warm4(l *level, b *Batch) {
-	n, sum := b.n4, uint64(0)
+	n := b.n4
 	for i, a := range b.four[:n] {
-		h := hash4(a & l.mask4)
-		b.hash[i] = h
-		sum += uint64(l.dir.at(l.of(h)).words[position(h)])
+		b.hash[i] = hash4(a & l.mask4)
 	}
+	b.touch(t, l, n)
+	t.warmShares(b)
+}
+
+// touch reads what the lookups of the first n hashes will read. What finds a
+// place is kept apart from what waits for it: so as many loads as the processor
+// can have are under way, and no branch hangs on one of them.
+func (b *Batch) touch(t *Table, l *level, n int) {
+	sum := uint64(0)
+	var words [BatchLen]*uint32
+	for i, h := range b.hash[:n] {
+		words[i] = &l.dir.at(l.of(h)).words[position(h)]
+	}
+	for _, w := range words[:n] {
+		sum += uint64(*w)
+	}
+	var entries [BatchLen]*Entry
 	for i, h := range b.hash[:n] {
 		slot := l.candidate(h)
 		b.slot[i] = slot
-		if slot != 0 {
-			sum += t.touch(slot)
-		}
+		entries[i] = t.entry(slot)
+	}
+	for _, e := range entries[:n] {
+		sum += e.v6.Hi + uint64(e.len4) // the ends that lookups read, which may lie in two cache lines
 	}
 	b.sum += sum
-	t.warmShares(b)
 }
 
 // warmShares goes on to who owns the ports, where addresses are shared.
@@ -122,7 +130,7 @@ func (t *Table) warmShares(b *Batch) {
 			// Another may be here than the lookup will find: only one with
 			// a share of its own was let through.
 			if owner := t.entry(slot).share.find(b.port[i]); owner != 0 {
-				sum += t.touch(owner)
+				sum += t.ends(owner)
 			}
 		}
 	}
@@ -140,12 +148,8 @@ func (x *index) candidate(h uint64) uint32 {
 	return 0
 }
 
-// touch reads both ends of an entry, which may lie in two cache lines.
-func (t *Table) touch(slot uint32) uint64 {
+// ends reads both ends of an entry, which may lie in two cache lines.
+func (t *Table) ends(slot uint32) uint64 {
 	e := t.entry(slot)
-	sum := e.v6.Hi
-	if e.set != nil {
-		sum++
-	}
-	return sum
+	return e.v6.Hi + uint64(e.len4)
 }
