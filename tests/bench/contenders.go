@@ -79,6 +79,7 @@ func (l *lab) contenders(o options) ([]*contender, error) {
 	} else {
 		fmt.Fprintln(os.Stderr, "bench: tayga is not installed (apt-get install tayga): left out")
 	}
+	contenders = append(contenders, &contender{name: tunLoop, target: forwarded, begin: l.beginLoop, tidy: l.tidyLoop})
 	for i, p := range o.peers {
 		add(p.name, newWay(21+i), func(w way) (*exec.Cmd, error) {
 			c := l.cmd("x", "sh", "-c", p.command)

@@ -80,6 +80,7 @@ var roles = map[string]func(args []string) error{
 	"udp-echo":     echoUDP,
 	"udp-ping":     pingUDP,
 	"translate":    translate,
+	"tun-loop":     loopTUN,
 }
 
 func main() {

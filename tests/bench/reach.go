@@ -56,7 +56,7 @@ func kernel(*report) []string { return []string{"kernel"} }
 func tayga(*report) []string { return []string{"tayga"} }
 
 func others(r *report) []string {
-	return slices.DeleteFunc(slices.Clone(r.Contenders), func(c string) bool { return c == "kernel" || isNatless(c) })
+	return slices.DeleteFunc(slices.Clone(r.Contenders), func(c string) bool { return c == "kernel" || c == tunLoop || isNatless(c) })
 }
 
 func isNatless(c string) bool { return strings.HasPrefix(c, "natless") }
