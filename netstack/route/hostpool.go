@@ -83,6 +83,14 @@ var portProtocols = []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP
 
 const protocolSet = "protocols" // portProtocols in nftables
 
+func protocols() nftSet {
+	s := nftSet{Set: nftables.Set{Name: protocolSet, KeyType: nftables.TypeInetProto}}
+	for _, p := range portProtocols {
+		s.elements = append(s.elements, nftables.SetElement{Key: []byte{p}})
+	}
+	return s
+}
+
 var protocolNames = map[byte]string{
 	unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_SCTP: "sctp",
 	unix.IPPROTO_DCCP: "dccp", unix.IPPROTO_UDPLITE: "udplite",
@@ -185,7 +193,7 @@ func hostPoolDef(d Desired, f facts) nftDef {
 		p := nftables.ChainPriority(priority)
 		return nftables.Chain{Name: name, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: &p}
 	}
-	def := nftDef{family: nftables.TableFamilyIPv4, ports: true, chains: []nftables.Chain{
+	def := nftDef{family: nftables.TableFamilyIPv4, sets: []nftSet{protocols()}, chains: []nftables.Chain{
 		// Before connection tracking, which a copy must not meet twice.
 		filter(copyChain, nftables.ChainHookPrerouting, -301),
 		filter(guardChain, nftables.ChainHookInput, -301),

@@ -29,7 +29,12 @@ type nftDef struct {
 	family nftables.TableFamily
 	chains []nftables.Chain
 	rules  []nftRule
-	ports  bool // needs the set portProtocols
+	sets   []nftSet
+}
+
+type nftSet struct {
+	nftables.Set
+	elements []nftables.SetElement
 }
 
 type nftRule struct {
@@ -101,6 +106,10 @@ func oneOf(set string) []expr.Any {
 }
 
 func meta(key expr.MetaKey) []expr.Any { return []expr.Any{&expr.Meta{Key: key, Register: 1}} }
+
+func jump(chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
+}
 
 func verdict(kind expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: kind}} }
 

@@ -202,13 +202,9 @@ func (k *linuxKernel) changeTable(remove bool, t nftTable) error {
 
 func (k *linuxKernel) addTable(table *nftables.Table, def nftDef) error {
 	k.nft.AddTable(table)
-	if def.ports {
-		var elements []nftables.SetElement
-		for _, p := range portProtocols {
-			elements = append(elements, nftables.SetElement{Key: []byte{p}})
-		}
-		set := &nftables.Set{Table: table, Name: protocolSet, KeyType: nftables.TypeInetProto}
-		if err := k.nft.AddSet(set, elements); err != nil {
+	for _, s := range def.sets {
+		s.Table = table
+		if err := k.nft.AddSet(&s.Set, s.elements); err != nil {
 			return err
 		}
 	}

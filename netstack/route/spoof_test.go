@@ -58,6 +58,13 @@ func TestAntiSpoofing(t *testing.T) {
 	if a := read(); a.Packets == 0 || a.Bytes == 0 {
 		t.Errorf("the drop was not counted: %+v", a)
 	}
+	// What was looked up is remembered only for a moment.
+	if !send(evil, "fd00:1::2") {
+		t.Error("a second packet with its own address does not get through")
+	}
+	l.host.IP("-6 route replace blackhole fd00:1::2/128 metric 1")
+	l.within(soon, "a source that has no route any more is refused", func() bool { return !send(evil, "fd00:1::2") })
+	l.host.IP("-6 route del blackhole fd00:1::2/128 metric 1")
 
 	l.host.Run("nft", "flush", "ruleset")
 	l.within(soon, "check back after a flush", func() bool { return read().Installed })
