@@ -91,10 +91,11 @@ bench: ## the figures: kernel forwarding, natless and peers in one sitting (root
 scale: ## a million mappings and a million workloads: lookup, edit, memory, load, reload under load (root)
 	@tests/need go root ip sysctl nsenter nft
 	$(GO) test -run '^$$' -bench 'Translate(6to4|4to6)/UDP/|TranslateShared' ./translator
-	$(GO) test -run '^$$' -bench 'Lookup|Edit|Build' -benchtime 300ms ./translator/mapping
+	$(GO) test -run '^$$' -bench 'Lookup|Edit|Build|Memory' -benchtime 300ms ./translator/mapping
 	$(GO) test -run '^$$' -bench LoadMillion ./config
 	$(GO) test -v -count=1 -timeout 15m -run TestScale ./config/registry -workloads 1000000
-	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestScale ./tests/e2e -mappings 1000000 -workloads 1000000 -strict
+	NATLESS_OFFLOAD=off NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestScale ./tests/e2e -mappings 1000000 -workloads 1000000 -strict
+	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestScaleMappings ./tests/e2e -mappings 1000000
 
 .PHONY: soak
 soak: ## 10 GB between gVisor hosts through the link endpoint, over a bad link, with the race detector

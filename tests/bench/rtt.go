@@ -16,6 +16,7 @@ import (
 const (
 	echoPort = 9998
 	between  = 300 * time.Microsecond // an answer and the next question
+	patience = 200 * time.Millisecond // with one that is lost
 	pinging  = 10 * time.Second       // at most
 	fewest   = 20                     // round trips that say something
 )
@@ -74,7 +75,7 @@ func pingUDP(args []string) error {
 	if err != nil {
 		return err
 	}
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200000})
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: patience.Microseconds()})
 	count, _ := strconv.Atoi(args[1])
 	var trips []float64
 	end := time.Now().Add(pinging)
@@ -85,15 +86,12 @@ func pingUDP(args []string) error {
 		if _, err := call(unix.SYS_WRITE, fd, out); err != nil {
 			return err
 		}
-		for {
-			_, err := call(unix.SYS_READ, fd, in)
-			if err == nil && binary.BigEndian.Uint32(in) != uint32(i) {
-				continue // the answer to one that was given up
-			}
-			if err == nil {
+		for answered := false; !answered && time.Since(start) < patience; {
+			n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&in[0])), uintptr(len(in)))
+			// Else: the runtime's signals, or the answer to one that was given up.
+			if answered = errno == 0 && n >= 4 && binary.BigEndian.Uint32(in) == uint32(i); answered {
 				trips = append(trips, float64(time.Since(start).Nanoseconds())/1e3)
 			}
-			break
 		}
 		pause(between)
 	}
