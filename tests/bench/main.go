@@ -9,6 +9,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -164,17 +165,25 @@ func run() error {
 		return err
 	}
 	report := newReport()
+	var failed error // what remains of the others is worth showing
 	for round := range o.rounds {
 		for _, c := range contenders {
-			if err := lab.turn(o, c, report); err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
+			err := lab.turn(o, c, report)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				err = fmt.Errorf("round %d: %s: %w", round+1, c.name, err)
+				fmt.Fprintln(os.Stderr, "bench:", err)
+				failed = errors.Join(failed, err)
+				continue
 			}
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, o.rounds, report.last(c.name))
 		}
 	}
 	report.reach()
 	report.print(os.Stdout)
-	return report.save(o)
+	return errors.Join(report.save(o), failed)
 }
 
 func (r *report) save(o options) error {

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 	"unsafe"
 
@@ -47,6 +48,8 @@ func (l *lab) tidyLoop() {
 // loopTUN is the loop: a queue and a thread for each CPU, superpackets and
 // checksums left as they come.
 func loopTUN(args []string) error {
+	debug.SetGCPercent(-1)                                       // there is no garbage, and the threads never tell that they wait
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + runtime.NumCPU()) // for the same reason
 	for range runtime.NumCPU() {
 		fd, err := openQueue(args[0])
 		if err != nil {
@@ -66,7 +69,6 @@ func loopTUN(args []string) error {
 			}
 		}()
 	}
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + runtime.NumCPU()) // whose threads never tell that they wait
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
 	<-stop
