@@ -126,7 +126,7 @@ step_snapshot() {
 	echo "# routes"; ip route show table all | grep -v -e ' expires ' -e veth -e 'fe80:' -e ff00:
 	echo "# rules"; ip rule; ip -6 rule
 	echo "# neighbours"; ip neigh show proxy; ip -6 neigh show proxy
-	echo "# nftables"; nft list ruleset
+	echo "# nftables"; nft -t list ruleset
 	echo "# qdiscs"; tc qdisc show | grep -v veth || true
 	echo "# sysctls"; sysctl -a 2>/dev/null | grep '^net\.' | grep -v -e veth -e nf_conntrack -e '\.addr_gen_mode' -e random -e stable_secret || true
 }

@@ -178,7 +178,7 @@ func TestHostPoolTraffic(t *testing.T) {
 			if c.firewall != "" {
 				h.host.Run("nft", c.firewall)
 			}
-			before, rulesetBefore := h.snapshot(), h.host.Run("nft", "list", "ruleset")
+			before, rulesetBefore := h.snapshot(), h.host.Run("nft", "-t", "list", "ruleset")
 			_, stop := h.start(sharing())
 			t.Run("inbound", func(t *testing.T) { testInbound(t, h) })
 			t.Run("icmp", func(t *testing.T) { testInboundICMP(t, h) })
@@ -199,7 +199,7 @@ func TestHostPoolTraffic(t *testing.T) {
 			if diff := cmp.Diff(before, h.snapshot()); diff != "" {
 				t.Errorf("left behind: (-before +after)\n%s", diff)
 			}
-			if got := h.host.Run("nft", "list", "ruleset"); got != rulesetBefore {
+			if got := h.host.Run("nft", "-t", "list", "ruleset"); got != rulesetBefore {
 				t.Errorf("left behind:\n%s", got)
 			}
 			if err := h.hostWorks(); err != nil {

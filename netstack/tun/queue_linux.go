@@ -23,8 +23,10 @@ const batchLimit = 64
 // Meanwhile the queue's thread keeps its share of GOMAXPROCS. When the runtime
 // wants all goroutines to stop, its signal interrupts the wait, and Gosched lets
 // it have its way. After that the queue waits as everybody does, for as long as
-// it takes: the runtime would interrupt it every 10 ms.
-const briefly = 20 * time.Millisecond
+// it takes. It is less than the 10 ms after which the runtime interrupts whoever
+// has not told it anything, and more than a tick of the kernel's: to arm a timer
+// that comes before all others costs a virtual machine microseconds.
+const briefly = 8 * time.Millisecond
 
 // queue is a Queue as its device sees it.
 type queue interface {

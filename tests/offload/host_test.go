@@ -135,7 +135,7 @@ func TestRequiredWhereItCannotBe(t *testing.T) {
 // TestCleanup: after a kill, --cleanup takes away all that is there.
 func TestCleanup(t *testing.T) {
 	n := newTopology(t, required)
-	before := n.host.Run("bash", "-c", "ip -o link; ip -4 route; ip -6 route; ip neigh show proxy; nft list ruleset")
+	before := n.host.Run("bash", "-c", "ip -o link; ip -4 route; ip -6 route; ip neigh show proxy; nft -t list ruleset")
 	natlessd := filepath.Join(daemon.Build(t), "natlessd")
 	n.daemon.Start()
 	n.attached("uplink w1 w2")
@@ -152,7 +152,7 @@ func TestCleanup(t *testing.T) {
 	if left := n.left(); left != nil {
 		t.Errorf("left: %q", left)
 	}
-	if after := n.host.Run("bash", "-c", "ip -o link; ip -4 route; ip -6 route; ip neigh show proxy; nft list ruleset"); after != before {
+	if after := n.host.Run("bash", "-c", "ip -o link; ip -4 route; ip -6 route; ip neigh show proxy; nft -t list ruleset"); after != before {
 		t.Errorf("before\n%s\nafter\n%s", before, after)
 	}
 }
