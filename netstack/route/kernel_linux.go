@@ -163,6 +163,9 @@ func (k *linuxKernel) readRoutes(_ Desired, o *observed) error {
 		routes, err := retryDump(func() ([]netlink.Route, error) {
 			return k.dump.RouteListFiltered(family, filter, mask)
 		})
+		if errors.Is(err, unix.ENODEV) { // it has gone meanwhile, and its routes with it
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("list routes: %w", err)
 		}
