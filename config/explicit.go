@@ -102,9 +102,9 @@ func (g *gatherer) file(path string) error {
 	if err != nil {
 		return err
 	}
-	r, wrong, inserted := newMappingReader(f), 0, 0
+	r, wrong, seen := newMappingReader(f), 0, 0
 	for r.next() {
-		if inserted++; inserted == sample {
+		if seen++; seen == sample {
 			g.edit.Expect(int(before.Size() / max(r.read/sample, 1)))
 		}
 		if wrong += g.line(r, path); wrong >= maxFileErrors {

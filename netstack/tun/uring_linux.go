@@ -164,17 +164,13 @@ func (r *ring) push(e uringSQE) {
 // there. Only when sleep says so may it take long.
 func (r *ring) enter(wait int, sleep bool) syscall.Errno {
 	atomic.StoreUint32(r.sqTail, r.tail)
-	flags, size := uintptr(uringEnterGetevents), uintptr(0)
+	flags, size, arg := uintptr(uringEnterGetevents), uintptr(0), unsafe.Pointer(nil)
 	if sleep {
-		flags, size = flags|uringEnterExtArg|r.noIowait, unsafe.Sizeof(r.getevents)
+		flags, size, arg = flags|uringEnterExtArg|r.noIowait, unsafe.Sizeof(r.getevents), unsafe.Pointer(&r.getevents)
 		r.patience = unix.NsecToTimespec(int64(briefly))
 		r.getevents = uringGeteventsArg{timeout: uint64(uintptr(unsafe.Pointer(&r.patience)))}
 	}
 	for {
-		var arg unsafe.Pointer
-		if sleep {
-			arg = unsafe.Pointer(&r.getevents)
-		}
 		n, _, errno := syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(r.tail-r.submitted), uintptr(wait), flags, uintptr(arg), size)
 		switch errno {
 		case 0:

@@ -105,7 +105,7 @@ func (b *Batch) touch(t *Table, l *level, n int) {
 		entries[i] = t.entry(slot)
 	}
 	for _, e := range entries[:n] {
-		sum += e.v6.Hi + uint64(e.len4) // the ends that lookups read, which may lie in two cache lines
+		sum += e.ends()
 	}
 	b.sum += sum
 }
@@ -130,7 +130,7 @@ func (t *Table) warmShares(b *Batch) {
 			// Another may be here than the lookup will find: only one with
 			// a share of its own was let through.
 			if owner := t.entry(slot).share.find(b.port[i]); owner != 0 {
-				sum += t.ends(owner)
+				sum += t.entry(owner).ends()
 			}
 		}
 	}
@@ -148,8 +148,6 @@ func (x *index) candidate(h uint64) uint32 {
 	return 0
 }
 
-// ends reads both ends of an entry, which may lie in two cache lines.
-func (t *Table) ends(slot uint32) uint64 {
-	e := t.entry(slot)
-	return e.v6.Hi + uint64(e.len4)
-}
+// ends reads both ends of what lookups read of an entry, which may lie in two
+// cache lines.
+func (e *Entry) ends() uint64 { return e.v6.Hi + uint64(e.len4) }
