@@ -4,7 +4,6 @@
 GO       ?= go
 FUZZTIME ?= 60s
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
-OUT      ?= .test-output
 BIN      ?= bin
 DIST     ?= dist
 
@@ -13,9 +12,6 @@ SHELL       := /bin/bash
 
 # A checkout that belongs to somebody else has no version, and builds all the same.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
-
-# What of the tests is run under the race detector too: quick, and concurrent.
-RACE := ./config/... ./translator/... ./netstack/...
 
 .PHONY: help
 help: ## this list
@@ -63,16 +59,7 @@ demo: ## see it work, in a minute: real programs through real namespaces (root)
 .PHONY: test
 test: ## vet and all tests
 	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound sshd ssh scp podman runc busybox tshark capinfos prometheus chromium clang-14 llvm-strip-14 gzip dpkg man lintian systemd-analyze
-	$(GO) vet ./...
-	@rm -f $(OUT)
-	@export NATLESS_REQUIRE=$$([ "$$(id -u)" = 0 ] && echo 1); status=0; \
-	$(GO) test -timeout 15m ./... 2>&1 | tee -a $(OUT) || status=1; \
-	$(GO) test -C tests/kubernetes -timeout 15m ./... 2>&1 | tee -a $(OUT) || status=1; \
-	echo "again, without the kernel fast path:"; \
-	NATLESS_OFFLOAD=off $(GO) test -count=1 -timeout 15m ./tests/e2e ./tests/cni 2>&1 | tee -a $(OUT) || status=1; \
-	echo "with the race detector:"; \
-	$(GO) test -race -short -timeout 15m $(RACE) 2>&1 | tee -a $(OUT) || status=1; \
-	tests/summary $(OUT) $$status
+	@GO=$(GO) tests/suite
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (60s)
@@ -122,4 +109,4 @@ generate: ## the kernel's fast path, out of its C source
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin dist vagrant/build $(OUT)
+	rm -rf bin dist vagrant/build .test-output

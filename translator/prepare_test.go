@@ -11,7 +11,7 @@ import (
 func TestPrepare(t *testing.T) {
 	for _, share := range []int{0, 64} {
 		w, v6, v4, port := benchWorkloads(t, 20_000, share)
-		plain := w.t.NewWorker()
+		plain, _, _, _ := benchWorkloads(t, 20_000, share) // of its own: workers of one translator share what it may answer
 		rnd := rand.New(rand.NewPCG(1, 6))
 		forwarded := 0
 		for range 50 {
@@ -28,7 +28,8 @@ func TestPrepare(t *testing.T) {
 				}
 				packets, same = append(packets, packetOf(b)), append(same, packetOf(b))
 			}
-			if allocs := testing.AllocsPerRun(1, func() { w.Prepare(packets) }); allocs != 0 {
+			// Other goroutines of the process allocate, too: never as often as this runs.
+			if allocs := testing.AllocsPerRun(100, func() { w.Prepare(packets) }); allocs != 0 {
 				t.Fatalf("%v allocations", allocs)
 			}
 			for i, p := range packets {

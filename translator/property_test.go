@@ -151,7 +151,7 @@ func TestNoAllocations(t *testing.T) {
 	p2 := heldBuffer()
 	for i, b := range seeds() {
 		now := int64(0)
-		if n := testing.AllocsPerRun(20, func() {
+		if n := testing.AllocsPerRun(100, func() {
 			now += 1e9
 			w.SetTime(now)
 			p.Start, p.End, p.Offload = Headroom, Headroom+copy(p.Buf[Headroom:], b), Offload{}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
 )
 
@@ -27,23 +28,18 @@ func TestGenerated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := regexp.MustCompile(`(?m)^//go:generate go tool -modfile=(\S+) (bpf2go .*)$`).FindSubmatch(text)
+	line := regexp.MustCompile(`(?m)^//go:generate go tool -modfile=\S+ bpf2go (.*)$`).FindSubmatch(text)
 	if line == nil {
 		t.Fatal("offload.go does not say how to generate")
-	}
-	tools, err := filepath.Abs(string(line[1]))
-	if err != nil {
-		t.Fatal(err)
 	}
 	wd, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
-	tool, err := exec.Command("go", "tool", "-n", "-modfile="+tools, "bpf2go").CombinedOutput()
-	if err != nil {
-		t.Fatalf("bpf2go: %v\n%s", err, tool)
-	}
-	cmd := exec.Command("bash", "-c", `exec "$0" `+string(line[2][len("bpf2go "):]), string(bytes.TrimSpace(tool)))
+	// go tool -n names a file that may not be there yet, among what it says of downloads.
+	bpf2go := filepath.Join(daemon.Tools(t, "github.com/cilium/ebpf/cmd/bpf2go"), "bpf2go")
+	t.Cleanup(daemon.Remove)
+	cmd := exec.Command("bash", "-c", `exec "$0" `+string(line[1]), bpf2go)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOPACKAGE=offload")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("bpf2go: %v\n%s", err, out)

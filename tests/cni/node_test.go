@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -30,43 +29,25 @@ var apiAll api.Filter
 func TestMain(m *testing.M) {
 	code := m.Run()
 	daemon.Remove()
-	if toolsDir != "" {
-		os.RemoveAll(toolsDir)
-	}
 	os.Exit(code)
 }
 
-var (
-	toolsOnce sync.Once
-	toolsDir  string
-	toolsErr  error
-)
-
 const plugins = "github.com/containernetworking/plugins/plugins/"
 
-// tools builds cnitool and the reference plugins, and our own plugin beside
-// them, and returns their folder: the CNI_PATH.
+// tools is a CNI_PATH: one folder with cnitool, the reference plugins and our own.
 func tools(t testing.TB) string {
 	t.Helper()
-	toolsOnce.Do(func() {
-		if toolsDir, toolsErr = os.MkdirTemp("", "natless-cni-"); toolsErr != nil {
-			return
-		}
-		for _, args := range [][]string{
-			{"build", "-C", "../tools", "-o", toolsDir + "/", "github.com/containernetworking/cni/cnitool",
-				plugins + "main/ptp", plugins + "main/bridge", plugins + "main/loopback", plugins + "ipam/host-local"},
-			{"build", "-o", toolsDir + "/", "../../cmd/natless-cni"},
-		} {
-			if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-				toolsErr = fmt.Errorf("go %v: %w\n%s", args, err, out)
-				return
+	dir := t.TempDir()
+	for _, from := range []string{daemon.Build(t), daemon.Tools(t, "github.com/containernetworking/cni/cnitool",
+		plugins+"main/ptp", plugins+"main/bridge", plugins+"main/loopback", plugins+"ipam/host-local")} {
+		found, _ := filepath.Glob(from + "/*")
+		for _, path := range found {
+			if err := os.Symlink(path, filepath.Join(dir, filepath.Base(path))); err != nil {
+				t.Fatal(err)
 			}
 		}
-	})
-	if toolsErr != nil {
-		t.Fatal(toolsErr)
 	}
-	return toolsDir
+	return dir
 }
 
 const (

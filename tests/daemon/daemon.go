@@ -22,44 +22,6 @@ import (
 	"github.com/natless/natless/tests/netns"
 )
 
-var (
-	buildOnce sync.Once
-	buildDir  string
-	buildErr  error
-)
-
-// Build builds natlessd, natless and natless-cni once for all tests of a
-// package and returns the folder that holds them. NATLESS_BIN names a folder
-// where they are already.
-func Build(t testing.TB) string {
-	t.Helper()
-	buildOnce.Do(func() {
-		if buildDir = os.Getenv("NATLESS_BIN"); buildDir != "" {
-			return
-		}
-		if buildDir, buildErr = os.MkdirTemp("", "natless-bin-"); buildErr != nil {
-			return
-		}
-		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", buildDir+"/", "github.com/natless/natless/cmd/...")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does
-		out, err := build.CombinedOutput()
-		if err != nil {
-			buildErr = fmt.Errorf("go build: %w\n%s", err, out)
-		}
-	})
-	if buildErr != nil {
-		t.Fatal(buildErr)
-	}
-	return buildDir
-}
-
-// Remove removes what Build built. Call it from TestMain.
-func Remove() {
-	if buildDir != "" && buildDir != os.Getenv("NATLESS_BIN") {
-		os.RemoveAll(buildDir)
-	}
-}
-
 // Daemon is a running natlessd.
 type Daemon struct {
 	t       testing.TB

@@ -6,6 +6,7 @@
 package packaging
 
 import (
+	"bytes"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -22,6 +23,9 @@ import (
 func TestMain(m *testing.M) {
 	status := m.Run()
 	daemon.Remove()
+	for _, path := range built {
+		os.RemoveAll(filepath.Dir(path))
+	}
 	os.Exit(status)
 }
 
@@ -35,15 +39,17 @@ func build(t *testing.T, described string) string {
 	if built[described] != "" {
 		return built[described]
 	}
-	dist, err := os.MkdirTemp(daemon.Build(t), "dist")
+	dist, err := os.MkdirTemp("", "natless-dist-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("config/deploy/debian/build", daemon.Build(t), dist, described)
 	cmd.Dir = "../.."
-	out, err := cmd.CombinedOutput()
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatalf("%v\n%s", err, &said)
 	}
 	built[described] = strings.TrimSpace(string(out))
 	return built[described]

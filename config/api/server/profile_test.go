@@ -40,7 +40,7 @@ func TestProfiles(t *testing.T) {
 		if err := os.WriteFile(path, body, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		out, err := exec.Command("go", "tool", "pprof", "-raw", path).CombinedOutput()
+		out, err := exec.Command("go", "tool", "pprof", "-raw", path).Output()
 		if err != nil || !strings.Contains(string(out), "Samples:") {
 			t.Errorf("%s: %v\n%s", name, err, out)
 		}

@@ -1,0 +1,73 @@
+//go:build linux
+
+package daemon
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+)
+
+// folder holds programs that are built for the tests of a package, or that an
+// environment variable says are there already: make test builds them once for
+// all packages.
+type folder struct {
+	variable string
+	mu       sync.Mutex
+	dir      string
+}
+
+var programs, tools = folder{variable: "NATLESS_BIN"}, folder{variable: "NATLESS_TOOLS"}
+
+// Build builds natlessd, natless and natless-cni and returns the folder that
+// holds them.
+func Build(t testing.TB) string {
+	t.Helper()
+	return programs.build(t, ".", "-trimpath", "-ldflags", "-s -w", "github.com/natless/natless/cmd/...") // as make build does
+}
+
+// Tools builds packages that tests/tools names as tools (the CNI reference
+// plugins, cnitool, bpf2go, …) and returns the folder that holds them.
+func Tools(t testing.TB, packages ...string) string {
+	t.Helper()
+	_, here, _, _ := runtime.Caller(0)
+	return tools.build(t, filepath.Join(filepath.Dir(here), "..", "tools"), packages...)
+}
+
+// Remove removes what Build and Tools built. Call it from TestMain.
+func Remove() {
+	for _, f := range []*folder{&programs, &tools} {
+		if f.dir != "" && f.dir != os.Getenv(f.variable) {
+			os.RemoveAll(f.dir)
+		}
+	}
+}
+
+func (f *folder) build(t testing.TB, module string, args ...string) string {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.dir == "" {
+		f.dir = os.Getenv(f.variable)
+	}
+	if f.dir != "" && f.dir == os.Getenv(f.variable) {
+		return f.dir
+	}
+	if f.dir == "" {
+		dir, err := os.MkdirTemp("", "natless-build-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.dir = dir
+	}
+	// What is there and up to date is not linked again.
+	build := exec.Command("go", append([]string{"build", "-o", f.dir + "/"}, args...)...)
+	build.Dir, build.Env = module, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", build.Args, err, out)
+	}
+	return f.dir
+}
