@@ -85,8 +85,9 @@ scale: ## a million mappings and a million workloads: lookup, edit, memory, load
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestScaleMappings ./tests/e2e -mappings 1000000
 
 .PHONY: soak
-soak: ## 10 GB between gVisor hosts through the link endpoint, over a bad link, with the race detector
-	@tests/need go
+soak: ## two hours of workloads that come and go, kills, reloads and flaps, and 10 GB over a bad link (root)
+	@tests/need go root ip sysctl nsenter
+	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 6h ./tests/soak -for 2h -workloads 10000
 	$(GO) test -v -race -timeout 6h -run TestTransfer ./netstack -transfer 10240
 
 .PHONY: test-containerd
