@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/special"
 )
 
 // Config is the whole configuration. It is immutable once Load or Parse has
@@ -133,7 +134,7 @@ func Default() Config {
 		API:           API{Socket: "/run/natless/natless.sock", Group: "root"},
 		Registry:      Registry{Path: "/var/lib/natless/registry.db", History: 100_000},
 		DNS64: DNS64{
-			Exclude: []netip.Prefix{netip.MustParsePrefix("::ffff:0:0/96")},
+			Exclude: []netip.Prefix{special.IPv4Mapped},
 			Cache:   10_000,
 		},
 		Metrics: Metrics{PerWorkload: true, MaxWorkloads: 1000},

@@ -5,40 +5,14 @@ import (
 	"math/bits"
 
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/special"
 )
 
-// never4 says that a is translated in no mode: "this" network, loopback,
-// link-local, multicast, reserved and broadcast.
-func never4(a uint32) bool {
-	return a>>24 == 0 || a>>24 == 127 || a>>24 >= 224 || a>>16 == 169<<8|254
-}
+func never4(a uint32) bool { return special.Never4(a) }
 
-// never6 says that a is translated in no mode: ::, ::1, fe80::/10, ff00::/8.
-func never6(a mapping.Addr6) bool {
-	return a.Hi>>54 == 0xfe80>>6 || a.Hi>>56 == 0xff || a.Hi == 0 && a.Lo <= 1
-}
+func never6(a mapping.Addr6) bool { return special.Never6(a.Hi, a.Lo) }
 
-// nonGlobal says that a must not stand in the well-known prefix (RFC 6052 3.1):
-// it is not globally reachable (IANA's registry of special-purpose addresses).
-func nonGlobal(a uint32) bool {
-	switch a >> 24 {
-	case 0, 10, 127:
-		return true
-	case 100:
-		return a>>22 == 100<<2|1 // 100.64.0.0/10
-	case 169:
-		return a>>16 == 169<<8|254
-	case 172:
-		return a>>20 == 172<<4|1 // 172.16.0.0/12
-	case 192:
-		return a>>16 == 192<<8|168 || a>>8 == 192<<16 || a>>8 == 192<<16|2 // and 192.0.0.0/24, 192.0.2.0/24
-	case 198:
-		return a>>17 == 198<<7|9 || a>>8 == 198<<16|51<<8|100 // 198.18.0.0/15, 198.51.100.0/24
-	case 203:
-		return a>>8 == 203<<16|0<<8|113 // 203.0.113.0/24
-	}
-	return a>>24 >= 224
-}
+func nonGlobal(a uint32) bool { return !special.Global4(a) }
 
 // address4 is the IPv4 address of a, and the mapping that gave it, if one did:
 // explicit mappings first, then the prefix. Its verdict is unmapped, NonGlobal,

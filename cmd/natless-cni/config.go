@@ -15,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/special"
 )
 
 // pluginConfig is the plugin's part of the network configuration. Everything
@@ -154,7 +155,7 @@ func containerIPv6(r *types100.Result, ifname string) (addrs []netip.Addr, gatew
 			}
 		}
 		a, ok := netip.AddrFromSlice(ip.Address.IP)
-		if !ok || !a.Is6() || a.Is4In6() || a.IsLinkLocalUnicast() || a.IsLoopback() {
+		if !ok || !a.Is6() || special.Never(a) {
 			continue
 		}
 		addrs = append(addrs, a)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/special"
 )
 
 // Bounds of a request.
@@ -110,7 +111,7 @@ func normal(q api.Request) (api.Request, error) {
 		return q, field("extra_ports", "has %d ports, the limit is %d", len(q.ExtraPorts), maxExtra)
 	}
 	for i, a := range q.IPv6 {
-		if !a.Is6() || a.Is4In6() || a.Zone() != "" || !a.IsGlobalUnicast() {
+		if !a.Is6() || a.Zone() != "" || special.Never(a) {
 			return q, field(fmt.Sprintf("ipv6[%d]", i), "%s is no IPv6 unicast address that can be routed", a)
 		}
 		if slices.Contains(q.IPv6[:i], a) {

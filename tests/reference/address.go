@@ -18,17 +18,22 @@ var (
 	wellKnown = netip.MustParsePrefix("64:ff9b::/96")
 
 	never4 = prefixes("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
-	never6 = prefixes("::/128", "::1/128", "fe80::/10", "ff00::/8")
+	never6 = prefixes("::/128", "::1/128", "::ffff:0:0/96", "fe80::/10", "ff00::/8")
 
 	thisHost = prefixes("0.0.0.0/8", "127.0.0.0/8")
 
 	// nonGlobal is what the IANA registry of special-purpose IPv4 addresses
-	// (RFC 6890) lists as not globally reachable, and the whole of 192.0.0.0/24
-	// (RFC 5735 3, which RFC 6052 3.1 names).
+	// (RFC 6890) lists as not globally reachable. The list is the reference's own;
+	// TestSpecial holds it against the table that the fast translator uses.
 	nonGlobal = prefixes("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
 		"172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15",
 		"198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4")
+
+	// anycast is what in 192.0.0.0/24 is globally reachable all the same.
+	anycast = prefixes("192.0.0.9/32", "192.0.0.10/32")
 )
+
+func isNonGlobal(a netip.Addr) bool { return within(a, nonGlobal) && !within(a, anycast) }
 
 func within(a netip.Addr, list []netip.Prefix) bool {
 	for _, p := range list {
@@ -183,7 +188,7 @@ func (c *call) underPrefix(v4 netip.Addr) translator.Verdict {
 	case within(v4, never4):
 		c.rule("1.1.never4")
 		return translator.NeverTranslated
-	case c.t.Prefix == wellKnown && within(v4, nonGlobal):
+	case c.t.Prefix == wellKnown && isNonGlobal(v4):
 		if c.t.AllowNonGlobal {
 			c.rule("1.1.non-global-knob")
 			return ok

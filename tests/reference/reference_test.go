@@ -3,6 +3,8 @@ package reference
 import (
 	"net/netip"
 	"testing"
+
+	"github.com/natless/natless/translator/special"
 )
 
 // TestEmbed has the examples of RFC 6052 2.4.
@@ -52,6 +54,34 @@ func TestEquallyWrong(t *testing.T) {
 		got := equallyWrong(field, sum(before), sum(after))
 		if want := uint16((uint32(right) + wrong) % 65535); got != want {
 			t.Errorf("wrong by %d: %#x, want %#x", wrong, got, want)
+		}
+	}
+}
+
+// TestSpecial walks the table of special addresses: the reference's own lists
+// say of the edges of each entry, and of what lies beside them, what it says.
+func TestSpecial(t *testing.T) {
+	for _, e := range special.Registry {
+		last := e.Prefix.Addr().AsSlice()
+		for i := e.Prefix.Bits(); i < len(last)*8; i++ {
+			last[i/8] |= 0x80 >> (i % 8)
+		}
+		end, _ := netip.AddrFromSlice(last)
+		for _, a := range []netip.Addr{e.Prefix.Addr().Prev(), e.Prefix.Addr(), end, end.Next()} {
+			if !a.IsValid() {
+				continue
+			}
+			entry, listed := special.Lookup(a)
+			never := within(a, never4)
+			if a.Is6() {
+				never = within(a, never6)
+			}
+			if never != entry.Never {
+				t.Errorf("%v is never translated: %v, and in the table %v", a, never, entry.Never)
+			}
+			if global := !listed || entry.Global; a.Is4() && isNonGlobal(a) == global {
+				t.Errorf("%v is not global: %v, and global in the table: %v", a, isNonGlobal(a), global)
+			}
 		}
 	}
 }

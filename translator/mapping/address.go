@@ -6,6 +6,8 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"net/netip"
+
+	"github.com/natless/natless/translator/special"
 )
 
 // Addr6 is an IPv6 address as two big-endian halves, which is how the hot path
@@ -39,37 +41,19 @@ func Addr4(a uint32) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-// never lists what no mapping may name: addresses that mean "here", "nobody"
-// or "many" and so cannot stand for one host elsewhere.
-var never = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"),
-	netip.MustParsePrefix("127.0.0.0/8"),
-	netip.MustParsePrefix("169.254.0.0/16"),
-	netip.MustParsePrefix("224.0.0.0/4"),
-	netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("::/128"),
-	netip.MustParsePrefix("::1/128"),
-	netip.MustParsePrefix("::ffff:0.0.0.0/96"),
-	netip.MustParsePrefix("fe80::/10"),
-	netip.MustParsePrefix("ff00::/8"),
-}
-
-// neverTranslated finds the range that holds all of p. A shorter prefix that
-// only covers such a range is legal; the translator refuses its addresses.
+// neverTranslated finds the special-purpose block that holds all of p, so that
+// no mapping may name it. A shorter prefix that only covers such a block is
+// legal; the translator refuses its addresses.
 func neverTranslated(p netip.Prefix) (netip.Prefix, bool) {
 	if !suspicious(p.Addr()) {
 		return netip.Prefix{}, false
 	}
-	for _, n := range never {
-		if n.Bits() <= p.Bits() && n.Contains(p.Addr()) {
-			return n, true
-		}
-	}
-	return netip.Prefix{}, false
+	e, ok := special.Within(p)
+	return e.Prefix, ok
 }
 
 // suspicious spares nearly all addresses the search: it says whether the first
-// octet is one that something in never begins with.
+// octet is one that a block that is never translated begins with.
 func suspicious(a netip.Addr) bool {
 	if a.Is4() {
 		b := a.As4()[0]
@@ -105,10 +89,8 @@ func ValidatePrefix(p netip.Prefix) error {
 		return fmt.Errorf("prefix %v: bits 64 to 71 must be zero (RFC 6052 2.2): did you mean %v?",
 			p, netip.PrefixFrom(netip.AddrFrom16(a), 96))
 	}
-	for _, n := range never {
-		if p.Overlaps(n) {
-			return fmt.Errorf("prefix %v: holds %v, which is never translated", p, n)
-		}
+	if e, ok := special.Overlaps(p); ok {
+		return fmt.Errorf("prefix %v: holds %v, which is never translated", p, e.Prefix)
 	}
 	return nil
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/natless/natless/translator/special"
 )
 
 // Config is what an operator chooses. The zero value of a field is its default.
@@ -115,7 +117,7 @@ func New(c Config, prefix Prefix, o Options) *Server {
 func (s *Server) Reload(c Config) {
 	set := &settings{exclude: c.Exclude}
 	if set.exclude == nil {
-		set.exclude = []netip.Prefix{netip.MustParsePrefix("::ffff:0:0/96")}
+		set.exclude = []netip.Prefix{special.IPv4Mapped}
 	}
 	if len(c.Upstreams) > 0 {
 		list := makeUpstreams(c.Upstreams, s.options.Self)
