@@ -49,14 +49,14 @@ type port struct {
 	known  bool
 }
 
-// source6 is the IPv6 address of a, which packets come from: explicit mappings
-// first, then the prefix. After hairpin only the prefix will do, or the answer
-// would go past us (RFC 7757 4.2.2).
-func (s *snapshot) source6(a uint32, p port, hairpin bool) (mapping.Addr6, Verdict) {
+// source6 is the IPv6 address of a, which packets come from: the prefix where
+// there is one, since a mapping's address is no source of what comes to us, and
+// after hairpin the answer would go past us (RFC 7757 4.2.2).
+func (s *snapshot) source6(a uint32, p port) (mapping.Addr6, Verdict) {
 	if never4(a) {
 		return mapping.Addr6{}, NeverTranslated
 	}
-	if !hairpin || !s.prefix {
+	if !s.prefix || s.client {
 		e := s.table.Lookup4(a)
 		if e != nil && e.Shared() {
 			if e = s.table.Port(e, a, p.number); !p.known {
@@ -84,15 +84,41 @@ func (s *snapshot) embed(a uint32, unmapped Verdict) (mapping.Addr6, Verdict) {
 	return s.table.Embed(a), Forward6
 }
 
-// embedDestination is embed for where packets go to. An address of a pool that
-// no workload has is nobody's: in the prefix it would come straight back.
-func (s *snapshot) embedDestination(a uint32) (mapping.Addr6, Verdict) {
-	for _, pool := range s.pools {
-		if a&pool.mask == pool.base {
-			return mapping.Addr6{}, UntranslatableDestination
+// hop6 is the IPv6 address of a, which an ICMP error comes from. Even one that
+// is never translated as anything else is, so that a path with an odd hop keeps
+// its path MTU and its traceroute (RFC 7915 4.1). What cannot be named otherwise
+// comes from our pool, or from us (RFC 6791).
+func (s *snapshot) hop6(a uint32, p port) mapping.Addr6 {
+	if !never4(a) {
+		if a6, v := s.source6(a, p); v == Forward6 {
+			return a6
 		}
+	} else if s.prefix && !s.global {
+		return s.table.Embed(a)
+	}
+	return s.pool6(a)
+}
+
+// embedDestination is embed for where packets go to. An address of ours that
+// nobody has would come straight back from the prefix.
+func (s *snapshot) embedDestination(a uint32) (mapping.Addr6, Verdict) {
+	if s.nobodys4(a) {
+		return mapping.Addr6{}, UntranslatableDestination
 	}
 	return s.embed(a, UntranslatableDestination)
+}
+
+// destination4 is the IPv4 address of a, which packets go to, and the mapping
+// that gave it, if one did.
+func (s *snapshot) destination4(a mapping.Addr6) (uint32, *mapping.Entry, Verdict) {
+	if s.ours6(a) {
+		return 0, nil, UntranslatableDestination // own6 has been Local
+	}
+	v4, e, v := s.address4(a, UntranslatableDestination)
+	if v == Forward4 && v4 != s.own4 && s.nobodys4(v4) && s.table.Lookup4(v4) == nil {
+		return 0, nil, UntranslatableDestination
+	}
+	return v4, e, v
 }
 
 // destination6 is the IPv6 address of a, which packets go to: explicit mappings
@@ -116,7 +142,11 @@ func (s *snapshot) destination6(a uint32, p port) (mapping.Addr6, *mapping.Entry
 			return mapping.Addr6{}, nil, PortUnassigned
 		}
 	}
-	return e.To6(a), e, Forward6
+	to := e.To6(a)
+	if s.ours6(to) {
+		return mapping.Addr6{}, nil, UntranslatableDestination
+	}
+	return to, e, Forward6
 }
 
 // slotOf is the slot of a mapping, or 0 for none.

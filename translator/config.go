@@ -106,17 +106,7 @@ func (c Config) check() error {
 	return errors.Join(errs...)
 }
 
-// block4 is an IPv4 prefix.
-type block4 struct{ base, mask uint32 }
-
-func blocks4(prefixes []netip.Prefix) []block4 {
-	blocks := make([]block4, len(prefixes))
-	for i, p := range prefixes {
-		mask := ^uint32(0) << (32 - p.Bits())
-		blocks[i] = block4{mapping.Addr4From(p.Addr()) & mask, mask}
-	}
-	return blocks
-}
+var errNoTable = errors.New("no table: give an empty one where nothing is mapped")
 
 // snapshot is a configuration and a table as the hot path reads them.
 type snapshot struct {
@@ -129,8 +119,10 @@ type snapshot struct {
 	prefix    bool // the table has an RFC 6052 prefix
 	global    bool // which is the well-known one: global addresses alone
 	zeroClass bool
-	pools     []block4
 	client    bool
+	ours      ranges4       // addresses that are routed to us whether or not a workload has them
+	sources6  mapping.Addr6 // the ICMP source pool,
+	mask6     mapping.Addr6 // and what must be as there; of ones without a pool, which then is the own address
 	violations
 
 	config Config
@@ -142,9 +134,10 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		return nil, err
 	}
 	if table == nil {
-		return nil, errors.New("no table: give an empty one where nothing is mapped")
+		return nil, errNoTable
 	}
 	prefix := table.Prefix()
+	sources6, mask6 := ours6(c)
 	host4 := uint32(0)
 	if c.Host4.IsValid() {
 		host4 = mapping.Addr4From(c.Host4)
@@ -159,10 +152,21 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		prefix:    prefix.IsValid(),
 		global:    prefix == wellKnown && !c.AllowNonGlobal,
 		zeroClass: c.ZeroTrafficClass,
-		pools:     blocks4(c.Pools4),
 		client:    c.Client,
+		ours:      ours4(c),
+		sources6:  sources6,
+		mask6:     mask6,
 		config:    c,
 	}, nil
+}
+
+// with is s with another table, of the same configuration.
+func (s *snapshot) with(table *mapping.Table) *snapshot {
+	next := *s
+	prefix := table.Prefix()
+	next.table, next.prefix = table, prefix.IsValid()
+	next.global = prefix == wellKnown && !s.config.AllowNonGlobal
+	return &next
 }
 
 // wellKnown is the well-known prefix (RFC 6052 2.1).

@@ -15,10 +15,14 @@ const (
 	protoDCCP        = 33
 	protoRouting     = 43
 	protoFragment    = 44
+	protoAH          = 51
 	protoICMP6       = 58
 	protoDestination = 60
 	protoSCTP        = 132
+	protoMobility    = 135
 	protoUDPLite     = 136
+	protoHIP         = 139
+	protoShim6       = 140
 )
 
 // parsed is what the headers of a packet say, of either family.
@@ -40,6 +44,10 @@ type parsed struct {
 	header     bool   // has a fragment header, perhaps an atomic one; IPv6
 	behind     bool   // an extension header stands behind the fragment header
 }
+
+// beyond says that a fragment reaches past the end of what the longest datagram
+// has: cut up or put together, its offset would start again at 0.
+func (h *parsed) beyond() bool { return int(h.offset)*8+h.length-h.upper > maxMTU }
 
 // first says that the packet holds the start of its upper layer.
 func (h *parsed) first() bool { return h.offset == 0 }
@@ -97,6 +105,14 @@ func ports(proto uint8, l4 []byte) (src, dst uint16, ok bool) {
 		}
 	}
 	return 0, 0, false
+}
+
+// untranslatable says that proto cannot be carried over: the check of IPsec AH
+// covers addresses (RFC 4302 3.3.3), and the others are extension headers of
+// IPv6 (RFC 7045 2), which no IPv4 packet may bring about; HIP's checksum covers
+// addresses, too (RFC 7401 5.1.1). ESP covers nothing outside of itself.
+func untranslatable(proto uint8) bool {
+	return proto == protoAH || proto == protoMobility || proto == protoHIP || proto == protoShim6
 }
 
 // shareable says that proto has ports, so that workloads may share an address.

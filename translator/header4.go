@@ -60,6 +60,9 @@ func (h *parsed) read4(b []byte, quoted bool) Verdict {
 	h.id = uint32(v.id())
 	h.fragment = h.more || h.offset != 0
 	h.header = h.fragment
+	if !quoted && h.beyond() {
+		return Malformed
+	}
 	return Forward4
 }
 

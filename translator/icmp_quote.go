@@ -33,7 +33,7 @@ func attach(out []byte, n int, extensions []byte, unit int, allowed bool) (size,
 
 // quote6 translates a packet that an ICMPv4 error quotes into out, as much of
 // it as fits, and gives its size (RFC 7915 4.3).
-func (w *Worker) quote6(out, quote []byte, q *parsed, from way) (n int, v Verdict) {
+func (w *Worker) quote6(out, quote []byte, q *parsed) (n int, v Verdict) {
 	quote = quote[:min(len(quote), q.length)]
 	l4 := quote[q.upper:]
 	near, far := q.ends(quote)
@@ -43,7 +43,7 @@ func (w *Worker) quote6(out, quote []byte, q *parsed, from way) (n int, v Verdic
 		}
 		return 0, v
 	}
-	if q.dst6, v = w.s.source6(q.dst4, far, from != arrived); v.IsDrop() {
+	if q.dst6, v = w.s.source6(q.dst4, far); v.IsDrop() {
 		if v == UntranslatableSource {
 			v = UntranslatableDestination
 		}
@@ -95,6 +95,12 @@ func (w *Worker) quotedUpper6(l4 []byte, q *parsed, rest int) (cut int) {
 // cut short anywhere behind its IP header.
 func quoted(q *parsed, quote []byte, icmp uint8) Verdict {
 	l4 := q.quotedUpper(quote)
+	switch {
+	case untranslatable(q.proto):
+		return ProtocolUntranslatable
+	case icmp == protoICMP4 && extension(q.proto):
+		return Malformed // as the packet would have been
+	}
 	if q.proto != icmp {
 		if q.proto == protoICMP4 || q.proto == protoICMP6 {
 			return ICMPUntranslatable

@@ -21,8 +21,10 @@ func (s *snapshot) problem4(m []byte) (e problem, ok bool) {
 		}
 		return e, true
 	case icmp6TooBig:
-		reported := int(min(rest, maxMTU+20))
-		mtu := max(minMTU4, min(reported-20, s.mtu4, s.mtu6-20))
+		// No IPv6 link has less than 1280 (RFC 8200 5), and no smaller MTU may
+		// be believed (RFC 8021): it would slow all who share the address.
+		reported := int(max(minMTU6, min(rest, maxMTU+20)))
+		mtu := min(reported-20, s.mtu4, s.mtu6-20)
 		return problem{typ: icmp4Unreachable, code: icmp4TooBig, rest: uint32(mtu)}, true
 	case icmp6TimeExceeded:
 		return problem{typ: icmp4TimeExceeded, code: code, extended: true}, true
@@ -125,7 +127,8 @@ func (w *Worker) putError4(out []byte, e problem, h *parsed) {
 }
 
 // errorAddresses4 translates the outer addresses of an ICMPv6 error. What it
-// quotes was sent to the workload, which may speak only about its own ports.
+// quotes was sent to a workload: to the one that speaks, or else a hop on the way
+// does, which is none.
 func (w *Worker) errorAddresses4(h, q *parsed, quote []byte) (v Verdict) {
 	if never6(h.src6) || never6(h.dst6) || never6(q.src6) || never6(q.dst6) {
 		return NeverTranslated
@@ -138,7 +141,7 @@ func (w *Worker) errorAddresses4(h, q *parsed, quote []byte) (v Verdict) {
 		return v
 	}
 	h.src4, w.source = src, slotOf(sender)
-	if h.dst4, _, v = w.s.address4(h.dst6, UntranslatableDestination); v.IsDrop() {
+	if h.dst4, _, v = w.s.destination4(h.dst6); v.IsDrop() {
 		return v
 	}
 	if q.src4, _, v = w.s.address4(q.src6, UntranslatableSource); v.IsDrop() {
@@ -149,8 +152,8 @@ func (w *Worker) errorAddresses4(h, q *parsed, quote []byte) (v Verdict) {
 		return v
 	}
 	q.dst4 = dst
-	if sender != nil && sender.Shared() && sender != workload {
-		return PortOutsideSet // speaks about somebody else's connection
+	if sender != nil && (sender != workload || src != dst) {
+		return SpoofedSource // speaks about somebody else's packet (RFC 5927 4)
 	}
 	if workload == nil || !workload.Shared() {
 		return Forward4

@@ -1,6 +1,10 @@
 package translator
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/natless/natless/translator/special"
+)
 
 // problem6 translates what an ICMPv4 error says (RFC 7915 4.2). quoted is the
 // total length of the packet that it is about; ok is false where ICMPv6 has no
@@ -94,7 +98,7 @@ func (w *Worker) error6(p *Packet, h *parsed, route bool, from way) Verdict {
 		return ICMPUntranslatable
 	}
 	out := w.scratch[:maxError6]
-	n, v := w.quote6(out[size6+sizeICMP:], quote, &q, from)
+	n, v := w.quote6(out[size6+sizeICMP:], quote, &q)
 	if v.IsDrop() {
 		return v
 	}
@@ -127,18 +131,14 @@ func (w *Worker) putError6(out []byte, e problem, h *parsed, from way) {
 func (w *Worker) errorAddresses6(h, q *parsed, quote []byte, from way) (v Verdict) {
 	near, far := q.ends(quote)
 	switch {
-	case from == answered || h.src4>>24 == 0 || h.src4>>24 == 127:
+	case from == answered:
 		h.src6 = w.s.own6
+	case special.Many4(h.src4):
+		return NeverTranslated
+	case from == arrived && w.s.inside(q.dst4, far):
+		return SpoofedSource // what goes between workloads passes nobody who could speak
 	default:
-		h.src6, v = w.s.source6(h.src4, far, from == hairpinned)
-		if v == UntranslatableSource || v == NonGlobal {
-			// The hop cannot be named, but what it says is worth hearing:
-			// most of all about path MTUs (RFC 6791).
-			h.src6, v = w.s.pool6(h.src4), Forward6
-		}
-		if v.IsDrop() {
-			return v
-		}
+		h.src6 = w.s.hop6(h.src4, far)
 	}
 	if e := w.s.table.Lookup4(h.dst4); e != nil && e.Shared() && !shareable(q.proto) {
 		return ProtocolNotShareable

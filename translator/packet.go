@@ -24,6 +24,11 @@ type Packet struct {
 // Bytes is the packet from the first byte of its IP header.
 func (p *Packet) Bytes() []byte { return p.Buf[p.Start:p.End] }
 
+// roomy says that there is a packet, and room on both sides.
+func (p *Packet) roomy() bool {
+	return p.Start >= Headroom && p.End <= len(p.Buf)-Tailroom && p.Start < p.End
+}
+
 // Offload holds the fields of a virtio-net header (VIRTIO 1.2, 5.1.6), in host
 // byte order. CsumStart counts from the first byte of the IP header. The zero
 // value is an ordinary packet with a complete checksum.

@@ -35,7 +35,7 @@ func (w *Worker) plain4(p *Packet) Verdict {
 	}
 	src4 := e.To4(src)
 	if never4(src4) || never4(dst4) || never6(src) || never6(dst) || s.global && nonGlobal(dst4) ||
-		dst4 == s.own4 || src == s.own6 || dst == s.own6 {
+		s.ours.has(dst4) || s.ours6(src) || s.ours6(dst) {
 		return w.to4(p)
 	}
 	if e.Shared() && !e.Owns(binary.BigEndian.Uint16(b[size6:])) {
@@ -85,7 +85,7 @@ func (w *Worker) plain6(p *Packet) Verdict {
 	src4, dst4 := h.src(), h.dst()
 	e := s.table.Lookup4(dst4)
 	if e == nil || !s.prefix || s.table.Lookup4(src4) != nil || never4(src4) || never4(dst4) ||
-		s.global && nonGlobal(src4) || dst4 == s.own4 {
+		s.global && nonGlobal(src4) || dst4 == s.own4 || s.ours.has(src4) {
 		return w.to6(p, arrived)
 	}
 	if e.Shared() {
@@ -94,6 +94,9 @@ func (w *Worker) plain6(p *Packet) Verdict {
 		}
 	}
 	src, dst := s.table.Embed(src4), e.To6(dst4)
+	if s.ours6(dst) {
+		return w.to6(p, arrived)
+	}
 	field := b[size4+at : size4+at+2]
 	plainChecksum(field, proto, add(^addresses4(src4, dst4), addresses6(src, dst)), partial)
 	class := h.tos()

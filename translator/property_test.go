@@ -37,10 +37,11 @@ func TestThereAndBack(t *testing.T) {
 			}
 			// The other end stands on the other side: swap the addresses by hand.
 			want := bytes.Clone(in)
-			copy(want[8:], addrBytes("2001:db8:64::198.51.100.2"))
+			copy(want[8:], addrBytes(server6))
 			copy(want[24:], addrBytes(other6))
 			want[7] -= 2
 			b := p.Bytes()
+			copy(b[12:], addrBytes(server4))
 			copy(b[16:], addrBytes(other4))
 			b[10], b[11] = 0, 0
 			binary.BigEndian.PutUint16(b[10:], ^slowSum(b[:20]))
@@ -63,14 +64,14 @@ func TestThereAndBack(t *testing.T) {
 	})
 	t.Run("4to6to4", func(t *testing.T) {
 		for range 3000 {
-			h := hdr4{src: other4, dst: work4, tos: uint8(r.Uint32()), ttl: uint8(3 + r.IntN(250)), id: uint16(r.Uint32())}
+			h := hdr4{src: server4, dst: work4, tos: uint8(r.Uint32()), ttl: uint8(3 + r.IntN(250)), id: uint16(r.Uint32())}
 			h.flags = []uint16{0, 0x4000, 0x2000, 0x2000 | 5, 99}[r.IntN(5)]
 			var l4 []byte
 			switch r.IntN(3) {
 			case 0:
-				h.proto, l4 = 6, tcp(other4, work4, port(), port(), payload())
+				h.proto, l4 = 6, tcp(server4, work4, port(), port(), payload())
 			case 1:
-				h.proto, l4 = 17, udp(other4, work4, port(), port(), payload())
+				h.proto, l4 = 17, udp(server4, work4, port(), port(), payload())
 			case 2:
 				h.proto, l4 = 99, payload()
 			}

@@ -123,7 +123,7 @@ func TestSection1_3_Errors(t *testing.T) {
 		{"4to6/quoted protocol without ports", in4(hdr4{src: shared4, dst: server4, proto: 47}.packet(data(9))), ProtocolNotShareable},
 		{"6to4/quoted destination port", in6(sharedA6, q6(sharedA6, 1030)), Forward4},
 		{"6to4/not its port", in6(sharedA6, q6(sharedA6, 2050)), PortOutsideSet},
-		{"6to4/about another's", in6(sharedA6, q6(sharedB6, 2050)), PortOutsideSet},
+		{"6to4/about another's", in6(sharedA6, q6(sharedB6, 2050)), SpoofedSource},
 		{"6to4/from a hop on the way", in6(inside6, q6(sharedB6, 2050)), Forward4},
 		{"6to4/from a hop, not its port", in6(inside6, q6(sharedB6, 1030)), PortOutsideSet},
 		{"6to4/quote without port", in6(sharedA6, q6(sharedA6, 1030)[:43]), Malformed},

@@ -45,21 +45,47 @@ func TestSection1_1_Never(t *testing.T) {
 	}
 }
 
-// An ICMPv4 error from 0.0.0.0/8 or 127.0.0.0/8 comes from the translator.
+// An ICMPv4 error may come from anywhere but from many: what a hop with an odd
+// address says about path MTUs counts (RFC 7915 4.1).
 func TestSection1_1_ErrorFromNowhere(t *testing.T) {
 	w := newTestWorker(t)
 	inner4 := hdr4{src: work4, dst: server4, proto: 17}.packet(udp(work4, server4, 5, 6, data(10)))
 	inner6 := hdr6{src: work6, dst: server6, proto: 17}.packet(udp(work6, server6, 5, 6, data(10)))
-	for _, src := range []string{"0.0.0.0", "127.0.0.1"} {
+	lax := newTestWorker(t, wellKnownPrefix, func(c *Config, _ *string) { c.AllowNonGlobal = true })
+	strict := newTestWorker(t, wellKnownPrefix)
+	pooled := newTestWorker(t, wellKnownPrefix, func(c *Config, _ *string) { c.ICMPSource6 = netip.MustParsePrefix("2001:db8:f::f/128") })
+	none := newTestWorker(t, noPrefix)
+	for _, src := range []string{"0.0.0.0", "0.255.255.255", "127.0.0.1", "169.254.0.0", "169.254.1.1", "240.0.0.1", "255.255.255.254"} {
 		t.Run(src, func(t *testing.T) {
 			in := hdr4{src: src, dst: work4, proto: 1}.packet(icmp4(11, 0, 0, inner4))
-			want := hdr6{src: own6, dst: work6, proto: 58, hop: 63}.packet(icmp6(own6, work6, 3, 0, 0, inner6))
+			from := "2001:db8:64::" + src
+			want := hdr6{src: from, dst: work6, proto: 58, hop: 63}.packet(icmp6(from, work6, 3, 0, 0, inner6))
 			wantTranslated(t, w, in, Forward6, want)
+			tooBig := hdr4{src: src, dst: work4, proto: 1}.packet(icmp4(3, 4, 1400, inner4))
+			wantTranslated(t, w, tooBig, Forward6,
+				hdr6{src: from, dst: work6, proto: 58, hop: 63}.packet(icmp6(from, work6, 2, 0, 1420, inner6)))
+			// Where the prefix may not hold it, or there is none, it comes from us or our pool.
+			far4 := hdr4{src: work4, dst: "9.9.9.9", proto: 17}.packet(udp(work4, "9.9.9.9", 5, 6, data(10)))
+			in = hdr4{src: src, dst: work4, proto: 1}.packet(icmp4(11, 0, 0, far4))
+			for source, w := range map[string]*Worker{"64:ff9b::" + src: lax, own6: strict, "2001:db8:f::f": pooled} {
+				p := packetOf(in)
+				if v := w.Translate(p); v != Forward6 || addrText(p.Bytes()[8:24]) != netip.MustParseAddr(source).String() {
+					t.Errorf("%v from %s, want %s", v, addrText(p.Bytes()[8:24]), source)
+				}
+			}
+			mapped4 := hdr4{src: work4, dst: other4, proto: 17}.packet(udp(work4, other4, 5, 6, data(10)))
+			p := packetOf(hdr4{src: src, dst: work4, proto: 1}.packet(icmp4(11, 0, 0, mapped4)))
+			if v := none.Translate(p); v != Forward6 || addrText(p.Bytes()[8:24]) != own6 {
+				t.Errorf("without a prefix: %v from %s", v, addrText(p.Bytes()[8:24]))
+			}
 		})
 	}
-	in := hdr4{src: "169.254.1.1", dst: work4, proto: 1}.packet(icmp4(11, 0, 0, inner4))
-	wantVerdict(t, w, in, NeverTranslated)
-	in = hdr4{src: "127.0.0.1", dst: work4, proto: 1}.packet(icmp4(8, 0, 0, nil))
+	for _, src := range []string{"224.0.0.1", "239.255.255.255", "255.255.255.255"} {
+		for _, w := range []*Worker{w, lax, strict, none} {
+			wantVerdict(t, w, hdr4{src: src, dst: work4, proto: 1}.packet(icmp4(11, 0, 0, inner4)), NeverTranslated)
+		}
+	}
+	in := hdr4{src: "127.0.0.1", dst: work4, proto: 1}.packet(icmp4(8, 0, 0, nil))
 	wantVerdict(t, w, in, NeverTranslated) // echo is no error
 }
 
@@ -73,10 +99,10 @@ func TestSection1_1_NonGlobal(t *testing.T) {
 			if !nonGlobal(mapping.Addr4From(netip.MustParseAddr(a))) {
 				t.Error("counts as global")
 			}
-			wantVerdict(t, strict, udp4(a, work4), map[bool]Verdict{false: NonGlobal, true: Forward6}[a == "203.0.113.77"])
-			wantVerdict(t, lax, udp4(a, work4), Forward6)
-			wantVerdict(t, other, udp4(a, work4), Forward6)
-			if a != "203.0.113.77" {
+			wantVerdict(t, strict, udp4(a, work4), map[bool]Verdict{false: NonGlobal | Replied, true: SpoofedSource}[a == "203.0.113.77"])
+			if a != "203.0.113.77" { // which is mapped
+				wantVerdict(t, lax, udp4(a, work4), Forward6)
+				wantVerdict(t, other, udp4(a, work4), Forward6)
 				wantVerdict(t, strict, udp6(work6, "64:ff9b::"+a), NonGlobal|Replied)
 				wantVerdict(t, lax, udp6(work6, "64:ff9b::"+a), Forward4)
 				wantVerdict(t, other, udp6(work6, "2001:db8:64::"+a), Forward4)
@@ -85,12 +111,16 @@ func TestSection1_1_NonGlobal(t *testing.T) {
 	}
 	for _, a := range []string{"9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "172.15.255.255", "172.32.0.0",
 		"192.0.1.0", "192.0.3.0", "192.167.255.255", "192.169.0.0", "198.17.255.255", "198.20.0.0", "198.51.99.255",
-		"198.51.101.0", "203.0.112.255", "203.0.114.0", "8.8.8.8"} {
+		"198.51.101.0", "203.0.112.255", "203.0.114.0", "8.8.8.8", "192.0.0.9", "192.0.0.10"} {
 		t.Run("global/"+a, func(t *testing.T) {
 			wantVerdict(t, strict, udp6(work6, "64:ff9b::"+a), Forward4)
 			wantVerdict(t, strict, udp4(a, work4), Forward6)
 		})
 	}
+	// Who may not come in is told (RFC 7915 4.4).
+	refused := udp4("10.0.0.1", work4)
+	wantTranslated(t, newTestWorker(t, wellKnownPrefix), refused, NonGlobal|Replied,
+		hdr4{src: own4, dst: "10.0.0.1", proto: 1, id: 1}.packet(icmp4(3, 13, 0, refused)))
 	// An explicit mapping is no address under the prefix.
 	wantVerdict(t, strict, udp6(other6, "64:ff9b::8.8.8.8"), Forward4)
 	// An error from such a hop still counts; only the hop goes unnamed.
@@ -118,12 +148,13 @@ func TestSection1_2_Order(t *testing.T) {
 		hdr4{src: "192.0.2.200", dst: server4, proto: 17, ttl: 63, id: 1}.packet(udp("192.0.2.200", server4, 1030, 2050, data(20))))
 	wantTranslated(t, w, udp4(server4, "192.0.2.200"), Forward6,
 		hdr6{src: server6, dst: inside, proto: 17, hop: 63}.packet(udp(server6, inside, 2050, 1030, data(20))))
-	// The source of a packet from IPv4 is mapped before it is embedded.
-	wantTranslated(t, w, udp4(other4, work4), Forward6,
-		hdr6{src: other6, dst: work6, proto: 17, hop: 63}.packet(udp(other6, work6, 2050, 1030, data(20))))
-	// So is a shared one, by its port.
-	wantTranslated(t, w, udp4(shared4, work4), Forward6,
-		hdr6{src: sharedB6, dst: work6, proto: 17, hop: 63}.packet(udp(sharedB6, work6, 2050, 1030, data(20))))
+	// The source of a packet from IPv4 has no mapping but in a client, where it is
+	// mapped before it is embedded, and a shared one by its port.
+	client := newTestWorker(t, func(c *Config, _ *string) { c.Client = true })
+	wantTranslated(t, client, udp4(other4, server4), Forward6,
+		hdr6{src: other6, dst: server6, proto: 17, hop: 63}.packet(udp(other6, server6, 2050, 1030, data(20))))
+	wantTranslated(t, client, udp4(shared4, server4), Forward6,
+		hdr6{src: sharedB6, dst: server6, proto: 17, hop: 63}.packet(udp(sharedB6, server6, 2050, 1030, data(20))))
 }
 
 func TestSection1_2_Untranslatable(t *testing.T) {
@@ -133,7 +164,7 @@ func TestSection1_2_Untranslatable(t *testing.T) {
 		hdr6{src: server6, dst: far6, proto: 17, hop: 63}.packet(udp(server6, far6, 2050, 1030, data(20))))
 	none := newTestWorker(t, noPrefix)
 	wantVerdict(t, none, udp4(other4, "192.0.2.99"), UntranslatableDestination|Replied)
-	wantVerdict(t, none, udp4(server4, work4), UntranslatableSource)
+	wantVerdict(t, none, udp4(server4, work4), UntranslatableSource|Replied)
 	wantTranslated(t, none, udp4(other4, work4), Forward6,
 		hdr6{src: other6, dst: work6, proto: 17, hop: 63}.packet(udp(other6, work6, 2050, 1030, data(20))))
 }
@@ -190,21 +221,36 @@ func TestOwnAddresses(t *testing.T) {
 	wantTranslated(t, w, in, Local, in)
 	wantTranslated(t, w, hdr6{src: work6, dst: own4in6, proto: 6}.packet(tcp(work6, own4in6, 1, 2, d)), Local,
 		hdr4{src: work4, dst: own4, proto: 6, ttl: 63, id: 1}.packet(tcp(work4, own4, 1, 2, d)))
-	// What the local stack answers.
-	wantTranslated(t, w, hdr4{src: own4, dst: work4, proto: 6}.packet(tcp(own4, work4, 2, 1, d)), Forward6,
-		hdr6{src: own4in6, dst: work6, proto: 6, hop: 63}.packet(tcp(own4in6, work6, 2, 1, d)))
-	wantTranslated(t, w, hdr6{src: own6, dst: server6, proto: 6}.packet(tcp(own6, server6, 2, 1, d)), Forward4,
-		hdr4{src: own4, dst: server4, proto: 6, ttl: 63, id: 2}.packet(tcp(own4, server4, 2, 1, d)))
+	// What the local stack answers, and nobody else may say.
+	wantIssued := func(w *Worker, in []byte, verdict Verdict, want []byte) {
+		t.Helper()
+		p := packetOf(in)
+		if v := w.TranslateOwn(p); v != verdict {
+			t.Fatalf("verdict %v, want %v", v, verdict)
+		}
+		wantPacket(t, p, want)
+		wantVerdict(t, w, in, SpoofedSource)
+	}
 	none := newTestWorker(t, noPrefix)
-	wantTranslated(t, none, hdr4{src: own4, dst: work4, proto: 6}.packet(tcp(own4, work4, 2, 1, d)), Forward6,
-		hdr6{src: own6, dst: work6, proto: 6, hop: 63}.packet(tcp(own6, work6, 2, 1, d)))
+	in = hdr4{src: own4, dst: work4, proto: 6}.packet(tcp(own4, work4, 2, 1, d))
+	wantIssued(w, in, Forward6, hdr6{src: own4in6, dst: work6, proto: 6}.packet(tcp(own4in6, work6, 2, 1, d)))
+	wantIssued(none, in, Forward6, hdr6{src: own6, dst: work6, proto: 6}.packet(tcp(own6, work6, 2, 1, d)))
+	asked := hdr4{src: work4, dst: own4, proto: 17}.packet(udp(work4, own4, 5, 6, d))
+	asked6 := hdr6{src: work6, dst: own4in6, proto: 17}.packet(udp(work6, own4in6, 5, 6, d))
+	in = hdr4{src: own4, dst: work4, proto: 1}.packet(icmp4(3, 3, 0, asked))
+	wantIssued(w, in, Forward6, hdr6{src: own4in6, dst: work6, proto: 58}.packet(icmp6(own4in6, work6, 1, 4, 0, asked6)))
+	for verdict, in := range map[Verdict][]byte{ // these are right as they are
+		Forward4: hdr4{src: own4, dst: server4, proto: 6}.packet(tcp(own4, server4, 2, 1, d)),
+		Forward6: hdr6{src: own6, dst: work6, proto: 6}.packet(tcp(own6, work6, 2, 1, d)),
+	} {
+		wantIssued(w, in, verdict, in)
+	}
 	// An own IPv6 address inside the prefix is our own all the same.
 	inside := "2001:db8:64::1.2.3.4"
 	w = newTestWorker(t, func(c *Config, _ *string) { c.IPv6 = netip.MustParseAddr(inside) })
 	in = hdr6{src: work6, dst: inside, proto: 6}.packet(tcp(work6, inside, 1, 2, d))
 	wantTranslated(t, w, in, Local, in)
-	wantTranslated(t, w, hdr6{src: inside, dst: server6, proto: 6}.packet(tcp(inside, server6, 2, 1, d)), Forward4,
-		hdr4{src: own4, dst: server4, proto: 6, ttl: 63, id: 1}.packet(tcp(own4, server4, 2, 1, d)))
+	wantVerdict(t, w, hdr6{src: inside, dst: server6, proto: 6}.packet(tcp(inside, server6, 2, 1, d)), SpoofedSource)
 	// Where workloads share it, their ports are theirs and the rest is ours.
 	w = newTestWorker(t, func(c *Config, _ *string) { c.IPv4 = netip.MustParseAddr(shared4) })
 	in = hdr4{src: server4, dst: shared4, proto: 6}.packet(tcp(server4, shared4, 1, 22, d))

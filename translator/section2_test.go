@@ -49,15 +49,26 @@ func TestSection2_Fields(t *testing.T) {
 			hdr6{src: server6, dst: work6, proto: 17, hop: 76}.packet(udp(server6, work6, 9, 8, data(33))))
 	})
 	t.Run("unknown protocol", func(t *testing.T) {
-		for _, proto := range []uint8{2, 41, 47, 50, 51, 59, 103, 253} {
+		for _, proto := range []uint8{2, 41, 47, 50, 59, 103, 253, 254} {
 			wantTranslated(t, w, hdr4{src: server4, dst: work4, proto: proto}.packet(data(9)), Forward6,
 				hdr6{src: server6, dst: work6, proto: proto, hop: 63}.packet(data(9)))
+		}
+	})
+	t.Run("untranslatable protocol", func(t *testing.T) {
+		for _, proto := range []uint8{51, 135, 139, 140} {
+			in := hdr4{src: server4, dst: work4, proto: proto}.packet(data(24))
+			wantTranslated(t, newTestWorker(t), in, ProtocolUntranslatable|Replied,
+				hdr4{src: own4, dst: server4, proto: 1, id: 1}.packet(icmp4(3, 13, 0, in)))
+			wantVerdict(t, w, hdr4{src: server4, dst: work4, proto: proto, flags: 0x2000}.packet(data(24)), ProtocolUntranslatable|Replied)
+			wantVerdict(t, w, hdr4{src: server4, dst: work4, proto: proto, flags: 3}.packet(data(24)), ProtocolUntranslatable) // no later fragment is answered
 		}
 	})
 	t.Run("IPv6 extension header", func(t *testing.T) {
 		for _, proto := range []uint8{0, 43, 44, 60} { // each in front of an ICMPv6 too big, as IPv6 would read it
 			payload := append([]byte{58, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 5, 0}, data(48)...)
 			wantVerdict(t, w, hdr4{src: server4, dst: work4, proto: proto}.packet(payload), Malformed)
+			wantVerdict(t, w, hdr4{src: server4, dst: work4, proto: proto, flags: 0x2000}.packet(payload), Malformed)
+			wantVerdict(t, w, hdr4{src: server4, dst: work4, proto: proto, flags: 9}.packet(payload), Malformed)
 		}
 	})
 	t.Run("no payload", func(t *testing.T) {

@@ -52,11 +52,20 @@ func TestSection3_Fields(t *testing.T) {
 			hdr4{src: work4, dst: server4, proto: 17, ttl: 76, id: 1}.packet(udp(work4, server4, 9, 8, data(33))))
 	})
 	t.Run("unknown protocol", func(t *testing.T) {
-		for _, proto := range []uint8{2, 41, 47, 50, 51, 59, 103, 135, 139, 253} {
+		for _, proto := range []uint8{2, 41, 47, 50, 59, 103, 253, 254} {
 			p := packetOf(hdr6{src: work6, dst: server6, proto: proto}.packet(data(9)))
 			if v := w.Translate(p); v != Forward4 || p.Bytes()[9] != proto || !bytes.Equal(p.Bytes()[20:], data(9)) {
 				t.Errorf("protocol %d: %v, %x", proto, v, p.Bytes())
 			}
+		}
+	})
+	t.Run("untranslatable protocol", func(t *testing.T) {
+		for _, proto := range []uint8{51, 135, 139, 140} {
+			in := hdr6{src: work6, dst: server6, proto: proto}.packet(data(24))
+			wantTranslated(t, w, in, ProtocolUntranslatable|Replied, error6(1, 1, 0, in))
+			wantVerdict(t, w, hdr6{src: work6, dst: server6, next: 60, ext: []byte{proto, 0, 1, 4, 0, 0, 0, 0}}.packet(data(24)), ProtocolUntranslatable|Replied)
+			wantVerdict(t, w, hdr6{src: work6, dst: server6, next: 44, ext: fragHdr(proto, 0, true, 1)}.packet(data(24)), ProtocolUntranslatable|Replied)
+			wantVerdict(t, w, hdr6{src: work6, dst: server6, next: 44, ext: fragHdr(proto, 24, false, 1)}.packet(data(24)), ProtocolUntranslatable)
 		}
 	})
 	t.Run("hop limit exceeded", func(t *testing.T) {

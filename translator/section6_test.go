@@ -255,8 +255,11 @@ func TestSection6_MTU6to4(t *testing.T) {
 		{"bounded by the IPv4 MTU", 9000, 1400, 9000, 1400},
 		{"bounded by the IPv6 MTU", 9000, 9000, 1500, 1480},
 		{"huge", 0xffffffff, 65535, 65535, 65515},
-		{"tiny", 21, 1500, 1500, 68},
-		{"none", 0, 1500, 1500, 68},
+		{"less than any IPv6 link has", 1279, 1500, 1500, 1260},
+		{"what was believed as 552", 88, 1500, 1500, 1260},
+		{"none", 0, 1500, 1500, 1260},
+		{"the IPv4 side has less", 600, 576, 1500, 576},
+		{"the least IPv6 MTU", 9000, 1500, 1280, 1260},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newTestWorker(t, func(cf *Config, _ *string) { cf.MTU4, cf.MTU6 = c.mtu4, c.mtu6 })

@@ -63,6 +63,30 @@ func TestSection7_Malformed(t *testing.T) {
 	}
 }
 
+// Of a fragment that reaches past the longest datagram, what we cut off would
+// start at offset 0 again, and hide a second beginning.
+func TestSection7_FragmentEnd(t *testing.T) {
+	w := newTestWorker(t)
+	for end, want := range map[int]Verdict{65528: Forward6, 65535: Forward6, 65536: Malformed, 65600: Malformed, 66935: Malformed} {
+		for _, flags := range []uint16{0x1fff, 0x1f40, 0x3f40} {
+			n := end - int(flags&0x1fff)*8
+			if n < 1 {
+				continue
+			}
+			in := hdr4{src: server4, dst: work4, proto: 17, flags: flags, id: 7}
+			p := packetOf(in.packet(data(n)))
+			if v := w.Translate(p); v != want {
+				t.Errorf("end %d, offset %d: %v, want %v", end, flags&0x1fff, v, want)
+			} else if w.Fragments() {
+				checkFragments(t, w, p, v)
+			}
+			ext := fragHdr(17, int(flags&0x1fff)*8, flags&0x2000 != 0, 7)
+			in6 := hdr6{src: work6, dst: server6, next: 44, ext: ext}.packet(data(n))
+			wantVerdict(t, w, in6, map[Verdict]Verdict{Forward6: Forward4, Malformed: Malformed}[want])
+		}
+	}
+}
+
 func TestSection7_BytesBeyond(t *testing.T) {
 	w := newTestWorker(t)
 	in4 := hdr4{src: server4, dst: work4, proto: 17}.packet(udp(server4, work4, 1, 2, data(7)))

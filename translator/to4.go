@@ -15,11 +15,17 @@ func (w *Worker) to4(p *Packet) Verdict {
 	}
 	p.End = p.Start + h.length
 	b = b[:h.length]
+	if w.s.spoofed6(h.src6) {
+		return SpoofedSource
+	}
 	if h.dst6 == w.s.own6 {
 		return Local
 	}
 	if v := h.walk6(b); v.IsDrop() {
 		return v
+	}
+	if h.fragment && h.beyond() {
+		return Malformed
 	}
 	upperLen, ok := 0, true
 	if h.first() && !h.behind {
@@ -63,7 +69,7 @@ func (w *Worker) addresses4(p *Packet, h *parsed) (e *mapping.Entry, v Verdict) 
 		return nil, w.reply6(p, v, icmp6Unreachable, icmp6SourcePolicy, 0)
 	}
 	w.source = slotOf(e)
-	if h.dst4, _, v = w.s.address4(h.dst6, UntranslatableDestination); v.IsDrop() {
+	if h.dst4, _, v = w.s.destination4(h.dst6); v.IsDrop() {
 		if v == NeverTranslated {
 			return nil, v
 		}
@@ -84,6 +90,8 @@ func (w *Worker) headers4(p *Packet, h *parsed) Verdict {
 		return w.reply6(p, HeaderBehindFragment, icmp6Unreachable, icmp6Prohibited, 0)
 	}
 	switch h.proto {
+	case protoAH, protoMobility, protoHIP, protoShim6:
+		return w.reply6(p, ProtocolUntranslatable, icmp6Unreachable, icmp6Prohibited, 0)
 	case protoICMP4:
 		return ICMPUntranslatable // ICMPv4 over IPv6 would turn up as the real one
 	case protoICMP6:

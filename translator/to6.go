@@ -24,6 +24,9 @@ func (w *Worker) to6(p *Packet, from way) Verdict {
 	}
 	p.End = p.Start + h.length
 	b = b[:h.length]
+	if from == arrived && w.s.spoofed4(&h, b) {
+		return SpoofedSource // not even answered: it would go to whom it names
+	}
 	if from == arrived && h.dst4 == w.s.own4 && !w.forWorkload(&h, b) {
 		return Local
 	}
@@ -41,7 +44,7 @@ func (w *Worker) to6(p *Packet, from way) Verdict {
 	if h.proto == protoICMP4 && !h.fragment && icmpError4(b[h.upper]) {
 		return w.error6(p, &h, route, from)
 	}
-	if v := w.addresses6(p, &h, from); v.IsDrop() {
+	if v := w.addresses6(p, &h); v.IsDrop() {
 		return v
 	}
 	if h.hops <= 1 && from == arrived {
@@ -86,7 +89,7 @@ func (w *Worker) hosts(h *parsed, b []byte) bool {
 
 // addresses6 translates the source, and the destination where the prefix alone
 // covers it; behind a mapping, which workload it is may hang on the port.
-func (w *Worker) addresses6(p *Packet, h *parsed, from way) (v Verdict) {
+func (w *Worker) addresses6(p *Packet, h *parsed) (v Verdict) {
 	if never4(h.src4) || never4(h.dst4) {
 		return NeverTranslated
 	}
@@ -94,8 +97,8 @@ func (w *Worker) addresses6(p *Packet, h *parsed, from way) (v Verdict) {
 	if !h.fragment {
 		sender.number, _, sender.known = ports(h.proto, p.Bytes()[h.upper:])
 	}
-	if h.src6, v = w.s.source6(h.src4, sender, from == hairpinned); v.IsDrop() {
-		return v
+	if h.src6, v = w.s.source6(h.src4, sender); v.IsDrop() {
+		return w.reply4(p, v, icmp4Unreachable, icmp4Prohibited, 0) // RFC 7915 4.4
 	}
 	if w.s.table.Lookup4(h.dst4) != nil {
 		return Forward6
@@ -114,6 +117,8 @@ func (w *Worker) protocol6(p *Packet, h *parsed) Verdict {
 		return ICMPUntranslatable // ICMPv6 over IPv4 would turn up as the real one
 	case protoHopByHop, protoRouting, protoFragment, protoDestination:
 		return Malformed // what stands behind would turn up as the real one, past all that judged the IPv4 packet
+	case protoAH, protoMobility, protoHIP, protoShim6:
+		return w.reply4(p, ProtocolUntranslatable, icmp4Unreachable, icmp4Prohibited, 0)
 	case protoICMP4:
 		if h.fragment {
 			return ICMPFragment
@@ -149,7 +154,9 @@ func (w *Worker) select6(p *Packet, h *parsed, from way) (v Verdict) {
 		return Forward6 // addresses6 has put it into the prefix
 	}
 	if !e.Shared() {
-		h.dst6, w.destination = e.To6(h.dst4), e.Slot()
+		if v = w.toWorkload(h, port{}); v.IsDrop() {
+			return w.reply4(p, v, icmp4Unreachable, icmp4Host, 0)
+		}
 		return Forward6
 	}
 	if !shareable(h.proto) {

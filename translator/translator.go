@@ -62,10 +62,10 @@ func (t *Translator) Edit(edit func(*mapping.Table) (*mapping.Table, error)) err
 	if err != nil {
 		return err
 	}
-	s, err := newSnapshot(old.config, table)
-	if err != nil {
-		return err
+	if table == nil {
+		return errNoTable
 	}
+	s := old.with(table)
 	s.violations = old.violations.grown(table.Slots())
 	t.snapshot.Store(s)
 	return nil

@@ -41,6 +41,8 @@ const (
 	ProtocolNotShareable      // no ports, from or to a shared address
 	FragmentHeld              // came before its first fragment; NextHeld gives it back when that arrives
 	FragmentUnknown           // a later fragment for a shared address that nothing is known about
+	SpoofedSource             // from an address of ours, or an error about another's packet
+	ProtocolUntranslatable    // a protocol that the other family cannot carry: IPsec AH, IPv6's own headers
 
 	// NumVerdicts is the number of verdicts, Replied left aside: the length
 	// of an array of counters.
@@ -91,6 +93,8 @@ var verdicts = [NumVerdicts]struct{ name, section string }{
 	ProtocolNotShareable:      {"protocol-not-shareable", "RFC 7599 8.3, 8.4"},
 	FragmentHeld:              {"fragment-held", "RFC 7599 10.2"},
 	FragmentUnknown:           {"fragment-unknown", "RFC 7599 10.2"},
+	SpoofedSource:             {"spoofed-source", "RFC 2827 3, RFC 5927 4"},
+	ProtocolUntranslatable:    {"protocol-untranslatable", "RFC 4302 3.3.3, RFC 7045 2"},
 }
 
 const repliedSuffix = "/replied"

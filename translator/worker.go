@@ -34,16 +34,21 @@ func (w *Worker) SetTime(now int64) { w.now = now }
 // Translate rewrites p in place and says what became of it. After a drop
 // without Replied, p's content is undefined.
 func (w *Worker) Translate(p *Packet) Verdict {
-	w.s = w.t.snapshot.Load()
-	w.held, w.cut = 0, cutting{}
-	w.source, w.destination = 0, 0
-	if p.Start < Headroom || p.End > len(p.Buf)-Tailroom || p.Start >= p.End {
+	w.begin()
+	if !p.roomy() {
 		return Malformed
 	}
 	if p.Buf[p.Start]>>4 == 6 {
 		return w.plain4(p)
 	}
 	return w.plain6(p)
+}
+
+// begin makes w ready for a packet.
+func (w *Worker) begin() {
+	w.s = w.t.snapshot.Load()
+	w.held, w.cut = 0, cutting{}
+	w.source, w.destination = 0, 0
 }
 
 // Done says that everything was asked that was to be asked of the last packet. It

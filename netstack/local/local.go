@@ -201,6 +201,10 @@ func (s *Stack) inject(packet []byte) {
 
 // send writes what the stack has to say.
 func (s *Stack) send(ctx context.Context) error {
+	issue := s.write
+	if s.config.Translator != nil {
+		issue = newIssuer(s).issue
+	}
 	out := translator.Packet{Buf: make([]byte, translator.Headroom+s.config.MTU+translator.Tailroom)}
 	for {
 		p := s.link.ReadContext(ctx)
@@ -212,11 +216,7 @@ func (s *Stack) send(ctx context.Context) error {
 			out.End += copy(out.Buf[out.End:], part)
 		}
 		p.DecRef()
-		if err := s.config.Write(&out); err != nil {
-			s.writeErrors.Add(1) // lost, as on any link; the device's task speaks of its troubles itself
-			continue
-		}
-		s.written.Add(1)
+		issue(&out)
 	}
 }
 

@@ -19,21 +19,25 @@ func TestRoundTrip(t *testing.T) {
 	trips := map[string]int{}
 	mapped := newPair(t, w)
 	g := generate.New(w, 4242)
+	// What workloads have sent comes back in a client alone, where they speak IPv4.
+	w.Client = true
+	client := newPair(t, w)
+	w.Client = false
 	// What comes 4→6 to a mapped address would go back as a hairpin: that way
 	// is for addresses under the prefix.
 	w.Mappings = nil
 	unmapped := newPair(t, w)
 	for range 20_000 {
 		for _, in := range []reference.Packet{g.Next4(), g.Next6()} {
-			p := mapped
+			p, back := mapped, client
 			if len(in.Bytes) > 0 && in.Bytes[0]>>4 == 4 {
-				p = unmapped
+				p, back = unmapped, unmapped
 			}
 			one := p.translate(in)
 			if len(one.packets) != 1 || !one.verdict.IsForward() || one.verdict == translator.Hairpin {
 				continue
 			}
-			two := p.translate(one.packets[0])
+			two := back.translate(one.packets[0])
 			if len(two.packets) != 1 || !two.verdict.IsForward() || two.verdict == translator.Hairpin {
 				continue // a limit: hop count, size, or an address that means another way back
 			}

@@ -48,10 +48,8 @@ func parses(b []byte) error {
 		}
 		return nil
 	}
-	if len(b) == 40 || b[6] == 0 {
-		// gopacket takes a packet without payload for a jumbogram, and reads
-		// what IPv4 called protocol 0 as options. We only copy that number.
-		return nil
+	if len(b) == 40 {
+		return nil // gopacket takes a packet without payload for a jumbogram
 	}
 	var ip layers.IPv6
 	if err := ip.DecodeFromBytes(b, gopacket.NilDecodeFeedback); err != nil {

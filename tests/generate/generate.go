@@ -6,6 +6,7 @@ import (
 
 	"github.com/natless/natless/tests/reference"
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/special"
 )
 
 // Generator makes packets for one world.
@@ -33,7 +34,9 @@ func (g *Generator) Next4() reference.Packet {
 	case 1:
 		dst = g.odd4()
 	case 2:
-		src = g.workload4()
+		src = pick(g, g.workload4(), g.nobodys4())
+	case 3:
+		dst = g.nobodys4()
 	}
 	return g.next(src, dst)
 }
@@ -50,8 +53,12 @@ func (g *Generator) Next6() reference.Packet {
 		dst = g.embed(g.workload4())
 	case 5:
 		dst = g.workload6()
+	case 8: // a router on the way
+		src = netip.MustParseAddr(pick(g, "2001:db9::1", "2001:db9::2"))
 	case 6:
-		src = g.embed(g.peer4())
+		src = g.embed(pick(g, g.peer4(), g.peer4(), g.workload4(), g.nobodys4()))
+	case 7:
+		dst = g.embed(g.nobodys4())
 	}
 	return g.next(src, dst)
 }
@@ -91,8 +98,17 @@ func (g *Generator) workload6() netip.Addr {
 		"2001:db8:5::2", "2001:db8:5::3", "2001:db8:5:1::", "2001:db8:5:1::77", "2001:db8:5::4"))
 }
 
+// nobodys4 is an address of the translator's that no workload has: of a pool, its
+// own, of a source pool in some world.
+func (g *Generator) nobodys4() netip.Addr {
+	return netip.MustParseAddr(pick(g, "198.51.100.9", "198.51.100.15", "5.1.2.6", "192.0.2.65", Own4.String()))
+}
+
 // odd4 is an address that is hard to translate.
 func (g *Generator) odd4() netip.Addr {
+	if a := g.special(); a.Is4() {
+		return a
+	}
 	return netip.MustParseAddr(pick(g, "0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.3.4", "224.0.0.1", "239.1.2.3",
 		"240.0.0.1", "255.255.255.255", "10.1.2.3", "172.16.3.4", "192.168.1.1", "100.64.0.1", "198.18.0.1",
 		"192.0.0.1", "203.0.114.1", "198.51.100.7", Own4.String()))
@@ -103,8 +119,22 @@ func (g *Generator) odd6() netip.Addr {
 	if g.chance(40) {
 		return g.embed(g.odd4())
 	}
-	return netip.MustParseAddr(pick(g, "::", "::1", "fe80::1", "febf::1", "ff02::1", "ff0e::1", "2001:db9::1",
+	if a := g.special(); a.Is6() {
+		return a
+	}
+	return netip.MustParseAddr(pick(g, "::", "::1", "fe80::1", "febf::1", "ff02::1", "ff0e::1", "2001:db9::1", "2001:db8:f::",
 		"64:ff9b::808:808", "2001:db8:6::ffff", "fc00::1", Own6.String(), Own6.String()))
+}
+
+// special is at times the first or last address of a special-purpose block.
+func (g *Generator) special() netip.Addr {
+	e := pick(g, special.Registry...)
+	b := e.Prefix.Addr().AsSlice()
+	for i := e.Prefix.Bits(); i < len(b)*8 && g.chance(50); i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }
 
 // embed is what a workload calls an IPv4 host: its address under the prefix,

@@ -42,12 +42,13 @@ func (g *Generator) informational(src, dst netip.Addr) []byte {
 // has sent to somebody.
 func (g *Generator) icmpError(src, dst netip.Addr) []byte {
 	to := src
-	if g.chance(60) { // a router on the way tells
-		if src.Is4() {
-			to = g.peer4()
-		} else {
-			to = g.workload6()
-		}
+	switch {
+	case src.Is4() && g.chance(60): // a router on the way tells
+		to = g.peer4()
+	case src.Is4() && g.chance(10): // about what it cannot have seen
+		to = pick(g, g.workload4(), g.nobodys4())
+	case src.Is6() && g.chance(30):
+		to = g.workload6()
 	}
 	from := dst
 	if g.chance(3) {

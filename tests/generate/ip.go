@@ -47,6 +47,9 @@ func (g *Generator) piece() piece {
 	if !g.chance(12) {
 		return piece{}
 	}
+	if g.chance(5) {
+		return piece{offset: 8 * (8191 - g.IntN(200)), more: g.chance(50)}
+	}
 	return pick(g, piece{more: true}, piece{offset: 8 * (1 + g.IntN(200)), more: true},
 		piece{offset: 8 * (1 + g.IntN(200))}, piece{atomic: true})
 }

@@ -18,7 +18,7 @@ func (g *Generator) upper(src, dst netip.Addr, at piece, quoted bool) (protocol 
 		icmp = 58
 	}
 	if at.offset > 0 && !g.chance(5) {
-		return byte(pick(g, 6, 17, 17, 132, 50)), g.bytes(g.size()), off
+		return byte(pick(g, 6, 17, 17, 132, 50, 51, 60)), g.bytes(g.size()), off
 	}
 	switch n := g.IntN(100); {
 	case n < 28:
@@ -44,7 +44,7 @@ func (g *Generator) upper(src, dst netip.Addr, at piece, quoted bool) (protocol 
 		b[4] = byte(4)
 		return 33, g.sealed(src, dst, 33, 6, b), off
 	}
-	return byte(pick(g, 50, 51, 47, 2, 4, 59, 89, 255, 135)), g.bytes(g.size()), off
+	return byte(pick(g, 50, 51, 47, 2, 4, 59, 89, 255, 135, 139, 140, 253, 0, 43, 44, 60)), g.bytes(g.size()), off
 }
 
 // size is a payload length with a taste for the edges.
@@ -121,7 +121,7 @@ func (g *Generator) tcp(src, dst netip.Addr, at piece, quoted bool) ([]byte, tra
 	b := g.ported(4 * words)
 	super := !at.fragment() && !at.atomic && !quoted && g.chance(15)
 	if super {
-		b = append(b, g.bytes(1+g.IntN(65000-len(b)))...)
+		b = append(b, g.bytes(g.superSize(src, len(b)))...)
 	}
 	b[12] = byte(words) << 4
 	if g.chance(1) {
@@ -148,6 +148,19 @@ func (g *Generator) tcp(src, dst netip.Addr, at piece, quoted bool) ([]byte, tra
 	return b, off
 }
 
+// superSize is how much is in a superpacket behind head bytes: at times all that
+// there may be, or nearly.
+func (g *Generator) superSize(src netip.Addr, head int) int {
+	if !g.chance(10) {
+		return 1 + g.IntN(65000-head)
+	}
+	most := 65535
+	if src.Is4() {
+		most -= 20
+	}
+	return most - head - pick(g, 0, 0, 1, 7, 8, 14, 19, 20, 21, 35, 40, 60)
+}
+
 // gsoSize is the payload of a segment: never more than there is in all.
 func (g *Generator) gsoSize(all int) uint16 {
 	n := pick(g, 1200, 1216, 1220, 1228, 1240, 1360, 1380, 1400, 1408, 1420, 1440, 1448, 1460, 100, 536, 8900)
@@ -158,7 +171,7 @@ func (g *Generator) udp(src, dst netip.Addr, at piece, quoted bool) ([]byte, tra
 	b := g.ported(8)
 	super := !at.fragment() && !at.atomic && !quoted && g.chance(10)
 	if super {
-		b = append(b, g.bytes(1+g.IntN(65000-len(b)))...)
+		b = append(b, g.bytes(g.superSize(src, len(b)))...)
 	}
 	put16(b[4:], len(b))
 	if at.more {

@@ -46,6 +46,7 @@ func mappings() []mapping.Mapping {
 
 func world(name, prefix string, c translator.Config, extra ...mapping.Mapping) World {
 	c.IPv4, c.IPv6 = Own4, Own6
+	c.Pools4 = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/28"), netip.MustParsePrefix("5.1.2.0/29")}
 	c.ErrorRate, c.ErrorBurst = 1_000_000, 1_000_000
 	c.Key = [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9}
 	w := reference.World{Config: c, Mappings: append(mappings(), extra...)}

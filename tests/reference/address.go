@@ -20,8 +20,6 @@ var (
 	never4 = prefixes("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
 	never6 = prefixes("::/128", "::1/128", "::ffff:0:0/96", "fe80::/10", "ff00::/8")
 
-	thisHost = prefixes("0.0.0.0/8", "127.0.0.0/8")
-
 	// nonGlobal is what the IANA registry of special-purpose IPv4 addresses
 	// (RFC 6890) lists as not globally reachable. The list is the reference's own;
 	// TestSpecial holds it against the table that the fast translator uses.
@@ -213,6 +211,34 @@ func (c *call) byPrefix(a netip.Addr, not translator.Verdict) (netip.Addr, trans
 	}
 	c.rule(prefixRule(c.t.Prefix))
 	return Embed(c.t.Prefix, a), ok
+}
+
+// destination4 is to4 for where packets go to: an address of ours that nobody has
+// is no place.
+func (c *call) destination4(a netip.Addr) (netip.Addr, translator.Verdict) {
+	v4, _, why := c.to4(a, translator.UntranslatableDestination)
+	if why == translator.NeverTranslated {
+		return v4, why
+	}
+	if c.t.ours(a) || why == ok && v4 != c.t.IPv4 && c.nobodys(v4) {
+		c.rule("1.1.ours-nobody6")
+		return netip.Addr{}, translator.UntranslatableDestination
+	}
+	return v4, why
+}
+
+// workload6 is to6 for what a workload has, or has sent from: what nobody has is
+// not looked for under the prefix.
+func (c *call) workload6(a netip.Addr, owner *mapping.Mapping, not translator.Verdict) (netip.Addr, translator.Verdict) {
+	if owner == nil && c.nobodys(a) {
+		c.rule("1.1.ours-nobody4")
+		return netip.Addr{}, not
+	}
+	to, why := c.to6(a, owner, not)
+	if why == ok && c.t.ours(to) {
+		return netip.Addr{}, not
+	}
+	return to, why
 }
 
 // to6 translates an IPv4 address by a mapping of its own, or by the prefix.

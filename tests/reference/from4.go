@@ -15,6 +15,14 @@ func (c *call) from4() {
 		c.fault(why)
 		return
 	}
+	if d.beyond() {
+		c.rule("7.malformed")
+		c.fault(translator.Malformed)
+		return
+	}
+	if c.spoofed(d) {
+		return
+	}
 	if d.total < len(c.in.Bytes) {
 		c.rule("7.trailing")
 	}
@@ -88,6 +96,13 @@ func (c *call) informational(d *datagram, readable bool) {
 		c.fault(translator.ICMPUntranslatable)
 	}
 	c.foreign(d)
+	c.carried(d, func(v translator.Verdict) {
+		if d.src.Is4() {
+			c.faultReply(v, 3, 13, 0)
+		} else {
+			c.faultReply(v, 1, 1, 0)
+		}
+	})
 	if readable && d.isICMP() && d.upper[1] != 0 {
 		c.open(translator.ICMPUntranslatable) // echo with a code
 	}
@@ -127,14 +142,19 @@ var nowhere = netip.IPv6Unspecified()
 // addresses4 translates both addresses of a packet that is no ICMP error.
 func (c *call) addresses4(d *datagram, owner *mapping.Mapping) (src, dst netip.Addr) {
 	src, why := c.source4(d)
-	if why != ok {
+	if why == translator.NeverTranslated {
 		c.fault(why)
+	} else if why != ok {
+		c.rule("2.untranslatable-source")
+		c.faultReply(why, 3, 13, 0)
+	}
+	if why != ok {
 		src = nowhere
 	}
 	if owner == nil && shared(c.t.covering4(d.dst)) {
 		return src, nowhere
 	}
-	dst, why = c.to6(d.dst, owner, translator.UntranslatableDestination)
+	dst, why = c.workload6(d.dst, owner, translator.UntranslatableDestination)
 	if why != ok {
 		c.faultMay(why, 3, 1, 0) // RFC 1812 5.2.7.1 lets a router tell
 		dst = nowhere
@@ -142,24 +162,23 @@ func (c *call) addresses4(d *datagram, owner *mapping.Mapping) (src, dst netip.A
 	return src, dst
 }
 
-// source4 translates the source; in a hairpin by the prefix alone (1.4), for
-// else the source would be what it was.
+// source4 translates the source: by the prefix, since no source from the IPv4 side
+// has a mapping; in a hairpin, too (1.4), for else it would be what it was.
 func (c *call) source4(d *datagram) (netip.Addr, translator.Verdict) {
-	if c.hairpin && c.t.Prefix.IsValid() {
-		c.rule("1.4.source")
+	if c.t.Prefix.IsValid() {
+		if c.hairpin {
+			c.rule("1.4.source")
+		}
 		return c.byPrefix(d.src, translator.UntranslatableSource)
 	}
 	if c.hairpin {
 		// Without a prefix, the rules name no source.
 		c.open(translator.UntranslatableSource)
+		c.open(translator.UntranslatableSource | translator.Replied)
 	}
 	list := c.t.covering4(d.src)
 	if !shared(list) {
 		return c.to6(d.src, nil, translator.UntranslatableSource)
-	}
-	if c.reads(sharedSource) {
-		c.open(translator.UntranslatableSource)
-		return c.byPrefix(d.src, translator.UntranslatableSource)
 	}
 	port, _, has := ports(d.protocol, d.upper)
 	if d.isICMP() && len(d.upper) > 8 && isError(d.protocol, d.upper[0]) {

@@ -10,6 +10,9 @@ import (
 // from6 translates 6→4 (sections 3 and 6).
 func (c *call) from6() {
 	d, why := read6(c.in.Bytes, false)
+	if d != nil && c.spoofed(d) {
+		return
+	}
 	if why != ok {
 		c.rule("7.malformed")
 		c.fault(why)
@@ -24,6 +27,10 @@ func (c *call) from6() {
 	if d.dst == c.t.IPv6 {
 		c.forUs()
 		return
+	}
+	if d.beyond() {
+		c.rule("7.malformed")
+		c.fault(translator.Malformed)
 	}
 	c.silent = d.isICMP() && (len(d.upper) == 0 || !isEcho(d.protocol, d.upper[0]))
 	if d.ttl <= 1 {
@@ -98,7 +105,7 @@ func (c *call) addresses6(d *datagram, readable bool) (src, dst netip.Addr, m *m
 	} else if m != nil && len(m.Ports) > 0 {
 		c.enforce(d, m, readable)
 	}
-	dst, _, why = c.to4(d.dst, translator.UntranslatableDestination)
+	dst, why = c.destination4(d.dst)
 	if why != ok {
 		c.rule("3.untranslatable-destination")
 		c.untranslatable6(why, 0)
@@ -159,8 +166,12 @@ func (c *call) packet6(old *datagram, src, dst netip.Addr, m *mapping.Mapping) {
 		}
 	}
 	if 20+d.claimed > 65535 {
-		for _, v := range []translator.Verdict{translator.Malformed, translator.TooBig, translator.Segment} {
-			c.open(v)
+		c.rule("7.length")
+		switch {
+		case c.gso() && len(c.faults) == 0: // for the translator itself, too
+			c.results = append(c.results, Outcome{translator.Segment, []Packet{c.in}})
+		case !c.gso():
+			c.faultReply(translator.TooBig, 2, 0, uint32(max(1280, c.t.MTU4+20-(d.claimed-old.claimed))))
 		}
 		return
 	}

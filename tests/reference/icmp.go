@@ -120,7 +120,7 @@ func (c *call) error4(old *datagram) {
 	if why != ok {
 		c.fault(why)
 	}
-	dst, why := c.to6(old.dst, owner, translator.UntranslatableDestination)
+	dst, why := c.workload6(old.dst, owner, translator.UntranslatableDestination)
 	if why != ok {
 		c.fault(why)
 	}
@@ -149,18 +149,21 @@ func (c *call) emit(v translator.Verdict, d *datagram) {
 	c.forward(v, Packet{Bytes: write6(d)})
 }
 
-// errorSource4 is the outer source of an ICMPv4 error.
+// errorSource4 is the outer source of an ICMPv4 error, which may be any but many
+// (RFC 7915 4.1).
 func (c *call) errorSource4(d *datagram) (netip.Addr, translator.Verdict) {
-	if within(d.src, thisHost) {
-		c.rule("1.1.this-host")
-		return c.t.IPv6, ok
-	}
-	src, why := c.source4(d)
-	switch why {
-	case ok:
-		return src, ok
-	case translator.NeverTranslated:
-		return src, why
+	odd := within(d.src, never4)
+	switch {
+	case d.src.IsMulticast() || d.src == netip.MustParseAddr("255.255.255.255"):
+		c.rule("1.1.never4")
+		return netip.Addr{}, translator.NeverTranslated
+	case odd && c.t.Prefix.IsValid() && (c.t.Prefix != wellKnown || c.t.AllowNonGlobal):
+		c.rule("1.1.error-source")
+		return Embed(c.t.Prefix, d.src), ok
+	case !odd:
+		if src, why := c.source4(d); why == ok {
+			return src, ok
+		}
 	}
 	if c.t.ICMPSource6.IsValid() {
 		c.rule("6.source6-pool")
@@ -224,8 +227,8 @@ func (c *call) error6(old *datagram) {
 		c.fault(translator.ICMPUntranslatable)
 	}
 	src, m := c.errorSource6(old)
-	quote := c.quote6(in.quote, m)
-	dst, _, why := c.to4(old.dst, translator.UntranslatableDestination)
+	quote := c.quote6(in.quote, src, m)
+	dst, why := c.destination4(old.dst)
 	if why != ok {
 		c.faultReply(why, 1, 0, 0)
 	}

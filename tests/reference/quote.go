@@ -38,14 +38,18 @@ func (c *call) quote4(b []byte) []byte {
 		}
 		return m
 	}
-	d.src, why = c.to6(old.src, owner(old.src, sp), translator.UntranslatableSource)
+	d.src, why = c.workload6(old.src, owner(old.src, sp), translator.UntranslatableSource)
 	if why != ok {
 		c.fault(why)
+	}
+	if !c.hairpin && (c.t.workload4(old.dst) || c.t.ours(old.dst)) {
+		c.rule("6.error-inside")
+		c.fault(translator.SpoofedSource)
 	}
 	if c.hairpin && !c.t.Prefix.IsValid() {
 		c.open(translator.UntranslatableDestination)
 	}
-	if c.hairpin && c.t.Prefix.IsValid() {
+	if c.t.Prefix.IsValid() {
 		// The workload that is told has sent to the prefix, not to the mapping.
 		d.dst, why = c.byPrefix(old.dst, translator.UntranslatableDestination)
 	} else {
@@ -68,6 +72,7 @@ func (c *call) quote4(b []byte) []byte {
 // quotable refuses what is quoted but cannot be translated.
 func (c *call) quotable(d *datagram) bool {
 	c.foreign(d)
+	c.carried(d, c.fault)
 	switch {
 	case d.isICMP() && d.fragmented():
 		c.rule("2.icmp-fragment")
@@ -95,8 +100,8 @@ func (c *call) quoteRules(d *datagram) {
 }
 
 // quote6 translates the packet that an ICMPv6 error quotes: one that came to a
-// workload 4→6. m is the mapping of the error's own source.
-func (c *call) quote6(b []byte, m *mapping.Mapping) []byte {
+// workload 4→6. m is the mapping of the error's own source, which became from.
+func (c *call) quote6(b []byte, from netip.Addr, m *mapping.Mapping) []byte {
 	old, why := read6(b, true)
 	if why != ok {
 		c.rule("6.quote-truncated")
@@ -128,11 +133,12 @@ func (c *call) quote6(b []byte, m *mapping.Mapping) []byte {
 	}
 	var to *mapping.Mapping
 	d.dst, to, why = c.to4(old.dst, translator.UntranslatableDestination)
+	if m != nil && (to != m || d.dst != from) {
+		c.rule("6.error-sender")
+		c.fault(translator.SpoofedSource) // it was not sent to the workload
+	}
 	if to != m {
 		c.mayEnforceQuote(old, to)
-		if m != nil && len(m.Ports) > 0 {
-			c.open(translator.PortOutsideSet) // it was not sent to the workload
-		}
 	}
 	if why != ok {
 		c.fault(why)

@@ -49,6 +49,9 @@ func (d *datagram) isICMP() bool {
 	return d.src.Is4() && d.protocol == 1 || d.src.Is6() && d.protocol == 58
 }
 
+// beyond: a fragment that no datagram can be long enough for.
+func (d *datagram) beyond() bool { return d.frag != nil && d.frag.offset+d.claimed > 65535 }
+
 // read4 takes an IPv4 packet apart. A quoted one may be cut short, and nobody
 // verifies its checksum. The verdict is ok, Malformed or BadChecksum.
 func read4(b []byte, quoted bool) (*datagram, translator.Verdict) {

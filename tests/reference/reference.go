@@ -74,9 +74,6 @@ const (
 	// ownSource: the translator's own IPv6 address is its own IPv4 address on
 	// the other side.
 	ownSource reading = 1 << iota
-	// sharedSource: a packet from the IPv4 side with a shared source address
-	// has its source under the prefix, whoever owns the port.
-	sharedSource
 	// shortErrors: an ICMP error keeps to the bound of ICMPv4 in the middle of
 	// a hairpin.
 	shortErrors

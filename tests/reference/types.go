@@ -139,5 +139,5 @@ func (c *call) mtu4(reported int, quote []byte) int {
 // mtu6 is "MTU 6→4".
 func (c *call) mtu6(reported int) int {
 	c.rule("6.mtu6")
-	return max(68, min(reported-20, c.t.MTU4, c.t.MTU6-20)) // 68: RFC 791 3.2
+	return min(max(1280, reported)-20, c.t.MTU4, c.t.MTU6-20)
 }

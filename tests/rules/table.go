@@ -4,6 +4,7 @@ package rules
 const (
 	core        = "translator"
 	table       = "translator/mapping"
+	special     = "translator/special"
 	conformance = "tests/conformance"
 
 	// compared: the reference translator follows the rule, the fast one gives
@@ -25,7 +26,14 @@ var Proofs = map[string][]string{
 	"1.1.non-global-knob":          {core + ".TestSection1_1_NonGlobal", compared},
 	"1.1.never4":                   {core + ".TestSection1_1_Never", compared},
 	"1.1.never6":                   {core + ".TestSection1_1_Never", compared},
-	"1.1.this-host":                {core + ".TestSection1_1_ErrorFromNowhere", compared},
+	"1.1.error-source":             {core + ".TestSection1_1_ErrorFromNowhere", compared},
+	"1.1.special":                  {special + ".TestFast", special + ".TestRegistry", "tests/reference.TestSpecial", "netstack/offload.TestSpecialAddresses"},
+	"1.1.ours-source4":             {core + ".TestSpoofedSource", core + ".TestSpoofedHost", "netstack/offload.TestOurs", compared},
+	"1.1.ours-source6":             {core + ".TestSpoofedSource", core + ".TestSpoofedHost", "netstack/offload.TestOurs", compared},
+	"1.1.ours-own":                 {core + ".TestOwnAddresses"},
+	"1.1.ours-nobody4":             {core + ".TestNothingCircles", core + ".TestAddressOfAPoolThatNobodyHas", compared},
+	"1.1.ours-nobody6":             {core + ".TestNothingCircles", "netstack/offload.TestOurs", compared},
+	"1.1.ours-once":                {core + ".TestNothingCircles", core + ".FuzzTranslate"},
 	"1.2.suffix":                   {table + ".TestLongestPrefix", compared},
 	"1.2.suffix-length":            {table + ".TestRefused"},
 	"1.2.longest-prefix":           {table + ".TestLongestPrefix", compared},
@@ -61,6 +69,8 @@ var Proofs = map[string][]string{
 	"2.flow-label":                 {core + ".TestSection2_Fields", compared},
 	"2.payload-length":             {core + ".TestSection2_Fields", compared},
 	"2.next-header":                {core + ".TestSection2_Fields", core + ".TestSection2_Fields/unknown protocol", compared},
+	"2.untranslatable-protocol":    {core + ".TestSection2_Fields/untranslatable protocol", compared},
+	"2.untranslatable-source":      {core + ".TestSection1_1_NonGlobal", core + ".TestSection1_2_Untranslatable", compared},
 	"2.next-header-icmp":           {conformance + ".TestEcho", compared},
 	"2.hop-limit":                  {core + ".TestSection2_Fields", compared},
 	"2.hop-limit-out":              {core + ".TestSection2_Fields/hop limit exceeded", compared},
@@ -89,6 +99,7 @@ var Proofs = map[string][]string{
 	"3.ttl":                        {core + ".TestSection3_Fields", compared},
 	"3.ttl-out":                    {core + ".TestSection3_Fields/hop limit exceeded", compared},
 	"3.protocol":                   {core + ".TestSection3_Fields", core + ".TestSection3_Fields/unknown protocol", compared},
+	"3.untranslatable-protocol":    {core + ".TestSection3_Fields/untranslatable protocol", compared},
 	"3.protocol-icmp":              {conformance + ".TestEcho", compared},
 	"3.addresses":                  {core + ".TestSection3_Fields", compared},
 	"3.extension-headers":          {core + ".TestSection3_ExtensionHeaders", compared},
@@ -154,7 +165,10 @@ var Proofs = map[string][]string{
 	"6.pointer6":                   {conformance + ".TestPointers6to4", compared},
 	"6.mtu4":                       {conformance + ".TestMTU4to6", core + ".TestSection6_MTU4to6", compared},
 	"6.mtu4-plateau":               {conformance + ".TestMTU4to6", compared},
-	"6.mtu6":                       {conformance + ".TestMTU6to4", core + ".TestSection6_MTU6to4", compared},
+	"6.mtu6":                       {conformance + ".TestMTU6to4", core + ".TestSection6_MTU6to4", core + ".TestLeastMTU", compared},
+	"6.error-sender":               {core + ".TestWhoAboutWhom", compared},
+	"6.error-inside":               {core + ".TestWhoAboutWhom", compared},
+	"6.quote-protocol":             {core + ".TestSection6_QuoteRefused", compared},
 	"6.quote":                      {core + ".TestSection6_Quote", compared},
 	"6.quote-fragment":             {core + ".TestSection6_Quote", compared},
 	"6.quote-ttl":                  {core + ".TestSection6_Quote", core + ".TestSection6_NeverAnswered", compared},
@@ -172,6 +186,8 @@ var Proofs = map[string][]string{
 	"6.answer-only-to":             {core + ".TestSection6_Answerable", conformance + ".TestLaterFragmentInDisguise", compared},
 	"6.answer-rate":                {core + ".TestSection6_ErrorRate"},
 	"7.malformed":                  {core + ".TestSection7_Malformed", compared},
+	"7.fragment-end":               {core + ".TestSection7_FragmentEnd", compared},
+	"7.length":                     {conformance + ".TestLongest", "netstack/offload.TestLongest", compared},
 	"7.upper-header":               {core + ".TestSection7_Malformed", conformance + ".TestNothingBehindHeader", compared},
 	"7.trailing":                   {core + ".TestSection7_BytesBeyond", compared},
 	"7.no-panic":                   {conformance + ".FuzzDifferential4", conformance + ".FuzzDifferential6", core + ".TestNoAllocations", core + ".TestSection7_NoRoom"},

@@ -17,7 +17,7 @@ var meaning = [translator.NumVerdicts]string{
 	translator.RoutingHeader:             "dropped: a routing header with segments left cannot be translated",
 	translator.HeaderBehindFragment:      "dropped: an extension header behind the fragment header",
 	translator.UntranslatableSource:      "dropped: no mapping and no prefix covers the source",
-	translator.UntranslatableDestination: "dropped: no mapping and no prefix covers the destination",
+	translator.UntranslatableDestination: "dropped: no mapping and no prefix covers the destination, or nobody has this address of ours",
 	translator.NeverTranslated:           "dropped: an address that is never translated (loopback, link-local, multicast, reserved)",
 	translator.NonGlobal:                 "dropped: IPv4 that is not global, under the well-known prefix (see allow_non_global)",
 	translator.UDPZeroChecksumRefused:    "dropped: UDP without a checksum (see udp_zero_checksum)",
@@ -29,6 +29,8 @@ var meaning = [translator.NumVerdicts]string{
 	translator.ProtocolNotShareable:      "dropped: the protocol has no ports, and the address is shared by ports",
 	translator.FragmentHeld:              "held until the first fragment of the datagram arrives",
 	translator.FragmentUnknown:           "dropped: a later fragment for a shared address, of an unknown datagram",
+	translator.SpoofedSource:             "dropped: the source is an address of ours, or the error is about another workload's packet",
+	translator.ProtocolUntranslatable:    "dropped: the protocol cannot be translated (IPsec AH, Mobility, HIP, Shim6)",
 }
 
 // Meaning is a verdict in a sentence, such as "dropped: ...".

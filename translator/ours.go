@@ -1,0 +1,133 @@
+package translator
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+// An address of ours is one that is routed to us: a workload's, a pool's, the
+// translator's own, one of the ICMP source pools. Packets have such a source
+// when they leave us, never when they come; and what goes to one that nobody has
+// ends here, or it would come straight back.
+
+// range4 is the IPv4 addresses from first to last.
+type range4 struct{ first, last uint32 }
+
+// ranges4 are in order, and neither overlap nor touch.
+type ranges4 []range4
+
+func newRanges4(prefixes []netip.Prefix) ranges4 {
+	all := make(ranges4, len(prefixes))
+	for i, p := range prefixes {
+		mask := ^uint32(0) << (32 - p.Bits())
+		first := mapping.Addr4From(p.Addr()) & mask
+		all[i] = range4{first, first | ^mask}
+	}
+	slices.SortFunc(all, func(a, b range4) int { return cmp.Compare(a.first, b.first) })
+	merged := all[:0]
+	for _, r := range all {
+		if n := len(merged); n > 0 && uint64(r.first) <= uint64(merged[n-1].last)+1 {
+			merged[n-1].last = max(merged[n-1].last, r.last)
+		} else {
+			merged = append(merged, r)
+		}
+	}
+	return merged
+}
+
+// has is short for most addresses, which lie far from all of r.
+func (r ranges4) has(a uint32) bool {
+	return len(r) > 0 && a >= r[0].first && a <= r[len(r)-1].last && r.search(a)
+}
+
+func (r ranges4) search(a uint32) bool {
+	low, high := 0, len(r)
+	for low < high {
+		if middle := (low + high) / 2; a > r[middle].last {
+			low = middle + 1
+		} else {
+			high = middle
+		}
+	}
+	return low < len(r) && a >= r[low].first
+}
+
+// ours4 are the IPv4 addresses of ours that no mapping makes so.
+func ours4(c Config) ranges4 {
+	prefixes := append(slices.Clone(c.Pools4), netip.PrefixFrom(c.IPv4, 32))
+	if c.ICMPSource4.IsValid() {
+		prefixes = append(prefixes, c.ICMPSource4)
+	}
+	return newRanges4(prefixes)
+}
+
+// ours6 is the ICMP source pool and its mask, or the own address.
+func ours6(c Config) (a, mask mapping.Addr6) {
+	p := netip.PrefixFrom(c.IPv6, 128)
+	if c.ICMPSource6.IsValid() {
+		p = c.ICMPSource6
+	}
+	return mapping.Addr6From(p.Addr()), mapping.Addr6{Hi: ^uint64(0) << max(64-p.Bits(), 0), Lo: ^uint64(0) << min(128-p.Bits(), 64)}
+}
+
+// ours6 says that a is the translator's own IPv6 address, or one that its errors
+// come from.
+func (s *snapshot) ours6(a mapping.Addr6) bool {
+	return a == s.own6 || (a.Hi^s.sources6.Hi)&s.mask6.Hi|(a.Lo^s.sources6.Lo)&s.mask6.Lo == 0
+}
+
+// nobodys4 says that a, which no mapping covers, is an address of ours that
+// nobody has.
+func (s *snapshot) nobodys4(a uint32) bool { return s.ours.has(a) && a != s.host4 }
+
+// workloads4 says that a belongs to workloads. Without a prefix a mapping may as
+// well be what names an IPv4 host, unless it has ports.
+func (s *snapshot) workloads4(a uint32, p port) bool {
+	e := s.table.Lookup4(a)
+	switch {
+	case e == nil:
+		return false
+	case a == s.host4: // the host's, too, but for their ports
+		return e.Shared() && p.known && s.table.Port(e, a, p.number) != nil
+	}
+	return s.prefix || e.Shared()
+}
+
+// spoofed4 says that an IPv4 packet has an address of ours as its source. What
+// comes to us by IPv4 comes from the IPv4 side, and workloads have no IPv4. In a
+// client they have nothing else (RFC 6877).
+func (s *snapshot) spoofed4(h *parsed, b []byte) bool {
+	if s.client {
+		return false
+	}
+	var from port
+	if h.src4 == s.host4 && h.first() && h.proto != protoICMP4 {
+		from.number, _, from.known = ports(h.proto, b[h.upper:])
+	}
+	return s.nobodys4(h.src4) || s.workloads4(h.src4, from)
+}
+
+// spoofed6 says that an IPv6 packet from a has an address of ours as its source.
+// That of a workload is its own, but what stands for it in the prefix is not.
+func (s *snapshot) spoofed6(a mapping.Addr6) bool {
+	if s.client {
+		return false
+	}
+	if s.ours6(a) {
+		return true
+	}
+	v4, ok := s.table.Extract(a)
+	if !ok || s.table.Lookup6(a) != nil {
+		return false
+	}
+	return s.ours.has(v4) || v4 == s.host4 && v4 != 0 || s.table.Lookup4(v4) != nil
+}
+
+// inside says that a packet to a was one that no router has seen: its
+// destination is of ours.
+func (s *snapshot) inside(a uint32, p port) bool {
+	return !s.client && (s.nobodys4(a) || s.workloads4(a, p))
+}
