@@ -100,7 +100,8 @@ func oddWorlds() []generate.World {
 	zero.Config.Host4 = netip.MustParseAddr("198.51.100.7")
 	zero.Mappings = append(zero.Mappings[:6:6], one("2001:db8:5::1/128", "198.51.100.7/32", mapping.PortRange{First: 0, Last: 0}),
 		one("2001:db8:5::2/128", "198.51.100.7/32", mapping.PortRange{First: 80, Last: 80}, mapping.PortRange{First: 2048, Last: 3071}),
-		one("2001:db8:5::3/128", "5.1.2.4/32", mapping.PortRange{First: 0, Last: 255}))
+		one("2001:db8:5::3/128", "5.1.2.4/32", mapping.PortRange{First: 0, Last: 255}),
+		one("2001:db8::/124", "198.51.101.64/28")) // covers the translator's own address
 	return []generate.World{short, zero}
 }
 
@@ -229,7 +230,13 @@ func (b *branchRun) odd() {
 	copy(reply[12:], []byte{192, 0, 2, 2, 198, 51, 100, 7})
 	reply[22], reply[24], reply[36], reply[37] = 9, 4, 0x6e, 0x6c
 	generate.Repair(reply)
+	zero := udp6(20) // whose checksum becomes 0, which UDP does not send
+	to4 := onesSum([]byte{198, 51, 100, 2, 192, 0, 2, 2})
+	binary.BigEndian.PutUint16(zero[46:], onesSum(binary.BigEndian.AppendUint16(nil, ^onesSum(zero[8:40])), binary.BigEndian.AppendUint16(nil, to4)))
 	b.Do(func() {
+		if o, err := j.check(reference.Packet{Bytes: zero}, 0); err != nil || !o.translated {
+			b.Errorf("a checksum that becomes 0: %+v, %v", o, err)
+		}
 		for _, in := range [][]byte{udp4(20), udp6(20), reply} {
 			for i := range 300 {
 				if len(in) == 48 || len(in) == 68 {
@@ -280,6 +287,12 @@ func partialEchoes() [][]byte {
 func (b *branchRun) identifications() {
 	j := newPair(b.T, b.rig, oddWorlds()[1], b.f).judge()
 	b.Do(func() {
+		own := udp4(20)
+		copy(own[16:], []byte{198, 51, 101, 65})
+		generate.Repair(own)
+		if o, err := j.check(reference.Packet{Bytes: own}, 0); err != nil || o.translated {
+			b.Errorf("to the translator's own IPv6 address: %+v, %v", o, err)
+		}
 		for source, port := range map[string]byte{"2001:db8:5::1": 0, "2001:db8:5::3": 5} {
 			in := udp6(20)
 			copy(in[8:], netip.MustParseAddr(source).AsSlice())
@@ -299,7 +312,7 @@ func (b *branchRun) identifications() {
 func (b *branchRun) links() {
 	j := b.lab()
 	b.attach(b.T, b.f)
-	d := &taps{j, make([]byte, 1<<17)}
+	d := &taps{judge: j, buf: make([]byte, 1<<17)}
 	g := generate.New(prefixed()[0], 4711)
 	for i := range 2000 {
 		in := g.Next4()
@@ -316,7 +329,7 @@ func (b *branchRun) links() {
 	tagged := append(append(append([]byte(nil), b.workMAC...), 2, 0, 0, 0, 0, 9, 0x81, 0, 0, 5, 0x86, 0xdd), udp6(20)...)
 	pieces := frame(b.workMAC, reference.Packet{Bytes: udp6(20)})
 	pieces[2] = sizeEthernet // all but this is not in the first piece
-	for _, f := range [][]byte{append(make([]byte, sizeVirtio), tagged...), pieces} {
+	for _, f := range [][]byte{append(make([]byte, sizeVirtio), tagged...), pieces, frame(b.workMAC, tcpSuper(true, 65535))} {
 		if _, err := syscall.Write(b.workload, f); err != nil {
 			b.Fatal(err)
 		}

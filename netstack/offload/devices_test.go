@@ -76,7 +76,8 @@ func unframe(b []byte) (p reference.Packet, err error) {
 // taps sends packets through both translators by the rig's devices.
 type taps struct {
 	*judge
-	buf []byte
+	buf   []byte
+	frame []byte // the last one read
 }
 
 // sent says how many packets a program has translated.
@@ -96,17 +97,33 @@ func (d *taps) sent(from6 bool) (n uint64, err error) {
 // drain reads what has come out of a tap, but what the kernel itself says to
 // everybody (MLD, ARP).
 func (d *taps) drain(tap int) (last []byte, n int) {
+	d.each(tap, func([]byte) error {
+		last = append(last[:0], d.frame...)
+		n++
+		return nil
+	})
+	return last, n
+}
+
+// each yields the IP packets that have come out of a tap; their frame is d.frame.
+func (d *taps) each(tap int, yield func(packet []byte) error) error {
 	for {
 		size, err := syscall.Read(tap, d.buf)
 		if err != nil {
-			return last, n
+			return nil
 		}
-		if d.buf[sizeVirtio]&1 != 0 {
+		if d.frame = d.buf[:size]; d.frame[sizeVirtio]&1 != 0 {
 			continue
 		}
-		last = append(last[:0], d.buf[:size]...)
-		n++
+		if err := yield(d.frame[sizeVirtio+sizeEthernet:]); err != nil {
+			return err
+		}
 	}
+}
+
+func write(tap int, frame []byte) error {
+	_, err := syscall.Write(tap, frame)
+	return err
 }
 
 // check is judge.check for packets with all their offloads. refused ones are
@@ -208,7 +225,7 @@ func TestDevices(t *testing.T) {
 
 func devices(t *testing.T, r *rig, p *pair, seed uint64, n int, seen map[string]int) {
 	r.attach(t, p.fast)
-	d := &taps{p.judge(), make([]byte, 1<<17)}
+	d := &taps{judge: p.judge(), buf: make([]byte, 1<<17)}
 	g := generate.New(p.world, 1000+seed)
 	for i := range n {
 		in := g.Next4()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
+	"slices"
 
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
@@ -42,6 +43,8 @@ const (
 	flagMappedInPrefix = 8
 	flagCountShared    = 16
 
+	keyOurs = 64
+
 	flagShared = 1
 	flagHoles  = 2
 
@@ -60,6 +63,7 @@ type state struct {
 	inPrefix int                        // mappings whose IPv6 prefix overlaps the prefix
 	shared   map[uint32]*[portSizes]int // by address: its blocks of ports of each size
 	near     [nearWords]uint64
+	ours     [33]int // blocks of ours with a prefix of that length
 }
 
 // contents is what lies in the maps.
@@ -105,10 +109,37 @@ func encode(t *Tables) (*contents, *state) {
 			c.keysPort, c.ownerPort = append(c.keysPort, k), append(c.ownerPort, encode4(m, e))
 		}
 	}
+	for _, p := range ours4(t.Config) {
+		s.ours[p.Bits()]++
+		s.markNear(p)
+		key := key4(p)
+		key.Length |= keyOurs
+		c.keys4, c.entries4 = append(c.keys4, key), append(c.entries4, programEntry4{})
+	}
 	for a := range s.shared {
 		c.keys4, c.entries4 = append(c.keys4, programKey4{Length: 32, V4: a}), append(c.entries4, s.head(a))
 	}
 	return c, s
+}
+
+// ours4 are the blocks of addresses that are ours, whatever mappings there are.
+func ours4(c translator.Config) (blocks []netip.Prefix) {
+	seen := map[netip.Prefix]bool{}
+	for _, p := range append(slices.Clone(c.Pools4), c.ICMPSource4, netip.PrefixFrom(c.IPv4, 32)) {
+		if p = p.Masked(); p.IsValid() && !seen[p] {
+			seen[p] = true
+			blocks = append(blocks, p)
+		}
+	}
+	return blocks
+}
+
+// markNear says that there may be something about the addresses of p.
+func (s *state) markNear(p netip.Prefix) {
+	for i := range uint32(1) << max(16-p.Bits(), 0) {
+		a := mapping.Addr4From(p.Addr()) + i<<16
+		s.near[a>>22] |= 1 << (a >> 16 & 63)
+	}
 }
 
 // count brings s up to date when n mappings m, 1 or −1, come.
@@ -119,10 +150,7 @@ func (s *state) count(t *Tables, m mapping.Mapping, n int) {
 	}
 	v4 := mapping.Addr4From(m.IPv4.Addr())
 	if n > 0 {
-		for i := range uint32(1) << max(16-m.IPv4.Bits(), 0) {
-			a := v4 + i<<16
-			s.near[a>>22] |= 1 << (a >> 16 & 63)
-		}
+		s.markNear(m.IPv4)
 	}
 	if len(m.Ports) == 0 {
 		s.lengths4[m.IPv4.Bits()] += n
@@ -167,6 +195,12 @@ func (s *state) config(t *Tables, fibFlags uint32, counters int) (c programConfi
 	if t.Config.Host4.IsValid() {
 		c.Host4 = mapping.Addr4From(t.Config.Host4)
 	}
+	source := netip.PrefixFrom(t.Config.IPv6, 128)
+	if t.Config.ICMPSource6.IsValid() {
+		source = t.Config.ICMPSource6
+	}
+	at, bits := mapping.Addr6From(source.Addr()), mask6(source.Bits())
+	c.SourceHi, c.SourceLo, c.SourceMaskHi, c.SourceMaskLo = at.Hi, at.Lo, bits.Hi, bits.Lo
 	for _, f := range []struct {
 		set  bool
 		flag uint32
@@ -207,6 +241,17 @@ func (s *state) levels(c *programConfig) error {
 		l := &c.Levels4[c.Count4]
 		l.Mask, l.Length = ^uint32(0)<<(32-length), uint32(length)
 		c.Count4++
+	}
+	for length, n := range s.ours {
+		if n == 0 {
+			continue
+		}
+		if int(c.CountOurs4) == maxLengths {
+			return &UnsupportedError{fmt.Sprintf("pools and mapped blocks have prefixes of over %d lengths", maxLengths)}
+		}
+		l := &c.Ours4[c.CountOurs4]
+		l.Mask, l.Length = ^uint32(0)<<(32-length), uint32(length)
+		c.CountOurs4++
 	}
 	return nil
 }

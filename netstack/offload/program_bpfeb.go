@@ -45,6 +45,17 @@ type programConfig struct {
 		Mask   uint32
 		Length uint32
 	}
+	Ours4 [16]struct {
+		_      structs.HostLayout
+		Mask   uint32
+		Length uint32
+	}
+	CountOurs4   uint32
+	PadOurs4     uint32
+	SourceHi     uint64
+	SourceLo     uint64
+	SourceMaskHi uint64
+	SourceMaskLo uint64
 }
 
 type programCount struct {

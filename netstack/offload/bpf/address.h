@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-// Addresses, as translator/address.go and translator/mapping have them.
+// Addresses, as translator/special, translator/address.go, translator/ours.go and
+// translator/mapping have them.
 #pragma once
 #include "maps.h"
 
@@ -18,7 +19,7 @@ static __always_inline int never4(__u32 a)
 
 static __always_inline int never6(__u64 hi, __u64 lo)
 {
-	return hi >> 54 == 0xfe80 >> 6 || hi >> 56 == 0xff || (hi == 0 && lo <= 1);
+	return hi >> 54 == 0xfe80 >> 6 || hi >> 56 == 0xff || (hi == 0 && (lo <= 1 || lo >> 32 == 0xffff));
 }
 
 // non_global says that a is not globally reachable (RFC 6052 3.1).
@@ -27,7 +28,8 @@ static __always_inline int non_global(__u32 a)
 	return a >> 24 == 0 || a >> 24 == 10 || a >> 24 == 127 || a >> 24 >= 224 ||
 	       a >> 22 == (100 << 2 | 1) ||                                    // 100.64.0.0/10
 	       a >> 16 == (169 << 8 | 254) || a >> 20 == (172 << 4 | 1) ||     // 172.16.0.0/12
-	       a >> 16 == (192 << 8 | 168) || a >> 8 == 192 << 16 ||           // 192.0.0.0/24
+	       a >> 16 == (192 << 8 | 168) ||
+	       (a >> 8 == 192 << 16 && (a & 0xff) != 9 && (a & 0xff) != 10) || // 192.0.0.0/24
 	       a >> 8 == (192 << 16 | 2) || a >> 17 == (198 << 7 | 9) ||       // 192.0.2.0/24, 198.18.0.0/15
 	       a >> 8 == (198 << 16 | 51 << 8 | 100) || a >> 8 == (203 << 16 | 113);
 }
@@ -159,14 +161,11 @@ static __always_inline int near4(struct tables *t, __u32 a)
 	return word && *word >> (a >> 16 & 63) & 1;
 }
 
-static __always_inline struct entry4 *lookup4(struct tables *t, __u32 a, __u32 *length)
+// find4 is lookup4 for an address that near4 is true for.
+static __always_inline struct entry4 *find4(struct tables *t, __u32 a, __u32 *length)
 {
 	struct key4 k;
 
-	if (!near4(t, a)) {
-		HERE;
-		return 0;
-	}
 	for (__u32 i = 0; i < MAX_LENGTHS; i++) {
 		struct level4 *l = &t->c->levels4[i];
 		struct entry4 *e;
@@ -186,6 +185,47 @@ static __always_inline struct entry4 *lookup4(struct tables *t, __u32 a, __u32 *
 		HERE;
 	}
 	return 0;
+}
+
+static __always_inline struct entry4 *lookup4(struct tables *t, __u32 a, __u32 *length)
+{
+	if (!near4(t, a)) {
+		HERE;
+		return 0;
+	}
+	HERE;
+	return find4(t, a, length);
+}
+
+// block4 says that a, which near4 is true for, lies in a block of ours.
+static __always_inline int block4(struct tables *t, __u32 a)
+{
+	struct key4 k;
+
+	for (__u32 i = 0; i < MAX_LENGTHS; i++) {
+		struct level4 *l = &t->c->ours4[i];
+
+		if (i >= t->c->count_ours4) {
+			HERE;
+			break;
+		}
+		k.length = OURS | l->length;
+		k.v4 = a & l->mask;
+		if (bpf_map_lookup_elem(t->by4, &k)) {
+			HERE;
+			return 1;
+		}
+		HERE;
+	}
+	return 0;
+}
+
+// own6 says that an IPv6 address is the translator's own, or one that its errors
+// come from.
+static __always_inline int own6(struct config *c, __u64 hi, __u64 lo)
+{
+	return (hi == c->own_hi && lo == c->own_lo) ||
+	       (((hi ^ c->source_hi) & c->source_mask_hi) | ((lo ^ c->source_lo) & c->source_mask_lo)) == 0;
 }
 
 // port4 is the mapping that owns a port of a shared address. sizes has a bit

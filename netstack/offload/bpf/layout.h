@@ -7,7 +7,7 @@
 #include "kernel.h"
 
 enum {
-	LAYOUT = 1,
+	LAYOUT = 2,
 	MAX_LENGTHS = 16, // prefix lengths in use, of each family
 	GENERATIONS = 2,
 	NEAR_WORDS = 1024, // a bit for each IPv4 /16
@@ -50,6 +50,11 @@ struct config {
 	__u32 count6, count4; // levels
 	struct level6 levels6[MAX_LENGTHS]; // longest first
 	struct level4 levels4[MAX_LENGTHS];
+	struct level4 ours4[MAX_LENGTHS]; // of blocks of ours: see OURS
+	__u32 count_ours4;
+	__u32 pad_ours4;
+	__u64 source_hi, source_lo;           // what errors of the translator come from, or its own
+	__u64 source_mask_hi, source_mask_lo; // address once more
 };
 
 struct key6 {
@@ -75,6 +80,11 @@ struct entry6 {
 	__u8 flags;
 	__u16 pad;
 };
+
+// OURS in the length of a key4: whatever mappings there are, the addresses behind
+// it are ours, and nobody's where there is none. They are never a source of what
+// comes in, nor a destination of what leaves.
+enum { OURS = 64 };
 
 struct key4 {
 	__u32 length;
@@ -130,7 +140,7 @@ enum reason {
 	HOP_LIMIT,
 	TOO_BIG,
 	SUPERPACKET,      // of a kind that cannot be told
-	OWN_ADDRESS,
+	OWN_ADDRESS,      // the translator's, or another of ours that no workload has
 	NEVER_TRANSLATED,
 	NON_GLOBAL,
 	UNMAPPED_SOURCE,

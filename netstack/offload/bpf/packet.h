@@ -21,6 +21,7 @@ enum {
 	ICMP6 = 58,
 
 	LONGEST_DF0 = 1260,
+	LONGEST = 65535,
 	DF = 0x4000,
 };
 

@@ -97,7 +97,7 @@ static __always_inline int source4(struct __sk_buff *skb, struct tables *t, stru
 
 	if (never6(p->src_hi, p->src_lo))
 		PASS(NEVER_TRANSLATED);
-	if (p->src_hi == c->own_hi && p->src_lo == c->own_lo)
+	if (own6(c, p->src_hi, p->src_lo))
 		PASS(OWN_ADDRESS);
 	e = lookup6(t, p->src_hi, p->src_lo, &length);
 	if (!e)
@@ -123,7 +123,7 @@ static __always_inline int destination4(struct tables *t, struct packet *p)
 
 	if (never6(p->dst_hi, p->dst_lo))
 		PASS(NEVER_TRANSLATED);
-	if (p->dst_hi == c->own_hi && p->dst_lo == c->own_lo)
+	if (own6(c, p->dst_hi, p->dst_lo))
 		PASS(OWN_ADDRESS);
 	if (!in_prefix(c, p->dst_hi, p->dst_lo))
 		PASS(UNMAPPED_DESTINATION);
@@ -136,8 +136,13 @@ static __always_inline int destination4(struct tables *t, struct packet *p)
 		PASS(NON_GLOBAL);
 	if (p->dst4 == c->own4)
 		PASS(OWN_ADDRESS);
-	if (lookup4(t, p->dst4, &length))
-		PASS(MAPPED_PEER);
+	if (near4(t, p->dst4)) {
+		if (find4(t, p->dst4, &length))
+			PASS(MAPPED_PEER);
+		if (block4(t, p->dst4) && p->dst4 != c->host4)
+			PASS(OWN_ADDRESS);
+		HERE;
+	}
 	HERE;
 	return TRANSLATED;
 }
@@ -193,6 +198,9 @@ static __always_inline int to4(struct __sk_buff *skb, int *action)
 	if ((why = plain_link(skb, ETH_P_IPV6, SIZE6 + LEAST_TCP)) || (why = load(&t)) ||
 	    (why = read6(skb, &p)) || (why = source4(skb, &t, &p, &e)) || (why = destination4(&t, &p)))
 		return why;
+	// IPv4's length has 16 bits for all, IPv6's for what is behind the header.
+	if (SIZE4 + p.payload > LONGEST)
+		PASS(TOO_BIG);
 	length = SIZE4 + segment(&p);
 	if (length > t.c->mtu4)
 		PASS(TOO_BIG);

@@ -77,6 +77,8 @@ static __always_inline int destination6(struct __sk_buff *skb, struct tables *t,
 		HERE;
 	}
 	mapped6(e, p->dst4, length, &p->dst_hi, &p->dst_lo);
+	if (own6(c, p->dst_hi, p->dst_lo))
+		PASS(OWN_ADDRESS);
 	p->slot = e->slot;
 	return TRANSLATED;
 }
@@ -91,8 +93,15 @@ static __always_inline int source6(struct tables *t, struct packet *p)
 		PASS(NEVER_TRANSLATED);
 	if (c->flags & GLOBAL_ONLY && non_global(p->src4))
 		PASS(NON_GLOBAL);
-	if (lookup4(t, p->src4, &length))
-		PASS(MAPPED_PEER);
+	if (p->src4 == c->host4)
+		PASS(OWN_ADDRESS);
+	if (near4(t, p->src4)) {
+		if (find4(t, p->src4, &length))
+			PASS(MAPPED_PEER);
+		if (block4(t, p->src4))
+			PASS(OWN_ADDRESS);
+		HERE;
+	}
 	HERE;
 	embed(c, p->src4, &p->src_hi, &p->src_lo);
 	return TRANSLATED;
