@@ -121,8 +121,9 @@ type snapshot struct {
 	zeroClass bool
 	client    bool
 	ours      ranges4       // addresses that are routed to us whether or not a workload has them
-	sources6  mapping.Addr6 // the ICMP source pool,
-	mask6     mapping.Addr6 // and what must be as there; of ones without a pool, which then is the own address
+	pooled6   bool          // there is an ICMP source pool of IPv6,
+	sources6  mapping.Addr6 // this,
+	mask6     mapping.Addr6 // and its addresses are alike in these bits
 	violations
 
 	config Config
@@ -137,7 +138,7 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		return nil, errNoTable
 	}
 	prefix := table.Prefix()
-	sources6, mask6 := ours6(c)
+	sources6, mask6 := pool6(c)
 	host4 := uint32(0)
 	if c.Host4.IsValid() {
 		host4 = mapping.Addr4From(c.Host4)
@@ -154,6 +155,7 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		zeroClass: c.ZeroTrafficClass,
 		client:    c.Client,
 		ours:      ours4(c),
+		pooled6:   c.ICMPSource6.IsValid(),
 		sources6:  sources6,
 		mask6:     mask6,
 		config:    c,

@@ -16,11 +16,14 @@ import (
 // range4 is the IPv4 addresses from first to last.
 type range4 struct{ first, last uint32 }
 
-// ranges4 are in order, and neither overlap nor touch.
-type ranges4 []range4
+// ranges4 is a set of IPv4 addresses.
+type ranges4 struct {
+	all  range4   // from the first to the last of them
+	list []range4 // in order; they neither overlap nor touch
+}
 
 func newRanges4(prefixes []netip.Prefix) ranges4 {
-	all := make(ranges4, len(prefixes))
+	all := make([]range4, len(prefixes))
 	for i, p := range prefixes {
 		mask := ^uint32(0) << (32 - p.Bits())
 		first := mapping.Addr4From(p.Addr()) & mask
@@ -35,24 +38,27 @@ func newRanges4(prefixes []netip.Prefix) ranges4 {
 			merged = append(merged, r)
 		}
 	}
-	return merged
+	if len(merged) == 0 {
+		return ranges4{}
+	}
+	return ranges4{range4{merged[0].first, merged[len(merged)-1].last}, merged}
 }
 
 // has is short for most addresses, which lie far from all of r.
-func (r ranges4) has(a uint32) bool {
-	return len(r) > 0 && a >= r[0].first && a <= r[len(r)-1].last && r.search(a)
+func (r *ranges4) has(a uint32) bool {
+	return a-r.all.first <= r.all.last-r.all.first && r.search(a)
 }
 
-func (r ranges4) search(a uint32) bool {
-	low, high := 0, len(r)
+func (r *ranges4) search(a uint32) bool {
+	low, high := 0, len(r.list)
 	for low < high {
-		if middle := (low + high) / 2; a > r[middle].last {
+		if middle := (low + high) / 2; a > r.list[middle].last {
 			low = middle + 1
 		} else {
 			high = middle
 		}
 	}
-	return low < len(r) && a >= r[low].first
+	return low < len(r.list) && a >= r.list[low].first
 }
 
 // ours4 are the IPv4 addresses of ours that no mapping makes so.
@@ -64,11 +70,11 @@ func ours4(c Config) ranges4 {
 	return newRanges4(prefixes)
 }
 
-// ours6 is the ICMP source pool and its mask, or the own address.
-func ours6(c Config) (a, mask mapping.Addr6) {
-	p := netip.PrefixFrom(c.IPv6, 128)
-	if c.ICMPSource6.IsValid() {
-		p = c.ICMPSource6
+// pool6 is the ICMP source pool of IPv6 and its mask.
+func pool6(c Config) (a, mask mapping.Addr6) {
+	p := c.ICMPSource6
+	if !p.IsValid() {
+		return a, mask
 	}
 	return mapping.Addr6From(p.Addr()), mapping.Addr6{Hi: ^uint64(0) << max(64-p.Bits(), 0), Lo: ^uint64(0) << min(128-p.Bits(), 64)}
 }
@@ -76,7 +82,7 @@ func ours6(c Config) (a, mask mapping.Addr6) {
 // ours6 says that a is the translator's own IPv6 address, or one that its errors
 // come from.
 func (s *snapshot) ours6(a mapping.Addr6) bool {
-	return a == s.own6 || (a.Hi^s.sources6.Hi)&s.mask6.Hi|(a.Lo^s.sources6.Lo)&s.mask6.Lo == 0
+	return a == s.own6 || s.pooled6 && (a.Hi^s.sources6.Hi)&s.mask6.Hi|(a.Lo^s.sources6.Lo)&s.mask6.Lo == 0
 }
 
 // nobodys4 says that a, which no mapping covers, is an address of ours that

@@ -301,8 +301,8 @@ func TestRanges4(t *testing.T) {
 				}
 			}
 		}
-		for i := 1; i < len(r); i++ {
-			if r[i].first <= r[i-1].last+1 {
+		for i := 1; i < len(r.list); i++ {
+			if r.list[i].first <= r.list[i-1].last+1 {
 				t.Errorf("%v of %v touch", r, prefixes)
 			}
 		}
