@@ -74,6 +74,9 @@ func fuzz(f *testing.F, version byte) {
 		if err := sound(in, r); err != nil {
 			t.Fatalf("%v\n%s", err, describe(in))
 		}
+		if err := p.circles(in, r); err != nil {
+			t.Fatalf("%v\n%s", err, describe(in))
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/gopacket/gopacket"
@@ -10,6 +11,7 @@ import (
 	"github.com/natless/natless/tests/generate"
 	"github.com/natless/natless/tests/reference"
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
 )
 
 // sound judges packets without a second translator: gopacket parses what comes
@@ -120,6 +122,46 @@ func checksumsRight(b []byte) bool {
 	return false
 }
 
+// circles says that a packet leaves toward where it would come back from (rule
+// 1.1.ours-once).
+func (p *pair) circles(in reference.Packet, r result) error {
+	if !r.verdict.IsForward() || p.leadsHere(in.Bytes) == "" {
+		return nil // somebody else's route has brought it here
+	}
+	for _, out := range r.packets {
+		if why := p.leadsHere(out.Bytes); why != "" {
+			return fmt.Errorf("%v leads here again, by %s: %s", r.verdict, why, describe(out))
+		}
+	}
+	return nil
+}
+
+// leadsHere is the route that would lead a packet to the translator, or "".
+func (p *pair) leadsHere(b []byte) string {
+	if b[0]>>4 == 4 {
+		a := netip.AddrFrom4([4]byte(b[16:20]))
+		for _, own := range append(p.world.Pools4, netip.PrefixFrom(p.world.IPv4, 32), p.world.ICMPSource4) {
+			if own.Contains(a) {
+				return own.String()
+			}
+		}
+		if p.table.Lookup4(mapping.Addr4From(a)) != nil {
+			return "a mapping"
+		}
+		return ""
+	}
+	a := netip.AddrFrom16([16]byte(b[24:40]))
+	switch {
+	case a == p.world.IPv6:
+		return "its own address"
+	case p.world.ICMPSource6.Contains(a):
+		return p.world.ICMPSource6.String()
+	case p.world.Prefix.Contains(a) && p.table.Lookup6(mapping.Addr6From(a)) == nil:
+		return "the prefix"
+	}
+	return ""
+}
+
 // fragmented says that an IPv4 packet is a part of a datagram.
 func fragmented(b []byte) bool { return b[0]>>4 == 4 && get(b[6:])&0x3fff != 0 }
 
@@ -133,6 +175,9 @@ func TestSound(t *testing.T) {
 			for _, in := range []reference.Packet{g.Next4(), g.Next6()} {
 				r := p.translate(in)
 				if err := sound(in, r); err != nil {
+					t.Errorf("%s: %v\n%s", w.Name, err, describe(in))
+				}
+				if err := p.circles(in, r); err != nil {
 					t.Errorf("%s: %v\n%s", w.Name, err, describe(in))
 				}
 				if r.verdict.IsForward() && checksumsRight(in.Bytes) {

@@ -33,7 +33,7 @@ var Proofs = map[string][]string{
 	"1.1.ours-own":                 {core + ".TestOwnAddresses"},
 	"1.1.ours-nobody4":             {core + ".TestNothingCircles", core + ".TestAddressOfAPoolThatNobodyHas", compared},
 	"1.1.ours-nobody6":             {core + ".TestNothingCircles", "netstack/offload.TestOurs", compared},
-	"1.1.ours-once":                {core + ".TestNothingCircles", core + ".FuzzTranslate"},
+	"1.1.ours-once":                {core + ".TestNothingCircles", core + ".FuzzTranslate", conformance + ".TestSound", conformance + ".FuzzDifferential4", conformance + ".FuzzDifferential6"},
 	"1.2.suffix":                   {table + ".TestLongestPrefix", compared},
 	"1.2.suffix-length":            {table + ".TestRefused"},
 	"1.2.longest-prefix":           {table + ".TestLongestPrefix", compared},
