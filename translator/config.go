@@ -25,7 +25,7 @@ const (
 type Config struct {
 	IPv4, IPv6               netip.Addr     // the translator's own addresses
 	Host4                    netip.Addr     // the host's own IPv4 address, where workloads share it with the host; optional
-	Pools4                   []netip.Prefix // IPv4 addresses that only workloads have: one that nobody has is nobody's
+	Pools4                   []netip.Prefix // IPv4 addresses that only workloads have: they are no source of what comes, and one that nobody has is nobody's
 	ICMPSource4, ICMPSource6 netip.Prefix   // sources for errors from untranslatable hops (RFC 6791); optional
 	MTU4, MTU6               int            // next-hop MTU of each side; default 1500
 	LowestMTU6               int            // longest IPv6 packet made from IPv4 with DF=0; default 1280

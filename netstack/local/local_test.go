@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,6 +51,8 @@ type peer struct {
 	link  *channel.Endpoint
 	addrs [2]netip.Addr
 	local *Stack
+
+	foreign atomic.Int32 // packets by IPv4, where there is a translator
 }
 
 // run starts a local stack with a peer until the test ends.
@@ -68,6 +71,8 @@ func run(t testing.TB, c Config) *peer {
 		protocol := header.IPv4ProtocolNumber
 		if q.Bytes()[0]>>4 == 6 {
 			protocol = header.IPv6ProtocolNumber
+		} else if c.Translator != nil {
+			p.foreign.Add(1)
 		}
 		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(q.Bytes())})
 		defer pkt.DecRef()
@@ -91,7 +96,7 @@ func run(t testing.TB, c Config) *peer {
 				return
 			}
 			v := pkt.ToView()
-			p.local.Deliver(v.AsSlice())
+			p.send(c.Translator, v.AsSlice())
 			v.Release()
 			pkt.DecRef()
 		}
@@ -104,6 +109,19 @@ func run(t testing.TB, c Config) *peer {
 		p.link.Close()
 	})
 	return p
+}
+
+// send gives a packet to the local stack, by way of a translator if there is one.
+func (p *peer) send(t *translator.Translator, b []byte) {
+	if t == nil {
+		p.local.Deliver(b)
+		return
+	}
+	buf := make([]byte, translator.Headroom+len(b)+translator.Tailroom)
+	q := translator.Packet{Buf: buf, Start: translator.Headroom, End: translator.Headroom + copy(buf[translator.Headroom:], b)}
+	if t.NewWorker().Translate(&q) == translator.Local {
+		p.local.Deliver(q.Bytes())
+	}
 }
 
 func (p *peer) dial(a netip.Addr, port uint16) (net.Conn, error) {

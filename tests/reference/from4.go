@@ -77,11 +77,11 @@ func (c *call) readable(d *datagram, icmpFragment string) bool {
 	return !d.behind
 }
 
-// foreign: the ICMP of the other family would be taken for the real one behind
-// us. The rules do not say that it must be.
+// foreign: the ICMP of the other family would be taken for the real one behind us.
 func (c *call) foreign(d *datagram) {
 	if !d.isICMP() && (d.protocol == icmp4 || d.protocol == icmp6) {
-		c.open(translator.ICMPUntranslatable)
+		c.rule("6.foreign")
+		c.fault(translator.ICMPUntranslatable)
 	}
 	if c.in.Bytes[0]>>4 == 4 && (d.protocol == 0 || d.protocol == 43 || d.protocol == 44 || d.protocol == 60) {
 		c.rule("2.next-header")

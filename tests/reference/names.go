@@ -143,6 +143,7 @@ func RuleNames() []string {
 		"6.error-sender",
 		"6.extensions-dropped",
 		"6.extensions-kept",
+		"6.foreign",
 		"6.informational-other",
 		"6.mtu4",
 		"6.mtu4-plateau",

@@ -139,6 +139,7 @@ var Proofs = map[string][]string{
 	"5.segment-size":               {core + ".TestSection5_SegmentSize", compared},
 	"5.finish":                     {core + ".TestSection5_PartialChecksum/completed when fragmented", compared},
 	"6.echo":                       {conformance + ".TestEcho", core + ".TestSection6_Informational", compared},
+	"6.foreign":                    {core + ".TestSection6_Informational/the other family's", core + ".TestSection6_QuoteRefused", compared},
 	"6.informational-other":        {core + ".TestSection6_Informational/others 4to6", core + ".TestSection6_Informational/others 6to4", compared},
 	"6.4to6.3-unreachable":         {conformance + ".TestErrors4to6/6.4to6.3-unreachable", core + ".TestSection6_Errors4to6", compared},
 	"6.4to6.3-protocol":            {conformance + ".TestErrors4to6/6.4to6.3-protocol", core + ".TestSection6_Errors4to6", compared},
