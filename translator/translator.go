@@ -3,8 +3,8 @@
 // clock of its own, no goroutine and no allocation may enter here.
 //
 // Rules are judged in this order, and the first that refuses a packet is its
-// reason: form of the IP headers, the translator's own address, form of the
-// upper layer, addresses, hop limit, source routes, protocol, ports, size.
+// reason: form of the IP headers, a source of ours, the translator's own address,
+// form of the upper layer, addresses, hop limit, source routes, protocol, ports, size.
 package translator
 
 import (
