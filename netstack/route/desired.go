@@ -9,12 +9,13 @@ import (
 
 // facts are what the desired state depends on besides our configuration.
 type facts struct {
-	device          int  // interface index of the device, 0 when there is none
-	kernelLocal     bool // policy rule 0 looks up the local table
-	otherLocal      bool // somebody else's rule does
-	otherLocalFirst bool // and stands before the place of ours
-	ourRules        bool // some policy rule is ours
-	rpFilter        bool // net.ipv4.conf.all.rp_filter is on
+	device          int            // interface index of the device, 0 when there is none
+	kernelLocal     bool           // policy rule 0 looks up the local table
+	otherLocal      bool           // somebody else's rule does
+	otherLocalFirst bool           // and stands before the place of ours
+	ourRules        bool           // some policy rule is ours
+	rpFilter        bool           // net.ipv4.conf.all.rp_filter is on
+	onLink6         []netip.Prefix // IPv6 prefixes of the uplink's link
 }
 
 // want is the desired state, without sysctls (see sysctl.go). A warning says
@@ -26,7 +27,7 @@ func want(c Config, d Desired, f facts) (s state, warnings []string, err error) 
 		s.add(route{dst: p})
 	}
 	if d.Uplink != "" {
-		proxies, w := proxies(d)
+		proxies, w := proxies(d, f)
 		s.add(proxies...)
 		warnings = append(warnings, w...)
 	}
@@ -65,9 +66,10 @@ func outermost(prefixes []netip.Prefix) []netip.Prefix {
 // proxies gives a proxy neighbour for each address of ours that a host on the
 // uplink's link may ask for, as far as they go: the smallest prefixes first, so
 // that one large block does not take what many small ones need.
-func proxies(d Desired) (out []object, warnings []string) {
+func proxies(d Desired, f facts) (out []object, warnings []string) {
 	all := outermost(append([]netip.Prefix{single(d.IPv4)}, d.Mapped4...))
 	slices.SortStableFunc(all, func(a, b netip.Prefix) int { return b.Bits() - a.Bits() })
+	out = proxied6(d, f)
 	left := 0
 	for _, p := range all {
 		if len(out)+1<<(32-p.Bits()) > maxProxies {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // journal holds the sysctls that we changed, in that order, on disk, so that a
@@ -15,6 +16,7 @@ import (
 type journal struct {
 	path    string
 	saved   []byte
+	indexes map[string]int // of the interfaces, by name
 	Sysctls []journalEntry `json:"sysctls"`
 }
 
@@ -22,6 +24,9 @@ type journalEntry struct {
 	Key string `json:"key"`
 	Was string `json:"was"`
 	Set string `json:"set"`
+	// Interface is the index of the one that the key is about, 0 when it is about
+	// none: names change, and come back on others.
+	Interface int `json:"interface,omitempty"`
 }
 
 func openJournal(c Config) (*journal, error) {
@@ -52,7 +57,41 @@ func (j *journal) note(key, was, set string) {
 		j.Sysctls[i].Set = set
 		return
 	}
-	j.Sysctls = append(j.Sysctls, journalEntry{key, was, set})
+	j.Sysctls = append(j.Sysctls, journalEntry{key, was, set, j.indexes[interfaceOf(key)]})
+}
+
+// follow has the entries go with their interfaces: to another name with one that
+// was renamed, and away with one that is gone.
+func (j *journal) follow(ifaces []iface) {
+	names := make(map[int]string, len(ifaces))
+	j.indexes = make(map[string]int, len(ifaces))
+	for _, i := range ifaces {
+		names[i.index], j.indexes[i.name] = i.name, i.index
+	}
+	j.Sysctls = slices.DeleteFunc(j.Sysctls, func(e journalEntry) bool { return e.Interface != 0 && names[e.Interface] == "" })
+	for i := range j.Sysctls {
+		e := &j.Sysctls[i]
+		if e.Interface != 0 {
+			e.Key = withInterface(e.Key, names[e.Interface])
+		}
+	}
+}
+
+// interfaceOf is the interface that a key is about: net/FAMILY/conf/eth0/… or
+// net/FAMILY/neigh/eth0/…; "" when there is none.
+func interfaceOf(key string) string {
+	parts := strings.Split(key, "/")
+	if len(parts) != 5 || parts[2] != "conf" && parts[2] != "neigh" {
+		return ""
+	}
+	return parts[3]
+}
+
+// withInterface is the key for another interface.
+func withInterface(key, name string) string {
+	parts := strings.Split(key, "/")
+	parts[3] = name
+	return strings.Join(parts, "/")
 }
 
 func (j *journal) forget(keys []string) {

@@ -115,6 +115,9 @@ func (k *linuxKernel) readLinks(d Desired, o *observed) error {
 		a := l.Attrs()
 		if a.Name == d.Uplink {
 			o.uplink = primary(addrs, a.Index)
+			if err := k.readUplink(l, o); err != nil {
+				return err
+			}
 		}
 		o.ifaces = append(o.ifaces, iface{name: a.Name, index: a.Index, ipv4: ipv4[a.Index]})
 		if a.Name == k.device {

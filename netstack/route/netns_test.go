@@ -70,6 +70,10 @@ func newLab(t testing.TB) *lab {
 	l.host.IP("addr add fd00::1/64 dev wl0")
 	l.wl.IP("addr add fd00::2/64 dev eth0")
 	l.device()
+	// A link comes up a moment after it was told to, and then its local routes.
+	l.within(soon, "links are up", func() bool {
+		return strings.Contains(l.host.IP("-6 route show table local"), "local fd00::1 ")
+	})
 	l.config = Config{Device: "natless0", StateDir: t.TempDir(), ManageSysctls: true, Log: slog.New(slog.DiscardHandler)}
 	return l
 }
@@ -149,7 +153,7 @@ func (l *lab) snapshot() string {
 	var b strings.Builder
 	for _, c := range []string{
 		"ip -4 route show table all", "ip -6 route show table all", "ip rule", "ip neigh show proxy",
-		"sysctl -a -r net.ipv.\\.(conf\\..*\\.(forwarding|accept_ra|rp_filter|accept_local)|ip_local_reserved_ports|ip_local_port_range|ip_forward)$",
+		"sysctl -a -r net.ipv.\\.(conf\\..*\\.(forwarding|accept_ra|rp_filter|accept_local|proxy_ndp)|neigh\\..*\\.proxy_(delay|qlen)|ip_local_reserved_ports|ip_local_port_range|ip_forward)$",
 	} {
 		f := strings.Fields(c)
 		b.WriteString("# " + c + "\n" + l.host.Run(f[0], f[1:]...) + "\n")

@@ -17,9 +17,9 @@ import (
 const ndaProtocol = 12 // NDA_PROTOCOL of linux/neighbour.h
 
 // ndmsg is struct ndmsg of linux/neighbour.h for a proxy neighbour.
-func ndmsg(index int) []byte {
+func ndmsg(family byte, index int) []byte {
 	b := make([]byte, unix.SizeofNdMsg)
-	b[0] = unix.AF_INET
+	b[0] = family
 	binary.NativeEndian.PutUint32(b[4:8], uint32(index))
 	b[10] = unix.NTF_PROXY
 	return b
@@ -29,7 +29,7 @@ func (k *linuxKernel) proxies() ([]proxy, error) {
 	for range dumpTries {
 		msgs, err := k.conn.Execute(mdl.Message{
 			Header: mdl.Header{Type: unix.RTM_GETNEIGH, Flags: mdl.Request | mdl.Dump},
-			Data:   ndmsg(0),
+			Data:   ndmsg(unix.AF_UNSPEC, 0),
 		})
 		if err != nil {
 			return nil, fmt.Errorf("list proxy neighbours: %w", err)
@@ -46,7 +46,7 @@ func (k *linuxKernel) parseProxies(msgs []mdl.Message) ([]proxy, error) {
 	names := map[int32]string{}
 	var out []proxy
 	for _, m := range msgs {
-		if len(m.Data) < unix.SizeofNdMsg || m.Data[0] != unix.AF_INET || m.Data[10]&unix.NTF_PROXY == 0 {
+		if len(m.Data) < unix.SizeofNdMsg || m.Data[0] != unix.AF_INET && m.Data[0] != unix.AF_INET6 || m.Data[10]&unix.NTF_PROXY == 0 {
 			continue
 		}
 		ad, err := mdl.NewAttributeDecoder(m.Data[unix.SizeofNdMsg:])
@@ -98,7 +98,11 @@ func (k *linuxKernel) changeProxy(remove bool, p proxy) error {
 	if err != nil {
 		return err
 	}
-	m.Data = append(ndmsg(l.Attrs().Index), attrs...)
+	family := byte(unix.AF_INET)
+	if p.addr.Is6() {
+		family = unix.AF_INET6
+	}
+	m.Data = append(ndmsg(family, l.Attrs().Index), attrs...)
 	_, err = k.conn.Execute(m)
 	if remove {
 		err = ignore(err, unix.ENOENT, unix.ENODEV)

@@ -20,6 +20,7 @@ type reconciler struct {
 	observed func(*scope) // told what to watch; may be nil
 	warned   string
 	proxies  []proxy    // those that must be there
+	wishes   []sysctl   // those that were granted
 	uplink   netip.Addr // what the uplink has
 	complete bool       // everything has been as desired at some time
 }
@@ -37,15 +38,19 @@ func (r *reconciler) reconcile() error {
 		r.config.Log.Debug("waiting for the device", "device", r.config.Device)
 		return nil
 	}
-	sysctls, err := r.applySysctls(o)
+	sysctls, warnings, err := r.applySysctls(o)
 	if err != nil {
 		return err
 	}
-	w, warnings, err := want(r.config, r.desired, o.facts)
+	r.wishes = nil
+	if warnings == nil && r.config.ManageSysctls {
+		r.wishes = sysctls.wishes
+	}
+	w, more, err := want(r.config, r.desired, o.facts)
 	if err != nil {
 		return err
 	}
-	r.warn(warnings)
+	r.warn(append(warnings, more...))
 	if err := r.checkHostPool(o, w); err != nil {
 		return err
 	}
@@ -116,14 +121,16 @@ func (r *reconciler) warn(warnings []string) {
 
 // applySysctls sets what must hold; what no longer must is restored when the
 // rest is done. The values from before are on disk before anything is changed.
-func (r *reconciler) applySysctls(o *observed) (*sysctlPlan, error) {
+func (r *reconciler) applySysctls(o *observed) (p *sysctlPlan, warnings []string, err error) {
 	if r.kernel.sysctl(forwarding6) == "" {
-		return nil, &MissingFeatureError{"IPv6", "2.6", "boot without ipv6.disable=1"}
+		return nil, nil, &MissingFeatureError{"IPv6", "2.6", "boot without ipv6.disable=1"}
 	}
-	p := &sysctlPlan{ifaces: o.ifaces, journal: r.journal, read: r.kernel.sysctl}
+	r.journal.follow(o.ifaces)
+	p = &sysctlPlan{ifaces: o.ifaces, journal: r.journal, read: r.kernel.sysctl}
 	p.forwarding(r.config, r.desired)
 	p.hostPool(r.config, r.desired, o.facts)
-	differing := p.differing()
+	p.neighbours(r.desired, o.facts)
+	differing, wished := p.differing(p.want), p.differing(p.wishes)
 	needed := func(err error) *SysctlError {
 		e := &SysctlError{Err: err}
 		for _, s := range differing {
@@ -136,24 +143,32 @@ func (r *reconciler) applySysctls(o *observed) (*sysctlPlan, error) {
 		return e
 	}
 	if len(differing) > 0 && !r.config.ManageSysctls {
-		return nil, needed(nil)
+		return nil, nil, needed(nil)
 	}
-	for _, s := range differing {
+	if !r.config.ManageSysctls {
+		return p, ungranted(wished, "manage_sysctls is false"), nil
+	}
+	for _, s := range slices.Concat(differing, wished) {
 		r.journal.note(s.key, r.kernel.sysctl(s.key), s.value)
 	}
 	if err := r.journal.save(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, s := range differing {
 		err := r.apply(change{object: s})
 		if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
-			return nil, needed(err)
+			return nil, nil, needed(err)
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return p, nil
+	for i, s := range wished {
+		if err := r.apply(change{object: s}); err != nil {
+			return p, ungranted(wished[i:], err.Error()), nil
+		}
+	}
+	return p, nil, nil
 }
 
 func (r *reconciler) restoreSysctls(p *sysctlPlan) error {
@@ -182,8 +197,13 @@ func (r *reconciler) set(d Desired) error {
 	return err
 }
 
-// proxiesGone says whether a proxy neighbour is missing.
+// proxiesGone says whether a proxy neighbour is missing, or would be late.
 func (r *reconciler) proxiesGone() bool {
+	for _, s := range r.wishes {
+		if !sameSysctl(r.kernel.sysctl(s.key), s.value) {
+			return true
+		}
+	}
 	have, err := r.kernel.proxies()
 	there := make(map[proxy]bool, len(have))
 	for _, p := range have {
@@ -205,6 +225,7 @@ func (r *reconciler) cleanUp() error {
 	for _, c := range diff(o.have, nothing) {
 		errs = append(errs, r.apply(c))
 	}
+	r.journal.follow(o.ifaces)
 	p := &sysctlPlan{journal: r.journal, read: r.kernel.sysctl}
 	errs = append(errs, r.restoreSysctls(p))
 	if err := errors.Join(errs...); err != nil {

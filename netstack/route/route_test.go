@@ -184,7 +184,7 @@ func TestRefusedSetKeepsOld(t *testing.T) {
 
 func TestProxiesBounded(t *testing.T) {
 	d := Desired{Uplink: "eth0", Mapped4: prefixes("10.0.0.0/16", "192.0.2.0/24", "198.51.100.7/32")}
-	got, warnings := proxies(d)
+	got, warnings := proxies(d, facts{})
 	if len(got) != 257 || len(warnings) != 1 || !strings.Contains(warnings[0], "10.0.0.0/16") {
 		t.Errorf("got %d proxies and warnings %q", len(got), warnings)
 	}
@@ -192,19 +192,19 @@ func TestProxiesBounded(t *testing.T) {
 	for i := range 20 {
 		d.Mapped4 = append(d.Mapped4, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 24))
 	}
-	got, warnings = proxies(d)
+	got, warnings = proxies(d, facts{})
 	if len(got) != maxProxies || len(warnings) != 4 {
 		t.Errorf("got %d proxies and %d warnings, want %d and 4", len(got), len(warnings), maxProxies)
 	}
 	d.Mapped4 = prefixes("10.0.0.0/21", "10.1.0.0/20", "10.2.0.0/22") // the small ones come first
-	if got, warnings = proxies(d); len(got) != 3072 || len(warnings) != 1 || !strings.Contains(warnings[0], "10.1.0.0/20") {
+	if got, warnings = proxies(d, facts{}); len(got) != 3072 || len(warnings) != 1 || !strings.Contains(warnings[0], "10.1.0.0/20") {
 		t.Errorf("got %d proxies and warnings %q", len(got), warnings)
 	}
 	d.Mapped4 = nil
 	for i := range 40 {
 		d.Mapped4 = append(d.Mapped4, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16))
 	}
-	if _, warnings = proxies(d); len(warnings) != maxProxyWarnings+1 || warnings[maxProxyWarnings] != "and 32 more like that" {
+	if _, warnings = proxies(d, facts{}); len(warnings) != maxProxyWarnings+1 || warnings[maxProxyWarnings] != "and 32 more like that" {
 		t.Errorf("got %d warnings: %q", len(warnings), warnings)
 	}
 }

@@ -60,7 +60,7 @@ func (r route) String() string {
 }
 func (route) rank() int { return 2 }
 
-// proxy is a proxy neighbour: dev answers ARP for addr.
+// proxy is a proxy neighbour: dev answers for addr, ARP or neighbour discovery.
 type proxy struct {
 	dev  string
 	addr netip.Addr

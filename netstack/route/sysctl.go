@@ -48,6 +48,7 @@ type sysctlPlan struct {
 	journal *journal
 	read    func(key string) string
 	want    []sysctl
+	wishes  []sysctl // what should hold, and need not
 }
 
 func (p *sysctlPlan) need(key, value string) {
@@ -108,9 +109,9 @@ func (p *sysctlPlan) keepHostBehaviour(c Config) {
 	}
 }
 
-// differing gives the values that must be changed.
-func (p *sysctlPlan) differing() []sysctl {
-	return slices.DeleteFunc(slices.Clone(p.want), func(s sysctl) bool {
+// differing gives those of the values that do not hold.
+func (p *sysctlPlan) differing(of []sysctl) []sysctl {
+	return slices.DeleteFunc(slices.Clone(of), func(s sysctl) bool {
 		return sameSysctl(p.read(s.key), s.value)
 	})
 }
@@ -121,7 +122,8 @@ func (p *sysctlPlan) differing() []sysctl {
 // turn others.
 func (p *sysctlPlan) obsolete() (restore []sysctl, forget []string) {
 	for _, e := range slices.Backward(p.journal.Sysctls) {
-		if slices.ContainsFunc(p.want, func(s sysctl) bool { return s.key == e.Key }) {
+		isKey := func(s sysctl) bool { return s.key == e.Key }
+		if slices.ContainsFunc(p.want, isKey) || slices.ContainsFunc(p.wishes, isKey) {
 			continue
 		}
 		forget = append(forget, e.Key)
