@@ -25,5 +25,6 @@ type observed struct {
 	facts
 	have   state
 	ifaces []iface
+	link   uplinkLink // the uplink's
 	uplink netip.Addr // first global IPv4 address of the uplink, if any
 }

@@ -26,10 +26,12 @@ const (
 type Manager struct {
 	config Config
 	ready  chan struct{}
+	link   *announcer
 	moved  chan netip.Addr
 
 	mu      sync.Mutex
 	desired Desired
+	mute    error           // why nothing can be announced
 	set     chan setRequest // non-nil while Run serves it
 	stopped chan struct{}
 }
@@ -46,7 +48,7 @@ func New(c Config) (*Manager, error) {
 		return nil, err
 	}
 	return &Manager{
-		config: c, ready: make(chan struct{}), stopped: make(chan struct{}), moved: make(chan netip.Addr, 1),
+		link: newAnnouncer(nil, c.Log), config: c, ready: make(chan struct{}), stopped: make(chan struct{}), moved: make(chan netip.Addr, 1),
 		desired: Desired{MTU: 1500},
 	}, nil
 }
@@ -97,11 +99,12 @@ func (m *Manager) Run(ctx context.Context) error {
 		default:
 		}
 	}
-	watcher, err := watch(notify)
+	watcher, err := watch(notify, func() { m.link.again.Store(true); notify() })
 	if err != nil {
 		return err
 	}
 	defer watcher.close()
+	defer m.announce()()
 	kernel, err := openKernel(m.config.Device, m.config.SysctlDir)
 	if err != nil {
 		return err
@@ -118,6 +121,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.mu.Unlock()
 	defer close(m.stopped)
 	r.observed = func(s *scope) { watcher.scope.Store(s) }
+	r.announced = m.link.follow
 	err = m.serve(ctx, r, changed)
 	if m.config.Leave {
 		return err
@@ -232,4 +236,41 @@ func Cleanup(c Config) error {
 		return err
 	}
 	return (&reconciler{config: c, kernel: kernel, journal: journal}).cleanUp()
+}
+
+// announce starts what tells the uplink's link of our addresses, and gives how to
+// end it. Without the right to do so the manager does all else.
+func (m *Manager) announce() (end func()) {
+	socket, err := openLinkSocket()
+	m.mu.Lock()
+	m.mute = err
+	m.mu.Unlock()
+	if err != nil {
+		m.config.Log.Warn("neighbours will not be told when an address becomes ours: they may send to who had it before until they ask again",
+			"error", err, "remedy", "CAP_NET_RAW at the start")
+		m.link.send = func(uplinkLink, netip.Addr) error { return nil }
+	} else {
+		m.link.send = socket.announce
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { m.link.run(ctx) })
+	return func() {
+		cancel()
+		running.Wait()
+		if err == nil {
+			socket.close()
+		}
+	}
+}
+
+// Assigned tells that an IPv4 address has an owner, and had none before: hosts on
+// the uplink's link hear that it is here.
+func (m *Manager) Assigned(a netip.Addr) { m.link.assigned(a) }
+
+// Announcements is how many were made; err says why none can be.
+func (m *Manager) Announcements() (sent uint64, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.link.sent.Load(), m.mute
 }

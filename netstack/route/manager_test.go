@@ -164,7 +164,7 @@ func TestManagerSurvivesOverrun(t *testing.T) {
 			case changed <- struct{}{}:
 			default:
 			}
-		})
+		}, func() {})
 	})
 	l.must("watch", err)
 	l.must("small buffer", w.conn.SetReadBuffer(4096))

@@ -18,11 +18,14 @@ type reconciler struct {
 	journal  *journal
 	desired  Desired
 	observed func(*scope) // told what to watch; may be nil
-	warned   string
-	proxies  []proxy    // those that must be there
-	wishes   []sysctl   // those that were granted
-	uplink   netip.Addr // what the uplink has
-	complete bool       // everything has been as desired at some time
+	// announced is told what the uplink's link is, and what is answered for there;
+	// may be nil.
+	announced func(uplinkLink, []proxy)
+	warned    string
+	proxies   []proxy    // those that must be there
+	wishes    []sysctl   // those that were granted
+	uplink    netip.Addr // what the uplink has
+	complete  bool       // everything has been as desired at some time
 }
 
 // reconcile compares what is there with what should be, and applies the
@@ -68,6 +71,9 @@ func (r *reconciler) reconcile() error {
 			r.proxies = append(r.proxies, p)
 		}
 	}
+	if r.announced != nil {
+		r.announced(o.link, r.proxies)
+	}
 	r.complete = true
 	return nil
 }
@@ -102,7 +108,8 @@ func (r *reconciler) watchFor(o *observed) {
 	if r.observed == nil {
 		return
 	}
-	s := &scope{names: map[string]bool{r.config.Device: true, r.desired.Uplink: true}, indexes: map[int32]bool{}}
+	s := &scope{names: map[string]bool{r.config.Device: true, r.desired.Uplink: true}, indexes: map[int32]bool{},
+		uplink: r.desired.Uplink, link: int32(o.link.index)}
 	for _, i := range o.ifaces {
 		if s.names[i.name] || i.ipv4 {
 			s.indexes[int32(i.index)] = true

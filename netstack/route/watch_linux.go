@@ -15,7 +15,7 @@ import (
 // announced by the kernel in any of them.
 var watchedGroups = []uint32{
 	unix.RTNLGRP_LINK,
-	unix.RTNLGRP_IPV4_IFADDR,
+	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
 	unix.RTNLGRP_IPV4_RULE,
 	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
@@ -26,6 +26,8 @@ var watchedGroups = []uint32{
 type scope struct {
 	names   map[string]bool // links whose state matters
 	indexes map[int32]bool  // interfaces whose forwarding matters
+	uplink  string
+	link    int32 // its index
 }
 
 // netlinkWatcher reads notifications until it is closed.
@@ -36,11 +38,12 @@ type netlinkWatcher struct {
 	scope    atomic.Pointer[scope]
 	overruns atomic.Uint64
 	changed  func()
+	peers    func() // told when the uplink's peers must be told of it
 }
 
 // watch subscribes to changes of links, addresses, routes, rules and sysctls
 // in this thread's network namespace.
-func watch(changed func()) (*netlinkWatcher, error) {
+func watch(changed, peers func()) (*netlinkWatcher, error) {
 	conn, err := mdl.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return nil, fmt.Errorf("watch netlink: %w", err)
@@ -52,7 +55,7 @@ func watch(changed func()) (*netlinkWatcher, error) {
 			return nil, fmt.Errorf("watch netlink group %d: %w", g, err)
 		}
 	}
-	w := &netlinkWatcher{conn: conn, changed: changed}
+	w := &netlinkWatcher{conn: conn, changed: changed, peers: peers}
 	w.done.Go(func() { w.loop(conn, (*scope).concerns) })
 	if nft, err := mdl.Dial(unix.NETLINK_NETFILTER, nil); err == nil {
 		if nft.JoinGroup(unix.NFNLGRP_NFTABLES) == nil {
@@ -80,6 +83,9 @@ func (w *netlinkWatcher) loop(conn *mdl.Conn, concerns func(*scope, mdl.Message)
 		switch {
 		case err == nil:
 			for _, m := range msgs {
+				if w.scope.Load().notifiesPeers(m) {
+					w.peers()
+				}
 				if concerns(w.scope.Load(), m) {
 					w.changed()
 					break
@@ -108,10 +114,37 @@ func (s *scope) concerns(m mdl.Message) bool {
 		return len(d) >= unix.SizeofIfInfomsg && s.names[stringAttribute(d[unix.SizeofIfInfomsg:], unix.IFLA_IFNAME)]
 	case unix.RTM_DELROUTE: // struct rtmsg: the protocol is the sixth byte
 		return len(d) >= unix.SizeofRtMsg && d[5] == Protocol
-	case unix.RTM_NEWRULE, unix.RTM_DELRULE, unix.RTM_NEWADDR, unix.RTM_DELADDR:
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
 		return true
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR: // struct ifaddrmsg: first the family, last the interface
+		return len(d) >= unix.SizeofIfAddrmsg && (d[0] == unix.AF_INET || int32(binary.NativeEndian.Uint32(d[4:8])) == s.link)
 	case unix.RTM_NEWNETCONF: // struct netconfmsg is one byte, padded to four
 		return len(d) >= 4 && s.netconf(d[4:])
+	}
+	return false
+}
+
+// Events of IFLA_EVENT in linux/if_link.h with which the kernel announces its own
+// addresses, in the hope that others do so, too.
+const (
+	eventBondingFailover = 3
+	eventNotifyPeers     = 4
+)
+
+// notifiesPeers says whether a notification is such an event of the uplink.
+func (s *scope) notifiesPeers(m mdl.Message) bool {
+	if s == nil || s.uplink == "" || m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg {
+		return false
+	}
+	attributes := m.Data[unix.SizeofIfInfomsg:]
+	if stringAttribute(attributes, unix.IFLA_IFNAME) != s.uplink {
+		return false
+	}
+	ad, err := mdl.NewAttributeDecoder(attributes)
+	for err == nil && ad.Next() {
+		if ad.Type() == unix.IFLA_EVENT && len(ad.Bytes()) == 4 {
+			return ad.Uint32() == eventBondingFailover || ad.Uint32() == eventNotifyPeers
+		}
 	}
 	return false
 }
