@@ -105,6 +105,9 @@ func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
 		}
 	}
 	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry), spoofing())
+	if c.Uplink != "" {
+		st.Checks = append(st.Checks, announcements(s.routes))
+	}
 	return st
 }
 
@@ -129,6 +132,16 @@ func spoofing() api.Check {
 		return api.Check{Name: "anti-spoofing", State: "fail", Detail: "its nftables rules are gone: a workload can send with another's source"}
 	}
 	return api.Check{Name: "anti-spoofing", State: "ok", Detail: fmt.Sprintf("%d packets dropped", a.Packets)}
+}
+
+// announcements says whether the uplink's link hears of our addresses.
+func announcements(m *route.Manager) api.Check {
+	n, err := m.Announcements()
+	if err != nil {
+		return api.Check{Name: "announcements", State: "warn", Detail: fmt.Sprintf(
+			"neighbours are not told when an address becomes ours (%v): give natlessd CAP_NET_RAW", err)}
+	}
+	return api.Check{Name: "announcements", State: "ok", Detail: fmt.Sprintf("%d sent", n)}
 }
 
 // homeless looks for assignments that no pool would give any more.

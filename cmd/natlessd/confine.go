@@ -16,7 +16,8 @@ import (
 // says the same, and what only the start needs.
 func needs(c *config.Config) confine.Needs {
 	return confine.Needs{
-		// Device, routes, nftables and net.* sysctls; the fast path's programs.
+		// Device, routes, nftables and net.* sysctls; the fast path's programs. Not
+		// NET_RAW: the socket that announces addresses is open by now.
 		Capabilities: []cap.Value{cap.NET_ADMIN, cap.BPF, cap.PERFMON},
 		Write:        []string{filepath.Dir(c.API.Socket), filepath.Dir(c.Registry.Path), "/sys/fs/bpf"},
 		Set:          []string{filepath.Join(c.SysctlDir, "net")},

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"slices"
 
@@ -67,6 +68,7 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 		return nil, err
 	}
 	s.workloads.serve(s.translator)
+	s.workloads.assigned = func(a netip.Addr) { s.routes.Assigned(a) }
 	s.routes, err = route.New(route.Config{
 		Device: c.Device.Name, ManageSysctls: c.ManageSysctls, SysctlDir: c.SysctlDir, Leave: handover, Log: log,
 		StateDir: filepath.Dir(c.API.Socket), // which a reboot empties, and no other daemon has

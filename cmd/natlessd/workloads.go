@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -34,7 +35,8 @@ type workloads struct {
 	socket     string             // recorded releases lie beside it
 	log        *slog.Logger
 	ready      chan struct{}
-	put        chan struct{} // has an element when somebody was given something
+	assigned   func(netip.Addr) // told an address that has its first owner; may be nil
+	put        chan struct{}    // has an element when somebody was given something
 }
 
 // openWorkloads opens the registry and gives the table of the explicit mappings
@@ -79,6 +81,7 @@ func (w *workloads) serve(t *translator.Translator) {
 				}
 				return err
 			}
+			defer w.announce(c)
 			if w.traffic != nil {
 				return w.traffic.Change(c, edit)
 			}
@@ -90,6 +93,14 @@ func (w *workloads) serve(t *translator.Translator) {
 			}
 			return err
 		})
+}
+
+// announce has the uplink's link told of an address that has got its first owner:
+// who had it before may have been somewhere else.
+func (w *workloads) announce(c registry.Change) {
+	if w.assigned != nil && c.New != nil && (c.Old == nil || c.Old.Address != c.New.Address) && w.Alone(c.New) {
+		w.assigned(c.New.Address)
+	}
 }
 
 func edited(t *mapping.Table, c registry.Change) (*mapping.Table, error) {
