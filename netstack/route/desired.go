@@ -16,14 +16,17 @@ type facts struct {
 	ourRules        bool           // some policy rule is ours
 	rpFilter        bool           // net.ipv4.conf.all.rp_filter is on
 	onLink6         []netip.Prefix // IPv6 prefixes of the uplink's link
+	taken           Taken          // what others hold on the host's links
+	held            []netip.Addr   // of that, IPv4 of others: the host must reach them where they are
 }
 
 // want is the desired state, without sysctls (see sysctl.go). A warning says
 // what was left out.
 func want(c Config, d Desired, f facts) (s state, warnings []string, err error) {
 	s = state{}
+	warnings = warnTaken(d, f.taken)
 	s.add(link{up: true, mtu: d.MTU, txQueueLen: c.TxQueueLen})
-	for _, p := range append(routed4(d), routed6(d)...) {
+	for _, p := range append(routed4(d, f), routed6(d)...) {
 		s.add(route{dst: p})
 	}
 	if d.Uplink != "" {
@@ -37,9 +40,13 @@ func want(c Config, d Desired, f facts) (s state, warnings []string, err error) 
 	return s, warnings, wantHostPool(s, d, f)
 }
 
-// routed4 gives the IPv4 prefixes that lead to the device.
-func routed4(d Desired) []netip.Prefix {
-	return outermost(append([]netip.Prefix{single(d.IPv4), d.ICMPSource4}, d.Mapped4...))
+// routed4 gives the IPv4 prefixes that lead to the device. What others hold there
+// does not: the host's own packets to its gateway must find it.
+func routed4(d Desired, f facts) (out []netip.Prefix) {
+	for _, p := range outermost(append([]netip.Prefix{single(d.IPv4), d.ICMPSource4}, d.Mapped4...)) {
+		out = append(out, without(p, f.held)...)
+	}
+	return out
 }
 
 // routed6 gives the IPv6 prefixes that lead to the device. The IPv6 side of a
@@ -81,7 +88,9 @@ func proxies(d Desired, f facts) (out []object, warnings []string) {
 			continue
 		}
 		for a := p.Addr(); p.Contains(a); a = a.Next() {
-			out = append(out, proxy{dev: d.Uplink, addr: a})
+			if f.taken[a] == "" {
+				out = append(out, proxy{dev: d.Uplink, addr: a})
+			}
 		}
 	}
 	if left > maxProxyWarnings {

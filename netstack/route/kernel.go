@@ -23,8 +23,9 @@ type kernel interface {
 // observed is what is there.
 type observed struct {
 	facts
-	have   state
-	ifaces []iface
-	link   uplinkLink // the uplink's
-	uplink netip.Addr // first global IPv4 address of the uplink, if any
+	have     state
+	ifaces   []iface
+	link     uplinkLink          // the uplink's
+	gateways map[netip.Addr]bool // that are known
+	uplink   netip.Addr          // first global IPv4 address of the uplink, if any
 }

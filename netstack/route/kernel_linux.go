@@ -26,6 +26,7 @@ type linuxKernel struct {
 	device  string
 	sysctls string // where they are written
 	index   int    // of the device at the last observation
+	hops    *hops
 	handle  *netlink.Handle
 	nft     *nftables.Conn
 	tables  map[nftTable]nftDef // how to make what was desired at the last observation
@@ -58,7 +59,9 @@ func openKernel(device, sysctlDir string) (*linuxKernel, error) {
 		conn.Close()
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
-	return &linuxKernel{device: device, sysctls: sysctlDir, handle: handle, dump: dump, conn: conn, nft: nft}, nil
+	all := new(hops)
+	all.stale.Store(true)
+	return &linuxKernel{hops: all, device: device, sysctls: sysctlDir, handle: handle, dump: dump, conn: conn, nft: nft}, nil
 }
 
 func (k *linuxKernel) close() error {
@@ -104,6 +107,10 @@ func (k *linuxKernel) readLinks(d Desired, o *observed) error {
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
+	addrs6, err := retryDump(func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, unix.AF_INET6) })
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
 	ipv4 := map[int]bool{}
 	for _, a := range addrs {
 		if a.Scope == unix.RT_SCOPE_UNIVERSE {
@@ -111,13 +118,13 @@ func (k *linuxKernel) readLinks(d Desired, o *observed) error {
 		}
 	}
 	k.index = 0
+	names := make(map[int]string, len(links))
 	for _, l := range links {
 		a := l.Attrs()
+		names[a.Index] = a.Name
 		if a.Name == d.Uplink {
 			o.uplink = primary(addrs, a.Index)
-			if err := k.readUplink(l, o); err != nil {
-				return err
-			}
+			readUplink(a, addrs6, o)
 		}
 		o.ifaces = append(o.ifaces, iface{name: a.Name, index: a.Index, ipv4: ipv4[a.Index]})
 		if a.Name == k.device {
@@ -126,7 +133,7 @@ func (k *linuxKernel) readLinks(d Desired, o *observed) error {
 			o.have.add(link{up: a.Flags&net.FlagUp != 0, mtu: a.MTU, txQueueLen: a.TxQLen})
 		}
 	}
-	return nil
+	return k.readTaken(names, addrs, addrs6, o)
 }
 
 // primary is the address that the kernel prefers as a source on an interface.

@@ -3,6 +3,7 @@ package route
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -28,6 +29,8 @@ type Manager struct {
 	ready  chan struct{}
 	link   *announcer
 	moved  chan netip.Addr
+	taken  chan Taken
+	told   Taken // last in taken
 
 	mu      sync.Mutex
 	desired Desired
@@ -48,7 +51,7 @@ func New(c Config) (*Manager, error) {
 		return nil, err
 	}
 	return &Manager{
-		link: newAnnouncer(nil, c.Log), config: c, ready: make(chan struct{}), stopped: make(chan struct{}), moved: make(chan netip.Addr, 1),
+		link: newAnnouncer(nil, c.Log), config: c, ready: make(chan struct{}), stopped: make(chan struct{}), moved: make(chan netip.Addr, 1), taken: make(chan Taken, 1),
 		desired: Desired{MTU: 1500},
 	}, nil
 }
@@ -60,6 +63,10 @@ func (m *Manager) Ready() <-chan struct{} { return m.ready }
 // UplinkMoved gives the uplink's IPv4 address whenever it is another than that
 // of the host pool; a Set with the new one follows it.
 func (m *Manager) UplinkMoved() <-chan netip.Addr { return m.moved }
+
+// Taken gives the addresses that others hold on the host's links, at first and
+// whenever they change.
+func (m *Manager) Taken() <-chan Taken { return m.taken }
 
 // Set changes what is desired. While Run runs, it returns when the kernel is
 // so, or with the reason why it cannot be, and then the old state stays.
@@ -110,6 +117,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		return err
 	}
 	defer kernel.close()
+	watcher.hops.Store(kernel.hops)
 	journal, err := openJournal(m.config)
 	if err != nil {
 		return err
@@ -165,6 +173,7 @@ func (m *Manager) serve(ctx context.Context, r *reconciler, changed <-chan struc
 		}
 		m.markReady(r)
 		m.tellUplink(r)
+		m.tellTaken(r)
 		if len(r.proxies) > 0 { // else nothing wakes an idle host
 			poll.within(proxyPeriod)
 		}
@@ -207,6 +216,19 @@ func (m *Manager) tellUplink(r *reconciler) {
 	default:
 	}
 	m.moved <- r.uplink
+}
+
+// tellTaken leaves what others hold in Taken when that has changed.
+func (m *Manager) tellTaken(r *reconciler) {
+	if r.taken == nil || m.told != nil && maps.Equal(m.told, r.taken) {
+		return
+	}
+	m.told = r.taken
+	select { // only the latest counts
+	case <-m.taken:
+	default:
+	}
+	m.taken <- r.taken
 }
 
 func (m *Manager) markReady(r *reconciler) {

@@ -24,6 +24,7 @@ type reconciler struct {
 	warned    string
 	proxies   []proxy    // those that must be there
 	wishes    []sysctl   // those that were granted
+	taken     Taken      // by others, at the last look
 	uplink    netip.Addr // what the uplink has
 	complete  bool       // everything has been as desired at some time
 }
@@ -36,7 +37,7 @@ func (r *reconciler) reconcile() error {
 		return err
 	}
 	r.watchFor(o)
-	r.uplink = o.uplink
+	r.uplink, r.taken = o.uplink, o.taken
 	if o.device == 0 {
 		r.config.Log.Debug("waiting for the device", "device", r.config.Device)
 		return nil
@@ -109,7 +110,7 @@ func (r *reconciler) watchFor(o *observed) {
 		return
 	}
 	s := &scope{names: map[string]bool{r.config.Device: true, r.desired.Uplink: true}, indexes: map[int32]bool{},
-		uplink: r.desired.Uplink, link: int32(o.link.index)}
+		uplink: r.desired.Uplink, link: int32(o.link.index), gateways: o.gateways}
 	for _, i := range o.ifaces {
 		if s.names[i.name] || i.ipv4 {
 			s.indexes[int32(i.index)] = true

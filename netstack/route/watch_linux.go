@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -24,10 +25,11 @@ var watchedGroups = []uint32{
 // scope is what notifications must be about to concern the manager; other
 // changes on a busy host must not wake it.
 type scope struct {
-	names   map[string]bool // links whose state matters
-	indexes map[int32]bool  // interfaces whose forwarding matters
-	uplink  string
-	link    int32 // its index
+	names    map[string]bool // links whose state matters
+	indexes  map[int32]bool  // interfaces whose forwarding matters
+	uplink   string
+	link     int32               // its index
+	gateways map[netip.Addr]bool // those that are known
 }
 
 // netlinkWatcher reads notifications until it is closed.
@@ -38,7 +40,8 @@ type netlinkWatcher struct {
 	scope    atomic.Pointer[scope]
 	overruns atomic.Uint64
 	changed  func()
-	peers    func() // told when the uplink's peers must be told of it
+	hops     atomic.Pointer[hops] // which a new gateway makes stale; nil until somebody reads them
+	peers    func()               // told when the uplink's peers must be told of it
 }
 
 // watch subscribes to changes of links, addresses, routes, rules and sysctls
@@ -83,6 +86,10 @@ func (w *netlinkWatcher) loop(conn *mdl.Conn, concerns func(*scope, mdl.Message)
 		switch {
 		case err == nil:
 			for _, m := range msgs {
+				if hops := w.hops.Load(); hops != nil && w.scope.Load().gateway(m) {
+					hops.stale.Store(true)
+					w.changed()
+				}
 				if w.scope.Load().notifiesPeers(m) {
 					w.peers()
 				}
@@ -94,6 +101,9 @@ func (w *netlinkWatcher) loop(conn *mdl.Conn, concerns func(*scope, mdl.Message)
 		case errors.Is(err, unix.ENOBUFS):
 			// The kernel dropped notifications: any of them may have been ours.
 			w.overruns.Add(1)
+			if hops := w.hops.Load(); hops != nil {
+				hops.stale.Store(true)
+			}
 			w.changed()
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 		default:
@@ -145,6 +155,31 @@ func (s *scope) notifiesPeers(m mdl.Message) bool {
 		if ad.Type() == unix.IFLA_EVENT && len(ad.Bytes()) == 4 {
 			return ad.Uint32() == eventBondingFailover || ad.Uint32() == eventNotifyPeers
 		}
+	}
+	return false
+}
+
+// gateway says whether a notification is about a next hop that is not known yet,
+// or about the last of one perhaps: the default route that goes. Other gateways
+// that go are only noticed with the next that comes: a router's routes change
+// often, and what is held too long harms nobody.
+func (s *scope) gateway(m mdl.Message) bool {
+	d := m.Data
+	if s == nil || len(d) < unix.SizeofRtMsg || d[0] != unix.AF_INET { // struct rtmsg: family, length of the destination
+		return false
+	}
+	isDefault := d[1] == 0
+	switch m.Header.Type {
+	case unix.RTM_DELROUTE:
+		return isDefault
+	case unix.RTM_NEWROUTE:
+		ad, err := mdl.NewAttributeDecoder(d[unix.SizeofRtMsg:])
+		for err == nil && ad.Next() {
+			if a, ok := netip.AddrFromSlice(ad.Bytes()); ok && ad.Type() == unix.RTA_GATEWAY {
+				return !s.gateways[a]
+			}
+		}
+		return isDefault
 	}
 	return false
 }
