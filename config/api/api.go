@@ -180,6 +180,16 @@ type Pool struct {
 	Addresses        []PoolAddress `json:"addresses"`
 }
 
+// Barred is how many of its addresses are never assigned.
+func (p Pool) Barred() (n int) {
+	for _, a := range p.Addresses {
+		if a.Barred != "" {
+			n++
+		}
+	}
+	return n
+}
+
 // PoolAddress is how full one address of a pool is.
 type PoolAddress struct {
 	Address      netip.Addr `json:"address"`
@@ -187,6 +197,9 @@ type PoolAddress struct {
 	Ports        int        `json:"ports"`
 	PortsUsed    int        `json:"ports_used"`
 	PortsCooling int        `json:"ports_cooling"`
+	// Barred is why nothing of it is assigned: somebody on the host's links holds
+	// it. Empty: it is.
+	Barred string `json:"barred,omitempty"`
 }
 
 // Pools is the answer to a question for all pools.

@@ -36,6 +36,9 @@ func (t *txn) choose(a, old *Assignment) error {
 	}
 	a.Address = a.Request.Address
 	addr := t.state.address(a.Address)
+	if addr.barred != "" {
+		return field("address", "%s cannot be assigned: it is %s", a.Address, addr.barred)
+	}
 	set, ok := addr.find(p, a.size, a.Request.ExtraPorts)
 	if !ok {
 		if err := addr.conflict(a); err != nil {
@@ -68,7 +71,7 @@ func (a *address) conflict(wants *Assignment) error {
 // given today and nobody else has it. A set that cools down is only for the
 // very workload that had it: packets for it may still be under way.
 func (t *txn) again(a *Assignment, p *pool) bool {
-	if c := t.state.lastCooled[a.Key]; c != nil && fits(c.Assignment, a, p) {
+	if c := t.state.lastCooled[a.Key]; c != nil && fits(c.Assignment, a, p) && t.state.address(c.Address).barred == "" {
 		a.Address, a.Ports = c.Address, c.Ports
 		return true
 	}
@@ -78,7 +81,7 @@ func (t *txn) again(a *Assignment, p *pool) bool {
 	}
 	for _, k := range had {
 		last := lastOf(t.tx, k)
-		if last != nil && fits(last, a, p) && t.state.address(last.Address).free(last.Ports) {
+		if last != nil && fits(last, a, p) && t.state.address(last.Address).free(last.Ports) && t.state.address(last.Address).barred == "" {
 			a.Address, a.Ports = last.Address, last.Ports
 			return true
 		}

@@ -134,6 +134,7 @@ func (r *Registry) rebuild() error {
 		s, err := loadState(tx, made)
 		if err == nil {
 			r.state = s
+			r.state.bar(r.barred)
 		}
 		return err
 	})

@@ -136,6 +136,9 @@ func (p *pool) find(size int, extra []uint16) (best *address, set mapping.PortSe
 			at -= len(p.addresses)
 		}
 		a := p.addresses[at]
+		if a.barred != "" {
+			continue
+		}
 		least = min(least, a.used())
 		if best != nil && a.used() >= best.used() {
 			continue
@@ -174,6 +177,8 @@ func (r *Registry) Pools() []api.Pool {
 // free by now: that counts by its size, as if it had been given out in one piece.
 func (p *pool) headroom(a *address, taken *bitmap, free int) int {
 	switch {
+	case a.barred != "":
+		return 0
 	case a.used() == free:
 		return p.shares
 	case p.Whole || a.whole:
@@ -199,8 +204,11 @@ func (p *pool) usage(free map[*address]int) api.Pool {
 		for j, w := range taken {
 			total += bits.OnesCount64(w & p.closed[j])
 		}
+		if a.barred != "" {
+			total = a.used() - free[a] // which its owners keep
+		}
 		u.Addresses[i] = api.PoolAddress{Address: a.addr, Workloads: len(a.owners),
-			Ports: total, PortsUsed: a.assigned, PortsCooling: a.cooling - free[a]}
+			Ports: total, PortsUsed: a.assigned, PortsCooling: a.cooling - free[a], Barred: a.barred}
 		u.Workloads += len(a.owners)
 		u.Ports += total
 		u.PortsUsed += a.assigned

@@ -158,6 +158,7 @@ type address struct {
 	cooling  int   // ports
 	fit      int   // a run of more ports than this is known not to be free
 	owners   []*Assignment
+	barred   string // why nothing of it is assigned; "": it is
 }
 
 var empty bitmap
@@ -203,6 +204,9 @@ func (a *address) give(s mapping.PortSet) {
 
 // find looks for a run of the size and the single ports besides it.
 func (a *address) find(p *pool, size int, extra []uint16) (mapping.PortSet, bool) {
+	if a.barred != "" {
+		return nil, false
+	}
 	if p.Whole {
 		return nil, a.free(nil)
 	}

@@ -71,6 +71,7 @@ func (r *Registry) reconfigure(pools []*pool, history int, swap func(iter.Seq[ma
 		return fmt.Errorf("registry %s: %w", r.db.Path(), err)
 	}
 	r.state, r.history = fresh, history
+	r.state.bar(r.barred)
 	return nil
 }
 

@@ -79,8 +79,9 @@ type Registry struct {
 
 	commits queue
 
-	mu    sync.RWMutex // guards state; held for writing until what was written is on disk
-	state state
+	mu     sync.RWMutex // guards what follows; held for writing until what was written is on disk
+	state  state
+	barred map[netip.Addr]string // what is not assigned, and why
 }
 
 // state is what can be built from the database and the pools alone.
