@@ -27,12 +27,13 @@ func newDoctor(o *options) *cobra.Command {
 		Use:   "doctor",
 		Short: "Look the host over and say what to mend",
 		Long: `Look at everything that natless needs of this host: configuration, API, kernel,
-device, routes, sysctls, MTU, firewall, offload, resolver, pools, containers,
-disk, clock, and other translators. Each line is ok, warn or fail; below what
+device, routes, addresses, neighbours, sysctls, MTU, firewall, offload,
+resolver, pools, containers, disk, clock, and other translators. Each line is ok, warn or fail; below what
 is not ok stands the remedy.
 
 It changes nothing. It sends one ping to each of the translator's own addresses
-and asks its resolver for one name. Run it as root, in the network namespace of
+asks its resolver for one name, and the uplink's link by ARP whether another
+host has an address of ours. Run it as root, in the network namespace of
 natlessd; with natlessd down it looks at what can be seen without.
 
 Exit status: 0 when nothing failed (warnings are no failure), else 1.`,

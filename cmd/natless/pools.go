@@ -78,6 +78,10 @@ func printAddresses(w io.Writer, p api.Pool, all bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, a := range shown {
 		line := fmt.Sprintf("  %s\t%s\t%s\t%d workloads", a.Address, bar(32, a.PortsUsed, a.PortsCooling, a.Ports), percent(a.PortsUsed, a.Ports), a.Workloads)
+		if a.Barred != "" {
+			fmt.Fprintf(t, "%s\tnever assigned: it is %s\n", line, a.Barred)
+			continue
+		}
 		if p.WholeAddress {
 			fmt.Fprintln(t, line)
 			continue

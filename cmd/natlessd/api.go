@@ -104,7 +104,7 @@ func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
 			}
 		}
 	}
-	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry), spoofing())
+	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry), spoofing(), s.held(c))
 	if c.Uplink != "" {
 		st.Checks = append(st.Checks, announcements(s.routes))
 	}

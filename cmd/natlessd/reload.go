@@ -78,6 +78,8 @@ func (r *reloader) Run(ctx context.Context) error {
 				r.log.Error("follow the uplink's address", "error", err)
 			}
 			r.one.Unlock()
+		case taken := <-r.routes.Taken():
+			r.workloads.Bar(taken)
 		}
 	}
 }
@@ -110,6 +112,9 @@ func (r *reloader) reload() error {
 // load puts the configuration file into force.
 func (r *reloader) load() error {
 	next, err := config.Load(r.path)
+	if err == nil {
+		err = r.refuseHeld(next)
+	}
 	if err == nil {
 		err = r.replace(next)
 	}

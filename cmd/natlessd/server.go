@@ -68,6 +68,9 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 		return nil, err
 	}
 	s.workloads.serve(s.translator)
+	if err := s.refuseHeld(c); err != nil {
+		return nil, err
+	}
 	s.workloads.assigned = func(a netip.Addr) { s.routes.Assigned(a) }
 	s.routes, err = route.New(route.Config{
 		Device: c.Device.Name, ManageSysctls: c.ManageSysctls, SysctlDir: c.SysctlDir, Leave: handover, Log: log,

@@ -26,6 +26,13 @@ func (s *state) bar(addrs map[netip.Addr]string) {
 	}
 }
 
+// Barred is what was barred last. Nobody may change it.
+func (r *Registry) Barred() map[netip.Addr]string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.barred
+}
+
 // OnBarred says how many workloads have what they got on barred addresses before
 // those were.
 func (r *Registry) OnBarred() map[netip.Addr]int {

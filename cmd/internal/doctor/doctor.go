@@ -2,8 +2,8 @@
 // routes, sysctls, packet filters, MTU arithmetic, resolver, API, clock and
 // other translators. Each finding says what is the matter and what to do. It
 // only reads, but for one echo request to each of the translator's own
-// addresses and one question to its resolver; what would mend something may
-// not enter here.
+// addresses, one question to its resolver, and ARP probes on the uplink; what
+// would mend something may not enter here.
 package doctor
 
 import (
@@ -61,8 +61,8 @@ func Examine(ctx context.Context, p Patient, progress func(Finding)) []Finding {
 	v := &visit{Patient: p, ctx: ctx}
 	told := 0
 	for _, check := range []func(*visit){
-		(*visit).configuration, (*visit).api, (*visit).kernel, (*visit).device, (*visit).sysctls, (*visit).routes,
-		(*visit).mtu, (*visit).answers, (*visit).filters, (*visit).antiSpoofing, (*visit).connectionTracking,
+		(*visit).configuration, (*visit).api, (*visit).kernel, (*visit).device, (*visit).sysctls, (*visit).routes, (*visit).held,
+		(*visit).mtu, (*visit).answers, (*visit).neighbours, (*visit).filters, (*visit).antiSpoofing, (*visit).connectionTracking,
 		(*visit).offload, (*visit).resolver, (*visit).pools, (*visit).portLimits, (*visit).disk, (*visit).clock,
 		(*visit).translators,
 	} {

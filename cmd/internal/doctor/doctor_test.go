@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -47,6 +48,8 @@ type made struct {
 	unsynchronise bool
 	free          uint64
 	modified      int64
+	source        map[bool]string // of IPv6 or not
+	held, others  map[netip.Addr]string
 }
 
 func healthy() *made {
@@ -64,18 +67,45 @@ func healthy() *made {
 	}
 }
 
-func (m *made) Sysctl(key string) string               { return m.sysctls[key] }
-func (m *made) DeviceNode() error                      { return m.node }
-func (m *made) Links() ([]Link, error)                 { return m.links, nil }
-func (m *made) Chains() ([]Chain, error)               { return m.chains, nil }
-func (m *made) LegacyTables() []string                 { return m.legacy }
-func (m *made) AntiSpoofing() (bool, error)            { return !m.spoofable, nil }
-func (m *made) Modules() []string                      { return m.modules }
-func (m *made) Processes() []string                    { return m.processes }
-func (m *made) Synchronised() (bool, error)            { return !m.unsynchronise, nil }
-func (m *made) Modified(string) int64                  { return m.modified }
-func (m *made) FreeSpace(string) (uint64, error)       { return m.free, nil }
-func (m *made) Echo(context.Context, netip.Addr) error { return m.echo }
+func (m *made) Sysctl(key string) string         { return m.sysctls[key] }
+func (m *made) DeviceNode() error                { return m.node }
+func (m *made) Links() ([]Link, error)           { return m.links, nil }
+func (m *made) Chains() ([]Chain, error)         { return m.chains, nil }
+func (m *made) LegacyTables() []string           { return m.legacy }
+func (m *made) AntiSpoofing() (bool, error)      { return !m.spoofable, nil }
+func (m *made) Modules() []string                { return m.modules }
+func (m *made) Processes() []string              { return m.processes }
+func (m *made) Synchronised() (bool, error)      { return !m.unsynchronise, nil }
+func (m *made) Modified(string) int64            { return m.modified }
+func (m *made) FreeSpace(string) (uint64, error) { return m.free, nil }
+
+// Echo has an answer only when it is asked from an address that can be answered.
+func (m *made) Echo(_ context.Context, to netip.Addr) error {
+	if from, err := m.Source(to); err != nil || !from.IsGlobalUnicast() {
+		return errors.New("no reply")
+	}
+	return m.echo
+}
+
+func (m *made) Held() (map[netip.Addr]string, error) { return m.held, nil }
+
+func (m *made) Neighbours(_ context.Context, _ string, addrs []netip.Addr) (map[netip.Addr]string, error) {
+	found := maps.Clone(m.others)
+	maps.DeleteFunc(found, func(a netip.Addr, _ string) bool { return !slices.Contains(addrs, a) })
+	return found, nil
+}
+
+func (m *made) Source(to netip.Addr) (netip.Addr, error) {
+	switch s := m.source[to.Is6()]; {
+	case s == "none":
+		return netip.Addr{}, errors.New("cannot assign requested address")
+	case s != "":
+		return netip.MustParseAddr(s), nil
+	case to.Is6():
+		return netip.MustParseAddr("2001:db8:9::9"), nil
+	}
+	return netip.MustParseAddr("192.0.2.99"), nil
+}
 
 func (m *made) RouteTo(a netip.Addr) (string, error) {
 	switch device := m.elsewhere[a.String()]; device {
@@ -160,7 +190,7 @@ func TestHealthy(t *testing.T) {
 		t.Fatalf("a healthy host:\n%s", got)
 	}
 	for _, check := range []string{"config", "api", "reload", "kernel", "device", "uplink", "sysctls", "routes", "mtu", "answers", "firewall",
-		"anti-spoofing", "conntrack", "offload", "dns64", "pool space", "containers", "disk", "clock", "translators"} {
+		"anti-spoofing", "conntrack", "addresses", "neighbours", "offload", "dns64", "pool space", "containers", "disk", "clock", "translators"} {
 		if !slices.ContainsFunc(findings, func(f Finding) bool { return f.Check == check }) {
 			t.Errorf("nothing is said of %s", check)
 		}
@@ -202,6 +232,19 @@ func TestIll(t *testing.T) {
 		{want: "warn mtu: mtu.ipv6 is 1500, but pod", host: func(m *made) { m.links[2].MTU = 1400 }},
 		{want: "warn mtu: device.mtu 1500 is smaller", config: "mtu: {ipv6: 9000}\n", host: func(m *made) { m.links[2].MTU = 9000 }},
 		{want: "fail answers: the translator does not answer a ping at 2001:db8::1", host: func(m *made) { m.echo = errors.New("no reply") }},
+		{want: "warn sysctls: hosts on eth0 wait up to 800 ms", host: func(m *made) { m.sysctls["net/ipv4/neigh/eth0/proxy_delay"] = "80" }},
+		{want: "fail addresses: addresses.ipv4: 192.0.2.1 is the host's own", host: func(m *made) {
+			m.held = map[netip.Addr]string{netip.MustParseAddr("192.0.2.1"): "the host's own on eth0"}
+		}},
+		{want: "fail addresses: pools[0].ipv4: 198.51.100.0/32: nothing is left", host: func(m *made) {
+			m.held = map[netip.Addr]string{netip.MustParseAddr("198.51.100.0"): "a gateway on eth0"}
+		}},
+		{want: "warn addresses: the daemon says: 3 workloads", status: func(s *api.Status) {
+			s.Checks = append(s.Checks, api.Check{Name: "addresses", State: "warn", Detail: "3 workloads"})
+		}},
+		{want: "warn neighbours: 198.51.100.128 is at another host, too: 02:00:00:00:00:01", host: func(m *made) {
+			m.others = map[netip.Addr]string{netip.MustParseAddr("198.51.100.128"): "02:00:00:00:00:01", netip.MustParseAddr("8.8.8.8"): "02:00:00:00:00:02"}
+		}},
 		{want: "warn firewall: chain ip filter FORWARD drops", host: func(m *made) {
 			m.chains = []Chain{{Family: "ip", Table: "filter", Name: "FORWARD", Hook: "forward", DropsByDefault: true}}
 		}},
@@ -249,6 +292,34 @@ func TestIll(t *testing.T) {
 				t.Errorf("not found; there was:\n%s", text(findings))
 			}
 		})
+	}
+}
+
+// TestUnaskable: a host that lacks an address of a family outside of its links is
+// no reason to think that the translator is silent.
+func TestUnaskable(t *testing.T) {
+	for _, four := range []string{"", "0.0.0.0", "169.254.7.7", "none"} {
+		for _, six := range []string{"", "fe80::1", "::1", "none"} {
+			m := healthy()
+			m.source = map[bool]string{false: four, true: six}
+			if six != "" {
+				m.resolved = nil // nor does the resolver hear anything
+			}
+			findings := Examine(t.Context(), patient(t, m, nil, ""), nil)
+			if got := text(findings); got != "" {
+				t.Errorf("from %q and %q:\n%s", four, six, got)
+			}
+			for _, f := range findings {
+				unasked := (four != "" || six != "") && f.Check == "answers" || six != "" && f.Check == "dns64"
+				if strings.Contains(f.Detail, "cannot be asked") != unasked {
+					t.Errorf("from %q and %q: %s: %s", four, six, f.Check, f.Detail)
+				}
+			}
+			m.echo = errors.New("no reply")
+			if got := text(Examine(t.Context(), patient(t, m, nil, ""), nil)); strings.Contains(got, "fail answers") != (four == "" || six == "") {
+				t.Errorf("a silent translator, from %q and %q:\n%s", four, six, got)
+			}
+		}
 	}
 }
 

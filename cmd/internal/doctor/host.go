@@ -31,6 +31,13 @@ type Host interface {
 	Processes() []string
 	// Echo sends an echo request and waits for the reply.
 	Echo(context.Context, netip.Addr) error
+	// Source is the address from which this host would send to another.
+	Source(to netip.Addr) (netip.Addr, error)
+	// Held is the addresses on the host's links that nobody can be given, and why.
+	Held() (map[netip.Addr]string, error)
+	// Neighbours gives the MAC addresses of other hosts on an interface's link that
+	// answer ARP for one of the addresses.
+	Neighbours(ctx context.Context, iface string, addrs []netip.Addr) (map[netip.Addr]string, error)
 	// Resolve asks a resolver for IPv6 addresses.
 	Resolve(ctx context.Context, server netip.AddrPort, name string) ([]netip.Addr, error)
 	// PortLimits reads what the container in a network namespace was told of its

@@ -100,6 +100,7 @@ func (v *visit) sysctls() {
 	default:
 		v.fail(check, "sysctl -w "+strings.Join(wrong, " "), "forwarding is off where it must be on")
 	}
+	v.delays()
 	if u := v.Config.Uplink; u != "" && v.Host.Sysctl("net/ipv6/conf/"+u+"/accept_ra") == "1" && v.Host.Sysctl("net/ipv6/conf/all/forwarding") == "1" &&
 		v.Host.Sysctl("net/ipv6/conf/"+u+"/forwarding") == "1" {
 		v.warn(check, "sysctl -w net.ipv6.conf."+u+".accept_ra=2, if this host gets its addresses or default route that way",

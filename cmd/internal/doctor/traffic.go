@@ -73,7 +73,14 @@ func (v *visit) answers() {
 	if v.Config == nil || v.status == nil {
 		return
 	}
-	for _, a := range []netip.Addr{v.Config.Addresses.IPv6, v.Config.Addresses.IPv4} {
+	own := []netip.Addr{v.Config.Addresses.IPv6, v.Config.Addresses.IPv4}
+	var asked, not []string
+	for _, a := range own {
+		if !v.askable(a) {
+			not = append(not, a.String())
+			continue
+		}
+		asked = append(asked, a.String())
 		ctx, cancel := context.WithTimeout(v.ctx, patience)
 		err := v.Host.Echo(ctx, a)
 		cancel()
@@ -81,8 +88,15 @@ func (v *visit) answers() {
 			v.fail(check, "see the lines above and below: device, routes, sysctls, firewall", "the translator does not answer a ping at %v: %v", a, err)
 		}
 	}
-	if v.sound(check) {
-		v.ok(check, "the translator answers at %v and %v", v.Config.Addresses.IPv6, v.Config.Addresses.IPv4)
+	switch {
+	case !v.sound(check):
+	case not == nil:
+		v.ok(check, "the translator answers at %s", strings.Join(asked, " and "))
+	case asked == nil:
+		v.ok(check, "it cannot be asked from here: this host has no IPv4 or IPv6 address but those of its links alone")
+	default:
+		v.ok(check, "the translator answers at %s; %s cannot be asked from here: this host has no such address itself, but on its links alone",
+			strings.Join(asked, " and "), strings.Join(not, " and "))
 	}
 }
 
@@ -173,6 +187,10 @@ func (v *visit) resolver() {
 	}
 	if !v.Config.DNS64.Enabled {
 		v.ok(check, "off: workloads need another DNS64 for names, or addresses under the prefix")
+		return
+	}
+	if !v.askable(v.Config.Addresses.IPv6) {
+		v.ok(check, "the resolver at %v cannot be asked from here: this host has no IPv6 address but on its links alone", v.Config.Addresses.IPv6)
 		return
 	}
 	ctx, cancel := context.WithTimeout(v.ctx, patience)

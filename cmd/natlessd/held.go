@@ -1,0 +1,59 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/netstack/route"
+)
+
+// heldAddresses reads what others hold on the host's links, and refuses a
+// configuration that cannot work there. While the daemon runs the links may
+// change: then it only warns, see (*server).held.
+func heldAddresses(c *config.Config) (route.Taken, error) {
+	taken, err := route.ReadTaken(c.Device.Name)
+	if err == nil {
+		err = c.Unusable(taken)
+	}
+	return taken, err
+}
+
+// refuseHeld refuses a configuration that cannot work on the links as they are.
+func (s *server) refuseHeld(c *config.Config) error {
+	taken, err := heldAddresses(c)
+	if err == nil {
+		s.workloads.Bar(taken)
+	}
+	return err
+}
+
+// held says whether workloads, mappings or the translator have what somebody else
+// on the host's links holds by now.
+func (s *server) held(c *config.Config) api.Check {
+	check := api.Check{Name: "addresses", State: "ok"}
+	taken := route.Taken(s.workloads.Barred())
+	if err := c.Unusable(taken); err != nil {
+		check.State, check.Detail = "fail", strings.ReplaceAll(err.Error(), "\n", "; ")
+		return check
+	}
+	if on := s.workloads.OnBarred(); len(on) > 0 {
+		addrs, n := slices.SortedFunc(maps.Keys(on), netip.Addr.Compare), 0
+		for _, count := range on {
+			n += count
+		}
+		check.State = "warn"
+		check.Detail = fmt.Sprintf("%d workloads have addresses that others hold, and get no answers there: %s; start them anew to have them get others", n, taken.Words(addrs))
+		return check
+	}
+	if covered := c.Covered(taken); len(covered) > 0 {
+		check.Detail = fmt.Sprintf("%d that pools or mappings cover are given to nobody: %s", len(covered), taken.Words(covered))
+	}
+	return check
+}
