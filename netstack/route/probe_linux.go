@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	probeApart  = time.Millisecond       // between two addresses
-	probeWait   = 300 * time.Millisecond // after each round
+	probeApart = time.Millisecond       // between two addresses
+	probeWait  = 150 * time.Millisecond // after each round
 )
 
 // ErrNoARP is about a link that has none.

@@ -31,6 +31,8 @@ type gateway struct {
 	iface string
 }
 
+const hostsOwn = "the host's own"
+
 // takenBy is what addresses and gateways take. Of two reasons the first counts.
 func takenBy(addrs []linkAddr, gateways []gateway) Taken {
 	t := Taken{}
@@ -40,7 +42,7 @@ func takenBy(addrs []linkAddr, gateways []gateway) Taken {
 		}
 	}
 	for _, a := range addrs {
-		take(a.local, "the host's own on %s", a.iface)
+		take(a.local, hostsOwn+" on %s", a.iface)
 	}
 	for _, g := range gateways {
 		take(g.addr, "a gateway on %s", g.iface)
@@ -103,7 +105,11 @@ func warnTaken(d Desired, t Taken) []string {
 		}
 	}
 	if in := t.Within(d.Mapped4...); in != nil {
-		warnings = append(warnings, fmt.Sprintf("pools or mappings cover what others hold, which is given to nobody and not answered for: %s", t.Words(in)))
+		hint := ""
+		if slices.ContainsFunc(in, func(a netip.Addr) bool { return strings.HasPrefix(t[a], hostsOwn) }) {
+			hint = " (a pool of the host's own address says ipv4: uplink)"
+		}
+		warnings = append(warnings, fmt.Sprintf("pools or mappings cover what others hold, which is given to nobody and not answered for: %s%s", t.Words(in), hint))
 	}
 	return warnings
 }
