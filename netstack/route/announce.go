@@ -35,8 +35,8 @@ const (
 	// a second for half a minute, and the first round of them takes 8 seconds.
 	announceTick  = 20 * time.Millisecond
 	announceBatch = 10
-	// announceAgain is how long an address that got a workload is not announced
-	// once more for that reason.
+	// announceAgain is how long an address that was announced since it got a
+	// workload is not announced once more for that reason.
 	announceAgain = 10 * time.Second
 )
 
@@ -68,11 +68,11 @@ type announcer struct {
 	rounds [announceRounds][]turn // the first: last of all comes first
 }
 
-// announced is when an address was announced last. An older turn than its serial
-// number is of no use.
+// announced is an address that is. Its turns with an older serial number are of no
+// use.
 type announced struct {
-	serial uint64
-	last   time.Time
+	serial   uint64
+	assigned time.Time // when it was announced for that reason last
 }
 
 // turn is an announcement to be made, not before due.
@@ -117,7 +117,8 @@ func (a *announcer) follow(l uplinkLink, proxies []proxy) {
 func (a *announcer) assigned(addr netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if state := a.ours[addr]; state != nil && a.link.up && time.Since(state.last) > announceAgain {
+	if state := a.ours[addr]; state != nil && a.link.up && time.Since(state.assigned) > announceAgain {
+		state.assigned = time.Now()
 		a.enqueue([]netip.Addr{addr})
 	}
 }
@@ -170,8 +171,6 @@ func (a *announcer) batch(now time.Time) (wait time.Duration) {
 		if !ok {
 			return a.nextDue(now)
 		}
-		state := a.ours[t.addr]
-		state.last = now
 		if round+1 < announceRounds {
 			t.due = now.Add(announceInterval)
 			a.rounds[round+1] = append(a.rounds[round+1], t)

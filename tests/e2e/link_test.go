@@ -83,12 +83,17 @@ func TestPoolOnLink(t *testing.T) {
 	if again := n.put("two", workload2, n.w2, api.Request{}); again.Address != two.Address {
 		t.Errorf("the workload got %v meanwhile", again.Address)
 	}
+	n.server.IP("addr del 192.0.2.5/24 dev eth0")
+	n.server.IP("neigh replace 192.0.2.5 lladdr 02:00:00:00:00:99 dev eth0 nud reachable")
 	for i := range 3 { // .5, .6, .7
 		q := api.Request{IPv6: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("2001:db8:9::%d", i+1))}}
 		if _, err := n.daemon.Client().Put(t.Context(), keyOf(fmt.Sprint("more", i)), q); err != nil {
 			t.Error(err)
 		}
 	}
+	within(t, 3*time.Second, "the neighbour hears of an address's first workload", func() bool {
+		return !strings.Contains(n.server.IP("neigh show 192.0.2.5"), "02:00:00:00:00:99")
+	})
 	q := api.Request{IPv6: []netip.Addr{netip.MustParseAddr("2001:db8:9::9")}}
 	if w, err := n.daemon.Client().Put(t.Context(), keyOf("last"), q); err == nil || !strings.Contains(err.Error(), "held by others") {
 		t.Errorf("there is nothing left, but %v, %v", w.Address, err)
