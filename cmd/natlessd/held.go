@@ -29,16 +29,43 @@ func heldAddresses(c *config.Config) (route.Taken, error) {
 func (s *server) refuseHeld(c *config.Config) error {
 	taken, err := heldAddresses(c)
 	if err == nil {
-		s.workloads.Bar(taken)
+		s.bar(taken)
 	}
 	return err
+}
+
+// bar has nobody be given what others hold.
+func (s *server) bar(taken route.Taken) {
+	s.taken.Store(&taken)
+	s.workloads.Bar(taken)
+}
+
+// pools4 is the addresses that only workloads have: not those that others hold, who
+// send from them and are sent to, gateways and the host itself first of all.
+func (s *server) pools4(c *config.Config) []netip.Prefix {
+	return s.taken.Load().Without(c.Translator(s.key).Pools4)
+}
+
+// follow does what the links' present addresses ask for.
+func (r *reloader) follow(taken route.Taken) {
+	r.one.Lock()
+	defer r.one.Unlock()
+	r.bar(taken)
+	c := r.running()
+	if slices.Equal(r.pools4(c), r.translator.Config().Pools4) {
+		return
+	}
+	r.log.Warn("the addresses on the host's links that pools cover have changed", "now", taken.Words(c.Covered(taken)))
+	if err := r.replace(c); err != nil {
+		r.log.Error("follow the addresses on the host's links", "error", err)
+	}
 }
 
 // held says whether workloads, mappings or the translator have what somebody else
 // on the host's links holds by now.
 func (s *server) held(c *config.Config) api.Check {
 	check := api.Check{Name: "addresses", State: "ok"}
-	taken := route.Taken(s.workloads.Barred())
+	taken := *s.taken.Load()
 	if err := c.Unusable(taken); err != nil {
 		check.State, check.Detail = "fail", strings.ReplaceAll(err.Error(), "\n", "; ")
 		return check

@@ -79,7 +79,7 @@ func (r *reloader) Run(ctx context.Context) error {
 			}
 			r.one.Unlock()
 		case taken := <-r.routes.Taken():
-			r.workloads.Bar(taken)
+			r.follow(taken)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -48,6 +49,7 @@ type server struct {
 	hub        *watch.Hub
 	gro        *gro.Task
 	diversion  diversion
+	taken      atomic.Pointer[route.Taken] // by others on the host's links
 }
 
 func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger) (*server, error) {
@@ -64,13 +66,13 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 	if s.workloads, table, err = openWorkloads(c, pools, log); err != nil {
 		return nil, err
 	}
+	if err := s.refuseHeld(c); err != nil {
+		return nil, err
+	}
 	if s.translator, err = translator.New(s.translation(c, pools), table); err != nil {
 		return nil, err
 	}
 	s.workloads.serve(s.translator)
-	if err := s.refuseHeld(c); err != nil {
-		return nil, err
-	}
 	s.workloads.assigned = func(a netip.Addr) { s.routes.Assigned(a) }
 	s.routes, err = route.New(route.Config{
 		Device: c.Device.Name, ManageSysctls: c.ManageSysctls, SysctlDir: c.SysctlDir, Leave: handover, Log: log,
@@ -151,6 +153,7 @@ func (s *server) announce(ctx context.Context, tasks []task) {
 func (s *server) translation(c *config.Config, pools []registry.Pool) translator.Config {
 	t := c.Translator(s.key)
 	t.Host4 = hostPool(pools).Addr
+	t.Pools4 = s.pools4(c)
 	return t
 }
 

@@ -26,21 +26,15 @@ func (s *state) bar(addrs map[netip.Addr]string) {
 	}
 }
 
-// Barred is what was barred last. Nobody may change it.
-func (r *Registry) Barred() map[netip.Addr]string {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.barred
-}
-
 // OnBarred says how many workloads have what they got on barred addresses before
-// those were.
+// those were. Who shares the host's own address does not count, also where its pool
+// is gone.
 func (r *Registry) OnBarred() map[netip.Addr]int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	found := map[netip.Addr]int{}
 	for addr := range r.barred {
-		if a := r.state.addresses[addr]; a != nil && len(a.owners) > 0 && (a.pool == nil || !a.pool.Uplink) {
+		if a := r.state.addresses[addr]; a != nil && len(a.owners) > 0 && (a.whole || a.pool != nil && !a.pool.Uplink) {
 			found[addr] = len(a.owners)
 		}
 	}

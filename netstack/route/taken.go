@@ -53,15 +53,15 @@ func takenBy(addrs []linkAddr, gateways []gateway) Taken {
 	for _, a := range addrs {
 		if s := a.subnet; s.IsValid() && s.Addr().Is4() && s.Bits() < 31 {
 			take(s.Masked().Addr(), "the network address of %s on %s", s.Masked(), a.iface)
-			take(lastOf(s), "the broadcast address of %s on %s", s.Masked(), a.iface)
+			take(broadcastOf(s), "the broadcast address of %s on %s", s.Masked(), a.iface)
 		}
 		take(a.broadcast, "the broadcast address of %s", a.iface)
 	}
 	return t
 }
 
-// lastOf is the last address of an IPv4 prefix.
-func lastOf(p netip.Prefix) netip.Addr {
+// broadcastOf is the last address of an IPv4 prefix.
+func broadcastOf(p netip.Prefix) netip.Addr {
 	b := p.Masked().Addr().As4()
 	for i := p.Bits(); i < 32; i++ {
 		b[i/8] |= 0x80 >> (i % 8)
@@ -79,6 +79,15 @@ func (t Taken) Within(prefixes ...netip.Prefix) []netip.Addr {
 	}
 	slices.SortFunc(in, netip.Addr.Compare)
 	return in
+}
+
+// Without leaves out of IPv4 prefixes what others hold.
+func (t Taken) Without(prefixes []netip.Prefix) (left []netip.Prefix) {
+	holes := t.Within(prefixes...)
+	for _, p := range prefixes {
+		left = append(left, without(p, holes)...)
+	}
+	return left
 }
 
 // maxTakenWords bounds what is said of many at once.

@@ -103,6 +103,15 @@ func TestWithout(t *testing.T) {
 	}
 }
 
+// TestTakenWithout: what is not held stays as it is.
+func TestTakenWithout(t *testing.T) {
+	taken := Taken{netip.MustParseAddr("192.0.2.2"): "a gateway", netip.MustParseAddr("2001:db8::1"): "the host's own", netip.MustParseAddr("203.0.113.1"): "x"}
+	got := taken.Without(prefixes("198.51.100.0/24", "192.0.2.0/30"))
+	if want := prefixes("198.51.100.0/24", "192.0.2.0/31", "192.0.2.3/32"); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 // TestTakenStates: the host, 192.0.2.1 behind gateway 192.0.2.2 with a pool
 // that covers both, and what changes when another gateway comes.
 func TestTakenStates(t *testing.T) {

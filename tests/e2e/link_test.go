@@ -61,6 +61,8 @@ func TestPoolOnLink(t *testing.T) {
 	if peer := curl(t, n.w2, serverv6, port, 1<<16); peer != "192.0.2.4" {
 		t.Errorf("the gateway saw %s", peer)
 	}
+	n.host.Run("ping", "-n", "-c", "1", "-W", "2", "192.0.2.3")
+	n.w1.Run("ping", "-n", "-c", "1", "-W", "2", "2001:db8:64::192.0.2.1")
 	n.host.Run("ping", "-n", "-c", "1", "-W", "2", server) // the host itself still finds its gateway
 	if c := n.check("addresses"); c.State != "ok" || !strings.HasPrefix(c.Detail, "3 that pools or mappings cover are given to nobody: 192.0.2.0 is the network address") {
 		t.Errorf("%+v", c)

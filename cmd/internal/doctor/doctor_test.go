@@ -323,6 +323,29 @@ func TestUnaskable(t *testing.T) {
 	}
 }
 
+// TestFirstIsGateway: the first address of a pool may be the gateway's, and is
+// routed to there.
+func TestFirstIsGateway(t *testing.T) {
+	m := healthy()
+	m.held = map[netip.Addr]string{netip.MustParseAddr("198.51.100.0"): "a gateway on eth0"}
+	m.elsewhere["198.51.100.0"] = "eth0"
+	p := patient(t, m, nil, "")
+	c, err := config.Parse([]byte(strings.Replace(file, "ipv4: 198.51.100.0/32", "ipv4: 198.51.100.0/31", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Config = c
+	findings := Examine(t.Context(), p, nil)
+	if got := text(findings); got != "" {
+		t.Error(got)
+	}
+	if !slices.ContainsFunc(findings, func(f Finding) bool {
+		return f.Check == "addresses" && f.Detail == "1 of those that pools and mappings cover are given to nobody: 198.51.100.0 is a gateway on eth0"
+	}) {
+		t.Errorf("%+v", findings)
+	}
+}
+
 func TestDaemonIsDown(t *testing.T) {
 	p := patient(t, healthy(), nil, "")
 	p.Client = api.NewClient(filepath.Join(t.TempDir(), "none"))

@@ -120,14 +120,15 @@ func (v *visit) routes() {
 	if c.Prefix.IsValid() {
 		toUs["prefix"] = inPrefix(c.Prefix)
 	}
+	held, _ := v.Host.Held() // what goes to the host's own, or to a gateway, does not come to us
 	for i, m := range c.Mappings {
 		if i < 100 { // enough to see what is the matter
-			toUs[fmt.Sprintf("mappings[%d].ipv4", i)] = m.IPv4.Addr()
+			toUs[fmt.Sprintf("mappings[%d].ipv4", i)] = firstFree(m.IPv4, held)
 		}
 	}
 	for i, p := range c.Pools {
 		if p.IPv4.Prefix.IsValid() {
-			toUs[fmt.Sprintf("pools[%d].ipv4", i)] = p.IPv4.Prefix.Addr()
+			toUs[fmt.Sprintf("pools[%d].ipv4", i)] = firstFree(p.IPv4.Prefix, held)
 		}
 	}
 	for _, what := range slices.Sorted(maps.Keys(toUs)) {
@@ -142,6 +143,16 @@ func (v *visit) routes() {
 	if v.sound(check) {
 		v.ok(check, "%d of our addresses lead to %s, and the workloads' elsewhere", len(toUs), c.Device.Name)
 	}
+}
+
+// firstFree is the first address of a prefix that nobody holds, or the first.
+func firstFree(p netip.Prefix, held map[netip.Addr]string) netip.Addr {
+	for a := p.Addr(); p.Contains(a); a = a.Next() {
+		if held[a] == "" {
+			return a
+		}
+	}
+	return p.Addr()
 }
 
 // routesToWorkloads must not lead back to the device.
