@@ -47,6 +47,7 @@ func TestPoolOnLink(t *testing.T) {
 	n := newNamespaces(t)
 	n.host.IP("route add default via 192.0.2.2")
 	n.host.IP("link set gate mtu 1500")
+	n.gate.IP("link set host mtu 1500")
 	n.server.IP("route del default") // it is the gateway itself
 	n.server.Run("sysctl", "-qw", "net.ipv4.neigh.eth0.base_reachable_time_ms=36000000")
 	n.server.IP("neigh replace 192.0.2.3 lladdr 02:00:00:00:00:99 dev eth0 nud reachable") // where it was before
