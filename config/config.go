@@ -22,6 +22,7 @@ type Config struct {
 	Prefix          netip.Prefix   `yaml:"prefix"`                // the zero value is none
 	Addresses       Addresses      `yaml:"addresses" restart:"yes"`
 	ICMPSourcePool  ICMPSourcePool `yaml:"icmp_source_pool"`
+	ICMPErrors      ICMPErrors     `yaml:"icmp_errors"`
 	MTU             MTU            `yaml:"mtu"`
 	LowestIPv6MTU   int            `yaml:"lowest_ipv6_mtu"`
 	UDPZeroChecksum ZeroChecksum   `yaml:"udp_zero_checksum"`
@@ -62,6 +63,15 @@ type Addresses struct {
 type ICMPSourcePool struct {
 	IPv4 netip.Prefix `yaml:"ipv4"`
 	IPv6 netip.Prefix `yaml:"ipv6"`
+}
+
+// ICMPErrors is how many ICMP errors of our own are sent: to one workload or
+// prefix of strangers, and to all of them; a second, and at once.
+type ICMPErrors struct {
+	Rate       int `yaml:"rate"`
+	Burst      int `yaml:"burst"`
+	TotalRate  int `yaml:"total_rate"`
+	TotalBurst int `yaml:"total_burst"`
 }
 
 // MTU is the next-hop MTU of each side, in bytes.
@@ -125,6 +135,7 @@ type Health struct {
 func Default() Config {
 	return Config{
 		Device:        Device{Name: "natless0", MTU: 1500, Queues: AutoQueues},
+		ICMPErrors:    ICMPErrors{Rate: 100, Burst: 50, TotalRate: 10_000, TotalBurst: 5000},
 		MTU:           MTU{IPv4: 1500, IPv6: 1500},
 		LowestIPv6MTU: 1280,
 		ManageSysctls: true,

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/natless/natless/translator/budget"
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -18,6 +19,7 @@ func validate(c *Config, report func(Error)) {
 	v.udpGRO()
 	v.prefix()
 	v.addresses()
+	v.icmpErrors()
 	v.mtu()
 	v.explicitMappings()
 	v.pools()
@@ -68,6 +70,14 @@ func (v validator) udpGRO() {
 func (v validator) interfaceName(key, name string) {
 	ok := 0 < len(name) && len(name) < 16 && name != "." && name != ".." && !strings.ContainsAny(name, "/: \t\n%")
 	v.check(ok, key, "%q is no name of a network interface (1 to 15 letters and digits)", name)
+}
+
+func (v validator) icmpErrors() {
+	e := v.ICMPErrors
+	v.between("icmp_errors.rate", e.Rate, 1, budget.MaxRate)
+	v.between("icmp_errors.burst", e.Burst, 1, budget.MaxRate)
+	v.between("icmp_errors.total_rate", e.TotalRate, e.Rate, budget.MaxRate)
+	v.between("icmp_errors.total_burst", e.TotalBurst, e.Burst, budget.MaxRate)
 }
 
 func (v validator) mtu() {

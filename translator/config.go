@@ -33,7 +33,9 @@ type Config struct {
 	ZeroTrafficClass         bool     // traffic class and TOS become 0 instead of being copied
 	AllowNonGlobal           bool     // private IPv4 under 64:ff9b::/96
 	Client                   bool     // the workloads speak IPv4, over an IPv6-only link (RFC 6877): nothing hairpins
-	ErrorRate, ErrorBurst    int      // ICMP errors of ours a second, per family; default 100 and 50
+	ErrorRate, ErrorBurst    int      // ICMP errors of ours a second, to each workload and each prefix of strangers, "too big" apart; default 100 and 50
+	ErrorTotalRate           int      // to all workloads, and to all strangers of a family; default 10000, or ErrorRate if that is more
+	ErrorTotalBurst          int      // default 5000, or ErrorBurst if that is more
 	Key                      [16]byte // of the tags in echo trailers and the hash over fragments; keep it secret
 }
 
@@ -52,6 +54,7 @@ func (c Config) withDefaults() Config {
 	}{
 		{&c.MTU4, 1500}, {&c.MTU6, 1500}, {&c.LowestMTU6, minMTU6},
 		{&c.ErrorRate, 100}, {&c.ErrorBurst, 50},
+		{&c.ErrorTotalRate, max(10_000, c.ErrorRate)}, {&c.ErrorTotalBurst, max(5000, c.ErrorBurst)},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value
@@ -102,6 +105,9 @@ func (c Config) check() error {
 	}
 	if c.ErrorRate < 1 || c.ErrorRate > 1e6 || c.ErrorBurst < 1 || c.ErrorBurst > 1e6 {
 		refuse("ICMP error rate %d and burst %d: choose from 1 to 1000000", c.ErrorRate, c.ErrorBurst)
+	} else if c.ErrorTotalRate < c.ErrorRate || c.ErrorTotalRate > 1e6 || c.ErrorTotalBurst < c.ErrorBurst || c.ErrorTotalBurst > 1e6 {
+		refuse("ICMP error rate %d and burst %d for all: choose from those for one, %d and %d, to 1000000",
+			c.ErrorTotalRate, c.ErrorTotalBurst, c.ErrorRate, c.ErrorBurst)
 	}
 	return errors.Join(errs...)
 }

@@ -1,47 +1,26 @@
 package translator
 
-import (
-	"sync/atomic"
-
-	"github.com/natless/natless/translator/mapping"
-)
+import "github.com/natless/natless/translator/mapping"
 
 // ourHops is the TTL and hop limit of what we send ourselves.
 const ourHops = 64
 
-// bucket is a token bucket that all workers share. It holds the time at which
-// it will be full again (the generic cell rate algorithm), so that one atomic
-// word is all its state.
-type bucket struct{ full atomic.Int64 }
-
-// take says whether one more may pass at the time now, in nanoseconds.
-func (b *bucket) take(now int64, rate, burst int) bool {
-	each := int64(1e9) / int64(rate)
-	for {
-		full := b.full.Load()
-		next := max(full, now) + each
-		if next-now > each*int64(burst) {
-			return false
-		}
-		if b.full.CompareAndSwap(full, next) {
-			return true
-		}
-	}
-}
-
 // reply4 turns p, an IPv4 packet, into an ICMPv4 error about it, if it may be
-// answered at all and at this rate. reason comes back, marked if so.
+// answered at all and its sender's budget allows it. reason comes back, marked
+// if so.
 func (w *Worker) reply4(p *Packet, reason Verdict, typ, code uint8, rest uint32) Verdict {
-	c := &w.s.config
 	b := p.Bytes()
 	if !answerable4(b) {
 		return reason
 	}
-	if !w.t.errors4.take(w.now, c.ErrorRate, c.ErrorBurst) {
-		w.limited4.Add(1)
-		return reason
+	kind := OtherError
+	if typ == icmp4Unreachable && code == icmp4TooBig {
+		kind = TooBigError
 	}
 	to := header4(b).src()
+	if !w.mayHear(w.hearer4(to), kind, &w.limited4) {
+		return reason
+	}
 	p.Start -= size4 + sizeICMP
 	p.End = min(p.End, p.Start+maxError4)
 	p.Offload = Offload{}
@@ -53,16 +32,18 @@ func (w *Worker) reply4(p *Packet, reason Verdict, typ, code uint8, rest uint32)
 
 // reply6 is the other way of reply4.
 func (w *Worker) reply6(p *Packet, reason Verdict, typ, code uint8, rest uint32) Verdict {
-	c := &w.s.config
 	b := p.Bytes()
 	if !answerable6(b) {
 		return reason
 	}
-	if !w.t.errors6.take(w.now, c.ErrorRate, c.ErrorBurst) {
-		w.limited6.Add(1)
-		return reason
+	kind := OtherError
+	if typ == icmp6TooBig {
+		kind = TooBigError
 	}
 	to := header6(b).src()
+	if !w.mayHear(w.hearer6(to), kind, &w.limited6) {
+		return reason
+	}
 	p.Start -= size6 + sizeICMP
 	p.End = min(p.End, p.Start+maxError6)
 	p.Offload = Offload{}

@@ -125,7 +125,9 @@ func (w *Worker) share4(p *Packet, h *parsed, e *mapping.Entry) (trailer int, v 
 	if h.proto == protoICMP6 && l4[0] == icmp6EchoRequest && p.Flags&FlagNeedsCsum == 0 {
 		return sizeTrailer, Forward4
 	}
-	w.s.violations.at(e.Slot()).Add(1)
+	if !w.trial {
+		w.s.violations.at(e.Slot()).Add(1)
+	}
 	return 0, w.reply6(p, PortOutsideSet, icmp6Unreachable, icmp6Prohibited, 0)
 }
 

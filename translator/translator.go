@@ -8,6 +8,7 @@
 package translator
 
 import (
+	crand "crypto/rand"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -22,8 +23,7 @@ type Translator struct {
 	mu       sync.Mutex // orders those who replace the snapshot
 
 	identifications atomic.Uint32 // of IPv4 packets: handed to workers in blocks
-	errors4         bucket        // for our own ICMPv4 errors
-	errors6         bucket        // and for our own ICMPv6 ones
+	errors          errorBudgets
 	tracker         tracker
 }
 
@@ -35,6 +35,7 @@ func New(c Config, table *mapping.Table) (*Translator, error) {
 	}
 	s.violations = violations(nil).grown(table.Slots())
 	t := &Translator{}
+	crand.Read(t.errors.key[:])
 	t.snapshot.Store(s)
 	return t, nil
 }
@@ -88,3 +89,7 @@ func (t *Translator) Embeddable(a netip.Addr) bool {
 // NewWorker makes what one loop needs to translate. A worker belongs to one
 // goroutine at a time.
 func (t *Translator) NewWorker() *Worker { return &Worker{t: t} }
+
+// NewTrial makes a worker whose packets nobody has sent: they cost no budget,
+// are refused for none, and are held against nobody.
+func (t *Translator) NewTrial() *Worker { return &Worker{t: t, trial: true} }

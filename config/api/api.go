@@ -223,6 +223,8 @@ type Status struct {
 	// Verdicts counts packets by verdict or reason.
 	Verdicts map[string]uint64 `json:"verdicts"`
 	Reload   Reload            `json:"reload"`
+	// Limits are the budgets that were used up since the start, and how often.
+	Limits []Limit `json:"limits,omitempty"`
 	// Checks are what the daemon watches, such as routes and the rules against
 	// spoofed sources.
 	Checks []Check `json:"checks,omitempty"`
@@ -242,6 +244,13 @@ type Device struct {
 type Reload struct {
 	At    time.Time `json:"at,omitzero"`
 	Error string    `json:"error,omitempty"`
+}
+
+// Limit is a budget, and how often somebody was refused because it was used up.
+type Limit struct {
+	What    string `json:"what"`   // is shared out, such as "icmp-errors too-big"
+	Budget  string `json:"budget"` // whose share: workload, source, all-sources, …
+	Refused uint64 `json:"refused"`
 }
 
 // Check is the state of one thing. State is ok, warn or fail; Detail says what

@@ -42,9 +42,9 @@ type Snapshot struct {
 	// Replied counts, of these, the packets that were answered by an ICMP error.
 	Replied [NumDirections][translator.NumVerdicts]uint64
 
-	// ErrorsLimited counts packets whose senders were not told, for the rate of
+	// ErrorsLimited counts packets whose senders were not told, for a budget of
 	// ICMP errors was used up.
-	ErrorsLimited [NumDirections]uint64
+	ErrorsLimited [NumDirections]translator.ErrorsLimited
 
 	Superpackets  uint64 // superpackets read
 	Fragments     uint64 // fragments made
@@ -66,8 +66,8 @@ func (d *Dataplane) Snapshot() Snapshot {
 	for _, l := range d.loops {
 		l.counters.addTo(&s)
 		to4, to6 := l.worker.ErrorsLimited()
-		s.ErrorsLimited[FourToSix] += to4
-		s.ErrorsLimited[SixToFour] += to6
+		s.ErrorsLimited[FourToSix].Add(to4)
+		s.ErrorsLimited[SixToFour].Add(to6)
 	}
 	s.Tracker = d.config.Translator.Tracker(int64(time.Since(start)))
 	return s

@@ -185,7 +185,7 @@ var Proofs = map[string][]string{
 	"6.source6-own":                {core + ".TestSection6_SourcePool/4to6 without a prefix", compared},
 	"6.answer":                     {conformance + ".TestAnswers4", conformance + ".TestAnswers6", conformance + ".TestErrorQuotesWhatCame", compared},
 	"6.answer-only-to":             {core + ".TestSection6_Answerable", conformance + ".TestLaterFragmentInDisguise", compared},
-	"6.answer-rate":                {core + ".TestSection6_ErrorRate"},
+	"6.answer-rate":                {core + ".TestSection6_ErrorRate", core + ".TestSection6_ErrorBudgets"},
 	"7.malformed":                  {core + ".TestSection7_Malformed", compared},
 	"7.fragment-end":               {core + ".TestSection7_FragmentEnd", compared},
 	"7.length":                     {conformance + ".TestLongest", "netstack/offload.TestLongest", compared},

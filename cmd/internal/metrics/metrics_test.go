@@ -45,7 +45,11 @@ func sources() Sources {
 			t.Verdicts[d][v] = dataplane.Count{Packets: next(), Bytes: next()}
 			t.Replied[d][v] = next()
 		}
-		t.ErrorsLimited[d] = next()
+		for k := range t.ErrorsLimited[d] {
+			for b := range t.ErrorsLimited[d][k] {
+				t.ErrorsLimited[d][k][b] = next()
+			}
+		}
 	}
 	t.Superpackets, t.Fragments, t.Unsegmentable, t.Reopened = next(), next(), next(), next()
 	t.Device = tun.Stats{Waits: next(), Segmented: next(), WriteErrors: map[unix.Errno]uint64{unix.EIO: next(), unix.ENOBUFS: next(), 4095: next()}}

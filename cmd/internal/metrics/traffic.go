@@ -17,7 +17,7 @@ var (
 	droppedPackets    = desc("dropped_packets_total", "Packets refused, by the reason; see natless explain.", "direction", "way", "reason")
 	droppedBytes      = desc("dropped_bytes_total", "Bytes of the packets refused.", "direction", "way", "reason")
 	errorsSent        = desc("icmp_errors_sent_total", "Packets refused, of which the sender was told by an ICMP error.", "direction", "way", "reason")
-	errorsLimited     = desc("icmp_errors_limited_total", "Packets refused, of which the sender was not told because there were too many.", "direction", "way")
+	errorsLimited     = desc("icmp_errors_limited_total", "Packets refused, of which the sender was not told because a budget of ICMP errors was used up.", "direction", "way", "kind", "budget")
 	localPackets      = desc("local_packets_total", "Packets for the translator's own addresses.", "direction", "way")
 	segmented         = desc("segmented_superpackets_total", "Superpackets that had to be translated segment by segment.", "direction", "way")
 	held              = desc("held_fragments_total", "Fragments that came before the first of their datagram and were kept until it came.", "direction", "way")
@@ -41,7 +41,11 @@ func (c *Collector) verdicts(s sink, t dataplane.Snapshot) {
 				s.counter(errorsSent, n, d.String(), wayDaemon, v.String())
 			}
 		}
-		s.counter(errorsLimited, t.ErrorsLimited[d], d.String(), wayDaemon)
+		for k, budgets := range t.ErrorsLimited[d] {
+			for b, n := range budgets {
+				s.counter(errorsLimited, n, d.String(), wayDaemon, translator.ErrorKind(k).String(), translator.Budget(b).String())
+			}
+		}
 	}
 	s.counter(superpackets, t.Superpackets)
 	s.counter(unsegmentable, t.Unsegmentable)

@@ -47,6 +47,7 @@ func newLab(t *testing.T) *lab {
 	t.Cleanup(func() { l.reg.Close() })
 	l.status = api.Status{Version: "1.2", PID: 7, Ready: true, Started: l.now.Add(-90 * time.Minute), Mappings: 1234, Workloads: 3,
 		Prefix: netip.MustParsePrefix("64:ff9b::/96"), Device: api.Device{Name: "natless0", MTU: 1500},
+		Limits: []api.Limit{{What: "icmp-errors too-big", Budget: "workload", Refused: 12}},
 		Checks: []api.Check{{Name: "anti-spoofing", State: "fail", Detail: "its rules are gone"}}}
 	l.handler = New(Sources{
 		Status: func() api.Status { return l.status }, Traffic: func() dataplane.Snapshot { return l.counts }, Registry: l.reg,
@@ -109,7 +110,7 @@ func (l *lab) shows(path string, status int, want ...string) {
 
 func TestPages(t *testing.T) {
 	l := newLab(t)
-	l.shows("/", 200, "ready", "1\u202f234 mappings, 3 of them workloads", "prefix 64:ff9b::/96", "anti-spoofing", "its rules are gone", "No packet has been dropped.",
+	l.shows("/", 200, "ready", "1\u202f234 mappings, 3 of them workloads", "prefix 64:ff9b::/96", "anti-spoofing", "its rules are gone", "icmp-errors too-big workload 12", "No packet has been dropped.",
 		"up 1 h 30 min", "198.51.100.0", "and 48 addresses that are no fuller", `<title>ns/web: 16384-32767</title>`, `<title>0-1023: not given away by itself</title>`)
 	l.shows("/addresses/198.51.100.1", 200, "443,16384-32767", "2001:db8::2", `<title>&lt;script&gt;alert(1)&lt;/script&gt;: 443</title>`)
 	l.shows("/addresses/198.51.100.9", 404, "198.51.100.9 is in no pool")

@@ -91,6 +91,7 @@ func fullStatus() api.Status {
 	return api.Status{Version: "1", PID: 1, Ready: true, Started: time.Now(), Config: "/c", Prefix: netip.MustParsePrefix("64:ff9b::/96"),
 		IPv4: netip.MustParseAddr("192.0.2.1"), IPv6: netip.MustParseAddr("2001:db8::1"), Device: api.Device{Name: "natless0", MTU: 1500, Queues: 1, Offload: []string{"tso4"}},
 		Mappings: 1, Workloads: 2, Verdicts: map[string]uint64{"forward4": 3}, Reload: api.Reload{At: time.Now(), Error: "x"},
+		Limits: []api.Limit{{What: "icmp-errors too-big", Budget: "workload", Refused: 5}},
 		Checks: []api.Check{{Name: "routes", State: "ok", Detail: "all there"}},
 		Offload: api.Offload{Mode: "auto", State: api.OffloadPartial, Detail: "x", Attach: "tcx", Layout: 1, Adopted: true,
 			Interfaces: []api.OffloadInterface{{Name: "eth0", Uplink: true}, {Name: "veth1", Workloads: 1, Error: "y"}},
