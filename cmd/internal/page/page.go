@@ -94,7 +94,7 @@ func (p *problem) Error() string { return p.text }
 // show renders whole before it writes: a page is there or it is not.
 func (p *Page) show(name string, make func(*http.Request) (view, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		status := http.StatusOK
+		name, status := name, http.StatusOK // of this request alone
 		v, err := make(r)
 		if err != nil {
 			var mine *problem
