@@ -26,6 +26,7 @@ import (
 	"github.com/natless/natless/netstack/host"
 	"github.com/natless/natless/netstack/local/dns64"
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/budget/admit"
 )
 
 // Bounds of the queues between the dataplane and the stack.
@@ -55,6 +56,7 @@ type Config struct {
 // Stats counts since the start.
 type Stats struct {
 	Delivered, Dropped, Written, WriteErrors, Panics uint64
+	HealthEvicted                                    uint64 // connections for health checks closed for others
 }
 
 // Stack is a task: Run it once.
@@ -65,6 +67,7 @@ type Stack struct {
 	link     *channel.Endpoint
 	resolver *dns64.Server // nil: off
 	ready    chan struct{}
+	health   [2]atomic.Pointer[admit.Connections[netip.Prefix]] // IPv4, IPv6; nil: off
 
 	in     chan *[]byte
 	queued atomic.Int64 // bytes in that channel
@@ -105,10 +108,16 @@ func (s *Stack) DNS64() *dns64.Server { return s.resolver }
 
 // Stats is what was counted so far.
 func (s *Stack) Stats() Stats {
-	return Stats{
+	stats := Stats{
 		Delivered: s.delivered.Load(), Dropped: s.dropped.Load(),
 		Written: s.written.Load(), WriteErrors: s.writeErrors.Load(), Panics: s.panics.Load(),
 	}
+	for i := range s.health {
+		if c := s.health[i].Load(); c != nil {
+			stats.HealthEvicted += c.Evicted()
+		}
+	}
+	return stats
 }
 
 // Deliver gives the stack a copy of a packet with complete checksums, unless

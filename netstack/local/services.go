@@ -11,13 +11,13 @@ import (
 	"net/netip"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/budget/admit"
 	"github.com/natless/natless/translator/mapping"
 )
 
-// healthConnections bounds health checks at a time, per family.
+// healthConnections bounds health checks at a time, per family. Beyond them the
+// one goes that has waited longest, of the source that has the most.
 const healthConnections = 64
 
 // listen opens what the configuration asks for, and gives what serves it.
@@ -36,7 +36,7 @@ func (s *Stack) listen() (services []func(context.Context) error, err error) {
 	if s.config.HealthPort == 0 {
 		return services, nil
 	}
-	for _, a := range s.addr {
+	for at, a := range s.addr {
 		if !a.IsValid() {
 			continue
 		}
@@ -44,30 +44,32 @@ func (s *Stack) listen() (services []func(context.Context) error, err error) {
 		if err != nil {
 			return nil, err
 		}
-		services = append(services, func(ctx context.Context) error { return s.serveHealth(ctx, ln) })
+		services = append(services, func(ctx context.Context) error { return s.serveHealth(ctx, ln, at) })
 	}
 	return services, nil
 }
 
 // serveHealth answers load balancers over HTTP. Whoever is slow loses the
 // connection.
-func (s *Stack) serveHealth(ctx context.Context, ln net.Listener) error {
+func (s *Stack) serveHealth(ctx context.Context, ln net.Listener, at int) error {
 	server := &http.Server{
-		Handler:           s.health(),
+		Handler:           s.checks(),
 		ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second,
 		WriteTimeout: 2 * time.Second, IdleTimeout: 15 * time.Second,
 		MaxHeaderBytes: 4 << 10,
 		ErrorLog:       log.New(io.Discard, "", 0),
 	}
+	c := admit.Guard(server, healthConnections, func(_ context.Context, conn net.Conn) netip.Prefix { return admit.Source(conn.RemoteAddr()) })
+	s.health[at].Store(c)
 	defer context.AfterFunc(ctx, func() { server.Close() })()
-	err := server.Serve(netutil.LimitListener(ln, healthConnections))
+	err := server.Serve(ln)
 	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
 		return nil
 	}
 	return fmt.Errorf("health: %w", err)
 }
 
-func (s *Stack) health() http.Handler {
+func (s *Stack) checks() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {

@@ -1,8 +1,9 @@
 // Package budget shares out what is scarce among many who ask for it, so that
-// one who asks for much leaves the others theirs: token buckets of one word, and
-// tables of them in fixed memory. It locks nothing, allocates nothing and has no
-// clock; who asks is a hash that the caller makes with a key of its own, and what
-// is shared out is the caller's business: packets may not enter here.
+// one who asks for much leaves the others theirs. For packets there are token
+// buckets of one word and tables of them in fixed memory, which lock nothing and
+// allocate nothing; who asks is a hash that the caller makes with a key of its
+// own. For connections and requests there are Room and Turns. What is shared out
+// is the caller's business: packets, sockets and clocks may not enter here.
 package budget
 
 import "sync/atomic"

@@ -1,5 +1,6 @@
 // Package web is the daemon's HTTP listener for Prometheus and for people: one
-// address, bounded in time and in how much is under way, and nothing but GET.
+// address, bounded in time and in how much is under way, in all and for each that
+// asks, and nothing but GET. A scrape gets in whatever others do there.
 // What is shown there is its handler's business: counters, templates and state
 // may not enter here, nor anything that changes something.
 package web
@@ -15,13 +16,18 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/net/netutil"
+	"github.com/natless/natless/translator/budget/admit"
 )
 
-// Bounds: whoever is slow, or one too many, must not cost a dataplane beside.
+// Bounds: whoever is slow, or one too many, must not cost a dataplane beside, nor
+// a scrape.
 const (
-	connections = 64               // open at a time; more wait in the kernel's queue
-	concurrent  = 8                // requests being answered; more are told to come back
+	connections = 256              // open at a time; beyond them the one that has waited longest, of who has the most, goes
+	scrapes     = 2                // requests for metrics being answered, of one source one; more wait
+	concurrent  = 4                // all other requests
+	perSource   = 2                // of these, of one source
+	patience    = 10 * time.Second // how long they wait
+	unread      = 16               // answers that their askers are still to take
 	readTimeout = 5 * time.Second  // for a request
 	timeout     = 30 * time.Second // for an answer
 	idleTimeout = 2 * time.Minute  // longer than Prometheus waits between scrapes
@@ -31,44 +37,41 @@ const (
 
 // Server is a task: Run it once.
 type Server struct {
-	address netip.AddrPort
-	http    http.Server
-	ready   chan struct{}
-	bound   net.Addr // once ready
+	address     netip.AddrPort
+	http        http.Server
+	door        *door
+	connections *admit.Connections[netip.Prefix]
+	ready       chan struct{}
+	bound       net.Addr // once ready
 }
 
 // New makes a listener that will answer GET and HEAD with handler.
 func New(address netip.AddrPort, handler http.Handler, log *slog.Logger) *Server {
-	s := &Server{address: address, ready: make(chan struct{})}
+	s := &Server{address: address, ready: make(chan struct{}), door: newDoor(handler)}
 	s.http = http.Server{
-		Handler:           guard(handler),
+		Handler:           s.door,
+		ConnContext:       withConn,
 		ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout,
 		WriteTimeout: timeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug), // what strangers send is no event
 	}
+	s.connections = admit.Guard(&s.http, connections, func(_ context.Context, c net.Conn) netip.Prefix { return admit.Source(c.RemoteAddr()) })
+	s.door.serve = s.connections.Serve
 	return s
 }
 
-// guard lets few requests in at a time, and none that would change anything.
-func guard(next http.Handler) http.Handler {
-	slots := make(chan struct{}, concurrent)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			http.Error(w, "there is nothing to change here: GET only", http.StatusMethodNotAllowed)
-			return
-		}
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-		default:
-			w.Header().Set("Retry-After", "1")
-			http.Error(w, fmt.Sprintf("%d requests are being answered: try again", concurrent), http.StatusServiceUnavailable)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+// Stats counts since the start.
+type Stats struct {
+	Evicted uint64 // connections that said nothing, closed for others
+	Unread  uint64 // connections closed with an answer that was not taken
+	Refused uint64 // requests that waited too long
+}
+
+// Stats is what was counted so far.
+func (s *Server) Stats() Stats {
+	return Stats{Evicted: s.connections.Evicted(), Unread: s.door.unread.Evicted(),
+		Refused: s.door.scrapes.Refused() + s.door.others.Refused()}
 }
 
 // Ready is closed when the listener is there.
@@ -97,7 +100,7 @@ func (s *Server) Run(ctx context.Context) error {
 			s.http.Close() // an answer that nobody takes
 		}
 	})
-	err = s.http.Serve(netutil.LimitListener(l, connections))
+	err = s.http.Serve(l)
 	if stop() { // it was not ctx
 		return fmt.Errorf("listener %s: %w", s.address, err)
 	}

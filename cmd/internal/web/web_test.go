@@ -75,32 +75,6 @@ func TestOnlyReading(t *testing.T) {
 	}
 }
 
-// One request too many is told so at once, and the next after it is served.
-func TestBoundedConcurrency(t *testing.T) {
-	inside, release := make(chan struct{}), make(chan struct{})
-	_, url := start(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { inside <- struct{}{}; <-release }))
-	done := make(chan int)
-	for range concurrent {
-		go func() { status, _ := ask(t, "GET", url); done <- status }()
-	}
-	for range concurrent {
-		<-inside
-	}
-	if status, body := ask(t, "GET", url); status != http.StatusServiceUnavailable || !strings.Contains(body, "try again") {
-		t.Errorf("one too many: %d %q", status, body)
-	}
-	close(release)
-	for range concurrent {
-		if status := <-done; status != 200 {
-			t.Errorf("status %d", status)
-		}
-	}
-	go func() { <-inside }()
-	if status, _ := ask(t, "GET", url); status != 200 {
-		t.Errorf("afterwards: %d", status)
-	}
-}
-
 // An answer under way, and a client that says nothing, do not keep it from
 // ending (see start's cleanup).
 func TestEndsInTime(t *testing.T) {
