@@ -102,11 +102,11 @@ func (w *Worker) hearer4(src uint32) hearer {
 }
 
 // hearer6 is who sent the IPv6 packet from src.
-func (w *Worker) hearer6(src mapping.Addr6) hearer {
-	if e := w.s.table.Lookup6(src); e != nil {
+func hearer6(table *mapping.Table, src mapping.Addr6) hearer {
+	if e := table.Lookup6(src); e != nil {
 		return hearer{slot: e.Slot(), addr: uint64(e.To4(src))}
 	}
-	if v4, ok := w.s.table.Extract(src); ok { // all of IPv4 may lie in one /64
+	if v4, ok := table.Extract(src); ok { // all of IPv4 may lie in one /64
 		return hearer{addr: uint64(v4 >> 8)}
 	}
 	return hearer{v6: true, addr: src.Hi}

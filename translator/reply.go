@@ -41,7 +41,7 @@ func (w *Worker) reply6(p *Packet, reason Verdict, typ, code uint8, rest uint32)
 		kind = TooBigError
 	}
 	to := header6(b).src()
-	if !w.mayHear(w.hearer6(to), kind, &w.limited6) {
+	if !w.mayHear(hearer6(w.s.table, to), kind, &w.limited6) {
 		return reason
 	}
 	p.Start -= size6 + sizeICMP

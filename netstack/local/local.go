@@ -7,15 +7,16 @@ package local
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"net"
 	"net/netip"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -29,12 +30,10 @@ import (
 	"github.com/natless/natless/translator/budget/admit"
 )
 
-// Bounds of the queues between the dataplane and the stack.
+// How fast the stack takes packets from its queue.
 const (
-	queuePackets = 256
-	queueBytes   = 1 << 20
-	burst        = 256                   // packets taken in one go …
-	burstTime    = 10 * time.Millisecond // … and at least this long for as many: no flood takes the machine's time
+	burst     = 256                   // packets taken in one go …
+	burstTime = 10 * time.Millisecond // … and at least this long for as many: no flood takes the machine's time
 )
 
 // Config is what a stack is made from.
@@ -42,7 +41,7 @@ type Config struct {
 	IPv4, IPv6 netip.Addr             // the translator's own
 	MTU        int                    // of the device; default 1500
 	DNS64      *dns64.Config          // nil: no DNS64
-	Translator *translator.Translator // gives DNS64 its prefix
+	Translator *translator.Translator // tells senders apart, and gives DNS64 its prefix
 	HealthPort uint16                 // 0: no health checks
 	Ready      func() error           // what /readyz says; nil: always ready
 	// Dial reaches DNS64's upstreams; nil: by the host's own network.
@@ -57,6 +56,7 @@ type Config struct {
 type Stats struct {
 	Delivered, Dropped, Written, WriteErrors, Panics uint64
 	HealthEvicted                                    uint64 // connections for health checks closed for others
+	ErrorsLimited                                    uint64 // ICMP errors that their hearers' budgets forbade
 }
 
 // Stack is a task: Run it once.
@@ -67,11 +67,11 @@ type Stack struct {
 	link     *channel.Endpoint
 	resolver *dns64.Server // nil: off
 	ready    chan struct{}
-	health   [2]atomic.Pointer[admit.Connections[netip.Prefix]] // IPv4, IPv6; nil: off
+	health   [2]atomic.Pointer[admit.Connections[uint64]] // IPv4, IPv6; nil: off
 
-	in     chan *[]byte
-	queued atomic.Int64 // bytes in that channel
-	spare  sync.Pool    // of *[]byte
+	in       *queue
+	errors   errorBudget
+	fallback maphash.Seed // where there is no translator
 
 	delivered, dropped, written, writeErrors, panics atomic.Uint64
 }
@@ -86,9 +86,8 @@ func New(c Config) (*Stack, error) {
 	}
 	s := &Stack{
 		config: c, addr: [2]netip.Addr{c.IPv4, c.IPv6},
-		ready: make(chan struct{}), in: make(chan *[]byte, queuePackets),
+		ready: make(chan struct{}), in: newQueue(), fallback: maphash.MakeSeed(),
 	}
-	s.spare.New = func() any { return new([]byte) }
 	s.link = channel.New(queuePackets, uint32(c.MTU), "")
 	var err error
 	if s.host, err = newHost(s.link, s.addr[:]); err != nil {
@@ -111,6 +110,7 @@ func (s *Stack) Stats() Stats {
 	stats := Stats{
 		Delivered: s.delivered.Load(), Dropped: s.dropped.Load(),
 		Written: s.written.Load(), WriteErrors: s.writeErrors.Load(), Panics: s.panics.Load(),
+		ErrorsLimited: s.errors.limited.Load(),
 	}
 	for i := range s.health {
 		if c := s.health[i].Load(); c != nil {
@@ -120,27 +120,15 @@ func (s *Stack) Stats() Stats {
 	return stats
 }
 
-// Deliver gives the stack a copy of a packet with complete checksums, unless
-// its queue is full. It never waits, and may be called from any goroutine.
+// Deliver gives the stack a copy of a packet with complete checksums, unless its
+// sender has as many in the queue as it may have. It never waits, and may be
+// called from any goroutine.
 func (s *Stack) Deliver(packet []byte) bool {
-	if s.queued.Add(int64(len(packet))) > queueBytes || len(s.in) == cap(s.in) {
-		return s.drop(packet)
+	dropped, ok := s.in.put(packet, s.sender(packet))
+	if dropped > 0 {
+		s.dropped.Add(uint64(dropped))
 	}
-	b := s.spare.Get().(*[]byte)
-	*b = append((*b)[:0], packet...)
-	select {
-	case s.in <- b:
-		return true
-	default:
-		s.spare.Put(b)
-		return s.drop(packet)
-	}
-}
-
-func (s *Stack) drop(packet []byte) bool {
-	s.queued.Add(-int64(len(packet)))
-	s.dropped.Add(1)
-	return false
+	return ok
 }
 
 // Run answers until ctx is done.
@@ -170,14 +158,17 @@ func (s *Stack) close() {
 func (s *Stack) receive(ctx context.Context) error {
 	for {
 		began := time.Now()
-		for range burst {
+		for taken := 0; taken < burst; {
+			if b := s.in.get(); b != nil {
+				s.inject(*b)
+				s.in.done(b)
+				taken++
+				continue
+			}
 			select {
 			case <-ctx.Done():
 				return nil
-			case b := <-s.in:
-				s.queued.Add(-int64(len(*b)))
-				s.inject(*b)
-				s.spare.Put(b)
+			case <-s.in.wake:
 			}
 		}
 		if rest := burstTime - time.Since(began); rest > 0 {
@@ -225,7 +216,9 @@ func (s *Stack) send(ctx context.Context) error {
 			out.End += copy(out.Buf[out.End:], part)
 		}
 		p.DecRef()
-		issue(&out)
+		if s.errors.allows(out.Bytes(), s.sender) {
+			issue(&out)
+		}
 	}
 }
 
@@ -244,5 +237,6 @@ func newHost(link stack.LinkEndpoint, addrs []netip.Addr) (*host.Host, error) {
 		h.Close()
 		return nil, fmt.Errorf("TIME-WAIT: %s", err)
 	}
+	h.SetICMPLimit(rate.Inf) // one for everybody: errorBudget is for each
 	return h, nil
 }
