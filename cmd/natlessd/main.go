@@ -98,7 +98,7 @@ func serve(c *config.Config, given usage.Daemon, settle func(), level *slog.Leve
 	if err != nil {
 		return err
 	}
-	w, err := newWatchdog(s, r)
+	w, err := newWatchdog(s, r, a)
 	if err != nil {
 		return err
 	}

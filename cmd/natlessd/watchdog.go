@@ -28,17 +28,17 @@ const (
 // better than a host whose workloads have no IPv4.
 type watchdog struct {
 	*server
-	client    *api.Client   // of our own API
+	client    *api.Client   // of our own API, from inside: others have no part in its queues
 	reloading *atomic.Int64 // since when, in Unix nanoseconds; 0: it is not
 	every     time.Duration // 0: nobody asks
 }
 
-func newWatchdog(s *server, r *reloader) (*watchdog, error) {
+func newWatchdog(s *server, r *reloader, a *apiTask) (*watchdog, error) {
 	timeout, err := daemon.SdWatchdogEnabled(true)
 	if err != nil {
 		return nil, fmt.Errorf("systemd's watchdog: %w", err)
 	}
-	return &watchdog{server: s, client: api.NewClient(r.running().API.Socket), reloading: &r.since, every: timeout / 2}, nil
+	return &watchdog{server: s, client: api.NewClientBy(a.path, a.Dial), reloading: &r.since, every: timeout / 2}, nil
 }
 
 // Ready is always: the first answer is due only after the start.

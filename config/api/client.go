@@ -30,10 +30,16 @@ func NewClient(socket string) *Client {
 	if socket == "" {
 		socket = DefaultSocket
 	}
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+	return NewClientBy(socket, func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}
-	return &Client{socket, &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16}}}
+	})
+}
+
+// NewClientBy makes a client whose connections come from dial; the socket is what
+// it is called in errors.
+func NewClientBy(socket string, dial func(context.Context) (net.Conn, error)) *Client {
+	connect := func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }
+	return &Client{socket, &http.Client{Transport: &http.Transport{DialContext: connect, MaxIdleConnsPerHost: 16}}}
 }
 
 // Socket is the path that the client was made for.

@@ -22,6 +22,7 @@ type peer struct {
 	pid    int32
 	uid    uint32
 	groups []uint32
+	own    bool // this process, by Dial
 }
 
 type peerKey struct{}
@@ -30,6 +31,9 @@ type peerKey struct{}
 func withPeer(ctx context.Context, c net.Conn) context.Context {
 	p, err := readPeer(c)
 	p.known = err == nil
+	if _, own := c.(ownConn); own {
+		p = peer{known: true, own: true}
+	}
 	return context.WithValue(ctx, peerKey{}, p)
 }
 

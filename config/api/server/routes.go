@@ -22,23 +22,24 @@ type route struct {
 	pattern string
 	query   []string // parameters that may be given
 	early   bool     // is answered before the daemon is ready
+	kind    kind     // whom it waits for
 	do      func(*Server, *http.Request) (any, error)
 }
 
 func (s *Server) routes() []route {
 	return []route{
-		{pattern: "GET /v1/health", early: true, do: (*Server).health},
-		{pattern: "GET /v1/status", early: true, do: (*Server).status},
+		{pattern: "GET /v1/health", early: true, kind: health, do: (*Server).health},
+		{pattern: "GET /v1/status", early: true, kind: status, do: (*Server).status},
 		{pattern: "GET /v1/workloads", query: []string{"name", "network", "pool", "address", "after", "limit"}, do: (*Server).list},
 		{pattern: "GET /v1/workloads/{container_id}/{interface}", do: (*Server).get},
-		{pattern: "PUT /v1/workloads/{container_id}/{interface}", do: (*Server).put},
-		{pattern: "DELETE /v1/workloads/{container_id}/{interface}", do: (*Server).delete},
+		{pattern: "PUT /v1/workloads/{container_id}/{interface}", kind: change, do: (*Server).put},
+		{pattern: "DELETE /v1/workloads/{container_id}/{interface}", kind: change, do: (*Server).delete},
 		{pattern: "GET /v1/whois", query: []string{"address", "at"}, do: (*Server).whois},
 		{pattern: "GET /v1/pools", do: (*Server).pools},
 		{pattern: "GET /v1/explain", query: []string{"packet"}, do: (*Server).explain},
-		{pattern: "GET /v1/watch", query: []string{"filter", "rate", "bytes", "all"}, do: (*Server).watch},
-		{pattern: "POST /v1/reload", do: (*Server).reload},
-		{pattern: "GET /v1/pprof/{profile}", query: []string{"seconds"}, early: true, do: (*Server).profile},
+		{pattern: "GET /v1/watch", query: []string{"filter", "rate", "bytes", "all"}, kind: watch, do: (*Server).watch},
+		{pattern: "POST /v1/reload", kind: slow, do: (*Server).reload},
+		{pattern: "GET /v1/pprof/{profile}", query: []string{"seconds"}, early: true, kind: slow, do: (*Server).profile},
 		{pattern: "GET /v1/openapi.yaml", early: true, do: (*Server).description},
 	}
 }

@@ -4,6 +4,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,18 +17,14 @@ import (
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
-	"golang.org/x/time/rate"
 )
 
 // Bounds of what the server takes; none is met in ordinary use.
 const (
-	maxBody    = 64 << 10 // bytes of a request
-	maxHeader  = 16 << 10
-	maxPacket  = 4 << 10 // bytes of words to explain
-	maxPage    = 10_000  // workloads in an answer
-	concurrent = 256     // requests at a time
-	perSecond  = 2000    // requests
-	burst      = 4000
+	maxBody   = 64 << 10 // bytes of a request
+	maxHeader = 16 << 10
+	maxPacket = 4 << 10 // bytes of words to explain
+	maxPage   = 10_000  // workloads in an answer
 )
 
 // Registry is what the server asks of *registry.Registry.
@@ -60,8 +57,9 @@ type Server struct {
 	Options
 	http   http.Server
 	mux    *http.ServeMux
-	limit  *rate.Limiter
-	atOnce chan struct{}
+	kinds  map[string]kind // of the mux's patterns
+	limits limits
+	inside inside
 	ending context.Context // done when streams are to end
 	end    context.CancelFunc
 }
@@ -74,10 +72,11 @@ func New(o Options) *Server {
 	if o.Complete == nil {
 		o.Complete = func(*api.Workload) {}
 	}
-	s := &Server{Options: o, mux: http.NewServeMux(), limit: rate.NewLimiter(perSecond, burst), atOnce: make(chan struct{}, concurrent)}
+	s := &Server{Options: o, mux: http.NewServeMux(), kinds: map[string]kind{}, inside: newInside()}
 	s.ending, s.end = context.WithCancel(context.Background())
 	for _, r := range s.routes() {
 		s.mux.HandleFunc(r.pattern, s.handler(r))
+		s.kinds[r.pattern] = r.kind
 	}
 	s.http = http.Server{
 		Handler:           http.HandlerFunc(s.serve),
@@ -89,6 +88,7 @@ func New(o Options) *Server {
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
 	}
+	s.limits.init(&s.http)
 	return s
 }
 
@@ -102,7 +102,9 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 		defer cancel()
 		stopped <- s.http.Shutdown(grace)
 	})
+	go s.http.Serve(s.inside) // until the other ends
 	err := s.http.Serve(l)
+	s.inside.Close()
 	if stop() { // it was not ctx
 		return fmt.Errorf("api: %w", err)
 	}
@@ -119,24 +121,30 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		fail(w, &api.Problem{Code: api.CodeForbidden, Detail: fmt.Sprintf("user %d is neither root nor in the group of api.group", p.uid)})
 		return
 	}
-	select {
-	case s.atOnce <- struct{}{}:
-		defer func() { <-s.atOnce }()
-	default:
-		fail(w, &api.Problem{Code: api.CodeRateLimited, Detail: fmt.Sprintf("%d requests are under way: try again", concurrent)})
-		return
-	}
-	if !s.limit.Allow() {
-		fail(w, &api.Problem{Code: api.CodeRateLimited, Detail: fmt.Sprintf("more than %d requests a second: try again", perSecond)})
-		return
-	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	h, pattern := s.mux.Handler(r)
+	if err := readWhole(w, r); err != nil {
+		fail(w, err)
+		return
+	}
+	end, err := s.limits.begin(r.Context(), p, s.kinds[pattern])
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	defer end()
 	if pattern == "" {
 		s.unknown(w, r, h)
 		return
 	}
 	s.mux.ServeHTTP(w, r)
+}
+
+// readWhole reads a request's body before its turn comes: who sends it slowly
+// keeps up himself.
+func readWhole(w http.ResponseWriter, r *http.Request) error {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	r.Body = io.NopCloser(bytes.NewReader(b))
+	return err
 }
 
 // unknown answers what no route is for: the path does not exist, or not with

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -345,34 +344,3 @@ func TestClient(t *testing.T) {
 		t.Errorf("no daemon: %v", err)
 	}
 }
-
-// TestTooMuch: who asks too often, or while too many others do, is told to wait.
-func TestTooMuch(t *testing.T) {
-	s := New(Options{Ready: func() bool { return true }})
-	s.limit.SetBurst(1)
-	s.limit.AllowN(time.Now(), 1)
-	s.limit.SetLimit(0)
-	for _, fill := range []bool{false, true} {
-		if fill {
-			for range cap(s.atOnce) {
-				s.atOnce <- struct{}{}
-			}
-		}
-		w := &recorder{header: http.Header{}}
-		r, _ := http.NewRequestWithContext(context.WithValue(t.Context(), peerKey{}, peer{known: true}), "GET", "/v1/health", nil)
-		s.serve(w, r)
-		if w.status != http.StatusTooManyRequests || w.header.Get("Retry-After") != "1" {
-			t.Errorf("%d %s", w.status, w.body.String())
-		}
-	}
-}
-
-type recorder struct {
-	header http.Header
-	status int
-	body   bytes.Buffer
-}
-
-func (r *recorder) Header() http.Header         { return r.header }
-func (r *recorder) WriteHeader(status int)      { r.status = status }
-func (r *recorder) Write(b []byte) (int, error) { return r.body.Write(b) }

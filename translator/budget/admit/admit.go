@@ -27,15 +27,19 @@ type guestKey struct{}
 // end: who sends a header letter by letter, waits for a turn, or takes an answer
 // slowly is waiting all the while. So fewer may be served at a time than there
 // are places. owner may use what the server's ConnContext, called first, made of
-// the context.
-func Guard[K comparable](s *http.Server, most int, owner func(context.Context, net.Conn) K) *Connections[K] {
+// the context; ours are connections that need no place.
+func Guard[K comparable](s *http.Server, most int, owner func(context.Context, net.Conn) (k K, ours bool)) *Connections[K] {
 	c := &Connections[K]{room: budget.Room[K]{Most: most}}
 	first := s.ConnContext
 	s.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
 		if first != nil {
 			ctx = first(ctx, conn)
 		}
-		g := c.room.Enter(owner(ctx, conn), func() { conn.Close() })
+		k, ours := owner(ctx, conn)
+		if ours {
+			return ctx
+		}
+		g := c.room.Enter(k, func() { conn.Close() })
 		if g == nil {
 			conn.Close() // all others are being answered
 			return ctx
