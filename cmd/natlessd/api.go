@@ -50,6 +50,7 @@ func newAPI(s *server, r *reloader, ready func() bool) (*apiTask, error) {
 		Group:    group,
 		Log:      s.log,
 	})
+	s.api = server
 	return &apiTask{Server: server, path: c.API.Socket, group: group, ready: make(chan struct{})}, nil
 }
 

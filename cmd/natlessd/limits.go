@@ -3,26 +3,51 @@
 package main
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/translator"
 )
 
-// limits are the budgets that refused somebody something.
-func (s *server) limits(t dataplane.Snapshot) (limits []api.Limit) {
-	used := func(what, budget string, refused uint64) {
-		if refused > 0 {
-			limits = append(limits, api.Limit{What: what, Budget: budget, Refused: refused})
+// refusals are the budgets of what is shared out among clients, and how often each
+// refused somebody something; those of ICMP errors aside.
+func (s *server) refusals() []api.Limit {
+	l := s.local.Stats()
+	limits := []api.Limit{
+		{What: "local-packets", Budget: "sender", Refused: l.Dropped},
+		{What: "local-icmp-errors", Budget: "sender", Refused: l.ErrorsLimited},
+		{What: "health-connections", Budget: "sender", Refused: l.HealthEvicted},
+	}
+	if s.api != nil {
+		a := s.api.Stats()
+		limits = append(limits, api.Limit{What: "api-connections", Budget: "user", Refused: a.Evicted})
+		for _, kind := range slices.Sorted(maps.Keys(a.Refused)) {
+			limits = append(limits, api.Limit{What: "api-requests " + kind, Budget: "user", Refused: a.Refused[kind]})
 		}
 	}
+	if s.web != nil {
+		w := s.web.Stats()
+		limits = append(limits,
+			api.Limit{What: "http-connections", Budget: "source", Refused: w.Evicted},
+			api.Limit{What: "http-answers", Budget: "source", Refused: w.Unread},
+			api.Limit{What: "http-requests", Budget: "source", Refused: w.Refused})
+	}
+	return limits
+}
+
+// limits are the budgets that were used up.
+func (s *server) limits(t dataplane.Snapshot) []api.Limit {
 	var errors translator.ErrorsLimited
 	for _, direction := range t.ErrorsLimited {
 		errors.Add(direction)
 	}
+	var all []api.Limit
 	for kind, budgets := range errors {
 		for b, refused := range budgets {
-			used("icmp-errors "+translator.ErrorKind(kind).String(), translator.Budget(b).String(), refused)
+			all = append(all, api.Limit{What: "icmp-errors " + translator.ErrorKind(kind).String(), Budget: translator.Budget(b).String(), Refused: refused})
 		}
 	}
-	return limits
+	return slices.DeleteFunc(append(all, s.refusals()...), func(l api.Limit) bool { return l.Refused == 0 })
 }

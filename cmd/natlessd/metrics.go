@@ -33,7 +33,8 @@ func newWeb(s *server, c *config.Config, r *reloader, ready func() bool) *web.Se
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics.Handler(all, s.log))
 	mux.Handle("GET /", page.New(s.shown(r, ready), s.log))
-	return web.New(c.Metrics.Listen, mux, s.log)
+	s.web = web.New(c.Metrics.Listen, mux, s.log)
+	return s.web
 }
 
 // shown is where the status page's facts come from.
@@ -72,6 +73,7 @@ func (s *server) sources(r *reloader, ready func() bool) metrics.Sources {
 		Pools:    s.workloads.Pools,
 		Reloads:  r.counts,
 		Local:    s.local.Stats,
+		Refusals: s.refusals,
 		DNS64:    s.local.DNS64,
 		Spoofing: spoofed,
 	}

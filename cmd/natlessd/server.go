@@ -15,7 +15,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/natless/natless/cmd/internal/confine"
+	"github.com/natless/natless/cmd/internal/web"
 	"github.com/natless/natless/config"
+	apiserver "github.com/natless/natless/config/api/server"
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/gro"
@@ -46,6 +48,8 @@ type server struct {
 	fastPath   *fastPath
 	dataplane  *dataplane.Dataplane
 	local      *local.Stack
+	api        *apiserver.Server // these two are set before anything runs
+	web        *web.Server       // nil: off
 	hub        *watch.Hub
 	gro        *gro.Task
 	diversion  diversion

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -158,7 +159,13 @@ const behind = 15
 
 // runBehind runs on a thread of its own, which steps back where processors are
 // short: packets come before those who watch them.
-func (r *watching) runBehind(ctx context.Context) error {
+func (r *watching) runBehind(ctx context.Context) (err error) {
+	defer func() { // what packets say is anybody's: a reader may end of it, the daemon not
+		if p := recover(); p != nil {
+			r.log.Error("watch: panic", "value", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("a packet could not be shown: %v", p)
+		}
+	}()
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 	if err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), behind); err != nil {
 		r.log.Debug("watch with a priority as high as the packets'", "error", err)

@@ -3,10 +3,14 @@
 package e2e
 
 import (
+	"fmt"
+	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
 )
@@ -31,4 +35,34 @@ func TestWatchdog(t *testing.T) {
 	}
 	n.daemon.Signal(syscall.SIGCONT)
 	within(t, 5*time.Second, "it answers again", func() bool { return n.daemon.Notified("WATCHDOG=1") > before })
+}
+
+// TestWatchdogHearsNoCrowd: 256 who want to watch, and as many who want to know
+// all workloads, keep the daemon from nothing: the watchdog is answered, a
+// container gets its address.
+func TestWatchdogHearsNoCrowd(t *testing.T) {
+	netns.Require(t, netns.Root)
+	n := newNamespaces(t)
+	n.daemon = daemon.New(t, n.host, poolsConfig)
+	n.daemon.Env = []string{"WATCHDOG_USEC=400000"}
+	n.daemon.Start()
+	for i := range 512 {
+		c, err := net.Dial("unix", n.daemon.Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		fmt.Fprintf(c, "GET /v1/%s HTTP/1.1\r\nHost: x\r\n\r\n", []string{"watch", "workloads"}[i%2])
+	}
+	for range 3 {
+		before := n.daemon.Notified("WATCHDOG=1")
+		within(t, 5*time.Second, "the watchdog is answered", func() bool { return n.daemon.Notified("WATCHDOG=1") > before+1 })
+		if got := n.natless("status"); !strings.Contains(got, "api-requests watch") {
+			t.Errorf("natless status:\n%s", got)
+		}
+		n.put("one", workload1, n.w1, api.Request{})
+	}
+	if strings.Contains(n.daemon.Log(), "does not get on") {
+		t.Error("the daemon held itself for stuck")
+	}
 }

@@ -33,6 +33,7 @@ type Sources struct {
 	Pools    func() []api.Pool
 	Reloads  func() Reloads
 	Local    func() local.Stats
+	Refusals func() []api.Limit
 	DNS64    func() *dns64.Server // nil: off
 	Spoofing func() (packets uint64, installed bool, err error)
 }
@@ -74,6 +75,9 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.pools(s)
 	c.local(s)
 	c.dns64(s)
+	for _, l := range c.Refusals() {
+		s.counter(refusals, l.Refused, l.What, l.Budget)
+	}
 }
 
 // NewRegistry has the collectors of the daemon: its own, the process's and Go's.
@@ -89,7 +93,7 @@ func NewRegistry(own ...prometheus.Collector) *prometheus.Registry {
 func Handler(r *prometheus.Registry, log *slog.Logger) http.Handler {
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn), ErrorHandling: promhttp.ContinueOnError,
-		MaxRequestsInFlight: 2, Timeout: 20 * time.Second, EnableOpenMetrics: true,
+		Timeout: 20 * time.Second, EnableOpenMetrics: true,
 	})
 }
 

@@ -80,6 +80,7 @@ func sources() Sources {
 		},
 		Local:    func() local.Stats { return local.Stats{Delivered: next(), Dropped: next(), Written: next()} },
 		DNS64:    func() *dns64.Server { return resolver },
+		Refusals: func() []api.Limit { return []api.Limit{{What: "http-connections", Budget: "source", Refused: next()}} },
 		Spoofing: func() (uint64, bool, error) { return 17, true, nil },
 	}
 }

@@ -13,6 +13,7 @@ var (
 	reloaded      = desc("config_last_reload_successful", "Whether the last attempt to reload the configuration succeeded.")
 	reloadedAt    = desc("config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded.")
 	spoofed       = desc("spoofed_packets_total", "Packets dropped because a workload sent with another's source.")
+	refusals      = desc("budget_refusals_total", "Packets, requests and connections refused or ended because their sender's budget was used up.", "what", "budget")
 	spoofingRules = desc("spoofing_rules_installed", "Whether the nftables rules against spoofed sources are there.")
 )
 
