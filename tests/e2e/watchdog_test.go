@@ -37,22 +37,22 @@ func TestWatchdog(t *testing.T) {
 	within(t, 5*time.Second, "it answers again", func() bool { return n.daemon.Notified("WATCHDOG=1") > before })
 }
 
-// TestWatchdogHearsNoCrowd: 256 who want to watch, and as many who want to know
-// all workloads, keep the daemon from nothing: the watchdog is answered, a
-// container gets its address.
+// TestWatchdogHearsNoCrowd: hundreds who want to watch, who want to know all
+// workloads, and who stop in the middle of what they ask, keep the daemon from
+// nothing: the watchdog is answered, a container gets its address.
 func TestWatchdogHearsNoCrowd(t *testing.T) {
 	netns.Require(t, netns.Root)
 	n := newNamespaces(t)
 	n.daemon = daemon.New(t, n.host, poolsConfig)
 	n.daemon.Env = []string{"WATCHDOG_USEC=400000"}
 	n.daemon.Start()
-	for i := range 512 {
+	for i := range 900 {
 		c, err := net.Dial("unix", n.daemon.Socket)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		fmt.Fprintf(c, "GET /v1/%s HTTP/1.1\r\nHost: x\r\n\r\n", []string{"watch", "workloads"}[i%2])
+		fmt.Fprintf(c, "%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", []string{"GET /v1/watch", "GET /v1/workloads", "PUT /v1/workloads/half/eth0"}[i%3], i%3/2*9)
 	}
 	for range 3 {
 		before := n.daemon.Notified("WATCHDOG=1")
