@@ -33,8 +33,12 @@ func newDoor(next http.Handler) *door {
 
 type connKey struct{}
 
-// withConn remembers the connection of a request.
+// withConn remembers the connection of a request, and bounds what the kernel keeps
+// for one who does not read.
 func withConn(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*net.TCPConn); ok {
+		t.SetWriteBuffer(sendBuffer)
+	}
 	return context.WithValue(ctx, connKey{}, c)
 }
 
@@ -79,7 +83,10 @@ func (d *door) answer(r *http.Request, source netip.Prefix) (*answer, bool) {
 	return a, true
 }
 
-const sendPart = 16 << 10
+const (
+	sendPart   = 16 << 10
+	sendBuffer = 128 << 10
+)
 
 // answer is one that is being made.
 type answer struct {

@@ -27,7 +27,7 @@ const (
 	concurrent  = 4                // all other requests
 	perSource   = 2                // of these, of one source
 	patience    = 10 * time.Second // how long they wait
-	unread      = 16               // answers that their askers are still to take
+	unread      = 32               // answers that their askers are still to take
 	readTimeout = 5 * time.Second  // for a request
 	timeout     = 30 * time.Second // for an answer
 	idleTimeout = 2 * time.Minute  // longer than Prometheus waits between scrapes
