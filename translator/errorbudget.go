@@ -11,8 +11,10 @@ import (
 
 // ICMP errors of ours come at a limited rate (RFC 4443 2.4 (f), RFC 1812
 // 4.3.2.8), and nobody may use up what another needs. So each workload has a
-// budget of its own, each prefix of strangers has, and above them stand higher
-// ones for all workloads and for all strangers of a family; a sender's own is
+// budget of its own, each prefix of strangers has. Above them, ten times as high,
+// one mapping has one, for who has a whole subnet of addresses, and so have all
+// strangers that write to one workload, for who pretends to be many. And there
+// are ones for all workloads and for all strangers of a family. A sender's own is
 // asked first, so that what it is refused costs the others nothing. "Too big" is
 // apart from all else: a sender without it cannot go on (RFC 8201 4).
 
@@ -36,16 +38,18 @@ func (k ErrorKind) String() string {
 // Budget is one that can refuse an error.
 type Budget uint8
 
-// The four budgets.
+// The budgets: always that of workloads, then that of strangers.
 const (
 	WorkloadBudget     Budget = iota // of the workload that would hear of it
 	SourceBudget                     // of the prefix that a stranger is in: IPv4 /24, IPv6 /64
+	MappingBudget                    // of all addresses that the workload's mapping has
+	DestinationBudget                // of all strangers that write IPv4 to one workload
 	AllWorkloadsBudget               // of all workloads together
 	AllSourcesBudget                 // of all strangers of a family together
 	NumBudgets
 )
 
-var budgetNames = [NumBudgets]string{"workload", "source", "all-workloads", "all-sources"}
+var budgetNames = [NumBudgets]string{"workload", "source", "mapping", "destination", "all-workloads", "all-sources"}
 
 func (b Budget) String() string { return budgetNames[b] }
 
@@ -66,11 +70,13 @@ func (e *ErrorsLimited) Add(other ErrorsLimited) {
 type errorBudgets struct {
 	key   [16]byte // of the hash over senders: of this process, and nobody knows it
 	kinds [NumErrorKinds]struct {
-		workloads, sources budget.Shares
-		allWorkloads       budget.Bucket
-		allSources         [2]budget.Bucket // of IPv4, of IPv6
+		each, groups [2]budget.Shares // of workloads, of strangers
+		all          [3]budget.Bucket // of workloads, of strangers by IPv4, by IPv6
 	}
 }
+
+// groupFactor is how many times its own budget a sender's group has.
+const groupFactor = 10
 
 // limited is ErrorsLimited while it is counted.
 type limited [NumErrorKinds][NumBudgets]atomic.Uint64
@@ -87,24 +93,29 @@ func (l *limited) load() (e ErrorsLimited) {
 // hearer is who hears of an error: a workload, by its mapping's slot and its
 // IPv4 address, since a mapping may be many workloads'; or else a stranger.
 type hearer struct {
-	slot uint32 // 0: a stranger
-	v6   bool   // of a stranger
-	addr uint64 // the IPv4 address of a workload; the prefix of a stranger
+	slot  uint32 // 0: a stranger
+	v6    bool   // of a stranger
+	addr  uint64 // the IPv4 address of a workload; the prefix of a stranger
+	group uint64 // what the budget above its own is for; 0: nothing
 }
 
-// hearer4 is who sent the IPv4 packet from src: a workload where it came by way
-// of IPv6 a moment ago, and so has a mapping.
-func (w *Worker) hearer4(src uint32) hearer {
+// hearer4 is who sent the IPv4 packet from src to dst: a workload where it came by
+// way of IPv6 a moment ago, and so has a mapping.
+func (w *Worker) hearer4(src, dst uint32) hearer {
 	if w.source != 0 {
-		return hearer{slot: w.source, addr: uint64(src)}
+		return hearer{slot: w.source, addr: uint64(src), group: uint64(w.source)}
 	}
-	return hearer{addr: uint64(src >> 8)}
+	group := 1<<32 | uint64(dst)
+	if w.destination != 0 {
+		group = 2<<32 | uint64(w.destination)
+	}
+	return hearer{addr: uint64(src >> 8), group: group}
 }
 
 // hearer6 is who sent the IPv6 packet from src.
 func hearer6(table *mapping.Table, src mapping.Addr6) hearer {
 	if e := table.Lookup6(src); e != nil {
-		return hearer{slot: e.Slot(), addr: uint64(e.To4(src))}
+		return hearer{slot: e.Slot(), addr: uint64(e.To4(src)), group: uint64(e.Slot())}
 	}
 	if v4, ok := table.Extract(src); ok { // all of IPv4 may lie in one /64
 		return hearer{addr: uint64(v4 >> 8)}
@@ -125,27 +136,27 @@ func (w *Worker) mayHear(h hearer, k ErrorKind, count *limited) bool {
 	return ok
 }
 
-// spend asks the hearer's own budget, then the one for all, and says which was
+// spend asks the hearer's own budget, then those above it, and says which was
 // asked last.
 func (w *Worker) spend(h hearer, k ErrorKind) (last Budget, ok bool) {
 	c, b := &w.s.config, &w.t.errors.kinds[k]
 	each := budget.Rate{PerSecond: c.ErrorRate, Burst: c.ErrorBurst}
 	total := budget.Rate{PerSecond: c.ErrorTotalRate, Burst: c.ErrorTotalBurst}
-	hash, random := w.t.errors.hash(h), rand.Uint64()
-	if h.slot != 0 {
-		if !b.workloads.Take(hash, w.now, each, random) {
-			return WorkloadBudget, false
-		}
-		return AllWorkloadsBudget, b.allWorkloads.Take(w.now, total, random>>32)
+	group := budget.Rate{PerSecond: min(groupFactor*each.PerSecond, total.PerSecond), Burst: min(groupFactor*each.Burst, total.Burst)}
+	stranger, all, random := Budget(0), 0, rand.Uint64()
+	if h.slot == 0 {
+		stranger, all = 1, 1
 	}
-	if !b.sources.Take(hash, w.now, each, random) {
-		return SourceBudget, false
-	}
-	family := 0
 	if h.v6 {
-		family = 1
+		all = 2
 	}
-	return AllSourcesBudget, b.allSources[family].Take(w.now, total, random>>32)
+	if !b.each[stranger].Take(w.t.errors.hash(h), w.now, each, random) {
+		return WorkloadBudget + stranger, false
+	}
+	if h.group != 0 && !b.groups[stranger].Take(w.t.errors.hash(hearer{addr: h.group}), w.now, group, random>>32) {
+		return MappingBudget + stranger, false
+	}
+	return AllWorkloadsBudget + stranger, b.all[all].Take(w.now, total, random>>48)
 }
 
 func (e *errorBudgets) hash(h hearer) uint64 {

@@ -137,6 +137,46 @@ func TestSection6_ErrorBudgets(t *testing.T) {
 	}
 }
 
+// TestManyAddressesOfOne: who has a whole subnet, or pretends to be everybody,
+// leaves the others theirs as well.
+func TestManyAddressesOfOne(t *testing.T) {
+	for name, flood := range map[string]func(i int) []byte{
+		"a subnet":              func(i int) []byte { return hops6(fmt.Sprintf("2001:db8:7::%x", i%256), server6) },
+		"a subnet's long ones":  func(i int) []byte { return big6(fmt.Sprintf("2001:db8:7::%x", i%256), server6) },
+		"everybody":             func(i int) []byte { return hops4(fmt.Sprintf("11.%d.%d.1", i>>8&255, i&255), other4) },
+		"everybody's long ones": func(i int) []byte { return big4(fmt.Sprintf("11.%d.%d.1", i>>8&255, i&255), other4) },
+		"every IPv6 network":    func(i int) []byte { return udp6(fmt.Sprintf("2001:db8:d:%x::1", i&0xffff), server6) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFlooding(t)
+			var packets [1024][]byte
+			for i := range packets {
+				packets[i] = flood(i)
+			}
+			n := 0
+			flooded := func(count int) {
+				for range count {
+					n++
+					f.send(packets[n%len(packets)], 1, 20_000)
+				}
+			}
+			flooded(12_000)
+			for who, in := range map[string][]byte{
+				"a workload": big6(work6, server6), "its traceroute": hops6(work6, server6), "a remote host": big4(server4, work4), "its traceroute too": hops4(server4, work4),
+			} {
+				answered := 0
+				for range 25 {
+					flooded(100)
+					answered += f.send(in, 1, 0)
+				}
+				if answered != 25 {
+					t.Errorf("%s: %d of 25 answered", who, answered)
+				}
+			}
+		})
+	}
+}
+
 // refusals are all that a worker counted.
 func refusals(w *Worker) (n uint64) {
 	v4, v6 := w.ErrorsLimited()
@@ -163,15 +203,25 @@ func TestErrorsLimitedByCause(t *testing.T) {
 		{func(int) []byte { return hops4(server4, work4) }, OtherError, SourceBudget, true},
 		{func(int) []byte { return udp6(inside6, server6) }, OtherError, SourceBudget, false},
 		{func(i int) []byte { return udp6(fmt.Sprintf("2001:db8:1:%x::1", i), server6) }, OtherError, AllSourcesBudget, false},
-		{func(i int) []byte { return big4(fmt.Sprintf("11.%d.%d.1", i>>8, i&255), work4) }, TooBigError, AllSourcesBudget, true},
-		{func(i int) []byte { return hops6(fmt.Sprintf("2001:db8:a::%x", i), server6) }, OtherError, AllWorkloadsBudget, false},
+		{func(i int) []byte { return big4(fmt.Sprintf("12.%d.%d.1", i>>8, i&255), work4) }, TooBigError, DestinationBudget, true},
+		{func(i int) []byte {
+			return big4(fmt.Sprintf("12.%d.%d.1", i>>8, i&255), fmt.Sprintf("11.1.%d.%d", i>>8, i&255))
+		}, TooBigError, DestinationBudget, true},
+		{func(i int) []byte {
+			return hops4(fmt.Sprintf("12.%d.%d.1", i>>8, i&255), fmt.Sprintf("11.1.%d.%d", i>>8, i&255))
+		}, OtherError, AllSourcesBudget, true},
+		{func(i int) []byte { return hops6(fmt.Sprintf("2001:db8:a::%x", i), server6) }, OtherError, MappingBudget, false},
+		{func(i int) []byte { return hops6(fmt.Sprintf("2001:db8:b::%x:0", i%200), server6) }, OtherError, AllWorkloadsBudget, false},
 	} {
 		t.Run(fmt.Sprint(c.kind, " ", c.budget), func(t *testing.T) {
 			f := newFlooding(t)
 			config := f.t.Config()
-			config.ErrorTotalRate, config.ErrorTotalBurst = 200, 200
+			config.ErrorRate, config.ErrorBurst, config.ErrorTotalRate, config.ErrorTotalBurst = 10, 10, 150, 150
 			wide := mapping.Mapping{IPv6: netip.MustParsePrefix("2001:db8:a::/112"), IPv4: netip.MustParsePrefix("11.1.0.0/16")}
 			table, err := f.t.Table().Insert(wide)
+			for i := 0; i < 200 && err == nil; i++ { // many that have one each
+				table, err = table.Insert(mapping.Mapping{IPv6: netip.MustParsePrefix(fmt.Sprintf("2001:db8:b::%x:0/128", i)), IPv4: netip.MustParsePrefix(fmt.Sprintf("11.2.0.%d/32", i))})
+			}
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -18,7 +18,7 @@ func (w *Worker) reply4(p *Packet, reason Verdict, typ, code uint8, rest uint32)
 		kind = TooBigError
 	}
 	to := header4(b).src()
-	if !w.mayHear(w.hearer4(to), kind, &w.limited4) {
+	if !w.mayHear(w.hearer4(to, header4(b).dst()), kind, &w.limited4) {
 		return reason
 	}
 	p.Start -= size4 + sizeICMP
