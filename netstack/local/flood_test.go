@@ -79,9 +79,16 @@ func TestFloodsLeaveOthers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newServed(t)
+			for p.laneShared(packet(0)) {
+				p = newServed(t) // by a chance of one in 500
+			}
 			var before, after runtime.MemStats
 			runtime.GC()
 			runtime.ReadMemStats(&before)
+			pace := 200 // several times as many as the stack takes
+			if name == "SYN from no host" {
+				pace = 10 // of which it can take all
+			}
 			stop := make(chan struct{})
 			var flood sync.WaitGroup
 			flood.Go(func() {
@@ -92,7 +99,7 @@ func TestFloodsLeaveOthers(t *testing.T) {
 					default:
 					}
 					p.local.Deliver(packet(i))
-					if name == "SYN from no host" && i%20 == 19 { // 20,000 a second, which the stack can take
+					if i%pace == pace-1 {
 						time.Sleep(time.Millisecond)
 					}
 				}
@@ -109,8 +116,11 @@ func TestFloodsLeaveOthers(t *testing.T) {
 			runtime.ReadMemStats(&after)
 			s := p.local.Stats()
 			t.Logf("ping, health and DNS64 within %v; heap %d → %d kB; %+v", worst, before.HeapAlloc>>10, after.HeapAlloc>>10, s)
-			if worst > 3*time.Second {
-				t.Errorf("all together took %v", worst)
+			if n := p.lost.Load(); n > 0 && pace == 200 {
+				t.Errorf("%d packets of another were not taken", n)
+			}
+			if pace == 200 && s.Dropped == 0 {
+				t.Error("that was no flood")
 			}
 			if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 32<<20 {
 				t.Errorf("the heap grew by %d bytes", grown)
@@ -128,6 +138,16 @@ func fragmentOf(packet []byte, i int) []byte {
 	return packet
 }
 
+// laneShared says whether a flood would share the peer's lane to the stack.
+func (p *peer) laneShared(flood []byte) bool {
+	for _, a := range p.addrs {
+		if p.local.config.Translator.SenderAt(netip.AddrPortFrom(a, 1))%lanes == p.local.sender(flood)%lanes {
+			return true
+		}
+	}
+	return false
+}
+
 // served uses every service once.
 func (p *peer) served(t *testing.T) {
 	t.Helper()
@@ -143,7 +163,7 @@ func (p *peer) served(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		c.SetDeadline(time.Now().Add(3 * time.Second))
+		c.SetDeadline(time.Now().Add(patient))
 		if _, _, err := new(dns.Client).ExchangeWithConn(new(dns.Msg).SetQuestion("global.test.", dns.TypeAAAA), &dns.Conn{Conn: c}); err != nil {
 			t.Errorf("%s: %v", network, err)
 		}
@@ -171,6 +191,7 @@ func TestIdleConnectionsLeaveOthers(t *testing.T) {
 	p := newServed(t)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
+	began := time.Now()
 	for i := range 2 * healthConnections {
 		for _, a := range own {
 			c, err := p.dial(a, 80)
@@ -181,12 +202,13 @@ func TestIdleConnectionsLeaveOthers(t *testing.T) {
 			io.WriteString(c, []string{"", "GET /hea", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", "GET /healthz HTTP/1.1\r\nX: "}[i%4])
 		}
 	}
+	took := time.Since(began)
 	p.served(t)
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	s := p.local.Stats()
 	t.Logf("heap %d → %d kB; %+v", before.HeapAlloc>>10, after.HeapAlloc>>10, s)
-	if s.HealthEvicted < 2*healthConnections {
+	if took < time.Second && s.HealthEvicted < 2*healthConnections { // or else some of them timed out
 		t.Errorf("%d connections were closed for others", s.HealthEvicted)
 	}
 }
@@ -208,7 +230,7 @@ func TestErrorsOfTheStack(t *testing.T) {
 		}
 	})
 	t.Cleanup(func() { close(stop); flood.Wait() })
-	for deadline := time.Now().Add(5 * time.Second); p.local.Stats().ErrorsLimited < 200; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patient); p.local.Stats().ErrorsLimited < 200; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("no error is held back")
 		}

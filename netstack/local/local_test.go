@@ -53,7 +53,11 @@ type peer struct {
 	local *Stack
 
 	foreign atomic.Int32 // packets by IPv4, where there is a translator
+	lost    atomic.Int64 // packets of the peer that the stack did not take
 }
+
+// patient is how long something may take on a machine that has much to do.
+const patient = 20 * time.Second
 
 // run starts a local stack with a peer until the test ends.
 func run(t testing.TB, c Config) *peer {
@@ -96,7 +100,9 @@ func run(t testing.TB, c Config) *peer {
 				return
 			}
 			v := pkt.ToView()
-			p.send(c.Translator, v.AsSlice())
+			if !p.send(c.Translator, v.AsSlice()) {
+				p.lost.Add(1)
+			}
 			v.Release()
 			pkt.DecRef()
 		}
@@ -111,27 +117,25 @@ func run(t testing.TB, c Config) *peer {
 	return p
 }
 
-// send gives a packet to the local stack, by way of a translator if there is one.
-func (p *peer) send(t *translator.Translator, b []byte) {
+// send gives a packet to the local stack, by way of a translator if there is
+// one, and says whether nothing refused it.
+func (p *peer) send(t *translator.Translator, b []byte) bool {
 	if t == nil {
-		p.local.Deliver(b)
-		return
+		return p.local.Deliver(b)
 	}
 	buf := make([]byte, translator.Headroom+len(b)+translator.Tailroom)
 	q := translator.Packet{Buf: buf, Start: translator.Headroom, End: translator.Headroom + copy(buf[translator.Headroom:], b)}
-	if t.NewWorker().Translate(&q) == translator.Local {
-		p.local.Deliver(q.Bytes())
-	}
+	return t.NewWorker().Translate(&q) == translator.Local && p.local.Deliver(q.Bytes())
 }
 
 func (p *peer) dial(a netip.Addr, port uint16) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
 	defer cancel()
 	return p.DialContext(ctx, "tcp", netip.AddrPortFrom(a, port).String())
 }
 
 func (p *peer) ping(a netip.Addr, payload []byte) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
 	defer cancel()
 	_, err := p.Ping(ctx, a, 0, payload)
 	return err
@@ -182,7 +186,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func (p *peer) client() *http.Client {
-	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+	return &http.Client{Timeout: patient, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(_ context.Context, _, address string) (net.Conn, error) {
 			at := netip.MustParseAddrPort(address)

@@ -71,9 +71,9 @@ func none(int) string { return "" }
 // within waits until done says so.
 func within(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%s: not within 10 s", what)
+			t.Fatalf("%s: not within 20 s", what)
 		}
 	}
 }
@@ -81,7 +81,7 @@ func within(t *testing.T, what string, done func() bool) {
 // works asks for what must be had whatever others do. other is what they do.
 func (g *rig) works(other kind) {
 	g.Helper()
-	ctx, cancel := context.WithTimeout(g.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(g.Context(), 20*time.Second)
 	defer cancel()
 	own := api.NewClientBy("own", g.server.Dial)
 	defer own.Close()
