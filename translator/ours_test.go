@@ -10,17 +10,17 @@ import (
 
 // Addresses of ours that no workload has.
 const (
-	pool4  = "198.18.7.0/29"
-	spare4 = "198.18.7.5"       // of a pool
-	hops4  = "203.0.114.64/30"  // the ICMP source pools
-	hop4   = "203.0.114.66"     //
-	hops6  = "2001:db8:f::/112" //
-	hop6   = "2001:db8:f::7"    //
+	pool4       = "198.18.7.0/29"
+	spare4      = "198.18.7.5"       // of a pool
+	icmpSource4 = "203.0.114.64/30"  // the ICMP source pools
+	hop4        = "203.0.114.66"     //
+	icmpSource6 = "2001:db8:f::/112" //
+	hop6        = "2001:db8:f::7"    //
 )
 
 func withPools(c *Config, _ *string) {
 	c.Pools4 = []netip.Prefix{netip.MustParsePrefix(pool4), netip.MustParsePrefix("198.51.100.0/28")}
-	c.ICMPSource4, c.ICMPSource6 = netip.MustParsePrefix(hops4), netip.MustParsePrefix(hops6)
+	c.ICMPSource4, c.ICMPSource6 = netip.MustParsePrefix(icmpSource4), netip.MustParsePrefix(icmpSource6)
 }
 
 func in6(a string) string { return "2001:db8:64::" + a }
@@ -192,7 +192,7 @@ func TestNothingCircles(t *testing.T) {
 		every6 = append(every6, in6(a))
 	}
 	// A mapping may well cover what is ours.
-	covering := mapping.Mapping{IPv6: netip.MustParsePrefix(hops6), IPv4: netip.MustParsePrefix("198.18.8.0/24")}
+	covering := mapping.Mapping{IPv6: netip.MustParsePrefix(icmpSource6), IPv4: netip.MustParsePrefix("198.18.8.0/24")}
 	every4 = append(every4, "198.18.8.7")
 	for name, change := range map[string]func(*Config, *string){
 		"prefix":    withPools,

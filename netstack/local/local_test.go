@@ -125,7 +125,7 @@ func (p *peer) send(t *translator.Translator, b []byte) bool {
 	}
 	buf := make([]byte, translator.Headroom+len(b)+translator.Tailroom)
 	q := translator.Packet{Buf: buf, Start: translator.Headroom, End: translator.Headroom + copy(buf[translator.Headroom:], b)}
-	return t.NewWorker().Translate(&q) == translator.Local && p.local.Deliver(q.Bytes())
+	return t.NewWorker().Translate(&q) != translator.Local || p.local.Deliver(q.Bytes())
 }
 
 func (p *peer) dial(a netip.Addr, port uint16) (net.Conn, error) {
