@@ -123,6 +123,7 @@ type DNS64 struct {
 	Upstreams []netip.AddrPort `yaml:"upstreams"` // none: those of the host's resolv.conf
 	Exclude   []netip.Prefix   `yaml:"exclude"`   // AAAA that count as absent (section 5.1.4)
 	Cache     int              `yaml:"cache"`     // answers kept
+	Clients   []netip.Prefix   `yaml:"clients"`   // who may ask besides workloads and the host
 }
 
 // Health is HTTP on the translator's own addresses, for load balancers.

@@ -43,7 +43,7 @@ pools:
   - {name: default, ipv4: 198.51.100.0/30, ports_per_workload: 1024, reserved_ports: 0-1023, cooldown: 60s}
   - {name: dedicated, ipv4: 203.0.113.0/28, whole_address: true}
   - {name: host, ipv4: uplink, ports: 32768-65535, ports_per_workload: 512}
-dns64: {enabled: true, upstreams: ["[2001:db8::53]:53"], exclude: ["::ffff:0:0/96"], cache: 10000}
+dns64: {enabled: true, upstreams: ["[2001:db8::53]:53"], exclude: ["::ffff:0:0/96"], cache: 10000, clients: ["2001:db8:5::/64"]}
 health: {port: 80}
 `
 
@@ -79,7 +79,7 @@ func TestExamplePools(t *testing.T) {
 		{Name: "host", IPv4: PoolIPv4{Uplink: true}, PortsPerWorkload: 512,
 			Ports: mapping.PortSet{{First: 32768, Last: 65535}}, ReservedPorts: mapping.PortSet{{First: 0, Last: 1023}}, Cooldown: time.Minute},
 	})
-	compare(t, c.DNS64, DNS64{true, []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::53]:53")}, []netip.Prefix{netip.MustParsePrefix("::ffff:0:0/96")}, 10000})
+	compare(t, c.DNS64, DNS64{true, []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::53]:53")}, []netip.Prefix{netip.MustParsePrefix("::ffff:0:0/96")}, 10000, []netip.Prefix{netip.MustParsePrefix("2001:db8:5::/64")}})
 	compare(t, c.Health, Health{80})
 }
 
@@ -127,7 +127,7 @@ func TestReference(t *testing.T) {
 	}
 	want := Default()
 	want.Uplink, want.Prefix, want.Addresses, want.ICMPSourcePool = c.Uplink, c.Prefix, c.Addresses, c.ICMPSourcePool
-	want.Mappings, want.Pools, want.DNS64.Upstreams = c.Mappings, c.Pools, c.DNS64.Upstreams
+	want.Mappings, want.Pools, want.DNS64.Upstreams, want.DNS64.Clients = c.Mappings, c.Pools, c.DNS64.Upstreams, c.DNS64.Clients
 	want.UDPGRO, want.MappingsFile, want.MappedBlocks, want.Metrics.Listen = c.UDPGRO, c.MappingsFile, c.MappedBlocks, c.Metrics.Listen
 	compare(t, want, *c)
 
@@ -247,7 +247,7 @@ config: addresses.ipv6: missing`},
 		"ports twice":          {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: '5-9,1-5'}\n", `config:4: pools[0].ports: ports "5-9,1-5": ports 1-5 and 5-9: ranges must be sorted and must not overlap`},
 
 		"services": {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nmappings: [{ipv6: 2001:db8:1::1, ipv4: 198.51.100.1}]\n" +
-			"api: {socket: a, group: ''}\nsysctl_dir: sys\nregistry: {path: b, history: -1}\ndns64: {enabled: true, upstreams: ['192.0.2.1:53'], exclude: [10.0.0.0/8]}\nhealth: {port: 53}",
+			"api: {socket: a, group: ''}\nsysctl_dir: sys\nregistry: {path: b, history: -1}\ndns64: {enabled: true, upstreams: ['192.0.2.1:53'], exclude: [10.0.0.0/8], clients: ['2001:db8::/64', 10.0.0.0/8]}\nhealth: {port: 53}",
 			`config:3: api.socket: "a" is no absolute path of less than 108 bytes
 config:3: api.group: missing
 config:4: sysctl_dir: "sys" is no absolute path
@@ -256,6 +256,7 @@ config:5: registry.history: -1 is not between 0 and 100000000
 config:6: dns64.enabled: there is no prefix to synthesise addresses with
 config:6: dns64.upstreams[0]: 192.0.2.1:53 is no other resolver
 config:6: dns64.exclude[0]: 10.0.0.0/8 is not IPv6
+config:6: dns64.clients[1]: 10.0.0.0/8 is not IPv6
 config:7: health.port: 53 is DNS64's`},
 	} {
 		t.Run(name, func(t *testing.T) {

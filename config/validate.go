@@ -147,5 +147,8 @@ func (v validator) services() {
 	for i, p := range v.DNS64.Exclude {
 		v.check(p.Addr().Is6(), "dns64.exclude["+strconv.Itoa(i)+"]", "%s is not IPv6", p)
 	}
+	for i, p := range v.DNS64.Clients {
+		v.check(p.Addr().Is6(), "dns64.clients["+strconv.Itoa(i)+"]", "%s is not IPv6", p)
+	}
 	v.check(v.Health.Port != 53 || !v.DNS64.Enabled, "health.port", "53 is DNS64's")
 }

@@ -111,6 +111,9 @@ func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
 	if c.Uplink != "" {
 		st.Checks = append(st.Checks, announcements(s.routes))
 	}
+	if d := s.local.DNS64(); d != nil {
+		st.Checks = append(st.Checks, upstreams(d))
+	}
 	return st
 }
 

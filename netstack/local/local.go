@@ -41,7 +41,8 @@ type Config struct {
 	IPv4, IPv6 netip.Addr             // the translator's own
 	MTU        int                    // of the device; default 1500
 	DNS64      *dns64.Config          // nil: no DNS64
-	Translator *translator.Translator // tells senders apart, and gives DNS64 its prefix
+	Translator *translator.Translator // tells senders apart, and gives DNS64 its prefix and the workloads, who may ask
+	Host       func(netip.Addr) bool  // the machine's own addresses, which may ask DNS64 too; nil: none
 	HealthPort uint16                 // 0: no health checks
 	Ready      func() error           // what /readyz says; nil: always ready
 	// Dial reaches DNS64's upstreams; nil: by the host's own network.
@@ -94,7 +95,8 @@ func New(c Config) (*Stack, error) {
 		return nil, fmt.Errorf("local stack: %w", err)
 	}
 	if c.DNS64 != nil {
-		s.resolver = dns64.New(*c.DNS64, prefix{c.Translator}, dns64.Options{Self: s.addr[:], Dial: c.Dial, Log: c.Log})
+		p := prefix{c.Translator}
+		s.resolver = dns64.New(*c.DNS64, p, dns64.Options{Self: s.addr[:], Dial: c.Dial, Workload: p.workload, Host: c.Host, Log: c.Log})
 	}
 	return s, nil
 }

@@ -315,7 +315,9 @@ func TestDNS64(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := run(t, Config{Translator: tr, DNS64: &dns64.Config{Upstreams: []netip.AddrPort{upstream}}})
+	p := run(t, Config{Translator: tr, DNS64: &dns64.Config{
+		Upstreams: []netip.AddrPort{upstream}, Clients: []netip.Prefix{netip.MustParsePrefix("2001:db8:6::/64")},
+	}})
 	ask := func(network, name string) string {
 		q := new(dns.Msg).SetQuestion(name, dns.TypeAAAA)
 		var c net.Conn

@@ -87,6 +87,8 @@ func (s *Stack) checks() http.Handler {
 // prefix is the translator's RFC 6052 prefix, as it is now.
 type prefix struct{ *translator.Translator }
 
+func (p prefix) Network() netip.Prefix { return p.Table().Prefix() }
+
 func (p prefix) Embed(v4 netip.Addr) (netip.Addr, bool) {
 	t := p.Table()
 	if !t.Prefix().IsValid() {
@@ -98,6 +100,17 @@ func (p prefix) Embed(v4 netip.Addr) (netip.Addr, bool) {
 func (p prefix) Extract(v6 netip.Addr) (netip.Addr, bool) {
 	v4, ok := p.Table().Extract(mapping.Addr6From(v6))
 	return mapping.Addr4(v4), ok
+}
+
+// workload gives one IPv6 address for all that are mapped to the same IPv4
+// address and ports.
+func (p prefix) workload(v6 netip.Addr) (netip.Addr, bool) {
+	a := mapping.Addr6From(v6)
+	e := p.Table().Lookup6(a)
+	if e == nil {
+		return netip.Addr{}, false
+	}
+	return e.To6(e.To4(a)).Addr(), true
 }
 
 func (p prefix) Translatable(v4 netip.Addr) bool { return p.Embeddable(v4) }

@@ -257,7 +257,9 @@ func (n *topology) figures(p *prometheus, sent, foul float64) {
 		`natless_workloads`: 1, `natless_mappings`: 1, `natless_ready`: 1, `natless_device_up`: 1,
 		`natless_dns64_queries_total`: 2, `natless_dns64_synthesised_total`: 2,
 		`natless_dns64_responses_total{rcode="NOERROR"}`: 2,
-		`natless_dns64_upstream_failures_total`:          0,
+		`sum(natless_dns64_upstream_failures_total)`:     0,
+		`natless_dns64_results_total{result="asked"}`:    1,
+		`natless_dns64_results_total{result="local"}`:    1,
 		`count(natless_build_info{goversion!=""})`:       1,
 	} {
 		p.becomes(expression, want)

@@ -129,13 +129,13 @@ func (ThisHost) Processes() []string {
 
 // Resolve is Host's.
 func (ThisHost) Resolve(ctx context.Context, server netip.AddrPort, name string) ([]netip.Addr, error) {
-	question := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeAAAA)
+	question := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeAAAA).SetEdns0(1232, false)
 	reply, _, err := new(dns.Client).ExchangeContext(ctx, question, server.String())
 	if err != nil {
 		return nil, err
 	}
 	if reply.Rcode != dns.RcodeSuccess {
-		return nil, errors.New(dns.RcodeToString[reply.Rcode])
+		return nil, errors.New(dns.RcodeToString[reply.Rcode] + reason(reply))
 	}
 	var addrs []netip.Addr
 	for _, rr := range reply.Answer {
@@ -146,6 +146,18 @@ func (ThisHost) Resolve(ctx context.Context, server netip.AddrPort, name string)
 		}
 	}
 	return addrs, nil
+}
+
+// reason is the extended error in a reply (RFC 8914).
+func reason(reply *dns.Msg) string {
+	if opt := reply.IsEdns0(); opt != nil {
+		for _, o := range opt.Option {
+			if e, is := o.(*dns.EDNS0_EDE); is {
+				return fmt.Sprintf(" (%s: %s)", dns.ExtendedErrorCodeToString[e.InfoCode], e.ExtraText)
+			}
+		}
+	}
+	return ""
 }
 
 // PortLimits is Host's. It reads all at once, on a thread that is thrown away.

@@ -31,6 +31,8 @@ import (
 
 type noPrefix struct{}
 
+func (noPrefix) Network() netip.Prefix { return netip.Prefix{} }
+
 func (noPrefix) Embed(netip.Addr) (a netip.Addr, ok bool)   { return }
 func (noPrefix) Extract(netip.Addr) (a netip.Addr, ok bool) { return }
 func (noPrefix) Translatable(netip.Addr) bool               { return false }

@@ -11,9 +11,17 @@ import (
 // Longest and shortest times to remember an answer, whatever its TTL says.
 const (
 	maxPositive = 24 * time.Hour
-	maxNegative = time.Hour       // RFC 2308 section 5 advises one to three hours
-	failureTTL  = 2 * time.Second // RFC 9520 3.2: at least 1 s, so that an outage is not asked about by everybody
-	entryBytes  = 1024            // the cache holds at most this many octets for each answer it may hold
+	maxNegative = time.Hour // RFC 2308 section 5 advises one to three hours
+	entryBytes  = 1024      // the cache holds at most this many octets for each answer it may hold
+)
+
+// Failures are remembered, so that an outage is not asked about by everybody,
+// and twice as long each time in a row (RFC 9520 3.2: at least 1 s, at most 5
+// minutes; a minute is how long an outage may be felt after its end).
+const (
+	failureTTL    = 2 * time.Second
+	silenceTTL    = 5 * time.Second // what costs most to find out again
+	maxFailureTTL = time.Minute
 )
 
 // question is what an answer depends on.
@@ -28,22 +36,28 @@ func (q question) key() question {
 	return q
 }
 
-// cache remembers upstreams' answers as they came, packed; the least recently
-// used go first. Synthesis happens on the way out, so that a new prefix needs
-// no new cache.
+// cache remembers upstreams' answers as they came, packed. Synthesis happens on
+// the way out, so that a new prefix needs no new cache.
+//
+// What was asked for once stands apart from what was asked for again, and goes
+// first: a flood of names that nobody wants twice pushes out nothing but itself.
 type cache struct {
 	mu      sync.Mutex
 	limit   int
 	bytes   int
 	entries map[question]*list.Element
-	recent  list.List // of *entry, most recent in front
+	once    list.List // of *entry, most recent in front
+	again   list.List // the same, at most three quarters of all
 }
 
 type entry struct {
-	key     question
-	packed  []byte
-	stored  time.Time
-	expires time.Time
+	key      question
+	packed   []byte
+	again    bool // in that list
+	silent   bool
+	failures int // in a row, this one included
+	stored   time.Time
+	expires  time.Time
 }
 
 func newCache(limit int) *cache {
@@ -58,26 +72,15 @@ func (c *cache) resize(limit int) {
 }
 
 // get gives a fresh copy of the answer with the time it has spent here taken
-// off its TTLs, or nil.
-func (c *cache) get(q question, now time.Time) *dns.Msg {
-	c.mu.Lock()
-	el := c.entries[q.key()]
-	if el == nil {
-		c.mu.Unlock()
-		return nil
+// off its TTLs, or nil, and whether that answer stands for silence.
+func (c *cache) get(q question, now time.Time) (m *dns.Msg, silent bool) {
+	e := c.find(q.key(), now)
+	if e == nil {
+		return nil, false
 	}
-	e := el.Value.(*entry)
-	if !now.Before(e.expires) {
-		c.remove(el)
-		c.mu.Unlock()
-		return nil
-	}
-	c.recent.MoveToFront(el)
-	c.mu.Unlock()
-
-	m := new(dns.Msg)
+	m = new(dns.Msg)
 	if m.Unpack(e.packed) != nil {
-		return nil
+		return nil, false
 	}
 	age := uint32(max(0, now.Sub(e.stored)/time.Second))
 	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
@@ -87,49 +90,108 @@ func (c *cache) get(q question, now time.Time) *dns.Msg {
 			}
 		}
 	}
-	return m
+	return m, e.silent
 }
 
-func (c *cache) put(q question, m *dns.Msg, now time.Time) {
-	ttl := lifetime(q, m)
-	if ttl <= 0 {
-		return
+func (c *cache) find(key question, now time.Time) *entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	el := c.entries[key]
+	if el == nil {
+		return nil
 	}
+	e := el.Value.(*entry)
+	if !now.Before(e.expires) {
+		if e.failures == 0 { // else the next failure wants to know
+			c.remove(el)
+		}
+		return nil
+	}
+	if e.again {
+		c.again.MoveToFront(el)
+		return e
+	}
+	c.once.Remove(el)
+	e.again = true
+	c.entries[key] = c.again.PushFront(e)
+	if c.again.Len() > c.limit*3/4 {
+		least := c.again.Back().Value.(*entry)
+		c.again.Remove(c.again.Back())
+		least.again = false
+		c.entries[least.key] = c.once.PushFront(least)
+	}
+	return e
+}
+
+func (c *cache) put(q question, found ending, now time.Time) {
+	m := found.msg
 	m.Compress = true
 	packed, err := m.Pack()
 	if err != nil {
 		return
 	}
-	e := &entry{key: q.key(), packed: packed, stored: now, expires: now.Add(ttl)}
+	e := &entry{key: q.key(), packed: packed, silent: found.silent, stored: now}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if el := c.entries[e.key]; el != nil {
+	el := c.entries[e.key]
+	ttl := lifetime(q, m)
+	if m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError {
+		ttl = e.fail(el, found.vain, now)
+	}
+	if el != nil {
+		e.again = el.Value.(*entry).again
 		c.remove(el)
 	}
-	c.entries[e.key] = c.recent.PushFront(e)
+	if ttl <= 0 {
+		return
+	}
+	e.expires = now.Add(ttl)
+	c.entries[e.key] = c.list(e).PushFront(e)
 	c.bytes += len(packed)
 	c.trim()
 }
 
+// fail counts a failure after what is at el, and says how long to remember it.
+func (e *entry) fail(el *list.Element, vain bool, now time.Time) time.Duration {
+	e.failures = 1
+	if el != nil {
+		if before := el.Value.(*entry); now.Sub(before.expires) < maxFailureTTL {
+			e.failures += before.failures
+		}
+	}
+	ttl := failureTTL
+	if vain {
+		ttl = silenceTTL
+	}
+	return min(ttl<<min(e.failures-1, 10), maxFailureTTL)
+}
+
+func (c *cache) list(e *entry) *list.List {
+	if e.again {
+		return &c.again
+	}
+	return &c.once
+}
+
 func (c *cache) trim() {
 	for len(c.entries) > c.limit || c.bytes > c.limit*entryBytes {
-		c.remove(c.recent.Back())
+		el := c.once.Back()
+		if el == nil {
+			el = c.again.Back()
+		}
+		c.remove(el)
 	}
 }
 
 func (c *cache) remove(el *list.Element) {
-	e := c.recent.Remove(el).(*entry)
+	e := el.Value.(*entry)
+	c.list(e).Remove(el)
 	delete(c.entries, e.key)
 	c.bytes -= len(e.packed)
 }
 
-// lifetime is how long m may be remembered; 0: not at all.
+// lifetime is how long m, which is no failure, may be remembered; 0: not at all.
 func lifetime(q question, m *dns.Msg) time.Duration {
-	switch m.Rcode {
-	case dns.RcodeSuccess, dns.RcodeNameError:
-	default:
-		return failureTTL
-	}
 	ttl, found := maxPositive, false
 	atMost := func(seconds uint32) {
 		ttl, found = min(ttl, time.Duration(seconds)*time.Second), true

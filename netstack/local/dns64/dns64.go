@@ -2,6 +2,14 @@
 // gives names that have only IPv4 addresses an IPv6 address inside the
 // translation prefix. It knows DNS messages, upstream servers and the
 // listeners it is handed; devices, gVisor and packets may not enter here.
+//
+// A query that can be answered from what is known is answered where it is read.
+// What waits for upstreams holds a place, of which each client has a share, and
+// is answered after patience at the latest; the question itself may go on
+// longer, for the cache.
+//
+// miekg/dns v1 gets no new features any more. Its successor, v2, has another
+// interface for everything that this package uses; v1 does all that is needed.
 package dns64
 
 import (
@@ -9,11 +17,11 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/miekg/dns"
-	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
 
 	"github.com/natless/natless/translator/special"
 )
@@ -23,10 +31,13 @@ type Config struct {
 	Upstreams []netip.AddrPort // asked in this order; default: the servers of ResolvConf
 	Exclude   []netip.Prefix   // AAAA records to treat as absent (RFC 6147 5.1.4); default ::ffff:0:0/96
 	Cache     int              // answers to remember; default 10,000, negative: none
+	Clients   []netip.Prefix   // who may ask besides workloads and this host
 }
 
 // Prefix is RFC 6052 for the prefix in use, which may change while serving.
 type Prefix interface {
+	// Network is the prefix itself; the zero value when there is none.
+	Network() netip.Prefix
 	// Embed gives the IPv6 address that stands for v4; false without a prefix.
 	Embed(v4 netip.Addr) (netip.Addr, bool)
 	// Extract takes the IPv4 address out of v6; false when no prefix covers it.
@@ -42,31 +53,29 @@ type Options struct {
 	Dial       func(ctx context.Context, network, address string) (net.Conn, error) // default net.Dialer
 	ResolvConf string                                                               // default /etc/resolv.conf
 	Self       []netip.Addr                                                         // upstreams never to ask: asking them would be a loop
-	Timeout    time.Duration                                                        // for one try of one upstream; default 1.5 s
+	Timeout    time.Duration                                                        // for one try of one upstream; default 4 s
 	Log        *slog.Logger                                                         // default discards
 	Now        func() time.Time                                                     // default time.Now
+
+	// Workload gives one address for all that a workload may ask from, and false
+	// for others. Default: every address is a workload.
+	Workload func(netip.Addr) (netip.Addr, bool)
+	// Host knows the addresses of the machine itself. Default: none.
+	Host func(netip.Addr) bool
 }
 
 // Bounds that no configuration lifts: what one server may hold at a time.
 const (
-	maxQueries     = 512             // being answered
-	maxConnections = 128             // TCP
-	maxUDP         = 1232            // octets in a datagram, either way (no fragments)
-	totalTimeout   = 5 * time.Second // for one question, all upstreams and tries
-	idleTimeout    = 8 * time.Second // TCP between queries (RFC 7766 6.2.3)
-	readTimeout    = 2 * time.Second // TCP for the first query, and for writing an answer
+	maxQueries     = 1024                    // waiting for upstreams
+	maxQuestions   = 256                     // put to upstreams: some sockets each
+	maxConnections = 128                     // TCP
+	maxPipelined   = 16                      // queries of one connection that wait for upstreams
+	maxUDP         = 1232                    // octets in a datagram, either way (no fragments)
+	patience       = 1600 * time.Millisecond // for one query: clients ask again after 2 s and more
+	totalTimeout   = 5 * time.Second         // for one question, all upstreams and tries
+	idleTimeout    = 8 * time.Second         // TCP between queries (RFC 7766 6.2.3)
+	readTimeout    = 2 * time.Second         // TCP for the first query, and for writing an answer
 )
-
-// Stats counts since the start.
-type Stats struct {
-	Queries, Synthesised, Dropped, Panics, Upstream, UpstreamErrors, CacheHits atomic.Uint64
-
-	Responses [dns.RcodeBadVers + 2]atomic.Uint64 // by response code; the last: any other
-}
-
-func (s *Stats) responded(rcode int) {
-	s.Responses[min(rcode, len(s.Responses)-1)].Add(1)
-}
 
 // Server answers queries. Its methods may be called by any number of
 // goroutines.
@@ -77,17 +86,28 @@ type Server struct {
 	options  Options
 	settings atomic.Pointer[settings]
 	cache    *cache
-	flights  singleflight.Group
-	slots    chan struct{} // one a query being answered
+
+	waiting     *shares // queries
+	asking      *shares // questions put to upstreams
+	connections *shares // TCP
+
+	refuse, complain *rate.Limiter
+	lastStranger     atomic.Pointer[netip.Addr]
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
+
+	mu      sync.Mutex           // guards what follows
+	flights map[question]*flight // under way
+	closed  bool                 // no more of them
+	running sync.WaitGroup       // of flights
 }
 
 // settings is one Config at work.
 type settings struct {
 	upstreams func() []*upstream
 	exclude   []netip.Prefix
+	clients   []netip.Prefix
 }
 
 // New makes a server. It starts nothing.
@@ -99,7 +119,7 @@ func New(c Config, prefix Prefix, o Options) *Server {
 		o.ResolvConf = "/etc/resolv.conf"
 	}
 	if o.Timeout == 0 {
-		o.Timeout = 1500 * time.Millisecond
+		o.Timeout = 4 * time.Second
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -107,7 +127,11 @@ func New(c Config, prefix Prefix, o Options) *Server {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Server{prefix: prefix, options: o, cache: newCache(0), slots: make(chan struct{}, maxQueries)}
+	s := &Server{
+		prefix: prefix, options: o, cache: newCache(0), flights: map[question]*flight{},
+		waiting: newShares(maxQueries), asking: newShares(maxQuestions), connections: newShares(maxConnections),
+		refuse: rate.NewLimiter(refusals, refusals), complain: rate.NewLimiter(rate.Every(complaints), 1),
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.Reload(c)
 	return s
@@ -115,7 +139,7 @@ func New(c Config, prefix Prefix, o Options) *Server {
 
 // Reload swaps the configuration in; queries under way keep the one they have.
 func (s *Server) Reload(c Config) {
-	set := &settings{exclude: c.Exclude}
+	set := &settings{exclude: c.Exclude, clients: c.Clients}
 	if set.exclude == nil {
 		set.exclude = []netip.Prefix{special.IPv4Mapped}
 	}
@@ -134,8 +158,11 @@ func (s *Server) Reload(c Config) {
 	s.settings.Store(set)
 }
 
-// InProgress is how many queries are being answered.
-func (s *Server) InProgress() int { return len(s.slots) }
+// InProgress is how many queries wait for upstreams.
+func (s *Server) InProgress() int { return s.waiting.inUse() }
+
+// Asking is how many questions upstreams are being asked.
+func (s *Server) Asking() int { return s.asking.inUse() }
 
 // Cached is how many answers the cache has, and their size.
 func (s *Server) Cached() (entries, octets int) {
@@ -145,4 +172,13 @@ func (s *Server) Cached() (entries, octets int) {
 }
 
 // Close ends what is being asked of upstreams; those questions fail.
-func (s *Server) Close() { s.cancel() }
+func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	s.running.Wait()
+	for _, u := range s.settings.Load().upstreams() {
+		u.streams.close()
+	}
+}

@@ -16,6 +16,8 @@ import (
 // rfc6052 is the table of RFC 6052 2.2, octet by octet.
 type rfc6052 struct{ netip.Prefix }
 
+func (p rfc6052) Network() netip.Prefix { return p.Prefix }
+
 func (p rfc6052) octets() (at []int) {
 	for i := p.Bits() / 8; len(at) < 4; i++ {
 		if i != 8 {

@@ -97,7 +97,7 @@ func ask(t testing.TB, s *Server, q *dns.Msg, network string) *dns.Msg {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := s.Answer(packed, network == "udp")
+	out := s.Answer(packed, netip.IPv6Loopback(), network == "udp")
 	r := new(dns.Msg)
 	if err := r.Unpack(out); err != nil {
 		t.Fatalf("answer %x: %v", out, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -17,6 +18,7 @@ import (
 func (s *Server) Serve(ctx context.Context, udp net.PacketConn, tcp net.Listener) error {
 	var running sync.WaitGroup
 	defer running.Wait()
+	defer s.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { udp.Close(); tcp.Close(); s.Close() })()
@@ -30,7 +32,6 @@ func (s *Server) Serve(ctx context.Context, udp net.PacketConn, tcp net.Listener
 	}
 	udp.Close()
 	tcp.Close()
-	s.Close()
 	return err
 }
 
@@ -47,38 +48,45 @@ func (s *Server) serveUDP(running *sync.WaitGroup, conn net.PacketConn) error {
 			continue
 		}
 		failures = 0
-		select {
-		case s.slots <- struct{}{}:
-		default:
-			s.Stats.Dropped.Add(1)
-			continue
-		}
-		query := append([]byte(nil), buf[:n]...)
-		running.Go(func() {
-			defer func() { <-s.slots }()
-			if answer := s.Answer(query, true); answer != nil {
+		send := func(answer []byte) {
+			if answer != nil {
 				conn.WriteTo(answer, from) // lost like any datagram when it fails
 			}
-		})
+		}
+		answer, rest := s.begin(append([]byte(nil), buf[:n]...), address(from), true)
+		if rest == nil {
+			send(answer)
+			continue
+		}
+		running.Go(func() { send(rest()) })
 	}
 }
 
+// address is that of a UDP or TCP peer.
+func address(a net.Addr) netip.Addr {
+	switch a := a.(type) {
+	case *net.UDPAddr:
+		return a.AddrPort().Addr()
+	case *net.TCPAddr:
+		return a.AddrPort().Addr()
+	}
+	return netip.Addr{}
+}
+
 func (s *Server) serveTCP(ctx context.Context, running *sync.WaitGroup, ln net.Listener) error {
-	free := make(chan struct{}, maxConnections)
 	for {
 		conn, err := ln.Accept()
 		if err != nil {
 			return err
 		}
-		select {
-		case free <- struct{}{}:
-		default:
+		client, _ := s.client(address(conn.RemoteAddr()))
+		if !s.connections.take(client, s.options.Now()) {
 			s.Stats.Dropped.Add(1)
 			conn.Close()
 			continue
 		}
 		running.Go(func() {
-			defer func() { <-free }()
+			defer func() { s.connections.release(client, false, s.options.Now()) }()
 			defer conn.Close()
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
 			s.serveConn(conn)
@@ -86,33 +94,64 @@ func (s *Server) serveTCP(ctx context.Context, running *sync.WaitGroup, ln net.L
 	}
 }
 
-// serveConn answers one query after the other (RFC 7766). Each has its
-// deadlines, so that a client that is slow either way costs one of the
-// bounded connections for a bounded time.
+// serveConn answers the queries of one connection as their answers come, not
+// one after the other (RFC 7766 6.2.1.1). Each has its deadlines, so that a
+// client that is slow either way costs one of its connections for a bounded
+// time.
 func (s *Server) serveConn(conn net.Conn) {
-	timeout := readTimeout
+	w := &replies{Conn: conn}
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	places := make(chan struct{}, maxPipelined)
+	from, timeout := address(conn.RemoteAddr()), readTimeout
 	for range maxQueries {
-		conn.SetReadDeadline(time.Now().Add(timeout))
-		var length [2]byte
-		if _, err := io.ReadFull(conn, length[:]); err != nil {
+		query, err := readQuery(conn, timeout)
+		if err != nil {
 			return
 		}
-		conn.SetReadDeadline(time.Now().Add(readTimeout))
-		query := make([]byte, binary.BigEndian.Uint16(length[:]))
-		if _, err := io.ReadFull(conn, query); err != nil {
-			return
-		}
-		answer := s.Answer(query, false)
-		if answer == nil {
-			return
-		}
-		conn.SetWriteDeadline(time.Now().Add(readTimeout))
-		if _, err := conn.Write(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(answer)), uint16(len(answer)))); err != nil {
-			return
-		}
-		if _, err := conn.Write(answer); err != nil {
+		answer, rest := s.begin(query, from, false)
+		switch {
+		case rest != nil:
+			places <- struct{}{}
+			waiting.Go(func() {
+				defer func() { <-places }()
+				w.send(rest())
+			})
+		case answer == nil || w.send(answer) != nil:
 			return
 		}
 		timeout = idleTimeout
 	}
+}
+
+func readQuery(conn net.Conn, timeout time.Duration) ([]byte, error) {
+	conn.SetReadDeadline(time.Now().Add(timeout))
+	var length [2]byte
+	if _, err := io.ReadFull(conn, length[:]); err != nil {
+		return nil, err
+	}
+	conn.SetReadDeadline(time.Now().Add(readTimeout))
+	query := make([]byte, binary.BigEndian.Uint16(length[:]))
+	_, err := io.ReadFull(conn, query)
+	return query, err
+}
+
+// replies writes whole answers to a connection, for any number of goroutines.
+type replies struct {
+	net.Conn
+	mu sync.Mutex
+}
+
+// send writes one answer. When it fails the connection is closed, since half
+// of one may have gone.
+func (r *replies) send(answer []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.SetWriteDeadline(time.Now().Add(readTimeout))
+	framed := append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(answer)), uint16(len(answer))), answer...)
+	_, err := r.Write(framed)
+	if err != nil {
+		r.Close()
+	}
+	return err
 }

@@ -4,48 +4,127 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/miekg/dns"
 )
 
-// noSOA bounds the TTL of synthetic records when the denial of a real one came
-// without an SOA record (RFC 6147 5.1.7).
-const noSOA = 600
+// How long synthetic records may live.
+const (
+	noSOA     = 600 // the denial of a real one came without an SOA record (RFC 6147 5.1.7)
+	undecided = 60  // a real one may still come
+)
+
+// How long to wait for AAAA records before and beside A records. Some servers
+// and middleboxes drop questions for AAAA (RFC 4074 4.1): what is asked of them
+// must not take as long as their silence, and RFC 6147 5.1.3 has silence count
+// as an empty answer.
+const (
+	headStart = 150 * time.Millisecond // for AAAA, before A is asked for beside it
+	sixWait   = 600 * time.Millisecond // for AAAA in all, when A is there …
+	lateWait  = 200 * time.Millisecond // … and at least so long after it came
+	shortWait = 50 * time.Millisecond  // instead of all, when upstreams have been silent about AAAA lately
+)
 
 // aaaa answers a query for IPv6 addresses (RFC 6147 section 5.1).
-func (s *Server) aaaa(q question) *dns.Msg {
-	real, err := s.resolve(q)
+func (l *lookup) aaaa(q question) (*dns.Msg, error) {
 	if q.do && q.cd { // 5.5 item 3: the client validates and synthesises itself
-		if err != nil {
-			return servfail()
-		}
-		return real
+		return l.resolve(q)
 	}
-	ceiling := uint32(noSOA)
-	if err == nil {
-		excluded := s.exclude(real)
-		switch {
-		case real.Rcode == dns.RcodeNameError: // 5.1.2
-			return real
-		case real.Rcode == dns.RcodeSuccess && has(real.Answer, dns.TypeAAAA):
-			return real
-		case bogus(real): // 5.5 item 2: no synthesis around a failed validation
-			return real
-		case real.Rcode == dns.RcodeSuccess && !excluded:
-			if ttl, ok := negativeTTL(real); ok {
-				ceiling = ttl
-			}
-		} // any other error, and silence, are as good as an empty answer (5.1.2, 5.1.3)
+	six, four, err := l.both(q)
+	if err != nil {
+		return nil, err
+	}
+	var real *dns.Msg // nil: silence, so far
+	ceiling := uint32(undecided)
+	if six.over() {
+		ceiling = noSOA
+		if !six.silent {
+			real = six.answer()
+		}
+	}
+	if real != nil {
+		excluded := l.exclude(real)
+		if final(real) {
+			return real, nil
+		}
+		if ttl, ok := negativeTTL(real); ok && real.Rcode == dns.RcodeSuccess && !excluded {
+			ceiling = ttl
+		} // any other error is as good as an empty answer (5.1.2)
+	}
+	if four == nil {
+		q.qtype = dns.TypeA
+		if four, err = l.start(q); err != nil {
+			return nil, err
+		}
+	}
+	m, err := l.await(four)
+	switch {
+	case err != nil:
+		return nil, err
+	case m.Rcode == dns.RcodeSuccess && has(m.Answer, dns.TypeA):
+		l.synthesise(m, ceiling)
+		if !has(m.Answer, dns.TypeAAAA) { // none can be translated: the denial is that of AAAA
+			m.Ns = denial(real)
+		}
+		return m, nil
+	case real == nil && m.Rcode == dns.RcodeSuccess:
+		// Silence is no denial, and one would be remembered.
+		return failed(dns.ExtendedErrorCodeNoReachableAuthority, "upstreams do not answer about AAAA"), nil
+	}
+	return m, nil // with no A record, this denial or error is the answer (5.1.6)
+}
+
+// final says that there is nothing to synthesise beside this answer for AAAA.
+func final(m *dns.Msg) bool {
+	switch {
+	case m.Rcode == dns.RcodeNameError: // 5.1.2
+		return true
+	case m.Rcode == dns.RcodeSuccess && has(m.Answer, dns.TypeAAAA):
+		return true
+	}
+	return bogus(m) // 5.5 item 2: no synthesis around a failed validation
+}
+
+// denial is the authority section of a denial, or nothing.
+func denial(m *dns.Msg) []dns.RR {
+	if m == nil || !has(m.Ns, dns.TypeSOA) {
+		return nil
+	}
+	return m.Ns
+}
+
+// both asks for AAAA, and for A beside it when that takes long. It gives the
+// flight for A, or nil, when it is not to be waited for any longer.
+func (l *lookup) both(q question) (six, four *flight, err error) {
+	if six, err = l.start(q); err != nil || six.over() {
+		return six, nil, err
+	}
+	began, silent := time.Now(), l.silentAbout(dns.TypeAAAA)
+	if !silent {
+		if l.wait(six.done, headStart); six.over() {
+			return six, nil, nil
+		}
 	}
 	q.qtype = dns.TypeA
-	m, err := s.resolve(q)
-	if err != nil {
-		return servfail()
+	if four, err = l.start(q); err != nil { // no share for it: wait for the one
+		_, err := l.await(six)
+		return six, nil, err
 	}
-	if m.Rcode == dns.RcodeSuccess && has(m.Answer, dns.TypeA) {
-		s.synthesise(m, ceiling)
+	select {
+	case <-six.done:
+	case <-l.ctx.Done():
+	case <-four.done:
+		rest := max(time.Until(began.Add(sixWait)), lateWait)
+		switch {
+		case !has(four.msg.Answer, dns.TypeA) && four.msg.Rcode != dns.RcodeNameError:
+			rest = patience
+		case silent:
+			rest = shortWait
+		}
+		l.wait(six.done, rest)
 	}
-	return m // with no A record, this denial or error is the answer (5.1.6)
+	return six, four, nil
 }
 
 // exclude takes the AAAA records to be treated as absent out of m (5.1.4), and
@@ -122,20 +201,23 @@ func signs(t uint16) func(dns.RR) bool {
 // ptr answers reverse queries: for an address inside the prefix, with the
 // names of the IPv4 address in it (5.3.1, the first of its two ways: an alias
 // to the in-addr.arpa name would not survive RFC 2317 delegations).
-func (s *Server) ptr(q question) *dns.Msg {
+func (l *lookup) ptr(q question) (*dns.Msg, error) {
 	v6, ok := parseIP6Arpa(q.name)
 	if !ok {
-		return s.plain(q)
+		return l.resolve(q)
 	}
-	v4, ok := s.prefix.Extract(v6)
+	v4, ok := l.prefix.Extract(v6)
 	if !ok {
-		return s.plain(q)
+		return l.resolve(q)
 	}
 	asked := q.name
 	q.name = inAddrArpa(v4)
-	m := s.special(q)
+	m := l.special(q)
 	if m == nil {
-		m = s.plain(q)
+		var err error
+		if m, err = l.resolve(q); err != nil {
+			return nil, err
+		}
 	}
 	ttl := uint32(maxPositive.Seconds())
 	for _, rr := range m.Answer {
@@ -150,8 +232,25 @@ func (s *Server) ptr(q question) *dns.Msg {
 			})
 		}
 	}
-	m.Answer, m.AuthenticatedData = names, false
-	return m
+	denied, isDenied := negativeTTL(m)
+	m.Answer, m.Ns, m.AuthenticatedData = names, nil, false
+	m.Extra = slices.DeleteFunc(m.Extra, func(rr dns.RR) bool { return rr.Header().Rrtype != dns.TypeOPT })
+	if p := l.prefix.Network(); len(names) == 0 && isDenied && p.IsValid() {
+		m.Ns = []dns.RR{reverseSOA(p, denied)}
+	}
+	return m, nil
+}
+
+// reverseSOA is that of the prefix's reverse zone, which is ours to deny in:
+// the SOA record of a denial is of a zone that the name lies in (RFC 2308
+// section 3), and in-addr.arpa is none.
+func reverseSOA(p netip.Prefix, ttl uint32) *dns.SOA {
+	zone, _ := dns.ReverseAddr(p.Masked().Addr().String())
+	zone = zone[2*(128-p.Bits())/4:] // RFC 6052 2.2: whole nibbles
+	return &dns.SOA{
+		Hdr: dns.RR_Header{Name: zone, Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: ttl}, Ns: zone, Mbox: ".",
+		Serial: 1, Refresh: discoveryTTL, Retry: 7200, Expire: 604800, Minttl: ttl,
+	}
 }
 
 const ip6ArpaLength = len("0.")*32 + len("ip6.arpa.")

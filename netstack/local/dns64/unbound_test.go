@@ -88,7 +88,7 @@ remote-control:
 		}
 	})
 	query := new(dns.Msg).SetQuestion("natless.test.", dns.TypeSOA)
-	for range 100 {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
 		if _, _, err := (&dns.Client{Timeout: time.Second}).Exchange(query, at.String()); err == nil {
 			return
 		}

@@ -1,14 +1,9 @@
 package dns64
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"os"
-	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,15 +11,66 @@ import (
 	"github.com/miekg/dns"
 )
 
-// grace is how long an upstream that did not answer is asked last.
-const grace = 10 * time.Second
+// How long to remember what an upstream did.
+const (
+	grace       = 10 * time.Second // no answer: it is asked last
+	sixGrace    = time.Minute      // no answer about AAAA, which seldom is an outage
+	plainMemory = 10 * time.Minute // no EDNS: RFC 6891 6.2.2 has this remembered for a while only
+)
 
-var errNoUpstream = errors.New("no upstream DNS server: name one in dns64.upstreams or in the host's resolv.conf")
+// plainProofs is how many questions in a row must be answered without EDNS
+// only before silence counts as "no EDNS": one is a lost datagram, and who
+// takes that for more asks the plain way for ever.
+const plainProofs = 3
 
 // upstream is a recursive server.
 type upstream struct {
-	address  netip.AddrPort
-	failedAt atomic.Int64 // Unix nanoseconds of the last silence
+	address netip.AddrPort
+	health  [2]health // about AAAA, and about all else
+	streams streams   // TCP
+
+	takesEDNS  atomic.Int64 // when it last showed that, in Unix nanoseconds
+	plainUntil atomic.Int64 // when to try EDNS again
+	proofs     atomic.Int32
+}
+
+// health is when a server last failed and last answered, in Unix nanoseconds.
+type health struct{ failed, answered atomic.Int64 }
+
+func (h *health) sick(now time.Time, memory time.Duration) bool {
+	failed := h.failed.Load()
+	return failed > h.answered.Load() && failed > now.Add(-memory).UnixNano()
+}
+
+// about is the health for questions of a type: many servers are good at all but
+// AAAA (RFC 4074).
+func (u *upstream) about(qtype uint16) *health {
+	if qtype == dns.TypeAAAA {
+		return &u.health[0]
+	}
+	return &u.health[1]
+}
+
+// edns says whether to ask with EDNS. again: it has been silent just now.
+func (u *upstream) edns(now time.Time, again bool) bool {
+	if u.plainUntil.Load() > now.UnixNano() {
+		return false
+	}
+	return !again || u.takesEDNS.Load() > now.Add(-plainMemory).UnixNano()
+}
+
+// tookEDNS notes an answer to a question with EDNS.
+func (u *upstream) tookEDNS(now time.Time) {
+	u.takesEDNS.Store(now.UnixNano())
+	u.proofs.Store(0)
+}
+
+// plain notes that it takes no EDNS, or, without proof, that it looks like that.
+func (u *upstream) plain(now time.Time, proven bool) {
+	if proven || u.proofs.Add(1) >= plainProofs {
+		u.proofs.Store(0)
+		u.plainUntil.Store(now.Add(plainMemory).UnixNano())
+	}
 }
 
 func makeUpstreams(addresses []netip.AddrPort, self []netip.Addr) []*upstream {
@@ -77,47 +123,11 @@ func (h *hostResolvers) list() []*upstream {
 	return h.current
 }
 
-// ask puts q to the upstreams, twice round, and gives the first good answer,
-// or the last bad one.
-func (s *Server) ask(ctx context.Context, q question) (*dns.Msg, error) {
-	list := s.byHealth(s.settings.Load().upstreams())
-	if len(list) == 0 {
-		return nil, errNoUpstream
-	}
-	var bad *dns.Msg
-	var errs []error
-	for range 2 {
-		for _, u := range list {
-			if ctx.Err() != nil {
-				break
-			}
-			m, err := s.exchange(ctx, u, q)
-			switch {
-			case err != nil:
-				s.Stats.UpstreamErrors.Add(1)
-				u.failedAt.Store(s.options.Now().UnixNano())
-				errs = append(errs, fmt.Errorf("upstream %s: %w", u.address, err))
-			case m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError:
-				return m, nil
-			default: // a server that cannot; the next may
-				bad = m
-			}
-		}
-		if bad != nil {
-			return bad, nil
-		}
-	}
-	if errs == nil {
-		errs = append(errs, ctx.Err())
-	}
-	return nil, errors.Join(errs...)
-}
-
-// byHealth moves servers that were silent lately behind the others.
-func (s *Server) byHealth(list []*upstream) []*upstream {
-	since := s.options.Now().Add(-grace).UnixNano()
+// byHealth moves servers that failed lately behind the others.
+func (s *Server) byHealth(list []*upstream, qtype uint16) []*upstream {
+	now := s.options.Now()
 	sick := func(u *upstream) int {
-		if u.failedAt.Load() > since {
+		if u.about(qtype).sick(now, grace) {
 			return 1
 		}
 		return 0
@@ -127,81 +137,35 @@ func (s *Server) byHealth(list []*upstream) []*upstream {
 	return list
 }
 
-// exchange asks one server over UDP and, when the answer is cut, over TCP.
-func (s *Server) exchange(ctx context.Context, u *upstream, q question) (*dns.Msg, error) {
-	m := new(dns.Msg)
-	m.SetQuestion(q.name, q.qtype)
-	m.RecursionDesired, m.CheckingDisabled = q.rd, q.cd
-	m.SetEdns0(maxUDP, q.do)
-	for _, network := range []string{"udp", "tcp"} {
-		r, err := s.exchangeOver(ctx, network, u, m)
-		if err != nil {
-			return nil, err
-		}
-		if !r.Truncated {
-			return r, nil
-		}
-	}
-	return nil, errors.New("answer cut even over TCP")
-}
-
-func (s *Server) exchangeOver(ctx context.Context, network string, u *upstream, m *dns.Msg) (*dns.Msg, error) {
-	s.Stats.Upstream.Add(1)
-	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
-	defer cancel()
-	raw, err := s.options.Dial(ctx, network, u.address.String())
-	if err != nil {
-		return nil, err
-	}
-	defer raw.Close()
-	defer context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })()
-	r, _, err := new(dns.Client).ExchangeWithConnContext(ctx, m, &dns.Conn{Conn: raw})
-	if r != nil && r.Truncated && network == "udp" && r.Id == m.Id {
-		return r, nil // possibly cut in the middle of a record: asked again over TCP
-	}
-	if err != nil {
-		return nil, err
-	}
-	if !r.Response || len(r.Question) != 1 || !sameQuestion(r.Question[0], m.Question[0]) {
-		return nil, errors.New("answer to another question")
-	}
-	return r, nil
-}
-
-func sameQuestion(a, b dns.Question) bool {
-	return a.Qtype == b.Qtype && a.Qclass == b.Qclass && strings.EqualFold(a.Name, b.Name)
-}
-
-// resolve gives the answer to q from the cache or the upstreams. The caller
-// owns the message. Equal questions at the same time are asked once.
-func (s *Server) resolve(q question) (*dns.Msg, error) {
-	if m := s.cache.get(q, s.options.Now()); m != nil {
-		s.Stats.CacheHits.Add(1)
-		return m, nil
-	}
-	answer, err, _ := s.flights.Do(fmt.Sprint(q.key()), func() (_ any, err error) {
-		defer s.recovered(&err)
-		ctx, cancel := context.WithTimeout(s.ctx, totalTimeout)
-		defer cancel()
-		m, err := s.ask(ctx, q)
-		if err != nil {
-			s.options.Log.Debug("dns64: no answer", "name", q.name, "type", dns.Type(q.qtype), "error", err)
-			return nil, err
-		}
-		s.cache.put(q, m, s.options.Now())
-		return m, nil
+// silentAbout says that no upstream has answered about a type lately.
+func (s *Server) silentAbout(qtype uint16) bool {
+	now := s.options.Now()
+	return !slices.ContainsFunc(s.settings.Load().upstreams(), func(u *upstream) bool {
+		return !u.about(qtype).sick(now, sixGrace)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return answer.(*dns.Msg).Copy(), nil
 }
 
-// recovered turns a panic into an error: a packet must not end the daemon.
-func (s *Server) recovered(err *error) {
-	if p := recover(); p != nil {
-		s.Stats.Panics.Add(1)
-		s.options.Log.Error("dns64: panic", "value", p, "stack", string(debug.Stack()))
-		*err = fmt.Errorf("panic: %v", p)
+// Upstream is a server and what is wrong with it; "": nothing.
+type Upstream struct {
+	Address netip.AddrPort
+	Trouble string
+	Silent  bool // about everything
+}
+
+// Upstreams are the servers in the order of the configuration.
+func (s *Server) Upstreams() (list []Upstream) {
+	now := s.options.Now()
+	for _, u := range s.settings.Load().upstreams() {
+		trouble, silent := "", u.health[1].sick(now, sixGrace)
+		switch six := u.health[0].sick(now, sixGrace); {
+		case silent:
+			trouble = "does not answer"
+		case six:
+			trouble = "does not answer about AAAA"
+		case u.plainUntil.Load() > now.UnixNano():
+			trouble = "takes no EDNS"
+		}
+		list = append(list, Upstream{u.address, trouble, silent})
 	}
+	return list
 }

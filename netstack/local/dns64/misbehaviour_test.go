@@ -1,0 +1,334 @@
+package dns64
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// behaviour is how an upstream answers: over UDP and TCP, with whole packets, so
+// that nothing is beyond it. No packet is silence.
+type behaviour struct {
+	udp, tcp func(q *dns.Msg) [][]byte // tcp nil: refused
+}
+
+// fake is an upstream with a behaviour. It counts what it is asked.
+type fake struct {
+	netip.AddrPort
+	sixes, others, streams atomic.Int32
+}
+
+func (f *fake) count(q *dns.Msg) {
+	if q.Question[0].Qtype == dns.TypeAAAA {
+		f.sixes.Add(1)
+	} else {
+		f.others.Add(1)
+	}
+}
+
+func misbehaving(t testing.TB, b behaviour) *fake {
+	t.Helper()
+	f := &fake{AddrPort: freePort(t)}
+	pc, err := net.ListenPacket("udp", f.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		buf := make([]byte, 4096)
+		for {
+			n, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			q := new(dns.Msg)
+			if q.Unpack(buf[:n]) != nil {
+				continue
+			}
+			f.count(q)
+			for _, p := range b.udp(q) {
+				pc.WriteTo(p, from)
+			}
+		}
+	})
+	t.Cleanup(func() { pc.Close(); running.Wait() })
+	if b.tcp == nil {
+		return f
+	}
+	ln, err := net.Listen("tcp", f.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	running.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			f.streams.Add(1)
+			running.Go(func() { f.stream(c, b) })
+		}
+	})
+	t.Cleanup(func() { ln.Close() })
+	return f
+}
+
+func (f *fake) stream(c net.Conn, b behaviour) {
+	defer c.Close()
+	for {
+		var length [2]byte
+		if _, err := io.ReadFull(c, length[:]); err != nil {
+			return
+		}
+		raw := make([]byte, binary.BigEndian.Uint16(length[:]))
+		if _, err := io.ReadFull(c, raw); err != nil {
+			return
+		}
+		q := new(dns.Msg)
+		if q.Unpack(raw) != nil {
+			return
+		}
+		f.count(q)
+		for _, p := range b.tcp(q) {
+			c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(p))), p...))
+		}
+	}
+}
+
+func packed(m *dns.Msg) []byte {
+	b, err := m.Pack()
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// world is a good server's zone: names with IPv4 alone, both, and none.
+func world(t testing.TB) func(q *dns.Msg) *dns.Msg {
+	z := zone(t, "four.test. 300 A 192.0.2.1", "six.test. 300 AAAA 2001:db8::1",
+		"dual.test. 300 A 192.0.2.2", "dual.test. 300 AAAA 2001:db8::2", "text.test. 300 TXT x")
+	return func(q *dns.Msg) *dns.Msg {
+		r := z(q, "")
+		if q.IsEdns0() != nil {
+			r.SetEdns0(1232, false)
+		}
+		return r
+	}
+}
+
+// misbehaviours are upstreams that answer a question in all the ways that were
+// seen, with what is to be had of them all the same. SERVFAIL stands for every
+// name where nothing is said.
+func misbehaviours(good func(q *dns.Msg) *dns.Msg) map[string]struct {
+	b    behaviour
+	want map[string]string
+} {
+	one := func(m *dns.Msg) [][]byte { return [][]byte{packed(m)} }
+	fine := func(q *dns.Msg) [][]byte { return one(good(q)) }
+	both := func(f func(q *dns.Msg) [][]byte) behaviour { return behaviour{f, f} }
+	code := func(c int) func(*dns.Msg) [][]byte {
+		return func(q *dns.Msg) [][]byte {
+			r := rcode(q, c)
+			if q.IsEdns0() != nil {
+				r.SetEdns0(1232, false)
+			}
+			return one(r)
+		}
+	}
+	six := func(bad func(q *dns.Msg) [][]byte) behaviour {
+		return both(func(q *dns.Msg) [][]byte {
+			if q.Question[0].Qtype == dns.TypeAAAA {
+				return bad(q)
+			}
+			return fine(q)
+		})
+	}
+	edns := func(bad func(q *dns.Msg) [][]byte) behaviour {
+		return both(func(q *dns.Msg) [][]byte {
+			if q.IsEdns0() != nil {
+				return bad(q)
+			}
+			return fine(q)
+		})
+	}
+	silent := func(*dns.Msg) [][]byte { return nil }
+	header := func(c byte) func(q *dns.Msg) [][]byte { // no question, no OPT
+		return func(q *dns.Msg) [][]byte {
+			return [][]byte{{byte(q.Id >> 8), byte(q.Id), 0x80, c, 0, 0, 0, 0, 0, 0, 0, 0}}
+		}
+	}
+	cut := func(q *dns.Msg) [][]byte {
+		r := good(q)
+		r.Truncated, r.Answer, r.Ns = true, nil, nil
+		return one(r)
+	}
+	first := func(wrong func(r *dns.Msg)) behaviour { // and then the right one
+		return both(func(q *dns.Msg) [][]byte {
+			r := good(q)
+			wrong(r)
+			return [][]byte{packed(r), packed(good(q))}
+		})
+	}
+	all := map[string]string{
+		"four": "NOERROR; 200 AAAA 64:ff9b::c000:201", "six": "NOERROR; 300 AAAA 2001:db8::1",
+		"dual": "NOERROR; 300 AAAA 2001:db8::2", "none": "NXDOMAIN", "A four": "NOERROR; 300 A 192.0.2.1",
+	}
+	// no AAAA: synthesis, without the bound of an SOA record
+	noSix := func(ttl string) map[string]string {
+		return map[string]string{
+			"four": "NOERROR; " + ttl + " AAAA 64:ff9b::c000:201", "dual": "NOERROR; " + ttl + " AAAA 64:ff9b::c000:202",
+			"none": "NXDOMAIN", "A four": "NOERROR; 300 A 192.0.2.1",
+		}
+	}
+	errorSix := noSix("300")
+	errorSix["six"] = "NOERROR" // RFC 6147 5.1.6: the denial of A is the answer
+	nothing := map[string]string{"A four": "NOERROR; 300 A 192.0.2.1"}
+	for _, n := range []string{"four", "six", "dual", "none"} {
+		nothing[n] = "NXDOMAIN"
+	}
+	return map[string]struct {
+		b    behaviour
+		want map[string]string
+	}{
+		"good":                          {both(fine), all},
+		"silent":                        {both(silent), nil},
+		"AAAA dropped":                  {six(silent), noSix("60")},
+		"AAAA SERVFAIL":                 {six(code(dns.RcodeServerFailure)), errorSix},
+		"AAAA REFUSED":                  {six(code(dns.RcodeRefused)), errorSix},
+		"AAAA NOTIMP":                   {six(code(dns.RcodeNotImplemented)), errorSix},
+		"AAAA FORMERR, a header":        {six(header(dns.RcodeFormatError)), errorSix},
+		"AAAA NXDOMAIN (RFC 4074 4.2)":  {six(code(dns.RcodeNameError)), nothing}, // RFC 6147 5.1.2
+		"AAAA malformed (RFC 4074 4.4)": {six(func(q *dns.Msg) [][]byte { return [][]byte{append(packed(good(q))[:20], 0xc0)} }), noSix("300")},
+		"AAAA is A (RFC 4074 4.4)":      {six(func(q *dns.Msg) [][]byte { return one(bent(q, good)) }), errorSix},
+		"EDNS FORMERR":                  {edns(func(q *dns.Msg) [][]byte { return one(rcode(q, dns.RcodeFormatError)) }), all},
+		"EDNS FORMERR, a header":        {edns(header(dns.RcodeFormatError)), all},
+		"EDNS NOTIMP":                   {edns(header(dns.RcodeNotImplemented)), all},
+		"EDNS SERVFAIL":                 {edns(func(q *dns.Msg) [][]byte { return one(rcode(q, dns.RcodeServerFailure)) }), all},
+		"EDNS BADVERS":                  {edns(code(dns.RcodeBadVers)), all},
+		"EDNS dropped":                  {edns(silent), all},
+		"EDNS and AAAA dropped": {both(func(q *dns.Msg) [][]byte {
+			return ifElse(q.IsEdns0() == nil && q.Question[0].Qtype != dns.TypeAAAA, fine, silent)(q)
+		}), noSix("60")},
+		"all FORMERR":                  {both(header(dns.RcodeFormatError)), nil},
+		"all SERVFAIL":                 {both(code(dns.RcodeServerFailure)), nil},
+		"all REFUSED":                  {both(code(dns.RcodeRefused)), nil},
+		"lame: refers to the root":     {both(func(q *dns.Msg) [][]byte { return one(referral(q)) }), nil},
+		"wrong identifier, then right": {first(func(r *dns.Msg) { r.Id++ }), all},
+		"wrong question, then right":   {first(func(r *dns.Msg) { r.Question[0].Name = "other.test." }), all},
+		"wrong type, then right":       {first(func(r *dns.Msg) { r.Question[0].Qtype = dns.TypeMX }), all},
+		"the query itself, then right": {first(func(r *dns.Msg) { r.Response = false }), all},
+		"wrong identifier only":        {both(func(q *dns.Msg) [][]byte { r := good(q); r.Id++; return one(r) }), nil},
+		"another case": {both(func(q *dns.Msg) [][]byte {
+			r := good(q)
+			r.Question[0].Name = strings.ToUpper(r.Question[0].Name)
+			return one(r)
+		}), all},
+		"cut":                           {behaviour{cut, fine}, all},
+		"cut in the middle of a record": {behaviour{func(q *dns.Msg) [][]byte { b := packed(good(q)); b[2] |= 2; return [][]byte{b[:len(b)-15]} }, fine}, all},
+		"cut, TCP refused":              {behaviour{cut, nil}, nil},
+		"cut, TCP refused, large UDP": {behaviour{func(q *dns.Msg) [][]byte {
+			return ifElse(q.IsEdns0() != nil && q.IsEdns0().UDPSize() > 2000, fine, cut)(q)
+		}, nil}, all},
+		"cut, TCP silent":                {behaviour{cut, silent}, nil},
+		"cut, TCP for another question":  {behaviour{cut, func(q *dns.Msg) [][]byte { r := good(q); r.Question[0].Name = "other.test."; return one(r) }}, nil},
+		"TCP refused, which is not used": {behaviour{fine, nil}, all},
+	}
+}
+
+func ifElse[T any](yes bool, a, b T) T {
+	if yes {
+		return a
+	}
+	return b
+}
+
+// bent answers AAAA with A records.
+func bent(q *dns.Msg, good func(*dns.Msg) *dns.Msg) *dns.Msg {
+	p := q.Copy()
+	p.Question[0].Qtype = dns.TypeA
+	r := good(p)
+	r.Question[0].Qtype = dns.TypeAAAA
+	return r
+}
+
+func referral(q *dns.Msg) *dns.Msg {
+	r := new(dns.Msg).SetReply(q)
+	r.Ns = []dns.RR{&dns.NS{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeNS, Class: dns.ClassINET, Ttl: 518400}, Ns: "a.root-servers.net."}}
+	return r
+}
+
+// TestMisbehaviour is the table: upstream's behaviour × question → answer, in
+// time, the first time and later, with one such upstream and with two.
+func TestMisbehaviour(t *testing.T) {
+	var tests sync.WaitGroup // and not t.Parallel: they wait, and use no processor
+	defer tests.Wait()
+	for name, c := range misbehaviours(world(t)) {
+		for _, count := range []int{1, 2} {
+			tests.Go(func() {
+				t.Run(fmt.Sprint(name, " ×", count), func(t *testing.T) { misbehave(t, c.b, count, c.want) })
+			})
+		}
+	}
+}
+
+func misbehave(t *testing.T, b behaviour, count int, wants map[string]string) {
+	var at []netip.AddrPort
+	for range count {
+		at = append(at, misbehaving(t, b).AddrPort)
+	}
+	s := New(Config{Upstreams: at}, global{wellKnown}, Options{})
+	t.Cleanup(s.Close)
+	var all sync.WaitGroup
+	defer all.Wait()
+	for _, what := range []string{"four", "six", "dual", "none", "A four"} {
+		all.Go(func() { examine(t, s, what, wants) })
+	}
+}
+
+// examine asks twice: what fails, explained and in time; what is to be had, at
+// once when it was had before.
+func examine(t *testing.T, s *Server, what string, wants map[string]string) {
+	qtype, host := uint16(dns.TypeAAAA), what
+	if a, is := strings.CutPrefix(what, "A "); is {
+		qtype, host = dns.TypeA, a
+	}
+	want := wants[what]
+	if want == "" {
+		want = "SERVFAIL"
+	}
+	for i, limit := range []time.Duration{2 * time.Second, time.Second} {
+		began := time.Now()
+		r := ask(t, s, query(host+".test.", qtype).SetEdns0(1232, false), "udp")
+		took := time.Since(began)
+		if got := lines(r); got != want && !(i > 0 && sameButTTL(got, want)) {
+			t.Errorf("%s, time %d: %s, want %s", what, i+1, got, want)
+		}
+		if want == "SERVFAIL" {
+			if len(explanations(r)) == 0 {
+				t.Errorf("%s: SERVFAIL without an extended error", what)
+			}
+			limit = 2 * time.Second // the question may still be asked
+		}
+		if took > limit {
+			t.Errorf("%s, time %d: took %v", what, i+1, took)
+		}
+	}
+}
+
+func sameButTTL(a, b string) bool {
+	x, y := strings.Fields(a), strings.Fields(b)
+	if len(x) != len(y) || len(x) < 2 {
+		return false
+	}
+	x[1], y[1] = "", ""
+	return strings.Join(x, " ") == strings.Join(y, " ")
+}
