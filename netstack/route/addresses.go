@@ -12,24 +12,26 @@ import (
 type Addresses struct {
 	mu    sync.Mutex
 	read  time.Time
+	took  time.Duration // that
 	known map[netip.Addr]bool
 }
 
-const (
-	addressesFresh = 10 * time.Second // an address that the host has
-	addressesAgain = time.Second      // one that it does not have: strangers may ask as often as they like
-)
+// How old may be what is known: of an address that the host has, and of one
+// that it does not have, since strangers may ask as often as they like.
+const addressesFresh, addressesAgain = 10 * time.Second, time.Second
 
 // Has says whether one of the host's interfaces has the address.
 func (h *Addresses) Has(a netip.Addr) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	age := time.Since(h.read)
-	if known := h.known[a]; known && age < addressesFresh || !known && age < addressesAgain {
+	known := h.known[a]
+	if known && age < addressesFresh || !known && age < max(addressesAgain, 50*h.took) {
 		return known
 	}
 	h.read = time.Now()
 	all, err := net.InterfaceAddrs()
+	h.took = time.Since(h.read)
 	if err != nil {
 		return h.known[a]
 	}

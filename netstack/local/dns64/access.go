@@ -9,39 +9,46 @@ import (
 // the others get nothing.
 const refusals = 50
 
+// client is who asks, and what it counts as.
+type client struct {
+	netip.Addr
+	class class
+}
+
+type class int
+
+const (
+	workload class = iota
+	host           // this one
+	guest          // let in by the configuration
+	stranger       // not let in; all of them are one client
+)
+
 // client says who asks: a workload by its mapping, so that all its addresses
-// are one; this host by the address; who is let in by the configuration by the
-// /64 that it is in. Nobody else is answered.
-func (s *Server) client(from netip.Addr) (who netip.Addr, allowed bool) {
+// are one; this host by the address; a guest by its /64, since whoever has one
+// address of an IPv6 link can have them all.
+func (s *Server) client(from netip.Addr) client {
 	from = from.Unmap().WithZone("")
 	if s.options.Workload == nil {
-		return from, true
+		return client{from, workload}
 	}
 	if w, is := s.options.Workload(from); is {
-		return w, true
+		return client{w, workload}
 	}
 	if s.options.Host != nil && s.options.Host(from) {
-		return from, true
+		return client{from, host}
 	}
 	for _, p := range s.settings.Load().clients {
 		if p.Contains(from) {
-			return network(from), true
+			p, _ := from.Prefix(64) // IPv6, as p is
+			return client{p.Addr(), guest}
 		}
 	}
-	return netip.Addr{}, false // all strangers are one
+	return client{class: stranger}
 }
 
-// network is what counts as one client where nothing more is known: whoever has
-// one address of an IPv6 link can have them all.
-func network(a netip.Addr) netip.Addr {
-	if p, err := a.Prefix(64); err == nil && a.Is6() {
-		return p.Addr()
-	}
-	return a
-}
-
-// stranger counts somebody who may not ask and says whether to tell so.
-func (s *Server) stranger(from netip.Addr) (tell bool) {
+// turnAway counts somebody who may not ask, and says whether to answer that.
+func (s *Server) turnAway(from netip.Addr) (tell bool) {
 	s.count(Prohibited)
 	s.lastStranger.Store(&from)
 	if tell = s.refuse.AllowN(s.options.Now(), 1); tell {
@@ -58,15 +65,15 @@ func (s *Server) Stranger() (from netip.Addr, any bool) {
 	return netip.Addr{}, false
 }
 
+// complaints is how often limited speaks.
+const complaints = time.Minute
+
 // limited counts a query of a client that has its share of what is under way,
 // and says so now and then: that is either a program gone wild, or a resolver
 // for many.
-func (s *Server) limited(client netip.Addr) {
+func (s *Server) limited(who client) {
 	s.count(Limited)
 	if s.complain.AllowN(s.options.Now(), 1) {
-		s.options.Log.Warn("dns64: a client asks more than is answered at a time; what it asks beyond that fails", "client", client)
+		s.options.Log.Warn("dns64: a client asks more than is answered at a time; what it asks beyond that fails", "client", who.Addr)
 	}
 }
-
-// complaints is how often limited speaks.
-const complaints = time.Minute

@@ -14,7 +14,7 @@ const headerLength = 12
 type request struct {
 	*dns.Msg
 	opt    *dns.OPT // nil: none
-	client netip.Addr
+	client client
 	udp    bool
 }
 
@@ -37,29 +37,29 @@ func (s *Server) begin(raw []byte, from netip.Addr, udp bool) (answer []byte, re
 		s.count(Ignored)
 		return nil, nil // a response, or nothing at all: an answer could be thrown to and fro
 	}
-	client, allowed := s.client(from)
-	if !allowed && !s.stranger(from) {
+	who := s.client(from)
+	if who.class == stranger && !s.turnAway(from) {
 		return nil, nil
 	}
 	defer s.guard(raw, &answer)
 	m := new(dns.Msg)
 	if err := m.Unpack(raw); err != nil {
-		if allowed {
+		if who.class != stranger {
 			s.count(Local)
 		}
 		return s.header(raw, dns.RcodeFormatError), nil
 	}
-	q := &request{m, m.IsEdns0(), client, udp}
-	if !allowed {
+	q := &request{m, m.IsEdns0(), who, udp}
+	if who.class == stranger {
 		return s.finish(q, explained(dns.RcodeRefused, dns.ExtendedErrorCodeProhibited, "not a workload of this host")), nil
 	}
-	r, err := s.respond(&lookup{Server: s, client: client}, q)
+	r, err := s.respond(&lookup{Server: s, who: who}, q)
 	if err == nil {
 		s.count(Local)
 		return s.finish(q, r), nil
 	}
-	if !s.waiting.take(client, s.options.Now()) {
-		s.limited(client)
+	if !s.waiting.take(who, s.options.Now()) {
+		s.limited(who)
 		return s.finish(q, fault(errLimited)), nil
 	}
 	return nil, func() []byte { return s.await(raw[:headerLength], q) }
@@ -71,7 +71,7 @@ func (s *Server) await(raw []byte, q *request) (answer []byte) {
 	defer s.guard(raw, &answer)
 	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
-	r, err := s.respond(&lookup{Server: s, client: q.client, ctx: ctx}, q)
+	r, err := s.respond(&lookup{Server: s, who: q.client, ctx: ctx}, q)
 	switch err {
 	case nil:
 		s.count(Asked)
@@ -79,6 +79,7 @@ func (s *Server) await(raw []byte, q *request) (answer []byte) {
 		s.limited(q.client)
 	default:
 		s.count(Failed)
+		s.asking.blame(q.client, s.options.Now())
 	}
 	if err != nil {
 		r = fault(err)

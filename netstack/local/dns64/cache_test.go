@@ -2,6 +2,7 @@ package dns64
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,5 +85,73 @@ func TestCacheIsBounded(t *testing.T) {
 	c.resize(0)
 	if c.bytes != 0 || len(c.entries) != 0 || c.once.Len()+c.again.Len() != 0 {
 		t.Error("not empty")
+	}
+}
+
+// TestCacheScan: names that nobody asks for twice, as many as one likes, leave
+// those alone that are.
+func TestCacheScan(t *testing.T) {
+	c, now := newCache(100), time.Now()
+	m := new(dns.Msg).SetQuestion("x.", dns.TypeTXT)
+	m.Answer = []dns.RR{parse(t, "x. 100 TXT y")}
+	at := func(name string) question { return question{name: name, qtype: dns.TypeTXT} }
+	for i := range 50 {
+		c.put(at(fmt.Sprint("known", i, ".")), ending{msg: m}, now)
+		c.get(at(fmt.Sprint("known", i, ".")), now)
+	}
+	for i := range 10_000 {
+		c.put(at(fmt.Sprint(i, ".")), ending{msg: m}, now)
+	}
+	for i := range 50 {
+		if m, _ := c.get(at(fmt.Sprint("known", i, ".")), now); m == nil {
+			t.Fatalf("known%d was pushed out", i)
+		}
+	}
+	for i := range 1000 { // what is known does not fill it for ever either
+		c.put(at(fmt.Sprint(i, ".")), ending{msg: m}, now)
+		if m, _ := c.get(at(fmt.Sprint(i, ".")), now); m == nil {
+			t.Fatalf("%d was not kept at all", i)
+		}
+	}
+	if m, _ := c.get(at("known0."), now); m != nil || len(c.entries) != 100 || c.again.Len() > 75 {
+		t.Errorf("known0 %v; %d entries, %d of them asked for again", m, len(c.entries), c.again.Len())
+	}
+}
+
+// TestFailuresGrow is RFC 9520 3.2: what goes on failing is asked for less and
+// less, up to a minute, and at once as often as before when it has worked.
+func TestFailuresGrow(t *testing.T) {
+	var bad atomic.Bool
+	u := script(t, func(q *dns.Msg, _ string) *dns.Msg {
+		if bad.Load() {
+			return rcode(q, dns.RcodeServerFailure).SetEdns0(1232, false)
+		}
+		return zone(t, "a.test. 1 A 192.0.2.1")(q, "")
+	})
+	s := serverFor(t, u.AddrPort)
+	now := time.Now()
+	s.options.Now = func() time.Time { return now }
+	asked := func(d time.Duration) (times int) {
+		for range d / time.Second {
+			before := u.count()
+			ask(t, s, query("a.test.", dns.TypeA), "udp")
+			times += u.count() - before
+			now = now.Add(time.Second)
+		}
+		return times
+	}
+	bad.Store(true)
+	if n := asked(62 * time.Second); n != 5 { // at 0, 2, 6, 14, 30 s
+		t.Errorf("asked %d times in 62 s", n)
+	}
+	if n := asked(time.Hour); n < 59 || n > 61 {
+		t.Errorf("asked %d times in an hour", n)
+	}
+	bad.Store(false)
+	asked(time.Minute)
+	bad.Store(true)
+	now = now.Add(time.Second)
+	if n := asked(4 * time.Second); n != 2 {
+		t.Errorf("after an answer: asked %d times in 4 s", n)
 	}
 }

@@ -67,9 +67,10 @@ type Options struct {
 // Bounds that no configuration lifts: what one server may hold at a time.
 const (
 	maxQueries     = 1024                    // waiting for upstreams
-	maxQuestions   = 256                     // put to upstreams: some sockets each
+	maxQuestions   = 512                     // put to upstreams: some sockets each
 	maxConnections = 128                     // TCP
 	maxPipelined   = 16                      // queries of one connection that wait for upstreams
+	maxQuery       = 4096                    // octets of a query
 	maxUDP         = 1232                    // octets in a datagram, either way (no fragments)
 	patience       = 1600 * time.Millisecond // for one query: clients ask again after 2 s and more
 	totalTimeout   = 5 * time.Second         // for one question, all upstreams and tries
@@ -144,7 +145,7 @@ func (s *Server) Reload(c Config) {
 		set.exclude = []netip.Prefix{special.IPv4Mapped}
 	}
 	if len(c.Upstreams) > 0 {
-		list := makeUpstreams(c.Upstreams, s.options.Self)
+		list := makeUpstreams(c.Upstreams, s.options.Self, nil)
 		set.upstreams = func() []*upstream { return list }
 	} else {
 		set.upstreams = (&hostResolvers{path: s.options.ResolvConf, self: s.options.Self, now: s.options.Now}).list

@@ -3,7 +3,6 @@ package dns64
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"runtime/debug"
 	"time"
 
@@ -47,9 +46,9 @@ func (f *flight) answer() *dns.Msg { return f.msg.Copy() }
 // lookup is the work on one query.
 type lookup struct {
 	*Server
-	ctx    context.Context // how long the client waits; nil: not at all
-	client netip.Addr
-	asked  bool // something was not in the cache
+	ctx   context.Context // how long the client waits; nil: not at all
+	who   client
+	asked bool // something was not in the cache
 }
 
 // start gives the answer from the cache, or puts the question to upstreams.
@@ -61,7 +60,7 @@ func (l *lookup) start(q question) (*flight, error) {
 		return nil, errWait
 	}
 	l.asked = true
-	return l.fly(q, l.client)
+	return l.fly(q, l.who)
 }
 
 // await waits for a flight's end, while the client does.
@@ -87,7 +86,7 @@ func (l *lookup) resolve(q question) (*dns.Msg, error) {
 
 // fly joins the flight for q, or begins one on the client's account. It goes on
 // when the client has gone.
-func (s *Server) fly(q question, client netip.Addr) (*flight, error) {
+func (s *Server) fly(q question, who client) (*flight, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := q.key()
@@ -97,7 +96,7 @@ func (s *Server) fly(q question, client netip.Addr) (*flight, error) {
 	if s.closed {
 		return nil, errClosed
 	}
-	if !s.asking.take(client, s.options.Now()) {
+	if !s.asking.take(who, s.options.Now()) {
 		return nil, errLimited
 	}
 	f := &flight{done: make(chan struct{})}
@@ -107,7 +106,7 @@ func (s *Server) fly(q question, client netip.Addr) (*flight, error) {
 		s.mu.Lock()
 		delete(s.flights, key)
 		s.mu.Unlock()
-		s.asking.release(client, f.vain, s.options.Now())
+		s.asking.release(who, f.vain, s.options.Now())
 		close(f.done)
 	})
 	return f, nil

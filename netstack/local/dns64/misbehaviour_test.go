@@ -332,3 +332,134 @@ func sameButTTL(a, b string) bool {
 	x[1], y[1] = "", ""
 	return strings.Join(x, " ") == strings.Join(y, " ")
 }
+
+// TestSilenceIsRemembered is RFC 4074 4.1 with two upstreams: the first name
+// waits for AAAA a little, that name never again, and other names hardly.
+func TestSilenceIsRemembered(t *testing.T) {
+	var records []string
+	for i := range 20 {
+		records = append(records, fmt.Sprintf("n%d.test. 300 A 192.0.2.1", i))
+	}
+	z := zone(t, records...)
+	drops := behaviour{udp: func(q *dns.Msg) [][]byte {
+		if q.Question[0].Qtype == dns.TypeAAAA {
+			return nil
+		}
+		return [][]byte{packed(z(q, ""))}
+	}}
+	a, b := misbehaving(t, drops), misbehaving(t, drops)
+	s := New(Config{Upstreams: []netip.AddrPort{a.AddrPort, b.AddrPort}}, wellKnown, Options{Timeout: time.Second})
+	defer s.Close()
+	resolve := func(name string, limit time.Duration) {
+		t.Helper()
+		began := time.Now()
+		if got := lines(ask(t, s, query(name, dns.TypeAAAA), "udp")); !strings.HasSuffix(got, "AAAA 64:ff9b::c000:201") {
+			t.Errorf("%s: %s", name, got)
+		}
+		if took := time.Since(began); took > limit {
+			t.Errorf("%s took %v, want at most %v", name, took, limit)
+		}
+	}
+	resolve("n0.test.", sixWait+300*time.Millisecond)
+	for deadline := time.Now().Add(5 * time.Second); s.Asking() > 0 && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond) // the question about AAAA goes on
+	}
+	if got := lines(ask(t, s, query("n0.test.", dns.TypeAAAA), "udp")); got != "NOERROR; 300 AAAA 64:ff9b::c000:201" && got != "NOERROR; 299 AAAA 64:ff9b::c000:201" && got != "NOERROR; 298 AAAA 64:ff9b::c000:201" {
+		t.Errorf("%s: silence is over, so is the doubt about it", got)
+	}
+	for i := range 20 {
+		resolve(fmt.Sprintf("n%d.test.", i), shortWait+250*time.Millisecond)
+		resolve(fmt.Sprintf("n%d.test.", i), 250*time.Millisecond)
+	}
+	if list := s.Upstreams(); len(list) != 2 || list[0].Trouble != "does not answer about AAAA" || list[1].Trouble != list[0].Trouble || list[0].Silent {
+		t.Errorf("nobody is told: %v", list)
+	}
+}
+
+// TestOneOfTwoDropsAAAA: the other one is asked first from then on, and what the
+// first is good for is asked of it.
+func TestOneOfTwoDropsAAAA(t *testing.T) {
+	good := world(t)
+	fine := func(q *dns.Msg) [][]byte { return [][]byte{packed(good(q))} }
+	a := misbehaving(t, behaviour{udp: func(q *dns.Msg) [][]byte {
+		return ifElse(q.Question[0].Qtype == dns.TypeAAAA, func(*dns.Msg) [][]byte { return nil }, fine)(q)
+	}})
+	b := misbehaving(t, behaviour{udp: fine})
+	s := New(Config{Upstreams: []netip.AddrPort{a.AddrPort, b.AddrPort}, Cache: -1}, wellKnown, Options{})
+	defer s.Close()
+	for range 20 {
+		if got := lines(ask(t, s, query("dual.test.", dns.TypeAAAA), "udp")); got != "NOERROR; 300 AAAA 2001:db8::2" {
+			t.Fatal(got)
+		}
+	}
+	if n := a.sixes.Load(); n != 1 {
+		t.Errorf("the one that drops AAAA was asked %d times", n)
+	}
+	ask(t, s, query("dual.test.", dns.TypeA), "udp")
+	if n := a.others.Load(); n == 0 {
+		t.Error("it is not asked about A any more")
+	}
+}
+
+// TestPlainIsRemembered is RFC 6891 6.2.2: what one upstream does with EDNS is
+// found out once, for a while, and of that one only.
+func TestPlainIsRemembered(t *testing.T) {
+	good := world(t)
+	var withEDNS, without atomic.Int32
+	u := misbehaving(t, behaviour{udp: func(q *dns.Msg) [][]byte {
+		if q.IsEdns0() != nil {
+			withEDNS.Add(1)
+			return [][]byte{packed(rcode(q, dns.RcodeFormatError))}
+		}
+		without.Add(1)
+		return [][]byte{packed(good(q))}
+	}})
+	s := New(Config{Upstreams: []netip.AddrPort{u.AddrPort}, Cache: -1}, wellKnown, Options{})
+	defer s.Close()
+	now := time.Now()
+	s.options.Now = func() time.Time { return now }
+	for range 10 {
+		if got := lines(ask(t, s, query("four.test.", dns.TypeA), "udp")); got != "NOERROR; 300 A 192.0.2.1" {
+			t.Fatal(got)
+		}
+	}
+	if withEDNS.Load() != 1 || without.Load() != 10 || s.Stats.Failures[NoEDNS].Load() != 1 {
+		t.Errorf("asked %d times with EDNS, %d without", withEDNS.Load(), without.Load())
+	}
+	if list := s.Upstreams(); list[0].Trouble != "takes no EDNS" {
+		t.Errorf("nobody is told: %v", list)
+	}
+	now = now.Add(plainMemory + time.Second)
+	ask(t, s, query("four.test.", dns.TypeA), "udp")
+	if withEDNS.Load() != 2 {
+		t.Error("EDNS is not tried again")
+	}
+}
+
+// TestLossIsNoLackOfEDNS: a lost datagram must not have a server asked without
+// EDNS from then on.
+func TestLossIsNoLackOfEDNS(t *testing.T) {
+	good := world(t)
+	var lost atomic.Bool
+	u := misbehaving(t, behaviour{udp: func(q *dns.Msg) [][]byte {
+		if q.IsEdns0() == nil {
+			t.Error("asked without EDNS")
+		}
+		if lost.Swap(false) {
+			return nil
+		}
+		return [][]byte{packed(good(q))}
+	}})
+	s := New(Config{Upstreams: []netip.AddrPort{u.AddrPort}, Cache: -1}, wellKnown, Options{})
+	defer s.Close()
+	for i := range 3 {
+		lost.Store(i > 0)
+		began := time.Now()
+		if got := lines(ask(t, s, query("four.test.", dns.TypeA), "udp")); got != "NOERROR; 300 A 192.0.2.1" {
+			t.Fatal(got)
+		}
+		if took := time.Since(began); took > stagger+300*time.Millisecond {
+			t.Errorf("a lost datagram costs %v", took)
+		}
+	}
+}

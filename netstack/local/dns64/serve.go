@@ -36,7 +36,7 @@ func (s *Server) Serve(ctx context.Context, udp net.PacketConn, tcp net.Listener
 }
 
 func (s *Server) serveUDP(running *sync.WaitGroup, conn net.PacketConn) error {
-	buf := make([]byte, 4096)
+	buf := make([]byte, maxQuery)
 	for failures := 0; ; {
 		n, from, err := conn.ReadFrom(buf)
 		if err != nil {
@@ -79,17 +79,17 @@ func (s *Server) serveTCP(ctx context.Context, running *sync.WaitGroup, ln net.L
 		if err != nil {
 			return err
 		}
-		client, _ := s.client(address(conn.RemoteAddr()))
-		if !s.connections.take(client, s.options.Now()) {
+		who := s.client(address(conn.RemoteAddr()))
+		if !s.connections.take(who, s.options.Now()) {
 			s.Stats.Dropped.Add(1)
 			conn.Close()
 			continue
 		}
 		running.Go(func() {
-			defer func() { s.connections.release(client, false, s.options.Now()) }()
+			defer func() { s.connections.release(who, who.class == stranger, s.options.Now()) }()
 			defer conn.Close()
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			s.serveConn(conn)
+			s.serveConn(conn, who)
 		})
 	}
 }
@@ -98,26 +98,29 @@ func (s *Server) serveTCP(ctx context.Context, running *sync.WaitGroup, ln net.L
 // one after the other (RFC 7766 6.2.1.1). Each has its deadlines, so that a
 // client that is slow either way costs one of its connections for a bounded
 // time.
-func (s *Server) serveConn(conn net.Conn) {
+func (s *Server) serveConn(conn net.Conn, who client) {
 	w := &replies{Conn: conn}
 	var waiting sync.WaitGroup
 	defer waiting.Wait()
 	places := make(chan struct{}, maxPipelined)
 	from, timeout := address(conn.RemoteAddr()), readTimeout
 	for range maxQueries {
+		places <- struct{}{}
 		query, err := readQuery(conn, timeout)
 		if err != nil {
 			return
 		}
 		answer, rest := s.begin(query, from, false)
+		if rest == nil {
+			<-places
+		}
 		switch {
 		case rest != nil:
-			places <- struct{}{}
 			waiting.Go(func() {
 				defer func() { <-places }()
 				w.send(rest())
 			})
-		case answer == nil || w.send(answer) != nil:
+		case answer == nil || w.send(answer) != nil || who.class == stranger:
 			return
 		}
 		timeout = idleTimeout
@@ -131,7 +134,11 @@ func readQuery(conn net.Conn, timeout time.Duration) ([]byte, error) {
 		return nil, err
 	}
 	conn.SetReadDeadline(time.Now().Add(readTimeout))
-	query := make([]byte, binary.BigEndian.Uint16(length[:]))
+	n := binary.BigEndian.Uint16(length[:])
+	if n > maxQuery {
+		return nil, errors.New("too long for a query")
+	}
+	query := make([]byte, n)
 	_, err := io.ReadFull(conn, query)
 	return query, err
 }

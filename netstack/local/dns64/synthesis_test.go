@@ -240,3 +240,70 @@ func TestParseIP6Arpa(t *testing.T) {
 		}
 	}
 }
+
+// TestDenials: the SOA record of a denial is there once, and of a zone that the
+// name asked for lies in (RFC 2308 section 3), or of the end of its aliases.
+func TestDenials(t *testing.T) {
+	soa := parse(t, "2.0.192.in-addr.arpa. 300 SOA ns.test. h.test. 1 1 1 1 200")
+	records := zone(t, "private.test. 300 A 10.0.0.1", "text.test. 300 TXT x", "alias.test. 300 CNAME text.test.")
+	u := script(t, func(q *dns.Msg, network string) *dns.Msg {
+		switch name := q.Question[0].Name; {
+		case strings.HasSuffix(name, "1.2.0.192.in-addr.arpa."):
+			r := rcode(q, dns.RcodeNameError)
+			r.Ns = []dns.RR{soa, parse(t, "1.2.0.192.in-addr.arpa. 300 NSEC 3.2.0.192.in-addr.arpa. PTR")}
+			return r
+		case strings.HasSuffix(name, ".in-addr.arpa."):
+			r := new(dns.Msg).SetReply(q)
+			r.Ns = []dns.RR{soa}
+			return r
+		case name == "private.test." && q.Question[0].Qtype == dns.TypeA:
+			r := records(q, network)
+			r.Ns = []dns.RR{parse(t, "test. 300 NS ns.test.")}
+			return r
+		case name == "alias.test.":
+			r := new(dns.Msg).SetReply(q)
+			r.Answer = []dns.RR{parse(t, "alias.test. 300 CNAME text.test.")}
+			q.Question[0].Name = "text.test."
+			r.Ns = records(q, network).Ns
+			return r
+		}
+		return records(q, network)
+	})
+	for _, prefix := range []string{"64:ff9b::/96", "2001:db8:122:344::/64", "2001:db8:122:300::/56", "2001:db8:122::/48", "2001:db8:100::/40", "2001:db8::/32"} {
+		p := rfc6052{netip.MustParsePrefix(prefix)}
+		s := New(Config{Upstreams: []netip.AddrPort{u.AddrPort}}, global{p}, Options{})
+		t.Cleanup(s.Close)
+		ptr := func(v4 string) string {
+			v6, _ := p.Embed(netip.MustParseAddr(v4))
+			return reverse(v6.String())
+		}
+		for _, c := range []struct {
+			name  string
+			qtype uint16
+			rcode int
+			zone  string // "": that of the prefix
+		}{
+			{ptr("192.0.2.1"), dns.TypePTR, dns.RcodeNameError, ""},
+			{ptr("192.0.2.11"), dns.TypePTR, dns.RcodeNameError, ""},
+			{ptr("192.0.2.2"), dns.TypePTR, dns.RcodeSuccess, ""},
+			{"private.test.", dns.TypeAAAA, dns.RcodeSuccess, "test."},
+			{"text.test.", dns.TypeAAAA, dns.RcodeSuccess, "test."},
+			{"alias.test.", dns.TypeAAAA, dns.RcodeSuccess, "test."},
+			{"none.test.", dns.TypeAAAA, dns.RcodeNameError, "test."},
+		} {
+			r := ask(t, s, query(c.name, c.qtype), "udp")
+			if r.Rcode != c.rcode || len(r.Ns) != 1 || has(r.Answer, c.qtype) {
+				t.Errorf("%s under %s:\n%v", c.name, prefix, r)
+				continue
+			}
+			zone := r.Ns[0].Header().Name
+			under := 2 * (32 - p.Bits()/4) // characters before the zone
+			if c.zone == "" {
+				c.zone = c.name[under:]
+			}
+			if _, is := r.Ns[0].(*dns.SOA); !is || zone != c.zone {
+				t.Errorf("%s under %s: denied by %v, want an SOA record of %s", c.name, prefix, r.Ns[0], c.zone)
+			}
+		}
+	}
+}

@@ -73,10 +73,16 @@ func (u *upstream) plain(now time.Time, proven bool) {
 	}
 }
 
-func makeUpstreams(addresses []netip.AddrPort, self []netip.Addr) []*upstream {
+// makeUpstreams keeps what is known of those that were there before.
+func makeUpstreams(addresses []netip.AddrPort, self []netip.Addr, before []*upstream) []*upstream {
 	var list []*upstream
 	for _, a := range addresses {
-		if !slices.Contains(self, a.Addr()) {
+		at := slices.IndexFunc(before, func(u *upstream) bool { return u.address == a })
+		switch {
+		case slices.Contains(self, a.Addr()):
+		case at >= 0:
+			list = append(list, before[at])
+		default:
 			list = append(list, &upstream{address: a})
 		}
 	}
@@ -119,7 +125,7 @@ func (h *hostResolvers) list() []*upstream {
 			addresses = append(addresses, netip.AddrPortFrom(a, 53))
 		}
 	}
-	h.current = makeUpstreams(addresses, h.self)
+	h.current = makeUpstreams(addresses, h.self, h.current)
 	return h.current
 }
 
