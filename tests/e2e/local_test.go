@@ -7,10 +7,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
 )
@@ -107,6 +109,45 @@ func TestNames(t *testing.T) {
 	}
 	if out := n.host.Run("ss", "-Hlntu"); strings.Contains(out, ":53 ") || strings.Contains(out, ":8080 ") {
 		t.Errorf("the host's own ports are taken:\n%s", out)
+	}
+}
+
+// TestNamesAreForWorkloads: DNS64 answers workloads by their mapped addresses,
+// and the host it runs on by whichever of its addresses the kernel chooses, with
+// doctor; others are told that they may not ask, and the operator that they did.
+func TestNamesAreForWorkloads(t *testing.T) {
+	netns.Require(t, netns.Root, "unbound", "dig", "unshare", "getent")
+	n := newTopology(t, localKeys)
+	resolver(t, n.server)
+	ask := "dig +noall +answer +comments +tries=1 +time=3 @" + own6 + " four.test AAAA"
+	n.w1.IP("addr add 2001:db8:6::99/64 dev eth0 nodad preferred_lft 0")
+	for _, c := range []struct {
+		who, command, want string
+		ns                 *netns.NS
+	}{
+		{"workload", ask, "2001:db8:64::c000:202", n.w1},
+		{"workload, TCP", ask + " +tcp", "2001:db8:64::c000:202", n.w1},
+		{"workload behind a router", ask, "2001:db8:64::c000:202", n.w2},
+		{"host", ask, "2001:db8:64::c000:202", n.host},
+		{"host, TCP", ask + " +tcp", "2001:db8:64::c000:202", n.host},
+		{"host, another address", ask + " -b 2001:db8:8::1", "2001:db8:64::c000:202", n.host},
+		{"host's resolv.conf", "getent ahosts four.test", "2001:db8:64::c000:202", n.host},
+		{"router", ask, "REFUSED", n.gate},
+		{"router, TCP", ask + " +tcp", "EDE: 18 (Prohibited)", n.gate},
+		{"a workload's other address", ask + " -b 2001:db8:6::99", "EDE: 18 (Prohibited)", n.w1},
+	} {
+		if out, err := resolving(t, c.ns, c.command); err != nil || !strings.Contains(out, c.want) {
+			t.Errorf("%s: %v\n%s\nwant %s", c.who, err, out, c.want)
+		}
+	}
+	if _, wrong, report := n.examine(); slices.ContainsFunc(wrong, func(w string) bool { return strings.HasSuffix(w, " dns64") }) || !strings.Contains(report, "puts ipv4only.arpa into") {
+		t.Errorf("doctor: %v\n%s", wrong, report)
+	}
+	status, err := n.daemon.Client().Status(t.Context())
+	if err != nil || !slices.ContainsFunc(status.Checks, func(c api.Check) bool {
+		return c.Name == "dns64" && c.State == "ok" && strings.Contains(c.Detail, "3 queries refused, the last from 2001:db8:6::99")
+	}) {
+		t.Errorf("status: %v %v", status.Checks, err)
 	}
 }
 
