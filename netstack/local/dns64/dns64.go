@@ -72,7 +72,7 @@ const (
 	maxPipelined   = 16                      // queries of one connection that wait for upstreams
 	maxQuery       = 4096                    // octets of a query
 	maxUDP         = 1232                    // octets in a datagram, either way (no fragments)
-	patience       = 1600 * time.Millisecond // for one query: clients ask again after 2 s and more
+	patience       = 1500 * time.Millisecond // for one query: clients ask again after 2 s and more
 	totalTimeout   = 5 * time.Second         // for one question, all upstreams and tries
 	idleTimeout    = 8 * time.Second         // TCP between queries (RFC 7766 6.2.3)
 	readTimeout    = 2 * time.Second         // TCP for the first query, and for writing an answer

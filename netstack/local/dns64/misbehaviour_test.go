@@ -294,6 +294,16 @@ func misbehave(t *testing.T, b behaviour, count int, wants map[string]string) {
 	}
 }
 
+// patient is how long a client waits at most: 2 s, which includes what a busy
+// machine adds to patience, and half a second for a very busy one.
+const patient = 2500 * time.Millisecond
+
+func TestPatience(t *testing.T) {
+	if patience > 1500*time.Millisecond {
+		t.Errorf("%v leave no time to answer within 2 s", patience)
+	}
+}
+
 // examine asks twice: what fails, explained and in time; what is to be had, at
 // once when it was had before.
 func examine(t *testing.T, s *Server, what string, wants map[string]string) {
@@ -305,7 +315,7 @@ func examine(t *testing.T, s *Server, what string, wants map[string]string) {
 	if want == "" {
 		want = "SERVFAIL"
 	}
-	for i, limit := range []time.Duration{2 * time.Second, time.Second} {
+	for i, limit := range []time.Duration{patient, patient / 2} {
 		began := time.Now()
 		r := ask(t, s, query(host+".test.", qtype).SetEdns0(1232, false), "udp")
 		took := time.Since(began)
@@ -316,7 +326,7 @@ func examine(t *testing.T, s *Server, what string, wants map[string]string) {
 			if len(explanations(r)) == 0 {
 				t.Errorf("%s: SERVFAIL without an extended error", what)
 			}
-			limit = 2 * time.Second // the question may still be asked
+			limit = patient // the question may still be asked
 		}
 		if took > limit {
 			t.Errorf("%s, time %d: took %v", what, i+1, took)
@@ -337,7 +347,7 @@ func sameButTTL(a, b string) bool {
 // waits for AAAA a little, that name never again, and other names hardly.
 func TestSilenceIsRemembered(t *testing.T) {
 	var records []string
-	for i := range 20 {
+	for i := range 8 {
 		records = append(records, fmt.Sprintf("n%d.test. 300 A 192.0.2.1", i))
 	}
 	z := zone(t, records...)
@@ -348,7 +358,7 @@ func TestSilenceIsRemembered(t *testing.T) {
 		return [][]byte{packed(z(q, ""))}
 	}}
 	a, b := misbehaving(t, drops), misbehaving(t, drops)
-	s := New(Config{Upstreams: []netip.AddrPort{a.AddrPort, b.AddrPort}}, wellKnown, Options{Timeout: time.Second})
+	s := New(Config{Upstreams: []netip.AddrPort{a.AddrPort, b.AddrPort}}, wellKnown, Options{Timeout: 300 * time.Millisecond})
 	defer s.Close()
 	resolve := func(name string, limit time.Duration) {
 		t.Helper()
@@ -367,7 +377,7 @@ func TestSilenceIsRemembered(t *testing.T) {
 	if got := lines(ask(t, s, query("n0.test.", dns.TypeAAAA), "udp")); got != "NOERROR; 300 AAAA 64:ff9b::c000:201" && got != "NOERROR; 299 AAAA 64:ff9b::c000:201" && got != "NOERROR; 298 AAAA 64:ff9b::c000:201" {
 		t.Errorf("%s: silence is over, so is the doubt about it", got)
 	}
-	for i := range 20 {
+	for i := range 8 {
 		resolve(fmt.Sprintf("n%d.test.", i), shortWait+250*time.Millisecond)
 		resolve(fmt.Sprintf("n%d.test.", i), 250*time.Millisecond)
 	}

@@ -63,13 +63,13 @@ func TestPipelining(t *testing.T) {
 // reading: they wait in the connection, not here. Read, each has its answer.
 func TestPipelineIsBounded(t *testing.T) {
 	u := misbehaving(t, behaviour{udp: func(*dns.Msg) [][]byte { return nil }})
-	s, at := start(t, Config{Upstreams: []netip.AddrPort{u.AddrPort}}, wellKnown, Options{})
+	s, at := start(t, Config{Upstreams: []netip.AddrPort{u.AddrPort}}, wellKnown, Options{Timeout: 400 * time.Millisecond})
 	conn, err := net.Dial("tcp", at.String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	const count = 3 * maxPipelined
+	const count = 2 * maxPipelined
 	for i := range count {
 		p := packed(query(fmt.Sprintf("d%d.test.", i), dns.TypeA))
 		conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(p))), p...))
