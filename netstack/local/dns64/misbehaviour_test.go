@@ -189,8 +189,10 @@ func misbehaviours(good func(q *dns.Msg) *dns.Msg) map[string]struct {
 			"none": "NXDOMAIN", "A four": "NOERROR; 300 A 192.0.2.1",
 		}
 	}
-	errorSix := noSix("300")
+	errorSix := noSix("60")
 	errorSix["six"] = "NOERROR" // RFC 6147 5.1.6: the denial of A is the answer
+	emptySix := noSix("300")
+	emptySix["six"] = "NOERROR"
 	nothing := map[string]string{"A four": "NOERROR; 300 A 192.0.2.1"}
 	for _, n := range []string{"four", "six", "dual", "none"} {
 		nothing[n] = "NXDOMAIN"
@@ -207,8 +209,8 @@ func misbehaviours(good func(q *dns.Msg) *dns.Msg) map[string]struct {
 		"AAAA NOTIMP":                   {six(code(dns.RcodeNotImplemented)), errorSix},
 		"AAAA FORMERR, a header":        {six(header(dns.RcodeFormatError)), errorSix},
 		"AAAA NXDOMAIN (RFC 4074 4.2)":  {six(code(dns.RcodeNameError)), nothing}, // RFC 6147 5.1.2
-		"AAAA malformed (RFC 4074 4.4)": {six(func(q *dns.Msg) [][]byte { return [][]byte{append(packed(good(q))[:20], 0xc0)} }), noSix("300")},
-		"AAAA is A (RFC 4074 4.4)":      {six(func(q *dns.Msg) [][]byte { return one(bent(q, good)) }), errorSix},
+		"AAAA malformed (RFC 4074 4.4)": {six(func(q *dns.Msg) [][]byte { return [][]byte{append(packed(good(q))[:20], 0xc0)} }), noSix("60")},
+		"AAAA is A (RFC 4074 4.4)":      {six(func(q *dns.Msg) [][]byte { return one(bent(q, good)) }), emptySix},
 		"EDNS FORMERR":                  {edns(func(q *dns.Msg) [][]byte { return one(rcode(q, dns.RcodeFormatError)) }), all},
 		"EDNS FORMERR, a header":        {edns(header(dns.RcodeFormatError)), all},
 		"EDNS NOTIMP":                   {edns(header(dns.RcodeNotImplemented)), all},
@@ -373,9 +375,6 @@ func TestSilenceIsRemembered(t *testing.T) {
 	resolve("n0.test.", sixWait+300*time.Millisecond)
 	for deadline := time.Now().Add(5 * time.Second); s.Asking() > 0 && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond) // the question about AAAA goes on
-	}
-	if got := lines(ask(t, s, query("n0.test.", dns.TypeAAAA), "udp")); got != "NOERROR; 300 AAAA 64:ff9b::c000:201" && got != "NOERROR; 299 AAAA 64:ff9b::c000:201" && got != "NOERROR; 298 AAAA 64:ff9b::c000:201" {
-		t.Errorf("%s: silence is over, so is the doubt about it", got)
 	}
 	for i := range 8 {
 		resolve(fmt.Sprintf("n%d.test.", i), shortWait+250*time.Millisecond)

@@ -11,8 +11,8 @@ import (
 
 // How long synthetic records may live.
 const (
-	noSOA     = 600 // the denial of a real one came without an SOA record (RFC 6147 5.1.7)
-	undecided = 60  // a real one may still come
+	noSOA    = 600 // the denial of a real one came without an SOA record (RFC 6147 5.1.7)
+	noDenial = 60  // nothing denied a real one: it may be there when the trouble is over
 )
 
 // How long to wait for AAAA records before and beside A records. Some servers
@@ -36,21 +36,19 @@ func (l *lookup) aaaa(q question) (*dns.Msg, error) {
 		return nil, err
 	}
 	var real *dns.Msg // nil: silence, so far
-	ceiling := uint32(undecided)
-	if six.over() {
-		ceiling = noSOA
-		if !six.silent {
-			real = six.answer()
-		}
-	}
-	if real != nil {
+	ceiling := uint32(noDenial)
+	if six.over() && !six.silent {
+		real = six.answer()
 		excluded := l.exclude(real)
 		if final(real) {
 			return real, nil
 		}
-		if ttl, ok := negativeTTL(real); ok && real.Rcode == dns.RcodeSuccess && !excluded {
-			ceiling = ttl
-		} // any other error is as good as an empty answer (5.1.2)
+		if real.Rcode == dns.RcodeSuccess { // any other error is as good as an empty answer (5.1.2)
+			ceiling = noSOA
+			if ttl, ok := negativeTTL(real); ok && !excluded {
+				ceiling = ttl
+			}
+		}
 	}
 	if four == nil {
 		q.qtype = dns.TypeA
