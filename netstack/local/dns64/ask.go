@@ -150,7 +150,7 @@ func (r *race) leave() {
 // failed counts what an upstream did wrong, and has it asked last.
 func (s *Server) failed(u *upstream, qtype uint16, f Failure) {
 	s.Stats.Failures[f].Add(1)
-	u.about(qtype).failed.Store(s.options.Now().UnixNano())
+	u.about(qtype).fail(s.options.Now())
 }
 
 // try asks one server once, without EDNS if need be.
@@ -200,10 +200,12 @@ func (s *Server) judge(ctx context.Context, u *upstream, q question, m *dns.Msg,
 		if ctx.Err() == context.Canceled {
 			return o // another was faster, or the server ends
 		}
-	case m.Rcode == dns.RcodeSuccess && refers(m):
+	case m.Rcode == dns.RcodeSuccess && refers(m) && q.rd: // who does not want recursion may want that
 		o.fault = Lame
 	case m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError:
 		o.good = true
+	case m.Rcode == dns.RcodeRefused && !q.rd: // of a look into its cache
+		o.fault = ServFail
 	case m.Rcode == dns.RcodeRefused:
 		o.fault = Refused
 	default:
@@ -211,7 +213,7 @@ func (s *Server) judge(ctx context.Context, u *upstream, q question, m *dns.Msg,
 		s.Stats.Failures[ServFail].Add(1)
 	}
 	if o.good || o.fault == ServFail { // a server that cannot resolve this may do the next
-		u.about(q.qtype).answered.Store(s.options.Now().UnixNano())
+		u.about(q.qtype).row.Store(0)
 		return o
 	}
 	s.failed(u, q.qtype, o.fault)

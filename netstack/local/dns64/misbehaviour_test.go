@@ -380,8 +380,14 @@ func TestSilenceIsRemembered(t *testing.T) {
 		resolve(fmt.Sprintf("n%d.test.", i), shortWait+250*time.Millisecond)
 		resolve(fmt.Sprintf("n%d.test.", i), 250*time.Millisecond)
 	}
-	if list := s.Upstreams(); len(list) != 2 || list[0].Trouble != "does not answer about AAAA" || list[1].Trouble != list[0].Trouble || list[0].Silent {
-		t.Errorf("nobody is told: %v", list)
+	told := func() bool {
+		list := s.Upstreams()
+		return len(list) == 2 && list[0].Trouble == "does not answer about AAAA" && list[1].Trouble == list[0].Trouble && !list[0].Silent
+	}
+	for deadline := time.Now().Add(5 * time.Second); !told(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("nobody is told: %v", s.Upstreams())
+		}
 	}
 }
 
@@ -470,5 +476,35 @@ func TestLossIsNoLackOfEDNS(t *testing.T) {
 		if took := time.Since(began); took > stagger+300*time.Millisecond {
 			t.Errorf("a lost datagram costs %v", took)
 		}
+	}
+}
+
+// TestDeadNamesAreNotDeadServers: names whose own servers are dead do not have
+// their resolver looked upon as dead, and nor does what it refuses to say.
+func TestDeadNamesAreNotDeadServers(t *testing.T) {
+	good := world(t)
+	u := misbehaving(t, behaviour{udp: func(q *dns.Msg) [][]byte {
+		switch name := q.Question[0].Name; {
+		case strings.HasPrefix(name, "dead"):
+			return nil
+		case !q.RecursionDesired:
+			return [][]byte{packed(ifElse(name == "refused.test.", rcode(q, dns.RcodeRefused), referral(q)))}
+		}
+		return [][]byte{packed(good(q))}
+	}})
+	s := New(Config{Upstreams: []netip.AddrPort{u.AddrPort}, Cache: -1}, wellKnown, Options{Timeout: 50 * time.Millisecond})
+	defer s.Close()
+	ask(t, s, query("dead.test.", dns.TypeAAAA), "udp")
+	for name, want := range map[string]string{"refused.test.": "SERVFAIL", "other.test.": "NOERROR"} {
+		for range 10 {
+			q := query(name, dns.TypeA)
+			q.RecursionDesired = false
+			if got := lines(ask(t, s, q, "udp")); got != want {
+				t.Errorf("%s without recursion: %s, want %s", name, got, want)
+			}
+		}
+	}
+	if list := s.Upstreams(); list[0].Trouble != "" {
+		t.Error(list)
 	}
 }

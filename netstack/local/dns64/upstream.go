@@ -34,13 +34,26 @@ type upstream struct {
 	proofs     atomic.Int32
 }
 
-// health is when a server last failed and last answered, in Unix nanoseconds.
-type health struct{ failed, answered atomic.Int64 }
-
-func (h *health) sick(now time.Time, memory time.Duration) bool {
-	failed := h.failed.Load()
-	return failed > h.answered.Load() && failed > now.Add(-memory).UnixNano()
+// health is when a server last failed, in Unix nanoseconds, and how often in a
+// row since it last answered.
+type health struct {
+	failed atomic.Int64
+	row    atomic.Int32
 }
+
+func (h *health) fail(now time.Time) {
+	h.failed.Store(now.UnixNano())
+	h.row.Add(1)
+}
+
+// sick says that it has failed so often in a row, and lately.
+func (h *health) sick(times int32, now time.Time, memory time.Duration) bool {
+	return h.row.Load() >= times && h.failed.Load() > now.Add(-memory).UnixNano()
+}
+
+// How many failures in a row are more than a lost datagram, and more than a
+// name or two whose own servers are dead.
+const suspicious, certain = 2, 6
 
 // about is the health for questions of a type: many servers are good at all but
 // AAAA (RFC 4074).
@@ -133,7 +146,7 @@ func (h *hostResolvers) list() []*upstream {
 func (s *Server) byHealth(list []*upstream, qtype uint16) []*upstream {
 	now := s.options.Now()
 	sick := func(u *upstream) int {
-		if u.about(qtype).sick(now, grace) {
+		if u.about(qtype).sick(1, now, grace) {
 			return 1
 		}
 		return 0
@@ -147,7 +160,7 @@ func (s *Server) byHealth(list []*upstream, qtype uint16) []*upstream {
 func (s *Server) silentAbout(qtype uint16) bool {
 	now := s.options.Now()
 	return !slices.ContainsFunc(s.settings.Load().upstreams(), func(u *upstream) bool {
-		return !u.about(qtype).sick(now, sixGrace)
+		return !u.about(qtype).sick(suspicious, now, sixGrace)
 	})
 }
 
@@ -162,8 +175,8 @@ type Upstream struct {
 func (s *Server) Upstreams() (list []Upstream) {
 	now := s.options.Now()
 	for _, u := range s.settings.Load().upstreams() {
-		trouble, silent := "", u.health[1].sick(now, sixGrace)
-		switch six := u.health[0].sick(now, sixGrace); {
+		trouble, silent := "", u.health[1].sick(certain, now, sixGrace)
+		switch six := u.health[0].sick(certain, now, sixGrace); {
 		case silent:
 			trouble = "does not answer"
 		case six:
