@@ -167,7 +167,7 @@ func (s *Server) try(ctx context.Context, u *upstream, q question, again bool) (
 	edns := u.edns(now, again)
 	m, err := s.exchange(ctx, u, q, edns)
 	if err == nil && edns && declines(m) {
-		// RFC 6891 6.2.2 and 7; some say SERVFAIL, and some of those mean it.
+		// RFC 6891 6.2.2 and 7; some say SERVFAIL or REFUSED, and some of those mean it.
 		if plain, err := s.exchange(ctx, u, q, false); err == nil && !declines(plain) {
 			s.Stats.Failures[NoEDNS].Add(1)
 			u.plain(now, true)
@@ -185,7 +185,7 @@ func (s *Server) try(ctx context.Context, u *upstream, q question, again bool) (
 // server that does not know EDNS.
 func declines(m *dns.Msg) bool {
 	switch m.Rcode {
-	case dns.RcodeFormatError, dns.RcodeNotImplemented, dns.RcodeServerFailure:
+	case dns.RcodeFormatError, dns.RcodeNotImplemented, dns.RcodeServerFailure, dns.RcodeRefused:
 		return m.IsEdns0() == nil
 	}
 	return m.Rcode == dns.RcodeBadVers

@@ -215,6 +215,7 @@ func misbehaviours(good func(q *dns.Msg) *dns.Msg) map[string]struct {
 		"EDNS FORMERR, a header":        {edns(header(dns.RcodeFormatError)), all},
 		"EDNS NOTIMP":                   {edns(header(dns.RcodeNotImplemented)), all},
 		"EDNS SERVFAIL":                 {edns(func(q *dns.Msg) [][]byte { return one(rcode(q, dns.RcodeServerFailure)) }), all},
+		"EDNS REFUSED":                  {edns(func(q *dns.Msg) [][]byte { return one(rcode(q, dns.RcodeRefused)) }), all},
 		"EDNS BADVERS":                  {edns(code(dns.RcodeBadVers)), all},
 		"EDNS dropped":                  {edns(silent), all},
 		"EDNS and AAAA dropped": {both(func(q *dns.Msg) [][]byte {
