@@ -41,12 +41,14 @@ type Config struct {
 	IPv4, IPv6 netip.Addr             // the translator's own
 	MTU        int                    // of the device; default 1500
 	DNS64      *dns64.Config          // nil: no DNS64
-	Translator *translator.Translator // tells senders apart, and gives DNS64 its prefix and the workloads, who may ask
-	Host       func(netip.Addr) bool  // the machine's own addresses, which may ask DNS64 too; nil: none
+	Translator *translator.Translator // tells senders apart, and gives DNS64 its prefix
 	HealthPort uint16                 // 0: no health checks
 	Ready      func() error           // what /readyz says; nil: always ready
 	// Dial reaches DNS64's upstreams; nil: by the host's own network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Host knows the machine's own addresses, which may ask DNS64 besides the
+	// translator's workloads; nil: none.
+	Host func(netip.Addr) bool
 	// Write takes a packet of the stack, with complete checksums, and keeps
 	// nothing of it.
 	Write func(*translator.Packet) error
