@@ -82,7 +82,8 @@ func upstreams(d *dns64.Server) api.Check {
 		troubles = append(troubles, fmt.Sprintf("%d queries beyond their client's share failed", n))
 	}
 	if from, any := d.Stranger(); any {
-		troubles = append(troubles, fmt.Sprintf("%d queries refused, the last from %v (see dns64.clients)", d.Stats.Results[dns64.Prohibited].Load(), from))
+		n := d.Stats.Results[dns64.Prohibited].Load()
+		troubles = append(troubles, fmt.Sprintf("%d queries refused, the last from %v (see dns64.clients)", n, from))
 	}
 	check.Detail = strings.Join(troubles, "; ")
 	return check

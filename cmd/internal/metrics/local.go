@@ -15,10 +15,12 @@ var (
 	localErrors    = desc("local_send_errors_total", "Packets that it could not send.")
 	localPanics    = desc("local_panics_total", "Packets that it panicked on and survived.")
 
-	dnsQueries  = desc("dns64_queries_total", "Queries that came.")
-	dnsAnswers  = desc("dns64_responses_total", "Answers given, by their code.", "rcode")
-	dnsMade     = desc("dns64_synthesised_total", "Answers with AAAA records made from A records.")
-	dnsResults  = desc("dns64_results_total", "Queries by what became of them: local, asked (of upstreams), failed (no upstream said anything in time), limited (the client has its share of what is under way), prohibited (see dns64.clients), ignored.", "result")
+	dnsQueries = desc("dns64_queries_total", "Queries that came.")
+	dnsAnswers = desc("dns64_responses_total", "Answers given, by their code.", "rcode")
+	dnsMade    = desc("dns64_synthesised_total", "Answers with AAAA records made from A records.")
+	dnsResults = desc("dns64_results_total", "Queries by what became of them: "+
+		"local, asked (of upstreams), failed (no upstream said anything in time), "+
+		"limited (the client has its share of what is under way), prohibited (see dns64.clients), ignored.", "result")
 	dnsDropped  = desc("dns64_dropped_queries_total", "Queries and connections beyond the share of their client, limited ones included.")
 	dnsPanics   = desc("dns64_panics_total", "Queries that it panicked on and survived.")
 	dnsUnderWay = desc("dns64_queries_in_progress", "Queries that wait for upstream servers.")
@@ -28,7 +30,9 @@ var (
 	dnsBytes    = desc("dns64_cache_bytes", "Size of the answers in the cache.")
 	dnsAsked    = desc("dns64_upstream_requests_total", "Questions put to upstream servers.")
 	dnsReused   = desc("dns64_upstream_reused_connections_total", "Questions put to upstream servers over a TCP connection that was there.")
-	dnsFailed   = desc("dns64_upstream_failures_total", "What upstream servers did wrong: silent, unreachable, mismatched (answers to another question: late or forged), malformed, truncated (and no TCP), no-edns, lame (refers elsewhere), refused, servfail.", "kind")
+	dnsFailed   = desc("dns64_upstream_failures_total", "What upstream servers did wrong: "+
+		"silent, unreachable, mismatched (answers to another question: late or forged), malformed, "+
+		"truncated (and no TCP), no-edns, lame (refers elsewhere), refused, servfail.", "kind")
 )
 
 func (c *Collector) local(s sink) {

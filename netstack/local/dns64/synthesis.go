@@ -36,18 +36,11 @@ func (l *lookup) aaaa(q question) (*dns.Msg, error) {
 		return nil, err
 	}
 	var real *dns.Msg // nil: silence, so far
-	ceiling := uint32(noDenial)
+	excluded := false
 	if six.over() && !six.silent {
 		real = six.answer()
-		excluded := l.exclude(real)
-		if final(real) {
+		if excluded = l.exclude(real); final(real) {
 			return real, nil
-		}
-		if real.Rcode == dns.RcodeSuccess { // any other error is as good as an empty answer (5.1.2)
-			ceiling = noSOA
-			if ttl, ok := negativeTTL(real); ok && !excluded {
-				ceiling = ttl
-			}
 		}
 	}
 	if four == nil {
@@ -61,7 +54,7 @@ func (l *lookup) aaaa(q question) (*dns.Msg, error) {
 	case err != nil:
 		return nil, err
 	case m.Rcode == dns.RcodeSuccess && has(m.Answer, dns.TypeA):
-		l.synthesise(m, ceiling)
+		l.synthesise(m, ceiling(real, excluded))
 		if !has(m.Answer, dns.TypeAAAA) { // none can be translated: the denial is that of AAAA
 			m.Ns = denial(real)
 		}
@@ -71,6 +64,19 @@ func (l *lookup) aaaa(q question) (*dns.Msg, error) {
 		return failed(dns.ExtendedErrorCodeNoReachableAuthority, "upstreams do not answer about AAAA"), nil
 	}
 	return m, nil // with no A record, this denial or error is the answer (5.1.6)
+}
+
+// ceiling is how long what is made beside an answer for AAAA may live (5.1.7).
+// Errors and silence are as good as an empty answer (5.1.2, 5.1.3), but not for
+// as long.
+func ceiling(real *dns.Msg, excluded bool) uint32 {
+	if real == nil || real.Rcode != dns.RcodeSuccess {
+		return noDenial
+	}
+	if ttl, ok := negativeTTL(real); ok && !excluded {
+		return ttl
+	}
+	return noSOA
 }
 
 // final says that there is nothing to synthesise beside this answer for AAAA.
