@@ -69,7 +69,7 @@ func (s *Server) begin(raw []byte, from netip.Addr, udp bool) (answer []byte, re
 func (s *Server) await(raw []byte, q *request) (answer []byte) {
 	defer func() { s.waiting.release(q.client, false, s.options.Now()) }()
 	defer s.guard(raw, &answer)
-	ctx, cancel := context.WithTimeout(s.ctx, patience)
+	ctx, cancel := context.WithTimeout(s.ctx, s.options.Patience)
 	defer cancel()
 	r, err := s.respond(&lookup{Server: s, who: q.client, ctx: ctx}, q)
 	switch err {

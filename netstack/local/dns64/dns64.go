@@ -54,6 +54,7 @@ type Options struct {
 	ResolvConf string                                                               // default /etc/resolv.conf
 	Self       []netip.Addr                                                         // upstreams never to ask: asking them would be a loop
 	Timeout    time.Duration                                                        // for one try of one upstream; default 4 s
+	Patience   time.Duration                                                        // for one query; default 1.5 s
 	Log        *slog.Logger                                                         // default discards
 	Now        func() time.Time                                                     // default time.Now
 
@@ -121,6 +122,9 @@ func New(c Config, prefix Prefix, o Options) *Server {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = 4 * time.Second
+	}
+	if o.Patience == 0 {
+		o.Patience = patience
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -1,116 +1,18 @@
 package dns64
 
 import (
-	"encoding/binary"
+	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
-	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
 )
-
-// behaviour is how an upstream answers: over UDP and TCP, with whole packets, so
-// that nothing is beyond it. No packet is silence.
-type behaviour struct {
-	udp, tcp func(q *dns.Msg) [][]byte // tcp nil: refused
-}
-
-// fake is an upstream with a behaviour. It counts what it is asked.
-type fake struct {
-	netip.AddrPort
-	sixes, others, streams atomic.Int32
-}
-
-func (f *fake) count(q *dns.Msg) {
-	if q.Question[0].Qtype == dns.TypeAAAA {
-		f.sixes.Add(1)
-	} else {
-		f.others.Add(1)
-	}
-}
-
-func misbehaving(t testing.TB, b behaviour) *fake {
-	t.Helper()
-	f := &fake{AddrPort: freePort(t)}
-	pc, err := net.ListenPacket("udp", f.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var running sync.WaitGroup
-	running.Go(func() {
-		buf := make([]byte, 4096)
-		for {
-			n, from, err := pc.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			q := new(dns.Msg)
-			if q.Unpack(buf[:n]) != nil {
-				continue
-			}
-			f.count(q)
-			for _, p := range b.udp(q) {
-				pc.WriteTo(p, from)
-			}
-		}
-	})
-	t.Cleanup(func() { pc.Close(); running.Wait() })
-	if b.tcp == nil {
-		return f
-	}
-	ln, err := net.Listen("tcp", f.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	running.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			f.streams.Add(1)
-			running.Go(func() { f.stream(c, b) })
-		}
-	})
-	t.Cleanup(func() { ln.Close() })
-	return f
-}
-
-func (f *fake) stream(c net.Conn, b behaviour) {
-	defer c.Close()
-	for {
-		var length [2]byte
-		if _, err := io.ReadFull(c, length[:]); err != nil {
-			return
-		}
-		raw := make([]byte, binary.BigEndian.Uint16(length[:]))
-		if _, err := io.ReadFull(c, raw); err != nil {
-			return
-		}
-		q := new(dns.Msg)
-		if q.Unpack(raw) != nil {
-			return
-		}
-		f.count(q)
-		for _, p := range b.tcp(q) {
-			c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(p))), p...))
-		}
-	}
-}
-
-func packed(m *dns.Msg) []byte {
-	b, err := m.Pack()
-	if err != nil {
-		panic(err)
-	}
-	return b
-}
 
 // world is a good server's zone: names with IPv4 alone, both, and none.
 func world(t testing.TB) func(q *dns.Msg) *dns.Msg {
@@ -272,53 +174,55 @@ func referral(q *dns.Msg) *dns.Msg {
 // TestMisbehaviour is the table: upstream's behaviour × question → answer, in
 // time, the first time and later, with one such upstream and with two.
 func TestMisbehaviour(t *testing.T) {
-	var tests sync.WaitGroup // and not t.Parallel: they wait, and use no processor
-	defer tests.Wait()
 	for name, c := range misbehaviours(world(t)) {
 		for _, count := range []int{1, 2} {
-			tests.Go(func() {
-				t.Run(fmt.Sprint(name, " ×", count), func(t *testing.T) { misbehave(t, c.b, count, c.want) })
-			})
+			for _, what := range []string{"four", "six", "dual", "none", "A four"} {
+				t.Run(fmt.Sprint(name, " ×", count, "/", what), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						upstreams := make([]*fake, count)
+						for i := range upstreams {
+							upstreams[i] = &fake{behaviour: c.b}
+						}
+						examine(t, beside(t, Options{}, upstreams...), what, c.want[what])
+					})
+				})
+			}
 		}
 	}
 }
 
-func misbehave(t *testing.T, b behaviour, count int, wants map[string]string) {
+// beside is a server with upstreams that are no further than a pipe, for the
+// clock of synctest.
+func beside(t *testing.T, o Options, upstreams ...*fake) *Server {
 	var at []netip.AddrPort
-	for range count {
-		at = append(at, misbehaving(t, b).AddrPort)
+	for i := range upstreams {
+		at = append(at, netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), 53))
 	}
-	s := New(Config{Upstreams: at}, global{wellKnown}, Options{})
+	o.Dial = func(_ context.Context, network, address string) (net.Conn, error) {
+		u := upstreams[netip.MustParseAddrPort(address).Addr().As4()[3]]
+		if network == "tcp" && u.tcp == nil {
+			return nil, syscall.ECONNREFUSED
+		}
+		here, there := net.Pipe()
+		go u.serve(there, network)
+		return here, nil
+	}
+	s := New(Config{Upstreams: at}, global{wellKnown}, o)
 	t.Cleanup(s.Close)
-	var all sync.WaitGroup
-	defer all.Wait()
-	for _, what := range []string{"four", "six", "dual", "none", "A four"} {
-		all.Go(func() { examine(t, s, what, wants) })
-	}
-}
-
-// patient is how long a client waits at most: 2 s, which includes what a busy
-// machine adds to patience, and half a second for a very busy one.
-const patient = 2500 * time.Millisecond
-
-func TestPatience(t *testing.T) {
-	if patience > 1500*time.Millisecond {
-		t.Errorf("%v leave no time to answer within 2 s", patience)
-	}
+	return s
 }
 
 // examine asks twice: what fails, explained and in time; what is to be had, at
 // once when it was had before.
-func examine(t *testing.T, s *Server, what string, wants map[string]string) {
+func examine(t *testing.T, s *Server, what string, want string) {
 	qtype, host := uint16(dns.TypeAAAA), what
 	if a, is := strings.CutPrefix(what, "A "); is {
 		qtype, host = dns.TypeA, a
 	}
-	want := wants[what]
 	if want == "" {
 		want = "SERVFAIL"
 	}
-	for i, limit := range []time.Duration{patient, patient / 2} {
+	for i, limit := range []time.Duration{2 * time.Second, time.Second} {
 		began := time.Now()
 		r := ask(t, s, query(host+".test.", qtype).SetEdns0(1232, false), "udp")
 		took := time.Since(began)
@@ -329,9 +233,9 @@ func examine(t *testing.T, s *Server, what string, wants map[string]string) {
 			if len(explanations(r)) == 0 {
 				t.Errorf("%s: SERVFAIL without an extended error", what)
 			}
-			limit = patient // the question may still be asked
+			limit = 2 * time.Second // the question may still be asked
 		}
-		if took > limit {
+		if took >= limit {
 			t.Errorf("%s, time %d: took %v", what, i+1, took)
 		}
 	}
@@ -349,47 +253,40 @@ func sameButTTL(a, b string) bool {
 // TestSilenceIsRemembered is RFC 4074 4.1 with two upstreams: the first name
 // waits for AAAA a little, that name never again, and other names hardly.
 func TestSilenceIsRemembered(t *testing.T) {
-	var records []string
-	for i := range 8 {
-		records = append(records, fmt.Sprintf("n%d.test. 300 A 192.0.2.1", i))
-	}
-	z := zone(t, records...)
-	drops := behaviour{udp: func(q *dns.Msg) [][]byte {
-		if q.Question[0].Qtype == dns.TypeAAAA {
-			return nil
+	synctest.Test(t, func(t *testing.T) {
+		var records []string
+		for i := range 20 {
+			records = append(records, fmt.Sprintf("n%d.test. 300 A 192.0.2.1", i))
 		}
-		return [][]byte{packed(z(q, ""))}
-	}}
-	a, b := misbehaving(t, drops), misbehaving(t, drops)
-	s := New(Config{Upstreams: []netip.AddrPort{a.AddrPort, b.AddrPort}}, wellKnown, Options{Timeout: 300 * time.Millisecond})
-	defer s.Close()
-	resolve := func(name string, limit time.Duration) {
-		t.Helper()
-		began := time.Now()
-		if got := lines(ask(t, s, query(name, dns.TypeAAAA), "udp")); !strings.HasSuffix(got, "AAAA 64:ff9b::c000:201") {
-			t.Errorf("%s: %s", name, got)
+		z := zone(t, records...)
+		drops := behaviour{udp: func(q *dns.Msg) [][]byte {
+			if q.Question[0].Qtype == dns.TypeAAAA {
+				return nil
+			}
+			return [][]byte{packed(z(q, ""))}
+		}}
+		s := beside(t, Options{}, &fake{behaviour: drops}, &fake{behaviour: drops})
+		resolve := func(name string, want time.Duration) {
+			t.Helper()
+			began := time.Now()
+			if got := lines(ask(t, s, query(name, dns.TypeAAAA), "udp")); !strings.HasSuffix(got, "AAAA 64:ff9b::c000:201") {
+				t.Errorf("%s: %s", name, got)
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("%s took %v, want %v", name, took, want)
+			}
 		}
-		if took := time.Since(began); took > limit {
-			t.Errorf("%s took %v, want at most %v", name, took, limit)
+		resolve("n0.test.", sixWait)
+		time.Sleep(totalTimeout) // the question about AAAA goes on
+		resolve("n0.test.", 0)
+		for i := range 19 {
+			resolve(fmt.Sprintf("n%d.test.", i+1), shortWait)
 		}
-	}
-	resolve("n0.test.", sixWait+300*time.Millisecond)
-	for deadline := time.Now().Add(5 * time.Second); s.Asking() > 0 && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond) // the question about AAAA goes on
-	}
-	for i := range 8 {
-		resolve(fmt.Sprintf("n%d.test.", i), shortWait+250*time.Millisecond)
-		resolve(fmt.Sprintf("n%d.test.", i), 250*time.Millisecond)
-	}
-	told := func() bool {
-		list := s.Upstreams()
-		return len(list) == 2 && list[0].Trouble == "does not answer about AAAA" && list[1].Trouble == list[0].Trouble && !list[0].Silent
-	}
-	for deadline := time.Now().Add(5 * time.Second); !told(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("nobody is told: %v", s.Upstreams())
+		time.Sleep(totalTimeout)
+		if list := s.Upstreams(); len(list) != 2 || list[0].Trouble != "does not answer about AAAA" || list[1].Trouble != list[0].Trouble || list[0].Silent {
+			t.Errorf("nobody is told: %v", list)
 		}
-	}
+	})
 }
 
 // TestOneOfTwoDropsAAAA: the other one is asked first from then on, and what the
@@ -397,115 +294,145 @@ func TestSilenceIsRemembered(t *testing.T) {
 func TestOneOfTwoDropsAAAA(t *testing.T) {
 	good := world(t)
 	fine := func(q *dns.Msg) [][]byte { return [][]byte{packed(good(q))} }
-	a := misbehaving(t, behaviour{udp: func(q *dns.Msg) [][]byte {
-		return ifElse(q.Question[0].Qtype == dns.TypeAAAA, func(*dns.Msg) [][]byte { return nil }, fine)(q)
-	}})
-	b := misbehaving(t, behaviour{udp: fine})
-	s := New(Config{Upstreams: []netip.AddrPort{a.AddrPort, b.AddrPort}, Cache: -1}, wellKnown, Options{})
-	defer s.Close()
-	for range 20 {
-		if got := lines(ask(t, s, query("dual.test.", dns.TypeAAAA), "udp")); got != "NOERROR; 300 AAAA 2001:db8::2" {
-			t.Fatal(got)
+	synctest.Test(t, func(t *testing.T) {
+		drops := &fake{behaviour: behaviour{udp: func(q *dns.Msg) [][]byte {
+			if q.Question[0].Qtype == dns.TypeAAAA {
+				return nil
+			}
+			return fine(q)
+		}}}
+		s := beside(t, Options{}, drops, &fake{behaviour: behaviour{udp: fine}})
+		s.cache.resize(0)
+		for range 20 {
+			if got := lines(ask(t, s, query("dual.test.", dns.TypeAAAA), "udp")); got != "NOERROR; 300 AAAA 2001:db8::2" {
+				t.Fatal(got)
+			}
 		}
-	}
-	if n := a.sixes.Load(); n != 1 {
-		t.Errorf("the one that drops AAAA was asked %d times", n)
-	}
-	ask(t, s, query("dual.test.", dns.TypeA), "udp")
-	if n := a.others.Load(); n == 0 {
-		t.Error("it is not asked about A any more")
-	}
+		if n := drops.sixes.Load(); n != 1 {
+			t.Errorf("the one that drops AAAA was asked %d times", n)
+		}
+		ask(t, s, query("dual.test.", dns.TypeA), "udp")
+		if n := drops.others.Load(); n == 0 {
+			t.Error("it is not asked about A any more")
+		}
+	})
 }
 
 // TestPlainIsRemembered is RFC 6891 6.2.2: what one upstream does with EDNS is
-// found out once, for a while, and of that one only.
+// found out once, for a while.
 func TestPlainIsRemembered(t *testing.T) {
 	good := world(t)
-	var withEDNS, without atomic.Int32
-	u := misbehaving(t, behaviour{udp: func(q *dns.Msg) [][]byte {
-		if q.IsEdns0() != nil {
-			withEDNS.Add(1)
-			return [][]byte{packed(rcode(q, dns.RcodeFormatError))}
+	synctest.Test(t, func(t *testing.T) {
+		var withEDNS, without int
+		u := &fake{behaviour: behaviour{udp: func(q *dns.Msg) [][]byte {
+			if q.IsEdns0() != nil {
+				withEDNS++
+				return [][]byte{packed(rcode(q, dns.RcodeFormatError))}
+			}
+			without++
+			return [][]byte{packed(good(q))}
+		}}}
+		s := beside(t, Options{}, u)
+		s.cache.resize(0)
+		for range 10 {
+			if got := lines(ask(t, s, query("four.test.", dns.TypeA), "udp")); got != "NOERROR; 300 A 192.0.2.1" {
+				t.Fatal(got)
+			}
 		}
-		without.Add(1)
-		return [][]byte{packed(good(q))}
-	}})
-	s := New(Config{Upstreams: []netip.AddrPort{u.AddrPort}, Cache: -1}, wellKnown, Options{})
-	defer s.Close()
-	now := time.Now()
-	s.options.Now = func() time.Time { return now }
-	for range 10 {
-		if got := lines(ask(t, s, query("four.test.", dns.TypeA), "udp")); got != "NOERROR; 300 A 192.0.2.1" {
-			t.Fatal(got)
+		if withEDNS != 1 || without != 10 || s.Stats.Failures[NoEDNS].Load() != 1 {
+			t.Errorf("asked %d times with EDNS, %d without", withEDNS, without)
 		}
-	}
-	if withEDNS.Load() != 1 || without.Load() != 10 || s.Stats.Failures[NoEDNS].Load() != 1 {
-		t.Errorf("asked %d times with EDNS, %d without", withEDNS.Load(), without.Load())
-	}
-	if list := s.Upstreams(); list[0].Trouble != "takes no EDNS" {
-		t.Errorf("nobody is told: %v", list)
-	}
-	now = now.Add(plainMemory + time.Second)
-	ask(t, s, query("four.test.", dns.TypeA), "udp")
-	if withEDNS.Load() != 2 {
-		t.Error("EDNS is not tried again")
-	}
+		if list := s.Upstreams(); list[0].Trouble != "takes no EDNS" {
+			t.Errorf("nobody is told: %v", list)
+		}
+		time.Sleep(plainMemory + time.Second)
+		ask(t, s, query("four.test.", dns.TypeA), "udp")
+		if withEDNS != 2 {
+			t.Error("EDNS is not tried again")
+		}
+	})
 }
 
 // TestLossIsNoLackOfEDNS: a lost datagram must not have a server asked without
 // EDNS from then on.
 func TestLossIsNoLackOfEDNS(t *testing.T) {
 	good := world(t)
-	var lost atomic.Bool
-	u := misbehaving(t, behaviour{udp: func(q *dns.Msg) [][]byte {
-		if q.IsEdns0() == nil {
-			t.Error("asked without EDNS")
+	synctest.Test(t, func(t *testing.T) {
+		lost := false
+		u := &fake{behaviour: behaviour{udp: func(q *dns.Msg) [][]byte {
+			if q.IsEdns0() == nil {
+				t.Error("asked without EDNS")
+			}
+			if lost {
+				lost = false
+				return nil
+			}
+			return [][]byte{packed(good(q))}
+		}}}
+		s := beside(t, Options{}, u)
+		s.cache.resize(0)
+		for i := range 3 {
+			lost = i > 0
+			began := time.Now()
+			if got := lines(ask(t, s, query("four.test.", dns.TypeA), "udp")); got != "NOERROR; 300 A 192.0.2.1" {
+				t.Fatal(got)
+			}
+			if took := time.Since(began); took > stagger {
+				t.Errorf("a lost datagram costs %v", took)
+			}
 		}
-		if lost.Swap(false) {
-			return nil
-		}
-		return [][]byte{packed(good(q))}
-	}})
-	s := New(Config{Upstreams: []netip.AddrPort{u.AddrPort}, Cache: -1}, wellKnown, Options{})
-	defer s.Close()
-	for i := range 3 {
-		lost.Store(i > 0)
-		began := time.Now()
-		if got := lines(ask(t, s, query("four.test.", dns.TypeA), "udp")); got != "NOERROR; 300 A 192.0.2.1" {
-			t.Fatal(got)
-		}
-		if took := time.Since(began); took > stagger+300*time.Millisecond {
-			t.Errorf("a lost datagram costs %v", took)
-		}
-	}
+	})
 }
 
 // TestDeadNamesAreNotDeadServers: names whose own servers are dead do not have
 // their resolver looked upon as dead, and nor does what it refuses to say.
 func TestDeadNamesAreNotDeadServers(t *testing.T) {
 	good := world(t)
-	u := misbehaving(t, behaviour{udp: func(q *dns.Msg) [][]byte {
-		switch name := q.Question[0].Name; {
-		case strings.HasPrefix(name, "dead"):
-			return nil
-		case !q.RecursionDesired:
-			return [][]byte{packed(ifElse(name == "refused.test.", rcode(q, dns.RcodeRefused), referral(q)))}
-		}
-		return [][]byte{packed(good(q))}
-	}})
-	s := New(Config{Upstreams: []netip.AddrPort{u.AddrPort}, Cache: -1}, wellKnown, Options{Timeout: 50 * time.Millisecond})
-	defer s.Close()
-	ask(t, s, query("dead.test.", dns.TypeAAAA), "udp")
-	for name, want := range map[string]string{"refused.test.": "SERVFAIL", "other.test.": "NOERROR"} {
-		for range 10 {
-			q := query(name, dns.TypeA)
-			q.RecursionDesired = false
-			if got := lines(ask(t, s, q, "udp")); got != want {
-				t.Errorf("%s without recursion: %s, want %s", name, got, want)
+	synctest.Test(t, func(t *testing.T) {
+		s := beside(t, Options{}, &fake{behaviour: behaviour{udp: func(q *dns.Msg) [][]byte {
+			switch name := q.Question[0].Name; {
+			case strings.HasPrefix(name, "dead"):
+				return nil
+			case !q.RecursionDesired:
+				return [][]byte{packed(ifElse(name == "refused.test.", rcode(q, dns.RcodeRefused), referral(q)))}
+			}
+			return [][]byte{packed(good(q))}
+		}}})
+		s.cache.resize(0)
+		ask(t, s, query("dead.test.", dns.TypeAAAA), "udp")
+		time.Sleep(totalTimeout)
+		for name, want := range map[string]string{"refused.test.": "SERVFAIL", "other.test.": "NOERROR"} {
+			for range 10 {
+				q := query(name, dns.TypeA)
+				q.RecursionDesired = false
+				if got := lines(ask(t, s, q, "udp")); got != want {
+					t.Errorf("%s without recursion: %s, want %s", name, got, want)
+				}
 			}
 		}
-	}
-	if list := s.Upstreams(); list[0].Trouble != "" {
-		t.Error(list)
-	}
+		if list := s.Upstreams(); list[0].Trouble != "" {
+			t.Error(list)
+		}
+	})
+}
+
+// TestFailoverTakesAMoment: with servers that are silent before one that
+// answers, each costs a moment once and is asked last then.
+func TestFailoverTakesAMoment(t *testing.T) {
+	good := world(t)
+	synctest.Test(t, func(t *testing.T) {
+		silent := behaviour{udp: func(*dns.Msg) [][]byte { return nil }}
+		s := beside(t, Options{}, &fake{behaviour: silent}, &fake{behaviour: silent},
+			&fake{behaviour: behaviour{udp: func(q *dns.Msg) [][]byte { return [][]byte{packed(good(q))} }}})
+		s.cache.resize(0)
+		for _, want := range []time.Duration{2 * stagger, 0, 0} {
+			began := time.Now()
+			if got := lines(ask(t, s, query("four.test.", dns.TypeA), "udp")); got != "NOERROR; 300 A 192.0.2.1" {
+				t.Error(got)
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("took %v, want %v", took, want)
+			}
+		}
+	})
 }

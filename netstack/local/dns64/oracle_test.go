@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
@@ -56,6 +57,9 @@ func start(t testing.TB, c Config, prefix Prefix, o Options) (*Server, netip.Add
 	ln, err := net.Listen("tcp", at.String())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if o.Patience == 0 {
+		o.Patience = 20 * time.Second // for a busy machine
 	}
 	s := New(c, prefix, o)
 	ctx, cancel := context.WithCancel(context.Background())

