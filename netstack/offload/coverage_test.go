@@ -319,7 +319,7 @@ func (b *branchRun) links() {
 		if i%2 == 0 {
 			in = g.Next6()
 		}
-		if len(in.Bytes) < 20 || len(in.Bytes) > 65535 || in.Bytes[0]>>4 != 4 && in.Bytes[0]>>4 != 6 {
+		if len(in.Bytes) < 20 || len(in.Bytes) > longestFrame || in.Bytes[0]>>4 != 4 && in.Bytes[0]>>4 != 6 {
 			continue
 		}
 		if o, err := d.check(in); err != nil {
