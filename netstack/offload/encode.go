@@ -246,9 +246,6 @@ func (s *state) levels(c *programConfig) error {
 		if n == 0 {
 			continue
 		}
-		if int(c.CountOurs4) == maxLengths {
-			return &UnsupportedError{fmt.Sprintf("pools and mapped blocks have prefixes of over %d lengths", maxLengths)}
-		}
 		l := &c.Ours4[c.CountOurs4]
 		l.Mask, l.Length = ^uint32(0)<<(32-length), uint32(length)
 		c.CountOurs4++

@@ -96,6 +96,13 @@ func TestOurs(t *testing.T) {
 	w.Config.Host4 = netip.MustParseAddr("192.0.2.77")
 	w.Config.ICMPSource4, w.Config.ICMPSource6 = netip.MustParsePrefix("192.0.2.64/30"), netip.MustParsePrefix("2001:db8:f::/112")
 	w.Pools4 = append(w.Pools4, netip.MustParsePrefix("198.51.100.200/32"))
+	// A pool without the address of a gateway in its middle.
+	const gateway = "10.20.30.40"
+	for bits := 9; bits <= 32; bits++ {
+		b := netip.MustParseAddr(gateway).As4()
+		b[(bits-1)/8] ^= 0x80 >> ((bits - 1) % 8)
+		w.Pools4 = append(w.Pools4, netip.PrefixFrom(netip.AddrFrom4(b), bits).Masked())
+	}
 	covering := mapping.Mapping{IPv6: netip.MustParsePrefix("2001:db8:f::/124"), IPv4: netip.MustParsePrefix("5.1.8.0/28")}
 	w.Mappings = append(w.Mappings, covering)
 	p := newPair(t, r, w, loaded(t))
@@ -117,7 +124,8 @@ func TestOurs(t *testing.T) {
 	}
 	look := func(when string) {
 		t.Helper()
-		for _, s := range []string{"198.51.100.0", "198.51.100.9", "198.51.100.15", "5.1.2.7", generate.Own4.String(), "192.0.2.64", "192.0.2.67", "198.51.100.200"} {
+		for _, s := range []string{"198.51.100.0", "198.51.100.9", "198.51.100.15", "5.1.2.7", generate.Own4.String(), "192.0.2.64", "192.0.2.67", "198.51.100.200",
+			"10.0.0.0", "10.20.30.39", "10.20.30.41", "10.255.255.255"} {
 			a := netip.MustParseAddr(s)
 			try(when+" from "+s, between(a, workload4), fate{false, translator.SpoofedSource})
 			want := fate{false, translator.UntranslatableDestination}
@@ -127,7 +135,8 @@ func TestOurs(t *testing.T) {
 			try(when+" to "+s, between(workload6, embed(a)), want)
 			try(when+" from the prefix's "+s, between(embed(a), embed(peer4)), fate{false, translator.SpoofedSource})
 		}
-		for _, s := range []string{"198.51.99.255", "198.51.100.16", "5.1.2.8", "192.0.2.0", "192.0.2.2", "192.0.2.63", "192.0.2.68", "198.51.100.199", "198.51.100.201"} {
+		for _, s := range []string{"198.51.99.255", "198.51.100.16", "5.1.2.8", "192.0.2.0", "192.0.2.2", "192.0.2.63", "192.0.2.68", "198.51.100.199", "198.51.100.201",
+			gateway, "9.255.255.255", "11.0.0.0"} {
 			a := netip.MustParseAddr(s)
 			try(when+" from "+s, between(a, workload4), fate{true, translator.Forward6})
 			try(when+" to "+s, between(workload6, embed(a)), fate{true, translator.Forward4})

@@ -45,7 +45,7 @@ type programConfig struct {
 		Mask   uint32
 		Length uint32
 	}
-	Ours4 [16]struct {
+	Ours4 [33]struct {
 		_      structs.HostLayout
 		Mask   uint32
 		Length uint32

@@ -202,7 +202,7 @@ static __always_inline int block4(struct tables *t, __u32 a)
 {
 	struct key4 k;
 
-	for (__u32 i = 0; i < MAX_LENGTHS; i++) {
+	for (__u32 i = 0; i < ALL_LENGTHS4; i++) {
 		struct level4 *l = &t->c->ours4[i];
 
 		if (i >= t->c->count_ours4) {

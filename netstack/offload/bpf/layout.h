@@ -9,6 +9,7 @@
 enum {
 	LAYOUT = 2,
 	MAX_LENGTHS = 16, // prefix lengths in use, of each family
+	ALL_LENGTHS4 = 33, // a pool without an address that somebody else holds is of many
 	GENERATIONS = 2,
 	NEAR_WORDS = 1024, // a bit for each IPv4 /16
 	PORT_SIZES = 17,   // blocks of ports: 2^0 to 2^16
@@ -50,7 +51,7 @@ struct config {
 	__u32 count6, count4; // levels
 	struct level6 levels6[MAX_LENGTHS]; // longest first
 	struct level4 levels4[MAX_LENGTHS];
-	struct level4 ours4[MAX_LENGTHS]; // of blocks of ours: see OURS
+	struct level4 ours4[ALL_LENGTHS4]; // of blocks of ours, shortest first: see OURS
 	__u32 count_ours4;
 	__u32 pad_ours4;
 	__u64 source_hi, source_lo;           // what errors of the translator come from, or its own
