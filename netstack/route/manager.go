@@ -270,7 +270,7 @@ func (m *Manager) announce() (end func()) {
 	if err != nil {
 		m.config.Log.Warn("neighbours will not be told when an address becomes ours: they may send to who had it before until they ask again",
 			"error", err, "remedy", "CAP_NET_RAW at the start")
-		m.link.send = func(uplinkLink, netip.Addr) error { return nil }
+		m.link.send = func(uplinkLink, netip.Addr) error { return err }
 	} else {
 		m.link.send = socket.announce
 	}
