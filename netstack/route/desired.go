@@ -9,20 +9,16 @@ import (
 
 // facts are what the desired state depends on besides our configuration.
 type facts struct {
-	device          int            // interface index of the device, 0 when there is none
-	kernelLocal     bool           // policy rule 0 looks up the local table
-	otherLocal      bool           // somebody else's rule does
-	otherLocalFirst bool           // and stands before the place of ours
-	ourRules        bool           // some policy rule is ours
-	rpFilter        bool           // net.ipv4.conf.all.rp_filter is on
-	onLink6         []netip.Prefix // IPv6 prefixes of the uplink's link
-	taken           Taken          // what others hold on the host's links
-	held            []netip.Addr   // of that, IPv4 of others: the host must reach them where they are
+	device   int            // interface index of the device, 0 when there is none
+	rpFilter bool           // net.ipv4.conf.all.rp_filter is on
+	onLink6  []netip.Prefix // IPv6 prefixes of the uplink's link
+	taken    Taken          // what others hold on the host's links
+	held     []netip.Addr   // of that, IPv4 of others: the host must reach them where they are
 }
 
 // want is the desired state, without sysctls (see sysctl.go). A warning says
 // what was left out.
-func want(c Config, d Desired, f facts) (s state, warnings []string, err error) {
+func want(c Config, d Desired, f facts) (s state, warnings []string) {
 	s = state{}
 	warnings = warnTaken(d, f.taken)
 	s.add(link{up: true, mtu: d.MTU, txQueueLen: c.TxQueueLen})
@@ -37,7 +33,8 @@ func want(c Config, d Desired, f facts) (s state, warnings []string, err error) 
 	for _, def := range nftDefs(d, f) {
 		s.add(def.object())
 	}
-	return s, warnings, wantHostPool(s, d, f)
+	wantHostPool(s, d, f)
+	return s, warnings
 }
 
 // routed4 gives the IPv4 prefixes that lead to the device. What others hold there

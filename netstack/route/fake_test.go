@@ -38,14 +38,6 @@ func newFake() *fakeKernel {
 func (f *fakeKernel) observe(Desired) (*observed, error) {
 	o := &observed{facts: f.facts, have: maps.Clone(f.have), ifaces: f.ifaces}
 	o.rpFilter = f.sysctls[rpFilterAll] == "1"
-	for h := range f.have {
-		switch h.(type) {
-		case rule:
-			o.ourRules = true
-		case kernelLocalRule:
-			o.kernelLocal = true
-		}
-	}
 	return o, nil
 }
 

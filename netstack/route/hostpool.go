@@ -21,6 +21,15 @@ import (
 // which leads to the device. When that table is empty, because the device went
 // with a killed daemon, the search goes on as if nothing were there.
 //
+// The kernel's rule for its local table has priority 0, and nothing is less.
+// Rules of one priority stand in the order in which they came, so ours have
+// priority 0 too, and the kernel's is made anew behind them, the same to the
+// bit, before the one in front goes. So the host's own addresses never hang on
+// a rule of ours: who takes away what is marked as ours (systemd-networkd does
+// so with all that is not "proto kernel"), while the daemon lives or when it is
+// dead, leaves what the kernel began with; "ip rule flush" takes no rule of
+// priority 0. Nothing has to be put back at the end.
+//
 // What has no port in the place where policy rules look is copied to the
 // device in nftables, and the host keeps the original: echo replies, ICMP
 // errors, fragments. Nobody has to decide whose it is. The host drops silently
@@ -36,10 +45,9 @@ import (
 const (
 	// HostPoolTable is the routing table with the route to the device.
 	HostPoolTable = 110
-	// The priorities of the policy rules: ours, then the local table. The
-	// kernel's own rule for that one (priority 0) goes while ours is there.
-	divertPriority = 32
-	localPriority  = 33
+	// The priority of our policy rules, which is that of the kernel's own rule
+	// for the local table.
+	divertPriority = 0
 	// These mark packets with the host's address from the device while the
 	// kernel checks their source, to others and to the host itself. Only where
 	// rp_filter is on for all.
@@ -124,50 +132,42 @@ func (r rule) String() string {
 	return fmt.Sprintf("%s lookup %d", s, r.table)
 }
 
-// rank: the local table is found behind our rules before they come, and until
-// they are gone.
-func (r rule) rank() int {
-	if r.table == unix.RT_TABLE_LOCAL {
-		return 5
-	}
-	return 6
-}
+func (rule) rank() int { return 6 }
 
-var ourLocalRule = rule{priority: localPriority, table: unix.RT_TABLE_LOCAL}
-
-// kernelLocalRule is the rule that every kernel starts with: priority 0, all,
-// lookup local.
+// kernelLocalRule is that something looks up the local table. Made, it is the
+// rule that every kernel starts with: priority 0, all, lookup local. It is
+// wanted always, and never removed: without it a host has no IPv4 at all, not
+// even 127.0.0.1, and an earlier version of ours might have been the last that
+// held it. Where somebody else has moved it, or made it selective, theirs holds.
 type kernelLocalRule struct{}
 
 func (kernelLocalRule) String() string { return "rule 0 lookup local" }
-func (kernelLocalRule) rank() int      { return 5 }
+func (kernelLocalRule) rank() int      { return 1 }
 
-// wantHostPool adds the objects that share the host's address, or those that
-// must be there when it is not shared any more.
-func wantHostPool(s state, d Desired, f facts) error {
+// localBehind is that the local table's rule of priority 0, and what others have
+// behind it there, stand behind all of ours.
+type localBehind struct{}
+
+func (localBehind) String() string { return "rule 0 lookup local again, behind ours" }
+func (localBehind) rank() int      { return 7 }
+
+// spareRules are rules of others of priority 0 that stand there again further
+// behind: those in front go.
+type spareRules struct{}
+
+func (spareRules) String() string { return "rules of priority 0 that stand there again" }
+func (spareRules) rank() int      { return 8 }
+
+// wantHostPool adds the objects that share the host's address.
+func wantHostPool(s state, d Desired, f facts) {
 	h := d.HostPool
+	s.add(kernelLocalRule{})
 	if !h.Addr.IsValid() {
-		// Who moved the kernel's own rule away, if not we, has a reason.
-		if f.kernelLocal || f.ourRules && !f.otherLocal {
-			s.add(kernelLocalRule{})
-		}
-		return nil
+		return
 	}
-	if f.otherLocalFirst {
-		return fmt.Errorf("host pool %v: another policy rule looks up the local table before priority %d (ip rule): move it behind",
-			h.Addr, divertPriority)
-	}
-	s.add(route{dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), table: HostPoolTable}, ourLocalRule)
-	for _, ports := range h.Ports {
-		if ports.Last == lastPort {
-			ports.Last--
-		}
-		if ports.First > ports.Last {
-			continue
-		}
-		for _, proto := range portProtocols {
-			s.add(rule{priority: divertPriority, to: h.Addr, proto: proto, ports: ports, table: HostPoolTable})
-		}
+	s.add(route{dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), table: HostPoolTable}, localBehind{})
+	for _, r := range divertRules(h.Addr, h.Ports) {
+		s.add(r)
 	}
 	if f.rpFilter {
 		// The check looks up the way back with the interface to which the packet
@@ -176,7 +176,38 @@ func wantHostPool(s state, d Desired, f facts) error {
 		s.add(rule{priority: divertPriority, to: h.Addr, mark: forwardMark, table: HostPoolTable},
 			rule{priority: divertPriority, to: h.Addr, mark: selfMark, iif: "lo", table: HostPoolTable})
 	}
-	return nil
+}
+
+// divertRules lead what is for ports to the device.
+func divertRules(a netip.Addr, ports []PortRange) (rules []rule) {
+	for _, p := range ports {
+		if p.Last == lastPort {
+			p.Last--
+		}
+		if p.First > p.Last {
+			continue
+		}
+		for _, proto := range portProtocols {
+			rules = append(rules, rule{priority: divertPriority, to: a, proto: proto, ports: p, table: HostPoolTable})
+		}
+	}
+	return rules
+}
+
+// requeue says what must be done about the order of rules of priority 0: one of
+// ours that comes is behind all others at first.
+func requeue(have, want state) {
+	if !want[localBehind{}] {
+		return
+	}
+	for o := range want {
+		if _, isRule := o.(rule); isRule && !have[o] {
+			delete(have, localBehind{})
+		}
+	}
+	if !have[localBehind{}] {
+		have.add(spareRules{}) // as soon as there is another behind
+	}
 }
 
 const (

@@ -27,6 +27,14 @@ type journalEntry struct {
 	// Interface is the index of the one that the key is about, 0 when it is about
 	// none: names change, and come back on others.
 	Interface int `json:"interface,omitempty"`
+	// Before is what we had set before Set: after a kill in between it still
+	// holds.
+	Before string `json:"before,omitempty"`
+}
+
+// ours says whether a value is there because we set it.
+func (e *journalEntry) ours(value string) bool {
+	return sameSysctl(value, e.Set) || e.Before != "" && sameSysctl(value, e.Before)
 }
 
 func openJournal(c Config) (*journal, error) {
@@ -54,10 +62,12 @@ func (j *journal) has(key string) bool { return j.index(key) >= 0 }
 // note remembers a value from before; only the first one counts.
 func (j *journal) note(key, was, set string) {
 	if i := j.index(key); i >= 0 {
-		j.Sysctls[i].Set = set
+		if e := &j.Sysctls[i]; e.Set != set {
+			e.Before, e.Set = e.Set, set
+		}
 		return
 	}
-	j.Sysctls = append(j.Sysctls, journalEntry{key, was, set, j.indexes[interfaceOf(key)]})
+	j.Sysctls = append(j.Sysctls, journalEntry{Key: key, Was: was, Set: set, Interface: j.indexes[interfaceOf(key)]})
 }
 
 // follow has the entries go with their interfaces: to another name with one that

@@ -227,6 +227,10 @@ func (k *linuxKernel) apply(c change) error {
 		err = k.changeRule(c.remove, o.netlink())
 	case kernelLocalRule:
 		err = k.changeRule(c.remove, o.netlink())
+	case localBehind:
+		err = k.copyZeroRules()
+	case spareRules:
+		err = k.removeSpareRules()
 	default:
 		err = errors.ErrUnsupported
 	}

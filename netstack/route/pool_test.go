@@ -3,6 +3,7 @@ package route
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -52,13 +53,13 @@ func TestHostPoolStates(t *testing.T) {
 		"\tcopy: copy icmp errors 12 about ports 40000-49999 to device 7",
 		"\tcopy: copy icmp errors 12 about echo identifiers 40000-49999 to device 7",
 		"\tguard: drop to 192.0.2.10 ports 40000-49999: not the host's",
-		"+ rule 33 lookup 255",
-		"+ rule 32 to 192.0.2.10 dccp dport 40000-49999 lookup 110",
-		"+ rule 32 to 192.0.2.10 sctp dport 40000-49999 lookup 110",
-		"+ rule 32 to 192.0.2.10 tcp dport 40000-49999 lookup 110",
-		"+ rule 32 to 192.0.2.10 udp dport 40000-49999 lookup 110",
-		"+ rule 32 to 192.0.2.10 udplite dport 40000-49999 lookup 110",
-		"- rule 0 lookup local",
+		"+ rule 0 to 192.0.2.10 dccp dport 40000-49999 lookup 110",
+		"+ rule 0 to 192.0.2.10 sctp dport 40000-49999 lookup 110",
+		"+ rule 0 to 192.0.2.10 tcp dport 40000-49999 lookup 110",
+		"+ rule 0 to 192.0.2.10 udp dport 40000-49999 lookup 110",
+		"+ rule 0 to 192.0.2.10 udplite dport 40000-49999 lookup 110",
+		"+ rule 0 lookup local again, behind ours",
+		"- rules of priority 0 that stand there again",
 	)
 	if diff := cmp.Diff(want, k.took()); diff != "" {
 		t.Errorf("to share: (-want +got)\n%s", diff)
@@ -72,34 +73,35 @@ func TestHostPoolStates(t *testing.T) {
 		"+ sysctl net.ipv4.ip_local_reserved_ports = 8080", // when nothing is diverted any more
 		"+ sysctl net.ipv4.conf.natless0.rp_filter = ",
 		"+ sysctl net.ipv4.conf.natless0.accept_local = ")
-	if diff := cmp.Diff(wantTail, tail); diff != "" || steps[0] != "+ rule 0 lookup local" {
-		t.Errorf("back again: first %q, end (-want +got)\n%s", steps[0], diff)
+	if diff := cmp.Diff(wantTail, tail); diff != "" || strings.Contains(lines(steps...), "lookup local") {
+		t.Errorf("back again: %q, end (-want +got)\n%s", steps, diff)
 	}
 	if got := k.sysctls[reservedPorts]; got != "8080" {
 		t.Errorf("reserved ports are %q afterwards", got)
 	}
 }
 
-// TestKernelLocalRuleOfOthers: who moved the local table's rule keeps it moved.
-func TestKernelLocalRuleOfOthers(t *testing.T) {
-	for _, c := range []struct {
-		facts facts
-		want  bool
-	}{
-		{facts{kernelLocal: true}, true},
-		{facts{ourRules: true}, true},
-		{facts{ourRules: true, otherLocal: true}, false},
-		{facts{otherLocal: true}, false},
-		{facts{}, false},
+// TestNobodyLooksUpLocal: where no rule at all looks up the local table, start,
+// end and cleanup make one before anything else, with a host pool and without.
+func TestNobodyLooksUpLocal(t *testing.T) {
+	_, sharing := sharingFake()
+	for name, work := range map[string]func(*reconciler) error{
+		"start":   func(r *reconciler) error { return r.set(Desired{MTU: 1500}) },
+		"sharing": func(r *reconciler) error { return r.set(sharing) },
+		"cleanup": func(r *reconciler) error { return r.cleanUp() },
 	} {
-		s := state{}
-		if err := wantHostPool(s, Desired{}, c.facts); err != nil || s[kernelLocalRule{}] != c.want {
-			t.Errorf("%+v: rule 0 wanted %t, err %v; want %t", c.facts, s[kernelLocalRule{}], err, c.want)
+		k, _ := sharingFake()
+		delete(k.have, kernelLocalRule{})
+		// What an earlier version left: its own rule for the table, and no other.
+		k.have.add(rule{priority: 33, table: 255})
+		if err := work(newTestReconciler(t, k, true)); err != nil {
+			t.Fatal(err)
 		}
-	}
-	_, d := sharingFake()
-	if err := wantHostPool(state{}, d, facts{otherLocal: true, otherLocalFirst: true}); err == nil {
-		t.Error("a local rule in front of ours must be refused")
+		steps := strings.Split(k.took(), "\n")
+		local := slices.Index(steps, "+ rule 0 lookup local")
+		if old := slices.Index(steps, "- rule 33 lookup 255"); local < 0 || old < local || !k.have[kernelLocalRule{}] {
+			t.Errorf("%s: %q", name, steps)
+		}
 	}
 }
 

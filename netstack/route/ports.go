@@ -85,7 +85,7 @@ func (p *sysctlPlan) reservePorts(pool []PortRange) {
 	present := p.read(reservedPorts)
 	if i := p.journal.index(reservedPorts); i >= 0 {
 		e := &p.journal.Sysctls[i]
-		if !sameSysctl(present, e.Set) {
+		if !e.ours(present) {
 			e.Was = othersPorts(present, e.Was, e.Set) // somebody changed it since
 		}
 		present = e.Was

@@ -50,14 +50,12 @@ func (r *reconciler) reconcile() error {
 	if warnings == nil && r.config.ManageSysctls {
 		r.wishes = sysctls.wishes
 	}
-	w, more, err := want(r.config, r.desired, o.facts)
-	if err != nil {
-		return err
-	}
+	w, more := want(r.config, r.desired, o.facts)
 	r.warn(append(warnings, more...))
 	if err := r.checkHostPool(o, w); err != nil {
 		return err
 	}
+	requeue(o.have, w)
 	for _, c := range diff(o.have, w) {
 		if err := r.apply(c); err != nil {
 			return err
@@ -229,7 +227,7 @@ func (r *reconciler) cleanUp() error {
 	}
 	var errs []error
 	nothing := state{}
-	errs = append(errs, wantHostPool(nothing, Desired{}, o.facts))
+	wantHostPool(nothing, Desired{}, o.facts)
 	for _, c := range diff(o.have, nothing) {
 		errs = append(errs, r.apply(c))
 	}

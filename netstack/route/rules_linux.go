@@ -41,45 +41,6 @@ func (k *linuxKernel) changeRule(remove bool, r *netlink.Rule) error {
 	return ignore(k.handle.RuleAdd(r), unix.EEXIST)
 }
 
-func (k *linuxKernel) readRules(_ Desired, o *observed) error {
-	rules, err := retryDump(func() ([]netlink.Rule, error) { return k.handle.RuleList(unix.AF_INET) })
-	if err != nil {
-		return fmt.Errorf("list rules: %w", err)
-	}
-	for _, r := range rules {
-		switch {
-		case r.Protocol == Protocol:
-			o.ourRules = true
-			o.have.add(fromRule(r))
-		case r.Table != unix.RT_TABLE_LOCAL || selective(r):
-		case r.Priority == 0:
-			o.kernelLocal = true
-			o.have.add(kernelLocalRule{})
-		default:
-			o.otherLocal = true
-			o.otherLocalFirst = o.otherLocalFirst || r.Priority <= divertPriority
-		}
-	}
-	return nil
-}
-
-// selective says whether a rule is not for all packets.
-func selective(r netlink.Rule) bool {
-	return r.Src != nil || r.Dst != nil || r.Mark != 0 || r.IifName != "" || r.OifName != "" ||
-		r.IPProto != 0 || r.Sport != nil || r.Dport != nil || r.UIDRange != nil || r.Tos != 0 || r.Invert
-}
-
-func fromRule(r netlink.Rule) rule {
-	out := rule{priority: r.Priority, proto: byte(r.IPProto), mark: r.Mark, iif: r.IifName, table: r.Table}
-	if r.Dst != nil {
-		out.to = fromIPNet(r.Dst).Addr()
-	}
-	if r.Dport != nil {
-		out.ports = PortRange{r.Dport.Start, r.Dport.End}
-	}
-	return out
-}
-
 // tcpStates are those of linux/tcp_states.h in which a socket takes part in a
 // connection or waits for one. TIME_WAIT takes none of ours: it ends by itself.
 var tcpStates = map[uint8]string{

@@ -134,7 +134,7 @@ func diff(have, want state) []change {
 // replaced says whether o goes by adding what is wanted, or never.
 func replaced(o object, want state) bool {
 	switch o := o.(type) {
-	case link:
+	case link, kernelLocalRule, localBehind:
 		return true
 	case nftTable:
 		for w := range want {

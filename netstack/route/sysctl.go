@@ -127,7 +127,7 @@ func (p *sysctlPlan) obsolete() (restore []sysctl, forget []string) {
 			continue
 		}
 		forget = append(forget, e.Key)
-		if sameSysctl(p.read(e.Key), e.Set) {
+		if e.ours(p.read(e.Key)) {
 			restore = append(restore, sysctl{e.Key, e.Was})
 		}
 	}
