@@ -90,6 +90,9 @@ func printAddresses(w io.Writer, p api.Pool, all bool) error {
 		if a.PortsCooling > 0 {
 			line += fmt.Sprintf(", %d cooling down", a.PortsCooling)
 		}
+		if a.PortsOfHost > 0 {
+			line += fmt.Sprintf(", %d in use by the host", a.PortsOfHost)
+		}
 		fmt.Fprintln(t, line)
 	}
 	if n := len(p.Addresses) - len(shown); n > 0 {

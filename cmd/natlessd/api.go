@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/natless/natless/cmd/internal/explain"
@@ -16,6 +17,7 @@ import (
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
 )
 
 // apiTask answers on the API's socket.
@@ -107,7 +109,7 @@ func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
 			}
 		}
 	}
-	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry), spoofing(), s.held(c))
+	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry), s.hostPorts(), spoofing(), s.held(c))
 	if c.Uplink != "" {
 		st.Checks = append(st.Checks, announcements(s.routes))
 	}
@@ -152,12 +154,47 @@ func announcements(m *route.Manager) api.Check {
 
 // homeless looks for assignments that no pool would give any more.
 func homeless(r *registry.Registry) api.Check {
-	in := 0
-	for _, p := range r.Pools() {
-		in += p.Workloads
+	outside := r.Outside()
+	if len(outside) == 0 {
+		return api.Check{Name: "pools", State: "ok"}
 	}
-	if n := r.Len() - in; n > 0 {
-		return api.Check{Name: "pools", State: "warn", Detail: fmt.Sprintf("%d workloads have addresses that are in no pool: they keep them until they end", n)}
+	const most = 5
+	var words []string
+	for _, o := range outside[:min(most, len(outside))] {
+		if len(o.Ports) == 0 {
+			words = append(words, o.Address.String())
+		} else {
+			words = append(words, fmt.Sprintf("%s ports %v", o.Address, o.Ports))
+		}
 	}
-	return api.Check{Name: "pools", State: "ok"}
+	if n := len(outside) - most; n > 0 {
+		words = append(words, fmt.Sprintf("and %d more addresses", n))
+	}
+	return api.Check{Name: "pools", State: "warn", Detail: fmt.Sprintf(
+		"workloads have what is in no pool any more, and keep it until they end: %s", strings.Join(words, ", "))}
+}
+
+// assigned says whether a workload has a port of an address.
+func (s *server) assigned(a netip.Addr, port uint16) bool {
+	table, addr := s.translator.Table(), mapping.Addr4From(a)
+	e := table.Lookup4(addr)
+	return e != nil && (!e.Shared() || table.Port(e, addr, port) != nil)
+}
+
+// noteInUse keeps what the host uses of its own address from workloads.
+func (s *server) noteInUse(u route.InUse) {
+	share := registry.Share{Address: u.Addr}
+	for _, p := range u.Ports {
+		share.Ports = append(share.Ports, mapping.PortRange{First: p.First, Last: p.Last})
+	}
+	s.workloads.SetInUse(share)
+	s.inUse.Store(&u)
+}
+
+// hostPorts says which of the ports that the host shares it uses itself.
+func (s *server) hostPorts() api.Check {
+	if u := s.inUse.Load(); u != nil && len(u.Ports) > 0 {
+		return api.Check{Name: "host ports", State: "warn", Detail: u.String()}
+	}
+	return api.Check{Name: "host ports", State: "ok"}
 }

@@ -40,10 +40,11 @@ func (s *server) bar(taken route.Taken) {
 	s.workloads.Bar(taken)
 }
 
-// pools4 is the addresses that only workloads have: not those that others hold, who
+// pools4 is the addresses that only workloads have, with those that they keep
+// outside of the pools: not those that others hold, who
 // send from them and are sent to, gateways and the host itself first of all.
-func (s *server) pools4(c *config.Config) []netip.Prefix {
-	return s.taken.Load().Without(c.Translator(s.key).Pools4)
+func (s *server) pools4(c *config.Config, kept []netip.Prefix) []netip.Prefix {
+	return s.taken.Load().Without(slices.Concat(c.Translator(s.key).Pools4, kept))
 }
 
 // follow does what the links' present addresses ask for.
@@ -52,7 +53,7 @@ func (r *reloader) follow(taken route.Taken) {
 	defer r.one.Unlock()
 	r.bar(taken)
 	c := r.running()
-	if slices.Equal(r.pools4(c), r.translator.Config().Pools4) {
+	if slices.Equal(r.pools4(c, *r.workloads.kept.Load()), r.translator.Config().Pools4) {
 		return
 	}
 	r.log.Warn("the addresses on the host's links that pools cover have changed", "now", taken.Words(c.Covered(taken)))

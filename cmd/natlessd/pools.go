@@ -3,8 +3,11 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/registry"
@@ -34,17 +37,67 @@ func registryPools(c *config.Config, uplink func(name string) (netip.Addr, error
 // someUplink stands for the address when there is only a file to check.
 func someUplink(string) (netip.Addr, error) { return netip.AddrFrom4([4]byte{255, 255, 255, 254}), nil }
 
-// hostPool is the pool of the host's own address in the terms of the kernel's
-// keeper; the zero value when there is none.
-func hostPool(pools []registry.Pool) (h route.HostPool) {
+// reach is what must lead to the translator: the pools, and what workloads keep
+// that is in none any more.
+type reach struct {
+	pools []registry.Pool
+	host  route.HostPool // the zero value: nobody shares the host's own address
+	kept  []netip.Prefix // addresses outside of the pools
+}
+
+// reachOf puts pools, and what is assigned outside of them, into the terms of
+// the kernel's keeper. own says whether an address is the host's.
+func reachOf(pools []registry.Pool, outside []registry.Share, own func(netip.Addr) bool) reach {
+	r := reach{pools: pools}
 	for _, p := range pools {
-		if !p.Uplink {
-			continue
-		}
-		h.Addr = p.IPv4.Addr()
-		for _, r := range p.Ports {
-			h.Ports = append(h.Ports, route.PortRange{First: max(r.First, 1), Last: r.Last}) // nobody has port 0
+		if p.Uplink {
+			r.host = route.HostPool{Addr: p.IPv4.Addr(), Ports: hostPorts(p.Ports)}
 		}
 	}
-	return h
+	for _, o := range outside {
+		switch {
+		case o.Address == r.host.Addr:
+			r.host.Ports = union(r.host.Ports, hostPorts(o.Ports))
+		case !r.host.Addr.IsValid() && len(o.Ports) > 0 && own(o.Address):
+			r.host = route.HostPool{Addr: o.Address, Ports: hostPorts(o.Ports), Stays: true}
+		default:
+			r.kept = append(r.kept, netip.PrefixFrom(o.Address, 32))
+		}
+	}
+	return r
+}
+
+func hostPorts(set mapping.PortSet) (ports []route.PortRange) {
+	for _, r := range set {
+		if r.Last > 0 { // nobody has port 0
+			ports = append(ports, route.PortRange{First: max(r.First, 1), Last: r.Last})
+		}
+	}
+	return ports
+}
+
+// union sorts ranges and joins those that touch.
+func union(a, b []route.PortRange) (out []route.PortRange) {
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, func(a, b route.PortRange) int { return cmp.Compare(a.First, b.First) })
+	for _, r := range all {
+		if n := len(out); n > 0 && int(r.First) <= int(out[n-1].Last)+1 {
+			out[n-1].Last = max(out[n-1].Last, r.Last)
+		} else {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// ownAddress says whether the host has an address itself.
+func ownAddress(a netip.Addr) bool {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(all, func(n net.Addr) bool {
+		p, err := netip.ParsePrefix(n.String())
+		return err == nil && p.Addr() == a
+	})
 }

@@ -80,8 +80,32 @@ func (r *reloader) Run(ctx context.Context) error {
 			r.one.Unlock()
 		case taken := <-r.routes.Taken():
 			r.follow(taken)
+		case <-r.workloads.givenBack:
+			if err := r.release(ctx); err != nil {
+				r.log.Error("give back what no pool has any more", "error", err)
+			}
 		}
 	}
+}
+
+// gather is how long what is given back waits for more.
+const gather = time.Second
+
+// release takes from the kernel what workloads had outside of the pools.
+func (r *reloader) release(ctx context.Context) error {
+	select {
+	case <-time.After(gather):
+	case <-ctx.Done():
+		return nil
+	}
+	r.one.Lock()
+	defer r.one.Unlock()
+	c := r.running()
+	pools, err := registryPools(c, route.UplinkAddr)
+	if err != nil {
+		return err
+	}
+	return r.routes.Set(desired(c, r.workloads.reach(pools, r.workloads.Outside())))
 }
 
 // reload reads the file again. Either all of it is in force afterwards, or
@@ -135,8 +159,8 @@ func (r *reloader) replace(next *config.Config) error {
 	if err != nil {
 		return err
 	}
-	err = r.workloads.Reconfigure(pools, next.Registry.History, func(assigned iter.Seq[mapping.Mapping]) error {
-		return r.swap(next, pools, assigned)
+	err = r.workloads.Reconfigure(pools, next.Registry.History, func(assigned iter.Seq[mapping.Mapping], outside []registry.Share) error {
+		return r.swap(next, r.workloads.reach(pools, outside), assigned)
 	})
 	if err == nil {
 		r.level.Set(next.Log.Level.Level())
@@ -146,16 +170,16 @@ func (r *reloader) replace(next *config.Config) error {
 
 // swap puts a configuration and what is assigned into the translator and the
 // kernel.
-func (r *reloader) swap(next *config.Config, pools []registry.Pool, assigned iter.Seq[mapping.Mapping]) error {
+func (r *reloader) swap(next *config.Config, reach reach, assigned iter.Seq[mapping.Mapping]) error {
 	table, err := tableOf(next, assigned)
 	if err != nil {
 		return err
 	}
 	// The translator comes first: what the routes then bring finds its mapping.
 	before, beforeTable := r.translator.Config(), r.translator.Table()
-	err = r.renumber(r.translation(next, pools), table)
+	err = r.renumber(r.translation(next, reach), table)
 	if err == nil {
-		err = r.routes.Set(desired(next, pools))
+		err = r.routes.Set(desired(next, reach))
 	}
 	if err == nil {
 		return nil

@@ -18,7 +18,6 @@ import (
 	"github.com/natless/natless/cmd/internal/web"
 	"github.com/natless/natless/config"
 	apiserver "github.com/natless/natless/config/api/server"
-	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/gro"
 	"github.com/natless/natless/netstack/local"
@@ -54,6 +53,7 @@ type server struct {
 	gro        *gro.Task
 	diversion  diversion
 	taken      atomic.Pointer[route.Taken] // by others on the host's links
+	inUse      atomic.Pointer[route.InUse]
 }
 
 func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger) (*server, error) {
@@ -73,19 +73,21 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 	if err := s.refuseHeld(c); err != nil {
 		return nil, err
 	}
-	if s.translator, err = translator.New(s.translation(c, pools), table); err != nil {
+	s.workloads.assigned = func(a netip.Addr) { s.routes.Assigned(a) }
+	reach := s.workloads.reach(pools, s.workloads.Outside())
+	if s.translator, err = translator.New(s.translation(c, reach), table); err != nil {
 		return nil, err
 	}
-	s.workloads.serve(s.translator)
-	s.workloads.assigned = func(a netip.Addr) { s.routes.Assigned(a) }
 	s.routes, err = route.New(route.Config{
 		Device: c.Device.Name, ManageSysctls: c.ManageSysctls, SysctlDir: c.SysctlDir, Leave: handover, Log: log,
 		StateDir: filepath.Dir(c.API.Socket), // which a reboot empties, and no other daemon has
+		Assigned: s.assigned, InUse: s.noteInUse,
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := s.routes.Set(desired(c, pools)); err != nil {
+	s.workloads.serve(s.translator, s.routes.Look)
+	if err := s.routes.Set(desired(c, reach)); err != nil {
 		return nil, err
 	}
 	if s.local, err = local.New(s.localConfig(c)); err != nil {
@@ -154,23 +156,23 @@ func (s *server) announce(ctx context.Context, tasks []task) {
 }
 
 // translation is how a configuration translates.
-func (s *server) translation(c *config.Config, pools []registry.Pool) translator.Config {
+func (s *server) translation(c *config.Config, r reach) translator.Config {
 	t := c.Translator(s.key)
-	t.Host4 = hostPool(pools).Addr
-	t.Pools4 = s.pools4(c)
+	t.Host4 = r.host.Addr
+	t.Pools4 = s.pools4(c, r.kept)
 	return t
 }
 
 // desired is what the kernel should do by a configuration.
-func desired(c *config.Config, pools []registry.Pool) route.Desired {
+func desired(c *config.Config, r reach) route.Desired {
 	d := route.Desired{
 		MTU: c.Device.MTU, Uplink: c.Uplink, Prefix: c.Prefix,
 		IPv4: c.Addresses.IPv4, IPv6: c.Addresses.IPv6,
 		ICMPSource4: c.ICMPSourcePool.IPv4, ICMPSource6: c.ICMPSourcePool.IPv6,
-		Mapped4:  slices.Clone(c.Mapped4()),
-		HostPool: hostPool(pools), AntiSpoofing: true,
+		Mapped4:  slices.Concat(c.Mapped4(), r.kept),
+		HostPool: r.host, AntiSpoofing: true,
 	}
-	for _, p := range pools {
+	for _, p := range r.pools {
 		if !p.Uplink {
 			d.Mapped4 = append(d.Mapped4, p.IPv4)
 		}

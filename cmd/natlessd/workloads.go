@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/natless/natless/cmd/internal/metrics"
@@ -37,6 +38,11 @@ type workloads struct {
 	ready      chan struct{}
 	assigned   func(netip.Addr) // told an address that has its first owner; may be nil
 	put        chan struct{}    // has an element when somebody was given something
+	// Addresses of which somebody has what no pool has any more, and what tells
+	// that some of it was given back.
+	outside   atomic.Pointer[map[netip.Addr]bool]
+	kept      atomic.Pointer[[]netip.Prefix] // of them, those that are not the host's
+	givenBack chan struct{}
 }
 
 // openWorkloads opens the registry and gives the table of the explicit mappings
@@ -54,7 +60,8 @@ func openWorkloads(c *config.Config, pools []registry.Pool, log *slog.Logger) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	w := &workloads{Registry: r, socket: c.API.Socket, log: log, ready: make(chan struct{}), put: make(chan struct{}, 1)}
+	w := &workloads{Registry: r, socket: c.API.Socket, log: log, ready: make(chan struct{}),
+		put: make(chan struct{}, 1), givenBack: make(chan struct{}, 1)}
 	edit := table.Edit()
 	for _, a := range r.All() {
 		if err := edit.Insert(a.Mapping()); err != nil {
@@ -68,8 +75,35 @@ func openWorkloads(c *config.Config, pools []registry.Pool, log *slog.Logger) (*
 	return w, edit.Table(), nil
 }
 
+// reach is what must lead to the translator; it remembers what of it goes when
+// it is given back.
+func (w *workloads) reach(pools []registry.Pool, outside []registry.Share) reach {
+	addresses := map[netip.Addr]bool{}
+	for _, o := range outside {
+		addresses[o.Address] = true
+	}
+	w.outside.Store(&addresses)
+	r := reachOf(pools, outside, ownAddress)
+	w.kept.Store(&r.kept)
+	return r
+}
+
+// changed tells who must know that something was assigned or given back: look
+// is called when a port was assigned that the host uses.
+func (w *workloads) changed(c registry.Change, look func()) {
+	if c.New != nil && w.InUse().Overlaps(c.New.Address, c.New.Ports) {
+		look()
+	}
+	if outside := w.outside.Load(); c.Old != nil && outside != nil && (*outside)[c.Old.Address] {
+		select {
+		case w.givenBack <- struct{}{}:
+		default:
+		}
+	}
+}
+
 // serve ties the registry to the translator that has the table.
-func (w *workloads) serve(t *translator.Translator) {
+func (w *workloads) serve(t *translator.Translator, look func()) {
 	w.translator = t
 	w.SetSink(
 		func(c registry.Change) error { _, err := edited(t.Table(), c); return err },
@@ -78,6 +112,7 @@ func (w *workloads) serve(t *translator.Translator) {
 				err := t.Edit(func(table *mapping.Table) (*mapping.Table, error) { return edited(table, c) })
 				if err == nil {
 					w.fastPath.follow(t.Table(), c)
+					w.changed(c, look)
 				}
 				return err
 			}

@@ -173,10 +173,11 @@ type Pool struct {
 	PortsPerWorkload int           `json:"ports_per_workload,omitempty"`
 	CooldownSeconds  float64       `json:"cooldown_seconds"`
 	Workloads        int           `json:"workloads"`
-	Ports            int           `json:"ports"`         // that can be assigned
-	PortsUsed        int           `json:"ports_used"`    // that workloads have
-	PortsCooling     int           `json:"ports_cooling"` // given back, and not yet to be had
-	Headroom         int           `json:"headroom"`      // workloads that would find ports_per_workload, or an address, free
+	Ports            int           `json:"ports"`                   // that can be assigned
+	PortsUsed        int           `json:"ports_used"`              // that workloads have
+	PortsCooling     int           `json:"ports_cooling"`           // given back, and not yet to be had
+	PortsOfHost      int           `json:"ports_of_host,omitempty"` // that the host itself uses: not to be had until it stops
+	Headroom         int           `json:"headroom"`                // workloads that would find ports_per_workload, or an address, free
 	Addresses        []PoolAddress `json:"addresses"`
 }
 
@@ -197,6 +198,7 @@ type PoolAddress struct {
 	Ports        int        `json:"ports"`
 	PortsUsed    int        `json:"ports_used"`
 	PortsCooling int        `json:"ports_cooling"`
+	PortsOfHost  int        `json:"ports_of_host,omitempty"`
 	// Barred is why nothing of it is assigned: somebody on the host's links holds
 	// it. Empty: it is.
 	Barred string `json:"barred,omitempty"`

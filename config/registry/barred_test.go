@@ -68,7 +68,7 @@ func TestBarred(t *testing.T) {
 		}
 		clock.advance(time.Hour)
 		p.Cooldown = 2 * time.Minute
-		nothing := func(iter.Seq[mapping.Mapping]) error { return nil }
+		nothing := func(iter.Seq[mapping.Mapping], []Share) error { return nil }
 		if err := r.Reconfigure([]Pool{p, uplink}, 100, nothing); err != nil {
 			t.Fatal(err)
 		}

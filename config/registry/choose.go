@@ -71,7 +71,7 @@ func (a *address) conflict(wants *Assignment) error {
 // given today and nobody else has it. A set that cools down is only for the
 // very workload that had it: packets for it may still be under way.
 func (t *txn) again(a *Assignment, p *pool) bool {
-	if c := t.state.lastCooled[a.Key]; c != nil && fits(c.Assignment, a, p) && t.state.address(c.Address).barred == "" {
+	if c := t.state.lastCooled[a.Key]; c != nil && fits(c.Assignment, a, p) && t.state.address(c.Address).freeOfHost(c.Ports) && t.state.address(c.Address).barred == "" {
 		a.Address, a.Ports = c.Address, c.Ports
 		return true
 	}
@@ -81,7 +81,10 @@ func (t *txn) again(a *Assignment, p *pool) bool {
 	}
 	for _, k := range had {
 		last := lastOf(t.tx, k)
-		if last != nil && fits(last, a, p) && t.state.address(last.Address).free(last.Ports) && t.state.address(last.Address).barred == "" {
+		if last == nil || !fits(last, a, p) {
+			continue
+		}
+		if addr := t.state.address(last.Address); addr.free(last.Ports) && addr.freeOfHost(last.Ports) && addr.barred == "" {
 			a.Address, a.Ports = last.Address, last.Ports
 			return true
 		}

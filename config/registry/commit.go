@@ -122,16 +122,8 @@ func (r *Registry) write(batch []*op) error {
 
 // rebuild makes memory the same as the disk.
 func (r *Registry) rebuild() error {
-	pools := make([]Pool, len(r.state.pools))
-	for i, p := range r.state.pools {
-		pools[i] = p.Pool
-	}
-	made, err := newPools(pools)
-	if err != nil {
-		return err
-	}
 	return r.db.View(func(tx *bolt.Tx) error {
-		s, err := loadState(tx, made)
+		s, err := r.reload(tx, r.state.pools)
 		if err == nil {
 			r.state = s
 			r.state.bar(r.barred)

@@ -43,12 +43,15 @@ func (e *ExhaustedError) Error() string {
 	if e.Address.IsValid() {
 		where = " on " + e.Address.String()
 	}
-	u, barred := e.Usage, ""
+	u, barred, host := e.Usage, "", ""
 	if n := u.Barred(); n > 0 {
 		barred = fmt.Sprintf(" (%d of them held by others on the host's links)", n)
 	}
-	return fmt.Sprintf("pool %q is exhausted: no %s free%s; %d workloads have %d of %d ports on %d addresses%s, %d more cool down: free a workload, or add addresses to the pool",
-		u.Name, what, where, u.Workloads, u.PortsUsed, u.Ports, len(u.Addresses), barred, u.PortsCooling)
+	if u.PortsOfHost > 0 {
+		host = fmt.Sprintf(", the host itself uses %d (natless status says who)", u.PortsOfHost)
+	}
+	return fmt.Sprintf("pool %q is exhausted: no %s free%s; %d workloads have %d of %d ports on %d addresses%s, %d more cool down%s: free a workload, or add addresses to the pool",
+		u.Name, what, where, u.Workloads, u.PortsUsed, u.Ports, len(u.Addresses), barred, u.PortsCooling, host)
 }
 
 // ConflictError: somebody else has the very thing.

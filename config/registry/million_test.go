@@ -104,7 +104,7 @@ func scale(t *testing.T, n, ports int) {
 		}
 	}
 	kept := 0
-	swap := func(all iter.Seq[mapping.Mapping]) error {
+	swap := func(all iter.Seq[mapping.Mapping], _ []Share) error {
 		kept = 0
 		for range all {
 			kept++

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/bits"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/natless/natless/config/api"
@@ -38,13 +39,14 @@ type Pool struct {
 type pool struct {
 	Pool
 	addresses []*address
-	never     bitmap // outside Ports
-	closed    bitmap // never, or reserved
-	perAddr   int    // ports of one address that can be assigned
-	longest   int    // run that an empty address has
-	shares    int    // of PortsPerWorkload that an empty address has
-	next      int    // address to start looking from
-	least     int    // no address has fewer ports in use
+	never     bitmap                 // outside Ports
+	closed    bitmap                 // never, or reserved
+	perAddr   int                    // ports of one address that can be assigned
+	longest   int                    // run that an empty address has
+	shares    int                    // of PortsPerWorkload that an empty address has
+	next      int                    // address to start looking from
+	least     int                    // no address has fewer ports in use
+	inUse     *atomic.Pointer[inUse] // what the host uses of its own address; nil: of none
 }
 
 // CheckPools says what is wrong with the pools, as Open and Reconfigure would.
@@ -71,6 +73,15 @@ func newPools(pools []Pool) ([]*pool, error) {
 		made = append(made, one)
 	}
 	return made, nil
+}
+
+// newPools makes pools that know what the host uses.
+func (r *Registry) newPools(pools []Pool) ([]*pool, error) {
+	made, err := newPools(pools)
+	for _, p := range made {
+		p.inUse = &r.inUse
+	}
+	return made, err
 }
 
 func newPool(c Pool) (*pool, error) {
@@ -179,7 +190,7 @@ func (p *pool) headroom(a *address, taken *bitmap, free int) int {
 	switch {
 	case a.barred != "":
 		return 0
-	case a.used() == free:
+	case a.used() == free && a.inUse() == nil:
 		return p.shares
 	case p.Whole || a.whole:
 		return 0
@@ -200,15 +211,22 @@ func (p *pool) usage(free map[*address]int) api.Pool {
 		Addresses: make([]api.PoolAddress, len(p.addresses)),
 	}
 	for i, a := range p.addresses {
-		total, taken := p.perAddr, a.taken.bitmap()
+		total, taken, host := p.perAddr, a.taken.bitmap(), 0
 		for j, w := range taken {
 			total += bits.OnesCount64(w & p.closed[j])
 		}
 		if a.barred != "" {
 			total = a.used() - free[a] // which its owners keep
 		}
+		if in := a.inUse(); in != nil {
+			for j, w := range in {
+				host += bits.OnesCount64(w &^ taken[j] &^ p.never[j])
+				taken[j] |= w
+			}
+		}
 		u.Addresses[i] = api.PoolAddress{Address: a.addr, Workloads: len(a.owners),
-			Ports: total, PortsUsed: a.assigned, PortsCooling: a.cooling - free[a], Barred: a.barred}
+			Ports: total, PortsUsed: a.assigned, PortsCooling: a.cooling - free[a], PortsOfHost: host, Barred: a.barred}
+		u.PortsOfHost += host
 		u.Workloads += len(a.owners)
 		u.Ports += total
 		u.PortsUsed += a.assigned

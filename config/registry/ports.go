@@ -174,6 +174,12 @@ func (a *address) free(s mapping.PortSet) bool {
 	return !slices.ContainsFunc(s, a.taken.any)
 }
 
+// freeOfHost says whether the host uses no port of the set.
+func (a *address) freeOfHost(s mapping.PortSet) bool {
+	host := a.inUse()
+	return host == nil || len(s) > 0 && !slices.ContainsFunc(s, host.any)
+}
+
 func (a *address) take(s mapping.PortSet) {
 	if len(s) == 0 {
 		a.whole = true
@@ -213,19 +219,24 @@ func (a *address) find(p *pool, size int, extra []uint16) (mapping.PortSet, bool
 	if a.whole || size > a.fit {
 		return nil, false
 	}
+	taken, host := a.taken.bitmap(), a.inUse()
+	if host != nil {
+		for i, w := range host {
+			taken[i] |= w
+		}
+	}
 	for _, port := range extra {
 		one := mapping.PortRange{First: port, Last: port}
-		if a.taken.any(one) || p.never.any(one) {
+		if taken.any(one) || p.never.any(one) {
 			return nil, false
 		}
 	}
-	taken := a.taken.bitmap()
 	for _, port := range extra { // they must not be in the run
 		taken.set(mapping.PortRange{First: port, Last: port})
 	}
 	run, ok := taken.run(&p.closed, size)
 	if !ok {
-		if len(extra) == 0 {
+		if len(extra) == 0 && host == nil { // the host gives ports back without a word
 			a.fit = size / 2
 		}
 		return nil, false

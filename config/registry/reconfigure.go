@@ -17,14 +17,15 @@ import (
 // Reconfigure changes the pools and the bound of the history. Assignments stay
 // as they are, also those that no pool would give any more; only those of an
 // uplink pool whose address changed move to the new address, if their ports
-// are free there. swap gets the mappings of all assignments as they will be
-// and puts them into effect together with the rest of a new config; no change
-// reaches the sink meanwhile. When swap fails nothing has changed.
+// are free there. swap gets the mappings of all assignments as they will be, and
+// what of them is outside of the pools, and puts them into effect together with
+// the rest of a new config; no change reaches the sink meanwhile. When swap fails
+// nothing has changed.
 //
 // Where pools change, the state is built anew from memory, and shares the
 // assignments with the old one: reading a million from disk would take seconds.
-func (r *Registry) Reconfigure(pools []Pool, history int, swap func(iter.Seq[mapping.Mapping]) error) error {
-	made, err := newPools(pools)
+func (r *Registry) Reconfigure(pools []Pool, history int, swap func(assigned iter.Seq[mapping.Mapping], outside []Share) error) error {
+	made, err := r.newPools(pools)
 	if err != nil {
 		return err
 	}
@@ -41,7 +42,7 @@ func (r *Registry) Reconfigure(pools []Pool, history int, swap func(iter.Seq[map
 }
 
 // reconfigure begins with the state that from gives.
-func (r *Registry) reconfigure(pools []*pool, history int, swap func(iter.Seq[mapping.Mapping]) error, from func(*bolt.Tx) (state, error)) error {
+func (r *Registry) reconfigure(pools []*pool, history int, swap func(assigned iter.Seq[mapping.Mapping], outside []Share) error, from func(*bolt.Tx) (state, error)) error {
 	var fresh state
 	history = max(history, 0)
 	err := r.db.Update(func(tx *bolt.Tx) (err error) {
@@ -52,14 +53,14 @@ func (r *Registry) reconfigure(pools []*pool, history int, swap func(iter.Seq[ma
 		if fresh, err = from(tx); err != nil {
 			return err
 		}
-		moved, err := moveUplink(tx, &fresh, history, r.now())
+		moved, err := moveUplink(tx, &fresh, r.state.pools, history, r.now())
 		if err == nil && moved {
-			fresh, err = loadState(tx, pools)
+			fresh, err = r.reload(tx, pools)
 		}
 		if err != nil {
 			return err
 		}
-		if err := swap(fresh.mappings()); err != nil {
+		if err := swap(fresh.mappings(), fresh.outside()); err != nil {
 			return err
 		}
 		if !pruned && !moved {
@@ -75,25 +76,65 @@ func (r *Registry) reconfigure(pools []*pool, history int, swap func(iter.Seq[ma
 	return nil
 }
 
+// reload reads what is on disk into pools like these, which have been used.
+func (r *Registry) reload(tx *bolt.Tx, used []*pool) (state, error) {
+	pools := make([]Pool, len(used))
+	for i, p := range used {
+		pools[i] = p.Pool
+	}
+	made, err := r.newPools(pools)
+	if err != nil {
+		return state{}, err
+	}
+	return loadState(tx, made)
+}
+
 // moveUplink ends, in the transaction, the assignments that an uplink pool has
-// on an address it has no more, and begins the same on the new one.
-func moveUplink(tx *bolt.Tx, s *state, history int, now time.Time) (moved bool, err error) {
+// on an address it has no more, and begins the same on the new one. Those of an
+// uplink pool that has another name now become the new one's: they follow it,
+// now and later.
+func moveUplink(tx *bolt.Tx, s *state, before []*pool, history int, now time.Time) (moved bool, err error) {
 	for _, a := range s.assignments {
-		p := s.pool(a.Pool)
-		if p == nil || !p.Uplink || p.IPv4.Contains(a.Address) {
+		p := s.uplinkPool(a, before)
+		if p == nil || p.Name == a.Pool && p.IPv4.Contains(a.Address) {
 			continue
 		}
 		moved = true
-		ended, begun := *a, *a
-		ended.Until, begun.Since, begun.Address = now, now, p.IPv4.Addr()
-		if err := putHistory(tx, &ended, history); err != nil {
-			return moved, err
+		begun := *a
+		begun.Pool = p.Name
+		if !p.IPv4.Contains(a.Address) {
+			ended := *a
+			ended.Until, begun.Since, begun.Address = now, now, p.IPv4.Addr()
+			if err := putHistory(tx, &ended, history); err != nil {
+				return moved, err
+			}
 		}
 		if err := putAssignment(tx, &begun); err != nil {
 			return moved, err
 		}
 	}
 	return moved, nil
+}
+
+// uplinkPool is the uplink pool that an assignment belongs to; nil: to none. One
+// whose pool is gone belongs to it by address, or when its pool was the uplink's
+// before.
+func (s *state) uplinkPool(a *Assignment, before []*pool) *pool {
+	if p := s.pool(a.Pool); p != nil {
+		if p.Uplink {
+			return p
+		}
+		return nil
+	}
+	for _, p := range s.pools {
+		if !p.Uplink {
+			continue
+		}
+		if p.IPv4.Contains(a.Address) || slices.ContainsFunc(before, func(b *pool) bool { return b.Uplink && b.Name == a.Pool }) {
+			return p
+		}
+	}
+	return nil
 }
 
 func samePools(a, b []*pool) bool {

@@ -12,6 +12,7 @@ import (
 	"iter"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/natless/natless/config/api"
@@ -78,6 +79,7 @@ type Registry struct {
 	sink    func(context.Context, Change) error
 
 	commits queue
+	inUse   atomic.Pointer[inUse]
 
 	mu     sync.RWMutex // guards what follows; held for writing until what was written is on disk
 	state  state
@@ -121,11 +123,11 @@ func Open(o Options) (*Registry, error) {
 // load reads what the disk has. The history may be longer than its bound, and
 // the uplink have another address than when it was written.
 func (r *Registry) load(o Options) error {
-	made, err := newPools(o.Pools)
+	made, err := r.newPools(o.Pools)
 	if err != nil {
 		return err
 	}
-	nobody := func(iter.Seq[mapping.Mapping]) error { return nil }
+	nobody := func(iter.Seq[mapping.Mapping], []Share) error { return nil }
 	return r.reconfigure(made, o.History, nobody, func(tx *bolt.Tx) (state, error) { return loadState(tx, made) })
 }
 

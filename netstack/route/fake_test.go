@@ -12,7 +12,7 @@ import (
 type fakeKernel struct {
 	have    state
 	facts   facts
-	inUse   []string
+	inUse   []hostSocket
 	ifaces  []iface
 	sysctls map[string]string
 	log     []string
@@ -41,6 +41,8 @@ func (f *fakeKernel) observe(Desired) (*observed, error) {
 	return o, nil
 }
 
+func (f *fakeKernel) prepare(Desired, *observed) {}
+
 func (f *fakeKernel) proxies() (out []proxy, err error) {
 	for h := range f.have {
 		if p, ok := h.(proxy); ok {
@@ -50,7 +52,7 @@ func (f *fakeKernel) proxies() (out []proxy, err error) {
 	return out, nil
 }
 
-func (f *fakeKernel) sockets(HostPool) ([]string, error) { return f.inUse, nil }
+func (f *fakeKernel) sockets(HostPool) ([]hostSocket, error) { return f.inUse, nil }
 
 func (f *fakeKernel) apply(c change) error {
 	f.log = append(f.log, c.String())

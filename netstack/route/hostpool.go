@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -59,6 +58,9 @@ const (
 type HostPool struct {
 	Addr  netip.Addr
 	Ports []PortRange // those of the workloads
+	// Stays: it is no pool any more, but workloads have ports of the address; they
+	// do not follow when the uplink has another.
+	Stays bool
 }
 
 // PortRange is First to Last, both in it.
@@ -84,7 +86,10 @@ func (h HostPool) validate() error {
 
 // lastPort cannot be named in a policy rule (fib_rule_port_range_valid in
 // linux/fib_rules.h refuses it), so what is for it is copied like a fragment.
-const lastPort = 65535
+const (
+	lastPort     = 65535
+	copyLastPort = "copy port 65535"
+)
 
 // portProtocols have ports where TCP has them.
 var portProtocols = []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP, unix.IPPROTO_DCCP, unix.IPPROTO_UDPLITE}
@@ -289,7 +294,7 @@ func copyRules(def *nftDef, d Desired, f facts) {
 	isICMP := slices.Concat(meta(expr.MetaKeyL4PROTO), is(unix.IPPROTO_ICMP))
 	hasPorts := slices.Concat(meta(expr.MetaKeyL4PROTO), oneOf(protocolSet))
 	if slices.ContainsFunc(h.Ports, func(p PortRange) bool { return p.Last == lastPort }) {
-		def.add(c, fmt.Sprintf("copy port %d to device %d", lastPort, f.device), hasPorts,
+		def.add(c, fmt.Sprintf("%s to device %d", copyLastPort, f.device), hasPorts,
 			transport(2, 2), is(be16(lastPort)...), dup, verdict(expr.VerdictReturn))
 	}
 	def.add(c, "not what has its ports: policy rules take that",
@@ -339,21 +344,4 @@ func markRules(def *nftDef, h HostPool, f facts) {
 		from, setMark(forwardMark))
 	def.add(unmarkFwd, "forget the mark for rp_filter", meta(expr.MetaKeyMARK), is(u32(forwardMark)...), setMark(0))
 	def.add(unmarkIn, "forget the mark for rp_filter", meta(expr.MetaKeyMARK), is(u32(selfMark)...), setMark(0))
-}
-
-// RangeInUseError says who on the host uses ports of the pool.
-type RangeInUseError struct {
-	Pool    HostPool
-	Sockets []string // "tcp 192.0.2.10:40000 → 198.51.100.7:443 established"
-}
-
-func (e *RangeInUseError) Error() string {
-	list := e.Sockets
-	more := ""
-	if len(list) > 20 {
-		more = fmt.Sprintf(" and %d more", len(list)-20)
-		list = list[:20]
-	}
-	return fmt.Sprintf("host pool %v: the host itself uses ports of the pool; end these or choose other ports: %s%s",
-		e.Pool.Addr, strings.Join(list, ", "), more)
 }

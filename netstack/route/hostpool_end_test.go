@@ -4,13 +4,17 @@ package route
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 )
 
 // TestHostPoolKilledAtEveryStep ends the work between any two steps, of the
@@ -105,34 +109,65 @@ func (h *hostLab) reconcile(steps int, work func(*reconciler) error) error {
 	return work(&reconciler{config: c, kernel: &killedKernel{k, steps}, journal: j})
 }
 
-// TestHostPoolRefusesUsedPorts: with what the host has in the range, by name,
-// and nothing is left changed.
-func TestHostPoolRefusesUsedPorts(t *testing.T) {
+// TestHostPoolLeavesOutUsedPorts: what the host has in the range is left to it by
+// name, the rest is shared, and what ends is shared too; what a workload has is
+// the workload's, whoever has bound it.
+func TestHostPoolLeavesOutUsedPorts(t *testing.T) {
 	h := newHostLab(t)
 	before := h.snapshot()
 	serveEcho(t, h.host, "0.0.0.0:40000")
 	serveEcho(t, h.host, "127.0.0.1:40001") // nobody else's business
+	serveEcho(t, h.host, "0.0.0.0:41000")   // bound, and yet a workload's
 	var c net.Conn
 	h.host.Do(func() {
 		c, _ = (&net.Dialer{LocalAddr: &net.TCPAddr{Port: 40002}}).Dial("tcp4", peerAddr+":8080")
 	})
-	defer c.Close()
-	m, err := New(h.config)
-	h.must("new", err)
-	h.must("set", m.Set(sharing()))
-	h.host.Do(func() { err = m.Run(t.Context()) })
-	var used *RangeInUseError
-	if !errors.As(err, &used) {
-		t.Fatalf("got %v, want a RangeInUseError", err)
+	told := make(chan InUse, 100)
+	h.config.InUse = func(u InUse) { told <- u }
+	h.config.Assigned = func(a netip.Addr, port uint16) bool { return a.String() == hostAddr && port == 41000 }
+	m, stop := h.start(sharing())
+	var used InUse
+	for len(told) > 0 {
+		used = <-told
 	}
-	want := []string{
+	want := InUse{netip.MustParseAddr(hostAddr), []PortRange{{40000, 40000}, {40002, 40002}}, []string{
 		"tcp 0.0.0.0:40000 listening",
-		"tcp 192.0.2.10:40002 to 192.0.2.20:8080 established",
 		"udp 0.0.0.0:40000 bound",
-	}
-	if diff := cmp.Diff(want, used.Sockets); diff != "" {
+		"tcp 192.0.2.10:40002 to 192.0.2.20:8080 established",
+	}}
+	if diff := cmp.Diff(want, used, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
+	if err := errors.Join(h.hostWorks(c), talk(h.net, "udp4", hostAddr+":40000", "the host's own")); err != nil {
+		t.Error(err)
+	}
+	for _, port := range []uint16{40001, 40003, 41000} {
+		rawTo(t, h, unix.IPPROTO_TCP, append(udp(5000, port, ""), make([]byte, 12)...))
+		h.expect("a packet", equals(fmt.Sprintf("6 %s>%s 5000>%d", peerAddr, hostAddr, port)))
+	}
+	if err := talk(h.net, "udp4", hostAddr+":41000", "stolen"); !isTimeout(err) {
+		t.Errorf("a program of the host got what is a workload's: %v", err)
+	}
+	serveEcho(t, h.host, "0.0.0.0:42000") // too late
+	if err := talk(h.net, "udp4", hostAddr+":42000", "stolen"); !isTimeout(err) {
+		t.Errorf("a program of the host got what leads to the device: %v", err)
+	}
+	c.(*net.TCPConn).SetLinger(0) // no TIME_WAIT
+	c.Close()
+	h.within(soon, "what has ended is shared", func() bool {
+		m.Look() // rather than wait for inUsePeriod
+		return strings.Contains(h.host.IP("rule"), "tcp dport 40001-65534")
+	})
+	for len(told) > 1 {
+		<-told
+	}
+	h.within(soon, "and told", func() bool {
+		for len(told) > 0 {
+			used = <-told
+		}
+		return slices.Equal(used.Ports, want.Ports[:1])
+	})
+	h.must("stop", stop())
 	if diff := cmp.Diff(before, h.snapshot()); diff != "" {
 		t.Errorf("left behind: (-before +after)\n%s", diff)
 	}

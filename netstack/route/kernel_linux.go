@@ -116,6 +116,7 @@ func (k *linuxKernel) readLinks(d Desired, o *observed) error {
 		if a.Scope == unix.RT_SCOPE_UNIVERSE {
 			ipv4[a.LinkIndex] = true
 		}
+		o.owned = o.owned || fromIPNet(a.IPNet).Addr() == d.HostPool.Addr
 	}
 	k.index = 0
 	names := make(map[int]string, len(links))

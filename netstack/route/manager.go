@@ -31,6 +31,7 @@ type Manager struct {
 	moved  chan netip.Addr
 	taken  chan Taken
 	told   Taken // last in taken
+	look   chan struct{}
 
 	mu      sync.Mutex
 	desired Desired
@@ -52,6 +53,7 @@ func New(c Config) (*Manager, error) {
 	}
 	return &Manager{
 		link: newAnnouncer(nil, c.Log), config: c, ready: make(chan struct{}), stopped: make(chan struct{}), moved: make(chan netip.Addr, 1), taken: make(chan Taken, 1),
+		look:    make(chan struct{}, 1),
 		desired: Desired{MTU: 1500},
 	}, nil
 }
@@ -93,11 +95,20 @@ func (m *Manager) Set(d Desired) error {
 	}
 }
 
+// Look has the manager look soon whether all is as it should be: a port that the
+// host uses, as InUse was told, has been assigned all the same.
+func (m *Manager) Look() {
+	select {
+	case m.look <- struct{}{}:
+	default:
+	}
+}
+
 // Run makes the kernel as desired and keeps it so until ctx is done; then it
 // removes all it made, unless it is to leave it. It must stay on one thread when that thread is in a
 // network namespace of its own. It ends early with an error that no waiting
-// can cure (*SysctlError, *RangeInUseError, *MissingFeatureError, a route that
-// somebody else has).
+// can cure (*SysctlError, *MissingFeatureError, a route that somebody else
+// has).
 func (m *Manager) Run(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	notify := func() {
@@ -155,6 +166,9 @@ func (m *Manager) serve(ctx context.Context, r *reconciler, changed <-chan struc
 			if len(r.proxies) > 0 && r.proxiesGone() {
 				next.within(0)
 			}
+		case <-m.look:
+			next.within(0)
+			continue
 		case req := <-m.set:
 			req.result <- r.set(req.desired)
 		case <-next.timer.C:
@@ -174,6 +188,12 @@ func (m *Manager) serve(ctx context.Context, r *reconciler, changed <-chan struc
 		m.markReady(r)
 		m.tellUplink(r)
 		m.tellTaken(r)
+		switch {
+		case r.again:
+			next.within(settle)
+		case len(r.inUse.Ports) > 0:
+			next.within(inUsePeriod)
+		}
 		if len(r.proxies) > 0 { // else nothing wakes an idle host
 			poll.within(proxyPeriod)
 		}
@@ -182,8 +202,7 @@ func (m *Manager) serve(ctx context.Context, r *reconciler, changed <-chan struc
 
 // incurable says whether no waiting helps.
 func incurable(err error) bool {
-	return errors.As(err, new(*SysctlError)) || errors.As(err, new(*RangeInUseError)) ||
-		errors.As(err, new(*MissingFeatureError)) || errors.Is(err, errTaken)
+	return errors.As(err, new(*SysctlError)) || errors.As(err, new(*MissingFeatureError)) || errors.Is(err, errTaken)
 }
 
 // alarm is a timer that can only be set to ring earlier.
@@ -208,7 +227,8 @@ func (a *alarm) within(d time.Duration) {
 // tellUplink leaves the uplink's address in UplinkMoved when it is not the one
 // that is shared.
 func (m *Manager) tellUplink(r *reconciler) {
-	if !r.desired.HostPool.Addr.IsValid() || !r.uplink.IsValid() || r.uplink == r.desired.HostPool.Addr {
+	h := r.desired.HostPool
+	if !h.Addr.IsValid() || !r.uplink.IsValid() || r.uplink == h.Addr || h.Stays && r.owned {
 		return
 	}
 	select { // only the latest counts

@@ -1,7 +1,6 @@
 package route
 
 import (
-	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -152,17 +151,76 @@ func TestPortSet(t *testing.T) {
 	}
 }
 
+// TestHostPoolInUse: what the host uses is left out and told until it is free;
+// what a workload has is not, and what leads to the device stays.
 func TestHostPoolInUse(t *testing.T) {
 	k, d := sharingFake()
-	k.inUse = []string{"tcp 0.0.0.0:40000 listening"}
+	assigned := map[uint16]bool{45000: true}
+	var told []InUse
 	r := newTestReconciler(t, k, true)
-	err := r.set(d)
-	var used *RangeInUseError
-	if !errors.As(err, &used) || !strings.Contains(err.Error(), "40000 listening") {
-		t.Fatalf("got %v", err)
+	r.config.Assigned = func(a netip.Addr, port uint16) bool { return a == d.HostPool.Addr && assigned[port] }
+	r.config.InUse = func(u InUse) { told = append(told, u) }
+	expect := func(when, ranges string, inUse ...PortRange) {
+		t.Helper()
+		if err := r.set(d); err != nil {
+			t.Fatal(err)
+		}
+		var tcp []string
+		for _, o := range sorted(k.have) {
+			if o, ok := o.(rule); ok && o.proto == 6 {
+				tcp = append(tcp, o.ports.String())
+			}
+		}
+		if got := strings.Join(tcp, ","); got != ranges {
+			t.Errorf("%s: rules for %s, want %s", when, got, ranges)
+		}
+		if diff := cmp.Diff(inUse, told[len(told)-1].Ports); diff != "" {
+			t.Errorf("%s: told (-want +got)\n%s", when, diff)
+		}
+		if got := k.sysctls[reservedPorts]; got != "8080,40000-49999" {
+			t.Errorf("%s: reserved %s", when, got)
+		}
 	}
-	if strings.Contains(k.have.String(), "lookup 110") || k.sysctls[reservedPorts] != "8080" {
-		t.Errorf("left changed: %s, reserved %s", k.have, k.sysctls[reservedPorts])
+	k.inUse = []hostSocket{{40000, "tcp 0.0.0.0:40000 listening"}, {45000, "tcp 0.0.0.0:45000 listening"}}
+	expect("start", "40001-49999", PortRange{40000, 40000})
+	if got := told[len(told)-1].String(); !strings.Contains(got, "40000 listening") || strings.Contains(got, "45000") {
+		t.Errorf("told %s", got)
+	}
+	k.inUse = append(k.inUse, hostSocket{41000, "udp 0.0.0.0:41000 bound"})
+	expect("another binds what leads to the device", "40001-49999", PortRange{40000, 40000})
+	assigned[40000] = true // in the moment before it was told
+	expect("assigned all the same", "40000-49999")
+	k.inUse = nil
+	expect("free", "40000-49999")
+}
+
+// TestAssignedMeanwhile: a port that is given away while its use is found out
+// leads to its workload.
+func TestAssignedMeanwhile(t *testing.T) {
+	k, d := sharingFake()
+	k.inUse = []hostSocket{{40000, "tcp 0.0.0.0:40000 listening"}}
+	assigned := false
+	r := newTestReconciler(t, k, true)
+	r.config.InUse = func(InUse) { assigned = true } // the last moment
+	r.config.Assigned = func(netip.Addr, uint16) bool { return assigned }
+	if err := r.set(d); err != nil {
+		t.Fatal(err)
+	}
+	if got := k.have.String(); !strings.Contains(got, "tcp dport 40000-49999") {
+		t.Errorf("got\n%s", got)
+	}
+}
+
+// TestManyHoles: somebody who binds every other port does not make thousands of
+// policy rules, nor takes what a workload has.
+func TestManyHoles(t *testing.T) {
+	p := new(portSet)
+	for i := 40000; i < 50000; i += 2 {
+		p[i] = true
+	}
+	p.join(maxHoles, func(port uint16) bool { return port == 45001 || port == 46001 })
+	if n := len(p.runs(true)); n > maxHoles || p[45001] || p[46001] || !p[40000] || !p[49998] || p[39999] || p[49999] {
+		t.Errorf("%d runs: %v", n, p)
 	}
 }
 

@@ -26,6 +26,9 @@ type reconciler struct {
 	wishes    []sysctl   // those that were granted
 	taken     Taken      // by others, at the last look
 	uplink    netip.Addr // what the uplink has
+	owned     bool       // the host has the shared address
+	inUse     InUse      // what the host uses of the pool
+	again     bool       // some of that was assigned meanwhile
 	complete  bool       // everything has been as desired at some time
 }
 
@@ -37,7 +40,7 @@ func (r *reconciler) reconcile() error {
 		return err
 	}
 	r.watchFor(o)
-	r.uplink, r.taken = o.uplink, o.taken
+	r.uplink, r.taken, r.owned = o.uplink, o.taken, o.owned
 	if o.device == 0 {
 		r.config.Log.Debug("waiting for the device", "device", r.config.Device)
 		return nil
@@ -50,17 +53,23 @@ func (r *reconciler) reconcile() error {
 	if warnings == nil && r.config.ManageSysctls {
 		r.wishes = sysctls.wishes
 	}
-	w, more := want(r.config, r.desired, o.facts)
-	r.warn(append(warnings, more...))
-	if err := r.checkHostPool(o, w); err != nil {
+	d := r.desired
+	var used InUse
+	// No new socket takes a port of the pool by itself: the sysctl saw to it.
+	if d.HostPool, used, err = r.leaveOut(o.have); err != nil {
 		return err
 	}
+	// The tables are made of what is left, too.
+	r.kernel.prepare(d, o)
+	w, more := want(r.config, d, o.facts)
+	r.warn(append(warnings, more...))
 	requeue(o.have, w)
 	for _, c := range diff(o.have, w) {
 		if err := r.apply(c); err != nil {
 			return err
 		}
 	}
+	r.noteInUse(used)
 	if err := r.restoreSysctls(sysctls); err != nil {
 		return err
 	}
@@ -75,27 +84,6 @@ func (r *reconciler) reconcile() error {
 	}
 	r.complete = true
 	return nil
-}
-
-// checkHostPool refuses ports that the host uses. New sockets cannot take them
-// any more: the sysctl before saw to it. Once all rules are there, nothing on
-// the host can have such a connection.
-func (r *reconciler) checkHostPool(o *observed, want state) error {
-	if !r.desired.HostPool.Addr.IsValid() {
-		return nil
-	}
-	missing := slices.ContainsFunc(sorted(want), func(w object) bool {
-		_, isRule := w.(rule)
-		return isRule && !o.have[w]
-	})
-	if !missing {
-		return nil
-	}
-	sockets, err := r.kernel.sockets(r.desired.HostPool)
-	if err == nil && len(sockets) > 0 {
-		err = &RangeInUseError{r.desired.HostPool, sockets}
-	}
-	return err
 }
 
 func (r *reconciler) apply(c change) error {

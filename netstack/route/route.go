@@ -44,6 +44,14 @@ type Config struct {
 	Leave         bool         // Run leaves all it made to its successor, or to Cleanup
 	StateDir      string       // where the values of sysctls from before are kept; default /run/natless
 	Log           *slog.Logger // default slog.Default()
+
+	// Assigned says whether a workload has a port of the host's address, and
+	// InUse is told which ports the host uses, of those that none has; whenever
+	// it is told, it must hold for what is assigned after that. Both may be
+	// called at any time while the manager runs or is being Set, and must not
+	// wait for who calls that.
+	Assigned func(netip.Addr, uint16) bool `json:"-"`
+	InUse    func(InUse)                   `json:"-"`
 }
 
 // Desired is what the kernel should do for the translator. Invalid addresses
@@ -71,6 +79,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.SysctlDir == "" {
 		c.SysctlDir = defaultSysctlDir
+	}
+	if c.Assigned == nil {
+		c.Assigned = func(netip.Addr, uint16) bool { return false }
+	}
+	if c.InUse == nil {
+		c.InUse = func(InUse) {}
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

@@ -48,8 +48,8 @@ var tcpStates = map[uint8]string{
 	8: "close-wait", 9: "last-ack", 10: "listening", 11: "closing", 13: "bound",
 }
 
-func (k *linuxKernel) sockets(h HostPool) ([]string, error) {
-	var out []string
+func (k *linuxKernel) sockets(h HostPool) ([]hostSocket, error) {
+	var out []hostSocket
 	for _, q := range []struct {
 		name string
 		list func(uint8) ([]*netlink.Socket, error)
@@ -65,12 +65,12 @@ func (k *linuxKernel) sockets(h HostPool) ([]string, error) {
 					state, known = "bound", true
 				}
 				if known && receivesFrom(h, s.ID) {
-					out = append(out, fmt.Sprintf("%s %s %s", q.name, ends(s.ID), state))
+					out = append(out, hostSocket{s.ID.SourcePort, fmt.Sprintf("%s %s %s", q.name, ends(s.ID), state)})
 				}
 			}
 		}
 	}
-	slices.Sort(out)
+	slices.SortFunc(out, func(a, b hostSocket) int { return cmp.Or(cmp.Compare(a.port, b.port), cmp.Compare(a.text, b.text)) })
 	return slices.Compact(out), nil
 }
 
@@ -119,12 +119,15 @@ func readNftRules(c *nftables.Conn, family nftables.TableFamily) ([]nftRule, err
 	return out, nil
 }
 
-func (k *linuxKernel) readTables(d Desired, o *observed) error {
+// prepare keeps how to make the tables that d needs.
+func (k *linuxKernel) prepare(d Desired, o *observed) {
 	k.tables = map[nftTable]nftDef{}
-	defs := nftDefs(d, o.facts)
-	for _, def := range defs {
+	for _, def := range nftDefs(d, o.facts) {
 		k.tables[def.object()] = def
 	}
+}
+
+func (k *linuxKernel) readTables(_ Desired, o *observed) error {
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv4} {
 		table, err := k.nft.ListTableOfFamily(nftTableName, family)
 		if err != nil || table == nil {

@@ -192,7 +192,7 @@ func TestReloadKeepsWorkloads(t *testing.T) {
 	if two := n.put("two", workload2, n.w2, api.Request{}); two.Address != netip.MustParseAddr("198.51.100.9") {
 		t.Errorf("from the new pool: %+v", two)
 	}
-	if got := n.natless("status"); !strings.Contains(got, "1 workloads have addresses that are in no pool") {
+	if got := n.natless("status"); !strings.Contains(got, "in no pool any more, and keep it until they end: 198.51.100.8 ports 1024-2047") {
 		t.Error(got)
 	}
 }

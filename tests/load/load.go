@@ -215,10 +215,16 @@ func (s *Stream) Finish() {
 }
 
 // Listen listens on any TCP port in ns until the test ends.
-func Listen(t testing.TB, ns *netns.NS) (l net.Listener) {
+func Listen(t testing.TB, ns *netns.NS) net.Listener {
+	t.Helper()
+	return ListenOn(t, ns, ":0")
+}
+
+// ListenOn listens on a TCP address of a namespace until the test ends.
+func ListenOn(t testing.TB, ns *netns.NS, address string) (l net.Listener) {
 	t.Helper()
 	var err error
-	ns.Do(func() { l, err = net.Listen("tcp", ":0") })
+	ns.Do(func() { l, err = net.Listen("tcp", address) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,115 @@
+package registry
+
+import (
+	"errors"
+	"iter"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/mapping"
+)
+
+func uplink(name, addr string, ports mapping.PortSet) Pool {
+	return Pool{Name: name, IPv4: netip.MustParsePrefix(addr + "/32"), Uplink: true, PortsPerWorkload: 1024, Ports: ports, Cooldown: time.Second}
+}
+
+// TestOutside: what pools have lost, and no more, is told at every change of
+// them and while it lasts; workloads of the uplink's pool follow its address
+// under every name, with those of other pools in the same registry.
+func TestOutside(t *testing.T) {
+	all, upper := mapping.PortSet{{First: 10240, Last: 20479}}, mapping.PortSet{{First: 11264, Last: 20479}}
+	r, _ := start(t, uplink("host", "192.0.2.1", all), shared("198.51.100.8/31", 1024))
+	host := request(1)
+	host.Pool = "host"
+	mustPut(t, r, 1, host)
+	other := request(2)
+	mustPut(t, r, 2, other)
+	low := mapping.PortSet{{First: 10240, Last: 11263}}
+	for _, c := range []struct {
+		name    string
+		pools   []Pool
+		words   string
+		outside []Share
+	}{
+		{"as before", []Pool{uplink("host", "192.0.2.1", all), shared("198.51.100.8/31", 1024)}, "192.0.2.1 10240-11263", nil},
+		{"narrowed", []Pool{uplink("host", "192.0.2.1", upper), shared("198.51.100.8/31", 1024)}, "192.0.2.1 10240-11263",
+			[]Share{{netip.MustParseAddr("192.0.2.1"), low}}},
+		{"narrowed and moved", []Pool{uplink("host", "192.0.2.9", upper), shared("198.51.100.8/31", 1024)}, "192.0.2.9 10240-11263",
+			[]Share{{netip.MustParseAddr("192.0.2.9"), low}}},
+		{"renamed and moved at once", []Pool{uplink("other", "192.0.2.1", all), shared("198.51.100.8/31", 1024)}, "192.0.2.1 10240-11263", nil},
+		{"renamed", []Pool{uplink("third", "192.0.2.1", all), shared("198.51.100.8/31", 1024)}, "192.0.2.1 10240-11263", nil},
+		{"and moved", []Pool{uplink("third", "192.0.2.9", all), shared("198.51.100.8/31", 1024)}, "192.0.2.9 10240-11263", nil},
+		{"removed", []Pool{shared("198.51.100.9/32", 1024)}, "192.0.2.9 10240-11263",
+			[]Share{{netip.MustParseAddr("192.0.2.9"), low}, {netip.MustParseAddr("198.51.100.8"), mapping.PortSet{{First: 1024, Last: 2047}}}}},
+	} {
+		var told []Share
+		err := r.Reconfigure(c.pools, 10, func(_ iter.Seq[mapping.Mapping], outside []Share) error { told = outside; return nil })
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		if a, err := r.Get(key(1)); err != nil || a.words() != c.words {
+			t.Errorf("%s: %v, %v", c.name, a.words(), err)
+		}
+		for _, got := range [][]Share{told, r.Outside()} {
+			if diff := cmp.Diff(c.outside, got, cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("%s: outside (-want +got)\n%s", c.name, diff)
+			}
+		}
+	}
+	for n := range 2 {
+		if err := r.Delete(t.Context(), key(n+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := r.Outside(); got != nil {
+		t.Errorf("given back, and still %v", got)
+	}
+}
+
+// TestInUse: what the host uses is not given away, by any way to choose, and is
+// as soon as it is free.
+func TestInUse(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.1")
+	r, clock := start(t, uplink("host", "192.0.2.1", mapping.PortSet{{First: 10240, Last: 12287}}))
+	use := func(ports ...mapping.PortRange) { r.SetInUse(Share{addr, ports}) }
+	expect := func(n int, q api.Request, want string) {
+		t.Helper()
+		a, err := r.Put(t.Context(), key(n), q)
+		full := (*ExhaustedError)(nil)
+		switch {
+		case want == "" && !errors.As(err, &full):
+			t.Errorf("got %v, %v", a, err)
+		case want != "" && (err != nil || a.words() != want):
+			t.Errorf("got %v, %v; want %s", a, err, want)
+		}
+	}
+	use(mapping.PortRange{First: 10300, Last: 10300})
+	if u := r.Pools()[0]; u.PortsOfHost != 1 || u.Headroom != 1 {
+		t.Errorf("%+v", u)
+	}
+	expect(1, request(1), "192.0.2.1 11264-12287")
+	expect(2, request(2), "")
+	extra := request(3)
+	extra.Ports, extra.ExtraPorts = 16, []uint16{10300}
+	expect(3, extra, "")
+	use()
+	expect(2, request(2), "192.0.2.1 10240-11263")
+	// What cools down, and what somebody had, is no exception.
+	if err := r.Delete(t.Context(), key(2)); err != nil {
+		t.Fatal(err)
+	}
+	use(mapping.PortRange{First: 10300, Last: 10300})
+	expect(2, request(2), "")
+	clock.advance(time.Minute)
+	expect(2, request(2), "")
+	use()
+	expect(2, request(2), "192.0.2.1 10240-11263")
+	if s := r.InUse(); s.Overlaps(addr, nil) || !(Share{addr, mapping.PortSet{{First: 5, Last: 6}}}).Overlaps(addr, mapping.PortSet{{First: 6, Last: 9}}) {
+		t.Error("overlaps")
+	}
+}
