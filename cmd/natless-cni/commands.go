@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -59,11 +60,7 @@ func assign(args *skel.CmdArgs, c *pluginConfig, request api.Request, gateway ne
 	if err := api.WithdrawRelease(c.Socket, key(args)); err != nil {
 		return types.NewError(types.ErrIOFailure, err.Error(), "")
 	}
-	w, err := client.Put(ctx, key(args), request)
-	if p := new(api.Problem); errors.As(err, &p) && p.Field == "host_interface" { // natlessd is older than this plugin
-		request.HostInterface = ""
-		w, err = client.Put(ctx, key(args), request)
-	}
+	w, err := put(ctx, client, key(args), &request)
 	if err != nil {
 		if errors.Is(err, api.ErrUnavailable) { // an answer that was lost is an assignment all the same
 			err = errors.Join(err, release(client, c.Socket, args))
@@ -75,7 +72,39 @@ func assign(args *skel.CmdArgs, c *pluginConfig, request api.Request, gateway ne
 			err = withRelease(err, release(client, c.Socket, args))
 		}
 	}()
-	return enter(args.Netns, func() error { return fit(args, c, w, gateway) })
+	others, err := siblings(ctx, client, key(args))
+	if err != nil {
+		return problem(err)
+	}
+	limits, err := limitsOf(append(others, w)...)
+	if err != nil {
+		return err
+	}
+	var source netip.Addr
+	err = enter(args.Netns, func() (err error) {
+		source, err = fit(args, c, w.Prefix, request.IPv6, gateway, limits, mapped(others))
+		return err
+	})
+	if err != nil || source == request.IPv6[0] {
+		return err
+	}
+	// What the kernel sends from is what is mapped.
+	i := slices.Index(request.IPv6, source)
+	request.IPv6 = slices.Concat([]netip.Addr{source}, request.IPv6[:i], request.IPv6[i+1:])
+	if _, err := put(ctx, client, key(args), &request); err != nil {
+		_ = enter(args.Netns, func() error { forget(limits, nil, w.Prefix, args.IfName); return nil })
+		return problem(err)
+	}
+	return nil
+}
+
+func put(ctx context.Context, client *api.Client, k api.Key, request *api.Request) (api.Workload, error) {
+	w, err := client.Put(ctx, k, *request)
+	if p := new(api.Problem); errors.As(err, &p) && p.Field == "host_interface" { // natlessd is older than this plugin
+		request.HostInterface = ""
+		w, err = client.Put(ctx, k, *request)
+	}
+	return w, err
 }
 
 // withRelease keeps the code of what went wrong first.
@@ -86,28 +115,37 @@ func withRelease(err, releaseErr error) error {
 	return err
 }
 
-// fit runs inside the container, all or nothing.
-func fit(args *skel.CmdArgs, c *pluginConfig, w api.Workload, gateway netip.Addr) (err error) {
+// fit runs inside the container, all or nothing: its kernel keeps to limits, has
+// a way to the prefix, and sends from the address that it gives.
+func fit(args *skel.CmdArgs, c *pluginConfig, prefix netip.Prefix, own []netip.Addr, gateway netip.Addr, limits api.PortSet, theirs []netip.Addr) (source netip.Addr, err error) {
+	source = own[0]
 	var done []portlimits.Sysctl
 	defer func() {
-		if err != nil {
-			for _, s := range slices.Backward(done) {
-				_ = setSysctl(s.Name, s.Value)
-			}
+		if err == nil {
+			return
 		}
+		for _, s := range slices.Backward(done) {
+			_ = setSysctl(s.Name, s.Value)
+		}
+		forget(nil, nil, prefix, args.IfName)
 	}()
-	for _, s := range portlimits.For(w.Ports, c.keepsTimeWait()) {
+	for _, s := range portlimits.For(limits, c.keepsTimeWait()) {
 		before, err := getSysctl(s.Name)
 		if err != nil {
-			return types.NewError(codeSysctl, "read sysctl in the container: "+err.Error(), "")
+			return source, types.NewError(codeSysctl, "read sysctl in the container: "+err.Error(), "")
 		}
 		if err := setSysctl(s.Name, s.Value); err != nil {
-			return err
+			return source, err
 		}
 		done = append(done, portlimits.Sysctl{Name: s.Name, Value: before})
 	}
-	_, err = reach(w.Prefix, args.IfName, gateway)
-	return err
+	if err := settled(own); err != nil {
+		return source, err
+	}
+	if err := reach(prefix, args.IfName, gateway); err != nil || !prefix.IsValid() {
+		return source, err
+	}
+	return chooseSource(prefix, args.IfName, gateway, own, theirs)
 }
 
 // release gives an assignment back, now or when natlessd is back.
@@ -136,7 +174,10 @@ func del(args *skel.CmdArgs) error {
 		ctx, cancel := within(patience)
 		defer cancel()
 		if w, err := client.Get(ctx, key(args)); err == nil {
-			_ = enter(args.Netns, func() error { forget(w.Ports, w.Prefix, args.IfName); return nil })
+			others, _ := siblings(ctx, client, key(args))
+			limits, _ := limitsOf(append(others, w)...)
+			left, _ := limitsOf(others...)
+			_ = enter(args.Netns, func() error { forget(limits, left, w.Prefix, args.IfName); return nil })
 		}
 	}
 	if err := release(client, c.Socket, args); err != nil {
@@ -160,19 +201,28 @@ func check(args *skel.CmdArgs) error {
 	}
 	ctx, cancel := within(patience)
 	defer cancel()
-	w, err := api.NewClient(c.Socket).Get(ctx, key(args))
+	client := api.NewClient(c.Socket)
+	w, err := client.Get(ctx, key(args))
 	if err != nil {
 		return problem(err)
 	}
 	ipv6, _ := containerIPv6(result, args.IfName)
-	if len(ipv6) == 0 || len(w.Request.IPv6) == 0 || w.Request.IPv6[0] != ipv6[0] {
+	if len(ipv6) == 0 || len(w.Request.IPv6) == 0 || !slices.Contains(ipv6, w.Request.IPv6[0]) {
 		return types.NewError(codeOtherAddress, fmt.Sprintf("natlessd has %v for this container, prevResult %v", w.Request.IPv6, ipv6), "delete the container and add it again")
 	}
-	return enter(args.Netns, func() error { return checkInside(w) })
+	others, err := siblings(ctx, client, key(args))
+	if err != nil {
+		return problem(err)
+	}
+	limits, err := limitsOf(append(others, w)...)
+	if err != nil {
+		return err
+	}
+	return enter(args.Netns, func() error { return checkInside(w, limits, mapped(others)) })
 }
 
-func checkInside(w api.Workload) error {
-	changed, err := portlimits.Overridden(w.Ports, getSysctl)
+func checkInside(w api.Workload, limits api.PortSet, theirs []netip.Addr) error {
+	changed, err := portlimits.Overridden(limits, getSysctl)
 	if err != nil {
 		return types.NewError(types.ErrIOFailure, "read sysctl in the container: "+err.Error(), "")
 	}
@@ -184,8 +234,13 @@ func checkInside(w api.Workload) error {
 		return types.NewError(codePortsOverride, "in the container "+strings.Join(changed, ", "), details)
 	}
 	if w.Prefix.IsValid() {
-		if err := reachable(w.Prefix); err != nil {
+		src, _, err := sourceFor(w.Prefix)
+		if err != nil {
 			return types.NewError(codeUnreachable, fmt.Sprintf("no route to %s in the container: %v", w.Prefix, err), "")
+		}
+		if src.IsValid() && src != w.Request.IPv6[0] && !slices.Contains(theirs, src) {
+			return types.NewError(codeSource, fmt.Sprintf("the container's kernel sends from %s to %s, and %s is the address that is mapped", src, w.Prefix, w.Request.IPv6[0]),
+				"delete the container and add it again, or take the other address away")
 		}
 	}
 	return nil

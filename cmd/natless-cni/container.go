@@ -90,13 +90,16 @@ func setSysctl(name, value string) error {
 }
 
 // reach makes sure that the container has a route to the prefix, by way of the
-// gateway if it must, and says whether it made one. Runs inside.
-func reach(prefix netip.Prefix, ifname string, gateway netip.Addr) (made bool, err error) {
-	if !prefix.IsValid() || reachable(prefix) == nil {
-		return false, nil
+// gateway if it must. Runs inside.
+func reach(prefix netip.Prefix, ifname string, gateway netip.Addr) error {
+	if !prefix.IsValid() {
+		return nil
+	}
+	if _, _, err := sourceFor(prefix); err == nil {
+		return nil
 	}
 	if !gateway.IsValid() {
-		return false, types.NewError(codeUnreachable, fmt.Sprintf("no route to %s in the container, and the plugin before named no IPv6 gateway", prefix),
+		return types.NewError(codeUnreachable, fmt.Sprintf("no route to %s in the container, and the plugin before named no IPv6 gateway", prefix),
 			"give the network a default route (::/0) or a gateway")
 	}
 	route, err := prefixRoute(prefix, ifname, gateway)
@@ -104,9 +107,9 @@ func reach(prefix netip.Prefix, ifname string, gateway netip.Addr) (made bool, e
 		err = netlink.RouteReplace(route)
 	}
 	if err != nil {
-		return false, types.NewError(codeUnreachable, fmt.Sprintf("route %s via %s in the container: %v", prefix, gateway, err), "")
+		return types.NewError(codeUnreachable, fmt.Sprintf("route %s via %s in the container: %v", prefix, gateway, err), "")
 	}
-	return true, nil
+	return nil
 }
 
 func prefixRoute(prefix netip.Prefix, ifname string, gateway netip.Addr) (*netlink.Route, error) {
@@ -123,18 +126,20 @@ func prefixRoute(prefix netip.Prefix, ifname string, gateway netip.Addr) (*netli
 	return route, nil
 }
 
-// reachable asks the kernel for a route to an address under the prefix.
-func reachable(prefix netip.Prefix) error {
-	_, err := netlink.RouteGet(prefix.Masked().Addr().AsSlice())
-	return err
-}
-
 // forget removes what ADD may have left inside, as far as it is still as ADD
-// made it. It runs inside; nothing there is worth an error.
-func forget(set api.PortSet, prefix netip.Prefix, ifname string) {
-	for _, s := range portlimits.For(set, false) {
+// made it: the limits become those that are left, or the kernel's own. It runs
+// inside; nothing there is worth an error.
+func forget(limits, left api.PortSet, prefix netip.Prefix, ifname string) {
+	next := map[string]string{}
+	for name, value := range kernelDefaults {
+		next[name] = value
+	}
+	for _, s := range portlimits.For(left, false) {
+		next[s.Name] = s.Value
+	}
+	for _, s := range portlimits.For(limits, false) {
 		if now, err := getSysctl(s.Name); err == nil && now == s.Value {
-			_ = setSysctl(s.Name, kernelDefaults[s.Name])
+			_ = setSysctl(s.Name, next[s.Name])
 		}
 	}
 	if prefix.IsValid() {

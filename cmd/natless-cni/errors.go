@@ -23,6 +23,8 @@ const (
 	codeNotAssigned   = 106 // CHECK: natlessd knows no such workload
 	codeOtherAddress  = 107 // CHECK: natlessd has another IPv6 address for it
 	codePortsOverride = 108 // CHECK: somebody changed the port range in the container
+	codeNoCommonPorts = 109 // the container's attachments have no ports in common
+	codeSource        = 110 // the container's kernel sends from an address that is not mapped
 )
 
 // patience is how long natlessd may take before the runtime is told to try

@@ -132,6 +132,8 @@ type Filter struct {
 	Network string     // exactly this network
 	Pool    string     // exactly this pool
 	Address netip.Addr // IPv4 or IPv6
+	// Container is exactly this container's, whatever the interface.
+	Container string
 }
 
 // Page is one page of a list. Next, when not empty, asks for the page behind.

@@ -77,6 +77,7 @@ func (c *Client) List(ctx context.Context, f Filter) ([]Workload, error) {
 	set("name", f.Name)
 	set("network", f.Network)
 	set("pool", f.Pool)
+	set("container", f.Container)
 	if f.Address.IsValid() {
 		set("address", f.Address.String())
 	}

@@ -1,9 +1,11 @@
 package registry
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 
+	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -23,7 +25,7 @@ func (t *txn) choose(a, old *Assignment) error {
 		a.Address, a.Ports = old.Address, old.Ports
 		return nil
 	}
-	if t.again(a, p) {
+	if t.beside(a, p) || t.again(a, p) {
 		return nil
 	}
 	if !a.Request.Address.IsValid() {
@@ -67,6 +69,28 @@ func (a *address) conflict(wants *Assignment) error {
 	return nil
 }
 
+// beside gives a container that has ports of one address already, by another
+// interface, the same of another. Its kernel has one range of ports for all
+// interfaces (ip_local_port_range).
+func (t *txn) beside(a *Assignment, p *pool) bool {
+	c := t.tx.Bucket(bucketAssignments).Cursor()
+	prefix := []byte(a.Key.ContainerID + "/")
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		o := t.state.assignments[api.Key{ContainerID: a.Key.ContainerID, Interface: string(k[len(prefix):])}]
+		if o == nil || o.Key == a.Key || len(o.Ports) == 0 || !sameSet(o, a, p) {
+			continue
+		}
+		for _, addr := range p.addresses {
+			want := a.Request.Address
+			if (!want.IsValid() || want == addr.addr) && addr.barred == "" && addr.free(o.Ports) && addr.freeOfHost(o.Ports) {
+				a.Address, a.Ports = addr.addr, o.Ports
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // again gives a returning workload its last set, if that is what it would be
 // given today and nobody else has it. A set that cools down is only for the
 // very workload that had it: packets for it may still be under way.
@@ -94,10 +118,19 @@ func (t *txn) again(a *Assignment, p *pool) bool {
 
 // fits says whether what an assignment had is what another asks for.
 func fits(last, a *Assignment, p *pool) bool {
-	if last.Pool != p.Name || last.size != a.size || !p.IPv4.Contains(last.Address) || p.Whole != (len(last.Ports) == 0) {
+	if last.Pool != p.Name || !p.IPv4.Contains(last.Address) {
 		return false
 	}
 	if want := a.Request.Address; want.IsValid() && want != last.Address {
+		return false
+	}
+	return sameSet(last, a, p)
+}
+
+// sameSet says whether the ports that one has are what another asks for, on any
+// address of the pool.
+func sameSet(last, a *Assignment, p *pool) bool {
+	if last.size != a.size || p.Whole != (len(last.Ports) == 0) {
 		return false
 	}
 	if !slices.Equal(last.Request.ExtraPorts, a.Request.ExtraPorts) {

@@ -51,7 +51,14 @@ func (r *Registry) List(f api.Filter, after string, limit int) (page []*Assignme
 	defer r.mu.RUnlock()
 	err = r.db.View(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketAssignments).Cursor()
-		for k, _ := c.Seek(append([]byte(after), 0)); k != nil; k, _ = c.Next() {
+		begin, prefix := append([]byte(after), 0), []byte(nil)
+		if f.Container != "" {
+			prefix = []byte(f.Container + "/")
+			if bytes.Compare(begin, prefix) < 0 {
+				begin = prefix
+			}
+		}
+		for k, _ := c.Seek(begin); k != nil && bytes.HasPrefix(k, prefix); k, _ = c.Next() {
 			container, iface, _ := bytes.Cut(k, []byte("/"))
 			a := r.state.assignments[api.Key{ContainerID: string(container), Interface: string(iface)}]
 			if a == nil || !matches(a, f) {

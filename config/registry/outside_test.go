@@ -4,6 +4,7 @@ import (
 	"errors"
 	"iter"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -111,5 +112,48 @@ func TestInUse(t *testing.T) {
 	expect(2, request(2), "192.0.2.1 10240-11263")
 	if s := r.InUse(); s.Overlaps(addr, nil) || !(Share{addr, mapping.PortSet{{First: 5, Last: 6}}}).Overlaps(addr, mapping.PortSet{{First: 6, Last: 9}}) {
 		t.Error("overlaps")
+	}
+}
+
+// TestBeside: a container's second interface gets the ports that its first has,
+// of another address, as long as there is one; and both are found by container.
+func TestBeside(t *testing.T) {
+	r, _ := start(t, shared("198.51.100.8/30", 1024))
+	put := func(container, iface string, n int, q api.Request) string {
+		t.Helper()
+		q.IPv6 = request(n).IPv6
+		a, err := r.Put(t.Context(), api.Key{ContainerID: container, Interface: iface}, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.words()
+	}
+	for i := range 5 { // five more places are taken, in a row
+		put("x", "if"+string(rune('a'+i)), 10+i, api.Request{Ports: 64})
+	}
+	first := put("c", "eth0", 1, api.Request{})
+	second := put("c", "net1", 2, api.Request{})
+	if _, ports, _ := strings.Cut(first, " "); !strings.HasSuffix(second, " "+ports) || first == second {
+		t.Errorf("%s and %s", first, second)
+	}
+	if third := put("c", "net2", 3, api.Request{Ports: 2048}); strings.HasSuffix(third, " 1024-2047") {
+		t.Errorf("other wishes: %s", third)
+	}
+	put("c-longer", "eth0", 4, api.Request{})
+	var got []string
+	for after := ""; ; { // in pages
+		page, next, err := r.List(api.Filter{Container: "c"}, after, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range page {
+			got = append(got, a.Key.String())
+		}
+		if after = next; after == "" {
+			break
+		}
+	}
+	if diff := cmp.Diff([]string{"c/eth0", "c/net1", "c/net2"}, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }

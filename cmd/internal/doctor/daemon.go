@@ -2,13 +2,11 @@ package doctor
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 	"syscall"
 	"time"
 
-	"github.com/natless/natless/cmd/internal/portlimits"
 	"github.com/natless/natless/config/api"
 )
 
@@ -111,51 +109,6 @@ func (v *visit) pools() {
 	if v.sound(check) && len(pools) > 0 {
 		v.ok(check, "%d pools, each with a tenth or more to give", len(pools))
 	}
-}
-
-// maxContainers bounds how many network namespaces are entered.
-const maxContainers = 1000
-
-// portLimits looks into the containers: an own --sysctl of theirs is applied
-// after the plugin's and overrides it, and connections from other ports fail.
-func (v *visit) portLimits() {
-	const check = "containers"
-	some := limited(v.workloads)
-	if len(some) == 0 {
-		return
-	}
-	seen := 0
-	for _, w := range some[:min(len(some), maxContainers)] {
-		name := w.Request.Name
-		if name == "" {
-			name = w.Key.String()
-		}
-		changed, err := v.overridden(w)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue // it has just ended
-		case err != nil:
-			v.unknown(check, fmt.Errorf("%s: %w", name, err))
-			return
-		case changed != nil:
-			v.warn(check, "take the sysctl out of the container's own settings", "%s picks ports that are not its own: %v", name, changed)
-		case w.Violations > 0:
-			v.warn(check, "natless monitor --workload shows which; programs that choose their own source port must stay in the set",
-				"%s sent %d packets from ports outside its set, which were refused", name, w.Violations)
-		}
-		seen++
-	}
-	if v.sound(check) {
-		v.ok(check, "%d with ports of their own, each keeping to them", seen)
-	}
-}
-
-func (v *visit) overridden(w api.Workload) ([]string, error) {
-	read, err := v.Host.PortLimits(w.Request.Netns)
-	if err != nil {
-		return nil, err
-	}
-	return portlimits.Overridden(w.Ports, read)
 }
 
 // minFree is what the registry needs to go on, generously.

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 
 	"github.com/natless/natless/cmd/internal/portlimits"
-	"github.com/natless/natless/config/api"
 )
 
 // Host is what the doctor sees of the machine; the real one is in
@@ -43,6 +42,9 @@ type Host interface {
 	// PortLimits reads what the container in a network namespace was told of its
 	// ports, by the names of the sysctls under net.ipv4.
 	PortLimits(netns string) (func(name string) (string, error), error)
+	// SourceIn is the address that the kernel in a network namespace sends from
+	// to another.
+	SourceIn(netns string, to netip.Addr) (netip.Addr, error)
 	// Synchronised says whether something keeps the clock right.
 	Synchronised() (bool, error)
 	// FreeSpace is what is left on the file system of a path, in bytes.
@@ -74,13 +76,3 @@ func (c Chain) String() string { return c.Family + " " + c.Table + " " + c.Name 
 
 // limits are the sysctls that hold a container to its ports.
 var limits = []string{portlimits.Range, portlimits.Reserved}
-
-// limited are the workloads that have ports of a shared address.
-func limited(all []api.Workload) (some []api.Workload) {
-	for _, w := range all {
-		if len(w.Ports) > 0 && w.Request.Netns != "" {
-			some = append(some, w)
-		}
-	}
-	return some
-}

@@ -160,9 +160,40 @@ func reason(reply *dns.Msg) string {
 	return ""
 }
 
-// PortLimits is Host's. It reads all at once, on a thread that is thrown away.
+// PortLimits is Host's. It reads all at once.
 func (ThisHost) PortLimits(path string) (func(string) (string, error), error) {
-	values, failed := map[string]string{}, make(chan error, 1)
+	values := map[string]string{}
+	err := within(path, func() error {
+		for _, name := range limits {
+			value, err := os.ReadFile("/proc/thread-self/root/proc/sys/net/ipv4/" + name)
+			if err != nil {
+				return err
+			}
+			values[name] = strings.TrimSpace(string(value))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func(name string) (string, error) { return values[name], nil }, nil
+}
+
+// SourceIn is Host's.
+func (ThisHost) SourceIn(path string, to netip.Addr) (source netip.Addr, err error) {
+	err = within(path, func() error {
+		routes, err := netlink.RouteGet(to.AsSlice())
+		if err == nil && len(routes) > 0 {
+			source, _ = netip.AddrFromSlice(routes[0].Src)
+		}
+		return err
+	})
+	return source, err
+}
+
+// within runs f in a network namespace, on a thread that is thrown away.
+func within(path string, f func() error) error {
+	failed := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		handle, err := netns.GetFromPath(path)
@@ -170,19 +201,12 @@ func (ThisHost) PortLimits(path string) (func(string) (string, error), error) {
 			err = netns.Set(handle)
 			handle.Close()
 		}
-		for _, name := range limits {
-			if err == nil {
-				var value []byte
-				value, err = os.ReadFile("/proc/thread-self/root/proc/sys/net/ipv4/" + name)
-				values[name] = strings.TrimSpace(string(value))
-			}
+		if err == nil {
+			err = f()
 		}
 		failed <- err
 	}()
-	if err := <-failed; err != nil {
-		return nil, err
-	}
-	return func(name string) (string, error) { return values[name], nil }, nil
+	return <-failed
 }
 
 // Synchronised is Host's.

@@ -6,6 +6,7 @@ package portlimits
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -38,6 +39,41 @@ func For(set api.PortSet, keepTimeWait bool) []Sysctl {
 		list = append(list, Sysctl{TimeWaitReuse, "1"})
 	}
 	return list
+}
+
+// Common is what all sets have in common: a network namespace has one range of
+// ports, whatever its interfaces. No set, and whole addresses, limit nothing. ok
+// is false where nothing is left to choose from.
+func Common(sets ...api.PortSet) (common api.PortSet, ok bool) {
+	choice := false // some set has more than single ports
+	for _, s := range sets {
+		if len(s) == 0 {
+			continue
+		}
+		choice = choice || runs(s)
+		if common == nil {
+			common = s
+		} else if common = intersect(common, s); len(common) == 0 {
+			return nil, false
+		}
+	}
+	return common, !choice || runs(common)
+}
+
+// runs says whether a set has more than single ports.
+func runs(s api.PortSet) bool {
+	return slices.ContainsFunc(s, func(r api.PortRange) bool { return r.Size() > 1 })
+}
+
+func intersect(a, b api.PortSet) (both api.PortSet) {
+	for _, r := range a {
+		for _, o := range b {
+			if first, last := max(r.First, o.First), min(r.Last, o.Last); first <= last {
+				both = append(both, api.PortRange{First: first, Last: last})
+			}
+		}
+	}
+	return both
 }
 
 // span is the range from the first to the last port that the kernel may pick

@@ -50,3 +50,31 @@ func TestOverridden(t *testing.T) {
 		}
 	}
 }
+
+func TestCommon(t *testing.T) {
+	low, both, high := api.PortSet{{First: 1024, Last: 2047}}, api.PortSet{{First: 443, Last: 443}, {First: 1500, Last: 3071}}, api.PortSet{{First: 4096, Last: 5119}}
+	for _, c := range []struct {
+		name string
+		sets []api.PortSet
+		want string
+	}{
+		{"none", nil, "all"},
+		{"whole addresses", []api.PortSet{nil, nil}, "all"},
+		{"one", []api.PortSet{low}, "1024-2047"},
+		{"the same", []api.PortSet{low, low}, "1024-2047"},
+		{"some", []api.PortSet{low, nil, both}, "1500-2047"},
+		{"nothing", []api.PortSet{low, high}, "refused"},
+		{"nothing, in three", []api.PortSet{low, both, high}, "refused"},
+		{"a server's port alone", []api.PortSet{{{First: 443, Last: 443}, {First: 1024, Last: 1030}}, {{First: 443, Last: 443}, {First: 2048, Last: 2050}}}, "refused"},
+		{"single ports, which all of them are", []api.PortSet{{{First: 443, Last: 443}}, {{First: 443, Last: 443}}}, "443"},
+	} {
+		common, ok := Common(c.sets...)
+		got := common.String()
+		if !ok {
+			got = "refused"
+		}
+		if got != c.want {
+			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
+		}
+	}
+}

@@ -30,7 +30,7 @@ func (s *Server) routes() []route {
 	return []route{
 		{pattern: "GET /v1/health", early: true, kind: health, do: (*Server).health},
 		{pattern: "GET /v1/status", early: true, kind: status, do: (*Server).status},
-		{pattern: "GET /v1/workloads", query: []string{"name", "network", "pool", "address", "after", "limit"}, do: (*Server).list},
+		{pattern: "GET /v1/workloads", query: []string{"name", "network", "pool", "address", "container", "after", "limit"}, do: (*Server).list},
 		{pattern: "GET /v1/workloads/{container_id}/{interface}", do: (*Server).get},
 		{pattern: "PUT /v1/workloads/{container_id}/{interface}", kind: change, do: (*Server).put},
 		{pattern: "DELETE /v1/workloads/{container_id}/{interface}", kind: change, do: (*Server).delete},
@@ -127,7 +127,7 @@ func portSet(a *registry.Assignment) api.PortSet {
 
 func (s *Server) list(r *http.Request) (any, error) {
 	q := r.URL.Query()
-	f := api.Filter{Name: q.Get("name"), Network: q.Get("network"), Pool: q.Get("pool")}
+	f := api.Filter{Name: q.Get("name"), Network: q.Get("network"), Pool: q.Get("pool"), Container: q.Get("container")}
 	if a := q.Get("address"); a != "" {
 		var err error
 		if f.Address, err = netip.ParseAddr(a); err != nil {
