@@ -17,7 +17,6 @@ import (
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator"
-	"github.com/natless/natless/translator/mapping"
 )
 
 // apiTask answers on the API's socket.
@@ -109,7 +108,7 @@ func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
 			}
 		}
 	}
-	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry), s.hostPorts(), spoofing(), s.held(c))
+	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry), s.hostPorts(), s.othersNAT.look(*s.desired.Load()), spoofing(), s.held(c))
 	if c.Uplink != "" {
 		st.Checks = append(st.Checks, announcements(s.routes))
 	}
@@ -172,29 +171,4 @@ func homeless(r *registry.Registry) api.Check {
 	}
 	return api.Check{Name: "pools", State: "warn", Detail: fmt.Sprintf(
 		"workloads have what is in no pool any more, and keep it until they end: %s", strings.Join(words, ", "))}
-}
-
-// assigned says whether a workload has a port of an address.
-func (s *server) assigned(a netip.Addr, port uint16) bool {
-	table, addr := s.translator.Table(), mapping.Addr4From(a)
-	e := table.Lookup4(addr)
-	return e != nil && (!e.Shared() || table.Port(e, addr, port) != nil)
-}
-
-// noteInUse keeps what the host uses of its own address from workloads.
-func (s *server) noteInUse(u route.InUse) {
-	share := registry.Share{Address: u.Addr}
-	for _, p := range u.Ports {
-		share.Ports = append(share.Ports, mapping.PortRange{First: p.First, Last: p.Last})
-	}
-	s.workloads.SetInUse(share)
-	s.inUse.Store(&u)
-}
-
-// hostPorts says which of the ports that the host shares it uses itself.
-func (s *server) hostPorts() api.Check {
-	if u := s.inUse.Load(); u != nil && len(u.Ports) > 0 {
-		return api.Check{Name: "host ports", State: "warn", Detail: u.String()}
-	}
-	return api.Check{Name: "host ports", State: "ok"}
 }

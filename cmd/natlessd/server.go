@@ -54,6 +54,8 @@ type server struct {
 	diversion  diversion
 	taken      atomic.Pointer[route.Taken] // by others on the host's links
 	inUse      atomic.Pointer[route.InUse]
+	desired    atomic.Pointer[route.Desired] // of the kernel, now
+	othersNAT  othersNAT
 }
 
 func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger) (*server, error) {
@@ -87,7 +89,7 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 		return nil, err
 	}
 	s.workloads.serve(s.translator, s.routes.Look)
-	if err := s.routes.Set(desired(c, reach)); err != nil {
+	if err := s.setRoutes(desired(c, reach)); err != nil {
 		return nil, err
 	}
 	if s.local, err = local.New(s.localConfig(c)); err != nil {
@@ -161,6 +163,16 @@ func (s *server) translation(c *config.Config, r reach) translator.Config {
 	t.Host4 = r.host.Addr
 	t.Pools4 = s.pools4(c, r.kept)
 	return t
+}
+
+// setRoutes has the kernel do what is desired.
+func (s *server) setRoutes(d route.Desired) error {
+	err := s.routes.Set(d)
+	if err == nil {
+		s.desired.Store(&d)
+		s.othersNAT.forget()
+	}
+	return err
 }
 
 // desired is what the kernel should do by a configuration.

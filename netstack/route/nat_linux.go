@@ -1,0 +1,231 @@
+package route
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
+	"golang.org/x/sys/unix"
+)
+
+// Source NAT of somebody else (Docker, Podman, kube-proxy, a script) to an
+// address that workloads share takes ports of it as it likes: the kernel's NAT
+// looks at its own connections only, knows no ip_local_reserved_ports, and keeps
+// the port that a program behind it chose, or takes any of 1024 to 65535. Where
+// that port belongs to a workload, answers go to the workload, or the workload's
+// to that program. There is no way to tell the kernel from outside; who makes
+// the rule can give it a range. So such rules are found, and said.
+
+// SourceNAT is a rule that gives packets another source.
+type SourceNAT struct {
+	Chain   string       // "ip nat POSTROUTING"
+	Program string       // "nft", or "iptables"
+	Out     []string     // interfaces that it is for; none: any
+	NotOut  []string     // interfaces that it is not for
+	To      netip.Prefix // what the source becomes; invalid: the interface's own address, or not known
+	Masq    bool         // it becomes the interface's own address
+	Ports   PortRange    // from which the port is taken; zero: any
+}
+
+// Takes says whether the rule may take ports of a pool on the uplink's own
+// address, or of addresses of workloads.
+func (n SourceNAT) Takes(h HostPool, uplink string, mapped []netip.Prefix) bool {
+	if len(n.Out) > 0 && !slices.Contains(n.Out, uplink) || slices.Contains(n.NotOut, uplink) {
+		return false
+	}
+	if n.To.IsValid() && slices.ContainsFunc(mapped, n.To.Overlaps) {
+		return true
+	}
+	if !h.Addr.IsValid() || !n.Masq && n.To.IsValid() && !n.To.Contains(h.Addr) {
+		return false
+	}
+	return n.Ports == PortRange{} || slices.ContainsFunc(h.Ports, func(p PortRange) bool {
+		return p.First <= n.Ports.Last && n.Ports.First <= p.Last
+	})
+}
+
+// Remedy says how the rule keeps off the pool's ports.
+func (n SourceNAT) Remedy(h HostPool) string {
+	ports := new(portSet)
+	ports.set(h.Ports, true)
+	free := widest(ports)
+	if n.Program == "iptables" {
+		return fmt.Sprintf("give the rule ports outside of the pool (-j MASQUERADE --to-ports %v, for -p tcp and -p udp)", free)
+	}
+	return fmt.Sprintf("give the rule ports outside of the pool (meta l4proto { tcp, udp } masquerade to :%v)", free)
+}
+
+func (n SourceNAT) String() string {
+	s := "chain " + n.Chain
+	if len(n.Out) > 0 {
+		s += " to " + strings.Join(n.Out, ", ")
+	}
+	if len(n.NotOut) > 0 {
+		s += " not to " + strings.Join(n.NotOut, ", ")
+	}
+	if n.Ports != (PortRange{}) {
+		s += " with ports " + n.Ports.String()
+	}
+	return s
+}
+
+// ReadSourceNAT finds the rules of others in nftables, those of iptables-nft
+// among them, in this thread's network namespace. What the older iptables has
+// cannot be read; legacy says that there is some.
+func ReadSourceNAT() (rules []SourceNAT, legacy bool, err error) {
+	names, _ := os.ReadFile("/proc/thread-self/net/ip_tables_names")
+	legacy = slices.Contains(strings.Fields(string(names)), "nat")
+	c, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, legacy, fmt.Errorf("nftables: %w", err)
+	}
+	defer c.CloseLasting()
+	chains, err := c.ListChains()
+	if err != nil {
+		return nil, legacy, fmt.Errorf("list nftables chains: %w", err)
+	}
+	type table struct {
+		family nftables.TableFamily
+		name   string
+	}
+	nat := map[table]bool{} // those with a chain in which sources change
+	for _, chain := range chains {
+		if chain.Type == nftables.ChainTypeNAT && chain.Hooknum != nil && *chain.Hooknum == *nftables.ChainHookPostrouting {
+			nat[table{chain.Table.Family, chain.Table.Name}] = true
+		}
+	}
+	for _, chain := range chains {
+		family := chain.Table.Family
+		if !nat[table{family, chain.Table.Name}] || family != nftables.TableFamilyIPv4 && family != nftables.TableFamilyINet || chain.Table.Name == nftTableName {
+			continue
+		}
+		all, err := c.GetRules(chain.Table, chain)
+		if err != nil {
+			continue // the chain has just gone, or has what the library cannot read
+		}
+		for _, r := range all {
+			if n, is := sourceNAT(r.Exprs); is {
+				n.Chain = fmt.Sprintf("%s %s %s", familyName(family), chain.Table.Name, chain.Name)
+				rules = append(rules, n)
+			}
+		}
+	}
+	slices.SortFunc(rules, func(a, b SourceNAT) int { return cmp.Compare(a.String(), b.String()) })
+	return slices.CompactFunc(rules, func(a, b SourceNAT) bool { return a.String() == b.String() }), legacy, nil
+}
+
+// sourceNAT reads one rule.
+func sourceNAT(exprs []expr.Any) (n SourceNAT, is bool) {
+	registers := map[uint32][]byte{}
+	loaded := map[uint32]expr.MetaKey{}
+	for _, e := range exprs {
+		switch e := e.(type) {
+		case *expr.Meta:
+			loaded[e.Register] = e.Key
+		case *expr.Payload:
+			delete(loaded, e.DestRegister)
+		case *expr.Immediate:
+			registers[e.Register] = e.Data
+		case *expr.Cmp:
+			n.interfaces(loaded[e.Register], e)
+		case *expr.Masq:
+			n.Program, n.Masq, is = "nft", true, true
+			if e.ToPorts {
+				n.Ports = portsIn(registers[e.RegProtoMin], registers[e.RegProtoMax])
+			}
+		case *expr.NAT:
+			if e.Type != expr.NATTypeSourceNAT || e.Family != unix.NFPROTO_IPV4 && e.Family != unix.NFPROTO_INET {
+				continue
+			}
+			n.Program, is = "nft", true
+			n.To = single(addrIn(registers[e.RegAddrMin]))
+			if e.RegProtoMin != 0 {
+				n.Ports = portsIn(registers[e.RegProtoMin], registers[e.RegProtoMax])
+			}
+		case *expr.Target:
+			if e.Name == "MASQUERADE" || e.Name == "SNAT" {
+				n.Program, n.Masq, is = "iptables", e.Name == "MASQUERADE", true
+				n.target(e.Info)
+			}
+		}
+	}
+	return n, is
+}
+
+// interfaces notes for which the rule is.
+func (n *SourceNAT) interfaces(key expr.MetaKey, e *expr.Cmp) {
+	var name string
+	switch key {
+	case expr.MetaKeyOIFNAME:
+		name, _, _ = strings.Cut(string(e.Data), "\x00")
+		if !strings.Contains(string(e.Data), "\x00") { // a prefix: eth+
+			return
+		}
+	case expr.MetaKeyOIF:
+		name = nameOf(e.Data)
+	}
+	switch {
+	case name == "":
+	case e.Op == expr.CmpOpEq:
+		n.Out = append(n.Out, name)
+	case e.Op == expr.CmpOpNeq:
+		n.NotOut = append(n.NotOut, name)
+	}
+}
+
+// target reads what iptables gives the kernel: struct nf_nat_ipv4_multi_range_compat,
+// or the same as raw bytes where the library does not know the target.
+func (n *SourceNAT) target(info xt.InfoAny) {
+	const mapIPs, protoSpecified = 1, 2 // NF_NAT_RANGE_MAP_IPS, NF_NAT_RANGE_PROTO_SPECIFIED
+	multi, ok := info.(*xt.NatIPv4MultiRangeCompat)
+	if !ok || len(*multi) != 1 {
+		return
+	}
+	r := (*multi)[0]
+	if r.Flags&protoSpecified != 0 {
+		n.Ports = PortRange{r.MinPort, r.MaxPort}
+	}
+	if a, ok := netip.AddrFromSlice(r.MinIP.To4()); ok && r.Flags&mapIPs != 0 && r.MinIP.Equal(r.MaxIP) {
+		n.To = single(a)
+	}
+}
+
+func portsIn(first, last []byte) (p PortRange) {
+	if len(first) < 2 {
+		return p
+	}
+	p.First = binary.BigEndian.Uint16(first)
+	p.Last = p.First
+	if len(last) >= 2 {
+		p.Last = binary.BigEndian.Uint16(last)
+	}
+	return p
+}
+
+func addrIn(b []byte) netip.Addr {
+	if len(b) < 4 {
+		return netip.Addr{}
+	}
+	a, _ := netip.AddrFromSlice(b[:4])
+	return a
+}
+
+// nameOf is the interface of an index, as a rule compares it.
+func nameOf(index []byte) string {
+	if len(index) != 4 {
+		return ""
+	}
+	i, err := net.InterfaceByIndex(int(binary.NativeEndian.Uint32(index)))
+	if err != nil {
+		return ""
+	}
+	return i.Name
+}
