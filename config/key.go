@@ -29,6 +29,12 @@ func Key(registry string) (key [16]byte, err error) {
 	return key, writeFile(path, key[:])
 }
 
+// HasKey says whether Key has made one.
+func HasKey(registry string) bool {
+	_, err := os.Stat(filepath.Join(filepath.Dir(registry), "key"))
+	return err == nil
+}
+
 // writeFile makes a file that is there whole or not at all.
 func writeFile(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".key-") // mode 0600

@@ -202,9 +202,10 @@ func queues(c *config.Config) int {
 
 // secret authenticates the trailers of echo requests on shared addresses. It
 // outlives the process, so that replies to pings from before a restart are
-// known, and lies beside the registry. Where nothing is shared no file is needed.
+// known, and lies beside the registry. Where nothing is shared no file is needed;
+// one that is there may be that of workloads whose pools are gone.
 func secret(c *config.Config) (key [16]byte, err error) {
-	if len(c.Pools) == 0 && !c.Shared() {
+	if len(c.Pools) == 0 && !c.Shared() && !config.HasKey(c.Registry.Path) {
 		rand.Read(key[:])
 		return key, nil
 	}

@@ -104,14 +104,7 @@ offload: off
 	}
 }
 
-// TestHostUsesPorts: what the host has in its pool's range keeps nothing from
-// starting; it is left out, said, and given away when it is free; and nobody on
-// the host takes what comes to a workload.
-func TestHostUsesPorts(t *testing.T) {
-	netns.Require(t, netns.Root, "curl")
-	n := newNamespaces(t)
-	taken := load.ListenOn(t, n.host, ":10240")
-	n.daemon = daemon.Start(t, n.host, `
+const hostUses = `
 uplink: uplink
 prefix: 2001:db8:64::/96
 addresses: {ipv4: 198.51.100.1, ipv6: "2001:db8::1"}
@@ -119,7 +112,16 @@ offload: off
 pools:
   - {name: host, ipv4: uplink, ports: 10240-12287, ports_per_workload: 1024}
   - {name: other, ipv4: 198.51.100.8/32, ports_per_workload: 1024}
-`)
+`
+
+// TestHostUsesPorts: what the host has in its pool's range keeps nothing from
+// starting; it is left out, said, and given away when it is free; and nobody on
+// the host takes what comes to a workload.
+func TestHostUsesPorts(t *testing.T) {
+	netns.Require(t, netns.Root, "curl")
+	n := newNamespaces(t)
+	taken := load.ListenOn(t, n.host, ":10240")
+	n.daemon = daemon.Start(t, n.host, hostUses)
 	one := n.put("one", workload1, n.w1, api.Request{Pool: "host"})
 	if one.Ports.String() != "11264-12287" {
 		t.Fatalf("one has %v", one.Ports)
@@ -151,6 +153,16 @@ pools:
 	if got := n.server.Run("sh", "-c", "curl -sS --http0.9 --max-time 3 http://192.0.2.1:11264 || true"); !strings.Contains(got, "workload") {
 		t.Errorf("who listens on a workload's port got what came to it: %s", got)
 	}
+	// The same at a reload.
+	listening := load.ListenOn(t, n.host, ":13000")
+	n.daemon.Write(strings.Replace(hostUses, "10240-12287", "10240-13311", 1))
+	if got := n.natless("reload"); got != "the configuration was reloaded\n" {
+		t.Fatal(got)
+	}
+	if got := n.natless("status"); !strings.Contains(got, "tcp [::]:10240 listening, tcp [::]:13000 listening") {
+		t.Error(got)
+	}
+	listening.Close()
 	taken.Close()
 	within(t, 10*time.Second, "what is free is given away", func() bool {
 		w, err := n.daemon.Client().Put(t.Context(), keyOf("two"), q)
