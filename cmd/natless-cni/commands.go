@@ -302,7 +302,7 @@ func status(args *skel.CmdArgs) error {
 		return types.NewError(types.ErrPluginNotAvailable, err.Error(), "")
 	}
 	for _, p := range pools {
-		if p.Name == c.Pool && p.PortsUsed+p.PortsCooling >= p.Ports {
+		if p.Name == c.Pool && p.PortsUsed+p.PortsCooling+p.PortsOfHost >= p.Ports {
 			return types.NewError(types.ErrPluginNotAvailable, fmt.Sprintf("pool %s is full: %d workloads have all of its %d ports", p.Name, p.Workloads, p.Ports), "")
 		}
 	}

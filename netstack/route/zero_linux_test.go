@@ -3,6 +3,7 @@ package route
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	mdl "github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/tests/netns"
@@ -66,14 +68,16 @@ func (h *hostLab) takeForeignRules() {
 }
 
 // local says whether the host has its own addresses.
-func (h *hostLab) local() error {
-	for _, a := range []string{"127.0.0.1", hostAddr} {
-		out, _ := h.host.Command("ip", "route", "get", a).CombinedOutput()
-		if !strings.HasPrefix(string(out), "local "+a+" ") {
-			return fmt.Errorf("%s is not local: %s", a, out)
+func (h *hostLab) local() (err error) {
+	h.host.Do(func() {
+		for _, a := range []string{"127.0.0.1", hostAddr} {
+			routes, e := netlink.RouteGet(net.ParseIP(a))
+			if e != nil || len(routes) != 1 || routes[0].Type != unix.RTN_LOCAL {
+				err = errors.Join(err, fmt.Errorf("%s is not local: %v, %v", a, routes, e))
+			}
 		}
-	}
-	return nil
+	})
+	return err
 }
 
 // TestForeignRulesTakenAtEveryStep kills the work between any two steps, has
