@@ -14,6 +14,7 @@ type facts struct {
 	onLink6  []netip.Prefix // IPv6 prefixes of the uplink's link
 	taken    Taken          // what others hold on the host's links
 	held     []netip.Addr   // of that, IPv4 of others: the host must reach them where they are
+	zeroth   int            // policy rules of others with priority 0, but for the local table's
 }
 
 // want is the desired state, without sysctls (see sysctl.go). A warning says
@@ -34,6 +35,9 @@ func want(c Config, d Desired, f facts) (s state, warnings []string) {
 		s.add(def.object())
 	}
 	wantHostPool(s, d, f)
+	if d.HostPool.Addr.IsValid() && f.zeroth > 1 {
+		warnings = append(warnings, fmt.Sprintf("%d policy rules of others have priority 0 (ip rule): added without a priority while the host's address is shared, they stand in the order in which they came, not in the opposite: give them priorities", f.zeroth))
+	}
 	return s, warnings
 }
 

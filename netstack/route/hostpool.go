@@ -29,6 +29,12 @@ import (
 // dead, leaves what the kernel began with; "ip rule flush" takes no rule of
 // priority 0. Nothing has to be put back at the end.
 //
+// What that costs: to a rule that somebody adds without a priority the kernel
+// gives the second rule's less one (fib_default_rule_pref), which is 0 as long as
+// any stands before the local table's. Such rules come behind the local table,
+// where they belong, but in the order in which they are added instead of the
+// opposite, which wg-quick counts on. That is said in the log.
+//
 // What has no port in the place where policy rules look is copied to the
 // device in nftables, and the host keeps the original: echo replies, ICMP
 // errors, fragments. Nobody has to decide whose it is. The host drops silently

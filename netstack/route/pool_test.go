@@ -104,6 +104,20 @@ func TestNobodyLooksUpLocal(t *testing.T) {
 	}
 }
 
+// TestRulesWithoutPriority: who adds rules without a priority meanwhile is told
+// in which order they stand.
+func TestRulesWithoutPriority(t *testing.T) {
+	_, d := sharingFake()
+	for n, told := range []bool{false, false, true} { // one alone has no order
+		if _, warnings := want(Config{}, d, facts{device: 7, zeroth: n}); (len(warnings) > 0) != told {
+			t.Errorf("%d rules: %q", n, warnings)
+		}
+	}
+	if _, warnings := want(Config{}, Desired{}, facts{device: 7, zeroth: 2}); len(warnings) > 0 {
+		t.Errorf("nothing shared: %q", warnings)
+	}
+}
+
 // TestLocalPorts: the host keeps enough ports for itself, and gets back what it
 // had, with what others changed meanwhile.
 func TestLocalPorts(t *testing.T) {

@@ -124,6 +124,8 @@ func (k *linuxKernel) readRules(_ Desired, o *observed) error {
 			o.have.add(r.known)
 		case r.looksLocal():
 			o.have.add(kernelLocalRule{})
+		case r.priority == 0:
+			o.zeroth++
 		}
 	}
 	if local := firstLocal(rules); local < 0 || !slices.ContainsFunc(rules[local:], (*rawRule).ours) {
