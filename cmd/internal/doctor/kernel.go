@@ -112,6 +112,11 @@ func (v *visit) sysctls() {
 // ours, or a rule before it, would lead them elsewhere.
 func (v *visit) routes() {
 	const check = "routes"
+	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if device, err := v.Host.RouteTo(loopback); err != nil || device != "lo" {
+		v.fail(check, "ip rule add pref 0 lookup local (natlessd does so when it starts, ends or runs with --cleanup)",
+			"the host has no address of its own: no policy rule looks up the local table (ip rule)")
+	}
 	if v.Config == nil || v.link(v.Config.Device.Name) == nil {
 		return
 	}
@@ -158,6 +163,10 @@ func firstFree(p netip.Prefix, held map[netip.Addr]string) netip.Addr {
 // routesToWorkloads must not lead back to the device.
 func (v *visit) routesToWorkloads() {
 	for _, w := range v.workloads[:min(len(v.workloads), maxContainers)] {
+		device, err := v.Host.RouteTo(w.Address)
+		if own := v.Config.Device.Name; err == nil && device != own && device != "lo" { // lo: the host's own, which is shared
+			v.fail("routes", fmt.Sprintf("ip route get %v, ip rule: remove what stands before natlessd's route", w.Address), "workload %s: %v goes to %s and not to %s", w.Key, w.Address, device, own)
+		}
 		for _, a := range w.Request.IPv6[:min(1, len(w.Request.IPv6))] {
 			switch device, err := v.Host.RouteTo(a); {
 			case err != nil:
