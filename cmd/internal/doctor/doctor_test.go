@@ -46,7 +46,7 @@ type made struct {
 	processes     []string
 	resolved      []netip.Addr
 	limits        map[string]string
-	source        string // "": no route
+	sends         string // from where; "": no route
 	unsynchronise bool
 	free          uint64
 	modified      int64
@@ -65,7 +65,7 @@ func healthy() *made {
 		elsewhere: map[string]string{"2001:db8:7::1": "pod", "127.0.0.1": "lo"},
 		resolved:  []netip.Addr{netip.MustParseAddr("2001:db8:64::c000:aa")},
 		limits:    map[string]string{"ip_local_port_range": "16384\t32767"},
-		source:    "2001:db8:7::1",
+		sends:     "2001:db8:7::1",
 		free:      1 << 30, modified: now.Add(-time.Hour).Unix(),
 	}
 }
@@ -139,10 +139,10 @@ func (m *made) SourceIn(string, netip.Addr) (netip.Addr, error) {
 	if m.limits == nil {
 		return netip.Addr{}, fmt.Errorf("namespace: %w", fs.ErrNotExist)
 	}
-	if m.source == "" {
+	if m.sends == "" {
 		return netip.Addr{}, fmt.Errorf("route: %w", syscall.ENETUNREACH)
 	}
-	return netip.MustParseAddr(m.source), nil
+	return netip.MustParseAddr(m.sends), nil
 }
 
 // daemon is a real API over a real registry with one workload.
@@ -280,8 +280,8 @@ func TestIll(t *testing.T) {
 		}},
 		{want: "fail dns64: the resolver at [2001:db8::1]:53 does not answer", host: func(m *made) { m.resolved = nil }},
 		{want: "fail dns64: the resolver at [2001:db8::1]:53 says", host: func(m *made) { m.resolved[0] = netip.MustParseAddr("2001:db8:65::1") }},
-		{want: "warn containers: web sends from 2001:db8:7::99, and 2001:db8:7::1 is mapped", host: func(m *made) { m.source = "2001:db8:7::99" }},
-		{want: "warn containers: web has no way to 2001:db8:64::/96", host: func(m *made) { m.source = "" }},
+		{want: "warn containers: web sends from 2001:db8:7::99, and 2001:db8:7::1 is mapped", host: func(m *made) { m.sends = "2001:db8:7::99" }},
+		{want: "warn containers: web has no way to 2001:db8:64::/96", host: func(m *made) { m.sends = "" }},
 		{want: "warn containers: web picks ports that are not its own", host: func(m *made) { m.limits["ip_local_port_range"] = "1024\t65535" }},
 		{want: "fail disk: 1 MB left", host: func(m *made) { m.free = 1 << 20 }},
 		{want: "warn clock: nothing keeps it right", host: func(m *made) { m.unsynchronise = true }},
