@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -323,13 +324,13 @@ func TestOneOfTwoDropsAAAA(t *testing.T) {
 func TestPlainIsRemembered(t *testing.T) {
 	good := world(t)
 	synctest.Test(t, func(t *testing.T) {
-		var withEDNS, without int
+		var withEDNS, without atomic.Int32
 		u := &fake{behaviour: behaviour{udp: func(q *dns.Msg) [][]byte {
 			if q.IsEdns0() != nil {
-				withEDNS++
+				withEDNS.Add(1)
 				return [][]byte{packed(rcode(q, dns.RcodeFormatError))}
 			}
-			without++
+			without.Add(1)
 			return [][]byte{packed(good(q))}
 		}}}
 		s := beside(t, Options{}, u)
@@ -339,15 +340,15 @@ func TestPlainIsRemembered(t *testing.T) {
 				t.Fatal(got)
 			}
 		}
-		if withEDNS != 1 || without != 10 || s.Stats.Failures[NoEDNS].Load() != 1 {
-			t.Errorf("asked %d times with EDNS, %d without", withEDNS, without)
+		if withEDNS.Load() != 1 || without.Load() != 10 || s.Stats.Failures[NoEDNS].Load() != 1 {
+			t.Errorf("asked %d times with EDNS, %d without", withEDNS.Load(), without.Load())
 		}
 		if list := s.Upstreams(); list[0].Trouble != "takes no EDNS" {
 			t.Errorf("nobody is told: %v", list)
 		}
 		time.Sleep(plainMemory + time.Second)
 		ask(t, s, query("four.test.", dns.TypeA), "udp")
-		if withEDNS != 2 {
+		if withEDNS.Load() != 2 {
 			t.Error("EDNS is not tried again")
 		}
 	})
@@ -358,13 +359,12 @@ func TestPlainIsRemembered(t *testing.T) {
 func TestLossIsNoLackOfEDNS(t *testing.T) {
 	good := world(t)
 	synctest.Test(t, func(t *testing.T) {
-		lost := false
+		var lost atomic.Bool
 		u := &fake{behaviour: behaviour{udp: func(q *dns.Msg) [][]byte {
 			if q.IsEdns0() == nil {
 				t.Error("asked without EDNS")
 			}
-			if lost {
-				lost = false
+			if lost.Swap(false) {
 				return nil
 			}
 			return [][]byte{packed(good(q))}
@@ -372,7 +372,7 @@ func TestLossIsNoLackOfEDNS(t *testing.T) {
 		s := beside(t, Options{}, u)
 		s.cache.resize(0)
 		for i := range 3 {
-			lost = i > 0
+			lost.Store(i > 0)
 			began := time.Now()
 			if got := lines(ask(t, s, query("four.test.", dns.TypeA), "udp")); got != "NOERROR; 300 A 192.0.2.1" {
 				t.Fatal(got)
