@@ -144,7 +144,7 @@ func (v *visit) routes() {
 			v.fail(check, fmt.Sprintf("ip route get %v, ip rule: remove what stands before natlessd's route", toUs[what]), "%s: %v goes to %s and not to %s", what, toUs[what], device, c.Device.Name)
 		}
 	}
-	v.routesToWorkloads()
+	v.routesToWorkloads(held)
 	if v.sound(check) {
 		v.ok(check, "%d of our addresses lead to %s, and the workloads' elsewhere", len(toUs), c.Device.Name)
 	}
@@ -161,10 +161,10 @@ func firstFree(p netip.Prefix, held map[netip.Addr]string) netip.Addr {
 }
 
 // routesToWorkloads must not lead back to the device.
-func (v *visit) routesToWorkloads() {
+func (v *visit) routesToWorkloads(held map[netip.Addr]string) {
 	for _, w := range v.workloads[:min(len(v.workloads), maxContainers)] {
 		device, err := v.Host.RouteTo(w.Address)
-		if own := v.Config.Device.Name; err == nil && device != own && device != "lo" { // lo: the host's own, which is shared
+		if own := v.Config.Device.Name; err == nil && device != own && held[w.Address] == "" { // the host's own is shared, others' is told
 			v.fail("routes", fmt.Sprintf("ip route get %v, ip rule: remove what stands before natlessd's route", w.Address), "workload %s: %v goes to %s and not to %s", w.Key, w.Address, device, own)
 		}
 		for _, a := range w.Request.IPv6[:min(1, len(w.Request.IPv6))] {
