@@ -56,7 +56,7 @@ func TestWatchdogHearsNoCrowd(t *testing.T) {
 	}
 	for range 3 {
 		before := n.daemon.Notified("WATCHDOG=1")
-		within(t, 5*time.Second, "the watchdog is answered", func() bool { return n.daemon.Notified("WATCHDOG=1") > before+1 })
+		within(t, 20*time.Second, "the watchdog is answered", func() bool { return n.daemon.Notified("WATCHDOG=1") > before+1 })
 		if got := n.natless("status"); !strings.Contains(got, "api-requests watch") {
 			t.Errorf("natless status:\n%s", got)
 		}
