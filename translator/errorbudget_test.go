@@ -237,9 +237,9 @@ func TestErrorsLimitedByCause(t *testing.T) {
 			if c.v4 {
 				v4, v6 = v6, v4
 			}
-			var want ErrorsLimited
-			want[c.kind][c.budget] = uint64(n - answered)
-			if answered == 0 || answered > 300 || v6 != want || v4 != (ErrorsLimited{}) {
+			// By chance two may share half of a budget: a few then count there.
+			refused := n - answered
+			if most := v6[c.kind][c.budget]; answered == 0 || answered > 300 || int(most) < refused*19/20 || refusals(f.Worker) != uint64(refused) || v4 != (ErrorsLimited{}) {
 				t.Errorf("%d of %d answered, counted %v and %v", answered, n, v6, v4)
 			}
 		})
