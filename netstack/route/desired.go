@@ -33,6 +33,7 @@ func want(c Config, d Desired, f facts) (s state, warnings []string) {
 	}
 	for _, def := range nftDefs(d, f) {
 		s.add(def.object())
+		s.add(def.contents()...)
 	}
 	wantHostPool(s, d, f)
 	if d.HostPool.Addr.IsValid() && f.zeroth > 1 {

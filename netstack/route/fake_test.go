@@ -73,6 +73,8 @@ func (f *fakeKernel) apply(c change) error {
 		maps.DeleteFunc(f.have, func(o object, _ bool) bool { _, ok := o.(link); return ok })
 	case nftTable:
 		maps.DeleteFunc(f.have, func(h object, _ bool) bool { t, ok := h.(nftTable); return ok && t.family == o.family })
+	case nftContent:
+		maps.DeleteFunc(f.have, func(h object, _ bool) bool { return sameGuard(h, o) })
 	}
 	if c.remove {
 		delete(f.have, c.object)

@@ -52,7 +52,7 @@ func openKernel(device, sysctlDir string) (*linuxKernel, error) {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	_ = conn.SetOption(mdl.ExtendedAcknowledge, true) // better messages; not worth failing for
-	nft, err := nftables.New(nftables.AsLasting())
+	nft, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(largeTransactions))
 	if err != nil {
 		handle.Close()
 		dump.Close()
@@ -224,6 +224,8 @@ func (k *linuxKernel) apply(c change) error {
 		err = k.changeProxy(c.remove, o)
 	case nftTable:
 		err = k.changeTable(c.remove, o)
+	case nftContent:
+		err = k.changeContent(o)
 	case rule:
 		err = k.changeRule(c.remove, o.netlink())
 	case kernelLocalRule:

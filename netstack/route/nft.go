@@ -34,6 +34,7 @@ type nftDef struct {
 
 type nftSet struct {
 	nftables.Set
+	content  string // of a set of intervals: see nftContent
 	elements []nftables.SetElement
 }
 
@@ -47,6 +48,13 @@ func familyName(f nftables.TableFamily) string {
 		return "inet"
 	}
 	return "ip"
+}
+
+func familyOf(name string) nftables.TableFamily {
+	if name == "inet" {
+		return nftables.TableFamilyINet
+	}
+	return nftables.TableFamilyIPv4
 }
 
 func (d *nftDef) add(chain, text string, exprs ...[]expr.Any) {
@@ -69,8 +77,8 @@ func nftText(rules []nftRule) string {
 // nftDefs gives the tables that the desired state needs.
 func nftDefs(d Desired, facts facts) []nftDef {
 	var defs []nftDef
-	if d.AntiSpoofing && len(routed6(d)) > 0 {
-		defs = append(defs, spoofDef(d))
+	if d.AntiSpoofing && facts.device != 0 {
+		defs = append(defs, spoofDef(d, facts))
 	}
 	if d.HostPool.Addr.IsValid() && facts.device != 0 {
 		defs = append(defs, hostPoolDef(d, facts))

@@ -45,6 +45,9 @@ func (r *reconciler) reconcile() error {
 		r.config.Log.Debug("waiting for the device", "device", r.config.Device)
 		return nil
 	}
+	if err := r.guard(o); err != nil {
+		return err
+	}
 	sysctls, warnings, err := r.applySysctls(o)
 	if err != nil {
 		return err
@@ -64,7 +67,8 @@ func (r *reconciler) reconcile() error {
 	w, more := want(r.config, d, o.facts)
 	r.warn(append(warnings, more...))
 	requeue(o.have, w)
-	for _, c := range diff(o.have, w) {
+	wide := widened(o.have, w)
+	for _, c := range slices.Concat(diff(o.have, wide), diff(wide, w)) {
 		if err := r.apply(c); err != nil {
 			return err
 		}

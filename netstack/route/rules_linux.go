@@ -138,16 +138,16 @@ func (k *linuxKernel) readTables(_ Desired, o *observed) error {
 			return err
 		}
 		o.have.add(nftTable{familyName(family), nftText(rules)})
+		if err := k.readContents(table, o); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // changeTable replaces or removes a table in one transaction.
 func (k *linuxKernel) changeTable(remove bool, t nftTable) error {
-	family := nftables.TableFamilyIPv4
-	if t.family == "inet" {
-		family = nftables.TableFamilyINet
-	}
+	family := familyOf(t.family)
 	// Adding before deleting makes deleting never fail.
 	table := k.nft.AddTable(&nftables.Table{Name: nftTableName, Family: family})
 	k.nft.DelTable(table)
@@ -168,7 +168,10 @@ func (k *linuxKernel) addTable(table *nftables.Table, def nftDef) error {
 	k.nft.AddTable(table)
 	for _, s := range def.sets {
 		s.Table = table
-		if err := k.nft.AddSet(&s.Set, s.elements); err != nil {
+		if err := k.nft.AddSet(&s.Set, nil); err != nil {
+			return err
+		}
+		if err := k.addElements(&s.Set, s.elements); err != nil {
 			return err
 		}
 	}

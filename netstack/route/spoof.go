@@ -1,6 +1,7 @@
 package route
 
 import (
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -10,9 +11,13 @@ import (
 )
 
 const (
-	spoofChain = "antispoof"
-	pathChain  = "reverse-path"
-	cameSet    = "came"
+	spoofFamily = "inet"
+	spoofChain  = "antispoof"
+	pathChain   = "reverse-path"
+	oursChain   = "ours"
+	cameSet     = "came"
+	ours4Set    = "ours4"
+	ours6Set    = "ours6"
 )
 
 // The route to a source is looked up by an expression that makes an entry of its
@@ -25,36 +30,70 @@ const (
 	cameSize  = 1 << 16
 )
 
-// spoofDef drops, and counts, what goes to the translator with a source that
-// the host would not reach through the interface it came from: a workload that
-// uses the address of another. A check of each workload's own interface, for
-// those that share one (a bridge), belongs in the same chain, in front.
-func spoofDef(d Desired) nftDef {
+// spoofDef drops, and counts, what has a source that it cannot have:
+//
+//   - what goes to the translator from a source that the host would not reach
+//     through the interface it came from: a workload that uses the address of
+//     another, or a stranger that uses a workload's;
+//   - what has an address of the translator's as its source, and comes from
+//     anywhere but the device and the host itself: a mapped address, one of a
+//     pool, the host's own that is shared, the translator's, one of the prefix.
+//     It would be translated to a packet from that workload's own IPv6 address,
+//     which no filter by source tells from the workload's, or be taken for an
+//     answer from the IPv4 network.
+//
+// Where a route of somebody else's leads such an address elsewhere, it is not
+// ours, and may come from there. All of it holds whatever rp_filter is. What is
+// at each workload's own interface or port is package guard's.
+func spoofDef(d Desired, f facts) nftDef {
 	def := nftDef{family: nftables.TableFamilyINet, chains: []nftables.Chain{
 		{Name: spoofChain, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw},
-		{Name: pathChain},
+		{Name: pathChain}, {Name: oursChain},
 	}, sets: []nftSet{{Set: nftables.Set{
 		Name: cameSet, KeyType: nftables.MustConcatSetType(nftables.TypeIFIndex, nftables.TypeIP6Addr), Concatenation: true,
 		Dynamic: true, HasTimeout: true, Timeout: cameLasts, Size: cameSize,
-	}}}}
-	for _, p := range routed6(d) {
-		m := make([]byte, 16)
-		for i := range p.Bits() {
-			m[i/8] |= 0x80 >> (i % 8)
-		}
-		def.add(spoofChain, fmt.Sprintf("ask where what goes to %v comes from", p),
-			meta(expr.MetaKeyNFPROTO), is(unix.NFPROTO_IPV6),
-			load(expr.PayloadBaseNetworkHeader, 24, 16), mask(m), is(p.Addr().AsSlice()...), jump(pathChain))
-	}
+	}},
+		addressSet(ours4Set, nftables.TypeIPAddr, append(routed4(d), single(d.HostPool.Addr))),
+		addressSet(ours6Set, nftables.TypeIP6Addr, routed6(d)),
+	}}
+	index := func(i int) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(i)) }
+	def.add(spoofChain, fmt.Sprintf("accept what comes from device %d", f.device),
+		meta(expr.MetaKeyIIF), is(index(f.device)...), verdict(expr.VerdictAccept))
+	def.add(spoofChain, "accept what comes from the host itself",
+		meta(expr.MetaKeyIIF), is(index(loopback)...), verdict(expr.VerdictAccept))
+	def.add(spoofChain, "ask where what has an IPv4 source of ours comes from",
+		meta(expr.MetaKeyNFPROTO), is(unix.NFPROTO_IPV4),
+		load(expr.PayloadBaseNetworkHeader, offSource, 4), oneOf(ours4Set), jump(oursChain))
+	def.add(spoofChain, "ask where what goes to the translator comes from",
+		meta(expr.MetaKeyNFPROTO), is(unix.NFPROTO_IPV6),
+		load(expr.PayloadBaseNetworkHeader, 24, 16), oneOf(ours6Set), jump(pathChain))
+	def.add(spoofChain, "ask where what has an IPv6 source of ours comes from",
+		meta(expr.MetaKeyNFPROTO), is(unix.NFPROTO_IPV6),
+		load(expr.PayloadBaseNetworkHeader, 8, 16), oneOf(ours6Set), jump(oursChain))
 	def.add(pathChain, "accept whose way was looked up a moment ago", came(),
 		[]expr.Any{&expr.Lookup{SourceRegister: cameKey, SetName: cameSet}}, verdict(expr.VerdictAccept))
-	def.add(pathChain, "drop from a source that is routed elsewhere",
-		// fib saddr . iif oif missing: RFC 3704 2.2, strict reverse path
-		[]expr.Any{&expr.Fib{Register: 1, ResultOIF: true, FlagSADDR: true, FlagIIF: true}}, is(0, 0, 0, 0),
-		counted(expr.VerdictDrop))
+	def.add(pathChain, dropElsewhere, routedElsewhere(), counted(expr.VerdictDrop))
 	def.add(pathChain, "remember for a moment whose way this is", came(),
 		[]expr.Any{&expr.Dynset{SrcRegKey: cameKey, SetName: cameSet, Operation: unix.NFT_DYNSET_OP_ADD, Timeout: cameLasts}})
+	def.add(oursChain, dropOurs, routedElsewhere(), counted(expr.VerdictDrop))
 	return def
+}
+
+// loopback is lo's interface index in every network namespace.
+const loopback = 1
+
+// The rules that count.
+const (
+	dropElsewhere = "drop from a source that is routed elsewhere"
+	dropOurs      = "drop from a source of ours"
+)
+
+// Causes of drops, as metrics name them, by the text of the rule.
+var causes = map[string]string{dropElsewhere: "reverse-path", dropOurs: "own-source"}
+
+// routedElsewhere: fib saddr . iif oif missing (RFC 3704 2.2, strict reverse path).
+func routedElsewhere() []expr.Any {
+	return append([]expr.Any{&expr.Fib{Register: 1, ResultOIF: true, FlagSADDR: true, FlagIIF: true}}, is(0, 0, 0, 0)...)
 }
 
 // cameKey is the first of the registers of four bytes: with those behind it, it
@@ -69,16 +108,17 @@ func came() []expr.Any {
 	}
 }
 
-// AntiSpoofing is whether packets with another's source are dropped, and how
-// many were.
+// AntiSpoofing is whether packets with a source that they cannot have are
+// dropped, and how many were, by cause.
 type AntiSpoofing struct {
 	Installed      bool
 	Packets, Bytes uint64
+	Causes         map[string]uint64 // packets
 }
 
 // ReadAntiSpoofing reads it from the kernel of this thread's network namespace.
 func ReadAntiSpoofing() (AntiSpoofing, error) {
-	var a AntiSpoofing
+	a := AntiSpoofing{Causes: map[string]uint64{}}
 	c, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return a, fmt.Errorf("nftables: %w", err)
@@ -89,7 +129,8 @@ func ReadAntiSpoofing() (AntiSpoofing, error) {
 		return a, err
 	}
 	for _, r := range rules {
-		if r.chain != pathChain {
+		cause, ok := causes[r.text]
+		if !ok {
 			continue
 		}
 		a.Installed = true
@@ -97,6 +138,7 @@ func ReadAntiSpoofing() (AntiSpoofing, error) {
 			if counter, ok := e.(*expr.Counter); ok {
 				a.Packets += counter.Packets
 				a.Bytes += counter.Bytes
+				a.Causes[cause] += counter.Packets
 			}
 		}
 	}

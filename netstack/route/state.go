@@ -142,6 +142,8 @@ func replaced(o object, want state) bool {
 				return true
 			}
 		}
+	case nftContent: // it goes with its table
+		return true
 	}
 	return false
 }

@@ -1,0 +1,68 @@
+package route
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	mdl "github.com/mdlayher/netlink"
+)
+
+const (
+	// elementsAtOnce is how many fit into one message: an attribute has less
+	// than 64 KiB. It is even, so that no interval is torn.
+	elementsAtOnce = 512
+	// transactionBytes is the room for one transaction in the socket.
+	transactionBytes = 16 << 20
+)
+
+// largeTransactions lets a set of thousands of addresses change at once.
+func largeTransactions(c *mdl.Conn) error {
+	_ = c.SetWriteBuffer(transactionBytes) // as large as it gets: most need little
+	return nil
+}
+
+func (k *linuxKernel) addElements(s *nftables.Set, all []nftables.SetElement) error {
+	for some := range slices.Chunk(all, elementsAtOnce) {
+		if err := k.nft.SetAddElements(s, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changeContent replaces what a set holds in one transaction.
+func (k *linuxKernel) changeContent(c nftContent) error {
+	all, err := c.parse()
+	if err != nil {
+		return err
+	}
+	set := &nftables.Set{
+		Table: &nftables.Table{Name: nftTableName, Family: familyOf(c.family)},
+		Name:  c.set, Interval: true,
+	}
+	k.nft.FlushSet(set)
+	if err := k.addElements(set, intervals(all)); err != nil {
+		return err
+	}
+	return k.nft.Flush()
+}
+
+// readContents reads the sets of addresses of a table of ours.
+func (k *linuxKernel) readContents(table *nftables.Table, o *observed) error {
+	sets, err := k.nft.GetSets(table)
+	if err != nil {
+		return fmt.Errorf("list nftables sets: %w", err)
+	}
+	for _, s := range sets {
+		if !s.Interval || s.Anonymous {
+			continue
+		}
+		elements, err := k.nft.GetSetElements(s)
+		if err != nil {
+			return fmt.Errorf("list nftables set %s: %w", s.Name, err)
+		}
+		o.have.add(nftContent{familyName(table.Family), s.Name, rangesText(fromIntervals(elements))})
+	}
+	return nil
+}
