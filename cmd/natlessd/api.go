@@ -108,7 +108,8 @@ func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
 			}
 		}
 	}
-	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry), s.hostPorts(), s.othersNAT.look(*s.desired.Load()), spoofing(), s.held(c))
+	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry), s.hostPorts(), s.othersNAT.look(*s.desired.Load()), s.spoofing(), s.held(c))
+	st.Checks = append(st.Checks, s.insisted(c)...)
 	if c.Uplink != "" {
 		st.Checks = append(st.Checks, announcements(s.routes))
 	}
@@ -127,18 +128,6 @@ func verdicts(s dataplane.Snapshot) map[string]uint64 {
 		}
 	}
 	return counts
-}
-
-// spoofing says whether packets with another's source are dropped.
-func spoofing() api.Check {
-	a, err := route.ReadAntiSpoofing()
-	switch {
-	case err != nil:
-		return api.Check{Name: "anti-spoofing", State: "warn", Detail: err.Error()}
-	case !a.Installed:
-		return api.Check{Name: "anti-spoofing", State: "fail", Detail: "its nftables rules are gone: a workload can send with another's source"}
-	}
-	return api.Check{Name: "anti-spoofing", State: "ok", Detail: fmt.Sprintf("%d packets dropped", a.Packets)}
 }
 
 // announcements says whether the uplink's link hears of our addresses.

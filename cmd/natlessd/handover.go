@@ -15,6 +15,7 @@ import (
 	"github.com/natless/natless/cmd/internal/systemd"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/netstack/guard"
 	"github.com/natless/natless/netstack/offload/attach"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/netstack/tun"
@@ -72,6 +73,10 @@ func cleanUp(path string, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "natlessd: removed the fast path's", what)
 	}
 	if err != nil {
+		fmt.Fprintln(stderr, "natlessd:", err)
+		return 1
+	}
+	if err := guard.Cleanup(); err != nil {
 		fmt.Fprintln(stderr, "natlessd:", err)
 		return 1
 	}

@@ -40,7 +40,7 @@ func (s *server) healthy() error {
 	if s.dataplane.Device() == nil {
 		return errors.New("the device is gone and is being made anew")
 	}
-	return nil
+	return s.fastPath.insufficient()
 }
 
 // allReady names a task that is not.
@@ -49,6 +49,9 @@ func allReady(tasks []task) error {
 		select {
 		case <-t.Ready():
 		default:
+			if i, ok := t.(*insisting); ok && i.insufficient() != nil {
+				return i.insufficient()
+			}
 			return fmt.Errorf("not ready: %T", t)
 		}
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/dataplane"
-	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
 )
@@ -89,11 +88,6 @@ func describe(plane *dataplane.Dataplane) (metrics.Device, bool) {
 	return metrics.Device{Name: d.Name(), IO: string(d.IO()), TSO: o.TSO, USO: o.USO, Link: link, LinkOK: err == nil}, true
 }
 
-func spoofed() (packets uint64, installed bool, err error) {
-	a, err := route.ReadAntiSpoofing()
-	return a.Packets, a.Installed, err
-}
-
 // countWorkloads has packets counted by workload from now on.
 func (s *server) countWorkloads(most int) {
 	s.workloads.traffic = metrics.NewWorkloads(most, s.workloads.All(), func(ipv6 netip.Addr) metrics.Usage {
@@ -109,6 +103,9 @@ func (s *server) countWorkloads(most int) {
 // may have other slots.
 func (s *server) renumber(c translator.Config, table *mapping.Table) error {
 	var kernel error
+	if err := s.guard.Replace(table); err != nil {
+		return err
+	}
 	reload := func() error {
 		err := s.translator.Reload(c, table)
 		if err == nil {

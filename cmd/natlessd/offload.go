@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 
 	"github.com/natless/natless/cmd/internal/metrics"
 	"github.com/natless/natless/config"
@@ -21,13 +22,15 @@ type fastPath struct {
 	*attach.Manager // nil where it does not
 	mode            config.Offload
 	why             string // not
+	log             *slog.Logger
+	insisting       *insisting // nil where it is not required
 }
 
 // openFastPath takes the fast path into use as far as the configuration wishes
 // and the kernel can, and removes what an earlier run left where it is not.
 func openFastPath(c *config.Config, handover bool, s *server) (*fastPath, error) {
-	f, log := &fastPath{mode: c.Offload}, s.log
-	ac := attach.Config{Device: c.Device.Name, Uplink: c.Uplink, Required: c.Offload == config.OffloadRequired,
+	f, log := &fastPath{mode: c.Offload, log: s.log}, s.log
+	ac := attach.Config{Device: c.Device.Name, Uplink: s.uplink, Required: c.Offload == config.OffloadRequired,
 		Keep: handover, After: s.routes.Ready(), Log: log}
 	if c.Offload == config.OffloadOff {
 		removed, err := attach.Cleanup(ac)
@@ -58,6 +61,9 @@ func openFastPath(c *config.Config, handover bool, s *server) (*fastPath, error)
 		return nil, fmt.Errorf("offload: required, but %w", err)
 	}
 	f.Manager = m
+	if ac.Required {
+		f.insisting = &insisting{fastPath: f, ready: make(chan struct{})}
+	}
 	return f, nil
 }
 
@@ -93,10 +99,14 @@ func (f *fastPath) replace(t *translator.Translator) error {
 	return nil
 }
 
-// tasks is the manager, if there is one.
+// tasks is the manager, if there is one; where it is required, it is ready when
+// the kernel translates.
 func (f *fastPath) tasks() []task {
-	if f.Manager == nil {
+	switch {
+	case f.Manager == nil:
 		return nil
+	case f.insisting != nil:
+		return []task{f.insisting}
 	}
 	return []task{f.Manager}
 }

@@ -105,7 +105,7 @@ func (r *reloader) release(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.setRoutes(desired(c, r.workloads.reach(pools, r.workloads.Outside())))
+	return r.setRoutes(r.wanted(c, r.workloads.reach(pools, r.workloads.Outside())))
 }
 
 // reload reads the file again. Either all of it is in force afterwards, or
@@ -179,7 +179,7 @@ func (r *reloader) swap(next *config.Config, reach reach, assigned iter.Seq[mapp
 	before, beforeTable := r.translator.Config(), r.translator.Table()
 	err = r.renumber(r.translation(next, reach), table)
 	if err == nil {
-		err = r.setRoutes(desired(next, reach))
+		err = r.setRoutes(r.wanted(next, reach))
 	}
 	if err == nil {
 		return nil

@@ -20,6 +20,7 @@ import (
 	apiserver "github.com/natless/natless/config/api/server"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/gro"
+	"github.com/natless/natless/netstack/guard"
 	"github.com/natless/natless/netstack/local"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/netstack/tun"
@@ -43,7 +44,9 @@ type server struct {
 	key        [16]byte
 	workloads  *workloads
 	translator *translator.Translator
+	guard      *guard.Manager
 	routes     *route.Manager
+	uplink     string // the configuration's, or the bridge that it is a port of
 	fastPath   *fastPath
 	dataplane  *dataplane.Dataplane
 	local      *local.Stack
@@ -59,7 +62,7 @@ type server struct {
 }
 
 func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger) (*server, error) {
-	s := &server{settle: settle, needs: needs(c), log: log}
+	s := &server{settle: settle, needs: needs(c), log: log, uplink: uplinkOf(c, log)}
 	var err error
 	if s.key, err = secret(c); err != nil {
 		return nil, err
@@ -80,6 +83,9 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 	if s.translator, err = translator.New(s.translation(c, reach), table); err != nil {
 		return nil, err
 	}
+	if err := s.openGuard(c, handover); err != nil {
+		return nil, err
+	}
 	s.routes, err = route.New(route.Config{
 		Device: c.Device.Name, ManageSysctls: c.ManageSysctls, SysctlDir: c.SysctlDir, Leave: handover, Log: log,
 		StateDir: filepath.Dir(c.API.Socket), // which a reboot empties, and no other daemon has
@@ -89,7 +95,7 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 		return nil, err
 	}
 	s.workloads.serve(s.translator, s.routes.Look)
-	if err := s.setRoutes(desired(c, reach)); err != nil {
+	if err := s.setRoutes(s.wanted(c, reach)); err != nil {
 		return nil, err
 	}
 	if s.local, err = local.New(s.localConfig(c)); err != nil {
@@ -116,7 +122,7 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 
 // tasks are in the order in which they may end, the last first.
 func (s *server) tasks() []task {
-	tasks := []task{s.dataplane, following{s.routes, s.dataplane.Ready()}}
+	tasks := []task{s.dataplane, s.guard, following{s.routes, []<-chan struct{}{s.dataplane.Ready(), s.guard.Ready()}}}
 	tasks = append(tasks, s.fastPath.tasks()...)
 	return append(tasks, s.local, s.workloads, s.gro)
 }
@@ -175,10 +181,10 @@ func (s *server) setRoutes(d route.Desired) error {
 	return err
 }
 
-// desired is what the kernel should do by a configuration.
-func desired(c *config.Config, r reach) route.Desired {
+// wanted is what the kernel should do by a configuration.
+func (s *server) wanted(c *config.Config, r reach) route.Desired {
 	d := route.Desired{
-		MTU: c.Device.MTU, Uplink: c.Uplink, Prefix: c.Prefix,
+		MTU: c.Device.MTU, Uplink: s.uplink, Prefix: c.Prefix,
 		IPv4: c.Addresses.IPv4, IPv6: c.Addresses.IPv6,
 		ICMPSource4: c.ICMPSourcePool.IPv4, ICMPSource6: c.ICMPSourcePool.IPv6,
 		Mapped4:  slices.Concat(c.Mapped4(), r.kept),

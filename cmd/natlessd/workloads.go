@@ -19,6 +19,7 @@ import (
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/netstack/guard"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
 )
@@ -31,6 +32,7 @@ const reconcileEvery = 30 * time.Second
 type workloads struct {
 	*registry.Registry
 	translator *translator.Translator
+	guard      *guard.Manager
 	fastPath   *fastPath
 	traffic    *metrics.Workloads // nil: nothing is counted by workload
 	socket     string             // recorded releases lie beside it
@@ -109,10 +111,14 @@ func (w *workloads) serve(t *translator.Translator, look func()) {
 		func(c registry.Change) error { _, err := edited(t.Table(), c); return err },
 		func(_ context.Context, c registry.Change) error {
 			edit := func() error {
+				if err := w.police(t.Table(), c); err != nil {
+					return err
+				}
 				err := t.Edit(func(table *mapping.Table) (*mapping.Table, error) { return edited(table, c) })
 				if err == nil {
 					w.fastPath.follow(t.Table(), c)
 					w.changed(c, look)
+					w.release(t.Table(), c)
 				}
 				return err
 			}
@@ -171,10 +177,14 @@ func tableOf(c *config.Config, assigned iter.Seq[mapping.Mapping]) (*mapping.Tab
 // Put is the registry's. Where a stale workload stands in the way it looks
 // once whether that one is gone, since nobody may have said so.
 func (w *workloads) Put(ctx context.Context, k api.Key, q api.Request) (*registry.Assignment, error) {
+	before, _ := w.Get(k)
 	a, err := w.Registry.Put(ctx, k, q)
 	var conflict *registry.ConflictError
 	if errors.As(err, &conflict) && w.reconcile(ctx) > 0 {
 		a, err = w.Registry.Put(ctx, k, q)
+	}
+	if err == nil {
+		err = w.moved(before, a)
 	}
 	select {
 	case w.put <- struct{}{}:

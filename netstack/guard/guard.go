@@ -200,16 +200,16 @@ func (m *Manager) tell() {
 	}
 }
 
-// Replace follows another table; named are the workloads that are told where
-// they are.
-func (m *Manager) Replace(table *mapping.Table, named []Workload) error {
+// Replace polices the workloads of another table, before their packets are
+// translated by it.
+func (m *Manager) Replace(table *mapping.Table) error {
 	m.mu.Lock()
 	m.table = table
-	clear(m.named)
-	for _, w := range named {
-		m.name(w)
-	}
+	begun := m.host != nil
 	m.mu.Unlock()
+	if !begun {
+		return nil // Run will
+	}
 	return m.reconcile()
 }
 
@@ -229,7 +229,18 @@ func (m *Manager) Put(table *mapping.Table, w Workload) error {
 		return err
 	}
 	m.host.place(m.config, w, m.want)
-	return m.kernel.sync(m.want, false)
+	if err := m.kernel.extend(m.want); err != nil {
+		m.audit = true
+		return fmt.Errorf("police the workload: %w", err)
+	}
+	return nil
+}
+
+// Lacking says what is not policed, and why.
+func (m *Manager) Lacking() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lacking()
 }
 
 // Delete forgets one that has gone: table is the one without it.

@@ -405,19 +405,14 @@ func TestFollows(t *testing.T) {
 				strings.Count(l.host.Run("nft", "list", "table", "inet", tableName), "counter") == 2
 		})
 	}
-	l.m.mu.Lock()
-	said := l.m.lacking()
-	l.m.mu.Unlock()
-	if len(said) != 0 {
+	if said := l.m.Lacking(); len(said) != 0 {
 		t.Errorf("lacking: %q", said)
 	}
-	if err := l.m.Replace(l.table, nil); err != nil {
+	clear(l.m.named)
+	if err := l.m.Replace(l.table); err != nil {
 		t.Fatal(err)
 	}
-	l.m.mu.Lock()
-	said = l.m.lacking()
-	l.m.mu.Unlock()
-	if len(said) != 1 || !strings.Contains(said[0], "2 workloads are at ports of bridge br0 that nobody named") {
+	if said := l.m.Lacking(); len(said) != 1 || !strings.Contains(said[0], "2 workloads are at ports of bridge br0 that nobody named") {
 		t.Errorf("without names it says %q", said)
 	}
 }

@@ -3,6 +3,7 @@ package guard
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -63,11 +64,44 @@ func (k *kernel) sync(want *desired, audit bool) error {
 		}
 		k.noBridge = err
 	}
+	clear(want.new)
 	return nil
 }
 
 func unsupported(err error) bool {
 	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT)
+}
+
+// extend puts in force what one more workload asks for, whatever the number of
+// the others.
+func (k *kernel) extend(want *desired) error {
+	for _, d := range k.defs {
+		bridged := d.family == nftables.TableFamilyBridge
+		if needed(&d, want) && !k.there[d.family] && (!bridged || k.noBridge == nil) {
+			return k.sync(want, true)
+		}
+	}
+	for _, d := range k.defs {
+		if !k.there[d.family] {
+			continue
+		}
+		for _, s := range d.sets {
+			s.Table = d.table()
+			if err := k.fill(&s, difference(want.new[s.Name], nil)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := k.nft.Flush(); err != nil {
+		return k.sync(want, true)
+	}
+	for name, some := range want.new {
+		if k.have[name] != nil {
+			maps.Copy(k.have[name], some)
+		}
+	}
+	clear(want.new)
+	return nil
 }
 
 func (k *kernel) syncTable(d *tableDef, want *desired, audit bool) error {

@@ -35,10 +35,11 @@ type desired struct {
 	direct  map[int]int  // workloads on the link of an interface, whose port is not known
 	bridges map[int]bool // with a workload's port
 	many    bool
+	new     map[string]keys // what was added to the sets since the kernel was told
 }
 
 func newDesired() *desired {
-	d := &desired{sets: map[string]keys{}, behind: map[int]bool{}, direct: map[int]int{}, bridges: map[int]bool{}}
+	d := &desired{sets: map[string]keys{}, behind: map[int]bool{}, direct: map[int]int{}, bridges: map[int]bool{}, new: map[string]keys{}}
 	for _, name := range []string{attachedSet, sourcesSet, rangesSet, watchedSet, portsSet, atSet, theirsSet, ownSet} {
 		d.sets[name] = keys{}
 	}
@@ -46,7 +47,15 @@ func newDesired() *desired {
 }
 
 func (d *desired) add(set string, parts ...[]byte) {
-	d.sets[set][string(slices.Concat(parts...))] = true
+	key := string(slices.Concat(parts...))
+	if d.sets[set][key] {
+		return
+	}
+	d.sets[set][key] = true
+	if d.new[set] == nil {
+		d.new[set] = keys{}
+	}
+	d.new[set][key] = true
 }
 
 func index(i int) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(i)) }

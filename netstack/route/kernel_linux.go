@@ -153,6 +153,9 @@ func UplinkAddr(name string) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("uplink %s: %w", name, err)
 	}
+	if bridge := bridgeOf(l); bridge != nil {
+		l = bridge
+	}
 	addrs, err := retryDump(func() ([]netlink.Addr, error) { return netlink.AddrList(l, unix.AF_INET) })
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("uplink %s: %w", name, err)

@@ -53,7 +53,7 @@ func spoofDef(d Desired, f facts) nftDef {
 		Name: cameSet, KeyType: nftables.MustConcatSetType(nftables.TypeIFIndex, nftables.TypeIP6Addr), Concatenation: true,
 		Dynamic: true, HasTimeout: true, Timeout: cameLasts, Size: cameSize,
 	}},
-		addressSet(ours4Set, nftables.TypeIPAddr, append(routed4(d), single(d.HostPool.Addr))),
+		addressSet(ours4Set, nftables.TypeIPAddr, append(routed4(d, f), single(d.HostPool.Addr))),
 		addressSet(ours6Set, nftables.TypeIP6Addr, routed6(d)),
 	}}
 	index := func(i int) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(i)) }

@@ -148,7 +148,7 @@ func (v *visit) antiSpoofing() {
 	case !installed:
 		v.fail(check, "natlessd puts them back within a second; nft list ruleset shows what is there", "the rules against other workloads' sources are gone")
 	default:
-		v.ok(check, "packets with another workload's source are dropped")
+		v.ok(check, "packets with another workload's source are dropped, and workloads policed at their interfaces and ports of bridges")
 	}
 }
 

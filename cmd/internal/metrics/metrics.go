@@ -35,7 +35,7 @@ type Sources struct {
 	Local    func() local.Stats
 	Refusals func() []api.Limit
 	DNS64    func() *dns64.Server // nil: off
-	Spoofing func() (packets uint64, installed bool, err error)
+	Spoofing func() (causes map[string]uint64, installed bool, err error)
 }
 
 // Device is the translator's device as it is now.

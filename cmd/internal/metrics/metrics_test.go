@@ -83,7 +83,7 @@ func sources() Sources {
 		Local:    func() local.Stats { return local.Stats{Delivered: next(), Dropped: next(), Written: next()} },
 		DNS64:    func() *dns64.Server { return resolver },
 		Refusals: func() []api.Limit { return []api.Limit{{What: "http-connections", Budget: "source", Refused: next()}} },
-		Spoofing: func() (uint64, bool, error) { return 17, true, nil },
+		Spoofing: func() (map[string]uint64, bool, error) { return map[string]uint64{"reverse-path": 17}, true, nil },
 	}
 }
 
@@ -174,7 +174,7 @@ func TestFigures(t *testing.T) {
 		`natless_device_info{device="natless0",io="io_uring",tso="true",uso="false"} 1`,
 		`natless_device_write_errors_total{error="errno-4095"} `,
 		`natless_device_write_errors_total{error="ENOBUFS"} `,
-		`natless_spoofed_packets_total 17`,
+		`natless_spoofed_packets_total{cause="reverse-path"} 17`,
 		`natless_offload_active 1`, `natless_offload_interfaces 3`, `natless_offload_failed_interfaces 1`,
 		fmt.Sprintf(`natless_translated_packets_total{direction="6→4",verdict="forward4",way="kernel"} %d`, 1000+int(offload.Translated)),
 		fmt.Sprintf(`natless_translated_bytes_total{direction="4→6",verdict="forward6",way="kernel"} %d`, 10000+int(offload.Translated)),
@@ -191,14 +191,14 @@ func TestWithoutDevice(t *testing.T) {
 	s := sources()
 	s.Device = func() (Device, bool) { return Device{}, false }
 	s.DNS64 = func() *dns64.Server { return nil }
-	s.Spoofing = func() (uint64, bool, error) { return 0, false, nil }
+	s.Spoofing = func() (map[string]uint64, bool, error) { return nil, false, nil }
 	got := scrape(t, pedantic(t, &Collector{s}))
 	for _, gone := range []string{"natless_device_queue", "natless_dns64", "natless_spoofed"} {
 		if strings.Contains(got, gone) {
 			t.Errorf("%s without what it counts", gone)
 		}
 	}
-	s.Spoofing = func() (uint64, bool, error) { return 0, false, errors.New("no answer") }
+	s.Spoofing = func() (map[string]uint64, bool, error) { return nil, false, errors.New("no answer") }
 	if got := scrape(t, pedantic(t, &Collector{s})); strings.Contains(got, "natless_spoof") {
 		t.Error("spoofing rules that nobody knows about are said to be gone, or there")
 	}

@@ -12,7 +12,7 @@ var (
 	reloads       = desc("config_reloads_total", "Attempts to reload the configuration, by result.", "result")
 	reloaded      = desc("config_last_reload_successful", "Whether the last attempt to reload the configuration succeeded.")
 	reloadedAt    = desc("config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded.")
-	spoofed       = desc("spoofed_packets_total", "Packets dropped because a workload sent with another's source.")
+	spoofed       = desc("spoofed_packets_total", "Packets dropped because of a source that they cannot have, or of what they claim about an address, by cause.", "cause")
 	refusals      = desc("budget_refusals_total", "Packets, requests and connections refused or ended because their sender's budget was used up.", "what", "budget")
 	spoofingRules = desc("spoofing_rules_installed", "Whether the nftables rules against spoofed sources are there.")
 )
@@ -28,12 +28,15 @@ func (c *Collector) process(s sink) {
 	s.counter(reloads, r.Refused, "refused")
 	s.is(reloaded, !r.LastRefused)
 	s.gauge(reloadedAt, float64(r.LastSuccess.UnixNano())/1e9)
-	packets, installed, err := c.Spoofing()
+	causes, installed, err := c.Spoofing()
 	if err != nil {
 		return // nobody knows
 	}
 	s.is(spoofingRules, installed)
-	if installed {
-		s.counter(spoofed, packets)
+	if !installed {
+		return
+	}
+	for cause, packets := range causes {
+		s.counter(spoofed, packets, cause)
 	}
 }
