@@ -31,7 +31,7 @@ func want(c Config, d Desired, f facts) (s state, warnings []string) {
 		s.add(proxies...)
 		warnings = append(warnings, w...)
 	}
-	for _, def := range nftDefs(d, f) {
+	for _, def := range nftDefs(c.Device, d, f) {
 		s.add(def.object())
 		s.add(def.contents()...)
 	}

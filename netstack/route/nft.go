@@ -75,10 +75,10 @@ func nftText(rules []nftRule) string {
 }
 
 // nftDefs gives the tables that the desired state needs.
-func nftDefs(d Desired, facts facts) []nftDef {
+func nftDefs(device string, d Desired, facts facts) []nftDef {
 	var defs []nftDef
-	if d.AntiSpoofing && facts.device != 0 {
-		defs = append(defs, spoofDef(d, facts))
+	if d.AntiSpoofing {
+		defs = append(defs, spoofDef(device, d, facts))
 	}
 	if d.HostPool.Addr.IsValid() && facts.device != 0 {
 		defs = append(defs, hostPoolDef(d, facts))

@@ -122,7 +122,7 @@ func readNftRules(c *nftables.Conn, family nftables.TableFamily) ([]nftRule, err
 // prepare keeps how to make the tables that d needs.
 func (k *linuxKernel) prepare(d Desired, o *observed) {
 	k.tables = map[nftTable]nftDef{}
-	for _, def := range nftDefs(d, o.facts) {
+	for _, def := range nftDefs(k.device, d, o.facts) {
 		k.tables[def.object()] = def
 	}
 }

@@ -45,7 +45,7 @@ const (
 // Where a route of somebody else's leads such an address elsewhere, it is not
 // ours, and may come from there. All of it holds whatever rp_filter is. What is
 // at each workload's own interface or port is package guard's.
-func spoofDef(d Desired, f facts) nftDef {
+func spoofDef(device string, d Desired, f facts) nftDef {
 	def := nftDef{family: nftables.TableFamilyINet, chains: []nftables.Chain{
 		{Name: spoofChain, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw},
 		{Name: pathChain}, {Name: oursChain},
@@ -56,11 +56,10 @@ func spoofDef(d Desired, f facts) nftDef {
 		addressSet(ours4Set, nftables.TypeIPAddr, append(routed4(d, f), single(d.HostPool.Addr))),
 		addressSet(ours6Set, nftables.TypeIP6Addr, routed6(d)),
 	}}
-	index := func(i int) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(i)) }
-	def.add(spoofChain, fmt.Sprintf("accept what comes from device %d", f.device),
-		meta(expr.MetaKeyIIF), is(index(f.device)...), verdict(expr.VerdictAccept))
+	def.add(spoofChain, "accept what comes from the device",
+		meta(expr.MetaKeyIIFNAME), is(ifname(device)...), verdict(expr.VerdictAccept))
 	def.add(spoofChain, "accept what comes from the host itself",
-		meta(expr.MetaKeyIIF), is(index(loopback)...), verdict(expr.VerdictAccept))
+		meta(expr.MetaKeyIIF), is(binary.NativeEndian.AppendUint32(nil, loopback)...), verdict(expr.VerdictAccept))
 	def.add(spoofChain, "ask where what has an IPv4 source of ours comes from",
 		meta(expr.MetaKeyNFPROTO), is(unix.NFPROTO_IPV4),
 		load(expr.PayloadBaseNetworkHeader, offSource, 4), oneOf(ours4Set), jump(oursChain))
@@ -76,7 +75,16 @@ func spoofDef(d Desired, f facts) nftDef {
 	def.add(pathChain, "remember for a moment whose way this is", came(),
 		[]expr.Any{&expr.Dynset{SrcRegKey: cameKey, SetName: cameSet, Operation: unix.NFT_DYNSET_OP_ADD, Timeout: cameLasts}})
 	def.add(oursChain, dropOurs, routedElsewhere(), counted(expr.VerdictDrop))
+	circleRules(&def, d, device)
 	return def
+}
+
+// ifname is an interface's name as meta has it. The device is known by it, so
+// that the rules are right for one that was made anew, too.
+func ifname(s string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, s)
+	return b
 }
 
 // loopback is lo's interface index in every network namespace.
@@ -86,10 +94,11 @@ const loopback = 1
 const (
 	dropElsewhere = "drop from a source that is routed elsewhere"
 	dropOurs      = "drop from a source of ours"
+	dropCircle    = "drop what would come back to the device"
 )
 
 // Causes of drops, as metrics name them, by the text of the rule.
-var causes = map[string]string{dropElsewhere: "reverse-path", dropOurs: "own-source"}
+var causes = map[string]string{dropElsewhere: "reverse-path", dropOurs: "own-source", dropCircle: "circle"}
 
 // routedElsewhere: fib saddr . iif oif missing (RFC 3704 2.2, strict reverse path).
 func routedElsewhere() []expr.Any {

@@ -28,7 +28,7 @@ func (h ThisHost) Chains() ([]Chain, error) {
 	var chains []Chain
 	for _, n := range all {
 		family, ours := families[n.Table.Family]
-		if !ours || n.Table.Name == "natless" {
+		if !ours || n.Table.Name == "natless" || n.Table.Name == "natless-guard" {
 			continue
 		}
 		rules, err := c.GetRules(n.Table, n)
