@@ -57,6 +57,7 @@ type Host interface {
 type Link struct {
 	Name      string
 	Kind      string // "tun", "veth", …
+	Bridge    string // that it is a port of
 	MTU       int
 	Up        bool
 	QueueFull uint64 // packets dropped since the transmit queue was full

@@ -47,10 +47,16 @@ func (ThisHost) Links() ([]Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
+	bridges := map[int]string{}
+	for _, l := range all {
+		if l.Type() == "bridge" {
+			bridges[l.Attrs().Index] = l.Attrs().Name
+		}
+	}
 	links := make([]Link, len(all))
 	for i, l := range all {
 		a := l.Attrs()
-		links[i] = Link{Name: a.Name, Kind: l.Type(), MTU: a.MTU, Up: a.RawFlags&unix.IFF_UP != 0}
+		links[i] = Link{Name: a.Name, Kind: l.Type(), Bridge: bridges[a.MasterIndex], MTU: a.MTU, Up: a.RawFlags&unix.IFF_UP != 0}
 		if a.Statistics != nil {
 			links[i].QueueFull, links[i].Sent = a.Statistics.TxDropped, a.Statistics.TxPackets
 		}

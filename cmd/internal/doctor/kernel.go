@@ -66,9 +66,19 @@ func (v *visit) uplink(name string) {
 		v.fail(check, "name the interface toward IPv4 in the key uplink", "there is no interface %s", name)
 	case !l.Up:
 		v.fail(check, "ip link set "+name+" up", "%s is down", name)
+	case l.Bridge != "":
+		v.ok(check, "%s is a port of bridge %s, which is used in its stead", name, l.Bridge)
 	default:
 		v.ok(check, "%s is up", name)
 	}
+}
+
+// uplinkInUse is the uplink, or the bridge that it is a port of.
+func (v *visit) uplinkInUse() string {
+	if l := v.link(v.Config.Uplink); l != nil && l.Bridge != "" {
+		return l.Bridge
+	}
+	return v.Config.Uplink
 }
 
 // sysctls are those that natlessd sees to, or that the operator has to.
@@ -83,7 +93,7 @@ func (v *visit) sysctls() {
 		needed["net/ipv4/conf/"+device+"/forwarding"] = "1"
 		needed["net/ipv6/conf/"+device+"/disable_ipv6"] = "0"
 	}
-	if u := v.Config.Uplink; u != "" && v.link(u) != nil {
+	if u := v.uplinkInUse(); u != "" && v.link(u) != nil {
 		needed["net/ipv4/conf/"+u+"/forwarding"] = "1"
 	}
 	var wrong []string
@@ -101,7 +111,7 @@ func (v *visit) sysctls() {
 		v.fail(check, "sysctl -w "+strings.Join(wrong, " "), "forwarding is off where it must be on")
 	}
 	v.delays()
-	if u := v.Config.Uplink; u != "" && v.Host.Sysctl("net/ipv6/conf/"+u+"/accept_ra") == "1" && v.Host.Sysctl("net/ipv6/conf/all/forwarding") == "1" &&
+	if u := v.uplinkInUse(); u != "" && v.Host.Sysctl("net/ipv6/conf/"+u+"/accept_ra") == "1" && v.Host.Sysctl("net/ipv6/conf/all/forwarding") == "1" &&
 		v.Host.Sysctl("net/ipv6/conf/"+u+"/forwarding") == "1" {
 		v.warn(check, "sysctl -w net.ipv6.conf."+u+".accept_ra=2, if this host gets its addresses or default route that way",
 			"%s ignores router advertisements, since the host forwards", u)
