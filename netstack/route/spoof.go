@@ -58,8 +58,6 @@ func spoofDef(device string, d Desired, f facts) nftDef {
 	}}
 	def.add(spoofChain, "accept what comes from the device",
 		meta(expr.MetaKeyIIFNAME), is(ifname(device)...), verdict(expr.VerdictAccept))
-	def.add(spoofChain, "accept what comes from the host itself",
-		meta(expr.MetaKeyIIF), is(binary.NativeEndian.AppendUint32(nil, loopback)...), verdict(expr.VerdictAccept))
 	def.add(spoofChain, "ask where what has an IPv4 source of ours comes from",
 		meta(expr.MetaKeyNFPROTO), is(unix.NFPROTO_IPV4),
 		load(expr.PayloadBaseNetworkHeader, offSource, 4), oneOf(ours4Set), jump(oursChain))
@@ -74,6 +72,8 @@ func spoofDef(device string, d Desired, f facts) nftDef {
 	def.add(pathChain, dropElsewhere, routedElsewhere(), counted(expr.VerdictDrop))
 	def.add(pathChain, "remember for a moment whose way this is", came(),
 		[]expr.Any{&expr.Dynset{SrcRegKey: cameKey, SetName: cameSet, Operation: unix.NFT_DYNSET_OP_ADD, Timeout: cameLasts}})
+	def.add(oursChain, "return what comes from the host itself",
+		meta(expr.MetaKeyIIF), is(binary.NativeEndian.AppendUint32(nil, loopback)...), verdict(expr.VerdictReturn))
 	def.add(oursChain, dropOurs, routedElsewhere(), counted(expr.VerdictDrop))
 	circleRules(&def, d, device)
 	return def
