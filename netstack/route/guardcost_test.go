@@ -23,6 +23,7 @@ func BenchmarkGuard(b *testing.B) {
 			l := newLab(b)
 			d := example()
 			d.Uplink, d.AntiSpoofing = "", guarded
+			d.IPv4 = netip.MustParseAddr("198.51.100.1") // most sources share no first bits with ours
 			l.start(d)
 			l.wl.IP("-6 route add default via fd00::1")
 			l.net.IP("route add default via 192.0.2.10")

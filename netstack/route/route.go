@@ -108,6 +108,9 @@ func (d Desired) validate() (Desired, error) {
 	check("prefix", d.Prefix, false)
 	check("icmp source", d.ICMPSource4, true)
 	check("icmp source", d.ICMPSource6, false)
+	if d.ICMPSource6.IsValid() && d.ICMPSource6.Bits() < 16 {
+		errs = append(errs, fmt.Errorf("icmp source %v: longer than a network has, at most a /16", d.ICMPSource6))
+	}
 	check("own address", single(d.IPv4), true)
 	check("own address", single(d.IPv6), false)
 	for _, p := range d.Mapped4 {

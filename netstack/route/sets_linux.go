@@ -1,11 +1,14 @@
 package route
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/google/nftables"
 	mdl "github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -45,6 +48,11 @@ func (k *linuxKernel) changeContent(c nftContent) error {
 	if err := k.addElements(set, intervals(all)); err != nil {
 		return err
 	}
+	set = &nftables.Set{Table: set.Table, Name: headSets[c.set]}
+	k.nft.FlushSet(set)
+	if err := k.addElements(set, headElements(all)); err != nil {
+		return err
+	}
 	return k.nft.Flush()
 }
 
@@ -62,7 +70,31 @@ func (k *linuxKernel) readContents(table *nftables.Table, o *observed) error {
 		if err != nil {
 			return fmt.Errorf("list nftables set %s: %w", s.Name, err)
 		}
-		o.have.add(nftContent{familyName(table.Family), s.Name, rangesText(fromIntervals(elements))})
+		all := fromIntervals(elements)
+		text := rangesText(all)
+		if same, err := k.hasHeads(table, headSets[s.Name], all); err != nil {
+			return err
+		} else if !same {
+			text = "without what is looked at first"
+		}
+		o.have.add(nftContent{familyName(table.Family), s.Name, text})
 	}
 	return nil
+}
+
+// hasHeads says whether a set has the heads of ranges.
+func (k *linuxKernel) hasHeads(table *nftables.Table, set string, all []addrRange) (bool, error) {
+	elements, err := k.nft.GetSetElements(&nftables.Set{Table: table, Name: set})
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("list nftables set %s: %w", set, err)
+	}
+	have := make([]uint32, len(elements))
+	for i, e := range elements {
+		have[i] = binary.BigEndian.Uint32(e.Key)
+	}
+	slices.Sort(have)
+	return slices.Equal(have, heads(all)), nil
 }

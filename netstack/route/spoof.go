@@ -18,6 +18,8 @@ const (
 	cameSet     = "came"
 	ours4Set    = "ours4"
 	ours6Set    = "ours6"
+	heads4Set   = "heads4"
+	heads6Set   = "heads6"
 )
 
 // The route to a source is looked up by an expression that makes an entry of its
@@ -46,26 +48,28 @@ const (
 // ours, and may come from there. All of it holds whatever rp_filter is. What is
 // at each workload's own interface or port is package guard's.
 func spoofDef(device string, d Desired, f facts) nftDef {
+	ours4 := addressSet(ours4Set, nftables.TypeIPAddr, append(routed4(d, f), single(d.HostPool.Addr)))
+	ours6 := addressSet(ours6Set, nftables.TypeIP6Addr, routed6(d))
 	def := nftDef{family: nftables.TableFamilyINet, chains: []nftables.Chain{
 		{Name: spoofChain, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw},
 		{Name: pathChain}, {Name: oursChain},
 	}, sets: []nftSet{{Set: nftables.Set{
 		Name: cameSet, KeyType: nftables.MustConcatSetType(nftables.TypeIFIndex, nftables.TypeIP6Addr), Concatenation: true,
 		Dynamic: true, HasTimeout: true, Timeout: cameLasts, Size: cameSize,
-	}},
-		addressSet(ours4Set, nftables.TypeIPAddr, append(routed4(d, f), single(d.HostPool.Addr))),
-		addressSet(ours6Set, nftables.TypeIP6Addr, routed6(d)),
-	}}
+	}}, ours4, headSet(ours4), ours6, headSet(ours6)}}
 	def.add(spoofChain, "accept what comes from the device",
 		meta(expr.MetaKeyIIFNAME), is(ifname(device)...), verdict(expr.VerdictAccept))
 	def.add(spoofChain, "ask where what has an IPv4 source of ours comes from",
 		meta(expr.MetaKeyNFPROTO), is(unix.NFPROTO_IPV4),
+		load(expr.PayloadBaseNetworkHeader, offSource, 4), mask([]byte{0xff, 0xff, 0, 0}), oneOf(heads4Set),
 		load(expr.PayloadBaseNetworkHeader, offSource, 4), oneOf(ours4Set), jump(oursChain))
 	def.add(spoofChain, "ask where what goes to the translator comes from",
 		meta(expr.MetaKeyNFPROTO), is(unix.NFPROTO_IPV6),
+		load(expr.PayloadBaseNetworkHeader, 24, 4), oneOf(heads6Set),
 		load(expr.PayloadBaseNetworkHeader, 24, 16), oneOf(ours6Set), jump(pathChain))
 	def.add(spoofChain, "ask where what has an IPv6 source of ours comes from",
 		meta(expr.MetaKeyNFPROTO), is(unix.NFPROTO_IPV6),
+		load(expr.PayloadBaseNetworkHeader, 8, 4), oneOf(heads6Set),
 		load(expr.PayloadBaseNetworkHeader, 8, 16), oneOf(ours6Set), jump(oursChain))
 	def.add(pathChain, "accept whose way was looked up a moment ago", came(),
 		[]expr.Any{&expr.Lookup{SourceRegister: cameKey, SetName: cameSet}}, verdict(expr.VerdictAccept))
@@ -75,7 +79,6 @@ func spoofDef(device string, d Desired, f facts) nftDef {
 	def.add(oursChain, "return what comes from the host itself",
 		meta(expr.MetaKeyIIF), is(binary.NativeEndian.AppendUint32(nil, loopback)...), verdict(expr.VerdictReturn))
 	def.add(oursChain, dropOurs, routedElsewhere(), counted(expr.VerdictDrop))
-	circleRules(&def, d, device)
 	return def
 }
 
@@ -94,11 +97,10 @@ const loopback = 1
 const (
 	dropElsewhere = "drop from a source that is routed elsewhere"
 	dropOurs      = "drop from a source of ours"
-	dropCircle    = "drop what would come back to the device"
 )
 
 // Causes of drops, as metrics name them, by the text of the rule.
-var causes = map[string]string{dropElsewhere: "reverse-path", dropOurs: "own-source", dropCircle: "circle"}
+var causes = map[string]string{dropElsewhere: "reverse-path", dropOurs: "own-source"}
 
 // routedElsewhere: fib saddr . iif oif missing (RFC 3704 2.2, strict reverse path).
 func routedElsewhere() []expr.Any {
