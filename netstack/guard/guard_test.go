@@ -28,7 +28,7 @@ import (
 // w1 and w2 are workloads at named ports of a bridge, other is somebody else's
 // container there, alone is a workload on a link of its own.
 type lab struct {
-	t                               *testing.T
+	t                               testing.TB
 	host, w1, w2, other, alone, net *netns.NS
 	m                               *Manager
 	table                           *mapping.Table
@@ -42,7 +42,7 @@ const (
 	remote              = "2001:db8:64::c000:202"
 )
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
 	netns.Require(t, netns.Root, "nft")
 	l := &lab{t: t, host: netns.New(t, "host"), w1: netns.New(t, "w1"), w2: netns.New(t, "w2"),
