@@ -169,6 +169,11 @@ func (m *Manager) serve(ctx context.Context) error {
 func (m *Manager) reconcile() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.all()
+}
+
+// all is reconcile for who holds mu.
+func (m *Manager) all() error {
 	if m.kernel == nil {
 		return nil // it has ended
 	}
@@ -204,13 +209,9 @@ func (m *Manager) tell() {
 // translated by it.
 func (m *Manager) Replace(table *mapping.Table) error {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.table = table
-	begun := m.host != nil
-	m.mu.Unlock()
-	if !begun {
-		return nil // Run will
-	}
-	return m.reconcile()
+	return m.all()
 }
 
 // Put polices a workload that comes, before its packets are translated: table is
@@ -223,7 +224,7 @@ func (m *Manager) Put(table *mapping.Table, w Workload) error {
 	m.name(w)
 	m.changed()
 	if m.host == nil || m.kernel == nil {
-		return nil // not begun, or ended
+		return m.all() // not begun, or ended
 	}
 	if err := m.host.refresh(m.handle, w.Interface); err != nil {
 		return err
