@@ -64,7 +64,6 @@ type Manager struct {
 	host   *host
 	want   *desired
 	audit  bool // somebody took something away: look at what is there
-	took   time.Duration
 	said   string
 }
 
@@ -146,8 +145,9 @@ func (m *Manager) serve(ctx context.Context) error {
 			continue
 		case <-timer.C:
 		}
+		began := time.Now()
 		err := m.reconcile()
-		earliest = time.Now().Add(m.took * share)
+		earliest = time.Now().Add(share * time.Since(began))
 		if err != nil {
 			if e := (*MissingFeatureError)(nil); first && errors.As(err, &e) {
 				return err
@@ -177,8 +177,6 @@ func (m *Manager) all() error {
 	if m.kernel == nil {
 		return nil // it has ended
 	}
-	began := time.Now()
-	defer func() { m.took = time.Since(began) }()
 	h, err := survey(m.handle)
 	if err != nil {
 		return err

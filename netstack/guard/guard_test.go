@@ -408,7 +408,9 @@ func TestFollows(t *testing.T) {
 	if said := l.m.Lacking(); len(said) != 0 {
 		t.Errorf("lacking: %q", said)
 	}
+	l.m.mu.Lock()
 	clear(l.m.named)
+	l.m.mu.Unlock()
 	if err := l.m.Replace(l.table); err != nil {
 		t.Fatal(err)
 	}
