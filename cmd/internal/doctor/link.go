@@ -49,25 +49,25 @@ func (v *visit) neighbours() {
 	if v.Config == nil || v.Config.Uplink == "" {
 		return
 	}
-	if l := v.link(v.Config.Uplink); l == nil || !l.Up {
+	if l := v.link(v.uplinkInUse()); l == nil || !l.Up {
 		return // told already
 	}
 	ours, all := v.answeredFor()
-	others, err := v.Host.Neighbours(v.ctx, v.Config.Uplink, ours)
+	others, err := v.Host.Neighbours(v.ctx, v.uplinkInUse(), ours)
 	if err != nil {
 		v.unknown(check, err)
 		return
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(others), netip.Addr.Compare) {
 		v.warn(check, "take it from that host, or out of pools and mappings; a router that answers for all (proxy ARP) must not do so on this link",
-			"%v is at another host, too: %s answers for it on %s", a, others[a], v.Config.Uplink)
+			"%v is at another host, too: %s answers for it on %s", a, others[a], v.uplinkInUse())
 	}
 	switch {
 	case !v.sound(check):
 	case all:
-		v.ok(check, "nobody else on %s answers for one of our %d addresses", v.Config.Uplink, len(ours))
+		v.ok(check, "nobody else on %s answers for one of our %d addresses", v.uplinkInUse(), len(ours))
 	default:
-		v.ok(check, "nobody else on %s answers for one of the first %d of our addresses", v.Config.Uplink, len(ours))
+		v.ok(check, "nobody else on %s answers for one of the first %d of our addresses", v.uplinkInUse(), len(ours))
 	}
 }
 
@@ -100,7 +100,7 @@ func (v *visit) answeredFor() (ours []netip.Addr, all bool) {
 
 // delays says which of the kernel's settings make neighbours wait.
 func (v *visit) delays() {
-	u := v.Config.Uplink
+	u := v.uplinkInUse()
 	if u == "" || v.status == nil && v.Config.ManageSysctls {
 		return
 	}
