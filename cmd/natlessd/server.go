@@ -181,10 +181,17 @@ func (s *server) setRoutes(d route.Desired) error {
 	return err
 }
 
-// wanted is what the kernel should do by a configuration.
+// wanted is desired, with the uplink that is in use.
 func (s *server) wanted(c *config.Config, r reach) route.Desired {
+	d := desired(c, r)
+	d.Uplink = s.uplink
+	return d
+}
+
+// desired is what the kernel should do by a configuration.
+func desired(c *config.Config, r reach) route.Desired {
 	d := route.Desired{
-		MTU: c.Device.MTU, Uplink: s.uplink, Prefix: c.Prefix,
+		MTU: c.Device.MTU, Uplink: c.Uplink, Prefix: c.Prefix,
 		IPv4: c.Addresses.IPv4, IPv6: c.Addresses.IPv6,
 		ICMPSource4: c.ICMPSourcePool.IPv4, ICMPSource6: c.ICMPSourcePool.IPv6,
 		Mapped4:  slices.Concat(c.Mapped4(), r.kept),

@@ -117,8 +117,8 @@ func (w *workloads) serve(t *translator.Translator, look func()) {
 				err := t.Edit(func(table *mapping.Table) (*mapping.Table, error) { return edited(table, c) })
 				if err == nil {
 					w.fastPath.follow(t.Table(), c)
-					w.changed(c, look)
 					w.release(t.Table(), c)
+					w.changed(c, look)
 				}
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 
 // guard puts the table against spoofed sources in force, and its addresses.
 func (r *reconciler) guard(o *observed) error {
+	r.kernel.prepare(r.desired, o)
 	w, _ := want(r.config, r.desired, o.facts)
 	for _, c := range diff(guards(o.have), guards(widened(o.have, w))) {
 		if c.remove {

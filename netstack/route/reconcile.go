@@ -66,8 +66,8 @@ func (r *reconciler) reconcile() error {
 	r.kernel.prepare(d, o)
 	w, more := want(r.config, d, o.facts)
 	r.warn(append(warnings, more...))
-	requeue(o.have, w)
 	wide := widened(o.have, w)
+	requeue(o.have, wide)
 	for _, c := range slices.Concat(diff(o.have, wide), diff(wide, w)) {
 		if err := r.apply(c); err != nil {
 			return err
