@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,12 +66,25 @@ func contact(ns *netns.NS, addrs []netip.Addr) (took []time.Duration, err error)
 	return took, err
 }
 
+// addr6 gives an uplink an IPv6 address, and waits until the kernel, which does the
+// rest of it later, sends from there.
+func addr6(t *testing.T, ns *netns.NS, addr string) {
+	t.Helper()
+	ns.IP("addr add " + addr + "/64 dev eth0")
+	for start := time.Now(); !strings.Contains(ns.IP("-6 route show table local"), "local "+addr+" ") ||
+		strings.Contains(ns.IP("-6 addr show dev eth0"), "tentative"); time.Sleep(5 * time.Millisecond) {
+		if time.Since(start) > 20*time.Second {
+			t.Fatalf("%s cannot be used", addr)
+		}
+	}
+}
+
 // TestFirstContact: a neighbour that has never heard of an address of ours gets
 // its answer at once, one at a time and many at the same time.
 func TestFirstContact(t *testing.T) {
 	l := newLab(t)
-	l.host.IP("addr add 2001:db8::10/64 dev eth0")
-	l.net.IP("addr add 2001:db8::20/64 dev eth0")
+	addr6(t, l.host, "2001:db8::10")
+	addr6(t, l.net, "2001:db8::20")
 	d := example()
 	d.Mapped4 = prefixes("192.0.2.50/32", "192.0.2.128/25")
 	d.IPv4 = netip.MustParseAddr("192.0.2.5")
@@ -101,7 +115,7 @@ func TestFirstContact(t *testing.T) {
 // ends, and after one that was killed; also where the uplink got another name.
 func TestNeighboursPutBack(t *testing.T) {
 	l := newLab(t)
-	l.host.IP("addr add 2001:db8::10/64 dev eth0")
+	addr6(t, l.host, "2001:db8::10")
 	l.host.Run("sysctl", "-qw", "net.ipv4.neigh.eth0.proxy_delay=40")
 	before := l.snapshot()
 	_, stop := l.start(example())

@@ -75,7 +75,7 @@ func newBridged(t *testing.T) *bridged {
 		netns.Veth(t, ns, "eth0", bridge, port)
 		bridge.Run("ip", "link", "set", port, "master", "br0")
 		ns.IP("addr add 192.0.2.2" + string(rune('0'+i)) + "/24 dev eth0")
-		ns.IP("addr add 2001:db8::2" + string(rune('0'+i)) + "/64 dev eth0")
+		addr6(t, ns, "2001:db8::2"+string(rune('0'+i)))
 	}
 	n.neigh.Run("sysctl", "-qw", "net.ipv4.neigh.eth0.base_reachable_time_ms=36000000", "net.ipv6.neigh.eth0.base_reachable_time_ms=36000000")
 	n.atA, n.atB = n.start(n.a), n.start(n.b)

@@ -72,7 +72,7 @@ func newLab(t testing.TB) *lab {
 	l.wl.IP("addr add fd00::2/64 dev eth0")
 	l.device()
 	// A link comes up a moment after it was told to, and then its local routes.
-	l.within(soon, "links are up", func() bool {
+	l.within(20*time.Second, "links are up", func() bool {
 		return strings.Contains(l.host.IP("-6 route show table local"), "local fd00::1 ")
 	})
 	l.config = Config{Device: "natless0", StateDir: t.TempDir(), ManageSysctls: true, Log: slog.New(slog.DiscardHandler)}

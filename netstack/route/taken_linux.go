@@ -1,6 +1,7 @@
 package route
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
@@ -16,6 +17,9 @@ type hops struct {
 	known []gateway
 }
 
+// hopTries is how often a dump of all routes is tried at a time.
+const hopTries = 2
+
 // readTaken finds what others hold on the host's links.
 func (k *linuxKernel) readTaken(names map[int]string, addrs4, addrs6 []netlink.Addr, o *observed) error {
 	var addrs []linkAddr
@@ -30,8 +34,11 @@ func (k *linuxKernel) readTaken(names map[int]string, addrs4, addrs6 []netlink.A
 		}
 	}
 	if k.hops.stale.Swap(false) {
-		if err := k.readHops(names); err != nil {
+		whole, err := k.readHops(names)
+		if !whole {
 			k.hops.stale.Store(true)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -56,10 +63,15 @@ func linkAddrOf(iface string, a netlink.Addr) linkAddr {
 	return l
 }
 
-func (k *linuxKernel) readHops(names map[int]string) error {
+// readHops says whether it has read all. Routes that change all the time may keep
+// it from that: then what was known stays, and what was found comes to it.
+func (k *linuxKernel) readHops(names map[int]string) (whole bool, err error) {
 	filter := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
-	routes, err := retryDump(func() (found []gateway, err error) {
-		seen := map[gateway]bool{}
+	seen := map[gateway]bool{}
+	var found []gateway
+	for range hopTries {
+		clear(seen)
+		found = nil
 		note := func(a netip.Addr, link int) {
 			if g := (gateway{a, names[link]}); a.IsValid() && !seen[g] {
 				seen[g] = true
@@ -77,13 +89,23 @@ func (k *linuxKernel) readHops(names map[int]string) error {
 			}
 			return true
 		})
-		return found, err
-	})
-	if err != nil {
-		return fmt.Errorf("list gateways: %w", err)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
 	}
-	k.hops.known = routes
-	return nil
+	whole = err == nil
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return false, fmt.Errorf("list gateways: %w", err)
+	}
+	if !whole {
+		for _, g := range k.hops.known {
+			if !seen[g] {
+				found = append(found, g)
+			}
+		}
+	}
+	k.hops.known = found
+	return whole, nil
 }
 
 // ReadTaken reads it from this thread's network namespace; device is the

@@ -78,7 +78,7 @@ func TestPoolOnLink(t *testing.T) {
 
 	n.host.IP("addr add 192.0.2.4/24 dev uplink")
 	n.server.IP("addr add 192.0.2.5/24 dev eth0")
-	within(t, 3*time.Second, "the host's new address is noticed", func() bool { return n.check("addresses").State == "warn" })
+	within(t, 10*time.Second, "the host's new address is noticed", func() bool { return n.check("addresses").State == "warn" })
 	if c := n.check("addresses"); !strings.Contains(c.Detail, "1 workloads have addresses that others hold") || !strings.Contains(c.Detail, "192.0.2.4 is the host's own on uplink") {
 		t.Errorf("%+v", c)
 	}
@@ -94,7 +94,7 @@ func TestPoolOnLink(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	within(t, 3*time.Second, "the neighbour hears of an address's first workload", func() bool {
+	within(t, 10*time.Second, "the neighbour hears of an address's first workload", func() bool {
 		return !strings.Contains(n.server.IP("neigh show 192.0.2.5"), "02:00:00:00:00:99")
 	})
 	q := api.Request{IPv6: []netip.Addr{netip.MustParseAddr("2001:db8:9::9")}}
@@ -134,7 +134,7 @@ func TestDoctorLinkLocal(t *testing.T) {
 	n := &topology{t: t, host: netns.New(t, "host"), server: netns.New(t, "server")}
 	netns.Veth(t, n.host, "uplink", n.server, "eth0")
 	n.daemon = daemon.Start(t, n.host, baseConfig+"uplink: uplink\ndns64: {enabled: true, upstreams: [\"192.0.2.53:53\"]}\n")
-	within(t, 3*time.Second, "a link-local address", func() bool {
+	within(t, 10*time.Second, "a link-local address", func() bool {
 		return strings.Contains(n.host.IP("-6 addr show dev uplink"), "fe80::")
 	})
 	n.diagnosed("no address but link-local ones", 0)
