@@ -8,6 +8,7 @@ import (
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/local/dns64"
 	"github.com/natless/natless/translator"
 )
 
@@ -19,6 +20,10 @@ func (s *server) refusals() []api.Limit {
 		{What: "local-packets", Budget: "sender", Refused: l.Dropped},
 		{What: "local-icmp-errors", Budget: "sender", Refused: l.ErrorsLimited},
 		{What: "health-connections", Budget: "sender", Refused: l.HealthEvicted},
+	}
+	if d := s.local.DNS64(); d != nil {
+		refused := d.Stats.Dropped.Load() + d.Stats.Results[dns64.Limited].Load()
+		limits = append(limits, api.Limit{What: "dns64-queries", Budget: "client", Refused: refused})
 	}
 	if s.api != nil {
 		a := s.api.Stats()
