@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding"
 	"errors"
 	"fmt"
@@ -25,6 +26,11 @@ type decoder struct {
 
 // parse reads the nodes; nil is an empty file.
 func (d *decoder) parse(data []byte) ast.Node {
+	data = bytes.TrimPrefix(data, byteOrderMark)
+	if wide := wideText(data); wide != "" {
+		d.errs = append(d.errs, Error{File: d.file, Line: 1, Err: errors.New(wide)})
+		return nil
+	}
 	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey()) // we find duplicates, all of them
 	if err != nil {
 		line := 0

@@ -65,6 +65,13 @@ func (r *mappingReader) next() bool {
 			r.err = err
 			return false
 		}
+		if r.line == 1 {
+			line = bytes.TrimPrefix(line, byteOrderMark)
+			if wide := wideText(line); wide != "" {
+				r.bad = errors.New(wide)
+				return true
+			}
+		}
 		var some bool
 		if r.m, some, r.bad = parseMapping(line); some || r.bad != nil {
 			return true

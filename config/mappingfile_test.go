@@ -17,7 +17,7 @@ import (
 // slowMappings reads a file of mappings the obvious way: all of it, by words.
 // A nil in the list is a line with something wrong in it.
 func slowMappings(text string) (all []*mapping.Mapping) {
-	lines := strings.SplitAfter(text, "\n")
+	lines := strings.SplitAfter(strings.TrimPrefix(text, "\ufeff"), "\n")
 	if lines[len(lines)-1] == "" {
 		lines = lines[:len(lines)-1]
 	}
@@ -56,7 +56,7 @@ func slowMappings(text string) (all []*mapping.Mapping) {
 
 func FuzzMappingFile(f *testing.F) {
 	for _, seed := range []string{
-		"2001:db8::1 192.0.2.1\n", "2001:db8::1\t192.0.2.1 1-2,7 # x\r\n\n#\n", "::/0 0.0.0.0/0", "a\nb c\nd e f\ng h i j\n",
+		"2001:db8::1 192.0.2.1\n", "\ufeff2001:db8::1 192.0.2.1\r\n", "\ufeff\ufeff# x\n", "\xff\xfe2\x00\n\x00", "2001:db8::1\t192.0.2.1 1-2,7 # x\r\n\n#\n", "::/0 0.0.0.0/0", "a\nb c\nd e f\ng h i j\n",
 		"fe80::1%a 1.2.3.4\n2001:db8::/127 192.0.2.1/31\n1.2.3.4 ::\n", strings.Repeat("x", maxLine) + "\n::1 1.1.1.1\n",
 	} {
 		f.Add(seed)
