@@ -97,7 +97,7 @@ func TestChecksCanFail(t *testing.T) {
 	mustFail("the daemon is stopped", ping)
 	mustFail("the daemon is stopped", hairpin)
 	mustFail("the daemon is stopped", underTraffic("start", 0))
-	script("rm /var/lib/natless/registry.db")
+	script("rm /var/lib/natless/registry.db*")
 	mustFail("the registry is lost", reboot)
 	script("touch /etc/natless.forgotten")
 	mustFail("a file is left", purge)

@@ -43,7 +43,7 @@ func problem(err error) error {
 	}
 	code := types.ErrInternal
 	switch p.Code {
-	case api.CodeStarting, api.CodeUnavailable, api.CodeRateLimited:
+	case api.CodeStarting, api.CodeUnavailable, api.CodeRateLimited, api.CodeStorage:
 		code = types.ErrTryAgainLater
 	case api.CodeInvalid:
 		code = types.ErrInvalidNetworkConfig
@@ -62,6 +62,7 @@ func problem(err error) error {
 var remedies = map[api.Code]string{
 	api.CodeUnavailable: "is natlessd running, and is the plugin's socket that of its api.socket?",
 	api.CodeStarting:    "natlessd is still starting",
+	api.CodeStorage:     "look at the disk of natlessd's registry.path",
 	api.CodeExhausted:   "`natless pools` shows how full the pools are",
 	api.CodeForbidden:   "run the container runtime as root or in the group of api.group",
 	api.CodeConflict:    "`natless whois` says who has it",

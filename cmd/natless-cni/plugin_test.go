@@ -178,6 +178,7 @@ func TestErrorCodes(t *testing.T) {
 		{"ports out of range", "ADD", pods, stdin(d.socket, `,"ports":70000`+prev(pods)), "", nil, 7, "70000"},
 		{"an IPv6 address wished", "ADD", pods, stdin(d.socket, `,"address":"2001:db8::1"`+prev(pods)), "", nil, 7, "2001:db8::1"},
 		{"refused field", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(400, api.CodeInvalid), 7, "because"},
+		{"full disk", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(503, api.CodeStorage), 11, "because"},
 		{"starting", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(503, api.CodeStarting), 11, "because"},
 		{"too many requests", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(429, api.CodeRateLimited), 11, "because"},
 		{"nobody there", "ADD", pods, stdin(filepath.Join(t.TempDir(), "none.sock"), prev(pods)), "", nil, 11, "none.sock"},

@@ -28,6 +28,8 @@ func remedy(socket string, err error) string {
 		return "too many ask at a time; try again"
 	case errors.Is(err, api.ErrExhausted):
 		return "`natless pools` shows how full each address is"
+	case errors.Is(err, api.ErrStorage):
+		return "the workloads that run keep what they have; the disk of registry.path needs looking at (df, dmesg)"
 	case errors.Is(err, api.ErrForbidden):
 		return "run it as root, or as a member of the group that api.group names"
 	case !errors.Is(err, api.ErrUnavailable):

@@ -62,6 +62,7 @@ func newRoot(o *options) *cobra.Command {
 		newMonitor(o),
 		newCapture(o),
 		newReload(o),
+		newRegistry(o),
 		newDoctor(o),
 		newCNI(o),
 		newDemo(),

@@ -19,13 +19,15 @@ import (
 
 	"github.com/natless/natless/cmd/internal/usage"
 	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/registry"
 )
 
 // version is set at build time by -ldflags.
 var version = "development"
 
 // misconfigured is the exit status that tells systemd that a restart changes
-// nothing (EX_CONFIG of sysexits.h). It is not 2, with which every Go program
+// nothing (EX_CONFIG of sysexits.h): the configuration is wrong, or the registry
+// damaged. It is not 2, with which every Go program
 // ends that panics, or that the watchdog aborts.
 const misconfigured = 78
 
@@ -68,6 +70,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	log := newLog(c.Log, level, stderr)
 	if err := serve(c, given, settle, level, log); err != nil {
 		log.Error("natlessd ends", "error", err)
+		if refused := (*registry.RefusedError)(nil); errors.As(err, &refused) {
+			return misconfigured
+		}
 		return 1
 	}
 	return 0

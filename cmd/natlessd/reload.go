@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -33,7 +34,7 @@ type reloader struct {
 	hangup <-chan os.Signal
 
 	one   sync.Mutex   // held by who reloads
-	since atomic.Int64 // since when somebody does, in Unix nanoseconds; 0: nobody does
+	since atomic.Int64 // since when somebody does, by uptime; 0: nobody does
 
 	mu     sync.Mutex // guards what follows
 	config *config.Config
@@ -41,6 +42,11 @@ type reloader struct {
 
 	attempts metrics.Reloads
 }
+
+var began = time.Now()
+
+// uptime is how long this process runs, by the clock that nobody sets.
+func uptime() time.Duration { return time.Since(began) }
 
 // running is the configuration in force.
 func (r *reloader) running() *config.Config {
@@ -88,6 +94,15 @@ func (r *reloader) Run(ctx context.Context) error {
 	}
 }
 
+// halfError: neither the new configuration is in force nor the one before.
+type halfError struct{ why, back error }
+
+func (e *halfError) Error() string {
+	return fmt.Sprintf("%v; and going back: %v: parts of the new configuration are in force, until a reload succeeds or natlessd is restarted", e.why, e.back)
+}
+
+func (e *halfError) Unwrap() []error { return []error{e.why, e.back} }
+
 // gather is how long what is given back waits for more.
 const gather = time.Second
 
@@ -109,21 +124,27 @@ func (r *reloader) release(ctx context.Context) error {
 }
 
 // reload reads the file again. Either all of it is in force afterwards, or
-// nothing has changed and the error says why. Any goroutine may call it.
+// nothing has changed and the error says why, or it is a *halfError. Any
+// goroutine may call it.
 func (r *reloader) reload() error {
 	r.one.Lock()
 	defer r.one.Unlock()
-	r.since.Store(time.Now().UnixNano())
+	r.since.Store(int64(uptime()))
 	defer r.since.Store(0)
 	notify(r.log, "RELOADING=1\n"+daemon.SdNotifyMonotonicUsec())
 	defer notify(r.log, "READY=1")
 	result := api.Reload{At: time.Now()}
 	defer spare()()
 	err := r.load()
-	if err != nil {
+	var half *halfError
+	switch {
+	case errors.As(err, &half):
+		result.Error = err.Error()
+		r.log.Error("reload failed halfway", "error", err)
+	case err != nil:
 		result.Error = err.Error()
 		r.log.Error("reload refused, nothing has changed", "error", err)
-	} else {
+	default:
 		r.log.Info("reloaded", "config", r.path, "mappings", r.translator.Table().Len())
 	}
 	r.mu.Lock()
@@ -159,9 +180,15 @@ func (r *reloader) replace(next *config.Config) error {
 	if err != nil {
 		return err
 	}
-	err = r.workloads.Reconfigure(pools, next.Registry.History, func(assigned iter.Seq[mapping.Mapping], outside []registry.Share) error {
-		return r.swap(next, r.workloads.reach(pools, outside), assigned)
-	})
+	var undo func() error
+	var undone error
+	err = r.workloads.Reconfigure(pools, next.Registry.History, func(assigned iter.Seq[mapping.Mapping], outside []registry.Share) (err error) {
+		undo, err = r.swap(next, r.workloads.reach(pools, outside), assigned)
+		return err
+	}, func() { undone = undo() }) // where the registry's disk failed
+	if undone != nil {
+		return &halfError{err, undone}
+	}
 	if err == nil {
 		r.level.Set(next.Log.Level.Level())
 	}
@@ -169,25 +196,26 @@ func (r *reloader) replace(next *config.Config) error {
 }
 
 // swap puts a configuration and what is assigned into the translator and the
-// kernel.
-func (r *reloader) swap(next *config.Config, reach reach, assigned iter.Seq[mapping.Mapping]) error {
+// kernel. undo puts back what was before.
+func (r *reloader) swap(next *config.Config, reach reach, assigned iter.Seq[mapping.Mapping]) (undo func() error, err error) {
 	table, err := tableOf(next, assigned)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// The translator comes first: what the routes then bring finds its mapping.
-	before, beforeTable := r.translator.Config(), r.translator.Table()
+	before, beforeTable, beforeKernel := r.translator.Config(), r.translator.Table(), *r.desired.Load()
+	translate := func() error { return r.renumber(before, beforeTable) }
 	err = r.renumber(r.translation(next, reach), table)
 	if err == nil {
 		err = r.setRoutes(r.wanted(next, reach))
 	}
 	if err == nil {
-		return nil
+		return func() error { return errors.Join(translate(), r.setRoutes(beforeKernel)) }, nil
 	}
-	if back := r.renumber(before, beforeTable); back != nil {
-		return fmt.Errorf("%w; going back: %w", err, back)
+	if back := translate(); back != nil {
+		return nil, &halfError{err, back}
 	}
-	return err
+	return nil, err
 }
 
 // notify tells systemd, if it started us.

@@ -29,7 +29,7 @@ const (
 type watchdog struct {
 	*server
 	client    *api.Client   // of our own API, from inside: others have no part in its queues
-	reloading *atomic.Int64 // since when, in Unix nanoseconds; 0: it is not
+	reloading *atomic.Int64 // since when, by uptime; 0: it is not
 	every     time.Duration // 0: nobody asks
 }
 
@@ -75,7 +75,7 @@ func (w *watchdog) getsOn(ctx context.Context) error {
 	if err := w.dataplane.Stalled(ctx, batchPatience); err != nil {
 		return err
 	}
-	if since := w.reloading.Load(); since != 0 && time.Since(time.Unix(0, since)) > reloadPatience {
+	if since := w.reloading.Load(); since != 0 && uptime()-time.Duration(since) > reloadPatience {
 		return fmt.Errorf("a reload takes more than %v", reloadPatience)
 	}
 	answer, cancel := context.WithTimeout(ctx, answerPatience)

@@ -58,7 +58,7 @@ func openWorkloads(c *config.Config, pools []registry.Pool, log *slog.Logger) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := registry.Open(registry.Options{Path: c.Registry.Path, History: c.Registry.History, Pools: pools})
+	r, err := registry.Open(registry.Options{Path: c.Registry.Path, History: c.Registry.History, Pools: pools, Log: log})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -227,7 +227,8 @@ func (w *workloads) releases(ctx context.Context) {
 	}
 	for _, r := range all {
 		a, err := w.Get(r.Key)
-		if err == nil && !a.Since.After(r.At) {
+		// An assignment from the future is of before the clock was set back.
+		if err == nil && (!a.Since.After(r.At) || a.Since.After(time.Now())) {
 			err = w.Delete(ctx, r.Key)
 			w.log.Info("workload gave its assignment back while no daemon was there", "workload", r.Key, "error", err)
 		}

@@ -127,6 +127,29 @@ func (c *Client) Reload(ctx context.Context) (Reload, error) {
 	return answer[Reload](ctx, c, http.MethodPost, "/v1/reload", nil)
 }
 
+// Backup writes a copy of the registry, as it is now, and says how long it is.
+// After an error what was written is worth nothing.
+func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://natless/v1/registry", nil)
+	if err != nil {
+		return 0, &Problem{Code: CodeInvalid, Detail: err.Error(), Err: err}
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return 0, c.unavailable(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 400 {
+		answer, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		return 0, problemOf(resp.StatusCode, answer)
+	}
+	n, err := io.Copy(w, resp.Body)
+	if err != nil {
+		return n, fmt.Errorf("backup: %w", err)
+	}
+	return n, nil
+}
+
 // Health is nil when the daemon is ready, ErrStarting when it is not yet and
 // ErrUnavailable when nobody answers.
 func (c *Client) Health(ctx context.Context) error {

@@ -17,6 +17,7 @@ const (
 	CodeRateLimited      Code = "rate_limited"       // 429, try again a little later
 	CodeInternal         Code = "internal"           // 500
 	CodeReloadRefused    Code = "reload_refused"     // 422, the new config is wrong, the old one stays
+	CodeStorage          Code = "storage_failed"     // 503, the registry's disk is full or fails: try again later
 	CodeStarting         Code = "starting"           // 503, try again a little later
 	CodeUnavailable      Code = "unavailable"        // made by the client: nobody answers on the socket
 )
@@ -44,6 +45,7 @@ var (
 	ErrConflict    = &Problem{Code: CodeConflict}
 	ErrExhausted   = &Problem{Code: CodeExhausted}
 	ErrRateLimited = &Problem{Code: CodeRateLimited}
+	ErrStorage     = &Problem{Code: CodeStorage}
 	ErrStarting    = &Problem{Code: CodeStarting}
 	ErrUnavailable = &Problem{Code: CodeUnavailable}
 )

@@ -68,8 +68,8 @@ func TestBarred(t *testing.T) {
 		}
 		clock.advance(time.Hour)
 		p.Cooldown = 2 * time.Minute
-		nothing := func(iter.Seq[mapping.Mapping], []Share) error { return nil }
-		if err := r.Reconfigure([]Pool{p, uplink}, 100, nothing); err != nil {
+		swap := func(iter.Seq[mapping.Mapping], []Share) error { return nil }
+		if err := r.Reconfigure([]Pool{p, uplink}, 100, swap, nothing); err != nil {
 			t.Fatal(err)
 		}
 		if a := mustPut(t, r, 1, request(1)); bar[a.Address] != "" {

@@ -96,7 +96,7 @@ func (r *Registry) commit(batch []*op) {
 func (r *Registry) write(batch []*op) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	err := r.db.Update(func(tx *bolt.Tx) error {
+	err := r.update(func(tx *bolt.Tx) error {
 		t := &txn{Registry: r, tx: tx, now: r.now()}
 		if _, err := t.warmUp(warmAtOnce); err != nil {
 			return err
@@ -113,16 +113,84 @@ func (r *Registry) write(batch []*op) error {
 		}
 		return nil
 	})
+	if err == nil {
+		r.failed.Store(nil)
+	}
 	if err == nil || err == errClean {
 		return nil
 	}
-	err = fmt.Errorf("registry %s: nothing was changed: %w", r.db.Path(), err)
-	return errors.Join(err, r.rebuild())
+	if r.broken.Load() != nil {
+		return err
+	}
+	failed := &WriteError{Path: r.path, Err: err}
+	r.failed.Store(failed)
+	return errors.Join(failed, r.rebuild())
+}
+
+// update is bbolt's Update, guarded. After a panic nothing is known of the
+// database, and its locks may be held for ever; nor is anything known after an
+// error behind which the transaction is seen to have happened: what the disk has
+// is only known when it is read again by the next start, so until then nothing is
+// written on top of it.
+func (r *Registry) update(f func(*bolt.Tx) error) error {
+	id := 0
+	err := r.guarded(func() error {
+		return r.db.Update(func(tx *bolt.Tx) error { id = tx.ID(); return f(tx) })
+	})
+	if err == nil || err == errClean || r.broken.Load() != nil {
+		return err
+	}
+	now := 0
+	again := r.guarded(func() error { return r.db.View(func(tx *bolt.Tx) error { now = tx.ID(); return nil }) })
+	if again == nil && now < id {
+		return err
+	}
+	return r.breaks(err)
+}
+
+// view is bbolt's View, guarded.
+func (r *Registry) view(f func(*bolt.Tx) error) error {
+	return r.guarded(func() error { return r.db.View(f) })
+}
+
+func (r *Registry) guarded(f func() error) error {
+	if broken := r.broken.Load(); broken != nil {
+		return broken
+	}
+	err := guard(f)
+	var damage *damageError
+	if errors.As(err, &damage) {
+		r.log.Error("registry", "path", r.path, "error", err, "stack", string(damage.stack))
+		return r.breaks(err)
+	}
+	return err
+}
+
+// breaks ends all use of the database. What is assigned goes on as it is.
+func (r *Registry) breaks(err error) error {
+	r.broken.CompareAndSwap(nil, &WriteError{Path: r.path, Err: err, Unknown: true})
+	return r.broken.Load()
+}
+
+// Failed is why the last change could not be written; nil when it could.
+func (r *Registry) Failed() error {
+	if failed := r.failed.Load(); failed != nil {
+		return failed
+	}
+	return nil
+}
+
+// Broken says why nothing can be assigned any more, or nil.
+func (r *Registry) Broken() error {
+	if broken := r.broken.Load(); broken != nil {
+		return broken
+	}
+	return nil
 }
 
 // rebuild makes memory the same as the disk.
 func (r *Registry) rebuild() error {
-	return r.db.View(func(tx *bolt.Tx) error {
+	return r.view(func(tx *bolt.Tx) error {
 		s, err := r.reload(tx, r.state.pools)
 		if err == nil {
 			r.state = s

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
+	"syscall"
+	"time"
 
 	"github.com/natless/natless/config/api"
 )
@@ -64,4 +67,50 @@ type ConflictError struct {
 
 func (e *ConflictError) Error() string {
 	return fmt.Sprintf("%s belongs to workload %s (%s)", e.What, e.Owner, e.Name)
+}
+
+// AmbiguousError: by the clock, which was set back, two had the same at a time.
+type AmbiguousError struct {
+	Address netip.AddrPort
+	Owners  []*Assignment
+}
+
+func (e *AmbiguousError) Error() string {
+	var owners []string
+	for _, o := range e.Owners {
+		until := "now"
+		if !o.Until.IsZero() {
+			until = o.Until.UTC().Format(time.RFC3339)
+		}
+		owners = append(owners, fmt.Sprintf("%s (%s) from %s to %s", o.Key, o.Request.Name, o.Since.UTC().Format(time.RFC3339), until))
+	}
+	return fmt.Sprintf("the clock of this host was set back: by it, more than one had %s then: %s", e.Address, strings.Join(owners, "; "))
+}
+
+// WriteError: the disk does not take what was to be written. Nothing has
+// changed, and the same can be asked again when it does.
+type WriteError struct {
+	Path string
+	Err  error
+	// Unknown: the disk failed so that it may have it all the same.
+	Unknown bool
+}
+
+func (e *WriteError) Error() string {
+	if e.Unknown {
+		return fmt.Sprintf("registry %s: %v: whether the last change was made is not known, and nothing is written any more: restart natlessd, which looks", e.Path, e.Err)
+	}
+	return fmt.Sprintf("registry %s: nothing was changed: %v%s", e.Path, e.Err, writeRemedy(e.Err))
+}
+
+func (e *WriteError) Unwrap() error { return e.Err }
+
+func writeRemedy(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return ": make room on its disk"
+	case errors.Is(err, syscall.EROFS):
+		return ": mount its file system read-write again"
+	}
+	return ""
 }

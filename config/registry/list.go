@@ -49,7 +49,7 @@ func (r *Registry) All() []*Assignment {
 func (r *Registry) List(f api.Filter, after string, limit int) (page []*Assignment, next string, err error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	err = r.db.View(func(tx *bolt.Tx) error {
+	err = r.view(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketAssignments).Cursor()
 		begin, prefix := append([]byte(after), 0), []byte(nil)
 		if f.Container != "" {
@@ -93,33 +93,41 @@ func (r *Registry) Mappings() iter.Seq[mapping.Mapping] {
 }
 
 // Whois says who had the address and port at a time; the zero time is now.
-// ErrNotFound when nobody had, or the history does not reach back as far.
+// ErrNotFound when nobody had, or the history does not reach back as far, and
+// *AmbiguousError when the clock was set back and more than one had.
 func (r *Registry) Whois(a netip.AddrPort, at time.Time) (*Assignment, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
+	var found []*Assignment
 	if addr := r.state.addresses[a.Addr()]; addr != nil {
 		for _, o := range addr.owners {
-			if o.has(a.Port()) && (at.IsZero() || !at.Before(o.Since)) {
-				return o, nil
+			// A beginning that is yet to come is that of a clock that was set back.
+			if o.has(a.Port()) && (at.IsZero() || !at.Before(o.Since) || !at.Before(r.now())) {
+				found = append(found, o)
 			}
 		}
 	}
-	var found *Assignment
-	var err error
 	if !at.IsZero() && a.Addr().Is4() {
-		err = r.db.View(func(tx *bolt.Tx) error {
-			found, err = whoHad(tx, a, at)
+		err := r.view(func(tx *bolt.Tx) error {
+			past, err := whoHad(tx, a, at)
+			found = append(found, past...)
 			return err
 		})
+		if err != nil {
+			return nil, err
+		}
 	}
-	if found == nil && err == nil {
-		err = fmt.Errorf("%s: %w", a, ErrNotFound)
+	switch len(found) {
+	case 0:
+		return nil, fmt.Errorf("%s: %w", a, ErrNotFound)
+	case 1:
+		return found[0], nil
 	}
-	return found, err
+	return nil, &AmbiguousError{a, found}
 }
 
 // whoHad looks through the assignments of the address that ended after at.
-func whoHad(tx *bolt.Tx, a netip.AddrPort, at time.Time) (*Assignment, error) {
+func whoHad(tx *bolt.Tx, a netip.AddrPort, at time.Time) (found []*Assignment, err error) {
 	ip := a.Addr().As4()
 	from := binary.BigEndian.AppendUint64(ip[:], uint64(at.UnixNano()+1))
 	c := tx.Bucket(bucketHistory).Cursor()
@@ -129,10 +137,10 @@ func whoHad(tx *bolt.Tx, a netip.AddrPort, at time.Time) (*Assignment, error) {
 			return nil, fmt.Errorf("history %x: %w", k, err)
 		}
 		if !at.Before(ended.Since) && ended.has(a.Port()) {
-			return ended, nil
+			found = append(found, ended)
 		}
 	}
-	return nil, nil
+	return found, nil
 }
 
 // Reconcile frees what belongs to workloads whose network namespace is gone,

@@ -49,7 +49,7 @@ func TestOutside(t *testing.T) {
 			[]Share{{netip.MustParseAddr("192.0.2.9"), low}, {netip.MustParseAddr("198.51.100.8"), mapping.PortSet{{First: 1024, Last: 2047}}}}},
 	} {
 		var told []Share
-		err := r.Reconfigure(c.pools, 10, func(_ iter.Seq[mapping.Mapping], outside []Share) error { told = outside; return nil })
+		err := r.Reconfigure(c.pools, 10, func(_ iter.Seq[mapping.Mapping], outside []Share) error { told = outside; return nil }, nothing)
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}

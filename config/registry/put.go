@@ -240,8 +240,8 @@ func (t *txn) begin(a *Assignment) error {
 func (t *txn) end(a *Assignment, cool bool) error {
 	t.dirty = true
 	ended := *a
-	ended.Until = t.now
-	err := t.tx.Bucket(bucketAssignments).Delete([]byte(a.Key.String()))
+	ended.Until = later(t.now, a.Since)
+	err := erase(t.tx, bucketAssignments, []byte(a.Key.String()))
 	if err == nil {
 		err = putHistory(t.tx, &ended, t.history)
 	}
@@ -249,7 +249,7 @@ func (t *txn) end(a *Assignment, cool bool) error {
 		return storeError{err}
 	}
 	addr := t.state.remove(a)
-	if d := t.cooldown(a.Pool); cool && d > 0 {
+	if d := t.state.cooldown(a.Pool); cool && d > 0 {
 		c := &cooled{Assignment: &ended, until: t.now.Add(d)}
 		if err := putCooling(t.tx, c); err != nil {
 			return storeError{err}
@@ -261,9 +261,18 @@ func (t *txn) end(a *Assignment, cool bool) error {
 	return nil
 }
 
+// later is now, unless the clock was set back behind since: nothing ends before
+// it began.
+func later(now, since time.Time) time.Time {
+	if now.Before(since) {
+		return since
+	}
+	return now
+}
+
 // cooldown of a pool; one that is gone from the config has the default's.
-func (t *txn) cooldown(name string) time.Duration {
-	if p := t.state.pool(name); p != nil {
+func (s *state) cooldown(name string) time.Duration {
+	if p := s.pool(name); p != nil {
 		return p.Cooldown
 	}
 	return time.Minute
@@ -272,7 +281,7 @@ func (t *txn) cooldown(name string) time.Duration {
 // warm ends the cooling of a set.
 func (t *txn) warm(c *cooled) error {
 	t.dirty = true
-	if err := t.tx.Bucket(bucketCooling).Delete(number(c.id)); err != nil {
+	if err := erase(t.tx, bucketCooling, number(c.id)); err != nil {
 		return storeError{err}
 	}
 	t.state.warm(c)

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"fmt"
 	"iter"
 	"net/netip"
 	"reflect"
@@ -20,11 +19,12 @@ import (
 // are free there. swap gets the mappings of all assignments as they will be, and
 // what of them is outside of the pools, and puts them into effect together with
 // the rest of a new config; no change reaches the sink meanwhile. When swap fails
-// nothing has changed.
+// nothing has changed. When the disk fails behind it, back is called, which undoes
+// what swap did.
 //
 // Where pools change, the state is built anew from memory, and shares the
 // assignments with the old one: reading a million from disk would take seconds.
-func (r *Registry) Reconfigure(pools []Pool, history int, swap func(assigned iter.Seq[mapping.Mapping], outside []Share) error) error {
+func (r *Registry) Reconfigure(pools []Pool, history int, swap func(assigned iter.Seq[mapping.Mapping], outside []Share) error, back func()) error {
 	made, err := r.newPools(pools)
 	if err != nil {
 		return err
@@ -33,7 +33,7 @@ func (r *Registry) Reconfigure(pools []Pool, history int, swap func(assigned ite
 	defer r.commits.leader.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.reconfigure(made, history, swap, func(*bolt.Tx) (state, error) {
+	return r.reconfigure(made, history, swap, back, func(*bolt.Tx) (state, error) {
 		if samePools(made, r.state.pools) {
 			return r.state, nil
 		}
@@ -42,16 +42,14 @@ func (r *Registry) Reconfigure(pools []Pool, history int, swap func(assigned ite
 }
 
 // reconfigure begins with the state that from gives.
-func (r *Registry) reconfigure(pools []*pool, history int, swap func(assigned iter.Seq[mapping.Mapping], outside []Share) error, from func(*bolt.Tx) (state, error)) error {
+func (r *Registry) reconfigure(pools []*pool, history int, swap func(assigned iter.Seq[mapping.Mapping], outside []Share) error, back func(), from func(*bolt.Tx) (state, error)) error {
 	var fresh state
+	var refused error // by other than the disk
+	swapped := false
 	history = max(history, 0)
-	err := r.db.Update(func(tx *bolt.Tx) (err error) {
-		pruned, err := pruneHistory(tx, history)
-		if err != nil {
-			return err
-		}
-		if fresh, err = from(tx); err != nil {
-			return err
+	err := r.update(func(tx *bolt.Tx) (err error) {
+		if fresh, refused = from(tx); refused != nil {
+			return refused
 		}
 		moved, err := moveUplink(tx, &fresh, r.state.pools, history, r.now())
 		if err == nil && moved {
@@ -60,20 +58,45 @@ func (r *Registry) reconfigure(pools []*pool, history int, swap func(assigned it
 		if err != nil {
 			return err
 		}
-		if err := swap(fresh.mappings(), fresh.outside()); err != nil {
-			return err
+		if refused = swap(fresh.mappings(), fresh.outside()); refused != nil {
+			return refused
 		}
-		if !pruned && !moved {
+		swapped = true
+		if !moved {
 			return errClean
 		}
 		return nil
 	})
-	if err != nil && err != errClean {
-		return fmt.Errorf("registry %s: %w", r.db.Path(), err)
+	switch {
+	case err == nil || err == errClean:
+		r.state, r.history = fresh, history
+		r.state.bar(r.barred)
+		r.prune()
+		return nil
+	case refused != nil:
+		return refused
+	case r.broken.Load() == nil:
+		err = &WriteError{Path: r.path, Err: err}
 	}
-	r.state, r.history = fresh, history
-	r.state.bar(r.barred)
-	return nil
+	if swapped {
+		back()
+	}
+	return err
+}
+
+// prune shortens the history to its bound. What cannot be forgotten now, on a
+// full disk, is when the next assignment ends: that is nobody's error.
+func (r *Registry) prune() {
+	err := r.update(func(tx *bolt.Tx) error {
+		pruned, err := pruneHistory(tx, r.history)
+		if err == nil && !pruned {
+			return errClean
+		}
+		return err
+	})
+	if err != nil && err != errClean {
+		r.log.Warn("the history stays longer than registry.history for now", "bound", r.history, "error", err)
+	}
 }
 
 // reload reads what is on disk into pools like these, which have been used.
@@ -86,7 +109,7 @@ func (r *Registry) reload(tx *bolt.Tx, used []*pool) (state, error) {
 	if err != nil {
 		return state{}, err
 	}
-	return loadState(tx, made)
+	return loadState(tx, made, r.now())
 }
 
 // moveUplink ends, in the transaction, the assignments that an uplink pool has
@@ -104,7 +127,7 @@ func moveUplink(tx *bolt.Tx, s *state, before []*pool, history int, now time.Tim
 		begun.Pool = p.Name
 		if !p.IPv4.Contains(a.Address) {
 			ended := *a
-			ended.Until, begun.Since, begun.Address = now, now, p.IPv4.Addr()
+			ended.Until, begun.Since, begun.Address = later(now, a.Since), now, p.IPv4.Addr()
 			if err := putHistory(tx, &ended, history); err != nil {
 				return moved, err
 			}

@@ -10,19 +10,21 @@ import (
 	"github.com/natless/natless/translator/mapping"
 )
 
-// recordVersion is the first byte of a record. Records are packed by hand,
+// The first byte of a record says what is in it. Records are packed by hand,
 // since 100,000 of them are read before the daemon is ready: that takes half
 // the time that encoding/json would need.
-const recordVersion = 1
-
-// recordHost is the first byte of one that names the host's interface, too.
-const recordHost = 2
+const (
+	recordUnsummed     = 1 // and 2 with the host's interface: without a checksum
+	recordUnsummedHost = 2
+	record             = 3
+	recordHost         = 4 // it names the host's interface, too
+)
 
 var errRecord = errors.New("record is damaged, or of a newer natlessd")
 
 // encode packs an assignment; cool is when its set is free again, or zero.
 func encode(a *Assignment, cool time.Time) []byte {
-	b := []byte{recordVersion}
+	b := []byte{record}
 	if a.Request.HostInterface != "" {
 		b[0] = recordHost
 	}
@@ -63,7 +65,7 @@ func encode(a *Assignment, cool time.Time) []byte {
 	when(a.Since)
 	when(a.Until)
 	when(cool)
-	return b
+	return binary.BigEndian.AppendUint32(b, checksum(b))
 }
 
 // unpacker reads what encode wrote. After the first thing amiss it gives zeros.
@@ -122,19 +124,38 @@ func (u *unpacker) when() time.Time {
 	return time.Unix(0, int64(n))
 }
 
+// unseal gives what stands between a record's first byte and its checksum, and
+// says whether the host's interface is in it.
+func unseal(b []byte) (host bool, body []byte, err error) {
+	if len(b) == 0 {
+		return false, nil, errRecord
+	}
+	switch b[0] {
+	case recordUnsummed, recordUnsummedHost:
+		return b[0] == recordUnsummedHost, b[1:], nil
+	case record, recordHost:
+		end := len(b) - 4
+		if end < 1 || checksum(b[:end]) != binary.BigEndian.Uint32(b[end:]) {
+			return false, nil, errRecord
+		}
+		return b[0] == recordHost, b[1:end], nil
+	}
+	return false, nil, errRecord
+}
+
 // decode unpacks an assignment. It keeps nothing of b.
 func decode(b []byte) (a *Assignment, cool time.Time, err error) {
-	u := unpacker{rest: b}
-	version := u.bytes(1)
-	if len(version) == 0 || version[0] != recordVersion && version[0] != recordHost {
-		return nil, cool, errRecord
+	host, b, err := unseal(b)
+	if err != nil {
+		return nil, cool, err
 	}
+	u := unpacker{rest: b}
 	a = new(Assignment)
 	q := &a.Request
 	a.Key.ContainerID, a.Key.Interface = u.text(), u.word()
 	q.Name, q.Network, q.Netns = u.text(), u.word(), u.text()
 	q.Pool, a.Pool = u.word(), u.word()
-	if version[0] == recordHost {
+	if host {
 		q.HostInterface = u.text()
 	}
 	q.Address, a.Address = u.address(), u.address()

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"log/slog"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -60,6 +61,7 @@ type Options struct {
 	History int    // how many ended assignments are remembered
 	Pools   []Pool
 	Now     func() time.Time // nil: time.Now
+	Log     *slog.Logger     // nil: nothing is said
 
 	// Check is asked whether a change can be made, before anything is; nil:
 	// any can. An error is handed to who wanted the change.
@@ -73,13 +75,19 @@ type Options struct {
 // by any number of goroutines.
 type Registry struct {
 	db      *bolt.DB
+	path    string
+	broken  atomic.Pointer[WriteError] // why nothing can be written any more, nor read from disk
+	failed  atomic.Pointer[WriteError] // why the last change could not be written
+	log     *slog.Logger
 	history int
 	now     func() time.Time
 	check   func(Change) error
 	sink    func(context.Context, Change) error
 
-	commits queue
-	inUse   atomic.Pointer[inUse]
+	commits  queue
+	copying  sync.Mutex // held while there is a copy
+	inMemory int64      // the largest copy that is not put on disk
+	inUse    atomic.Pointer[inUse]
 
 	mu     sync.RWMutex // guards what follows; held for writing until what was written is on disk
 	state  state
@@ -96,8 +104,9 @@ type state struct {
 	lastCooled  map[api.Key]*cooled
 }
 
-// Open opens the database, or makes it, and loads what it holds. A second
-// opener of the same file is refused after a second.
+// Open opens the database, or makes it where there never was one, and loads what
+// it holds. A second opener of the same file is refused after a second, and a
+// file of which anything is damaged or missing with a *RefusedError.
 func Open(o Options) (*Registry, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -108,11 +117,14 @@ func Open(o Options) (*Registry, error) {
 	if o.Sink == nil {
 		o.Sink = func(context.Context, Change) error { return nil }
 	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	db, err := openStore(o.Path)
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{db: db, now: o.Now, check: o.Check, sink: o.Sink}
+	r := &Registry{db: db, path: o.Path, inMemory: copyInMemory, log: o.Log, now: o.Now, check: o.Check, sink: o.Sink}
 	if err := r.load(o); err != nil {
 		db.Close()
 		return nil, err
@@ -128,20 +140,35 @@ func (r *Registry) load(o Options) error {
 		return err
 	}
 	nobody := func(iter.Seq[mapping.Mapping], []Share) error { return nil }
-	return r.reconfigure(made, o.History, nobody, func(tx *bolt.Tx) (state, error) { return loadState(tx, made) })
+	return r.reconfigure(made, o.History, nobody, func() {}, func(tx *bolt.Tx) (state, error) {
+		s, err := loadState(tx, made, r.now())
+		if err != nil {
+			err = refuse(o.Path, err)
+		}
+		return s, err
+	})
 }
 
 // Close closes the database. What was answered is on disk already.
 func (r *Registry) Close() error {
 	r.commits.leader.Lock()
 	defer r.commits.leader.Unlock()
+	if r.broken.Load() != nil { // bbolt may hold its own locks for ever
+		return nil
+	}
 	return r.db.Close()
 }
 
 // loadState builds the state from the database.
-func loadState(tx *bolt.Tx, pools []*pool) (state, error) {
+func loadState(tx *bolt.Tx, pools []*pool, now time.Time) (state, error) {
 	s := newState(pools)
-	err := loadAll(tx, s.add, s.cool)
+	err := loadAll(tx, s.add, func(c *cooled) error {
+		// The clock may have been set since: nothing cools down for longer than
+		// its pool says. From here on until is measured by the clock that nobody
+		// sets, which now has a reading of.
+		c.until = now.Add(min(max(c.until.Sub(now), 0), s.cooldown(c.Pool)))
+		return s.cool(c)
+	})
 	return s, err
 }
 

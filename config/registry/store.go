@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -14,7 +13,7 @@ import (
 
 // The buckets. Numbers in keys are big-endian, so that they sort.
 var (
-	bucketMeta        = []byte("meta")        // "version" → layout
+	bucketMeta        = []byte("meta")        // "version" → layout, "digest" → what the records sum up to
 	bucketAssignments = []byte("assignments") // container/interface → record
 	bucketCooling     = []byte("cooling")     // number → record, with End and Cool
 	bucketHistory     = []byte("history")     // IPv4 (4 bytes), End (8), number (8) → record
@@ -22,46 +21,62 @@ var (
 	bucketLast        = []byte("last")        // k+key or n+name → number in order
 )
 
-const layout = "1"
+var buckets = [][]byte{bucketMeta, bucketAssignments, bucketCooling, bucketHistory, bucketOrder, bucketLast}
 
-// openStore opens the database and sees to it that its buckets are there.
-func openStore(path string) (*bolt.DB, error) {
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType, NoFreelistSync: true})
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("registry %s: another process has it open: is natlessd running already?", path)
-	case errors.Is(err, os.ErrNotExist):
-		return nil, fmt.Errorf("registry %s: its directory does not exist: create it, or change registry.path", path)
-	case err != nil:
-		return nil, fmt.Errorf("registry %s: %w", path, err)
+// layout is the version in bucketMeta. The one before had no digest, and
+// records without a checksum.
+const layout, layoutUnsummed = "2", "1"
+
+// prepare brings the layout of an older natlessd up to date, and refuses what
+// is not ours.
+func prepare(tx *bolt.Tx) error {
+	for _, name := range buckets {
+		if tx.Bucket(name) == nil {
+			return fmt.Errorf("it has no bucket %q", name)
+		}
 	}
-	if err := db.Update(prepare); err != nil && err != errClean {
-		db.Close()
-		return nil, fmt.Errorf("registry %s: %w", path, err)
+	switch v := string(tx.Bucket(bucketMeta).Get(keyVersion)); v {
+	case layout:
+		return errClean
+	case layoutUnsummed:
+		d, err := sumUp(tx)
+		if err != nil {
+			return err
+		}
+		return errors.Join(tx.Bucket(bucketMeta).Put(keyVersion, []byte(layout)), tx.Bucket(bucketMeta).Put(keyDigest, d.encode()))
+	default:
+		return &layoutError{v}
 	}
-	return db, nil
 }
 
-// prepare makes what an empty database lacks, and refuses one that is not ours.
-func prepare(tx *bolt.Tx) error {
-	if meta := tx.Bucket(bucketMeta); meta != nil {
-		if v := meta.Get([]byte("version")); string(v) != layout {
-			return fmt.Errorf("layout %q was written by a newer natlessd, this one knows %s", v, layout)
-		}
-		return errClean
-	}
-	for _, name := range [][]byte{bucketMeta, bucketAssignments, bucketCooling, bucketHistory, bucketOrder, bucketLast} {
+// layoutError: a layout that this natlessd does not know.
+type layoutError struct{ layout string }
+
+func (e *layoutError) Error() string {
+	return fmt.Sprintf("layout %q was written by a newer natlessd, this one knows %s", e.layout, layout)
+}
+
+// blank makes the buckets of an empty database.
+func blank(tx *bolt.Tx) error {
+	for _, name := range buckets {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}
 	}
-	return tx.Bucket(bucketMeta).Put([]byte("version"), []byte(layout))
+	d, err := sumUp(tx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(tx.Bucket(bucketMeta).Put(keyVersion, []byte(layout)), tx.Bucket(bucketMeta).Put(keyDigest, d.encode()))
 }
 
 // loadAll reads assignments and sets that cool down.
 func loadAll(tx *bolt.Tx, add func(*Assignment) error, cool func(*cooled) error) error {
 	err := tx.Bucket(bucketAssignments).ForEach(func(k, v []byte) error {
 		a, _, err := decode(v)
+		if err == nil && string(k) != a.Key.String() {
+			err = fmt.Errorf("speaks of %s", a.Key)
+		}
 		if err == nil {
 			err = add(a)
 		}
@@ -89,7 +104,7 @@ func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
 // putAssignment writes an assignment.
 func putAssignment(tx *bolt.Tx, a *Assignment) error {
-	return tx.Bucket(bucketAssignments).Put([]byte(a.Key.String()), encode(a, time.Time{}))
+	return store(tx, bucketAssignments, []byte(a.Key.String()), encode(a, time.Time{}))
 }
 
 // putCooling writes a set that cools down, and numbers it.
@@ -98,8 +113,10 @@ func putCooling(tx *bolt.Tx, c *cooled) (err error) {
 	if c.id, err = bucket.NextSequence(); err != nil {
 		return err
 	}
-	return bucket.Put(number(c.id), encode(c.Assignment, c.until))
+	return store(tx, bucketCooling, number(c.id), encode(c.Assignment, c.until))
 }
+
+const historyKeySize = 4 + 8 + 8
 
 // historyKey sorts by address, then by end.
 func historyKey(a netip.Addr, end time.Time, n uint64) []byte {
@@ -117,7 +134,7 @@ func putHistory(tx *bolt.Tx, a *Assignment, bound int) error {
 		return err
 	}
 	key := historyKey(a.Address, a.Until, n)
-	err = errors.Join(tx.Bucket(bucketHistory).Put(key, encode(a, time.Time{})), order.Put(number(n), key),
+	err = errors.Join(store(tx, bucketHistory, key, encode(a, time.Time{})), order.Put(number(n), key),
 		last.Put([]byte("k"+a.Key.String()), number(n)))
 	if a.Request.Name != "" {
 		err = errors.Join(err, last.Put([]byte("n"+a.Request.Name), number(n)))
@@ -157,7 +174,7 @@ func forget(tx *bolt.Tx, n, key []byte) error {
 			err = errors.Join(err, last.Delete([]byte(k)))
 		}
 	}
-	return errors.Join(err, history.Delete(key), tx.Bucket(bucketOrder).Delete(n))
+	return errors.Join(err, erase(tx, bucketHistory, key), tx.Bucket(bucketOrder).Delete(n))
 }
 
 // lastOf gives the last assignment that ended under the key, or the name, or
@@ -168,8 +185,27 @@ func lastOf(tx *bolt.Tx, k string) *Assignment {
 		return nil
 	}
 	a, _, err := decode(tx.Bucket(bucketHistory).Get(tx.Bucket(bucketOrder).Get(n)))
-	if err != nil {
+	if err != nil || k != "k"+a.Key.String() && k != "n"+a.Request.Name {
 		return nil
 	}
 	return a
+}
+
+// checkLayout is prepare for who only reads.
+func checkLayout(tx *bolt.Tx) error {
+	switch err := prepare(tx); {
+	case err == errClean, errors.Is(err, bolterrors.ErrTxNotWritable): // an older layout
+		return nil
+	default:
+		return err
+	}
+}
+
+// checkContent looks whether the records are those that were written last. An
+// older layout does not say.
+func checkContent(tx *bolt.Tx) error {
+	if string(tx.Bucket(bucketMeta).Get(keyVersion)) != layout {
+		return nil
+	}
+	return checkDigest(tx)
 }

@@ -32,6 +32,7 @@ func (v *visit) api() {
 	if err != nil {
 		v.apiError = err
 		v.apiUnreachable(check, err)
+		v.registry()
 		return
 	}
 	v.status = &status

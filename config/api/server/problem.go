@@ -20,6 +20,7 @@ var statuses = map[api.Code]int{
 	api.CodeRateLimited:      http.StatusTooManyRequests,
 	api.CodeInternal:         http.StatusInternalServerError,
 	api.CodeStarting:         http.StatusServiceUnavailable,
+	api.CodeStorage:          http.StatusServiceUnavailable,
 	api.CodeExhausted:        http.StatusInsufficientStorage,
 }
 
@@ -29,6 +30,8 @@ func problemOf(err error) *api.Problem {
 	var wrong *registry.FieldError
 	var full *registry.ExhaustedError
 	var conflict *registry.ConflictError
+	var ambiguous *registry.AmbiguousError
+	var disk *registry.WriteError
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &p):
@@ -39,6 +42,12 @@ func problemOf(err error) *api.Problem {
 		return &api.Problem{Code: api.CodeExhausted, Pool: full.Usage.Name, Detail: err.Error()}
 	case errors.As(err, &conflict):
 		return &api.Problem{Code: api.CodeConflict, Field: conflict.Field, Detail: conflict.Error()}
+	case errors.As(err, &ambiguous):
+		return &api.Problem{Code: api.CodeConflict, Detail: err.Error()}
+	case errors.As(err, &disk):
+		return &api.Problem{Code: api.CodeStorage, Detail: err.Error()}
+	case errors.Is(err, registry.ErrBusy):
+		return &api.Problem{Code: api.CodeRateLimited, Detail: err.Error()}
 	case errors.Is(err, registry.ErrNotFound):
 		return &api.Problem{Code: api.CodeNotFound, Detail: err.Error()}
 	case errors.As(err, &tooLarge):
@@ -57,8 +66,11 @@ func fail(w http.ResponseWriter, err error) {
 	p.Type = "about:blank"
 	p.Status = statuses[p.Code]
 	p.Title = http.StatusText(p.Status)
-	if p.Code == api.CodeStarting || p.Code == api.CodeRateLimited {
+	switch p.Code {
+	case api.CodeStarting, api.CodeRateLimited:
 		w.Header().Set("Retry-After", "1")
+	case api.CodeStorage:
+		w.Header().Set("Retry-After", "10")
 	}
 	answer(w, p.Status, "application/problem+json", p)
 }

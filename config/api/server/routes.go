@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -39,6 +40,7 @@ func (s *Server) routes() []route {
 		{pattern: "GET /v1/explain", query: []string{"packet"}, do: (*Server).explain},
 		{pattern: "GET /v1/watch", query: []string{"filter", "rate", "bytes", "all"}, kind: watch, do: (*Server).watch},
 		{pattern: "POST /v1/reload", kind: slow, do: (*Server).reload},
+		{pattern: "GET /v1/registry", kind: slow, do: (*Server).backup},
 		{pattern: "GET /v1/pprof/{profile}", query: []string{"seconds"}, early: true, kind: slow, do: (*Server).profile},
 		{pattern: "GET /v1/openapi.yaml", early: true, do: (*Server).description},
 	}
@@ -63,6 +65,8 @@ func (s *Server) handler(rt route) http.HandlerFunc {
 		case raw:
 			w.Header().Set("Content-Type", v.contentType)
 			w.Write(v.body)
+		case attachment:
+			s.serveAttachment(w, v)
 		case stream:
 			s.serveStream(w, r, v)
 		default:
@@ -227,6 +231,9 @@ func (s *Server) explain(r *http.Request) (any, error) {
 func (s *Server) reload(r *http.Request) (any, error) {
 	// A caller that leaves must not stop halfway what it began.
 	err := s.Reload(context.WithoutCancel(r.Context()))
+	if disk := (*registry.WriteError)(nil); errors.As(err, &disk) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, &api.Problem{Code: api.CodeReloadRefused, Detail: err.Error()}
 	}

@@ -35,6 +35,7 @@ type Registry interface {
 	List(f api.Filter, after string, limit int) (page []*registry.Assignment, next string, err error)
 	Whois(netip.AddrPort, time.Time) (*registry.Assignment, error)
 	Pools() []api.Pool
+	Backup() (*registry.Copy, error)
 }
 
 // Options are what a server answers from. All fields but Watch, Complete,

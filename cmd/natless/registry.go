@@ -1,0 +1,222 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/registry"
+)
+
+func newRegistry(o *options) *cobra.Command {
+	path := ""
+	c := &cobra.Command{
+		Use:   "registry",
+		Short: "Back up, check and restore who has which addresses and ports",
+		Long: `Back up, check and restore the registry: the file in which natlessd remembers
+which workload has which IPv4 address and ports, and which had them before.
+
+natlessd does not start with a registry that is damaged, empty, or gone although
+there was one: others would be given what containers have that run. It leaves the
+file as it is. Then, with natlessd stopped, one of these puts a sound one in its
+place, and keeps the one before under a name with the time:
+
+  restore   a backup: best
+  salvage   what is whole of the damaged one
+  new       an empty one: containers that run have no IPv4 until they are created again
+
+Where FILE is left out it is registry.path of the configuration.
+
+Exit status: 0 when all is well, else 1.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.PersistentFlags().StringVar(&path, "config", "/etc/natless/natless.yaml", "the daemon's configuration `file`, which names the registry")
+	file := func(args []string, i int) (string, error) {
+		if len(args) > i {
+			return args[i], nil
+		}
+		conf, err := config.Load(path)
+		if err != nil {
+			return "", fmt.Errorf("%w: name the registry's file", err)
+		}
+		return conf.Registry.Path, nil
+	}
+	c.AddCommand(newRegistryBackup(o), newRegistryCheck(o, file), newRegistryRestore(o, file), newRegistrySalvage(o, file), newRegistryNew(o, file))
+	return c
+}
+
+// fileOf gives an argument, or the registry of the configuration.
+type fileOf func(args []string, i int) (string, error)
+
+func newRegistryBackup(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "backup FILE|-",
+		Short: "Write a copy of the running daemon's registry",
+		Long: `Write a copy of the running daemon's registry, as it is at this moment, while
+assignments go on. FILE is replaced when the copy is whole and was checked; - is
+standard output. Keep it beside the key file of the registry's directory.`,
+		Example: `  natless registry backup /var/backups/natless.db
+  natless registry backup - | ssh backup 'cat > natless.db'`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if args[0] == "-" {
+				_, err := o.client().Backup(c.Context(), c.OutOrStdout())
+				return err
+			}
+			r, err := backup(c, o, args[0])
+			if err != nil {
+				return err
+			}
+			return printReport(c.OutOrStdout(), o, "backed up", r, "", r)
+		},
+	}
+}
+
+// backup writes a file that is there whole or not at all.
+func backup(c *cobra.Command, o *options, path string) (r registry.Report, err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-") // mode 0600
+	if err != nil {
+		return r, err
+	}
+	defer os.Remove(f.Name())
+	_, err = o.client().Backup(c.Context(), f)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return r, err
+	}
+	if r, err = registry.Check(f.Name()); err != nil {
+		return r, err
+	}
+	r.Path = path
+	return r, os.Rename(f.Name(), path)
+}
+
+func newRegistryCheck(o *options, file fileOf) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check [FILE]",
+		Short: "Look at all of a registry or a backup, with no daemon running on it",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			path, err := file(args, 0)
+			if err != nil {
+				return err
+			}
+			r, err := registry.Check(path)
+			if err != nil {
+				return err
+			}
+			return printReport(c.OutOrStdout(), o, "nothing is wrong with", r, "", r)
+		},
+	}
+}
+
+// replaced is what restore and new answer.
+type replaced struct {
+	registry.Report
+	Aside string `json:"aside,omitempty"` // where the one before is
+}
+
+func newRegistryRestore(o *options, file fileOf) *cobra.Command {
+	return &cobra.Command{
+		Use:   "restore BACKUP [FILE]",
+		Short: "Put a backup in the place of the registry, with natlessd stopped",
+		Long: `Put a backup in the place of the registry, with natlessd stopped. The backup is
+checked first. At every moment the one or the other is there, whole; the one before
+is kept under a name with the time.
+
+What was assigned since the backup was made is not in it: create those containers
+anew, since others may be given what they have.`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(c *cobra.Command, args []string) error {
+			path, err := file(args, 1)
+			if err != nil {
+				return err
+			}
+			r, aside, err := registry.Restore(args[0], path)
+			if err != nil {
+				return err
+			}
+			return printReport(c.OutOrStdout(), o, "restored", r, aside, replaced{r, aside})
+		},
+	}
+}
+
+func newRegistryNew(o *options, file fileOf) *cobra.Command {
+	return &cobra.Command{
+		Use:   "new [FILE]",
+		Short: "Begin with an empty registry, with natlessd stopped",
+		Long: `Begin with an empty registry, with natlessd stopped. Containers that run have no
+IPv4 until they are created again. The registry before is kept under a name with
+the time.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			path, err := file(args, 0)
+			if err != nil {
+				return err
+			}
+			r, aside, err := registry.New(path)
+			if err != nil {
+				return err
+			}
+			return printReport(c.OutOrStdout(), o, "began anew with", r, aside, replaced{r, aside})
+		},
+	}
+}
+
+// salvaged is what salvage answers.
+type salvaged struct {
+	registry.Salvaged
+	Aside string `json:"aside,omitempty"`
+}
+
+func newRegistrySalvage(o *options, file fileOf) *cobra.Command {
+	return &cobra.Command{
+		Use:   "salvage [FILE]",
+		Short: "Make a sound registry of what is whole in a damaged one, with natlessd stopped",
+		Long: `Make a sound registry of what is whole in a damaged one, with natlessd stopped,
+when there is no backup. The damaged one is kept under a name with the time.
+
+Each record has a checksum, so what is taken is right. What is missing may be given
+to others: compare "natless workloads" with the containers that run, and create
+those that are not in it anew.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			path, err := file(args, 0)
+			if err != nil {
+				return err
+			}
+			s, aside, err := registry.Salvage(path)
+			if err != nil {
+				return err
+			}
+			if o.output != "json" {
+				for _, f := range s.Faults {
+					fmt.Fprintln(c.OutOrStdout(), f)
+				}
+				fmt.Fprintf(c.OutOrStdout(), "%d records were seen that are damaged\n", s.Lost)
+			}
+			return printReport(c.OutOrStdout(), o, "salvaged", s.Report, aside, salvaged{s, aside})
+		},
+	}
+}
+
+func printReport(w io.Writer, o *options, done string, r registry.Report, aside string, v any) error {
+	if o.output == "json" {
+		return printJSON(w, v)
+	}
+	if _, err := fmt.Fprintf(w, "%s %s: %d assignments, %d sets that cool down, %d entries of history, %d bytes, layout %s\n",
+		done, r.Path, r.Assignments, r.Cooling, r.History, r.Bytes, cmp.Or(r.Layout, "?")); err != nil {
+		return err
+	}
+	if aside != "" {
+		_, err := fmt.Fprintf(w, "the one before is kept as %s\n", aside)
+		return err
+	}
+	return nil
+}
