@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +33,7 @@ type node struct {
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	netns.Require(t, netns.Root, "podman", "runc", "ip", "ping", "sysctl", "nsenter")
+	netns.Require(t, netns.Root, "podman", "runc", "ip", "ping", "sysctl", "nsenter", "nft")
 	n, server := netns.New(t, "node"), netns.New(t, "server")
 	netns.Veth(t, n, "eth0", server, "eth0")
 	n.IP("addr add 192.0.2.1/24 dev eth0")
@@ -140,7 +141,7 @@ func (n *node) run(image string, pod corev1.PodSpec, c corev1.Container, config 
 		}
 		args = append(args, "--volume", volumes[m.Name]+":"+m.MountPath+":"+strings.Join(options, ","))
 	}
-	n.must(append(append(args, image), c.Args...)...)
+	n.must(slices.Concat(args, []string{image}, c.Command[1:], c.Args)...)
 }
 
 // probe runs a probe's command as often as the manifest says.
@@ -235,12 +236,13 @@ func TestRuns(t *testing.T) {
 	}
 
 	// One of them vanishes while natlessd is away, and nobody tells.
-	n.must("stop", "--time", fmt.Sprint(*pod.TerminationGracePeriodSeconds), "natlessd")
-	if after := n.Run("sysctl", "net.ipv6.conf.all.forwarding", "net.ipv4.conf.eth0.forwarding"); after != before {
-		t.Errorf("sysctls before:\n%s\nand after:\n%s", before, after)
+	stop := func() {
+		t.Helper()
+		n.must("stop", "--time", fmt.Sprint(*pod.TerminationGracePeriodSeconds), "natlessd")
 	}
-	if links := n.IP("-o link"); strings.Contains(links, "natless0") {
-		t.Errorf("the device is left:\n%s", links)
+	stop()
+	if rules := n.Run("nft", "list", "ruleset"); !strings.Contains(rules, "not the host's") {
+		t.Errorf("the node answers what is for pods, as long as no natlessd is there:\n%s", rules)
 	}
 	hide(t, goes)
 	n.must("start", "natlessd")
@@ -252,6 +254,30 @@ func TestRuns(t *testing.T) {
 		return nil
 	})
 	ping(stays)
+
+	// Nothing of it is left by the uninstaller.
+	uninstall := mustRender(t, manifest+"uninstall")
+	cleaner := uninstall.daemons["natless-uninstall"].Spec.Template.Spec
+	conf := write(t, only(t, uninstall))
+	n.run("localhost/natless", cleaner, cleaner.InitContainers[1], conf)
+	if status := n.must("wait", "cleanup"); status == "0" {
+		t.Error("cleaned up under a natlessd that runs")
+	}
+	n.must("rm", "cleanup")
+	stop()
+	n.run("localhost/natless", cleaner, cleaner.InitContainers[1], conf)
+	if status := n.must("wait", "cleanup"); status != "0" {
+		t.Errorf("cleanup: %s\n%s", status, n.must("logs", "cleanup"))
+	}
+	if after := n.Run("sysctl", "net.ipv6.conf.all.forwarding", "net.ipv4.conf.eth0.forwarding"); after != before {
+		t.Errorf("sysctls before:\n%s\nand after:\n%s", before, after)
+	}
+	left := n.IP("-br link") + n.IP("rule") + n.IP("route show table all") + n.IP("-6 route show table all") + n.Run("nft", "list", "ruleset")
+	for _, ours := range []string{"natless0", "table ip natless", "table inet natless", "lookup 110", "proto 110"} {
+		if strings.Contains(left, ours) {
+			t.Errorf("%q is left:\n%s", ours, left)
+		}
+	}
 }
 
 // hide takes a namespace's name away until the test ends.
