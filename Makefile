@@ -90,6 +90,13 @@ soak: ## two hours of workloads that come and go, kills, reloads and flaps, and 
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 6h ./tests/soak -for 2h -workloads 10000
 	$(GO) test -v -race -timeout 6h -run TestTransfer ./netstack -transfer 10240
 
+KILLS ?= 400
+
+.PHONY: crash
+crash: ## natlessd killed KILLS (400) times at any moment, under churn, and judged: twenty minutes (root)
+	@tests/need go root ip nft sysctl nsenter
+	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 6h -run 'TestCrash|TestJudge' ./tests/crash -kills $(KILLS)
+
 .PHONY: test-containerd
 test-containerd: ## pods of a real containerd, through the Kubernetes CRI (root)
 	@tests/need go gcc root ip curl nft nsenter sysctl containerd ctr runc

@@ -111,6 +111,11 @@ func (d *Daemon) Start() {
 	case <-exited:
 		d.t.Fatalf("natlessd ended and was not ready\n%s", d.Log())
 	case <-time.After(20 * time.Second):
+		d.Signal(syscall.SIGQUIT) // which shows what it does
+		select {
+		case <-exited:
+		case <-time.After(5 * time.Second):
+		}
 		d.t.Fatalf("natlessd did not become ready\n%s", d.Log())
 	}
 }
