@@ -33,7 +33,7 @@ var reasonNames = [NumReasons]string{
 	"translated", "disabled", "not-plain-link", "not-this-family", "truncated", "options", "bad-header-checksum",
 	"fragment", "protocol", "upper-header", "no-checksum", "hop-limit", "too-big", "superpacket", "own-address",
 	"never-translated", "non-global", "unmapped-source", "unmapped-destination", "mapped-peer", "wrong-interface",
-	"port", "trailer", "no-route", "unchanged", "lost",
+	"port", "trailer", "no-route", "host-route", "unchanged", "lost",
 }
 
 func (r Reason) String() string {

@@ -120,6 +120,7 @@ func TestBranches(t *testing.T) {
 	b.identifications()
 	b.links()
 	b.summed()
+	hostWays(t, r, f)
 	var wrong uint64
 	if err := marks.Lookup(uint32(0), &wrong); err != nil || wrong > 0 {
 		t.Errorf("%d packets whose sum a device had computed got a wrong one (%v)", wrong, err)

@@ -23,10 +23,25 @@ type Tables struct {
 	// comes in by another one, and all while it is not known, is passed on.
 	Interface func(mapping.Mapping) int
 
-	// Via is the index of the interface that the kernel takes a translated
-	// packet to have come in by when it looks for its way; 0 is the one that
-	// it did come in by. It must forward both families.
-	Via int
+	Host Host
+}
+
+// Host is what the programs must know of the host to do what it would do.
+type Host struct {
+	// Device is the index of the translator's device, which forwards both
+	// families. What the host would not lead to it is passed on, and the way of
+	// a translated packet is that of one which comes out of it. With 0 it is that
+	// of one which comes in where this one did, and nothing else is asked for.
+	Device int
+
+	// Via is whose routing decides while the device is gone and Alone is true:
+	// nothing else had a way of its own inside the prefix and the mappings.
+	Via   int
+	Alone bool
+
+	// Strict says that an IPv4 packet must come in by the interface that the
+	// host would send to its source by (rp_filter=1).
+	Strict bool
 }
 
 // UnsupportedError says why the programs cannot do what the daemon does, so that
@@ -42,6 +57,8 @@ const (
 	flagZeroClass      = 4
 	flagMappedInPrefix = 8
 	flagCountShared    = 16
+	flagStrictSource   = 32
+	flagAlone          = 64
 
 	keyOurs = 64
 
@@ -190,7 +207,7 @@ func (s *state) config(t *Tables, fibFlags uint32, counters int) (c programConfi
 		PrefixHi: p.Hi, PrefixLo: p.Lo, PrefixMaskHi: mask.Hi, PrefixMaskLo: mask.Lo,
 		OwnHi: own6.Hi, OwnLo: own6.Lo, Own4: mapping.Addr4From(t.Config.IPv4),
 		Mtu4: uint32(t.Config.MTU4), Mtu6: uint32(t.Config.MTU6), Lowest6: uint32(t.Config.LowestMTU6),
-		FibFlags: fibFlags, FibIfindex: uint32(t.Via), Counters: uint32(counters),
+		FibFlags: fibFlags, Device: uint32(t.Host.Device), Via: uint32(t.Host.Via), Counters: uint32(counters),
 	}
 	if t.Config.Host4.IsValid() {
 		c.Host4 = mapping.Addr4From(t.Config.Host4)
@@ -209,6 +226,8 @@ func (s *state) config(t *Tables, fibFlags uint32, counters int) (c programConfi
 		{t.Config.ZeroTrafficClass, flagZeroClass},
 		{s.inPrefix > 0, flagMappedInPrefix},
 		{counters == 1, flagCountShared},
+		{t.Host.Strict, flagStrictSource},
+		{t.Host.Alone, flagAlone},
 	} {
 		if f.set {
 			c.Flags |= f.flag

@@ -71,7 +71,7 @@ func TestLayout(t *testing.T) {
 	for name, value := range map[string]int{
 		"LAYOUT": Layout, "MAX_LENGTHS": maxLengths, "NEAR_WORDS": nearWords, "PORT_SIZES": portSizes,
 		"ENABLED": flagEnabled, "GLOBAL_ONLY": flagGlobalOnly, "ZERO_CLASS": flagZeroClass,
-		"MAPPED_IN_PREFIX": flagMappedInPrefix, "COUNT_SHARED": flagCountShared, "SHARED": flagShared, "HOLES": flagHoles,
+		"MAPPED_IN_PREFIX": flagMappedInPrefix, "COUNT_SHARED": flagCountShared, "STRICT_SOURCE": flagStrictSource, "ALONE": flagAlone, "SHARED": flagShared, "HOLES": flagHoles,
 	} {
 		found := regexp.MustCompile(`(?m)^\t` + name + ` = (\d+),`).FindSubmatch(text)
 		if found == nil || string(found[1]) != strconv.Itoa(value) {

@@ -226,6 +226,36 @@ func (f *FastPath) Edit(table *mapping.Table, removed, added []mapping.Mapping) 
 	return f.commit(&f.inner, config)
 }
 
+// SetHost says that the host is another now. Nothing else changes.
+func (f *FastPath) SetHost(h Host) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.tables == nil {
+		return errors.New("host of the fast path: it has no tables: replace them first")
+	}
+	t := *f.tables
+	t.Host = h
+	config, err := f.config(&t, f.fibFlags, f.inner.perMapping)
+	if err == nil {
+		err = f.commit(&f.inner, config)
+	}
+	if err == nil {
+		f.tables = &t
+	}
+	return err
+}
+
+// WasAlone says whether the programs that have these maps go on without a device.
+func (f *FastPath) WasAlone() bool {
+	var current uint32
+	var c programConfig
+	err := f.maps.Active.Lookup(uint32(0), &current)
+	if err == nil {
+		err = f.maps.Configs.Lookup(current, &c)
+	}
+	return err == nil && c.Flags&flagAlone != 0
+}
+
 // inUse lists the lengths in use.
 func inUse(counts []int) (lengths []int) {
 	for length, n := range counts {

@@ -24,7 +24,7 @@ import (
 
 // Layout is the version of what lies in the maps: pinned maps of another one
 // must be replaced, not adopted.
-const Layout = 2
+const Layout = 3
 
 // FastPath is the two programs and their maps. Until Replace has filled the
 // maps, the programs pass everything on. It is safe for concurrent use.

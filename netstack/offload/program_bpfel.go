@@ -29,10 +29,12 @@ type programConfig struct {
 	Mtu6         uint32
 	Lowest6      uint32
 	FibFlags     uint32
-	FibIfindex   uint32
+	Device       uint32
+	Via          uint32
 	Counters     uint32
 	Count6       uint32
 	Count4       uint32
+	Pad          uint32
 	Levels6      [16]struct {
 		_      structs.HostLayout
 		MaskHi uint64
@@ -141,9 +143,10 @@ const (
 	programReasonPORT                 programReason = 21
 	programReasonTRAILER              programReason = 22
 	programReasonNO_ROUTE             programReason = 23
-	programReasonUNCHANGED            programReason = 24
-	programReasonLOST                 programReason = 25
-	programReasonNUM_REASONS          programReason = 26
+	programReasonHOST_ROUTE           programReason = 24
+	programReasonUNCHANGED            programReason = 25
+	programReasonLOST                 programReason = 26
+	programReasonNUM_REASONS          programReason = 27
 )
 
 type programTraffic struct {

@@ -40,7 +40,9 @@ type runner struct {
 		flags, cpu, batch, _    uint32
 	}
 	context struct { // struct __sk_buff
-		_       [10]uint32
+		_       [2]uint32
+		mark    uint32
+		_       [7]uint32
 		ifindex uint32
 		_       [30]uint32
 		gsoSegs uint32

@@ -105,7 +105,7 @@ func TestInterfaceComesBack(t *testing.T) {
 	for range 3 {
 		n.host.IP("link del w1")
 		n.join(n.w1, "w1", "2001:db8:6::")
-		took := within(t, time.Second, "the kernel translates what comes in there", func() bool {
+		took := within(t, 3*time.Second, "the kernel translates what comes in there", func() bool {
 			before := n.kernel()
 			return n.ping(n.w1, 1) == nil && n.kernel() == before+2
 		})

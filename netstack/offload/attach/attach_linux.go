@@ -66,16 +66,18 @@ type Manager struct {
 	ready  chan struct{}
 	kick   chan struct{}
 
-	mu      sync.Mutex // guards what follows
-	store   *store
-	handle  *netlink.Handle
-	path    *offload.FastPath
-	hook    hook
-	host    *host
-	fresh   bool             // the maps are not pinned yet
-	adopted bool             // the maps are an earlier daemon's
-	base    offload.Counters // what an earlier daemon's packets came to
-	last    offload.Counters // as last read
+	mu       sync.Mutex // guards what follows
+	store    *store
+	handle   *netlink.Handle
+	path     *offload.FastPath
+	hook     hook
+	host     *host
+	fresh    bool             // the maps are not pinned yet
+	adopted  bool             // the maps are an earlier daemon's
+	routed   bool             // the host's routes to the device are there
+	forwards bool             // the device does, or is not there
+	base     offload.Counters // what an earlier daemon's packets came to
+	last     offload.Counters // as last read
 	tables
 	attached map[place]bool
 	errs     map[place]string // why a program is not where it should be
@@ -133,7 +135,7 @@ func (m *Manager) open() (err error) {
 func (m *Manager) load() (err error) {
 	m.path, err = offload.Adopt(m.store.dir)
 	if err == nil {
-		m.adopted = true
+		m.adopted, m.ways.Alone = true, m.path.WasAlone()
 		return nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -185,6 +187,9 @@ func (m *Manager) Run(ctx context.Context) (err error) {
 		case <-m.config.After:
 		}
 	}
+	m.mu.Lock()
+	m.routed = true
+	m.mu.Unlock()
 	err = m.serve(ctx)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -252,6 +257,8 @@ func (m *Manager) look() (err error) {
 	if m.host, err = survey(m.handle); err != nil {
 		return err
 	}
+	device := m.host.byName[m.config.Device]
+	m.forwards = device == 0 || m.host.forwards(device)
 	m.uplinks, err = m.host.uplinks(m.config.Uplink, m.config.Device)
 	return err
 }

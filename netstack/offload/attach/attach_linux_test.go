@@ -32,6 +32,8 @@ func newRig(t *testing.T) *rig {
 		r.IP("link add " + l + " type veth peer name " + l + "-far")
 		r.IP("link set " + l + " up")
 	}
+	r.IP("tuntap add natless0 mode tun")
+	r.IP("link set natless0 up")
 	r.Run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 	r.IP("-6 route add 2001:db8:6::/64 dev w1")
 	t.Cleanup(func() { r.Do(func() { Cleanup(r.config) }) })

@@ -84,14 +84,15 @@ func (m *Manager) lacking() (list []string) {
 	if err := m.unusable(); err != nil {
 		return []string{err.Error()}
 	}
+	if !m.forwards {
+		list = append(list, fmt.Sprintf("%s does not forward both IPv4 and IPv6 (net.ipv4.conf.*.forwarding, net.ipv6.conf.*.forwarding, disable_ipv6): nothing is translated", m.config.Device))
+	}
 	if len(m.uplinks) == 0 {
 		what := "no interface with IPv4"
 		if m.config.Uplink != "" {
 			what = "no Ethernet interface " + m.config.Uplink
 		}
 		list = append(list, what+": nothing is translated to IPv6")
-	} else if m.via == 0 {
-		list = append(list, fmt.Sprintf("%s does not forward both IPv4 and IPv6 (net.ipv4.conf.*.forwarding, net.ipv6.conf.*.forwarding, disable_ipv6): the kernel cannot tell where packets go", m.host.links[m.uplinks[0]].name))
 	}
 	if m.nowhere > 0 {
 		list = append(list, fmt.Sprintf("%d mappings have no Ethernet interface of their own", m.nowhere))

@@ -25,12 +25,12 @@ type tables struct {
 	table       *mapping.Table // nil before the first Replace
 	translation translator.Config
 	hints       hints
-	at          []int       // by slot: the interface where its packets come in, 0 for none
-	count       map[int]int // mappings by interface
-	nowhere     int         // mappings without one
-	via         int         // by whose forwarding the kernel decides where packets go
-	unsupported error       // why the programs cannot do it: they pass everything on
-	stale       error       // why the maps are not what they should be: nothing may be attached
+	at          []int        // by slot: the interface where its packets come in, 0 for none
+	count       map[int]int  // mappings by interface
+	nowhere     int          // mappings without one
+	ways        offload.Host // how the host leads packets
+	unsupported error        // why the programs cannot do it: they pass everything on
+	stale       error        // why the maps are not what they should be: nothing may be attached
 }
 
 // unusable says why nothing should be attached.
@@ -68,14 +68,14 @@ func (m *Manager) Replace(table *mapping.Table, c translator.Config) error {
 }
 
 func (m *Manager) replace() error {
-	m.via = m.router()
+	m.ways = m.wayFinding()
 	m.at = make([]int, m.table.Slots())
 	for e := range m.table.Entries() {
 		mp := e.Mapping()
 		m.at[e.Slot()] = m.host.interfaceOf(mp, m.hints[mp.IPv6.Addr()])
 	}
 	m.recount()
-	err := m.path.Replace(offload.Tables{Table: m.table, Config: m.translation, Interface: m.interfaceOf, Via: m.via})
+	err := m.path.Replace(offload.Tables{Table: m.table, Config: m.translation, Interface: m.interfaceOf, Host: m.ways})
 	return m.judge(err)
 }
 
@@ -178,7 +178,7 @@ func (m *Manager) locate() error {
 	if m.table == nil {
 		return nil
 	}
-	if m.stale != nil || m.unsupported != nil || m.via != m.router() {
+	if m.stale != nil || m.unsupported != nil {
 		err := m.replace()
 		if m.unsupported != nil && !m.config.Required {
 			return nil // no waiting helps
@@ -186,6 +186,13 @@ func (m *Manager) locate() error {
 		return err
 	}
 	var errs []error
+	if ways := m.wayFinding(); ways != m.ways {
+		if err := m.path.SetHost(ways); err != nil {
+			errs = append(errs, err)
+		} else {
+			m.ways = ways
+		}
+	}
 	for e := range m.table.Entries() {
 		mp := e.Mapping()
 		now := m.host.interfaceOf(mp, m.hints[mp.IPv6.Addr()])
@@ -202,17 +209,6 @@ func (m *Manager) locate() error {
 		m.counted(now, 1)
 	}
 	return errors.Join(errs...)
-}
-
-// router is an interface by whose forwarding the kernel can tell where packets
-// of both families go: that of an uplink, where both are on.
-func (m *Manager) router() int {
-	for _, i := range m.uplinks {
-		if m.host.forwards(i) {
-			return i
-		}
-	}
-	return 0
 }
 
 // Pause has the programs pass everything on while on, so that every packet

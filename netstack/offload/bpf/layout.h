@@ -7,7 +7,7 @@
 #include "kernel.h"
 
 enum {
-	LAYOUT = 2,
+	LAYOUT = 3,
 	MAX_LENGTHS = 16, // prefix lengths in use, of each family
 	ALL_LENGTHS4 = 33, // a pool without an address that somebody else holds is of many
 	GENERATIONS = 2,
@@ -22,6 +22,8 @@ enum {
 	ZERO_CLASS = 4,      // TOS and traffic class become 0
 	MAPPED_IN_PREFIX = 8, // some mapping's IPv6 prefix overlaps the prefix
 	COUNT_SHARED = 16,   // CPUs share the counters of a mapping
+	STRICT_SOURCE = 32,  // IPv4 comes in where the host would send to its source (RFC 3704 2.2)
+	ALONE = 64,          // nothing but the translator has a way of its own in prefix and mappings
 };
 
 struct level6 {
@@ -46,9 +48,11 @@ struct config {
 	__u32 host4; // 0: none
 	__u32 mtu4, mtu6, lowest6;
 	__u32 fib_flags;    // for bpf_fib_lookup
-	__u32 fib_ifindex;  // whose routing decides; 0: that of the interface the packet came in by
+	__u32 device;       // the translator's, where the host leads what is to be translated; 0: not asked for
+	__u32 via;          // whose routing decides while the device is gone
 	__u32 counters;     // of each mapping: one for each CPU, or one
 	__u32 count6, count4; // levels
+	__u32 pad;
 	struct level6 levels6[MAX_LENGTHS]; // longest first
 	struct level4 levels4[MAX_LENGTHS];
 	struct level4 ours4[ALL_LENGTHS4]; // of blocks of ours, shortest first: see OURS
@@ -151,6 +155,7 @@ enum reason {
 	PORT,             // outside the set, or nobody's
 	TRAILER,          // echo reply that may carry one
 	NO_ROUTE,
+	HOST_ROUTE,       // the host has another way for it than to the translator
 	UNCHANGED,        // the kernel would not make room
 	LOST,             // dropped: the kernel refused a packet already rewritten
 	NUM_REASONS,

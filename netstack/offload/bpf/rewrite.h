@@ -1,34 +1,11 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-// What is done to a packet once it is known to be plain: its way is looked up,
-// then it is rewritten and sent there.
+// What is done to a packet once it is known to be plain and its way is known: it
+// is rewritten and sent there.
 #pragma once
-#include "packet.h"
+#include "host.h"
 
 #define HERE COVER(3)
 #define PASS(why) do { HERE; return why; } while (0)
-
-// route asks the kernel for the way of the translated packet, whose longest
-// packet on the wire has length bytes. The kernel knows the MTU of the route.
-static __always_inline int route(struct __sk_buff *skb, struct config *c, struct packet *p,
-				 struct bpf_fib_lookup *f, __u32 length)
-{
-	long rc;
-
-	f->l4_protocol = p->proto;
-	f->tot_len = length;
-	f->ifindex = c->fib_ifindex;
-	if (!f->ifindex) {
-		HERE;
-		f->ifindex = skb->ifindex;
-	}
-	rc = bpf_fib_lookup(skb, f, sizeof(*f), c->fib_flags);
-	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		PASS(TOO_BIG);
-	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
-		PASS(NO_ROUTE);
-	HERE;
-	return TRANSLATED;
-}
 
 // out sends the packet where route says. The kernel finds, and keeps, the
 // neighbour.

@@ -188,11 +188,11 @@ static __always_inline int write4(struct __sk_buff *skb, struct packet *p)
 
 static __always_inline int to4(struct __sk_buff *skb, int *action)
 {
-	struct bpf_fib_lookup f = { .family = AF_INET };
+	struct bpf_fib_lookup f;
 	struct packet p = {};
 	struct entry6 *e = 0;
 	struct tables t;
-	__u32 length, bytes = skb->len - ETH;
+	__u32 length, by, bytes = skb->len - ETH;
 	int why;
 
 	if ((why = plain_link(skb, ETH_P_IPV6, SIZE6 + LEAST_TCP)) || (why = load(&t)) ||
@@ -209,16 +209,15 @@ static __always_inline int to4(struct __sk_buff *skb, int *action)
 			PASS(NO_CHECKSUM);
 		HERE;
 	}
+	flow6(&f, &p);
+	if ((why = led(skb, t.c, &f, SIZE6 + segment(&p), &by)))
+		return why;
 	if (t.c->flags & ZERO_CLASS) {
 		HERE;
 		p.class = 0;
 	}
-	f.tos = p.class;
-	f.sport = be16(p.sport);
-	f.dport = be16(p.dport);
-	f.src[0] = be32(p.src4);
-	f.dst[0] = be32(p.dst4);
-	if ((why = route(skb, t.c, &p, &f, length)))
+	flow4(&f, &p);
+	if ((why = ask(skb, t.c, &f, by, length)) || (why = back(skb, t.c, &p, by, by, f.ifindex, 1)))
 		return why;
 	p.df = length > LONGEST_DF0;
 	if (!p.df) {

@@ -143,20 +143,12 @@ static __always_inline int write6(struct __sk_buff *skb, struct packet *p)
 	return TRANSLATED;
 }
 
-static __always_inline void put6(__u32 *to, __u64 hi, __u64 lo)
-{
-	to[0] = be32((__u32)(hi >> 32));
-	to[1] = be32((__u32)hi);
-	to[2] = be32((__u32)(lo >> 32));
-	to[3] = be32((__u32)lo);
-}
-
 static __always_inline int to6(struct __sk_buff *skb, int *action)
 {
-	struct bpf_fib_lookup f = { .family = AF_INET6 };
+	struct bpf_fib_lookup f;
 	struct packet p = {};
 	struct tables t;
-	__u32 length, bytes = skb->len - ETH;
+	__u32 length, by, bytes = skb->len - ETH;
 	int why;
 
 	if ((why = plain_link(skb, ETH_P_IP, SIZE4 + LEAST_TCP)) || (why = load(&t)) ||
@@ -170,16 +162,16 @@ static __always_inline int to6(struct __sk_buff *skb, int *action)
 			PASS(NO_CHECKSUM);
 		HERE;
 	}
+	flow4(&f, &p);
+	if ((why = led(skb, t.c, &f, SIZE4 + segment(&p), &by)) ||
+	    (why = back(skb, t.c, &p, by, skb->ifindex, by, t.c->flags & STRICT_SOURCE)))
+		return why;
 	if (t.c->flags & ZERO_CLASS) {
 		HERE;
 		p.class = 0;
 	}
-	f.flowinfo = be32((__u32)p.class << 20);
-	f.sport = be16(p.sport);
-	f.dport = be16(p.dport);
-	put6(f.src, p.src_hi, p.src_lo);
-	put6(f.dst, p.dst_hi, p.dst_lo);
-	if ((why = route(skb, t.c, &p, &f, length)) || (why = resize(skb, &p, SIZE4 + p.payload, ETH_P_IPV6)) ||
+	flow6(&f, &p);
+	if ((why = ask(skb, t.c, &f, by, length)) || (why = resize(skb, &p, SIZE4 + p.payload, ETH_P_IPV6)) ||
 	    (why = write6(skb, &p)))
 		return why;
 	number(&t, p.slot, bytes, 1);

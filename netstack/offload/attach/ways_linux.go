@@ -1,0 +1,92 @@
+package attach
+
+import (
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/offload"
+	"github.com/natless/natless/netstack/route"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// noDevice is an index that no interface has.
+const noDevice = 0x7fffffff
+
+// wayFinding is what the programs must know of the host's ways. Without a device
+// they go on as long as the host gave nobody else a way inside prefix and
+// mappings: its route to the device went with it.
+func (m *Manager) wayFinding() (h offload.Host) {
+	h.Strict = m.host.strict(m.uplinks)
+	for _, i := range m.uplinks {
+		if h.Via == 0 && m.host.forwards(i) {
+			h.Via = i
+		}
+	}
+	if h.Device = m.host.byName[m.config.Device]; h.Device == 0 || !m.routed {
+		h.Device, h.Alone = noDevice, m.ways.Alone // as it was when the device and its routes were there
+		return h
+	}
+	h.Alone = m.table != nil && h.Via != 0 && m.alone(h.Device)
+	return h
+}
+
+// alone says that no route leads away what the device's routes cover, and no rule
+// of somebody else could.
+func (m *Manager) alone(device int) bool {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		rules, err := dump(func() ([]netlink.Rule, error) { return m.handle.RuleList(family) })
+		if err != nil || slices.ContainsFunc(rules, foreignRule) {
+			return false
+		}
+		routes, err := dump(func() ([]netlink.Route, error) {
+			return m.handle.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		})
+		if err != nil || slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.LinkIndex != device && m.inside(&r) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// foreignRule says that a rule is neither one of the kernel's three nor ours.
+func foreignRule(r netlink.Rule) bool {
+	return r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN && r.Table != unix.RT_TABLE_DEFAULT && r.Table != route.HostPoolTable
+}
+
+// inside says that a route is to a part of the prefix or of a mapping, or to all
+// of one. An address that is shared with the host leads to both.
+func (m *Manager) inside(r *netlink.Route) bool {
+	if r.Dst == nil {
+		return false
+	}
+	a, _ := netip.AddrFromSlice(r.Dst.IP)
+	a = a.Unmap()
+	bits, _ := r.Dst.Mask.Size()
+	if a.Is6() {
+		p := m.table.Prefix()
+		return p.Contains(a) && bits >= p.Bits()
+	}
+	if !a.Is4() || a == m.translation.Host4 {
+		return false
+	}
+	e := m.table.Lookup4(mapping.Addr4From(a))
+	return e != nil && bits >= e.Mapping().IPv4.Bits()
+}
+
+// strict says whether one of the uplinks takes IPv4 packets only where the host
+// would send to their source (rp_filter=1, RFC 3704 2.2).
+func (h *host) strict(uplinks []int) bool {
+	return slices.ContainsFunc(uplinks, func(i int) bool {
+		most := byte(0)
+		for _, name := range []string{"all", h.links[i].name} {
+			if b, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + name + "/rp_filter"); err == nil && len(b) > 0 {
+				most = max(most, b[0])
+			}
+		}
+		return most == '1'
+	})
+}

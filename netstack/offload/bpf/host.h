@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// What the host would do with a packet if there were no program: without one it
+// is looked up as it came in, goes to the translator's device, comes out of that
+// device translated and is looked up again. Here the same is asked, with the
+// same interfaces, and what does not lead there is passed on: routes inside the
+// prefix or inside a mapping, the host's own addresses, rules by the interface,
+// and the check of the source (RFC 3704) stay what they are.
+#pragma once
+#include "packet.h"
+
+#define HERE COVER(7)
+#define PASS(why) do { HERE; return why; } while (0)
+
+static __always_inline void put6(__u32 *to, __u64 hi, __u64 lo)
+{
+	to[0] = be32((__u32)(hi >> 32));
+	to[1] = be32((__u32)hi);
+	to[2] = be32((__u32)(lo >> 32));
+	to[3] = be32((__u32)lo);
+}
+
+// flow4 is p in its IPv4 form, flow6 in its IPv6 form. Routing does not see the
+// identifier of an echo message.
+static __always_inline void flow(struct bpf_fib_lookup *f, struct packet *p, __u8 icmp)
+{
+	f->l4_protocol = icmp;
+	if (p->proto == TCP || p->proto == UDP) {
+		HERE;
+		f->l4_protocol = p->proto;
+		f->sport = be16(p->sport);
+		f->dport = be16(p->dport);
+	}
+}
+
+static __always_inline void flow4(struct bpf_fib_lookup *f, struct packet *p)
+{
+	__builtin_memset(f, 0, sizeof(*f));
+	f->family = AF_INET;
+	flow(f, p, ICMP4);
+	f->tos = p->class;
+	f->src[0] = be32(p->src4);
+	f->dst[0] = be32(p->dst4);
+}
+
+static __always_inline void flow6(struct bpf_fib_lookup *f, struct packet *p)
+{
+	__builtin_memset(f, 0, sizeof(*f));
+	f->family = AF_INET6;
+	flow(f, p, ICMP6);
+	f->flowinfo = be32((__u32)p->class << 20);
+	put6(f->src, p->src_hi, p->src_lo);
+	put6(f->dst, p->dst_hi, p->dst_lo);
+}
+
+// ask is where the kernel would send f, whose longest packet on the wire has
+// length bytes, if it came in by an interface. The kernel knows the MTU of the
+// route. The neighbour need not be known.
+static __always_inline int ask(struct __sk_buff *skb, struct config *c, struct bpf_fib_lookup *f, __u32 ifindex, __u32 length)
+{
+	long rc;
+
+	f->tot_len = length;
+	f->ifindex = ifindex;
+	rc = bpf_fib_lookup(skb, f, sizeof(*f), c->fib_flags);
+	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		PASS(TOO_BIG);
+	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
+		PASS(NO_ROUTE);
+	HERE;
+	return TRANSLATED;
+}
+
+// gone says that the translator's device is not there, or no longer has its
+// routes: nobody runs the daemon.
+static __always_inline int gone(struct __sk_buff *skb, struct config *c)
+{
+	struct bpf_fib_lookup f = { .family = AF_INET, .tot_len = 1, .ifindex = c->via };
+	long rc;
+
+	f.dst[0] = be32(c->own4);
+	rc = bpf_fib_lookup(skb, &f, sizeof(f), c->fib_flags);
+	return (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH) || f.ifindex != c->device;
+}
+
+// led says that the host leads f, which came in here, to the translator, and by
+// which interface what is translated comes in then. Who marked a packet may have
+// rules for the mark, which cannot be asked for before Linux 6.10. While the
+// daemon is not there nor are its routes: what goes on is what went by them
+// before, as long as there was nothing else to go by.
+static __always_inline int led(struct __sk_buff *skb, struct config *c, struct bpf_fib_lookup *f, __u32 length, __u32 *by)
+{
+	int why;
+
+	*by = skb->ifindex;
+	if (!c->device) {
+		HERE;
+		return TRANSLATED;
+	}
+	*by = c->device;
+	if (skb->mark)
+		PASS(HOST_ROUTE);
+	why = ask(skb, c, f, skb->ifindex, length);
+	if (!why && f->ifindex == c->device) {
+		HERE;
+		return TRANSLATED;
+	}
+	if (!gone(skb, c)) {
+		HERE;
+		return why == TOO_BIG ? TOO_BIG : HOST_ROUTE;
+	}
+	if (!(c->flags & ALONE))
+		PASS(HOST_ROUTE);
+	HERE;
+	*by = c->via;
+	return TRANSLATED;
+}
+
+// back asks for the way back to the source of p, an IPv4 packet that came in by
+// one interface and is to leave by another. The kernel takes none from an address
+// that is its own; which interfaces a source may come in by is up to rp_filter,
+// and what comes out of the translator's device comes from addresses that lead there.
+static __always_inline int back(struct __sk_buff *skb, struct config *c, struct packet *p, __u32 by, __u32 from, __u32 to, int strict)
+{
+	struct bpf_fib_lookup f = { .family = AF_INET };
+
+	flow(&f, p, ICMP4);
+	f.dport = be16(p->sport);
+	f.sport = be16(p->dport);
+	f.tos = p->class;
+	f.src[0] = be32(p->dst4);
+	f.dst[0] = be32(p->src4);
+	if (by != c->device) {
+		HERE;
+		return TRANSLATED;
+	}
+	if (ask(skb, c, &f, to, 1))
+		PASS(HOST_ROUTE);
+	if (strict && f.ifindex != from)
+		PASS(HOST_ROUTE);
+	HERE;
+	return TRANSLATED;
+}
+
+#undef HERE
+#undef PASS
