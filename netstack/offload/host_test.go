@@ -55,6 +55,7 @@ func hostWays(t *testing.T, r *rig, f *FastPath) {
 	}
 	r.IP("route add 198.51.100.0/24 dev natless0")
 	r.IP("route add " + prefixed()[0].Config.IPv4.String() + " dev natless0")
+	r.IP("route add " + prefixed()[0].Config.IPv6.String() + " dev natless0")
 	r.IP("route add 64:ff9b::/96 dev natless0")
 	defer r.IP("link del natless0")
 	defer r.IP("link del bare")

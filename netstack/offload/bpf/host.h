@@ -70,16 +70,21 @@ static __always_inline int ask(struct __sk_buff *skb, struct config *c, struct b
 	return TRANSLATED;
 }
 
-// gone says that the translator's device is not there, or no longer has its
-// routes: nobody runs the daemon.
+// gone says that the translator's device is not there, or is losing the routes to
+// its own addresses: nobody runs the daemon.
 static __always_inline int gone(struct __sk_buff *skb, struct config *c)
 {
-	struct bpf_fib_lookup f = { .family = AF_INET, .tot_len = 1, .ifindex = c->via };
-	long rc;
+	struct bpf_fib_lookup f = { .family = AF_INET };
 
 	f.dst[0] = be32(c->own4);
-	rc = bpf_fib_lookup(skb, &f, sizeof(f), c->fib_flags);
-	return (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH) || f.ifindex != c->device;
+	if (ask(skb, c, &f, c->via, 1) || f.ifindex != c->device) {
+		HERE;
+		return 1;
+	}
+	__builtin_memset(&f, 0, sizeof(f));
+	f.family = AF_INET6;
+	put6(f.dst, c->own_hi, c->own_lo);
+	return ask(skb, c, &f, c->via, 1) || f.ifindex != c->device;
 }
 
 // led says that the host leads f, which came in here, to the translator, and by
