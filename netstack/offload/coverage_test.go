@@ -79,7 +79,7 @@ func covered(t *testing.T) (*FastPath, *ebpf.Map) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { marks.Close() })
-	f, err := load(spec, map[string]*ebpf.Map{"coverage": marks})
+	f, err := load(spec, map[string]*ebpf.Map{"coverage": marks}, "natless0")
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}

@@ -13,6 +13,7 @@ package offload
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -56,19 +57,55 @@ func (e *LayoutError) Error() string {
 	return fmt.Sprintf("fast path pinned in %s: layout %d, this is layout %d: replace it", e.Dir, e.Have, Layout)
 }
 
-// Load makes the maps and loads the programs.
-func Load() (*FastPath, error) {
+// programName is what a program for a translator's device is called: what an
+// earlier run left is known by it. The kernel has 15 bytes for a name, and one
+// that fills them may be taken for the beginning of a longer one.
+func programName(role, device string) string {
+	h := fnv.New32a()
+	h.Write([]byte(device))
+	return fmt.Sprintf("%s_%05x", role, h.Sum32()&0xfffff)
+}
+
+// IsProgram says that a program of that name is ours, of that device. Those of
+// the first versions were called by their roles alone.
+func IsProgram(name, role, device string) bool {
+	return name == programName(role, device) || name == role
+}
+
+// HasMaps says that a program has the maps that ours have, as far as it can be
+// told: there is nothing else that a name stands for.
+func HasMaps(info *ebpf.ProgramInfo) bool {
+	ids, ok := info.MapIDs()
+	if !ok {
+		return false
+	}
+	missing := map[string]bool{programMapActive: true, programMapBy4: true, programMapBy6: true, programMapConfigs: true, programMapNear: true}
+	for _, id := range ids {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			continue
+		}
+		if i, err := m.Info(); err == nil {
+			delete(missing, i.Name)
+		}
+		m.Close()
+	}
+	return len(missing) == 0
+}
+
+// Load makes the maps and loads the programs, for a translator's device.
+func Load(device string) (*FastPath, error) {
 	spec, err := loadProgram()
 	if err != nil {
 		return nil, fmt.Errorf("read the fast path: %w", err)
 	}
-	return load(spec, nil)
+	return load(spec, nil, device)
 }
 
 // Adopt takes over the maps pinned in dir and loads the programs of this build
 // on top of them; whatever runs the pinned ones goes on meanwhile. Without any
 // pins, the error is an fs.ErrNotExist; with those of another layout, a *LayoutError.
-func Adopt(dir string) (*FastPath, error) {
+func Adopt(dir, device string) (*FastPath, error) {
 	have, err := pinnedLayout(dir)
 	if err != nil {
 		return nil, err
@@ -93,10 +130,13 @@ func Adopt(dir string) (*FastPath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the fast path: %w", err)
 	}
-	return load(spec, maps)
+	return load(spec, maps, device)
 }
 
-func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*FastPath, error) {
+func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, device string) (*FastPath, error) {
+	for role, p := range spec.Programs {
+		p.Name = programName(role, device)
+	}
 	var objects programObjects
 	if err := spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
 		return nil, fmt.Errorf("load the fast path: %w", err)

@@ -42,7 +42,7 @@ func newPair(t testing.TB, r *rig, w generate.World, f *FastPath) *pair {
 
 func loaded(t testing.TB) *FastPath {
 	t.Helper()
-	f, err := Load()
+	f, err := Load("natless0")
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}

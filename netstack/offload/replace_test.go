@@ -142,7 +142,7 @@ func TestTraffic(t *testing.T) {
 	if err := f.Pin(dir); err != nil {
 		t.Fatal(err)
 	}
-	heir, err := Adopt(dir)
+	heir, err := Adopt(dir, "natless0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func bpffs(t *testing.T) string {
 func TestPins(t *testing.T) {
 	netns.Require(t, netns.Root)
 	dir := bpffs(t)
-	if _, err := Adopt(dir); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Adopt(dir, "natless0"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("adopt nothing: %v", err)
 	}
 	f := loaded(t)
@@ -210,7 +210,7 @@ func TestPins(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := (*LayoutError)(nil)
-	if _, err := Adopt(dir); !errors.As(err, &other) || other.Have != Layout+1 {
+	if _, err := Adopt(dir, "natless0"); !errors.As(err, &other) || other.Have != Layout+1 {
 		t.Errorf("adopt another layout: %v", err)
 	}
 	if err := Unpin(dir); err != nil {

@@ -71,6 +71,7 @@ type Manager struct {
 	handle   *netlink.Handle
 	path     *offload.FastPath
 	hook     hook
+	kernel   *kernel
 	host     *host
 	fresh    bool             // the maps are not pinned yet
 	adopted  bool             // the maps are an earlier daemon's
@@ -123,17 +124,20 @@ func (m *Manager) open() (err error) {
 	if err := m.look(); err != nil {
 		return err
 	}
-	m.hook = newTCX(m.store)
+	m.kernel = newKernel(m.handle, m.config.Device)
+	var other hook
+	m.hook, other = newTCX(m.store, m.kernel), &clsact{m.store, m.handle, m.kernel}
 	if m.config.clsact || !haveTCX(m.path.Uplink) {
-		m.hook = &clsact{m.store, m.handle}
+		m.hook, other = other, m.hook
 	}
-	return nil
+	_, err = removeAll(other)
+	return err
 }
 
 // load adopts the maps that are pinned, if they are of this version. Those of
 // another stay in use until the new programs have taken their place.
 func (m *Manager) load() (err error) {
-	m.path, err = offload.Adopt(m.store.dir)
+	m.path, err = offload.Adopt(m.store.dir, m.config.Device)
 	if err == nil {
 		m.adopted, m.ways.Alone = true, m.path.WasAlone()
 		return nil
@@ -142,7 +146,7 @@ func (m *Manager) load() (err error) {
 		m.config.Log.Warn("the fast path that is there is replaced", "why", err)
 	}
 	m.fresh = true
-	m.path, err = offload.Load()
+	m.path, err = offload.Load(m.config.Device)
 	return err
 }
 

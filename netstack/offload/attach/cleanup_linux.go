@@ -1,9 +1,7 @@
 package attach
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -21,33 +19,76 @@ func Cleanup(c Config) (removed []string, err error) {
 		return nil, err
 	}
 	s := &store{dir: filepath.Join(c.Root, "natless", name)}
-	removed = s.collect()
-	if s.lock, err = lock(s.dir); errors.Is(err, fs.ErrNotExist) {
-		_ = os.Remove(filepath.Dir(s.dir))
-		return removed, nil
-	} else if err != nil {
-		return removed, fmt.Errorf("remove the fast path: %s: %w: end the natlessd that has it first", s.dir, err)
+	if err := s.take(c.Device); err != nil {
+		return nil, fmt.Errorf("remove the fast path: %w: end the natlessd that has it first", err)
 	}
+	defer s.close()
+	removed = s.collect()
 	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
-		s.close()
 		return removed, fmt.Errorf("netlink: %w", err)
 	}
 	defer handle.Close()
-	for _, h := range []hook{newTCX(s), &clsact{s, handle}} {
-		places, err := h.left()
+	k := newKernel(handle, c.Device)
+	for _, h := range []hook{newTCX(s, k), &clsact{s, handle, k}} {
+		places, err := removeAll(h)
+		for _, p := range places {
+			removed = append(removed, fmt.Sprintf("%s program %s at %s", h, p.role, nameOf(handle, p.ifindex)))
+		}
 		if err != nil {
 			return removed, err
 		}
-		for _, p := range places {
-			if err := h.detach(p); err != nil {
-				s.close()
-				return removed, err
+	}
+	if _, err := os.Stat(s.dir); err == nil {
+		removed = append(removed, "pins in "+s.dir)
+	}
+	return removed, s.remove()
+}
+
+// removeAll takes everything of ours away from a hook, and says where it was.
+func removeAll(h hook) (removed []place, err error) {
+	places, err := h.left()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range places {
+		if err := h.detach(p); err != nil {
+			return removed, err
+		}
+		removed = append(removed, p)
+	}
+	return removed, nil
+}
+
+// Left says which interfaces of this network namespace have programs of ours at
+// their ingress, each once for each program. Nothing is changed.
+func Left(device string) (list []string, err error) {
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	defer handle.Close()
+	k := newKernel(handle, device)
+	indexes, err := k.indexes()
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range indexes {
+		all, err := k.at(i)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range all {
+			if s.owner == ours {
+				list = append(list, fmt.Sprintf("tcx program %s at %s", s.place.role, nameOf(handle, i)))
 			}
-			removed = append(removed, fmt.Sprintf("%s program %s at %s", h, p.role, nameOf(handle, p.ifindex)))
 		}
 	}
-	return append(removed, "pins in "+s.dir), s.remove()
+	places, err := k.filters()
+	for _, p := range places {
+		list = append(list, fmt.Sprintf("clsact program %s at %s", p.role, nameOf(handle, p.ifindex)))
+	}
+	return list, err
 }
 
 func nameOf(handle *netlink.Handle, ifindex int) string {

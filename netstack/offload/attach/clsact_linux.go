@@ -19,6 +19,7 @@ import (
 type clsact struct {
 	store  *store
 	handle *netlink.Handle
+	kernel *kernel
 }
 
 const (
@@ -41,7 +42,7 @@ func (c *clsact) attach(p place, program *ebpf.Program) error {
 		return err
 	}
 	f := filter(p)
-	f.Fd, f.Name, f.DirectAction = program.FD(), "natless_"+p.role.String(), true
+	f.Fd, f.Name, f.DirectAction = program.FD(), filterName(p.role), true
 	if err := c.handle.FilterReplace(f); err != nil {
 		return fmt.Errorf("attach by clsact: %w", err)
 	}
@@ -134,4 +135,11 @@ func gone(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL)
 }
 
-func (c *clsact) left() ([]place, error) { return pinned(c.store.dir, filterPrefix) }
+func (c *clsact) left() ([]place, error) {
+	list, err := pinned(c.store.dir, filterPrefix)
+	if err != nil {
+		return nil, err
+	}
+	more, err := c.kernel.filters()
+	return union(list, more), err
+}

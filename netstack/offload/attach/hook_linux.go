@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -52,11 +53,12 @@ const linkPrefix = "link-"
 
 // tcx attaches by links (Linux 6.6), which are pinned.
 type tcx struct {
-	store *store
-	links map[place]link.Link
+	store  *store
+	kernel *kernel
+	links  map[place]link.Link
 }
 
-func newTCX(s *store) *tcx { return &tcx{s, map[place]link.Link{}} }
+func newTCX(s *store, k *kernel) *tcx { return &tcx{s, k, map[place]link.Link{}} }
 
 func (*tcx) String() string { return "tcx" }
 
@@ -64,7 +66,10 @@ func (t *tcx) pin(p place) string { return t.store.path(linkPrefix + p.String())
 
 func (t *tcx) attach(p place, program *ebpf.Program) error {
 	if t.update(p, program) {
-		return nil
+		return t.only(p)
+	}
+	if taken, err := t.takeOver(p, program); taken || err != nil {
+		return err
 	}
 	if err := t.detach(p); err != nil { // of an interface of the same index that is gone
 		return err
@@ -79,6 +84,37 @@ func (t *tcx) attach(p place, program *ebpf.Program) error {
 	}
 	t.links[p] = l
 	return nil
+}
+
+// takeOver puts the program into a link whose pin is not to be seen here, so that
+// no packet finds neither.
+func (t *tcx) takeOver(p place, program *ebpf.Program) (bool, error) {
+	l, err := t.kernel.take(p, 0)
+	if err != nil || l == nil {
+		return false, err
+	}
+	if l.Update(program) != nil {
+		return false, detachLink(l)
+	}
+	if err := os.Remove(t.pin(p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	if err := l.Pin(t.pin(p)); err != nil {
+		l.Close()
+		return false, fmt.Errorf("pin the link: %w", err)
+	}
+	t.links[p] = l
+	return true, t.only(p)
+}
+
+// only takes every other program of ours away from where one is.
+func (t *tcx) only(p place) error {
+	info, err := t.links[p].Info()
+	if err != nil {
+		return err
+	}
+	_, err = t.kernel.take(p, info.ID)
+	return err
 }
 
 // update puts the program into the link that is there, if there is one.
@@ -111,9 +147,24 @@ func ifindexOf(l link.Link) int {
 }
 
 func (t *tcx) detach(p place) error {
-	if l := t.links[p]; l != nil {
-		l.Close()
-		delete(t.links, p)
+	l := t.links[p]
+	if l == nil {
+		l, _ = link.LoadPinnedLink(t.pin(p), nil)
+	}
+	delete(t.links, p)
+	var errs []error
+	if l != nil {
+		errs = append(errs, detachLink(l))
+	}
+	for {
+		l, err := t.kernel.take(p, 0)
+		if errs = append(errs, err); l == nil {
+			break
+		}
+		errs = append(errs, detachLink(l))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("detach from interface %d: %w", p.ifindex, err)
 	}
 	if err := os.Remove(t.pin(p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("detach from interface %d: %w", p.ifindex, err)
@@ -121,7 +172,23 @@ func (t *tcx) detach(p place) error {
 	return nil
 }
 
-func (t *tcx) left() ([]place, error) { return pinned(t.store.dir, linkPrefix) }
+func (t *tcx) left() ([]place, error) {
+	list, err := pinned(t.store.dir, linkPrefix)
+	if err != nil {
+		return nil, err
+	}
+	more, err := t.kernel.left()
+	return union(list, more), err
+}
+
+func union(a, b []place) []place {
+	for _, p := range b {
+		if !slices.Contains(a, p) {
+			a = append(a, p)
+		}
+	}
+	return a
+}
 
 func (t *tcx) close() {
 	for _, l := range t.links {

@@ -31,8 +31,9 @@ func bpfFS(root string) error {
 // store is the directory in the BPF file system where one daemon's maps and
 // links are pinned. It is locked while a daemon has it.
 type store struct {
-	dir  string
-	lock *os.File
+	dir   string
+	lock  *os.File // nil where there is no such folder
+	owner int      // a socket's name in the network namespace, which only one process has
 }
 
 // storeName tells the daemons of a host apart, by device and network namespace.
@@ -68,12 +69,36 @@ func openStore(root, device string) (*store, error) {
 		return nil, fmt.Errorf("pin the fast path: %s: %w: make %s writable", dir, err, root)
 	}
 	s := &store{dir: dir}
-	if s.lock, err = lock(dir); err != nil {
-		return nil, fmt.Errorf("%s: %w: another natlessd has it", dir, err)
+	if err := s.take(device); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
 
+// take makes this process the owner of the device's fast path in this network
+// namespace: of the folder, and of a name that does not depend on what is mounted.
+func (s *store) take(device string) (err error) {
+	if s.owner, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return err
+	}
+	err = unix.Bind(s.owner, &unix.SockaddrUnix{Name: "@natless-offload-" + device})
+	if errors.Is(err, unix.EADDRINUSE) {
+		err = unix.EWOULDBLOCK
+	}
+	if err == nil {
+		s.lock, err = lock(s.dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		unix.Close(s.owner)
+		return fmt.Errorf("%s: %w: another natlessd has it", s.dir, err)
+	}
+	return nil
+}
+
+// lock takes a folder for this process alone.
 func lock(dir string) (*os.File, error) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -88,7 +113,13 @@ func lock(dir string) (*os.File, error) {
 
 func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
 
-func (s *store) close() { s.lock.Close() }
+func (s *store) close() {
+	if s.lock != nil {
+		s.lock.Close()
+	}
+	unix.Close(s.owner)
+	s.owner = -1
+}
 
 // remove removes the directory and, when it was the last, the one around it.
 func (s *store) remove() error {
