@@ -39,6 +39,10 @@ type Host struct {
 	Via   int
 	Alone bool
 
+	// Uplinks are the interfaces that IPv4 packets come from and go to, none or
+	// too many for being asked for: all. Others are passed on.
+	Uplinks [maxUplinks]int
+
 	// Strict says that an IPv4 packet must come in by the interface that the
 	// host would send to its source by (rp_filter=1).
 	Strict bool
@@ -68,6 +72,7 @@ const (
 	nearWords  = 1024
 	portSizes  = 17
 	maxLengths = len(programConfig{}.Levels6)
+	maxUplinks = len(programConfig{}.Uplinks)
 )
 
 // fibSkipNeighbour is BPF_FIB_LOOKUP_SKIP_NEIGH.
@@ -209,6 +214,9 @@ func (s *state) config(t *Tables, fibFlags uint32, counters int) (c programConfi
 		Mtu4: uint32(t.Config.MTU4), Mtu6: uint32(t.Config.MTU6), Lowest6: uint32(t.Config.LowestMTU6),
 		FibFlags: fibFlags, Device: uint32(t.Host.Device), Via: uint32(t.Host.Via), Counters: uint32(counters),
 	}
+	for i, u := range t.Host.Uplinks {
+		c.Uplinks[i] = uint32(u)
+	}
 	if t.Config.Host4.IsValid() {
 		c.Host4 = mapping.Addr4From(t.Config.Host4)
 	}
@@ -222,7 +230,7 @@ func (s *state) config(t *Tables, fibFlags uint32, counters int) (c programConfi
 		set  bool
 		flag uint32
 	}{
-		{prefix == wellKnown && !t.Config.AllowNonGlobal, flagGlobalOnly},
+		{prefix == WellKnown && !t.Config.AllowNonGlobal, flagGlobalOnly},
 		{t.Config.ZeroTrafficClass, flagZeroClass},
 		{s.inPrefix > 0, flagMappedInPrefix},
 		{counters == 1, flagCountShared},
@@ -272,7 +280,8 @@ func (s *state) levels(c *programConfig) error {
 	return nil
 }
 
-var wellKnown = netip.MustParsePrefix("64:ff9b::/96")
+// WellKnown is the prefix that stands for no address that is not global (RFC 6052 3.1).
+var WellKnown = netip.MustParsePrefix("64:ff9b::/96")
 
 func mask6(length int) mapping.Addr6 {
 	return mapping.Addr6{Hi: ^uint64(0) << max(64-length, 0), Lo: ^uint64(0) << min(128-length, 64)}

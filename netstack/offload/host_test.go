@@ -39,6 +39,8 @@ var hostCases = []hostCase{
 	{name: "source is elsewhere, rp_filter=1", do: "ip route add 192.0.2.2 dev bare", undo: "ip route del 192.0.2.2", six: true, host: func(h *Host) { h.Strict = true }},
 	{name: "source is here, rp_filter=1", six: true, four: true, host: func(h *Host) { h.Strict = true }},
 	{name: "the route to the device is narrow", do: "ip -6 route change 64:ff9b::/96 dev natless0 mtu lock 1280", undo: "ip -6 route change 64:ff9b::/96 dev natless0", four: true},
+	{name: "by an uplink", six: true, four: true, host: func(h *Host) { h.Uplinks[1] = h.Via; h.Uplinks[0] = 1 }},
+	{name: "by no uplink", host: func(h *Host) { h.Uplinks[0] = 1 }},
 	{name: "the device lost its routes", do: "ip route flush dev natless0; ip -6 route flush dev natless0", undo: "ip route add 198.51.100.0/24 dev natless0; ip -6 route add 64:ff9b::/96 dev natless0", six: true, four: true, host: func(h *Host) { h.Alone = true }},
 	{name: "the device is gone", six: true, four: true, host: func(h *Host) { h.Device, h.Alone = noSuchDevice, true }},
 	{name: "the device is gone, others are there", host: func(h *Host) { h.Device = noSuchDevice }},

@@ -34,6 +34,7 @@ type programConfig struct {
 	Counters     uint32
 	Count6       uint32
 	Count4       uint32
+	Uplinks      [4]uint32
 	Pad          uint32
 	Levels6      [16]struct {
 		_      structs.HostLayout

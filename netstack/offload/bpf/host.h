@@ -120,6 +120,25 @@ static __always_inline int led(struct __sk_buff *skb, struct config *c, struct b
 	return TRANSLATED;
 }
 
+// outside says that an interface leads to where the fast path is for. What the
+// host has behind others, such as containers of somebody else, may have rules of
+// its own.
+static __always_inline int outside(struct config *c, __u32 ifindex)
+{
+	if (!c->uplinks[0]) {
+		HERE;
+		return 1;
+	}
+	for (__u32 i = 0; i < MAX_UPLINKS; i++) {
+		if (c->uplinks[i] == ifindex) {
+			HERE;
+			return 1;
+		}
+	}
+	HERE;
+	return 0;
+}
+
 // back asks for the way back to the source of p, an IPv4 packet that came in by
 // one interface and is to leave by another. The kernel takes none from an address
 // that is its own; which interfaces a source may come in by is up to rp_filter,
@@ -141,6 +160,8 @@ static __always_inline int back(struct __sk_buff *skb, struct config *c, struct 
 	if (ask(skb, c, &f, to, 1))
 		PASS(HOST_ROUTE);
 	if (strict && f.ifindex != from)
+		PASS(HOST_ROUTE);
+	if (from != by && !outside(c, f.ifindex))
 		PASS(HOST_ROUTE);
 	HERE;
 	return TRANSLATED;

@@ -11,6 +11,7 @@ enum {
 	MAX_LENGTHS = 16, // prefix lengths in use, of each family
 	ALL_LENGTHS4 = 33, // a pool without an address that somebody else holds is of many
 	GENERATIONS = 2,
+	MAX_UPLINKS = 4,
 	NEAR_WORDS = 1024, // a bit for each IPv4 /16
 	PORT_SIZES = 17,   // blocks of ports: 2^0 to 2^16
 };
@@ -52,6 +53,7 @@ struct config {
 	__u32 via;          // whose routing decides while the device is gone
 	__u32 counters;     // of each mapping: one for each CPU, or one
 	__u32 count6, count4; // levels
+	__u32 uplinks[MAX_UPLINKS]; // where IPv4 comes from and goes to; none: wherever
 	__u32 pad;
 	struct level6 levels6[MAX_LENGTHS]; // longest first
 	struct level4 levels4[MAX_LENGTHS];

@@ -217,7 +217,11 @@ static __always_inline int to4(struct __sk_buff *skb, int *action)
 		p.class = 0;
 	}
 	flow4(&f, &p);
-	if ((why = ask(skb, t.c, &f, by, length)) || (why = back(skb, t.c, &p, by, by, f.ifindex, 1)))
+	if ((why = ask(skb, t.c, &f, by, length)))
+		return why;
+	if (!outside(t.c, f.ifindex))
+		PASS(HOST_ROUTE);
+	if ((why = back(skb, t.c, &p, by, by, f.ifindex, 1)))
 		return why;
 	p.df = length > LONGEST_DF0;
 	if (!p.df) {
