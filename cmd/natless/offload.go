@@ -57,14 +57,20 @@ func printOffload(w io.Writer, o api.Offload) error {
 	}
 	listed := 0
 	for _, i := range o.Interfaces {
-		if i.Error == "" {
+		if i.Error == "" && i.Left == "" {
 			continue
 		}
 		if listed++; listed > maxListed {
 			_, err := fmt.Fprintln(w, "  … (natless status -o json has all)")
 			return err
 		}
-		if _, err := fmt.Fprintf(w, "  not at %s: %s\n", i.Name, i.Error); err != nil {
+		line := fmt.Sprintf("  not at %s: %s", i.Name, i.Error)
+		if i.Error == "" && o.Mode == "required" {
+			line = fmt.Sprintf("  at %s, as required, passing by %s", i.Name, i.Left)
+		} else if i.Error == "" {
+			line = fmt.Sprintf("  left to us at %s: packets would pass by %s", i.Name, i.Left)
+		}
+		if _, err := fmt.Fprintln(w, line); err != nil {
 			return err
 		}
 	}

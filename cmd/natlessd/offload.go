@@ -174,7 +174,7 @@ func (f *fastPath) counted() (m metrics.FastPath) {
 	for _, i := range status.Interfaces {
 		if i.Error != "" {
 			m.Failed++
-		} else if status.On {
+		} else if status.On && (i.Left == "" || f.mode == config.OffloadRequired) {
 			m.Interfaces++
 		}
 	}
@@ -195,7 +195,7 @@ func (f *fastPath) status() api.Offload {
 	}
 	for _, i := range s.Interfaces {
 		o.Interfaces = append(o.Interfaces, api.OffloadInterface(i))
-		if i.Error != "" && s.On {
+		if (i.Error != "" || i.Left != "") && s.On {
 			o.State = api.OffloadPartial
 		}
 	}

@@ -26,6 +26,8 @@ func (v *visit) offload() {
 		for _, i := range o.Interfaces {
 			if i.Error != "" {
 				v.warn(check, "its packets take the way through natlessd, which works and costs more", "the kernel's fast path is not on %s: %s", i.Name, i.Error)
+			} else if i.Left != "" {
+				v.warn(check, "its packets take the way through natlessd, which works and costs more; offload: required has them pass by all the same", "packets at %s would pass by %s", i.Name, i.Left)
 			}
 		}
 	default:

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/netstack/offload"
+	"github.com/natless/natless/netstack/offload/survey"
 )
 
 const (
@@ -30,7 +31,10 @@ const (
 	share = 4
 	// retryFirst and retryMost bound the pause after an error.
 	retryFirst = time.Second
-	retryMost  = 30 * time.Second
+	// pollEvery is how often what nothing tells of is looked at: programs, and
+	// rules of the older iptables.
+	pollEvery = 10 * time.Second
+	retryMost = 30 * time.Second
 )
 
 // Config is what stays the same while a manager runs.
@@ -72,13 +76,15 @@ type Manager struct {
 	path     *offload.FastPath
 	hook     hook
 	kernel   *kernel
+	survey   *survey.Survey
+	passed   survey.Passed // what packets would pass by
 	host     *host
 	fresh    bool             // the maps are not pinned yet
 	adopted  bool             // the maps are an earlier daemon's
 	routed   bool             // the host's routes to the device are there
 	forwards bool             // the device does, or is not there
 	base     offload.Counters // what an earlier daemon's packets came to
-	last     offload.Counters // as last read
+	seen     offload.Counters // as last read
 	tables
 	attached map[place]bool
 	errs     map[place]string // why a program is not where it should be
@@ -120,11 +126,16 @@ func (m *Manager) open() (err error) {
 	if m.base, err = m.path.Counters(); err != nil {
 		return err
 	}
-	m.last = m.base
+	m.seen = m.base
 	if err := m.look(); err != nil {
 		return err
 	}
 	m.kernel = newKernel(m.handle, m.config.Device)
+	m.kernel.remember(m.path.Uplink, uplink)
+	m.kernel.remember(m.path.Workload, workload)
+	if m.survey, err = survey.New(m.handle); err != nil {
+		return err
+	}
 	var other hook
 	m.hook, other = newTCX(m.store, m.kernel), &clsact{m.store, m.handle, m.kernel}
 	if m.config.clsact || !haveTCX(m.path.Uplink) {
@@ -154,6 +165,9 @@ func (m *Manager) load() (err error) {
 func (m *Manager) release() {
 	if m.hook != nil {
 		m.hook.close()
+	}
+	if m.survey != nil {
+		m.survey.Close()
 	}
 	if m.path != nil {
 		m.path.Close()
@@ -208,6 +222,8 @@ func (m *Manager) Run(ctx context.Context) (err error) {
 func (m *Manager) serve(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
 	pause := retryFirst
 	var earliest time.Time
 	for first := true; ; {
@@ -217,6 +233,10 @@ func (m *Manager) serve(ctx context.Context) error {
 		case <-m.kick:
 			timer.Reset(max(settle, time.Until(earliest)))
 			continue
+		case <-poll.C:
+			if !m.passedBy() {
+				continue
+			}
 		case <-timer.C:
 		}
 		err := m.reconcile()
@@ -246,6 +266,7 @@ func (m *Manager) reconcile() error {
 		return err
 	}
 	err := m.locate()
+	m.passed = m.surveyed()
 	m.took = time.Since(began)
 	want := m.wanted()
 	err = errors.Join(err, m.detachAllBut(want), m.attach(want))
@@ -258,7 +279,7 @@ func (m *Manager) reconcile() error {
 
 // look surveys the host.
 func (m *Manager) look() (err error) {
-	if m.host, err = survey(m.handle); err != nil {
+	if m.host, err = readHost(m.handle); err != nil {
 		return err
 	}
 	device := m.host.byName[m.config.Device]
@@ -273,12 +294,9 @@ func (m *Manager) wanted() map[place]bool {
 	if m.unusable() != nil {
 		return want
 	}
-	for _, i := range m.uplinks {
-		want[place{i, uplink}] = true
-	}
-	for i, n := range m.count {
-		if n > 0 {
-			want[place{i, workload}] = true
+	for p := range m.possible() {
+		if m.leave(p) == "" {
+			want[p] = true
 		}
 	}
 	return want
@@ -311,7 +329,13 @@ func (m *Manager) attach(want map[place]bool) error {
 	var errs []error
 	for p := range want {
 		if m.attached[p] && m.hook.alive(p) {
-			continue
+			if m.last(p) {
+				continue
+			}
+			if err := m.hook.detach(p); err != nil { // and attach behind it
+				errs = append(errs, err)
+				continue
+			}
 		}
 		program := m.path.Workload
 		if p.role == uplink {

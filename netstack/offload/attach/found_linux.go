@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 
@@ -52,6 +53,15 @@ func newKernel(handle *netlink.Handle, device string) *kernel {
 	return &kernel{handle, device, map[ebpf.ProgramID]known{}}
 }
 
+// remember says that a program is ours, which may not be looked at by its ID.
+func (k *kernel) remember(p *ebpf.Program, r role) {
+	if info, err := p.Info(); err == nil {
+		if id, ok := info.ID(); ok {
+			k.known[id] = known{ours, r}
+		}
+	}
+}
+
 // look says whose a program is.
 func (k *kernel) look(id ebpf.ProgramID) known {
 	if w, ok := k.known[id]; ok {
@@ -67,7 +77,7 @@ func (k *kernel) look(id ebpf.ProgramID) known {
 		p.Close()
 	}
 	if len(k.known) > 4096 { // many came and went
-		clear(k.known)
+		maps.DeleteFunc(k.known, func(_ ebpf.ProgramID, w known) bool { return w.owner != ours })
 	}
 	k.known[id] = w
 	return w

@@ -34,8 +34,8 @@ type linkInfo struct {
 // none, or several.
 type hop struct{ ifindex, metric int }
 
-// survey asks the kernel for everything.
-func survey(handle *netlink.Handle) (*host, error) {
+// readHost asks the kernel for everything.
+func readHost(handle *netlink.Handle) (*host, error) {
 	h := &host{links: map[int]linkInfo{}, byName: map[string]int{}, routes: map[netip.Prefix]hop{}, handle: handle}
 	links, err := dump(handle.LinkList)
 	if err != nil {

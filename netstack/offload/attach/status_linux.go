@@ -19,9 +19,9 @@ func (m *Manager) Snapshot() Snapshot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if c, err := m.path.Counters(); err == nil {
-		m.last = c
+		m.seen = c
 	}
-	s := m.last
+	s := m.seen
 	for r := range offload.NumReasons {
 		s.Uplink[r] = minus(s.Uplink[r], m.base.Uplink[r])
 		s.Workload[r] = minus(s.Workload[r], m.base.Workload[r])
@@ -52,6 +52,7 @@ type Interface struct {
 	Uplink    bool
 	Workloads int    // mappings whose IPv6 packets come in there
 	Error     string // why it is not there after all
+	Left      string // what packets would pass by, so that it is not there; or what they pass by where it must be
 }
 
 // Status says how it stands.
@@ -65,11 +66,18 @@ func (m *Manager) status() Status {
 	s := Status{Attach: m.hook.String(), Adopted: m.adopted, On: m.unusable() == nil && len(m.attached) > 0}
 	places := slices.Collect(maps.Keys(m.attached))
 	places = slices.AppendSeq(places, maps.Keys(m.errs))
+	if m.unusable() == nil && m.passed.Host == "" {
+		for p := range m.possible() {
+			if m.leave(p) != "" && !slices.Contains(places, p) {
+				places = append(places, p)
+			}
+		}
+	}
 	slices.SortFunc(places, func(a, b place) int {
 		return cmp.Or(cmp.Compare(a.role, b.role), cmp.Compare(a.ifindex, b.ifindex))
 	})
 	for _, p := range places {
-		i := Interface{Name: m.host.links[p.ifindex].name, Uplink: p.role == uplink, Error: m.errs[p]}
+		i := Interface{Name: m.host.links[p.ifindex].name, Uplink: p.role == uplink, Error: m.errs[p], Left: m.passed.Interfaces[p.ifindex]}
 		if p.role == workload {
 			i.Workloads = m.count[p.ifindex]
 		}
@@ -96,6 +104,11 @@ func (m *Manager) lacking() (list []string) {
 	}
 	if m.nowhere > 0 {
 		list = append(list, fmt.Sprintf("%d mappings have no Ethernet interface of their own", m.nowhere))
+	}
+	if m.passed.Host != "" && m.config.Required {
+		list = append(list, "packets pass by "+m.passed.Host+", since it is required")
+	} else if m.passed.Host != "" {
+		list = append(list, "left to the daemon, for packets would pass by "+m.passed.Host)
 	}
 	if len(m.errs) > 0 {
 		list = append(list, fmt.Sprintf("%d interfaces without it", len(m.errs)))

@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -21,6 +22,9 @@ const noDevice = 0x7fffffff
 // mappings: its route to the device went with it.
 func (m *Manager) wayFinding() (h offload.Host) {
 	h.Strict = m.host.strict(m.uplinks)
+	if len(m.uplinks) <= len(h.Uplinks) {
+		copy(h.Uplinks[:], m.uplinks)
+	}
 	for _, i := range m.uplinks {
 		if h.Via == 0 && m.host.forwards(i) {
 			h.Via = i
@@ -50,6 +54,42 @@ func (m *Manager) alone(device int) bool {
 		}
 	}
 	return true
+}
+
+// elsewhere lists what IPv4 is behind interfaces that are no uplinks: the fast path
+// has no packets from there or to it.
+func (m *Manager) elsewhere() (list []netip.Prefix) {
+	rules, err := dump(func() ([]netlink.Rule, error) { return m.handle.RuleList(netlink.FAMILY_V4) })
+	if err != nil || slices.ContainsFunc(rules, foreignRule) || len(m.uplinks) == 0 || len(m.uplinks) > len(m.ways.Uplinks) {
+		return nil
+	}
+	routes, err := dump(func() ([]netlink.Route, error) { return m.handle.RouteList(nil, netlink.FAMILY_V4) })
+	if err != nil {
+		return nil
+	}
+	var uplinks []netip.Prefix
+	for _, r := range routes {
+		p, ok := prefixOf(r.Dst)
+		switch {
+		case !ok:
+		case r.LinkIndex == 0 || r.Type != unix.RTN_UNICAST || slices.Contains(m.uplinks, r.LinkIndex):
+			uplinks = append(uplinks, p)
+		default:
+			list = append(list, p)
+		}
+	}
+	return slices.DeleteFunc(list, func(p netip.Prefix) bool {
+		return slices.ContainsFunc(uplinks, func(u netip.Prefix) bool { return p.Bits() <= u.Bits() && p.Overlaps(u) })
+	})
+}
+
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	a, ok := netip.AddrFromSlice(n.IP)
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(a.Unmap(), bits), ok && bits > 0
 }
 
 // foreignRule says that a rule is neither one of the kernel's three nor ours.
