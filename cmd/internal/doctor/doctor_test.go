@@ -41,6 +41,7 @@ type made struct {
 	elsewhere     map[string]string // address: device
 	chains        []Chain
 	legacy        []string
+	fastPath      []string
 	spoofable     bool
 	modules       []string
 	processes     []string
@@ -75,6 +76,7 @@ func (m *made) DeviceNode() error                { return m.node }
 func (m *made) Links() ([]Link, error)           { return m.links, nil }
 func (m *made) Chains() ([]Chain, error)         { return m.chains, nil }
 func (m *made) LegacyTables() []string           { return m.legacy }
+func (m *made) FastPath() ([]string, error)      { return m.fastPath, nil }
 func (m *made) AntiSpoofing() (bool, error)      { return !m.spoofable, nil }
 func (m *made) Modules() []string                { return m.modules }
 func (m *made) Processes() []string              { return m.processes }
@@ -272,6 +274,14 @@ func TestIll(t *testing.T) {
 			m.sysctls["net/netfilter/nf_conntrack_count"], m.sysctls["net/netfilter/nf_conntrack_max"] = "900", "1000"
 		}},
 		{want: "warn offload: the device takes no superpackets", status: func(s *api.Status) { s.Device.Offload = nil }},
+		{want: "fail offload: 1 interfaces have the fast path twice", host: func(m *made) {
+			m.fastPath = []string{"tcx program uplink at interface e", "x", "tcx program uplink at interface e"}
+		}},
+		{want: "fail offload: the fast path is off, and an earlier run left x", host: func(m *made) { m.fastPath = []string{"x"} },
+			status: func(s *api.Status) { s.Offload = api.Offload{Mode: "off", State: api.OffloadOff} }},
+		{want: "warn offload: packets at w would pass by filter u32", status: func(s *api.Status) {
+			s.Offload = api.Offload{Mode: "auto", State: api.OffloadPartial, Interfaces: []api.OffloadInterface{{Name: "up"}, {Name: "w", Left: "filter u32"}}}
+		}},
 		{want: "warn offload: the kernel's fast path is not used: no BPF", status: func(s *api.Status) {
 			s.Offload = api.Offload{Mode: "auto", State: api.OffloadOff, Detail: "no BPF"}
 		}},

@@ -25,6 +25,9 @@ type Host interface {
 	LegacyTables() []string
 	// AntiSpoofing says whether the daemon's own rules are there.
 	AntiSpoofing() (bool, error)
+	// FastPath lists the programs of the fast path that stand at interfaces,
+	// whoever attached them, each with its place.
+	FastPath() ([]string, error)
 	// Modules and Processes are what runs, by name.
 	Modules() []string
 	Processes() []string

@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/netstack/offload/attach"
 	"github.com/natless/natless/netstack/route"
 )
 
@@ -85,6 +86,9 @@ func (ThisHost) AntiSpoofing() (bool, error) {
 	a, err := route.ReadAntiSpoofing()
 	return a.Installed, err
 }
+
+// FastPath is Host's.
+func (h ThisHost) FastPath() ([]string, error) { return attach.Left(h.Device) }
 
 // LegacyTables is Host's.
 func (ThisHost) LegacyTables() []string {

@@ -1,14 +1,38 @@
 package doctor
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/natless/natless/config/api"
 )
 
+// leftPrograms looks at the kernel for programs that nobody looks after: they would
+// translate by tables of a run before.
+func (v *visit) leftPrograms(check string) {
+	list, err := v.Host.FastPath()
+	if err != nil {
+		v.unknown(check, err)
+		return
+	}
+	slices.Sort(list)
+	const remedy = "natlessd --cleanup, with natlessd ended"
+	switch {
+	case v.status != nil && v.status.Offload.Mode != "off":
+		if twice := len(list) - len(slices.Compact(slices.Clone(list))); twice > 0 {
+			v.fail(check, remedy, "%d interfaces have the fast path twice: an earlier run left one, with tables of its own", twice)
+		}
+	case v.status != nil && len(list) > 0:
+		v.fail(check, remedy, "the fast path is off, and an earlier run left %s, with tables of its own", strings.Join(list, ", "))
+	case len(list) > 0:
+		v.warn(check, remedy+", where it is not to be started again", "natlessd does not answer, and the kernel goes on translating: %s", strings.Join(list, ", "))
+	}
+}
+
 // offload says what the kernel takes off the daemon.
 func (v *visit) offload() {
 	const check = "offload"
+	v.leftPrograms(check)
 	if v.status == nil {
 		return
 	}
