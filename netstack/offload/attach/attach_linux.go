@@ -133,6 +133,9 @@ func (m *Manager) open() (err error) {
 	m.kernel = newKernel(m.handle, m.config.Device)
 	m.kernel.remember(m.path.Uplink, uplink)
 	m.kernel.remember(m.path.Workload, workload)
+	if err := m.kernel.hold(); err != nil {
+		return err
+	}
 	if m.survey, err = survey.New(m.handle); err != nil {
 		return err
 	}
@@ -165,6 +168,9 @@ func (m *Manager) load() (err error) {
 func (m *Manager) release() {
 	if m.hook != nil {
 		m.hook.close()
+	}
+	if m.kernel != nil {
+		m.kernel.close()
 	}
 	if m.survey != nil {
 		m.survey.Close()

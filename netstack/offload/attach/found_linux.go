@@ -42,6 +42,7 @@ type kernel struct {
 	handle *netlink.Handle
 	device string
 	known  map[ebpf.ProgramID]known
+	held   map[link.ID]link.Link // of an earlier run
 }
 
 type known struct {
@@ -50,7 +51,7 @@ type known struct {
 }
 
 func newKernel(handle *netlink.Handle, device string) *kernel {
-	return &kernel{handle, device, map[ebpf.ProgramID]known{}}
+	return &kernel{handle, device, map[ebpf.ProgramID]known{}, map[link.ID]link.Link{}}
 }
 
 // remember says that a program is ours, which may not be looked at by its ID.
@@ -126,6 +127,45 @@ func (k *kernel) indexes() (list []int, err error) {
 	return list, nil
 }
 
+// hold takes hold of what an earlier run left, while it may: a daemon gives up the
+// right to ask for it by its ID once it is ready.
+func (k *kernel) hold() error {
+	indexes, err := k.indexes()
+	if err != nil {
+		return err
+	}
+	for _, i := range indexes {
+		list, err := k.at(i)
+		if err != nil {
+			return err
+		}
+		for _, s := range list {
+			if s.owner != ours || s.link == 0 {
+				continue
+			}
+			if l, err := link.NewFromID(s.link); err == nil {
+				k.held[s.link] = l
+			}
+		}
+	}
+	return nil
+}
+
+// open is a link by its ID.
+func (k *kernel) open(id link.ID) (link.Link, error) {
+	if l := k.held[id]; l != nil {
+		delete(k.held, id)
+		return l, nil
+	}
+	return link.NewFromID(id)
+}
+
+func (k *kernel) close() {
+	for _, l := range k.held {
+		l.Close()
+	}
+}
+
 // left lists where TCX has programs of ours.
 func (k *kernel) left() (places []place, err error) {
 	indexes, err := k.indexes()
@@ -158,7 +198,7 @@ func (k *kernel) take(p place, keep link.ID) (l link.Link, err error) {
 		if s.owner != ours || s.place != p || s.link == keep || s.link == 0 {
 			continue
 		}
-		found, err := link.NewFromID(s.link)
+		found, err := k.open(s.link)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

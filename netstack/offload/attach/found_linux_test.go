@@ -1,10 +1,13 @@
 package attach
 
 import (
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -117,4 +120,57 @@ func TestCleanupAsksTheKernel(t *testing.T) {
 			t.Errorf("another daemon's: %q, %v", list, err)
 		}
 	})
+}
+
+// TestStandsLast: a program of somebody else that is attached behind ours comes
+// before it soon.
+func TestStandsLast(t *testing.T) {
+	r := newRig(t)
+	m, stop := r.run(r.config)
+	defer stop()
+	next := asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()} // TCX_NEXT
+	other, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "foreign", Type: ebpf.SchedCLS, Instructions: next, License: "GPL"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	uplink := m.uplinks[0]
+	order := func() (list []owner) {
+		r.Do(func() {
+			all, err := m.kernel.at(uplink)
+			if err != nil {
+				t.Error(err)
+			}
+			for _, s := range all {
+				list = append(list, s.owner)
+			}
+		})
+		return list
+	}
+	var l link.Link
+	r.Do(func() {
+		l, err = link.AttachTCX(link.TCXOptions{Interface: uplink, Program: other, Attach: ebpf.AttachTCXIngress})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	m.mu.Lock()
+	before := order()
+	m.mu.Unlock()
+	if !slices.Equal(before, []owner{ours, foreign}) {
+		t.Fatalf("before: %v", before)
+	}
+	m.changed() // as the poll does
+	for end := time.Now().Add(3 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		m.mu.Lock()
+		now := order()
+		m.mu.Unlock()
+		if slices.Equal(now, []owner{foreign, ours}) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("after: %v", now)
+		}
+	}
 }

@@ -4,9 +4,9 @@
 // is what the Go package translator makes of the same packet, and where that
 // would do anything but translate, the packet is passed on.
 //
-// A translated packet goes from here to the device it leaves by. Netfilter's
-// hooks for routed packets do not see it; packet sockets at both devices do, and
-// so does whatever stands at the egress of the device.
+// A translated packet goes from here to the device it leaves by. Netfilter does
+// not see it, nor does what follows here; packet sockets at both devices do, and
+// so do filters and queues at the egress of the device. See ../README.md.
 #include "to4.h"
 #include "to6.h"
 

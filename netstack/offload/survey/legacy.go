@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"unsafe"
@@ -46,8 +47,12 @@ func legacy(p *Passed) error {
 		{"/proc/thread-self/net/ip6_tables_names", "ip6tables-legacy", unix.AF_INET6, unix.IPPROTO_IPV6, 168},
 	} {
 		names, err := os.ReadFile(f.names)
-		if err != nil || len(names) == 0 {
+		if errors.Is(err, fs.ErrNotExist) {
 			continue // it is not in use
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
 		}
 		for table := range strings.FieldsSeq(string(names)) {
 			what, err := legacyTable(table, f.family, f.level, f.entry)
@@ -63,7 +68,7 @@ func legacy(p *Passed) error {
 
 // legacyTable says what a table does at the hooks where packets of ours are.
 func legacyTable(table string, family, level int, entry uint32) (string, error) {
-	socket, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	socket, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return "", err
 	}
