@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
+	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/load"
 )
 
@@ -184,5 +185,55 @@ func TestEnds(t *testing.T) {
 	}
 	if err := n.ping(n.w1, 3); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHiddenFileSystem: a daemon is killed, and the next one has another BPF file
+// system at the same path, as in another mount namespace. No workload is translated
+// by the tables of before, and --cleanup and offload: off see what is left.
+func TestHiddenFileSystem(t *testing.T) {
+	n := newTopology(t, baseConfig)
+	natlessd := filepath.Join(daemon.Build(t), "natlessd")
+	hidden := func(args ...string) string {
+		script := `mount -t bpf bpf /sys/fs/bpf && exec "$@"`
+		return n.host.Run("unshare", append([]string{"--mount", "bash", "-c", script, "bash"}, args...)...)
+	}
+	n.daemon.Start()
+	n.attached("uplink w1 w2")
+	n.daemon.Kill()
+	out := hidden(natlessd, "--config", n.daemon.Config, "--cleanup")
+	for _, what := range []string{"tcx program uplink at interface uplink", "tcx program workload at interface w2"} {
+		if !strings.Contains(out, what) {
+			t.Errorf("it does not say %q:\n%s", what, out)
+		}
+	}
+	if left := n.left(); len(left) != 1 { // the hidden pins, of nothing that is attached
+		t.Errorf("left: %q", left)
+	}
+	// The pins of before are hidden by another file system, mounted over them.
+	n.daemon.Start()
+	n.attached("uplink w1 w2")
+	n.daemon.Kill()
+	if err := os.Rename(n.pins(), n.pins()+"-hidden"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(n.pins() + "-hidden") })
+	n.daemon.Write(strings.Replace(baseConfig, "198.51.100.3}", "198.51.100.7}", 1))
+	n.daemon.Start()
+	n.attached("uplink w1 w2")
+	if err := n.server.Command("ping", "-n", "-c", "2", "-i", "0.05", "-W", "1", workload2v4).Run(); err == nil {
+		t.Error("the address of before still answers")
+	}
+	if err := n.server.Command("ping", "-n", "-c", "2", "-i", "0.05", "-W", "1", "198.51.100.7").Run(); err != nil {
+		t.Errorf("the new address does not answer: %v", err)
+	}
+	for _, what := range n.left() {
+		if strings.Contains(what, "programs at") && !strings.HasPrefix(what, "1 ") {
+			t.Errorf("two generations: %s", what)
+		}
+	}
+	n.daemon.Stop()
+	if left := n.left(); left != nil {
+		t.Errorf("left after SIGTERM: %q", left)
 	}
 }

@@ -245,4 +245,3 @@ func (n *topology) rules(text string) {
 		n.t.Fatalf("nft: %v\n%s\n%s", err, out, text)
 	}
 }
-

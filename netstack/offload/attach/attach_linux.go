@@ -78,6 +78,7 @@ type Manager struct {
 	kernel   *kernel
 	survey   *survey.Survey
 	passed   survey.Passed // what packets would pass by
+	covered  covered
 	host     *host
 	fresh    bool             // the maps are not pinned yet
 	adopted  bool             // the maps are an earlier daemon's

@@ -10,6 +10,7 @@ import (
 
 	"github.com/natless/natless/netstack/offload"
 	"github.com/natless/natless/netstack/offload/survey"
+	"github.com/natless/natless/translator/mapping"
 )
 
 // What an operator has set up is not to be passed by: where a packet would meet a
@@ -118,19 +119,29 @@ func (m *Manager) ours() survey.Ours {
 			o.Workloads = append(o.Workloads, m.host.links[i].name)
 		}
 	}
+	slices.Sort(o.Workloads)
 	if m.table == nil {
 		return o
 	}
 	o.Prefix, o.Elsewhere = m.table.Prefix(), m.elsewhere()
 	o.GlobalOnly = o.Prefix == offload.WellKnown && !m.translation.AllowNonGlobal
-	var six, four covering
-	for e := range m.table.Entries() {
-		mp := e.Mapping()
-		six.add(mp.IPv6, 64, 32)
-		four.add(mp.IPv4, 32, 16)
+	if m.covered.table != m.table {
+		var six, four covering
+		for e := range m.table.Entries() {
+			mp := e.Mapping()
+			six.add(mp.IPv6, 64, 32)
+			four.add(mp.IPv4, 32, 16)
+		}
+		m.covered = covered{m.table, six.list(), four.list()}
 	}
-	o.Mapped6, o.Mapped4 = six.list(), four.list()
+	o.Mapped6, o.Mapped4 = m.covered.six, m.covered.four
 	return o
+}
+
+// covered is what a table's mappings cover.
+type covered struct {
+	table     *mapping.Table
+	six, four []netip.Prefix
 }
 
 // covering is a set of prefixes that is kept small: when they are too many, they

@@ -4,7 +4,9 @@ package survey
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -78,10 +80,34 @@ type outcome struct {
 	accepted bool   // all are, surely
 }
 
+// judged is what rules came to when they were last judged, and for whom.
+type judged struct {
+	ours   Ours
+	links  interfaces
+	passed Passed
+}
+
+// netfilter judges rules, as long as nothing has changed only once.
 func (s *Survey) netfilter(o Ours, l interfaces, p *Passed) error {
-	if _, err := s.nft.refresh(); err != nil {
+	changed, err := s.nft.refresh()
+	if err != nil {
+		s.judged.links = nil
 		return err
 	}
+	if j := &s.judged; changed || !maps.Equal(j.links, l) || !reflect.DeepEqual(j.ours, o) {
+		*j = judged{o, l, Passed{Interfaces: map[int]string{}}}
+		s.judge(o, l, &j.passed)
+	}
+	if s.judged.passed.Host != "" {
+		p.host("%s", s.judged.passed.Host)
+	}
+	for i, what := range s.judged.passed.Interfaces {
+		p.at(i, "%s", what)
+	}
+	return nil
+}
+
+func (s *Survey) judge(o Ours, l interfaces, p *Passed) {
 	v := &verdictCache{rules: &s.nft, links: l, outcomes: map[string]outcome{}}
 	for _, c := range s.nft.chains {
 		if !c.hooked || c.key.table == ownTable || s.nft.dormant[chainKey{family: c.key.family, table: c.key.table}] {
@@ -106,7 +132,6 @@ func (s *Survey) netfilter(o Ours, l interfaces, p *Passed) error {
 			}
 		}
 	}
-	return nil
 }
 
 // atDevices judges a chain at the ingress or the egress of interfaces. A packet

@@ -44,6 +44,7 @@ type Survey struct {
 	handle *netlink.Handle // of rtnetlink
 	xfrm   *netlink.Handle
 	nft    rules
+	judged judged
 }
 
 // New makes a survey. handle stays the caller's.
