@@ -109,7 +109,8 @@ func (s *Survey) netfilter(o Ours, l interfaces, p *Passed) error {
 
 func (s *Survey) judge(o Ours, l interfaces, p *Passed) {
 	v := &verdictCache{rules: &s.nft, links: l, outcomes: map[string]outcome{}}
-	for _, c := range s.nft.chains {
+	inOrder := func(a, b *chain) int { return strings.Compare(a.key.String(), b.key.String()) } // what is told is always the same
+	for _, c := range slices.SortedFunc(maps.Values(s.nft.chains), inOrder) {
 		if !c.hooked || c.key.table == ownTable || s.nft.dormant[chainKey{family: c.key.family, table: c.key.table}] {
 			continue
 		}
