@@ -58,7 +58,7 @@ demo: ## see it work, in a minute: real programs through real namespaces (root)
 # As root, a test that lacks something fails instead of being skipped.
 .PHONY: test
 test: ## vet and all tests
-	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound named sshd ssh scp podman runc busybox tshark capinfos prometheus iptables firewalld ufw dbus-daemon chromium clang-14 llvm-strip-14 gzip dpkg man lintian systemd-analyze iptables-nft
+	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound named sshd ssh scp podman runc busybox tshark capinfos prometheus firewalld ufw dbus-daemon chromium clang-14 llvm-strip-14 gzip dpkg man lintian systemd-analyze iptables-nft
 	@GO=$(GO) tests/suite
 
 .PHONY: fuzz
