@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/load"
 	"github.com/natless/natless/tests/netns"
@@ -61,7 +62,21 @@ func newTopology(t testing.TB, more ...string) *topology {
 	t.Helper()
 	n := newNamespaces(t)
 	n.daemon = daemon.Start(t, n.host, baseConfig+strings.Join(more, "\n"))
+	n.usesFastPath(more)
 	return n
+}
+
+// usesFastPath wants the fast path on unless it was switched off: with auto all
+// tests would pass without it, and tell nothing of it.
+func (n *topology) usesFastPath(more []string) {
+	n.t.Helper()
+	if daemon.Offload() == "off" || strings.Contains(strings.Join(more, "\n"), "offload:") {
+		return
+	}
+	s, err := n.daemon.Client().Status(n.t.Context())
+	if err != nil || s.Offload.State != api.OffloadOn {
+		n.t.Fatalf("the fast path is %s: %s %v", s.Offload.State, s.Offload.Detail, err)
+	}
 }
 
 func newNamespaces(t testing.TB) *topology {

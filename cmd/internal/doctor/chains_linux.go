@@ -8,6 +8,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/offload/survey"
 )
 
 var families = map[nftables.TableFamily]string{
@@ -28,7 +30,7 @@ func (h ThisHost) Chains() ([]Chain, error) {
 	var chains []Chain
 	for _, n := range all {
 		family, ours := families[n.Table.Family]
-		if !ours || n.Table.Name == "natless" || n.Table.Name == "natless-guard" {
+		if !ours || survey.OwnTable(n.Table.Name) {
 			continue
 		}
 		rules, err := c.GetRules(n.Table, n)

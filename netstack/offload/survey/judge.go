@@ -63,9 +63,11 @@ const (
 	verdictGoto   = -4
 	verdictReturn = -5
 	verdictGoOn   = -1
-
-	ownTable = "natless"
 )
+
+// OwnTable says that an nftables table of that name is natless's: packages route
+// and guard have one each, and the fast path does what they do.
+func OwnTable(name string) bool { return name == "natless" || name == "natless-guard" }
 
 // verdictCache is what chains do, by leg.
 type verdictCache struct {
@@ -111,7 +113,7 @@ func (s *Survey) judge(o Ours, l interfaces, p *Passed) {
 	v := &verdictCache{rules: &s.nft, links: l, outcomes: map[string]outcome{}}
 	inOrder := func(a, b *chain) int { return strings.Compare(a.key.String(), b.key.String()) } // what is told is always the same
 	for _, c := range slices.SortedFunc(maps.Values(s.nft.chains), inOrder) {
-		if !c.hooked || c.key.table == ownTable || s.nft.dormant[chainKey{family: c.key.family, table: c.key.table}] {
+		if !c.hooked || OwnTable(c.key.table) || s.nft.dormant[chainKey{family: c.key.family, table: c.key.table}] {
 			continue
 		}
 		if c.key.family == unix.NFPROTO_NETDEV || c.key.family == unix.NFPROTO_INET && c.hook == 5 {
