@@ -6,6 +6,7 @@
 package netns
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -79,12 +80,16 @@ func (ns *NS) CommandContext(ctx context.Context, name string, args ...string) *
 }
 
 // Run runs a program in the namespace, fails the test when it fails, and
-// returns its standard output and error, trimmed.
+// returns its standard output, trimmed. What it says besides, such as ip about
+// another test's namespace that has just gone, is for people.
 func (ns *NS) Run(name string, args ...string) string {
 	ns.t.Helper()
-	out, err := ns.Command(name, args...).CombinedOutput()
+	cmd := ns.Command(name, args...)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
 	if err != nil {
-		ns.t.Fatalf("in %s: %s %s: %v\n%s", ns.Name, name, strings.Join(args, " "), err, out)
+		ns.t.Fatalf("in %s: %s %s: %v\n%s%s", ns.Name, name, strings.Join(args, " "), err, out, &said)
 	}
 	return strings.TrimSpace(string(out))
 }
