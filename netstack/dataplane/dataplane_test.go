@@ -203,7 +203,7 @@ func testStopWhileIdle(t *testing.T, io tun.IO) {
 	if err := n.stop(); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(start); took > 100*time.Millisecond {
+	if took := time.Since(start); took > 2*time.Second { // it waits for no packet
 		t.Errorf("took %v", took)
 	}
 	if out, err := n.x.Command("ip", "link", "show", "natless0").CombinedOutput(); err == nil {
