@@ -27,13 +27,13 @@ func newDoctor(o *options) *cobra.Command {
 		Use:   "doctor",
 		Short: "Look the host over and say what to mend",
 		Long: `Look at everything that natless needs of this host: configuration, API, kernel,
-device, routes, addresses, neighbours, sysctls, MTU, firewall, offload,
-resolver, pools, containers, disk, clock, and other translators. Each line is ok, warn or fail; below what
-is not ok stands the remedy.
+device, routes, addresses, neighbours, sysctls, MTU, firewall, anti-spoofing,
+offload, resolver, pools, containers, registry, disk, clock, and other
+translators. Each line is ok, warn or fail, with the remedy below it.
 
-It changes nothing. It sends one ping to each of the translator's own addresses
-asks its resolver for one name, and the uplink's link by ARP whether another
-host has an address of ours. Run it as root, in the network namespace of
+It changes nothing. It sends one ping to each of the translator's own addresses,
+asks the translator's resolver for one name, and asks the uplink's link by ARP
+whether another host has an address of natless. Run it as root, in the network namespace of
 natlessd; with natlessd down it looks at what can be seen without.
 
 Exit status: 0 when nothing failed (warnings are no failure), else 1.`,

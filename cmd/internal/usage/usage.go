@@ -35,7 +35,8 @@ file descriptor store, so that a restart or an upgrade loses no packet that the
 queues can hold. What is to be gone for good is removed by --cleanup.
 
 Exit status: 0 when it was asked to end, or --check found nothing wrong; 1 when
-something failed; 2 when the command line is wrong; 78 when the configuration is.
+something failed; 2 when the command line is wrong; 78 when a new start would
+change nothing, since the configuration is wrong or the registry is not sound.
 
 `
 
