@@ -34,7 +34,8 @@ func (c *Config) Unusable(held map[netip.Addr]string) error {
 			continue
 		}
 		if in := within(held, p.IPv4.Prefix); len(in) > 0 && len(in) == 1<<(32-p.IPv4.Prefix.Bits()) {
-			refuse(fmt.Sprintf("pools[%d].ipv4", i), "%v: nothing is left to assign: %v is %s; to share the host's own address with workloads, say ipv4: uplink",
+			refuse(fmt.Sprintf("pools[%d].ipv4", i), "%v: nothing is left to assign: %v is %s; to share the host's own address "+
+				"with workloads, say ipv4: uplink",
 				p.IPv4, in[0], held[in[0]])
 		}
 	}

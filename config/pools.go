@@ -38,7 +38,8 @@ func (v validator) poolAddresses(key string, i int) {
 	} else {
 		v.check(!p.IPv4.Prefix.Contains(v.Addresses.IPv4), key, "%s covers addresses.ipv4, which is the translator's own", p.IPv4)
 		source := v.ICMPSourcePool.IPv4
-		v.check(!source.IsValid() || !p.IPv4.Prefix.Overlaps(source), key, "%s overlaps icmp_source_pool.ipv4 (%s), from which errors of others come: a workload would be blamed for them", p.IPv4, source)
+		v.check(!source.IsValid() || !p.IPv4.Prefix.Overlaps(source), key,
+			"%s overlaps icmp_source_pool.ipv4 (%s), from which errors of others come: a workload would be blamed for them", p.IPv4, source)
 	}
 	for j, other := range v.Pools[:i] {
 		both := p.IPv4.Uplink && other.IPv4.Uplink

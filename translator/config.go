@@ -25,7 +25,7 @@ const (
 type Config struct {
 	IPv4, IPv6               netip.Addr     // the translator's own addresses
 	Host4                    netip.Addr     // the host's own IPv4 address, where workloads share it with the host; optional
-	Pools4                   []netip.Prefix // IPv4 addresses that only workloads have: they are no source of what comes, and one that nobody has is nobody's
+	Pools4                   []netip.Prefix // IPv4 addresses that only workloads have: rules 1.1.ours-source4, 1.1.ours-nobody4
 	ICMPSource4, ICMPSource6 netip.Prefix   // sources for errors from untranslatable hops (RFC 6791); optional
 	MTU4, MTU6               int            // next-hop MTU of each side; default 1500
 	LowestMTU6               int            // longest IPv6 packet made from IPv4 with DF=0; default 1280
@@ -33,7 +33,7 @@ type Config struct {
 	ZeroTrafficClass         bool     // traffic class and TOS become 0 instead of being copied
 	AllowNonGlobal           bool     // private IPv4 under 64:ff9b::/96
 	Client                   bool     // the workloads speak IPv4, over an IPv6-only link (RFC 6877): nothing hairpins
-	ErrorRate, ErrorBurst    int      // ICMP errors of ours a second, to each workload and each prefix of strangers, "too big" apart; default 100 and 50
+	ErrorRate, ErrorBurst    int      // ICMP errors of ours a second, to each workload and prefix of strangers; default 100, 50
 	ErrorTotalRate           int      // to all workloads, and to all strangers of a family; default 10000, or ErrorRate if that is more
 	ErrorTotalBurst          int      // default 5000, or ErrorBurst if that is more
 	Key                      [16]byte // of the tags in echo trailers and the hash over fragments; keep it secret

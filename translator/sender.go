@@ -18,7 +18,8 @@ func (t *Translator) Sender(packet []byte) uint64 {
 	case len(packet) >= size4 && packet[0]>>4 == 4:
 		h := header4(packet)
 		port := uint16(0)
-		if l4 := h.headerLen(); h.fragment()&maskOffset == 0 && l4+2 <= len(packet) && (h.protocol() == protoTCP || h.protocol() == protoUDP) {
+		if l4 := h.headerLen(); h.fragment()&maskOffset == 0 && l4+2 <= len(packet) &&
+			(h.protocol() == protoTCP || h.protocol() == protoUDP) {
 			port = binary.BigEndian.Uint16(packet[l4:])
 		}
 		return t.sender4(h.src(), port)

@@ -117,7 +117,9 @@ func withRelease(err, releaseErr error) error {
 
 // fit runs inside the container, all or nothing: its kernel keeps to limits, has
 // a way to the prefix, and sends from the address that it gives.
-func fit(args *skel.CmdArgs, c *pluginConfig, prefix netip.Prefix, own []netip.Addr, gateway netip.Addr, limits api.PortSet, theirs []netip.Addr) (source netip.Addr, err error) {
+func fit(
+	args *skel.CmdArgs, c *pluginConfig, prefix netip.Prefix, own []netip.Addr, gateway netip.Addr, limits api.PortSet, theirs []netip.Addr,
+) (source netip.Addr, err error) {
 	source = own[0]
 	var done []portlimits.Sysctl
 	defer func() {
@@ -239,7 +241,8 @@ func checkInside(w api.Workload, limits api.PortSet, theirs []netip.Addr) error 
 			return types.NewError(codeUnreachable, fmt.Sprintf("no route to %s in the container: %v", w.Prefix, err), "")
 		}
 		if src.IsValid() && src != w.Request.IPv6[0] && !slices.Contains(theirs, src) {
-			return types.NewError(codeSource, fmt.Sprintf("the container's kernel sends from %s to %s, and %s is the address that is mapped", src, w.Prefix, w.Request.IPv6[0]),
+			return types.NewError(codeSource, fmt.Sprintf("the container's kernel sends from %s to %s, and "+
+				"%s is the address that is mapped", src, w.Prefix, w.Request.IPv6[0]),
 				"delete the container and add it again, or take the other address away")
 		}
 	}

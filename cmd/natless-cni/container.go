@@ -99,7 +99,8 @@ func reach(prefix netip.Prefix, ifname string, gateway netip.Addr) error {
 		return nil
 	}
 	if !gateway.IsValid() {
-		return types.NewError(codeUnreachable, fmt.Sprintf("no route to %s in the container, and the plugin before named no IPv6 gateway", prefix),
+		return types.NewError(codeUnreachable, fmt.Sprintf("no route to %s in the container, and the plugin before named no IPv6 gateway",
+			prefix),
 			"give the network a default route (::/0) or a gateway")
 	}
 	route, err := prefixRoute(prefix, ifname, gateway)

@@ -42,7 +42,8 @@ func limitsOf(all ...api.Workload) (api.PortSet, error) {
 		}
 		return nil, types.NewError(codeNoCommonPorts,
 			"the container's kernel has one range of ports for all its interfaces, and their shares have none in common"+words,
-			"put natless-cni into one of the container's networks only, or take the shares from a pool with an address more, or with whole_address")
+			"put natless-cni into one of the container's networks only, or take the shares from a pool with an address more, or "+
+				"with whole_address")
 	}
 	return common, nil
 }

@@ -49,7 +49,8 @@ func settled(addrs []netip.Addr) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return types.NewError(types.ErrTryAgainLater, fmt.Sprintf("the container's kernel still looks for a duplicate of %s after %v", waiting, settle),
+			return types.NewError(types.ErrTryAgainLater, fmt.Sprintf("the container's kernel still looks for a duplicate of %s after %v",
+				waiting, settle),
 				"is the container's link up?")
 		}
 	}
@@ -114,11 +115,13 @@ func chooseSource(prefix netip.Prefix, ifname string, gateway netip.Addr, own, t
 	}
 	want := pick(src, own)
 	if err := pin(prefix, ifname, gateway, want, route); err != nil {
-		return want, types.NewError(codeSource, fmt.Sprintf("the container's kernel sends from %s, which is none of %v; route to %s from %s: %v", src, own, prefix, want, err),
+		return want, types.NewError(codeSource, fmt.Sprintf("the container's kernel sends from %s, which is none of %v; route to "+
+			"%s from %s: %v", src, own, prefix, want, err),
 			"give the container one global IPv6 address, or a gateway on "+ifname)
 	}
 	if src, _, err = sourceFor(prefix); err != nil || src != want {
-		return want, types.NewError(codeSource, fmt.Sprintf("the container's kernel sends from %s, which is none of %v, in spite of a route from %s", src, own, want),
+		return want, types.NewError(codeSource, fmt.Sprintf("the container's kernel sends from %s, which is none of %v, in spite "+
+			"of a route from %s", src, own, want),
 			"give the container one global IPv6 address")
 	}
 	return want, nil

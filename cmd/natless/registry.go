@@ -37,7 +37,8 @@ Exit status: 0 when all is well, else 1.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.PersistentFlags().StringVar(&path, "config", "/etc/natless/natless.yaml", "the daemon's configuration `file`, which names the registry")
+	c.PersistentFlags().StringVar(&path, "config", "/etc/natless/natless.yaml",
+		"the daemon's configuration `file`, which names the registry")
 	file := func(args []string, i int) (string, error) {
 		if len(args) > i {
 			return args[i], nil
@@ -48,7 +49,8 @@ Exit status: 0 when all is well, else 1.`,
 		}
 		return conf.Registry.Path, nil
 	}
-	c.AddCommand(newRegistryBackup(o), newRegistryCheck(o, file), newRegistryRestore(o, file), newRegistrySalvage(o, file), newRegistryNew(o, file))
+	c.AddCommand(newRegistryBackup(o), newRegistryCheck(o, file), newRegistryRestore(o, file), newRegistrySalvage(o, file),
+		newRegistryNew(o, file))
 	return c
 }
 

@@ -108,7 +108,8 @@ func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
 			}
 		}
 	}
-	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry), written(s.workloads.Registry), s.hostPorts(), s.othersNAT.look(*s.desired.Load()), s.spoofing(), s.held(c))
+	st.Checks = append(st.Checks, device, homeless(s.workloads.Registry), written(s.workloads.Registry), s.hostPorts(),
+		s.othersNAT.look(*s.desired.Load()), s.spoofing(), s.held(c))
 	st.Checks = append(st.Checks, s.insisted(c)...)
 	if c.Uplink != "" {
 		st.Checks = append(st.Checks, announcements(s.routes))
@@ -136,7 +137,8 @@ func written(r *registry.Registry) api.Check {
 		return api.Check{Name: "registry", State: "fail", Detail: err.Error()}
 	}
 	if err := r.Failed(); err != nil {
-		return api.Check{Name: "registry", State: "fail", Detail: "new workloads wait: the last change could not be written: " + err.Error()}
+		return api.Check{Name: "registry", State: "fail",
+			Detail: "new workloads wait: the last change could not be written: " + err.Error()}
 	}
 	return api.Check{Name: "registry", State: "ok"}
 }

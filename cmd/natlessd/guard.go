@@ -24,7 +24,8 @@ func (s *server) openGuard(c *config.Config, handover bool) (err error) {
 	for i, a := range all {
 		named[i] = policed(a)
 	}
-	s.guard, err = guard.New(guard.Config{Device: c.Device.Name, Uplink: s.uplink, Leave: handover, Log: s.log}, s.translator.Table(), named)
+	s.guard, err = guard.New(guard.Config{Device: c.Device.Name, Uplink: s.uplink, Leave: handover, Log: s.log}, s.translator.Table(),
+		named)
 	s.workloads.guard = s.guard
 	return err
 }

@@ -51,7 +51,8 @@ func (s *server) limits(t dataplane.Snapshot) []api.Limit {
 	var all []api.Limit
 	for kind, budgets := range errors {
 		for b, refused := range budgets {
-			all = append(all, api.Limit{What: "icmp-errors " + translator.ErrorKind(kind).String(), Budget: translator.Budget(b).String(), Refused: refused})
+			all = append(all, api.Limit{What: "icmp-errors " + translator.ErrorKind(kind).String(), Budget: translator.Budget(b).String(),
+				Refused: refused})
 		}
 	}
 	return slices.DeleteFunc(append(all, s.refusals()...), func(l api.Limit) bool { return l.Refused == 0 })

@@ -98,7 +98,8 @@ func (r *reloader) Run(ctx context.Context) error {
 type halfError struct{ why, back error }
 
 func (e *halfError) Error() string {
-	return fmt.Sprintf("%v; and going back: %v: parts of the new configuration are in force, until a reload succeeds or natlessd is restarted", e.why, e.back)
+	return fmt.Sprintf("%v; and going back: %v: parts of the new configuration are in force, until a reload succeeds or natlessd "+
+		"is restarted", e.why, e.back)
 }
 
 func (e *halfError) Unwrap() []error { return []error{e.why, e.back} }
@@ -182,10 +183,11 @@ func (r *reloader) replace(next *config.Config) error {
 	}
 	var undo func() error
 	var undone error
-	err = r.workloads.Reconfigure(pools, next.Registry.History, func(assigned iter.Seq[mapping.Mapping], outside []registry.Share) (err error) {
-		undo, err = r.swap(next, r.workloads.reach(pools, outside), assigned)
-		return err
-	}, func() { undone = undo() }) // where the registry's disk failed
+	err = r.workloads.Reconfigure(pools, next.Registry.History,
+		func(assigned iter.Seq[mapping.Mapping], outside []registry.Share) (err error) {
+			undo, err = r.swap(next, r.workloads.reach(pools, outside), assigned)
+			return err
+		}, func() { undone = undo() }) // where the registry's disk failed
 	if undone != nil {
 		return &halfError{err, undone}
 	}

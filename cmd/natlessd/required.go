@@ -116,7 +116,8 @@ func (s *server) insisted(c *config.Config) (checks []api.Check) {
 	if bridge, err := route.BridgeOf(c.Uplink); err == nil && bridge != "" {
 		check := api.Check{Name: "uplink", State: "ok", Detail: fmt.Sprintf("%s is a port of bridge %s, which is used", c.Uplink, bridge)}
 		if bridge != s.uplink {
-			check.State, check.Detail = "fail", fmt.Sprintf("%s has become a port of bridge %s: restart natlessd, or configure uplink: %s", c.Uplink, bridge, bridge)
+			check.State, check.Detail = "fail", fmt.Sprintf("%s has become a port of bridge %s: restart natlessd, or configure uplink: %s",
+				c.Uplink, bridge, bridge)
 		}
 		checks = append(checks, check)
 	}

@@ -95,7 +95,8 @@ func (t *txn) beside(a *Assignment, p *pool) bool {
 // given today and nobody else has it. A set that cools down is only for the
 // very workload that had it: packets for it may still be under way.
 func (t *txn) again(a *Assignment, p *pool) bool {
-	if c := t.state.lastCooled[a.Key]; c != nil && fits(c.Assignment, a, p) && t.state.address(c.Address).freeOfHost(c.Ports) && t.state.address(c.Address).barred == "" {
+	if c := t.state.lastCooled[a.Key]; c != nil && fits(c.Assignment, a, p) && t.state.address(c.Address).freeOfHost(c.Ports) &&
+		t.state.address(c.Address).barred == "" {
 		a.Address, a.Ports = c.Address, c.Ports
 		return true
 	}

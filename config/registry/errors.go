@@ -53,7 +53,8 @@ func (e *ExhaustedError) Error() string {
 	if u.PortsOfHost > 0 {
 		host = fmt.Sprintf(", the host itself uses %d (natless status says who)", u.PortsOfHost)
 	}
-	return fmt.Sprintf("pool %q is exhausted: no %s free%s; %d workloads have %d of %d ports on %d addresses%s, %d more cool down%s: free a workload, or add addresses to the pool",
+	return fmt.Sprintf("pool %q is exhausted: no %s free%s; %d workloads have %d of %d ports on %d addresses%s, %d more cool "+
+		"down%s: free a workload, or add addresses to the pool",
 		u.Name, what, where, u.Workloads, u.PortsUsed, u.Ports, len(u.Addresses), barred, u.PortsCooling, host)
 }
 
@@ -98,7 +99,8 @@ type WriteError struct {
 
 func (e *WriteError) Error() string {
 	if e.Unknown {
-		return fmt.Sprintf("registry %s: %v: whether the last change was made is not known, and nothing is written any more: restart natlessd, which looks", e.Path, e.Err)
+		return fmt.Sprintf("registry %s: %v: whether the last change was made is not known, and nothing is written any more: "+
+			"restart natlessd, which looks", e.Path, e.Err)
 	}
 	return fmt.Sprintf("registry %s: nothing was changed: %v%s", e.Path, e.Err, writeRemedy(e.Err))
 }

@@ -35,7 +35,8 @@ func refuse(path string, reason error) error {
 	}
 	return &RefusedError{path, reason, fmt.Sprintf("%s put a backup in its place with \"natless registry restore BACKUP %[2]s\", "+
 		"or take what is whole with \"natless registry salvage %[2]s\", "+
-		"or begin anew with \"natless registry new %[2]s\" (containers that run then have no IPv4 until they are created again)", remedy, path)}
+		"or begin anew with \"natless registry new %[2]s\" (containers that run then have no IPv4 "+
+		"until they are created again)", remedy, path)}
 }
 
 // refuseMissing is for a file that is gone.
@@ -53,7 +54,8 @@ func mark(path string) error {
 	if _, err := os.Stat(marker(path)); err == nil {
 		return nil
 	}
-	return os.WriteFile(marker(path), []byte("natlessd has a registry beside this file. If that one is gone, natlessd does not begin with an empty one in silence.\n"), 0o600)
+	return os.WriteFile(marker(path), []byte("natlessd has a registry beside this file. If that one is gone, natlessd does not "+
+		"begin with an empty one in silence.\n"), 0o600)
 }
 
 // openStore opens the database; where there never was one it makes it.

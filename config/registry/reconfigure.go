@@ -24,7 +24,9 @@ import (
 //
 // Where pools change, the state is built anew from memory, and shares the
 // assignments with the old one: reading a million from disk would take seconds.
-func (r *Registry) Reconfigure(pools []Pool, history int, swap func(assigned iter.Seq[mapping.Mapping], outside []Share) error, back func()) error {
+func (r *Registry) Reconfigure(pools []Pool, history int,
+	swap func(assigned iter.Seq[mapping.Mapping], outside []Share) error, back func(),
+) error {
 	made, err := r.newPools(pools)
 	if err != nil {
 		return err
@@ -42,7 +44,9 @@ func (r *Registry) Reconfigure(pools []Pool, history int, swap func(assigned ite
 }
 
 // reconfigure begins with the state that from gives.
-func (r *Registry) reconfigure(pools []*pool, history int, swap func(assigned iter.Seq[mapping.Mapping], outside []Share) error, back func(), from func(*bolt.Tx) (state, error)) error {
+func (r *Registry) reconfigure(pools []*pool, history int,
+	swap func(assigned iter.Seq[mapping.Mapping], outside []Share) error, back func(), from func(*bolt.Tx) (state, error),
+) error {
 	var fresh state
 	var refused error // by other than the disk
 	swapped := false

@@ -39,7 +39,8 @@ func openKernel(device string) (*kernel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
-	return &kernel{nft: nft, defs: []tableDef{attachedDef(device), portsDef()}, have: map[string]keys{}, there: map[nftables.TableFamily]bool{}}, nil
+	return &kernel{nft: nft, defs: []tableDef{attachedDef(device), portsDef()}, have: map[string]keys{},
+		there: map[nftables.TableFamily]bool{}}, nil
 }
 
 func (k *kernel) close() { k.nft.CloseLasting() }
@@ -60,7 +61,8 @@ func (k *kernel) sync(want *desired, audit bool) error {
 			continue
 		}
 		if d.family != nftables.TableFamilyBridge {
-			return &MissingFeatureError{"nftables with fib", "4.10", "modprobe nf_tables nft_fib_inet, or use a kernel with them: " + err.Error()}
+			return &MissingFeatureError{"nftables with fib", "4.10",
+				"modprobe nf_tables nft_fib_inet, or use a kernel with them: " + err.Error()}
 		}
 		k.noBridge = err
 	}
@@ -69,7 +71,8 @@ func (k *kernel) sync(want *desired, audit bool) error {
 }
 
 func unsupported(err error) bool {
-	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT)
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) ||
+		errors.Is(err, unix.EAFNOSUPPORT)
 }
 
 // extend puts in force what one more workload asks for, whatever the number of

@@ -58,7 +58,8 @@ const (
 // Causes of drops, as metrics name them, by the text of the rule.
 var causes = map[string]string{
 	dropIPv4: "ipv4-at-workload", dropErrors: "error-without-mapping", dropSource: "bridge-source", dropHost: "bridge-source",
-	dropClaim: "bridge-neighbour", dropHostNA: "bridge-neighbour", dropRA: "bridge-router", dropRedirect: "bridge-router", dropTags: "bridge-tags",
+	dropClaim: "bridge-neighbour", dropHostNA: "bridge-neighbour", dropRA: "bridge-router",
+	dropRedirect: "bridge-router", dropTags: "bridge-tags",
 }
 
 const (
@@ -105,7 +106,8 @@ const (
 func attachedDef(device string) tableDef {
 	def := tableDef{family: nftables.TableFamilyINet,
 		chains: []nftables.Chain{hooked(guardChain, attachedPriority), {Name: errorsChain}},
-		sets:   []nftables.Set{plain(attachedSet, nftables.TypeIFIndex), plain(sourcesSet, nftables.TypeIP6Addr), {Name: rangesSet, KeyType: nftables.TypeIP6Addr, Interval: true}},
+		sets: []nftables.Set{plain(attachedSet, nftables.TypeIFIndex), plain(sourcesSet, nftables.TypeIP6Addr),
+			{Name: rangesSet, KeyType: nftables.TypeIP6Addr, Interval: true}},
 	}
 	c := guardChain
 	def.add(c, "accept where no workload is attached", meta(expr.MetaKeyIIF), notIn(attachedSet), verdict(expr.VerdictAccept))
@@ -141,7 +143,8 @@ func portsDef() tableDef {
 	def.add(c, "look at what is not IPv6", meta(expr.MetaKeyPROTOCOL), isNot(be16(unix.ETH_P_IPV6)...), jumpOff(otherChain))
 	def.add(c, "look at neighbour discovery", meta(expr.MetaKeyL4PROTO), is(unix.IPPROTO_ICMPV6),
 		transport(0, 1), between(firstND, redirect), jump(ndChain))
-	def.add(c, "accept from a workload at its port", portAnd(expr.PayloadBaseNetworkHeader, offSource), portIn(atSet), verdict(expr.VerdictAccept))
+	def.add(c, "accept from a workload at its port", portAnd(expr.PayloadBaseNetworkHeader, offSource), portIn(atSet),
+		verdict(expr.VerdictAccept))
 	def.add(c, dropSource, network(offSource, 16), in(theirsSet), drop())
 	def.add(c, dropHost, portAnd(expr.PayloadBaseNetworkHeader, offSource), portIn(ownSet), drop())
 

@@ -217,22 +217,27 @@ func (m *Manager) lacking() (list []string) {
 	}
 	d := m.want
 	if d.many {
-		list = append(list, fmt.Sprintf("more than %d workloads are on links of this host: errors and IPv4 from addresses there that have no mapping are not dropped", mostSources))
+		list = append(list, fmt.Sprintf("more than %d workloads are on links of this host: errors and IPv4 from addresses there "+
+			"that have no mapping are not dropped", mostSources))
 	}
 	for _, i := range slices.Sorted(maps.Keys(d.direct)) {
 		n, name := d.direct[i], m.host.links[i].name
 		switch {
 		case m.host.links[i].bridge:
-			list = append(list, fmt.Sprintf("%d workloads are at ports of bridge %s that nobody named (host_interface): who is on it can use their addresses, if the bridge lets it", n, name))
+			list = append(list, fmt.Sprintf("%d workloads are at ports of bridge %s that nobody named (host_interface): who is on "+
+				"it can use their addresses, if the bridge lets it", n, name))
 		case n > 1:
-			list = append(list, fmt.Sprintf("%d workloads share the link of %s, which is no bridge of this host: who is on it can use their addresses", n, name))
+			list = append(list, fmt.Sprintf("%d workloads share the link of %s, which is no bridge of this host: who is on it can "+
+				"use their addresses", n, name))
 		}
 		if d.behind[i] {
-			list = append(list, fmt.Sprintf("there are workloads on the link of %s, and others behind a router there: ICMPv6 errors of whoever is on that link are believed", name))
+			list = append(list, fmt.Sprintf("there are workloads on the link of %s, and others behind a router there: ICMPv6 "+
+				"errors of whoever is on that link are believed", name))
 		}
 	}
 	if m.kernel != nil && m.kernel.noBridge != nil && len(d.sets[portsSet]) > 0 {
-		list = append(list, fmt.Sprintf("%d workloads are at ports of bridges, where nftables cannot filter (%v): one can use the address of another", len(d.sets[portsSet]), m.kernel.noBridge))
+		list = append(list, fmt.Sprintf("%d workloads are at ports of bridges, where nftables cannot filter (%v): one can use the "+
+			"address of another", len(d.sets[portsSet]), m.kernel.noBridge))
 	}
 	return list
 }

@@ -75,7 +75,8 @@ func quoted(packet []byte) []byte {
 	switch {
 	case len(packet) >= header.IPv6MinimumSize+headerLen && packet[0]>>4 == 6:
 		ip := header.IPv6(packet)
-		if icmp := header.ICMPv6(packet[header.IPv6MinimumSize:]); ip.NextHeader() == uint8(header.ICMPv6ProtocolNumber) && icmp.Type() < header.ICMPv6EchoRequest {
+		if icmp := header.ICMPv6(packet[header.IPv6MinimumSize:]); ip.NextHeader() == uint8(header.ICMPv6ProtocolNumber) &&
+			icmp.Type() < header.ICMPv6EchoRequest {
 			return packet[header.IPv6MinimumSize+headerLen:]
 		}
 	case len(packet) >= header.IPv4MinimumSize+headerLen && packet[0]>>4 == 4:

@@ -79,7 +79,8 @@ func HasMaps(info *ebpf.ProgramInfo) bool {
 	if !ok {
 		return false
 	}
-	missing := map[string]bool{programMapActive: true, programMapBy4: true, programMapBy6: true, programMapConfigs: true, programMapNear: true}
+	missing := map[string]bool{programMapActive: true, programMapBy4: true, programMapBy6: true, programMapConfigs: true,
+		programMapNear: true}
 	for _, id := range ids {
 		m, err := ebpf.NewMapFromID(id)
 		if err != nil {

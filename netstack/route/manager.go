@@ -52,7 +52,8 @@ func New(c Config) (*Manager, error) {
 		return nil, err
 	}
 	return &Manager{
-		link: newAnnouncer(nil, c.Log), config: c, ready: make(chan struct{}), stopped: make(chan struct{}), moved: make(chan netip.Addr, 1), taken: make(chan Taken, 1),
+		link: newAnnouncer(nil, c.Log), config: c, ready: make(chan struct{}), stopped: make(chan struct{}),
+		moved: make(chan netip.Addr, 1), taken: make(chan Taken, 1),
 		look:    make(chan struct{}, 1),
 		desired: Desired{MTU: 1500},
 	}, nil
@@ -288,7 +289,8 @@ func (m *Manager) announce() (end func()) {
 	m.mute = err
 	m.mu.Unlock()
 	if err != nil {
-		m.config.Log.Warn("neighbours will not be told when an address becomes ours: they may send to who had it before until they ask again",
+		m.config.Log.Warn("neighbours will not be told when an address becomes ours: they may send to who had it before "+
+			"until they ask again",
 			"error", err, "remedy", "CAP_NET_RAW at the start")
 		m.link.send = func(uplinkLink, netip.Addr) error { return err }
 	} else {

@@ -104,7 +104,8 @@ func ReadSourceNAT() (rules []SourceNAT, legacy bool, err error) {
 	}
 	for _, chain := range chains {
 		family := chain.Table.Family
-		if !nat[table{family, chain.Table.Name}] || family != nftables.TableFamilyIPv4 && family != nftables.TableFamilyINet || chain.Table.Name == nftTableName {
+		if !nat[table{family, chain.Table.Name}] || family != nftables.TableFamilyIPv4 && family != nftables.TableFamilyINet ||
+			chain.Table.Name == nftTableName {
 			continue
 		}
 		all, err := c.GetRules(chain.Table, chain)

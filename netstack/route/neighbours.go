@@ -53,7 +53,8 @@ func ungranted(wishes []sysctl, why string) []string {
 	for i, s := range wishes {
 		words[i] = s.assignment()
 	}
-	return []string{fmt.Sprintf("neighbours on the uplink get late answers for our addresses, or none (%s): run sysctl -w %s", why, strings.Join(words, " "))}
+	return []string{fmt.Sprintf("neighbours on the uplink get late answers for our addresses, or none (%s): run sysctl -w %s", why,
+		strings.Join(words, " "))}
 }
 
 // proxied6 is the translator's own IPv6 address where hosts on the uplink's link

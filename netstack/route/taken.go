@@ -118,7 +118,8 @@ func warnTaken(d Desired, t Taken) []string {
 		if slices.ContainsFunc(in, func(a netip.Addr) bool { return strings.HasPrefix(t[a], hostsOwn) }) {
 			hint = " (a pool of the host's own address says ipv4: uplink)"
 		}
-		warnings = append(warnings, fmt.Sprintf("pools or mappings cover what others hold, which is given to nobody and not answered for: %s%s", t.Words(in), hint))
+		warnings = append(warnings, fmt.Sprintf("pools or mappings cover what others hold, which is given to nobody and not "+
+			"answered for: %s%s", t.Words(in), hint))
 	}
 	return warnings
 }

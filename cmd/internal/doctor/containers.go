@@ -79,7 +79,8 @@ func (v *visit) portLimits(c *container) error {
 	limits, ok := portlimits.Common(sets...)
 	if !ok {
 		v.warn(checkContainers, "natless-cni in one of its networks only, or one more address in the pool",
-			"%s has shares with no ports in common, and a kernel with one range of ports for all its interfaces: some of its connections are refused", c.name)
+			"%s has shares with no ports in common, and a kernel with one range of ports for all its interfaces: some of its "+
+				"connections are refused", c.name)
 		return nil
 	}
 	if limits == nil {
@@ -94,7 +95,8 @@ func (v *visit) portLimits(c *container) error {
 	case err != nil:
 		return err
 	case changed != nil:
-		v.warn(checkContainers, "take the sysctl out of the container's own settings", "%s picks ports that are not its own: %v", c.name, changed)
+		v.warn(checkContainers, "take the sysctl out of the container's own settings", "%s picks ports that are not its own: %v", c.name,
+			changed)
 	case violations > 0:
 		v.warn(checkContainers, "natless monitor --workload shows which; programs that choose their own source port must stay in the set",
 			"%s sent %d packets from ports outside its set, which were refused", c.name, violations)

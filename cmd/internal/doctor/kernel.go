@@ -111,7 +111,8 @@ func (v *visit) sysctls() {
 		v.fail(check, "sysctl -w "+strings.Join(wrong, " "), "forwarding is off where it must be on")
 	}
 	v.delays()
-	if u := v.uplinkInUse(); u != "" && v.Host.Sysctl("net/ipv6/conf/"+u+"/accept_ra") == "1" && v.Host.Sysctl("net/ipv6/conf/all/forwarding") == "1" &&
+	if u := v.uplinkInUse(); u != "" && v.Host.Sysctl("net/ipv6/conf/"+u+"/accept_ra") == "1" &&
+		v.Host.Sysctl("net/ipv6/conf/all/forwarding") == "1" &&
 		v.Host.Sysctl("net/ipv6/conf/"+u+"/forwarding") == "1" {
 		v.warn(check, "sysctl -w net.ipv6.conf."+u+".accept_ra=2, if this host gets its addresses or default route that way",
 			"%s ignores router advertisements, since the host forwards", u)
@@ -175,7 +176,8 @@ func (v *visit) routesToWorkloads(held map[netip.Addr]string) {
 	for _, w := range v.workloads[:min(len(v.workloads), maxContainers)] {
 		device, err := v.Host.RouteTo(w.Address)
 		if own := v.Config.Device.Name; err == nil && device != own && held[w.Address] == "" { // the host's own is shared, others' is told
-			v.fail("routes", fmt.Sprintf("ip route get %v, ip rule: remove what stands before natlessd's route", w.Address), "workload %s: %v goes to %s and not to %s", w.Key, w.Address, device, own)
+			v.fail("routes", fmt.Sprintf("ip route get %v, ip rule: remove what stands before natlessd's route", w.Address),
+				"workload %s: %v goes to %s and not to %s", w.Key, w.Address, device, own)
 		}
 		for _, a := range w.Request.IPv6[:min(1, len(w.Request.IPv6))] {
 			switch device, err := v.Host.RouteTo(a); {

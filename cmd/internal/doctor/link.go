@@ -13,7 +13,8 @@ import (
 // the host itself, gateways, networks and broadcasts.
 func (v *visit) held() {
 	const check = "addresses"
-	if v.Config == nil || v.status != nil && slices.ContainsFunc(v.status.Checks, func(c api.Check) bool { return c.Name == check && c.State != string(OK) }) {
+	if v.Config == nil || v.status != nil && slices.ContainsFunc(v.status.Checks,
+		func(c api.Check) bool { return c.Name == check && c.State != string(OK) }) {
 		return // told by the daemon
 	}
 	held, err := v.Host.Held()
@@ -59,7 +60,8 @@ func (v *visit) neighbours() {
 		return
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(others), netip.Addr.Compare) {
-		v.warn(check, "take it from that host, or out of pools and mappings; a router that answers for all (proxy ARP) must not do so on this link",
+		v.warn(check, "take it from that host, or out of pools and mappings; a router that answers for all (proxy ARP) must not do "+
+			"so on this link",
 			"%v is at another host, too: %s answers for it on %s", a, others[a], v.uplinkInUse())
 	}
 	switch {
@@ -106,7 +108,8 @@ func (v *visit) delays() {
 	}
 	key := "net/ipv4/neigh/" + u + "/proxy_delay"
 	if delay := v.Host.Sysctl(key); delay != "" && delay != "0" {
-		v.warn("sysctls", "sysctl -w "+strings.ReplaceAll(key, "/", ".")+"=0", "hosts on %s wait up to %s0 ms for the first answer for an address of ours", u, delay)
+		v.warn("sysctls", "sysctl -w "+strings.ReplaceAll(key, "/", ".")+"=0",
+			"hosts on %s wait up to %s0 ms for the first answer for an address of ours", u, delay)
 	}
 }
 

@@ -25,7 +25,8 @@ func (v *visit) leftPrograms(check string) {
 	case v.status != nil && len(list) > 0:
 		v.fail(check, remedy, "the fast path is off, and an earlier run left %s, with tables of its own", strings.Join(list, ", "))
 	case len(list) > 0:
-		v.warn(check, remedy+", where it is not to be started again", "natlessd does not answer, and the kernel goes on translating: %s", strings.Join(list, ", "))
+		v.warn(check, remedy+", where it is not to be started again", "natlessd does not answer, and the kernel goes on translating: %s",
+			strings.Join(list, ", "))
 	}
 }
 
@@ -51,7 +52,8 @@ func (v *visit) offload() {
 			if i.Error != "" {
 				v.warn(check, "its packets take the way through natlessd, which works and costs more", "the kernel's fast path is not on %s: %s", i.Name, i.Error)
 			} else if i.Left != "" {
-				v.warn(check, "its packets take the way through natlessd, which works and costs more; offload: required has them pass by all the same", "packets at %s would pass by %s", i.Name, i.Left)
+				v.warn(check, "its packets take the way through natlessd, which works and costs more; offload: required has them "+
+					"pass by all the same", "packets at %s would pass by %s", i.Name, i.Left)
 			}
 		}
 	default:

@@ -95,7 +95,8 @@ func (v *visit) answers() {
 	case asked == nil:
 		v.ok(check, "it cannot be asked from here: this host has no IPv4 or IPv6 address but those of its links alone")
 	default:
-		v.ok(check, "the translator answers at %s; %s cannot be asked from here: this host has no such address itself, but on its links alone",
+		v.ok(check, "the translator answers at %s; %s cannot be asked from here: this host has no such address itself, but on its "+
+			"links alone",
 			strings.Join(asked, " and "), strings.Join(not, " and "))
 	}
 }
@@ -190,7 +191,8 @@ func (v *visit) resolver() {
 		return
 	}
 	if !v.askable(v.Config.Addresses.IPv6) {
-		v.ok(check, "the resolver at %v cannot be asked from here: this host has no IPv6 address but on its links alone", v.Config.Addresses.IPv6)
+		v.ok(check, "the resolver at %v cannot be asked from here: this host has no IPv6 address but on its links alone",
+			v.Config.Addresses.IPv6)
 		return
 	}
 	ctx, cancel := context.WithTimeout(v.ctx, patience)

@@ -56,7 +56,9 @@ func New(address netip.AddrPort, handler http.Handler, log *slog.Logger) *Server
 		MaxHeaderBytes: maxHeader,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug), // what strangers send is no event
 	}
-	s.connections = admit.Guard(&s.http, connections, func(_ context.Context, c net.Conn) (netip.Prefix, bool) { return admit.Source(c.RemoteAddr()), false })
+	s.connections = admit.Guard(&s.http, connections, func(_ context.Context, c net.Conn) (netip.Prefix, bool) {
+		return admit.Source(c.RemoteAddr()), false
+	})
 	s.door.serve = s.connections.Serve
 	return s
 }

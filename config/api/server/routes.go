@@ -31,7 +31,8 @@ func (s *Server) routes() []route {
 	return []route{
 		{pattern: "GET /v1/health", early: true, kind: health, do: (*Server).health},
 		{pattern: "GET /v1/status", early: true, kind: status, do: (*Server).status},
-		{pattern: "GET /v1/workloads", query: []string{"name", "network", "pool", "address", "container", "after", "limit"}, do: (*Server).list},
+		{pattern: "GET /v1/workloads", query: []string{"name", "network", "pool", "address", "container", "after", "limit"},
+			do: (*Server).list},
 		{pattern: "GET /v1/workloads/{container_id}/{interface}", do: (*Server).get},
 		{pattern: "PUT /v1/workloads/{container_id}/{interface}", kind: change, do: (*Server).put},
 		{pattern: "DELETE /v1/workloads/{container_id}/{interface}", kind: change, do: (*Server).delete},

@@ -67,7 +67,8 @@ func (m *Manager) surveyed() survey.Passed {
 		list, _ := m.kernel.at(place.ifindex)
 		for _, s := range list {
 			if s.owner == unseen && p.Interfaces[place.ifindex] == "" && !m.pinned(s) {
-				p.Interfaces[place.ifindex] = fmt.Sprintf("program %d, which may not be looked at without CAP_SYS_ADMIN and may be one that an earlier run left (natlessd --cleanup, as root)", s.program)
+				p.Interfaces[place.ifindex] = fmt.Sprintf("program %d, which may not be looked at without CAP_SYS_ADMIN and may be "+
+					"one that an earlier run left (natlessd --cleanup, as root)", s.program)
 			}
 		}
 	}

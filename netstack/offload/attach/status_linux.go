@@ -93,7 +93,8 @@ func (m *Manager) lacking() (list []string) {
 		return []string{err.Error()}
 	}
 	if !m.forwards {
-		list = append(list, fmt.Sprintf("%s does not forward both IPv4 and IPv6 (net.ipv4.conf.*.forwarding, net.ipv6.conf.*.forwarding, disable_ipv6): nothing is translated", m.config.Device))
+		list = append(list, fmt.Sprintf("%s does not forward both IPv4 and IPv6 (net.ipv4.conf.*.forwarding, "+
+			"net.ipv6.conf.*.forwarding, disable_ipv6): nothing is translated", m.config.Device))
 	}
 	if len(m.uplinks) == 0 {
 		what := "no interface with IPv4"

@@ -94,7 +94,8 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 
 // foreignRule says that a rule is neither one of the kernel's three nor ours.
 func foreignRule(r netlink.Rule) bool {
-	return r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN && r.Table != unix.RT_TABLE_DEFAULT && r.Table != route.HostPoolTable
+	return r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN && r.Table != unix.RT_TABLE_DEFAULT &&
+		r.Table != route.HostPoolTable
 }
 
 // inside says that a route is to a part of the prefix or of a mapping, or to all

@@ -184,7 +184,8 @@ func (v *verdictCache) base(c *chain, g leg) string {
 }
 
 func (k chainKey) String() string {
-	family := map[byte]string{unix.NFPROTO_INET: "inet", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_NETDEV: "netdev"}[k.family]
+	family := map[byte]string{unix.NFPROTO_INET: "inet", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6",
+		unix.NFPROTO_NETDEV: "netdev"}[k.family]
 	return strings.TrimSpace(family + " " + k.table + " " + k.name)
 }
 

@@ -63,8 +63,9 @@ var harmless = []string{"counter", "last", "flow_offload", "byteorder", "range",
 	"xfrm", "tunnel", "inner", "limit", "connlimit", "lookup", "notrack"}
 
 // effects are what others do, for people.
-var effects = map[string]string{"masq": "masquerade", "redir": "redirect", "dup": "duplicate", "fwd": "forward elsewhere", "dynset": "set update",
-	"nat": "NAT", "objref": "named object"}
+var effects = map[string]string{"masq": "masquerade", "redir": "redirect", "dup": "duplicate", "fwd": "forward elsewhere",
+	"dynset": "set update",
+	"nat":    "NAT", "objref": "named object"}
 
 // harmlessTargets are of iptables: a checksum that the device completes, and what
 // connection tracking is told.

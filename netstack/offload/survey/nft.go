@@ -75,7 +75,9 @@ func (r *rules) open() (err error) {
 func (r *rules) close() { r.conn.Close() }
 
 // ask sends a request to nftables. Every message of the answer is given to each.
-func (r *rules) ask(message uint16, family byte, flags mdl.HeaderFlags, attributes []byte, each func(family byte, d *mdl.AttributeDecoder) error) error {
+func (r *rules) ask(message uint16, family byte, flags mdl.HeaderFlags, attributes []byte,
+	each func(family byte, d *mdl.AttributeDecoder) error,
+) error {
 	m := mdl.Message{
 		Header: mdl.Header{Type: mdl.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message), Flags: mdl.Request | flags},
 		Data:   append([]byte{family, 0, 0, 0}, attributes...),

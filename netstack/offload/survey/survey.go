@@ -130,7 +130,9 @@ func (s *Survey) ipsec(p *Passed) error {
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return fmt.Errorf("policies of IPsec: %w", err)
 	}
-	if i := slices.IndexFunc(all, func(x netlink.XfrmPolicy) bool { return x.Dir == netlink.XFRM_DIR_OUT || x.Dir == netlink.XFRM_DIR_FWD }); i >= 0 {
+	if i := slices.IndexFunc(all, func(x netlink.XfrmPolicy) bool {
+		return x.Dir == netlink.XFRM_DIR_OUT || x.Dir == netlink.XFRM_DIR_FWD
+	}); i >= 0 {
 		p.host("an IPsec policy for packets from %v to %v", all[i].Src, all[i].Dst)
 	}
 	return nil

@@ -89,5 +89,6 @@ func (s *Survey) filter(ifindex int, parent uint32) (string, error) {
 
 // unsupported says that the kernel does not have what was asked for.
 func unsupported(err error) bool {
-	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOPROTOOPT) || errors.Is(err, unix.EINVAL)
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOPROTOOPT) ||
+		errors.Is(err, unix.EINVAL)
 }
