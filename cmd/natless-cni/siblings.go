@@ -42,7 +42,7 @@ func limitsOf(all ...api.Workload) (api.PortSet, error) {
 		}
 		return nil, types.NewError(codeNoCommonPorts,
 			"the container's kernel has one range of ports for all its interfaces, and their shares have none in common"+words,
-			"put natless-cni into one of the container's networks only, or take the shares from a pool with an address more, or "+
+			"put natless-cni into one of the container's networks only, or take the shares from a pool with one more address, or "+
 				"with whole_address")
 	}
 	return common, nil

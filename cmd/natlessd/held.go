@@ -77,8 +77,8 @@ func (s *server) held(c *config.Config) api.Check {
 			n += count
 		}
 		check.State = "warn"
-		check.Detail = fmt.Sprintf("%d workloads have addresses that others hold, and get no answers there: %s; start them anew to "+
-			"have them get others", n, taken.Words(addrs))
+		check.Detail = fmt.Sprintf("%d workloads have addresses that others hold, and get no answers there: %s; create them again, "+
+			"to get other addresses", n, taken.Words(addrs))
 		return check
 	}
 	if covered := c.Covered(taken); len(covered) > 0 {

@@ -95,7 +95,7 @@ func sourceNAT(d route.Desired) api.Check {
 			remedy = rules[0].Remedy(d.HostPool)
 		}
 		return api.Check{Name: name, State: "warn", Detail: fmt.Sprintf(
-			"somebody else's rules may take ports that workloads own, and get each other's answers: %s; %s",
+			"somebody else's rules may take ports that workloads own, whose answers then go to the wrong one: %s; %s",
 			strings.Join(words, "; "), remedy)}
 	case legacy && d.HostPool.Addr.IsValid():
 		return api.Check{Name: name, State: "warn", Detail: "the older iptables has rules in its table nat, which cannot be read " +

@@ -99,8 +99,8 @@ type WriteError struct {
 
 func (e *WriteError) Error() string {
 	if e.Unknown {
-		return fmt.Sprintf("registry %s: %v: whether the last change was made is not known, and nothing is written any more: "+
-			"restart natlessd, which looks", e.Path, e.Err)
+		return fmt.Sprintf("registry %s: %v: whether the last change was made is not known, and nothing more is written: restart "+
+			"natlessd, which finds out", e.Path, e.Err)
 	}
 	return fmt.Sprintf("registry %s: nothing was changed: %v%s", e.Path, e.Err, writeRemedy(e.Err))
 }

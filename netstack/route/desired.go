@@ -37,9 +37,8 @@ func want(c Config, d Desired, f facts) (s state, warnings []string) {
 	}
 	wantHostPool(s, d, f)
 	if d.HostPool.Addr.IsValid() && f.zeroth > 1 {
-		warnings = append(warnings, fmt.Sprintf("%d policy rules of others have priority 0 (ip rule): added without a priority "+
-			"while the host's address is shared, they stand in the order in which they came, not in the opposite: "+
-			"give them priorities", f.zeroth))
+		warnings = append(warnings, fmt.Sprintf("%d policy rules of others have priority 0 (ip rule): while the host's address is "+
+			"shared, rules without a priority are asked in the order in which they were added, not in reverse: give them priorities", f.zeroth))
 	}
 	return s, warnings
 }

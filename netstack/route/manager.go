@@ -289,7 +289,7 @@ func (m *Manager) announce() (end func()) {
 	m.mute = err
 	m.mu.Unlock()
 	if err != nil {
-		m.config.Log.Warn("neighbours will not be told when an address becomes ours: they may send to who had it before "+
+		m.config.Log.Warn("neighbours will not be told when an address becomes ours: they may send to the host that had it before, "+
 			"until they ask again",
 			"error", err, "remedy", "CAP_NET_RAW at the start")
 		m.link.send = func(uplinkLink, netip.Addr) error { return err }

@@ -52,8 +52,8 @@ func (v *visit) offload() {
 			if i.Error != "" {
 				v.warn(check, "its packets take the way through natlessd, which works and costs more", "the kernel's fast path is not on %s: %s", i.Name, i.Error)
 			} else if i.Left != "" {
-				v.warn(check, "its packets take the way through natlessd, which works and costs more; offload: required has them "+
-					"pass by all the same", "packets at %s would pass by %s", i.Name, i.Left)
+				v.warn(check, "its packets take the way through natlessd, which works and costs more; offload: required uses the "+
+					"fast path all the same", "packets at %s would pass by %s", i.Name, i.Left)
 			}
 		}
 	default:

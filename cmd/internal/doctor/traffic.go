@@ -191,7 +191,7 @@ func (v *visit) resolver() {
 		return
 	}
 	if !v.askable(v.Config.Addresses.IPv6) {
-		v.ok(check, "the resolver at %v cannot be asked from here: this host has no IPv6 address but on its links alone",
+		v.ok(check, "the resolver at %v cannot be asked from here: this host has link-local IPv6 addresses only",
 			v.Config.Addresses.IPv6)
 		return
 	}

@@ -8,7 +8,7 @@ var (
 	poolPorts     = desc("pool_ports", "Ports of the pool that can be assigned, over all its addresses.", "pool")
 	poolUsed      = desc("pool_ports_used", "Ports of the pool that workloads have.", "pool")
 	poolCooling   = desc("pool_ports_cooling", "Ports of the pool that were given back and are not yet to be had.", "pool")
-	poolHost      = desc("pool_ports_of_host", "Ports of the pool that the host itself uses, and that are not to be had until it stops.",
+	poolHost      = desc("pool_ports_of_host", "Ports of the pool that the host itself uses: not assigned until it stops.",
 		"pool")
 	poolHeadroom = desc("pool_headroom_workloads", "Workloads that would still find ports_per_workload free, or an address.", "pool")
 )

@@ -12,9 +12,8 @@ var (
 	reloads    = desc("config_reloads_total", "Attempts to reload the configuration, by result.", "result")
 	reloaded   = desc("config_last_reload_successful", "Whether the last attempt to reload the configuration succeeded.")
 	reloadedAt = desc("config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded.")
-	spoofed    = desc("spoofed_packets_total", "Packets dropped because of a source that they cannot have, or of what they "+
-		"claim about an address, by cause.", "cause")
-	refusals = desc("budget_refusals_total", "Packets, requests and connections refused or ended because their sender's "+
+	spoofed    = desc("spoofed_packets_total", "Packets dropped for a forged source or a forged claim about an address, by cause.", "cause")
+	refusals   = desc("budget_refusals_total", "Packets, requests and connections refused or ended because their sender's "+
 		"budget was used up.", "what", "budget")
 	spoofingRules = desc("spoofing_rules_installed", "Whether the nftables rules against spoofed sources are there.")
 )

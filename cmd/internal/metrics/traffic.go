@@ -17,11 +17,13 @@ var (
 	droppedPackets    = desc("dropped_packets_total", "Packets refused, by the reason; see natless explain.", "direction", "way", "reason")
 	droppedBytes      = desc("dropped_bytes_total", "Bytes of the packets refused.", "direction", "way", "reason")
 	errorsSent        = desc("icmp_errors_sent_total", "Packets refused, of which the sender was told by an ICMP error.", "direction", "way", "reason")
-	errorsLimited     = desc("icmp_errors_limited_total", "Packets refused, of which the sender was not told because a budget of "+
-		"ICMP errors was used up.", "direction", "way", "kind", "budget")
-	localPackets = desc("local_packets_total", "Packets for the translator's own addresses.", "direction", "way")
-	segmented    = desc("segmented_superpackets_total", "Superpackets that had to be translated segment by segment.", "direction", "way")
-	held         = desc("held_fragments_total", "Fragments that came before the first of their datagram and were kept until it came.", "direction", "way")
+	errorsLimited     = desc("icmp_errors_limited_total", "Packets refused without an ICMP error, since a budget of such errors was used up.",
+		"direction", "way", "kind", "budget")
+	localPackets      = desc("local_packets_total", "Packets for the translator's own addresses.", "direction", "way")
+	segmented         = desc("segmented_superpackets_total", "Superpackets that had to be translated segment by segment.",
+		"direction", "way")
+	held = desc("held_fragments_total", "Fragments that came before the first of their datagram and were kept until it came.",
+		"direction", "way")
 
 	superpackets  = desc("superpackets_total", "Superpackets read from the device.")
 	unsegmentable = desc("unsegmentable_superpackets_total", "Superpackets dropped because they were to be segmented and made no sense.")
