@@ -19,8 +19,8 @@ var (
 	errorsSent        = desc("icmp_errors_sent_total", "Packets refused, of which the sender was told by an ICMP error.", "direction", "way", "reason")
 	errorsLimited     = desc("icmp_errors_limited_total", "Packets refused without an ICMP error, since a budget of such errors was used up.",
 		"direction", "way", "kind", "budget")
-	localPackets      = desc("local_packets_total", "Packets for the translator's own addresses.", "direction", "way")
-	segmented         = desc("segmented_superpackets_total", "Superpackets that had to be translated segment by segment.",
+	localPackets = desc("local_packets_total", "Packets for the translator's own addresses.", "direction", "way")
+	segmented    = desc("segmented_superpackets_total", "Superpackets that had to be translated segment by segment.",
 		"direction", "way")
 	held = desc("held_fragments_total", "Fragments that came before the first of their datagram and were kept until it came.",
 		"direction", "way")
