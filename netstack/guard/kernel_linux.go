@@ -196,8 +196,9 @@ func (k *kernel) make(d *tableDef, want *desired) error {
 	table := k.nft.AddTable(d.table()) // adding before deleting makes deleting never fail
 	k.nft.DelTable(table)
 	k.nft.AddTable(table)
-	for _, s := range d.sets {
-		s.Table = table
+	for i, s := range d.sets {
+		// The library would count sets of all connections in one variable, without a lock.
+		s.Table, s.ID = table, uint32(i)+1
 		if err := k.nft.AddSet(&s, nil); err != nil {
 			return err
 		}

@@ -166,8 +166,9 @@ func (k *linuxKernel) changeTable(remove bool, t nftTable) error {
 
 func (k *linuxKernel) addTable(table *nftables.Table, def nftDef) error {
 	k.nft.AddTable(table)
-	for _, s := range def.sets {
-		s.Table = table
+	for i, s := range def.sets {
+		// The library would count sets of all connections in one variable, without a lock.
+		s.Table, s.ID = table, uint32(i)+1
 		if err := k.nft.AddSet(&s.Set, nil); err != nil {
 			return err
 		}
