@@ -42,7 +42,7 @@ func patternSum(n int64) string {
 func curl(t *testing.T, ns *netns.NS, address, port string, size int64) (peer string) {
 	t.Helper()
 	url := fmt.Sprintf("http://%s/%d", net.JoinHostPort(address, port), size)
-	out := ns.Run("bash", "-c", "set -o pipefail; curl -sS --fail --max-time 60 -D /dev/stderr '"+url+"' | sha256sum")
+	out := ns.Run("bash", "-c", "set -o pipefail; exec 3>&1; curl -sS --fail --max-time 60 -D /dev/fd/3 '"+url+"' | sha256sum")
 	for line := range strings.Lines(out) {
 		if v, ok := strings.CutPrefix(line, "Peer: "); ok {
 			peer, _, _ = net.SplitHostPort(strings.TrimSpace(v))
