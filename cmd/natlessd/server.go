@@ -10,7 +10,9 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -138,7 +140,11 @@ func (s *server) run(ctx context.Context, tasks []task) error {
 		after, ended := context.WithCancel(context.Background())
 		group.Go(func() error {
 			defer ended()
-			return t.Run(own)
+			err := t.Run(own)
+			if err != nil { // at once: until all have ended may take long, and this is why
+				s.log.Error("a task has failed, natlessd ends", "task", nameOf(t), "error", err)
+			}
+			return err
 		})
 		end = after
 	}
@@ -146,11 +152,21 @@ func (s *server) run(ctx context.Context, tasks []task) error {
 	return group.Wait()
 }
 
+// sayAfter is how long a start may take before it is said what it waits for, and
+// how often that is said then.
+const sayAfter = 5 * time.Second
+
 // announce tells the world when every task is ready, and when they end.
 func (s *server) announce(ctx context.Context, tasks []task) {
-	for _, t := range tasks {
+	late := time.NewTicker(sayAfter)
+	defer late.Stop()
+	for waiting := unready(tasks); len(waiting) > 0; {
 		select {
-		case <-t.Ready():
+		case <-waiting[0].Ready():
+			waiting = waiting[1:]
+		case <-late.C:
+			waiting = unready(waiting)
+			s.log.Warn("natlessd is not ready yet", "waits_for", namesOf(waiting))
 		case <-ctx.Done():
 			return
 		}
@@ -161,6 +177,34 @@ func (s *server) announce(ctx context.Context, tasks []task) {
 	notify(s.log, "READY=1")
 	<-ctx.Done()
 	notify(s.log, "STOPPING=1")
+}
+
+// unready are the tasks that are not ready.
+func unready(tasks []task) (waiting []task) {
+	for _, t := range tasks {
+		select {
+		case <-t.Ready():
+		default:
+			waiting = append(waiting, t)
+		}
+	}
+	return waiting
+}
+
+// nameOf is what a task is called in the log: its package, or what it is here.
+func nameOf(t task) string {
+	if f, ok := t.(following); ok {
+		t = f.task
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(fmt.Sprintf("%T", t), "*"), "main.")
+}
+
+func namesOf(tasks []task) string {
+	names := make([]string, len(tasks))
+	for i, t := range tasks {
+		names[i] = nameOf(t)
+	}
+	return strings.Join(names, ", ")
 }
 
 // translation is how a configuration translates.
