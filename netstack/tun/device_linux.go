@@ -1,6 +1,7 @@
 package tun
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -15,8 +16,9 @@ import (
 	"github.com/natless/natless/translator"
 )
 
-// busyFor is how long Open waits for a device that another process holds: a
-// killed predecessor's descriptors are closed a moment after its death.
+// busyFor is how long Open waits, unless it is told otherwise, for a device that
+// another process holds: a killed predecessor's descriptors are closed a moment
+// after its death.
 const busyFor = time.Second
 
 // defaultQueueLen is the transmit queue of the device: packets that wait for
@@ -25,11 +27,12 @@ const defaultQueueLen = 2000
 
 // Config is what a device is made from.
 type Config struct {
-	Name     string // "natless0"
-	Queues   int    // 0: 1
-	QueueLen int    // packets that the kernel keeps for each queue; 0: 2000
-	IO       IO     // how packets are read and written
-	Adopt    []int  // descriptors of a predecessor's queues, which are ours from now on; see inherit
+	Name     string        // "natless0"
+	Queues   int           // 0: 1
+	QueueLen int           // packets that the kernel keeps for each queue; 0: 2000
+	IO       IO            // how packets are read and written
+	Patience time.Duration // with a device that another process holds; 0: a second
+	Adopt    []int         // descriptors of a predecessor's queues, which are ours from now on; see inherit
 }
 
 // IO is a way to read and write packets.
@@ -120,7 +123,7 @@ func (d *Device) attachAll(c Config) error {
 	if done, err := d.inherit(c, n, flags); done || err != nil {
 		return err
 	}
-	fd, err := d.attachFirst(flags)
+	fd, err := d.attachFirst(flags, cmp.Or(c.Patience, busyFor))
 	for i := 0; err == nil; fd, err = d.attach(flags) {
 		if err := d.addQueue(fd, c.IO); err != nil {
 			return err
@@ -166,8 +169,8 @@ func (d *Device) addQueue(fd int, io IO) error {
 
 // attachFirst insists on a device of our own: without the exclusive flag, a
 // second daemon would become one more queue of the first one's device.
-func (d *Device) attachFirst(flags uint16) (int, error) {
-	for deadline := time.Now().Add(busyFor); ; time.Sleep(20 * time.Millisecond) {
+func (d *Device) attachFirst(flags uint16, patience time.Duration) (int, error) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		fd, err := d.attach(flags | unix.IFF_TUN_EXCL)
 		if err == unix.EBUSY {
 			fd, err = d.adopt(flags)

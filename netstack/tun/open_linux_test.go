@@ -51,6 +51,16 @@ func TestBusyDevice(t *testing.T) {
 	}
 }
 
+// TestPatience: a predecessor may take longer to die than a device that is in use
+// is worth waiting for.
+func TestPatience(t *testing.T) {
+	t.Parallel()
+	ns := netns.New(t, "x")
+	first := mustOpen(t, ns, Config{Name: "natless0"})
+	time.AfterFunc(busyFor+300*time.Millisecond, func() { first.Close() })
+	mustOpen(t, ns, Config{Name: "natless0", Patience: time.Minute})
+}
+
 func TestAdoptLeftover(t *testing.T) {
 	for _, left := range []string{"", " multi_queue"} {
 		for _, queues := range []int{1, 2} {
