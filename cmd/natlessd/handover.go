@@ -68,22 +68,29 @@ func cleanUp(path string, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "natlessd: process %d runs with this configuration: stop it first\n", s.PID)
 		return 1
 	}
-	removed, err := attach.Cleanup(attach.Config{Device: c.Device.Name})
-	for _, what := range removed {
-		fmt.Fprintln(stderr, "natlessd: removed the fast path's", what)
+	return removeAll(c, stderr)
+}
+
+// removeAll removes in the order in which tasks end: what drops packets goes when
+// nothing leads them here any more. One failure does not keep the rest from going.
+func removeAll(c *config.Config, stderr io.Writer) (status int) {
+	for _, remove := range []func() error{
+		func() error {
+			removed, err := attach.Cleanup(attach.Config{Device: c.Device.Name})
+			for _, what := range removed {
+				fmt.Fprintln(stderr, "natlessd: removed the fast path's", what)
+			}
+			return err
+		},
+		func() error {
+			return route.Cleanup(route.Config{Device: c.Device.Name, SysctlDir: c.SysctlDir, StateDir: filepath.Dir(c.API.Socket)})
+		},
+		guard.Cleanup,
+	} {
+		if err := remove(); err != nil {
+			fmt.Fprintln(stderr, "natlessd:", err)
+			status = 1
+		}
 	}
-	if err != nil {
-		fmt.Fprintln(stderr, "natlessd:", err)
-		return 1
-	}
-	if err := guard.Cleanup(); err != nil {
-		fmt.Fprintln(stderr, "natlessd:", err)
-		return 1
-	}
-	err = route.Cleanup(route.Config{Device: c.Device.Name, SysctlDir: c.SysctlDir, StateDir: filepath.Dir(c.API.Socket)})
-	if err != nil {
-		fmt.Fprintln(stderr, "natlessd:", err)
-		return 1
-	}
-	return 0
+	return status
 }

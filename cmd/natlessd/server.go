@@ -108,7 +108,7 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 	}
 	s.workloads.fastPath = s.fastPath
 	s.diversion.pause, s.diversion.interfaces = s.fastPath.diverts()
-	device := tun.Config{Name: c.Device.Name, Queues: queues(c)}
+	device := tun.Config{Name: c.Device.Name, Queues: queues(c), Patience: devicePatience}
 	s.dataplane = dataplane.New(dataplane.Config{
 		Translator: s.translator, Local: s.local, Log: log,
 		Open:       opener(device, handover, log),
@@ -206,6 +206,12 @@ func namesOf(tasks []task) string {
 	}
 	return strings.Join(names, ", ")
 }
+
+// devicePatience is how long the device may be somebody else's at the start. That
+// one is dying: who lives has the registry, too, and we would not have come this
+// far. Its threads must all get a processor to die, and closing its queues waits
+// for whatever else changes links, seconds on a machine with much to do.
+const devicePatience = 10 * time.Second
 
 // translation is how a configuration translates.
 func (s *server) translation(c *config.Config, r reach) translator.Config {
