@@ -10,21 +10,18 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
-	mdl "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/internal/nftsocket"
 )
 
-const (
-	// elementsAtOnce is how many fit into one message: an attribute has less
-	// than 64 KiB. It is even, so that no range is torn.
-	elementsAtOnce = 512
-	// transactionBytes is the room for one transaction in the socket.
-	transactionBytes = 32 << 20
-)
+// elementsAtOnce is how many fit into one message: an attribute has less than
+// 64 KiB. It is even, so that no range is torn.
+const elementsAtOnce = 512
 
 // kernel is our tables in this network namespace.
 type kernel struct {
-	nft      *nftables.Conn
+	nft      *nftsocket.Conn
 	defs     []tableDef
 	have     map[string]keys // by set, as far as is known
 	there    map[nftables.TableFamily]bool
@@ -32,18 +29,15 @@ type kernel struct {
 }
 
 func openKernel(device string) (*kernel, error) {
-	nft, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *mdl.Conn) error {
-		_ = c.SetWriteBuffer(transactionBytes) // as large as it gets: most need little
-		return nil
-	}))
+	nft, err := nftsocket.Open()
 	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
+		return nil, err
 	}
 	return &kernel{nft: nft, defs: []tableDef{attachedDef(device), portsDef()}, have: map[string]keys{},
 		there: map[nftables.TableFamily]bool{}}, nil
 }
 
-func (k *kernel) close() { k.nft.CloseLasting() }
+func (k *kernel) close() { k.nft.Close() }
 
 func (d *tableDef) table() *nftables.Table { return &nftables.Table{Name: tableName, Family: d.family} }
 
@@ -253,11 +247,12 @@ func (k *kernel) remove() (err error) {
 
 // look reads what is there. A table with other rules than ours counts as none.
 func (k *kernel) look(d *tableDef) error {
+	k.nft.Drain()
 	delete(k.there, d.family)
 	for _, s := range d.sets {
 		delete(k.have, s.Name)
 	}
-	rules, err := readRules(k.nft, d.family)
+	rules, err := readRules(k.nft.Conn, d.family)
 	if err != nil || len(rules) == 0 {
 		return err
 	}

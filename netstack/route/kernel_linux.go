@@ -9,10 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/google/nftables"
 	mdl "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/internal/nftsocket"
 )
 
 // dumpTries bounds how often a dump is repeated that the kernel interrupted.
@@ -28,7 +29,7 @@ type linuxKernel struct {
 	index   int    // of the device at the last observation
 	hops    *hops
 	handle  *netlink.Handle
-	nft     *nftables.Conn
+	nft     *nftsocket.Conn
 	tables  map[nftTable]nftDef // how to make what was desired at the last observation
 	dump    *netlink.Handle     // strict: the kernel filters routes, not we
 	conn    *mdl.Conn           // for what the handle cannot say: protocols of neighbours
@@ -52,12 +53,12 @@ func openKernel(device, sysctlDir string) (*linuxKernel, error) {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	_ = conn.SetOption(mdl.ExtendedAcknowledge, true) // better messages; not worth failing for
-	nft, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(largeTransactions))
+	nft, err := nftsocket.Open()
 	if err != nil {
 		handle.Close()
 		dump.Close()
 		conn.Close()
-		return nil, fmt.Errorf("open nftables: %w", err)
+		return nil, err
 	}
 	all := new(hops)
 	all.stale.Store(true)
@@ -67,7 +68,7 @@ func openKernel(device, sysctlDir string) (*linuxKernel, error) {
 func (k *linuxKernel) close() error {
 	k.handle.Close()
 	k.dump.Close()
-	k.nft.CloseLasting()
+	k.nft.Close()
 	return k.conn.Close()
 }
 

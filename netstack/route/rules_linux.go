@@ -128,12 +128,13 @@ func (k *linuxKernel) prepare(d Desired, o *observed) {
 }
 
 func (k *linuxKernel) readTables(_ Desired, o *observed) error {
+	k.nft.Drain()
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv4} {
 		table, err := k.nft.ListTableOfFamily(nftTableName, family)
 		if err != nil || table == nil {
 			continue // none, or a kernel without nftables: making one will tell
 		}
-		rules, err := readNftRules(k.nft, family)
+		rules, err := readNftRules(k.nft.Conn, family)
 		if err != nil {
 			return err
 		}

@@ -7,23 +7,12 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
-	mdl "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// elementsAtOnce is how many fit into one message: an attribute has less
-	// than 64 KiB. It is even, so that no interval is torn.
-	elementsAtOnce = 512
-	// transactionBytes is the room for one transaction in the socket.
-	transactionBytes = 16 << 20
-)
-
-// largeTransactions lets a set of thousands of addresses change at once.
-func largeTransactions(c *mdl.Conn) error {
-	_ = c.SetWriteBuffer(transactionBytes) // as large as it gets: most need little
-	return nil
-}
+// elementsAtOnce is how many fit into one message: an attribute has less than
+// 64 KiB. It is even, so that no interval is torn.
+const elementsAtOnce = 512
 
 func (k *linuxKernel) addElements(s *nftables.Set, all []nftables.SetElement) error {
 	for some := range slices.Chunk(all, elementsAtOnce) {
