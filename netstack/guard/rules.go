@@ -113,7 +113,7 @@ func attachedDef(device string) tableDef {
 	def.add(c, "accept where no workload is attached", meta(expr.MetaKeyIIF), notIn(attachedSet), verdict(expr.VerdictAccept))
 	def.add(c, dropIPv4, meta(expr.MetaKeyNFPROTO), is(unix.NFPROTO_IPV4),
 		[]expr.Any{&expr.Fib{Register: 1, ResultOIF: true, FlagSADDR: true, FlagIIF: true}}, is(0, 0, 0, 0), drop())
-	def.add(c, "look at ICMPv6 errors", meta(expr.MetaKeyL4PROTO), is(unix.IPPROTO_ICMPV6),
+	def.add(c, "look at ICMPv6 errors to the device "+device, meta(expr.MetaKeyL4PROTO), is(unix.IPPROTO_ICMPV6),
 		transport(0, 1), below(errorsBelow), jump(errorsChain))
 	c = errorsChain
 	def.add(c, "return from workloads", network(offSource, 16), in(sourcesSet), verdict(expr.VerdictReturn))

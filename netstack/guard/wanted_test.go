@@ -153,3 +153,15 @@ func BenchmarkWanted(b *testing.B) {
 		h.wanted(Config{Device: "natless0"}, table, named)
 	}
 }
+
+// TestTextTellsDevice: rules are compared by their texts, so what a predecessor
+// left with another device's name must have others.
+func TestTextTellsDevice(t *testing.T) {
+	one, two := attachedDef("natless0"), attachedDef("natless1")
+	if sameRules(two.rules, &one) {
+		t.Error("rules for another device are taken for ours")
+	}
+	if !sameRules(one.rules, &one) {
+		t.Error("ours are not")
+	}
+}

@@ -226,3 +226,19 @@ func TestDesiredRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestTextTellsDevice: tables are compared by their texts, so what a predecessor
+// left with another device's name must have others.
+func TestTextTellsDevice(t *testing.T) {
+	d := example()
+	d.AntiSpoofing, d.HostPool = true, HostPool{Addr: netip.MustParseAddr("192.0.2.10"), Ports: []PortRange{{1024, 2047}}}
+	one, two := nftDefs("natless0", d, facts{device: 3}), nftDefs("natless1", d, facts{device: 4})
+	if len(one) != 2 {
+		t.Fatalf("%d tables", len(one))
+	}
+	for i := range one {
+		if one[i].object() == two[i].object() {
+			t.Errorf("for another device the same:\n%v", one[i].object())
+		}
+	}
+}

@@ -57,7 +57,7 @@ func spoofDef(device string, d Desired, f facts) nftDef {
 		Name: cameSet, KeyType: nftables.MustConcatSetType(nftables.TypeIFIndex, nftables.TypeIP6Addr), Concatenation: true,
 		Dynamic: true, HasTimeout: true, Timeout: cameLasts, Size: cameSize,
 	}}, ours4, headSet(ours4), ours6, headSet(ours6)}}
-	def.add(spoofChain, "accept what comes from the device",
+	def.add(spoofChain, "accept what comes from the device "+device,
 		meta(expr.MetaKeyIIFNAME), is(ifname(device)...), verdict(expr.VerdictAccept))
 	def.add(spoofChain, "ask where what has an IPv4 source of ours comes from",
 		meta(expr.MetaKeyNFPROTO), is(unix.NFPROTO_IPV4),
