@@ -53,6 +53,13 @@ func (w *workloads) release(table *mapping.Table, c registry.Change) {
 	}
 }
 
+// unpolice has the guard forget one that came under it and is not translated.
+func (w *workloads) unpolice(table *mapping.Table, c registry.Change) {
+	if c.New != nil {
+		w.guard.Delete(table, policed(c.New))
+	}
+}
+
 // uplinkOf is the interface toward IPv4. At a port of a bridge nothing arrives
 // that is for this host: the bridge itself has the addresses and answers.
 func uplinkOf(c *config.Config, log *slog.Logger) string {
@@ -114,7 +121,12 @@ func (w *workloads) moved(before, now *registry.Assignment) error {
 	if before == nil || before.Request.HostInterface == now.Request.HostInterface {
 		return nil
 	}
+	w.order.Lock()
+	defer w.order.Unlock()
 	table := w.translator.Table()
+	if table.Get(now.Mapping().IPv6) == nil {
+		return nil // it has gone again
+	}
 	if err := w.guard.Put(table, policed(now)); err != nil {
 		return err
 	}

@@ -103,6 +103,8 @@ func (s *server) countWorkloads(most int) {
 // may have other slots.
 func (s *server) renumber(c translator.Config, table *mapping.Table) error {
 	var kernel error
+	s.workloads.order.Lock()
+	defer s.workloads.order.Unlock()
 	if err := s.guard.Replace(table); err != nil {
 		return err
 	}

@@ -36,6 +36,8 @@ type reloader struct {
 	one   sync.Mutex   // held by who reloads
 	since atomic.Int64 // since when somebody does, by uptime; 0: nobody does
 
+	releasing time.Duration // what release took last; Run's own
+
 	mu     sync.Mutex // guards what follows
 	config *config.Config
 	result api.Reload
@@ -104,24 +106,26 @@ func (e *halfError) Error() string {
 
 func (e *halfError) Unwrap() []error { return []error{e.why, e.back} }
 
-// gather is how long what is given back waits for more.
-const gather = time.Second
+const (
+	// gather is how long what is given back waits for more.
+	gather = time.Second
+	// share bounds what taking it away may take of the time: a fifth.
+	share = 4
+)
 
-// release takes from the kernel what workloads had outside of the pools.
+// release takes from the translator and the kernel what workloads had outside of
+// the pools. From now on it is somebody else's, whose packets are as good as others'.
 func (r *reloader) release(ctx context.Context) error {
 	select {
-	case <-time.After(gather):
+	case <-time.After(max(gather, share*r.releasing)):
 	case <-ctx.Done():
 		return nil
 	}
 	r.one.Lock()
 	defer r.one.Unlock()
-	c := r.running()
-	pools, err := registryPools(c, route.UplinkAddr)
-	if err != nil {
-		return err
-	}
-	return r.setRoutes(r.wanted(c, r.workloads.reach(pools, r.workloads.Outside())))
+	began := time.Now()
+	defer func() { r.releasing = time.Since(began) }()
+	return r.replace(r.running())
 }
 
 // reload reads the file again. Either all of it is in force afterwards, or
@@ -183,11 +187,14 @@ func (r *reloader) replace(next *config.Config) error {
 	}
 	var undo func() error
 	var undone error
+	putBack := r.workloads.remember()
 	err = r.workloads.Reconfigure(pools, next.Registry.History,
 		func(assigned iter.Seq[mapping.Mapping], outside []registry.Share) (err error) {
-			undo, err = r.swap(next, r.workloads.reach(pools, outside), assigned)
+			if undo, err = r.swap(next, r.workloads.reach(pools, outside), assigned); err != nil {
+				putBack()
+			}
 			return err
-		}, func() { undone = undo() }) // where the registry's disk failed
+		}, func() { putBack(); undone = undo() }) // where the registry's disk failed
 	if undone != nil {
 		return &halfError{err, undone}
 	}
@@ -213,6 +220,9 @@ func (r *reloader) swap(next *config.Config, reach reach, assigned iter.Seq[mapp
 	}
 	if err == nil {
 		return func() error { return errors.Join(translate(), r.setRoutes(beforeKernel)) }, nil
+	}
+	if r.translator.Table() == beforeTable {
+		return nil, err // it has come to nothing: they cannot be policed
 	}
 	if back := translate(); back != nil {
 		return nil, &halfError{err, back}

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +41,10 @@ type workloads struct {
 	ready      chan struct{}
 	assigned   func(netip.Addr) // told an address that has its first owner; may be nil
 	put        chan struct{}    // has an element when somebody was given something
+	// order is held from looking at the translator's table until guard and kernel
+	// have been told of it: else one would be told of an older table last. The
+	// registry's locks come before it.
+	order sync.Mutex
 	// Addresses of which somebody has what no pool has any more, and what tells
 	// that some of it was given back.
 	outside   atomic.Pointer[map[netip.Addr]bool]
@@ -90,6 +95,16 @@ func (w *workloads) reach(pools []registry.Pool, outside []registry.Share) reach
 	return r
 }
 
+// remember gives how to put back what reach remembers, for who finds that what he
+// asked it for does not come into force.
+func (w *workloads) remember() (putBack func()) {
+	outside, kept := w.outside.Load(), w.kept.Load()
+	return func() {
+		w.outside.Store(outside)
+		w.kept.Store(kept)
+	}
+}
+
 // changed tells who must know that something was assigned or given back: look
 // is called when a port was assigned that the host uses.
 func (w *workloads) changed(c registry.Change, look func()) {
@@ -110,17 +125,21 @@ func (w *workloads) serve(t *translator.Translator, look func()) {
 	w.SetSink(
 		func(c registry.Change) error { _, err := edited(t.Table(), c); return err },
 		func(_ context.Context, c registry.Change) error {
+			w.order.Lock()
+			defer w.order.Unlock()
+			if err := w.police(t.Table(), c); err != nil { // it may take a while: nobody's figures wait for it
+				return err
+			}
 			edit := func() error {
-				if err := w.police(t.Table(), c); err != nil {
+				err := t.Edit(func(table *mapping.Table) (*mapping.Table, error) { return edited(table, c) })
+				if err != nil {
+					w.unpolice(t.Table(), c)
 					return err
 				}
-				err := t.Edit(func(table *mapping.Table) (*mapping.Table, error) { return edited(table, c) })
-				if err == nil {
-					w.fastPath.follow(t.Table(), c)
-					w.release(t.Table(), c)
-					w.changed(c, look)
-				}
-				return err
+				w.fastPath.follow(t.Table(), c)
+				w.release(t.Table(), c)
+				w.changed(c, look)
+				return nil
 			}
 			defer w.announce(c)
 			if w.traffic != nil {

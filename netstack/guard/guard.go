@@ -204,12 +204,18 @@ func (m *Manager) tell() {
 }
 
 // Replace polices the workloads of another table, before their packets are
-// translated by it.
+// translated by it. Where that cannot be, those of the table before stay policed.
 func (m *Manager) Replace(table *mapping.Table) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	before := m.table
 	m.table = table
-	return m.all()
+	err := m.all()
+	if err != nil {
+		m.table = before
+		m.changed()
+	}
+	return err
 }
 
 // Put polices a workload that comes, before its packets are translated: table is

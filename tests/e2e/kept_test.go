@@ -100,6 +100,12 @@ offload: off
 				neigh := n.host.IP("neigh show proxy")
 				return !strings.Contains(routes, c.address+" ") && !strings.Contains(rules, "10240-") && !strings.Contains(neigh, c.address+" ")
 			})
+			if strings.HasPrefix(c.before, "pools: [{name: link") { // the host's own is never somebody else's
+				words := append([]string{"explain"}, strings.Fields("ipv4 src "+c.address+" dst 198.51.100.1 udp sport 40000 dport 53")...)
+				if got := n.natless(words...); !strings.Contains(got, "verdict  local") {
+					t.Errorf("who has the address now is not heard:\n%s", got)
+				}
+			}
 		})
 	}
 }
