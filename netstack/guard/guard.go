@@ -64,6 +64,7 @@ type Manager struct {
 	host   *host
 	want   *desired
 	audit  bool // somebody took something away: look at what is there
+	audits int  // how often it looked for that reason
 	said   string
 }
 
@@ -109,7 +110,7 @@ func (m *Manager) changed() {
 // Run keeps everything policed until ctx is done; then it removes what it made,
 // unless it is to leave it.
 func (m *Manager) Run(ctx context.Context) error {
-	w, err := watch(m.changed, func() {
+	w, err := watch(m.kernel.nft.ID(), m.changed, func() {
 		m.mu.Lock()
 		m.audit = true
 		m.mu.Unlock()
@@ -184,6 +185,9 @@ func (m *Manager) all() error {
 	m.host, m.want = h, h.wanted(m.config, m.table, m.named)
 	audit := m.audit
 	m.audit = false
+	if audit {
+		m.audits++
+	}
 	if err := m.kernel.sync(m.want, audit); err != nil {
 		m.audit = true
 		return err

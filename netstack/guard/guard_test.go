@@ -381,10 +381,19 @@ func TestFollows(t *testing.T) {
 	if !has("bridge at", "2001:db8:6::13") || !has("inet sources", "2001:db8:6::13") {
 		t.Error("a new workload is not policed when Put returns")
 	}
+	l.m.mu.Lock()
+	looks := l.m.audits
+	l.m.mu.Unlock()
 	l.m.Delete(l.table, w)
 	within("a workload that has gone is forgotten", func() bool {
 		return !has("bridge theirs", "2001:db8:6::13") && !has("inet sources", "2001:db8:6::13")
 	})
+	time.Sleep(5 * settle)
+	l.m.mu.Lock()
+	if l.m.audits != looks {
+		t.Errorf("it looked at its tables %d times for what it removed itself", l.m.audits-looks)
+	}
+	l.m.mu.Unlock()
 	netns.Veth(t, l.host, "late", netns.New(t, "late"), "eth0")
 	before := strings.Count(l.host.Run("nft", "list", "set", "bridge", tableName, watchedSet), "\"")
 	l.host.IP("link set late master br0")

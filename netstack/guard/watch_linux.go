@@ -20,15 +20,16 @@ type watcher struct {
 	done  sync.WaitGroup
 }
 
-// watch tells of changes of the host, and of what was removed from our tables.
-func watch(changed, removed func()) (*watcher, error) {
+// watch tells of changes of the host, and of what others removed from our tables;
+// own is where what we remove ourselves comes from.
+func watch(own uint32, changed, removed func()) (*watcher, error) {
 	w := &watcher{}
 	all := func(mdl.Message) bool { return true }
 	if err := w.listen(unix.NETLINK_ROUTE, watchedGroups, all, changed); err != nil {
 		return nil, fmt.Errorf("watch interfaces: %w", err)
 	}
 	// A kernel without it fails when the tables are made.
-	_ = w.listen(unix.NETLINK_NETFILTER, []uint32{unix.NFNLGRP_NFTABLES}, ours, removed)
+	_ = w.listen(unix.NETLINK_NETFILTER, []uint32{unix.NFNLGRP_NFTABLES}, func(m mdl.Message) bool { return m.Header.PID != own && ours(m) }, removed)
 	return w, nil
 }
 

@@ -55,6 +55,9 @@ func Open() (*Conn, error) {
 	return c, nil
 }
 
+// ID is what notifications of what is changed by it come from.
+func (c *Conn) ID() uint32 { return c.netlink.PID() }
+
 // Close closes it.
 func (c *Conn) Close() error { return c.CloseLasting() }
 
