@@ -141,6 +141,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.mu.Unlock()
 	defer close(m.stopped)
 	r.observed = func(s *scope) { watcher.scope.Store(s) }
+	r.anew = func() { kernel.hops.stale.Store(true) }
 	r.announced = m.link.follow
 	err = m.serve(ctx, r, changed)
 	if m.config.Leave {

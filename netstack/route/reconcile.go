@@ -18,6 +18,8 @@ type reconciler struct {
 	journal  *journal
 	desired  Desired
 	observed func(*scope) // told what to watch; may be nil
+	// anew has the next look read what others leave as it was; may be nil.
+	anew func()
 	// announced is told what the uplink's link is, and what is answered for there;
 	// may be nil.
 	announced func(uplinkLink, []proxy)
@@ -184,6 +186,9 @@ func (r *reconciler) restoreSysctls(p *sysctlPlan) error {
 func (r *reconciler) set(d Desired) error {
 	old := r.desired
 	r.desired = d
+	if r.anew != nil {
+		r.anew() // who assigns has just read the gateways, and is to see the same
+	}
 	err := r.reconcile()
 	if err == nil {
 		return nil
