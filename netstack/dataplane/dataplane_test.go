@@ -203,7 +203,7 @@ func testStopWhileIdle(t *testing.T, io tun.IO) {
 	if err := n.stop(); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(start); took > 2*time.Second { // it waits for no packet
+	if took := time.Since(start); took > 5*time.Second { // no packet comes to wake it; a busy machine takes a while to remove a device
 		t.Errorf("took %v", took)
 	}
 	if out, err := n.x.Command("ip", "link", "show", "natless0").CombinedOutput(); err == nil {
@@ -233,8 +233,8 @@ func testDeletedDeviceComesBack(t *testing.T, io tun.IO) {
 	n.x.IP("link del natless0")
 	start := time.Now()
 	for n.x.Command("ip", "link", "show", "natless0").Run() != nil {
-		if time.Since(start) > time.Second {
-			t.Fatal("the device did not come back within a second")
+		if time.Since(start) > 10*time.Second { // a tenth of a second, where nothing else changes links
+			t.Fatal("the device did not come back")
 		}
 	}
 	n.route()
