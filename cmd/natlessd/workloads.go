@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/natless/natless/cmd/internal/metrics"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
@@ -238,25 +240,37 @@ func (w *workloads) Run(ctx context.Context) error {
 	}
 }
 
+// releasesAtOnce is how many releases are asked of the registry at once, which
+// writes what waits together: one by one, each would wait for the disk, and the
+// start for thousands of them.
+const releasesAtOnce = 256
+
 // releases does what was to be deleted while no daemon was there.
 func (w *workloads) releases(ctx context.Context) {
 	all, err := api.Releases(w.socket)
 	if err != nil {
 		w.log.Warn("recorded releases", "error", err)
 	}
+	var group errgroup.Group
+	group.SetLimit(releasesAtOnce)
 	for _, r := range all {
-		a, err := w.Get(r.Key)
-		// An assignment from the future is of before the clock was set back.
-		if err == nil && (!a.Since.After(r.At) || a.Since.After(time.Now())) {
-			err = w.Delete(ctx, r.Key)
-			w.log.Info("workload gave its assignment back while no daemon was there", "workload", r.Key, "error", err)
-		}
-		if err == nil || errors.Is(err, registry.ErrNotFound) {
-			err = api.WithdrawRelease(w.socket, r.Key)
-		}
-		if err != nil {
-			w.log.Warn("recorded release", "workload", r.Key, "error", err)
-		}
+		group.Go(func() error { w.releaseRecorded(ctx, r); return nil })
+	}
+	group.Wait()
+}
+
+func (w *workloads) releaseRecorded(ctx context.Context, r api.Release) {
+	a, err := w.Get(r.Key)
+	// An assignment from the future is of before the clock was set back.
+	if err == nil && (!a.Since.After(r.At) || a.Since.After(time.Now())) {
+		err = w.Delete(ctx, r.Key)
+		w.log.Info("workload gave its assignment back while no daemon was there", "workload", r.Key, "error", err)
+	}
+	if err == nil || errors.Is(err, registry.ErrNotFound) {
+		err = api.WithdrawRelease(w.socket, r.Key)
+	}
+	if err != nil {
+		w.log.Warn("recorded release", "workload", r.Key, "error", err)
 	}
 }
 
