@@ -340,6 +340,9 @@ func readRules(c *nftables.Conn, family nftables.TableFamily) (out []ruleDef, er
 			continue
 		}
 		rules, err := c.GetRules(chain.Table, chain)
+		if errors.Is(err, unix.ENOENT) {
+			return nil, nil // taken away just now; it is no sign of what the kernel lacks
+		}
 		if err != nil {
 			return nil, fmt.Errorf("list nftables rules: %w", err)
 		}
