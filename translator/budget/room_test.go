@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -130,5 +131,60 @@ func TestTurnsTogether(t *testing.T) {
 	wg.Wait()
 	if turns.now != 0 || len(turns.of) != 0 {
 		t.Errorf("left: %+v", &turns)
+	}
+}
+
+// TestTurnsBetweenOthers: whoever has many waiting, and be it by the names of
+// several, has another wait behind one of each and no more.
+func TestTurnsBetweenOthers(t *testing.T) {
+	const crowds, each = 3, 50
+	turns := Turns[int]{AtOnce: 2, Each: 1}
+	end1, _ := turns.Try(1)
+	end2, _ := turns.Try(2)
+	served := make(chan int)
+	enter := func(owner, waiting int) {
+		go func() {
+			end, err := turns.Wait(t.Context(), owner)
+			if err != nil {
+				return
+			}
+			served <- owner
+			end()
+		}()
+		for {
+			turns.mu.Lock()
+			n := len(turns.waiting)
+			turns.mu.Unlock()
+			if n == waiting {
+				return
+			}
+			runtime.Gosched()
+		}
+	}
+	for i := range each {
+		for owner := range crowds {
+			enter(1+owner, i*crowds+owner+1)
+		}
+	}
+	enter(0, crowds*each+1)
+	end1()
+	end2()
+	place, count := 0, map[int]int{}
+	for i := range crowds*each + 1 {
+		owner := <-served
+		if count[owner]++; owner == 0 {
+			place = i
+		}
+	}
+	if place > crowds+2 { // two may overtake each other on their way to us
+		t.Errorf("who came last, with one, was served after %d others", place)
+	}
+	if count[1] != each || count[2] != each || count[3] != each {
+		t.Errorf("served: %v", count)
+	}
+	turns.mu.Lock()
+	defer turns.mu.Unlock()
+	if len(turns.rounds) != 0 || len(turns.waiting) != 0 {
+		t.Errorf("left: %+v", turns.rounds)
 	}
 }
