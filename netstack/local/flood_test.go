@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"runtime"
@@ -141,7 +142,8 @@ func fragmentOf(packet []byte, i int) []byte {
 // laneShared says whether a flood would share the peer's lane to the stack.
 func (p *peer) laneShared(flood []byte) bool {
 	for _, a := range p.addrs {
-		if p.local.config.Translator.SenderAt(netip.AddrPortFrom(a, 1))%lanes == p.local.sender(flood)%lanes {
+		peer, other := p.local.config.Translator.SenderAt(netip.AddrPortFrom(a, 1)), p.local.sender(flood)
+		if peer.Workload == other.Workload && peer.Hash%lanes == other.Hash%lanes {
 			return true
 		}
 	}
@@ -251,6 +253,26 @@ func TestErrorsOfTheStack(t *testing.T) {
 			t.Error("another hears of no error")
 		}
 		c.Close()
+	}
+}
+
+// TestErrorsOfStrangersAndWorkloads: errors to any number of strangers leave those
+// to workloads.
+func TestErrorsOfStrangersAndWorkloads(t *testing.T) {
+	t.Parallel()
+	var e errorBudget
+	packet := make([]byte, header.IPv6MinimumSize+header.ICMPv6MinimumSize+40)
+	packet[0], packet[6], packet[40] = 6<<4, uint8(header.ICMPv6ProtocolNumber), uint8(header.ICMPv6DstUnreachable)
+	for range 50 * errorsOfAll.Burst { // which is all of all shares, too
+		e.allows(packet, func([]byte) translator.Sender { return translator.Sender{Hash: rand.Uint64()} })
+	}
+	if e.limited.Load() == 0 {
+		t.Fatal("that was no flood")
+	}
+	for i := range 30 {
+		if !e.allows(packet, func([]byte) translator.Sender { return translator.Sender{Hash: 1 << 40, Workload: true} }) {
+			t.Errorf("error %d to a workload was refused", i)
+		}
 	}
 }
 

@@ -70,9 +70,9 @@ type Stack struct {
 	link     *channel.Endpoint
 	resolver *dns64.Server // nil: off
 	ready    chan struct{}
-	health   [2]atomic.Pointer[admit.Connections[uint64]] // IPv4, IPv6; nil: off
+	health   [2]atomic.Pointer[admit.Connections[translator.Sender]] // IPv4, IPv6; nil: off
 
-	in       *queue
+	in       *queues
 	errors   errorBudget
 	fallback maphash.Seed // where there is no translator
 
@@ -89,7 +89,7 @@ func New(c Config) (*Stack, error) {
 	}
 	s := &Stack{
 		config: c, addr: [2]netip.Addr{c.IPv4, c.IPv6},
-		ready: make(chan struct{}), in: newQueue(), fallback: maphash.MakeSeed(),
+		ready: make(chan struct{}), in: newQueues(), fallback: maphash.MakeSeed(),
 	}
 	s.link = channel.New(queuePackets, uint32(c.MTU), "")
 	var err error

@@ -1,6 +1,10 @@
 package local
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/natless/natless/translator"
+)
 
 // Bounds of the queue between the dataplane and the stack.
 const (
@@ -10,6 +14,39 @@ const (
 	lanes        = 1 << laneBits
 	laneMost     = queuePackets / 2 // packets of one lane
 )
+
+// queues are one for strangers and one for workloads, and the stack takes from both
+// in turn: a stranger who pretends to be thousands has thousands of lanes, and
+// fills nothing but his.
+type queues struct {
+	wake chan struct{} // as of both
+	of   [2]*queue     // by class
+	turn int           // whose it was; of the goroutine that takes
+}
+
+func newQueues() *queues {
+	q := &queues{of: [2]*queue{newQueue(), newQueue()}}
+	q.wake = q.of[0].wake
+	q.of[1].wake = q.wake
+	return q
+}
+
+func (q *queues) put(packet []byte, sender translator.Sender) (dropped int, ok bool) {
+	return q.of[class(sender)].put(packet, sender.Hash)
+}
+
+// get gives the next packet, or nil. The caller gives it back by done.
+func (q *queues) get() *[]byte {
+	for range q.of {
+		q.turn ^= 1
+		if b := q.of[q.turn].get(); b != nil {
+			return b
+		}
+	}
+	return nil
+}
+
+func (q *queues) done(b *[]byte) { q.of[q.turn].done(b) }
 
 // queue holds packets until the stack has time for them, in a lane for each
 // sender, which have their turn one after the other: who floods waits behind

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/natless/natless/translator"
 )
 
 // TestQueueKeepsOrder holds the queue against what it promises, over random puts
@@ -86,6 +88,44 @@ func TestQueueShares(t *testing.T) {
 		}
 		if q.bytes > queueBytes || q.packets > queuePackets {
 			t.Errorf("%d bytes, %d packets", q.bytes, q.packets)
+		}
+	}
+}
+
+// TestStrangersLeaveWorkloads: one who pretends to be ten thousand strangers, with
+// packets of any size, takes no workload's place, and has every second turn at most.
+func TestStrangersLeaveWorkloads(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{40, 1500, 60_000} {
+		q := newQueues()
+		flood := func(n int) {
+			for range n {
+				q.put(make([]byte, size), translator.Sender{Hash: rand.Uint64()})
+			}
+		}
+		flood(10_000)
+		const workloads, each = 20, 3
+		for i := range workloads * each {
+			w := translator.Sender{Hash: uint64(i%workloads) * 7, Workload: true}
+			if dropped, ok := q.put([]byte{0xff}, w); !ok || dropped > 0 {
+				t.Fatalf("%d bytes: packet %d of workloads: %v, %d dropped", size, i, ok, dropped)
+			}
+			flood(5)
+		}
+		got := 0
+		for range 2 * workloads * each {
+			b := q.get()
+			if len(*b) == 1 {
+				got++
+			}
+			q.done(b)
+			flood(5)
+		}
+		if got != workloads*each {
+			t.Errorf("%d bytes: %d packets of workloads in as many turns as there are twice", size, got)
+		}
+		if n := q.of[0].bytes; n > queueBytes {
+			t.Errorf("%d bytes are held", n)
 		}
 	}
 }
