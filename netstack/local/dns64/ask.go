@@ -170,7 +170,7 @@ func (s *Server) try(ctx context.Context, u *upstream, q question, again bool) (
 		// RFC 6891 6.2.2 and 7; some say SERVFAIL or REFUSED, and some of those mean it.
 		if plain, err := s.exchange(ctx, u, q, false); err == nil && !declines(plain) {
 			s.Stats.Failures[NoEDNS].Add(1)
-			u.plain(now, true)
+			u.declined(now, m.Rcode)
 			m = plain
 		}
 	} else if err == nil && edns {

@@ -354,6 +354,47 @@ func TestPlainIsRemembered(t *testing.T) {
 	})
 }
 
+// TestNamesDoNotTakeEDNS: one who has a zone whose servers fail every other time
+// does not have everybody's questions asked without EDNS, and so without DNSSEC;
+// nor with the first question of all.
+func TestNamesDoNotTakeEDNS(t *testing.T) {
+	good := world(t)
+	for _, code := range []int{dns.RcodeServerFailure, dns.RcodeRefused, dns.RcodeFormatError, dns.RcodeNotImplemented} {
+		for _, knows := range []bool{true, false} {
+			if !knows && code != dns.RcodeServerFailure && code != dns.RcodeRefused {
+				continue // such a server is believed at once: TestPlainIsRemembered
+			}
+			t.Run(fmt.Sprint(dns.RcodeToString[code], knows), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					u := &fake{behaviour: behaviour{udp: func(q *dns.Msg) [][]byte {
+						hostile := strings.HasSuffix(q.Question[0].Name, "evil.test.")
+						if !hostile && q.IsEdns0() == nil {
+							t.Error("asked without EDNS")
+						}
+						if hostile && q.IsEdns0() != nil {
+							return [][]byte{packed(rcode(q, code))}
+						}
+						return [][]byte{packed(good(q))}
+					}}}
+					s := beside(t, Options{}, u)
+					s.cache.resize(0)
+					for i := range 20 {
+						if knows || i > 0 {
+							if got := lines(ask(t, s, query("four.test.", dns.TypeA), "udp")); got != "NOERROR; 300 A 192.0.2.1" {
+								t.Fatal(got)
+							}
+						}
+						ask(t, s, query(fmt.Sprintf("n%d.evil.test.", i), dns.TypeA), "udp")
+					}
+					if list := s.Upstreams(); list[0].Trouble != "" {
+						t.Error(list)
+					}
+				})
+			})
+		}
+	}
+}
+
 // TestLossIsNoLackOfEDNS: a lost datagram must not have a server asked without
 // EDNS from then on.
 func TestLossIsNoLackOfEDNS(t *testing.T) {

@@ -69,13 +69,31 @@ func (u *upstream) edns(now time.Time, again bool) bool {
 	if u.plainUntil.Load() > now.UnixNano() {
 		return false
 	}
-	return !again || u.takesEDNS.Load() > now.Add(-plainMemory).UnixNano()
+	return !again || u.takes(now)
+}
+
+// takes says that it has shown lately that it takes EDNS.
+func (u *upstream) takes(now time.Time) bool {
+	return u.takesEDNS.Load() > now.Add(-plainMemory).UnixNano()
 }
 
 // tookEDNS notes an answer to a question with EDNS.
 func (u *upstream) tookEDNS(now time.Time) {
 	u.takesEDNS.Store(now.UnixNano())
 	u.proofs.Store(0)
+}
+
+// declined notes that a question was answered when it was asked without EDNS, and
+// with EDNS ended in an error. Whoever has a zone of his own can have his names
+// fail every other time, and must not take the signatures of all names from
+// everybody: SERVFAIL and REFUSED may be about the name, and no error is proof
+// against a server that has shown that it takes EDNS.
+func (u *upstream) declined(now time.Time, rcode int) {
+	named := rcode == dns.RcodeServerFailure || rcode == dns.RcodeRefused
+	if named && u.takes(now) {
+		return
+	}
+	u.plain(now, !named && !u.takes(now))
 }
 
 // plain notes that it takes no EDNS, or, without proof, that it looks like that.
