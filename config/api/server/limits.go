@@ -51,6 +51,11 @@ var rules = [numKinds]struct {
 // longest, of the owner that has the most.
 const connections = 1024
 
+// unread is how many answers may be waiting, made and whole, for those who asked
+// to take them. Beyond them the connection goes that has waited longest, of the
+// owner that has the most.
+const unread = 64
+
 // owner has a share of his own: a process of root's, or another user.
 type owner struct {
 	uid uint32
@@ -68,6 +73,7 @@ func ownerOf(p peer) owner {
 type limits struct {
 	connections *admit.Connections[owner]
 	turns       [numKinds]budget.Turns[owner]
+	unread      budget.Room[owner]
 	rates       budget.Shares
 	often       [numKinds]atomic.Uint64 // refused for their rate
 	seed        maphash.Seed
@@ -75,6 +81,7 @@ type limits struct {
 }
 
 func (l *limits) init(s *http.Server) {
+	l.unread.Most = unread
 	l.seed, l.start = maphash.MakeSeed(), time.Now()
 	for k := range l.turns {
 		l.turns[k].AtOnce, l.turns[k].Each = rules[k].atOnce, rules[k].each
@@ -106,6 +113,42 @@ func (l *limits) begin(ctx context.Context, p peer, k kind) (end func(), err err
 	return func() { served(); turn() }, nil
 }
 
+// turn is a request's turn, which ends when the answer is whole: WriteHeader says
+// so. Who takes it slowly keeps nobody from his. Streams and copies, which are
+// made while they are read, come without it.
+type turn struct {
+	http.ResponseWriter
+	end    func()
+	unread func() (leave func())
+	leave  func() // nil: the answer is not whole
+}
+
+func (t *turn) over() {
+	t.end()
+	if t.leave != nil {
+		t.leave()
+	}
+}
+
+func (t *turn) WriteHeader(status int) {
+	if t.leave == nil {
+		t.end()
+		t.leave = t.unread()
+	}
+	t.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (t *turn) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+
+// keep has an answer wait for its reader, until leave is called.
+func (l *limits) keep(p peer) (leave func()) {
+	if p.own {
+		return func() {}
+	}
+	return l.unread.Enter(ownerOf(p), func() { p.conn.Close() }).Leave
+}
+
 func (l *limits) inRate(who owner, k kind) bool {
 	hash := maphash.Comparable(l.seed, struct {
 		owner
@@ -132,5 +175,5 @@ func (s *Server) Stats() Stats {
 			refused[rules[k].name] = s.limits.turns[k].Refused() + s.limits.often[k].Load()
 		}
 	}
-	return Stats{s.limits.connections.Evicted(), refused}
+	return Stats{s.limits.connections.Evicted() + s.limits.unread.Evicted(), refused}
 }

@@ -255,3 +255,42 @@ func TestHostileRequests(t *testing.T) {
 		}
 	}
 }
+
+// endless is a registry whose list is longer than what the buffers of a
+// connection hold.
+type endless struct{ Registry }
+
+func (endless) List(api.Filter, string, int) (all []*registry.Assignment, next string, err error) {
+	for range 2000 {
+		all = append(all, &registry.Assignment{Key: api.Key{ContainerID: strings.Repeat("c", 100), Interface: "eth0"}})
+	}
+	return all, "", nil
+}
+
+// TestSlowReaders: who asks for much and reads none of it keeps nobody waiting,
+// nor himself, and the memory of a bounded number of answers.
+func TestSlowReaders(t *testing.T) {
+	g := newRig(t, 0)
+	g.server.Registry = endless{g.server.Registry}
+	const crowd = unread + 20
+	waits := &g.server.limits.unread
+	for i := range crowd {
+		c, err := net.Dial("unix", g.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		io.WriteString(c, "GET /v1/workloads HTTP/1.1\r\nHost: natless\r\n\r\n")
+		within(t, "an answer waits", func() bool { return waits.Len()+int(waits.Evicted()) > i })
+	}
+	if n := waits.Len(); n > unread {
+		t.Errorf("%d answers wait", n)
+	}
+	began := time.Now()
+	for range 5 {
+		if _, err := g.client.Pools(t.Context()); err != nil {
+			t.Fatalf("after %v: %v", time.Since(began), err)
+		}
+	}
+	g.works(numKinds)
+}

@@ -23,6 +23,7 @@ type peer struct {
 	uid    uint32
 	groups []uint32
 	own    bool // this process, by Dial
+	conn   net.Conn
 }
 
 type peerKey struct{}
@@ -34,6 +35,7 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 	if _, own := c.(ownConn); own {
 		p = peer{known: true, own: true}
 	}
+	p.conn = c
 	return context.WithValue(ctx, peerKey{}, p)
 }
 

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/natless/natless/config/api"
@@ -132,7 +133,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	defer end()
+	t := &turn{ResponseWriter: w, end: sync.OnceFunc(end), unread: func() (leave func()) { return s.limits.keep(p) }}
+	defer t.over()
+	w = t
 	if pattern == "" {
 		s.unknown(w, r, h)
 		return
