@@ -23,11 +23,14 @@ func TestForgedErrorsAgainstTCP(t *testing.T) {
 			upper, mtu int // where the quote's TCP header is, and the last 16 bits of the MTU
 		}{
 			{name: "4to6", in: hdr4{src: router4, dst: work4, proto: 1}.packet(icmp4(3, 4, 68,
-				hdr4{src: work4, dst: server4, proto: 6}.packet(tcp(work4, server4, 1030, 443, data(12)))[:20+quoted])), verdict: Forward6, upper: 40 + 8 + 40, mtu: 46},
+				hdr4{src: work4, dst: server4, proto: 6}.packet(tcp(work4, server4, 1030, 443, data(12)))[:20+quoted])),
+				verdict: Forward6, upper: 40 + 8 + 40, mtu: 46},
 			{name: "6to4", in: hdr6{src: work6, dst: server6, proto: 58}.packet(icmp6(work6, server6, 2, 0, 68,
-				hdr6{src: server6, dst: work6, proto: 6}.packet(tcp(server6, work6, 443, 1030, data(12)))[:40+quoted])), verdict: Forward4, upper: 20 + 8 + 20, mtu: 26},
+				hdr6{src: server6, dst: work6, proto: 6}.packet(tcp(server6, work6, 443, 1030, data(12)))[:40+quoted])),
+				verdict: Forward4, upper: 20 + 8 + 20, mtu: 26},
 			{name: "hairpin", in: hdr6{src: work6, dst: in6(other4), proto: 58}.packet(icmp6(work6, in6(other4), 2, 0, 68,
-				hdr6{src: in6(other4), dst: work6, proto: 6}.packet(tcp(in6(other4), work6, 443, 1030, data(12)))[:40+quoted])), verdict: Hairpin, upper: 40 + 8 + 40, mtu: 46},
+				hdr6{src: in6(other4), dst: work6, proto: 6}.packet(tcp(in6(other4), work6, 443, 1030, data(12)))[:40+quoted])),
+				verdict: Hairpin, upper: 40 + 8 + 40, mtu: 46},
 		} {
 			t.Run(fmt.Sprint(c.name, " ", quoted), func(t *testing.T) {
 				p := packetOf(c.in)

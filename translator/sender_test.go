@@ -19,11 +19,13 @@ func TestSender(t *testing.T) {
 	workloads := map[string]bool{"workload": true, "of a subnet": true, "its neighbour": true, "sharing": true, "sharing too": true}
 	names := map[Sender]string{}
 	for name, same := range map[string][]Sender{
-		"workload":          {from6(work6), from4(work4, 1), from4(work4, 999), tr.SenderAt(netip.MustParseAddrPort(work4 + ":5"))},
-		"of a subnet":       {from6(other6), from4(other4, 7)},
-		"its neighbour":     {from6("2001:db8:7::6"), from4("203.0.113.6", 7)},
-		"sharing":           {from6(sharedA6), from4(shared4, 1024), from4(shared4, 2047), echo(shared4, 1030), tr.SenderAt(netip.MustParseAddrPort(shared4 + ":1025"))},
-		"sharing too":       {from6(sharedB6), from4(shared4, 2048), echo(shared4, 2050), tr.SenderAt(netip.MustParseAddrPort("[" + sharedB6 + "]:9"))},
+		"workload":      {from6(work6), from4(work4, 1), from4(work4, 999), tr.SenderAt(netip.MustParseAddrPort(work4 + ":5"))},
+		"of a subnet":   {from6(other6), from4(other4, 7)},
+		"its neighbour": {from6("2001:db8:7::6"), from4("203.0.113.6", 7)},
+		"sharing": {from6(sharedA6), from4(shared4, 1024), from4(shared4, 2047), echo(shared4, 1030),
+			tr.SenderAt(netip.MustParseAddrPort(shared4 + ":1025"))},
+		"sharing too": {from6(sharedB6), from4(shared4, 2048), echo(shared4, 2050),
+			tr.SenderAt(netip.MustParseAddrPort("[" + sharedB6 + "]:9"))},
 		"stranger":          {from6(inside6), from6("2001:db8:dead::ffff")},
 		"another stranger":  {from6("2001:db8:dead:1::1")},
 		"remote":            {from4(server4, 1), from4("192.0.2.255", 9), echo(server4, 1030), from6("2001:db8:64::192.0.2.9")},

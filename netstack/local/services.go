@@ -59,7 +59,9 @@ func (s *Stack) serveHealth(ctx context.Context, ln net.Listener, at int) error 
 		MaxHeaderBytes: 4 << 10,
 		ErrorLog:       log.New(io.Discard, "", 0),
 	}
-	c := admit.Guard(server, healthConnections, func(_ context.Context, conn net.Conn) (translator.Sender, bool) { return s.senderOf(conn), false })
+	c := admit.Guard(server, healthConnections, func(_ context.Context, conn net.Conn) (translator.Sender, bool) {
+		return s.senderOf(conn), false
+	})
 	s.health[at].Store(c)
 	defer context.AfterFunc(ctx, func() { server.Close() })()
 	err := server.Serve(ln)

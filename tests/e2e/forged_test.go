@@ -92,11 +92,14 @@ func forged(typ, code byte, rest uint32, from, to netip.AddrPort, sequence uint3
 	quote := make([]byte, 60)
 	if src.Is4() {
 		quote = quote[:40]
-		header.IPv4(quote).Encode(&header.IPv4Fields{TotalLength: 40, TTL: 60, Protocol: 6, SrcAddr: tcpip.AddrFrom4(src.As4()), DstAddr: tcpip.AddrFrom4(dst.As4())})
+		header.IPv4(quote).Encode(&header.IPv4Fields{TotalLength: 40, TTL: 60, Protocol: 6,
+			SrcAddr: tcpip.AddrFrom4(src.As4()), DstAddr: tcpip.AddrFrom4(dst.As4())})
 	} else {
-		header.IPv6(quote).Encode(&header.IPv6Fields{PayloadLength: 20, HopLimit: 60, TransportProtocol: header.TCPProtocolNumber, SrcAddr: tcpip.AddrFrom16(src.As16()), DstAddr: tcpip.AddrFrom16(dst.As16())})
+		header.IPv6(quote).Encode(&header.IPv6Fields{PayloadLength: 20, HopLimit: 60, TransportProtocol: header.TCPProtocolNumber,
+			SrcAddr: tcpip.AddrFrom16(src.As16()), DstAddr: tcpip.AddrFrom16(dst.As16())})
 	}
-	header.TCP(quote[len(quote)-20:]).Encode(&header.TCPFields{SrcPort: from.Port(), DstPort: to.Port(), SeqNum: sequence, DataOffset: 20, Flags: header.TCPFlagAck})
+	header.TCP(quote[len(quote)-20:]).Encode(&header.TCPFields{SrcPort: from.Port(), DstPort: to.Port(), SeqNum: sequence,
+		DataOffset: 20, Flags: header.TCPFlagAck})
 	b := append([]byte{typ, code, 0, 0, 0, 0, 0, 0}, quote...)
 	binary.BigEndian.PutUint32(b[4:], rest)
 	binary.BigEndian.PutUint16(b[2:], ^checksum.Checksum(b, 0)) // the kernel makes that of ICMPv6
