@@ -19,7 +19,7 @@ import (
 // attach calls cnitool for one network and interface of a container.
 func (p *pod) attach(command, network, ifname string) (string, error) {
 	cmd := p.node.Command(p.cniPath+"/cnitool", command, network, p.Path)
-	cmd.Env = append(os.Environ(), "NETCONFPATH="+p.conf, "CNI_PATH="+p.cniPath, "CNI_IFNAME="+ifname,
+	cmd.Env = append(os.Environ(), "NETCONFPATH="+p.conf, "CNI_PATH="+p.cniPath, "CNI_IFNAME="+ifname, "CAP_ARGS="+p.ports,
 		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=test;K8S_POD_NAME="+p.Name)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

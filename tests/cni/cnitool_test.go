@@ -30,6 +30,7 @@ type pod struct {
 	node    *node
 	conf    string // folder of the conflist
 	cniPath string
+	ports   string // what the runtime wants of plugins with capabilities, in JSON
 }
 
 func (p *pod) cnitool(command string) (string, error) {

@@ -39,7 +39,8 @@ func tools(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, from := range []string{daemon.Build(t), daemon.Tools(t, "github.com/containernetworking/cni/cnitool",
-		plugins+"main/ptp", plugins+"main/bridge", plugins+"main/loopback", plugins+"ipam/host-local")} {
+		plugins+"main/ptp", plugins+"main/bridge", plugins+"main/loopback", plugins+"ipam/host-local",
+		plugins+"meta/portmap", plugins+"meta/bandwidth", plugins+"meta/firewall", plugins+"meta/tuning")} {
 		found, _ := filepath.Glob(from + "/*")
 		for _, path := range found {
 			if err := os.Symlink(path, filepath.Join(dir, filepath.Base(path))); err != nil {
