@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -76,12 +77,17 @@ func sourceNAT(d route.Desired) api.Check {
 		return api.Check{Name: name, State: "ok"}
 	}
 	rules, legacy, err := route.ReadSourceNAT()
-	if err != nil {
+	published, publishedErr := route.ReadDestinationNAT()
+	if err := errors.Join(err, publishedErr); err != nil {
 		return api.Check{Name: name, State: "warn", Detail: err.Error()}
 	}
+	published = slices.DeleteFunc(published, func(n route.DestinationNAT) bool { return !n.Takes(d.HostPool, d.Mapped4) })
 	rules = slices.DeleteFunc(rules, func(n route.SourceNAT) bool { return !n.Takes(d.HostPool, d.Uplink, d.Mapped4) })
 	var words []string
 	for _, n := range rules {
+		words = append(words, n.String())
+	}
+	for _, n := range published {
 		words = append(words, n.String())
 	}
 	const most = 4
@@ -89,10 +95,13 @@ func sourceNAT(d route.Desired) api.Check {
 		words = append(words[:most], fmt.Sprintf("and %d more", more))
 	}
 	switch {
-	case len(rules) > 0:
+	case len(words) > 0:
 		remedy := "let it use no address of a pool"
-		if d.HostPool.Addr.IsValid() {
+		switch {
+		case len(rules) > 0 && d.HostPool.Addr.IsValid():
 			remedy = rules[0].Remedy(d.HostPool)
+		case len(rules) == 0:
+			remedy = "publish ports outside of the pool, or take these out of the pool"
 		}
 		return api.Check{Name: name, State: "warn", Detail: fmt.Sprintf(
 			"somebody else's rules may take ports that workloads own, whose answers then go to the wrong one: %s; %s",

@@ -83,22 +83,38 @@ func (n SourceNAT) String() string {
 func ReadSourceNAT() (rules []SourceNAT, legacy bool, err error) {
 	names, _ := os.ReadFile("/proc/thread-self/net/ip_tables_names")
 	legacy = slices.Contains(strings.Fields(string(names)), "nat")
+	err = eachNATRule(*nftables.ChainHookPostrouting, func(chain string, exprs []expr.Any) {
+		if n, is := sourceNAT(exprs); is {
+			n.Chain = chain
+			rules = append(rules, n)
+		}
+	})
+	if err != nil {
+		return nil, legacy, err
+	}
+	slices.SortFunc(rules, func(a, b SourceNAT) int { return cmp.Compare(a.String(), b.String()) })
+	return slices.CompactFunc(rules, func(a, b SourceNAT) bool { return a.String() == b.String() }), legacy, nil
+}
+
+// eachNATRule calls f for the rules for IPv4 of others' tables that have a chain of
+// NAT at a hook: what changes a packet there may stand in any chain of the table.
+func eachNATRule(hook nftables.ChainHook, f func(chain string, exprs []expr.Any)) error {
 	c, err := nftables.New(nftables.AsLasting())
 	if err != nil {
-		return nil, legacy, fmt.Errorf("nftables: %w", err)
+		return fmt.Errorf("nftables: %w", err)
 	}
 	defer c.CloseLasting()
 	chains, err := c.ListChains()
 	if err != nil {
-		return nil, legacy, fmt.Errorf("list nftables chains: %w", err)
+		return fmt.Errorf("list nftables chains: %w", err)
 	}
 	type table struct {
 		family nftables.TableFamily
 		name   string
 	}
-	nat := map[table]bool{} // those with a chain in which sources change
+	nat := map[table]bool{}
 	for _, chain := range chains {
-		if chain.Type == nftables.ChainTypeNAT && chain.Hooknum != nil && *chain.Hooknum == *nftables.ChainHookPostrouting {
+		if chain.Type == nftables.ChainTypeNAT && chain.Hooknum != nil && *chain.Hooknum == hook {
 			nat[table{chain.Table.Family, chain.Table.Name}] = true
 		}
 	}
@@ -113,14 +129,10 @@ func ReadSourceNAT() (rules []SourceNAT, legacy bool, err error) {
 			continue // the chain has just gone, or has what the library cannot read
 		}
 		for _, r := range all {
-			if n, is := sourceNAT(r.Exprs); is {
-				n.Chain = fmt.Sprintf("%s %s %s", familyName(family), chain.Table.Name, chain.Name)
-				rules = append(rules, n)
-			}
+			f(fmt.Sprintf("%s %s %s", familyName(family), chain.Table.Name, chain.Name), r.Exprs)
 		}
 	}
-	slices.SortFunc(rules, func(a, b SourceNAT) int { return cmp.Compare(a.String(), b.String()) })
-	return slices.CompactFunc(rules, func(a, b SourceNAT) bool { return a.String() == b.String() }), legacy, nil
+	return nil
 }
 
 // sourceNAT reads one rule.
