@@ -118,10 +118,10 @@ func TestChained(t *testing.T) {
 	n, bin := newNode(t), tools(t)
 	n.dualStack()
 	d := daemon.Start(t, n.NS, sharedPool)
-	networks := []string{"ptp-last", "bridge-second"}
+	networks := []string{"bridge-last", "ptp-second"}
 	conf := chains(t, d.Socket, map[string][]string{
-		networks[0]: append(append([]string{firstPlugins(t, "ptp", 0)}, meta(0, "iptables", `"!", "-d", "2001:db8:64::/96"`)...), `"natless"`),
-		networks[1]: append([]string{firstPlugins(t, "bridge", 1), `"natless"`}, meta(1, "nftables", `"ip6", "daddr", "!=", "2001:db8:64::/96"`)...),
+		networks[0]: append(append([]string{firstPlugins(t, "bridge", 0)}, meta(0, "iptables", `"!", "-d", "2001:db8:64::/96"`)...), `"natless"`),
+		networks[1]: append([]string{firstPlugins(t, "ptp", 1), `"natless"`}, meta(1, "nftables", `"ip6", "daddr", "!=", "2001:db8:64::/96"`)...),
 	})
 	pods := make([]*pod, len(networks))
 	for i, name := range networks {
@@ -174,7 +174,8 @@ func meta(i int, backend, conditions string) []string {
 	}
 }
 
-// limited says whether the container has the bandwidth of the plugin's limit.
+// limited says whether the container has the bandwidth of the plugin's limit. Set
+// up behind natless-cni, it holds as soon as natlessd has seen it.
 func limited(t *testing.T, n *node, d *daemon.Daemon, p *pod, egress bool) error {
 	from, to, address, port := p.NS, n.server, server6, 0
 	if !egress {
@@ -185,6 +186,9 @@ func limited(t *testing.T, n *node, d *daemon.Daemon, p *pod, egress bool) error
 		from, to, address, port = n.server, p.NS, w.Address.String(), int(w.Run().Last)
 	}
 	got, err := rate(from, to, address, port, 500*time.Millisecond)
+	for try := 0; err == nil && got > 35 && try < 3; try++ {
+		got, err = rate(from, to, address, port, 500*time.Millisecond)
+	}
 	if err != nil || got > 35 || got < 0.2 {
 		return fmt.Errorf("%s, egress %v: %.1f Mbit/s through a limit of 20: %w", p.Name, egress, got, err)
 	}
