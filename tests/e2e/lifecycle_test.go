@@ -25,7 +25,7 @@ func (n *topology) state() string {
 		for family in -4 -6; do
 			ip $family route show table all; ip $family rule; ip $family neigh show proxy
 		done
-		nft -t list ruleset
+		nft list tables | sort | while read -r table; do nft -t list $table; done
 		sysctl -a 2>/dev/null -r '^net\.(ipv4\.(conf|ip_)|ipv6\.conf)' | grep -v -e stable_secret -e natless0`
 	return n.host.Run("bash", "-c", script)
 }
