@@ -143,7 +143,7 @@ func TestCleanup(t *testing.T) {
 		t.Errorf("it cleans up behind a running daemon: %s", out)
 	}
 	n.daemon.Kill()
-	out := n.host.Run(natlessd, "--config", n.daemon.Config, "--cleanup")
+	out := n.host.Run("bash", "-c", `exec "$0" "$@" 2>&1`, natlessd, "--config", n.daemon.Config, "--cleanup")
 	for _, what := range []string{"tcx program uplink at interface uplink", "tcx program workload at interface w1", "pins in " + n.pins()} {
 		if !strings.Contains(out, what) {
 			t.Errorf("it does not say %q:\n%s", what, out)

@@ -195,7 +195,7 @@ func TestHiddenFileSystem(t *testing.T) {
 	n := newTopology(t, baseConfig)
 	natlessd := filepath.Join(daemon.Build(t), "natlessd")
 	hidden := func(args ...string) string {
-		script := `mount -t bpf bpf /sys/fs/bpf && exec "$@"`
+		script := `mount -t bpf bpf /sys/fs/bpf && exec "$@" 2>&1`
 		return n.host.Run("unshare", append([]string{"--mount", "bash", "-c", script, "bash"}, args...)...)
 	}
 	n.daemon.Start()

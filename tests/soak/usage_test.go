@@ -48,7 +48,7 @@ func (u usage) compare(t *testing.T, before usage) {
 		what            string
 		now, then, some int
 	}{
-		{"kB of memory", u.memory, before.memory, 8 << 10},
+		{"kB of memory", u.memory, before.memory, 16 << 10},
 		{"kB of BPF maps", u.bpf, before.bpf, 0},
 		{"descriptors", u.descriptors, before.descriptors, 8},
 		{"goroutines", u.goroutines, before.goroutines, 16},
