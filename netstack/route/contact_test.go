@@ -20,7 +20,7 @@ import (
 const (
 	// promptly is how long a first contact may take, and lateAtMost how long on a
 	// machine that is busy: the kernel's own delay is 0.4 s in the middle.
-	promptly   = 50 * time.Millisecond
+	promptly   = 150 * time.Millisecond
 	lateAtMost = 350 * time.Millisecond
 )
 
