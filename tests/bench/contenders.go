@@ -177,7 +177,7 @@ func (l *lab) variants(o *options) ([]variant, error) {
 // configure writes a configuration and has the daemon check it.
 func (l *lab) configure(program string, w way, yaml string) (file string, err error) {
 	config := fmt.Sprintf("prefix: %s\naddresses: {ipv4: %s, ipv6: \"2001:db8:1::1\"}\nuplink: s4\n"+
-		"mappings:\n  - {ipv6: \"%s\", ipv4: %s}\napi: {socket: %s/natless.sock}\nlog: {level: warn}\n%s\n", w.prefix, w.own4(), workload6, w.ipv4, l.files, yaml)
+		"mappings:\n  - {ipv6: \"%s\", ipv4: %s}\napi: {socket: %[5]s/natless.sock}\nregistry: {path: %[5]s/registry.db}\nlog: {level: warn}\n%[6]s\n", w.prefix, w.own4(), workload6, w.ipv4, l.files, yaml)
 	file = filepath.Join(l.files, "natless.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return "", err
