@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/natless/natless/tests/generate"
+	"github.com/natless/natless/tests/netns"
 	"github.com/natless/natless/tests/reference"
 	"github.com/natless/natless/translator"
 )
@@ -206,6 +207,7 @@ func sameOffload(got, want translator.Offload) error {
 // TestDevices sends generated packets through real devices: superpackets of up
 // to 64 KiB, checksums left to the device, VLAN tags and the rest.
 func TestDevices(t *testing.T) {
+	netns.Require(t, netns.Root)
 	n := 20_000
 	if testing.Short() {
 		n /= 10

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -161,7 +162,7 @@ func daemon(t *testing.T, change func(*api.Status)) *api.Client {
 	if change != nil {
 		change(&status)
 	}
-	s := server.New(server.Options{Registry: reg, Ready: func() bool { return true },
+	s := server.New(server.Options{Group: os.Getgid(), Registry: reg, Ready: func() bool { return true },
 		Status: func(context.Context) (api.Status, error) { return status, nil }})
 	socket := filepath.Join(dir, "s")
 	l, err := server.Listen(socket, 0)
