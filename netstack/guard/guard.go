@@ -119,7 +119,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer w.close()
+	defer w.Close()
 	err = m.serve(ctx)
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -75,8 +75,8 @@ func (h *host) find(w Workload) (s spot) {
 		}
 		return s
 	}
-	to := h.route(w.IPv6)
-	s = spot{iface: to.ifindex, direct: to.ifindex != 0 && !to.gateway}
+	to := h.hops.To(w.IPv6)
+	s = spot{iface: to.Interface, direct: to.Interface != 0 && !to.Gateway}
 	if master := h.links[s.iface].master; h.links[master].bridge {
 		s.iface = master
 	}
@@ -135,8 +135,8 @@ func joined(all keys) keys {
 
 // inner finds the workloads of a mapping's prefix that have routes of their own.
 func (h *host) inner(c Config, table *mapping.Table, d *desired) {
-	for p, to := range h.routes {
-		if to.ifindex == 0 || to.gateway || h.links[to.ifindex].name == c.Device {
+	for p, to := range h.hops.Best {
+		if to.Interface == 0 || to.Gateway || h.links[to.Interface].name == c.Device {
 			continue
 		}
 		if e := table.Lookup6(mapping.Addr6From(p.Addr())); e != nil && e.Mapping().IPv6.Bits() < p.Bits() {

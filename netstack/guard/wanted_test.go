@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/natless/natless/netstack/internal/nexthops"
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -19,12 +20,11 @@ func made() *host {
 		links: map[int]link{1: {name: "lo"}, 2: {name: "br0", bridge: true}, 3: {name: "p1", master: 2}, 4: {name: "p2", master: 2},
 			5: {name: "veth"}, 6: {name: "lan"}, 7: {name: "uplink"}, 8: {name: "natless0"}},
 		byName: map[string]int{}, addresses: map[int][]netip.Addr{2: {netip.MustParseAddr("fe80::1")}}, defaults: map[int]bool{7: true},
-		routes: map[netip.Prefix]hop{
-			p("2001:db8:1::/64"): {ifindex: 2}, p("2001:db8:2::1/128"): {ifindex: 5}, p("2001:db8:3::/64"): {ifindex: 6},
-			p("2001:db8:4::/48"): {ifindex: 6, gateway: true}, p("2001:db8:5::/64"): {ifindex: 7}, p("64:ff9b::/96"): {ifindex: 8},
-			p("2001:db8:7::8/126"): {ifindex: 5}, p("2001:db8:8::/64"): {}, p("::/0"): {ifindex: 7, gateway: true},
-		},
-		lengths: []int{128, 126, 96, 64, 48, 0},
+		hops: nexthops.Of(map[netip.Prefix]nexthops.Hop{
+			p("2001:db8:1::/64"): {Interface: 2}, p("2001:db8:2::1/128"): {Interface: 5}, p("2001:db8:3::/64"): {Interface: 6},
+			p("2001:db8:4::/48"): {Interface: 6, Gateway: true}, p("2001:db8:5::/64"): {Interface: 7}, p("64:ff9b::/96"): {Interface: 8},
+			p("2001:db8:7::8/126"): {Interface: 5}, p("2001:db8:8::/64"): {}, p("::/0"): {Interface: 7, Gateway: true},
+		}),
 	}
 	for i, l := range h.links {
 		h.byName[l.name] = i

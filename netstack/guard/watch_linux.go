@@ -1,12 +1,12 @@
 package guard
 
 import (
-	"errors"
 	"fmt"
-	"sync"
 
 	mdl "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/internal/notices"
 )
 
 // watchedGroups tell of all that decides where workloads are.
@@ -14,63 +14,17 @@ var watchedGroups = []uint32{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE,
 }
 
-// watcher calls back for each burst of changes until it is closed.
-type watcher struct {
-	conns []*mdl.Conn
-	done  sync.WaitGroup
-}
-
 // watch tells of changes of the host, and of what others removed from our tables;
 // own is where what we remove ourselves comes from.
-func watch(own uint32, changed, removed func()) (*watcher, error) {
-	w := &watcher{}
-	all := func(mdl.Message) bool { return true }
-	if err := w.listen(unix.NETLINK_ROUTE, watchedGroups, all, changed); err != nil {
+func watch(own uint32, changed, removed func()) (*notices.Listener, error) {
+	l := &notices.Listener{}
+	if err := l.Listen(unix.NETLINK_ROUTE, watchedGroups, nil, changed); err != nil {
 		return nil, fmt.Errorf("watch interfaces: %w", err)
 	}
 	// A kernel without it fails when the tables are made.
-	_ = w.listen(unix.NETLINK_NETFILTER, []uint32{unix.NFNLGRP_NFTABLES}, func(m mdl.Message) bool { return m.Header.PID != own && ours(m) }, removed)
-	return w, nil
-}
-
-func (w *watcher) listen(family int, groups []uint32, concerns func(mdl.Message) bool, tell func()) error {
-	conn, err := mdl.Dial(family, nil)
-	if err != nil {
-		return err
-	}
-	for _, g := range groups {
-		if err := conn.JoinGroup(g); err != nil {
-			conn.Close()
-			return fmt.Errorf("netlink group %d: %w", g, err)
-		}
-	}
-	w.conns = append(w.conns, conn)
-	w.done.Go(func() {
-		for {
-			msgs, err := conn.Receive()
-			switch {
-			case errors.Is(err, unix.ENOBUFS): // some were dropped: any may concern us
-				tell()
-			case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
-			case err != nil:
-				return // closed
-			}
-			for _, m := range msgs {
-				if concerns(m) {
-					tell()
-					break
-				}
-			}
-		}
-	})
-	return nil
-}
-
-func (w *watcher) close() {
-	for _, c := range w.conns {
-		c.Close()
-	}
-	w.done.Wait()
+	_ = l.Listen(unix.NETLINK_NETFILTER, []uint32{unix.NFNLGRP_NFTABLES},
+		func(m mdl.Message) bool { return m.Header.PID != own && ours(m) }, removed)
+	return l, nil
 }
 
 // ours says whether a message of nfnetlink tells that something of a table with

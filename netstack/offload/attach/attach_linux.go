@@ -205,7 +205,7 @@ func (m *Manager) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer w.close()
+	defer w.Close()
 	if m.config.After != nil {
 		select {
 		case <-ctx.Done():

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/netstack/internal/nexthops"
 	"github.com/natless/natless/netstack/offload"
 )
 
@@ -117,7 +118,7 @@ func (k *kernel) at(ifindex int) (list []stands, err error) {
 
 // indexes are all interfaces.
 func (k *kernel) indexes() (list []int, err error) {
-	links, err := dump(k.handle.LinkList)
+	links, err := nexthops.Dump(k.handle.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("interfaces: %w", err)
 	}
@@ -226,7 +227,7 @@ func detachLink(l link.Link) error {
 
 // filters lists where traffic control has filters with programs of ours.
 func (k *kernel) filters() (places []place, err error) {
-	qdiscs, err := dump(func() ([]netlink.Qdisc, error) { return k.handle.QdiscList(nil) })
+	qdiscs, err := nexthops.Dump(func() ([]netlink.Qdisc, error) { return k.handle.QdiscList(nil) })
 	if err != nil {
 		return nil, fmt.Errorf("queueing disciplines: %w", err)
 	}

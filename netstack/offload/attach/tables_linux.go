@@ -166,7 +166,7 @@ func (m *Manager) find(w Workload) int {
 		}
 		return m.host.interfaceOf(w.Mapping, w.Interface)
 	}
-	i := m.host.ask(w.IPv6.Addr())
+	i := m.host.hops.Ask(w.IPv6.Addr()).Interface
 	if !m.host.links[i].ethernet {
 		return 0
 	}

@@ -1,0 +1,128 @@
+//go:build linux
+
+// Package nexthops says by which interface the host sends packets to an IPv6
+// prefix, as of one moment. What stands at interfaces may not enter here.
+package nexthops
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Hop is where a route leads. An Interface of 0 is nowhere, or to several.
+type Hop struct {
+	Interface, Metric int
+	Gateway           bool
+}
+
+// Table is the host's routes. It is read once; only Ask asks the kernel again.
+type Table struct {
+	Best    map[netip.Prefix]Hop // of the main table; the best of each prefix
+	lengths []int                // of these prefixes, longest first
+	ruled   bool                 // somebody has rules: the main table is not all
+	handle  *netlink.Handle
+}
+
+// Of makes a table of routes that are known.
+func Of(best map[netip.Prefix]Hop) *Table {
+	t := &Table{Best: best}
+	for p := range best {
+		if !slices.Contains(t.lengths, p.Bits()) {
+			t.lengths = append(t.lengths, p.Bits())
+		}
+	}
+	slices.SortFunc(t.lengths, func(a, b int) int { return cmp.Compare(b, a) })
+	return t
+}
+
+// Read asks the kernel for routes and rules.
+func Read(handle *netlink.Handle) (*Table, error) {
+	routes, err := Dump(func() ([]netlink.Route, error) {
+		return handle.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("IPv6 routes: %w", err)
+	}
+	rules, err := Dump(func() ([]netlink.Rule, error) { return handle.RuleList(netlink.FAMILY_V6) })
+	if err != nil {
+		return nil, fmt.Errorf("IPv6 rules: %w", err)
+	}
+	best := map[netip.Prefix]Hop{}
+	for _, r := range routes {
+		add(best, &r)
+	}
+	t := Of(best)
+	t.handle = handle
+	t.ruled = slices.ContainsFunc(rules, func(r netlink.Rule) bool {
+		return r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN
+	})
+	return t, nil
+}
+
+// To is where the host sends packets for all of a prefix, as far as one route
+// covers it.
+func (t *Table) To(p netip.Prefix) Hop {
+	if t.ruled {
+		return t.Ask(p.Addr())
+	}
+	for _, length := range t.lengths {
+		if length > p.Bits() {
+			continue
+		}
+		covering, _ := p.Addr().Prefix(length)
+		if to, ok := t.Best[covering]; ok {
+			return to
+		}
+	}
+	return Hop{}
+}
+
+// Ask asks the kernel where it sends packets for one address now.
+func (t *Table) Ask(a netip.Addr) Hop {
+	routes, err := t.handle.RouteGet(a.AsSlice())
+	if err != nil || len(routes) != 1 {
+		return Hop{}
+	}
+	return hopOf(&routes[0])
+}
+
+// Dump asks again when the kernel changed something meanwhile.
+func Dump[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 5 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return all, nil // as good as it gets; the change is announced, too
+}
+
+func hopOf(r *netlink.Route) Hop {
+	if len(r.MultiPath) > 0 || r.Type != unix.RTN_UNICAST {
+		return Hop{Metric: r.Priority}
+	}
+	return Hop{r.LinkIndex, r.Priority, r.Gw != nil || r.Via != nil}
+}
+
+func add(best map[netip.Prefix]Hop, r *netlink.Route) {
+	to := hopOf(r)
+	dst := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	if r.Dst != nil {
+		a, ok := netip.AddrFromSlice(r.Dst.IP)
+		bits, _ := r.Dst.Mask.Size()
+		if !ok || !a.Is6() {
+			return
+		}
+		dst = netip.PrefixFrom(a, bits)
+	}
+	if old, ok := best[dst]; !ok || to.Metric < old.Metric {
+		best[dst] = to
+	} else if to.Metric == old.Metric && to.Interface != old.Interface {
+		best[dst] = Hop{Metric: to.Metric}
+	}
+}
