@@ -72,11 +72,7 @@ func assign(args *skel.CmdArgs, c *pluginConfig, request api.Request, gateway ne
 			err = withRelease(err, release(client, c.Socket, args))
 		}
 	}()
-	others, err := siblings(ctx, client, key(args))
-	if err != nil {
-		return problem(err)
-	}
-	limits, err := limitsOf(append(others, w)...)
+	others, limits, err := shared(ctx, client, key(args), w)
 	if err != nil {
 		return err
 	}
@@ -212,11 +208,7 @@ func check(args *skel.CmdArgs) error {
 	if len(ipv6) == 0 || len(w.Request.IPv6) == 0 || !slices.Contains(ipv6, w.Request.IPv6[0]) {
 		return types.NewError(codeOtherAddress, fmt.Sprintf("natlessd has %v for this container, prevResult %v", w.Request.IPv6, ipv6), "delete the container and add it again")
 	}
-	others, err := siblings(ctx, client, key(args))
-	if err != nil {
-		return problem(err)
-	}
-	limits, err := limitsOf(append(others, w)...)
+	others, limits, err := shared(ctx, client, key(args), w)
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,17 @@ func siblings(ctx context.Context, client *api.Client, k api.Key) ([]api.Workloa
 	}), err
 }
 
+// shared are the other attachments of a workload's container, and the ports that
+// all of them may send from.
+func shared(ctx context.Context, client *api.Client, k api.Key, w api.Workload) ([]api.Workload, api.PortSet, error) {
+	others, err := siblings(ctx, client, k)
+	if err != nil {
+		return nil, nil, problem(err)
+	}
+	limits, err := limitsOf(append(others, w)...)
+	return others, limits, err
+}
+
 // limitsOf are the ports that every one of the workloads may send from; none:
 // no limit.
 func limitsOf(all ...api.Workload) (api.PortSet, error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -220,11 +219,4 @@ func (a *announcer) nextDue(now time.Time) time.Duration {
 		}
 	}
 	return first
-}
-
-// addresses are those that are announced.
-func (a *announcer) addresses() []netip.Addr {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.SortedFunc(maps.Keys(a.ours), netip.Addr.Compare)
 }

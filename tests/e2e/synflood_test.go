@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/binary"
 	"net"
 	"net/http"
@@ -82,7 +83,7 @@ func TestSYNFlood(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) { return c, nil }}}
+			client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return c, nil }}}
 			r, err := client.Get("http://natless/readyz")
 			if err != nil {
 				t.Error(err)
