@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -18,9 +19,11 @@ type folder struct {
 	variable string
 	mu       sync.Mutex
 	dir      string
+	built    map[string]bool // by what go build was asked
 }
 
-var programs, tools = folder{variable: "NATLESS_BIN"}, folder{variable: "NATLESS_TOOLS"}
+var programs = folder{variable: "NATLESS_BIN", built: map[string]bool{}}
+var tools = folder{variable: "NATLESS_TOOLS", built: map[string]bool{}}
 
 // Build builds natlessd, natless and natless-cni and returns the folder that
 // holds them.
@@ -63,11 +66,15 @@ func (f *folder) build(t testing.TB, module string, args ...string) string {
 		}
 		f.dir = dir
 	}
-	// What is there and up to date is not linked again.
+	asked := strings.Join(args, " ")
+	if f.built[asked] {
+		return f.dir
+	}
 	build := exec.Command("go", append([]string{"build", "-o", f.dir + "/"}, args...)...)
 	build.Dir, build.Env = module, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", build.Args, err, out)
 	}
+	f.built[asked] = true
 	return f.dir
 }
