@@ -185,9 +185,7 @@ func (r *watching) run(ctx context.Context) error {
 		if err != nil {
 			return nil
 		}
-		if c := r.viewer.Counts(); c != r.counts && time.Since(r.sent) > countsEvery {
-			r.count(c, false)
-		}
+		r.countNow()
 		if r.flush() != nil {
 			return nil
 		}
@@ -220,12 +218,23 @@ func (r *watching) drain() (n int, err error) {
 			r.out = append(append(r.out, record.In...), record.Out...)
 		}
 		if len(r.out) > sendAt {
+			r.countNow() // a slow reader learns what is missing before all that waits for it
 			if err := r.flush(); err != nil {
 				return n, err
 			}
 		}
 	}
 	return n, nil
+}
+
+// countNow sends the counts when they have changed, now and then.
+func (r *watching) countNow() {
+	if time.Since(r.sent) <= countsEvery {
+		return
+	}
+	if c := r.viewer.Counts(); c != r.counts {
+		r.count(c, false)
+	}
 }
 
 func (r *watching) count(c watch.Counts, end bool) {
