@@ -77,7 +77,7 @@ bench: ## the figures: kernel forwarding, natless and peers in one sitting (root
 .PHONY: fates
 fates: ## 300 random hosts, with the fast path and without: packets have the same fate (root)
 	@tests/need go root ip ping sysctl nsenter nft tc
-	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 60m -run 'TestSameFate|TestFirewalls' ./tests/offload -hosts 300
+	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 60m -run 'TestSameFate|TestFirewalls' ./tests/fastpath -hosts 300
 
 .PHONY: scale
 scale: ## a million mappings and a million workloads: lookup, edit, memory, load, reload under load (root)

@@ -30,7 +30,7 @@ type Config struct {
 	AllowNonGlobal  bool           `yaml:"allow_non_global"`
 	ManageSysctls   bool           `yaml:"manage_sysctls" restart:"yes"`
 	SysctlDir       string         `yaml:"sysctl_dir" restart:"yes"` // where they are written
-	Offload         Offload        `yaml:"offload" restart:"yes"`
+	FastPath        FastPath       `yaml:"offload" restart:"yes"`
 	Log             Log            `yaml:"log"`
 	Mappings        []Mapping      `yaml:"mappings"`
 	MappingsFile    Paths          `yaml:"mappings_file"` // absolute, or from the working directory on
@@ -141,7 +141,7 @@ func Default() Config {
 		LowestIPv6MTU: 1280,
 		ManageSysctls: true,
 		SysctlDir:     "/proc/sys",
-		Offload:       OffloadAuto,
+		FastPath:      FastPathAuto,
 		Log:           Log{Format: "text"},
 		API:           API{Socket: "/run/natless/natless.sock", Group: "root"},
 		Registry:      Registry{Path: "/var/lib/natless/registry.db", History: 100_000},

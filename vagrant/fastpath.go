@@ -12,7 +12,7 @@ import (
 // nothing without.
 func fastPath(ctx context.Context, t *tester) (string, error) {
 	var s struct {
-		Offload struct {
+		FastPath struct {
 			Mode       string `json:"mode"`
 			State      string `json:"state"`
 			Detail     string `json:"detail"`
@@ -26,20 +26,20 @@ func fastPath(ctx context.Context, t *tester) (string, error) {
 	if err := shJSON(ctx, t.lab, host, "natless status -o json", &s); err != nil {
 		return "", err
 	}
-	to4, to6 := s.Offload.Translated["forward4"].Packets, s.Offload.Translated["forward6"].Packets
-	note := fmt.Sprintf("%s by %s; the kernel translated %d of %d packets 6→4, %d of %d packets 4→6", s.Offload.State, s.Offload.Attach,
+	to4, to6 := s.FastPath.Translated["forward4"].Packets, s.FastPath.Translated["forward6"].Packets
+	note := fmt.Sprintf("%s by %s; the kernel translated %d of %d packets 6→4, %d of %d packets 4→6", s.FastPath.State, s.FastPath.Attach,
 		to4, s.Verdicts["forward4"], to6, s.Verdicts["forward6"])
 	switch {
-	case t.offload != "" && s.Offload.Mode != t.offload:
-		return "", fmt.Errorf("offload is %q, want %q", s.Offload.Mode, t.offload)
-	case s.Offload.State == "on" && t.offload != "off":
+	case t.offload != "" && s.FastPath.Mode != t.offload:
+		return "", fmt.Errorf("offload is %q, want %q", s.FastPath.Mode, t.offload)
+	case s.FastPath.State == "on" && t.offload != "off":
 		if to4 == 0 || to6 == 0 {
 			status, _ := t.sh(ctx, host, "natless status")
 			return "", fmt.Errorf("%s: want some of each\n%s", note, status)
 		}
 		return note, nil
-	case s.Offload.State == "off" && to4+to6 == 0 && t.offload == "off":
+	case s.FastPath.State == "off" && to4+to6 == 0 && t.offload == "off":
 		return fmt.Sprintf("off; natlessd translated %d packets 6→4, %d packets 4→6", s.Verdicts["forward4"], s.Verdicts["forward6"]), nil
 	}
-	return "", fmt.Errorf("offload %s: %s: %s", t.offload, note, s.Offload.Detail)
+	return "", fmt.Errorf("offload %s: %s: %s", t.offload, note, s.FastPath.Detail)
 }

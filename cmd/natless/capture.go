@@ -14,7 +14,7 @@ import (
 
 	"github.com/natless/natless/cmd/internal/packets"
 	"github.com/natless/natless/config/api"
-	"github.com/natless/natless/netstack/watch"
+	"github.com/natless/natless/netstack/monitor"
 )
 
 // longest is the longest packet that there is, and what it may grow by.
@@ -38,7 +38,7 @@ The file is complete whenever it ends: by -c, --for, --max-size, by Ctrl-C, or
 because the daemon died. How many packets are missing, because the disk or
 reader was too slow, stands in its interface statistics.
 
-` + watch.Grammar,
+` + monitor.Grammar,
 		Example: `  natless capture -w drops.pcapng --drops
   natless capture -w web.pcapng -s 128 --for 1m 'workload default/web and port 443'
   natless capture -w - | wireshark -k -i -

@@ -42,9 +42,9 @@ func daemon(t *testing.T) (socket string) {
 				Device: api.Device{Name: "natless0", MTU: 1500, Queues: 2, Offload: []string{"csum", "tso4"}}, Mappings: 5, Workloads: 3,
 				Verdicts: map[string]uint64{"forward4": 1000, "malformed": 2, "bad-checksum": 0},
 				Checks:   []api.Check{{Name: "routes", State: "ok", Detail: "all there"}},
-				Offload: api.Offload{Mode: "auto", State: api.OffloadPartial, Detail: "no room", Attach: "tcx", Layout: 1, Adopted: true,
-					Interfaces: []api.OffloadInterface{{Name: "eth0", Uplink: true}, {Name: "veth1", Workloads: 2}, {Name: "veth2", Error: "is down"}},
-					Translated: map[string]api.OffloadCount{"forward4": {Packets: 900}, "forward6": {Packets: 100}},
+				FastPath: api.FastPath{Mode: "auto", State: api.FastPathPartial, Detail: "no room", Attach: "tcx", Layout: 1, Adopted: true,
+					Interfaces: []api.FastPathInterface{{Name: "eth0", Uplink: true}, {Name: "veth1", Workloads: 2}, {Name: "veth2", Error: "is down"}},
+					Translated: map[string]api.FastPathCount{"forward4": {Packets: 900}, "forward6": {Packets: 100}},
 					Passed:     map[string]uint64{"fragment": 7, "options": 0}}}, nil
 		},
 		Explain: func(_ context.Context, words string) (api.Explanation, error) {

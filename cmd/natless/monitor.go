@@ -12,7 +12,7 @@ import (
 
 	"github.com/natless/natless/cmd/internal/packets"
 	"github.com/natless/natless/config/api"
-	"github.com/natless/natless/netstack/watch"
+	"github.com/natless/natless/netstack/monitor"
 )
 
 // gapEvery is how often a reader is told how many packets are not shown.
@@ -34,7 +34,7 @@ The summary at the end goes to standard error; Ctrl-C ends it.
 Nothing is slowed down by a reader who is slow: what he misses is counted as
 lost. With -o json each packet is a line of JSON.
 
-` + watch.Grammar,
+` + monitor.Grammar,
 		Example: `  natless monitor --drops
   natless monitor --workload default/web --rate 0
   natless monitor 'workload default/web and not port 22'
@@ -50,7 +50,7 @@ lost. With -o json each packet is a line of JSON.
 				return err
 			}
 			out := c.OutOrStdout()
-			m := &monitor{seeing: &s, out: out, json: o.output == "json", style: packets.Style{
+			m := &monitoring{seeing: &s, out: out, json: o.output == "json", style: packets.Style{
 				ASCII: !utf8Locale(), Color: colorful(out), Words: words, Prefix: stream.Hello.Prefix}}
 			notes(c.ErrOrStderr(), stream.Hello)
 			counts, err := s.watch(c.Context(), stream, m.show)
@@ -78,7 +78,7 @@ func colorful(w io.Writer) bool {
 }
 
 // monitor shows a stream.
-type monitor struct {
+type monitoring struct {
 	*seeing
 	out   io.Writer
 	json  bool
@@ -88,7 +88,7 @@ type monitor struct {
 	said  time.Time
 }
 
-func (m *monitor) show(seen api.Seen, _, _ []byte) error {
+func (m *monitoring) show(seen api.Seen, _, _ []byte) error {
 	if seen.Counts != nil && time.Since(m.said) > gapEvery {
 		m.gap(*seen.Counts)
 	}
@@ -104,7 +104,7 @@ func (m *monitor) show(seen api.Seen, _, _ []byte) error {
 	return nil
 }
 
-func (m *monitor) print(e *api.Event) error {
+func (m *monitoring) print(e *api.Event) error {
 	if m.json {
 		return json.NewEncoder(m.out).Encode(e)
 	}
@@ -113,7 +113,7 @@ func (m *monitor) print(e *api.Event) error {
 }
 
 // gap says how many packets were not shown since it was last called.
-func (m *monitor) gap(c api.Counts) {
+func (m *monitoring) gap(c api.Counts) {
 	if m.json {
 		return
 	}

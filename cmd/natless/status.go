@@ -71,7 +71,7 @@ func printStatus(w io.Writer, s api.Status, now time.Time) error {
 		"table", fmt.Sprintf("%d mappings, %d of them workloads", s.Mappings, s.Workloads)); err != nil {
 		return err
 	}
-	if err := printOffload(w, s.Offload); err != nil {
+	if err := printFastPath(w, s.FastPath); err != nil {
 		return err
 	}
 	if err := printVerdicts(w, s.Verdicts); err != nil {

@@ -91,7 +91,7 @@ func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
 		Prefix: c.Prefix, IPv4: c.Addresses.IPv4, IPv6: c.Addresses.IPv6,
 		Device:   api.Device{Name: c.Device.Name, MTU: c.Device.MTU, Queues: queues(c)},
 		Mappings: s.translator.Table().Len(), Workloads: s.workloads.Len(),
-		Reload: r.last(), Offload: s.fastPath.status(),
+		Reload: r.last(), FastPath: s.fastPath.status(),
 	}
 	traffic := s.traffic()
 	st.Verdicts = verdicts(traffic)

@@ -15,8 +15,8 @@ import (
 	"github.com/natless/natless/cmd/internal/systemd"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/netstack/fastpath/attach"
 	"github.com/natless/natless/netstack/guard"
-	"github.com/natless/natless/netstack/offload/attach"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/netstack/tun"
 )

@@ -11,7 +11,7 @@ import (
 
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
-	"github.com/natless/natless/netstack/offload/attach"
+	"github.com/natless/natless/netstack/fastpath/attach"
 	"github.com/natless/natless/netstack/route"
 )
 
@@ -30,7 +30,7 @@ const (
 
 // insufficient says why the fast path is not what is required, or nil.
 func (f *fastPath) insufficient() error {
-	if f == nil || f.mode != config.OffloadRequired || f.Manager == nil {
+	if f == nil || f.mode != config.FastPathRequired || f.Manager == nil {
 		return nil
 	}
 	return lacks(f.Status())
@@ -106,7 +106,7 @@ func (i *insisting) look(ctx context.Context) {
 // insisted says whether what the configuration asks for is so: the fast path, and
 // the uplink.
 func (s *server) insisted(c *config.Config) (checks []api.Check) {
-	if c.Offload == config.OffloadRequired {
+	if c.FastPath == config.FastPathRequired {
 		check := api.Check{Name: "offload", State: "ok"}
 		if err := s.fastPath.insufficient(); err != nil {
 			check.State, check.Detail = "fail", err.Error()

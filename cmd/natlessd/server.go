@@ -24,9 +24,9 @@ import (
 	"github.com/natless/natless/netstack/gro"
 	"github.com/natless/natless/netstack/guard"
 	"github.com/natless/natless/netstack/local"
+	"github.com/natless/natless/netstack/monitor"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/netstack/tun"
-	"github.com/natless/natless/netstack/watch"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
 )
@@ -54,7 +54,7 @@ type server struct {
 	local      *local.Stack
 	api        *apiserver.Server // these two are set before anything runs
 	web        *web.Server       // nil: off
-	hub        *watch.Hub
+	hub        *monitor.Hub
 	gro        *gro.Task
 	diversion  diversion
 	taken      atomic.Pointer[route.Taken] // by others on the host's links

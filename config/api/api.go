@@ -232,8 +232,8 @@ type Status struct {
 	// Checks are what the daemon watches, such as routes and the rules against
 	// spoofed sources.
 	Checks []Check `json:"checks,omitempty"`
-	// Offload is what of it the kernel does by itself.
-	Offload Offload `json:"offload,omitzero"`
+	// FastPath is what of it the kernel does by itself.
+	FastPath FastPath `json:"offload,omitzero"`
 }
 
 // Device is the translator's network device.

@@ -139,7 +139,7 @@ func TestReached(t *testing.T) {
 	}{
 		{"kernel", "tcp Gb/s", 10}, {"kernel", "tcp reverse Gb/s", 10}, {"kernel", "rtt p50 µs", 30},
 		{"natless", "tcp Gb/s", 9}, {"natless", "tcp reverse Gb/s", 6}, {"natless", "rtt p50 µs", 69},
-		{"natless offload", "tcp Gb/s", 9}, {"natless offload", "tcp reverse Gb/s", 8}, {"natless offload", "rtt p50 µs", 71},
+		{"natless fast path", "tcp Gb/s", 9}, {"natless fast path", "tcp reverse Gb/s", 8}, {"natless fast path", "rtt p50 µs", 71},
 		{"tayga", "tcp Gb/s", 0.5}, {"tayga", "tcp reverse Gb/s", 0.5},
 		{"other", "tcp Gb/s", 1}, {"other", "tcp reverse Gb/s", 1},
 	} {
@@ -152,7 +152,7 @@ func TestReached(t *testing.T) {
 	}
 	want := []string{
 		"natless 0.60 ≥ 0.65 false", "natless 6.00 ≥ 8 false", "natless 39.00 ≤ 40 true",
-		"natless offload 0.80 ≥ 0.65 true", "natless offload 8.00 ≥ 8 true", "natless offload 41.00 ≤ 40 false",
+		"natless fast path 0.80 ≥ 0.65 true", "natless fast path 8.00 ≥ 8 true", "natless fast path 41.00 ≤ 40 false",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)

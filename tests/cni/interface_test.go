@@ -46,7 +46,7 @@ func TestHostInterface(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				o := s.Offload
+				o := s.FastPath
 				if o.Translated["forward4"].Packets >= 20 && o.Translated["forward6"].Packets >= 20 {
 					break
 				}

@@ -127,7 +127,7 @@ pools:
 	if err != nil {
 		t.Fatal(err)
 	}
-	taken := s.Offload.State == api.OffloadOn
+	taken := s.FastPath.State == api.FastPathOn
 	parallel(t, len(others), len(others), func(i int) error {
 		p := others[i]
 		from := func(port int) error {
@@ -147,7 +147,7 @@ pools:
 			"from a port of the workload": {from(owned + 10 + i), !taken}, "from a port of nobody": {from(40000 + i), true},
 		} {
 			if (c.err == nil) != c.works {
-				errs = append(errs, fmt.Errorf("%s: %s, fast path %s: %v", p.Name, what, s.Offload.State, c.err))
+				errs = append(errs, fmt.Errorf("%s: %s, fast path %s: %v", p.Name, what, s.FastPath.State, c.err))
 			}
 		}
 		return errors.Join(errs...)

@@ -46,7 +46,7 @@ func (n *topology) hopsToServer() int {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if s.Offload.State == api.OffloadOn {
+	if s.FastPath.State == api.FastPathOn {
 		return 2
 	}
 	return 4

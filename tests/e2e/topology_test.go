@@ -74,8 +74,8 @@ func (n *topology) usesFastPath(more []string) {
 		return
 	}
 	s, err := n.daemon.Client().Status(n.t.Context())
-	if err != nil || s.Offload.State != api.OffloadOn {
-		n.t.Fatalf("the fast path is %s: %s %v", s.Offload.State, s.Offload.Detail, err)
+	if err != nil || s.FastPath.State != api.FastPathOn {
+		n.t.Fatalf("the fast path is %s: %s %v", s.FastPath.State, s.FastPath.Detail, err)
 	}
 }
 

@@ -21,7 +21,7 @@ func TestAll(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return s.Offload.Translated["forward4"].Packets
+		return s.FastPath.Translated["forward4"].Packets
 	}
 	for deadline := time.Now().Add(10 * time.Second); inKernel() == 0; n.send("["+workload6+"]:40000", closed, 100) {
 		if time.Now().After(deadline) {

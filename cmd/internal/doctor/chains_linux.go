@@ -9,7 +9,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"github.com/natless/natless/netstack/offload/survey"
+	"github.com/natless/natless/netstack/fastpath/survey"
 )
 
 var families = map[nftables.TableFamily]string{

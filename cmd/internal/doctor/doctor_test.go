@@ -279,15 +279,15 @@ func TestIll(t *testing.T) {
 			m.fastPath = []string{"tcx program uplink at interface e", "x", "tcx program uplink at interface e"}
 		}},
 		{want: "fail offload: the fast path is off, and an earlier run left x", host: func(m *made) { m.fastPath = []string{"x"} },
-			status: func(s *api.Status) { s.Offload = api.Offload{Mode: "off", State: api.OffloadOff} }},
+			status: func(s *api.Status) { s.FastPath = api.FastPath{Mode: "off", State: api.FastPathOff} }},
 		{want: "warn offload: packets at w would pass by filter u32", status: func(s *api.Status) {
-			s.Offload = api.Offload{Mode: "auto", State: api.OffloadPartial, Interfaces: []api.OffloadInterface{{Name: "up"}, {Name: "w", Left: "filter u32"}}}
+			s.FastPath = api.FastPath{Mode: "auto", State: api.FastPathPartial, Interfaces: []api.FastPathInterface{{Name: "up"}, {Name: "w", Left: "filter u32"}}}
 		}},
 		{want: "warn offload: the kernel's fast path is not used: no BPF", status: func(s *api.Status) {
-			s.Offload = api.Offload{Mode: "auto", State: api.OffloadOff, Detail: "no BPF"}
+			s.FastPath = api.FastPath{Mode: "auto", State: api.FastPathOff, Detail: "no BPF"}
 		}},
 		{want: "warn offload: the kernel's fast path is not on w: no room", status: func(s *api.Status) {
-			s.Offload = api.Offload{Mode: "auto", State: api.OffloadPartial, Interfaces: []api.OffloadInterface{{Name: "up"}, {Name: "w", Error: "no room"}}}
+			s.FastPath = api.FastPath{Mode: "auto", State: api.FastPathPartial, Interfaces: []api.FastPathInterface{{Name: "up"}, {Name: "w", Error: "no room"}}}
 		}},
 		{want: "fail dns64: the resolver at [2001:db8::1]:53 does not answer", host: func(m *made) { m.resolved = nil }},
 		{want: "fail dns64: the resolver at [2001:db8::1]:53 says", host: func(m *made) { m.resolved[0] = netip.MustParseAddr("2001:db8:65::1") }},

@@ -17,7 +17,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"github.com/natless/natless/netstack/offload/attach"
+	"github.com/natless/natless/netstack/fastpath/attach"
 	"github.com/natless/natless/netstack/route"
 )
 

@@ -21,9 +21,9 @@ import (
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/fastpath"
 	"github.com/natless/natless/netstack/local"
 	"github.com/natless/natless/netstack/local/dns64"
-	"github.com/natless/natless/netstack/offload"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/tests/netns"
 	"github.com/natless/natless/translator"
@@ -61,7 +61,7 @@ func sources() Sources {
 	kernel := FastPath{Wanted: true, Active: true, Interfaces: 3, Failed: 1}
 	for d := range kernel.Counts {
 		for r := range kernel.Counts[d] {
-			kernel.Counts[d][r] = offload.Count{Packets: uint64(1000*(d+1) + r), Bytes: uint64(5000*(d+1) + r)}
+			kernel.Counts[d][r] = fastpath.Count{Packets: uint64(1000*(d+1) + r), Bytes: uint64(5000*(d+1) + r)}
 		}
 	}
 	link := netlink.LinkStatistics64{TxDropped: next(), RxDropped: next(), TxPackets: next(), RxPackets: next(), TxBytes: next(), RxBytes: next()}
@@ -176,9 +176,9 @@ func TestFigures(t *testing.T) {
 		`natless_device_write_errors_total{error="ENOBUFS"} `,
 		`natless_spoofed_packets_total{cause="reverse-path"} 17`,
 		`natless_offload_active 1`, `natless_offload_interfaces 3`, `natless_offload_failed_interfaces 1`,
-		fmt.Sprintf(`natless_translated_packets_total{direction="6→4",verdict="forward4",way="kernel"} %d`, 1000+int(offload.Translated)),
-		fmt.Sprintf(`natless_translated_bytes_total{direction="4→6",verdict="forward6",way="kernel"} %d`, 10000+int(offload.Translated)),
-		fmt.Sprintf(`natless_dropped_packets_total{direction="4→6",reason="lost",way="kernel"} %d`, 2000+int(offload.Lost)),
+		fmt.Sprintf(`natless_translated_packets_total{direction="6→4",verdict="forward4",way="kernel"} %d`, 1000+int(fastpath.Translated)),
+		fmt.Sprintf(`natless_translated_bytes_total{direction="4→6",verdict="forward6",way="kernel"} %d`, 10000+int(fastpath.Translated)),
+		fmt.Sprintf(`natless_dropped_packets_total{direction="4→6",reason="lost",way="kernel"} %d`, 2000+int(fastpath.Lost)),
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s", want)

@@ -95,9 +95,9 @@ func fullStatus() api.Status {
 		Mappings: 1, Workloads: 2, Verdicts: map[string]uint64{"forward4": 3}, Reload: api.Reload{At: time.Now(), Error: "x"},
 		Limits: []api.Limit{{What: "icmp-errors too-big", Budget: "workload", Refused: 5}},
 		Checks: []api.Check{{Name: "routes", State: "ok", Detail: "all there"}},
-		Offload: api.Offload{Mode: "auto", State: api.OffloadPartial, Detail: "x", Attach: "tcx", Layout: 1, Adopted: true,
-			Interfaces: []api.OffloadInterface{{Name: "eth0", Uplink: true}, {Name: "veth1", Workloads: 1, Error: "y"}},
-			Translated: map[string]api.OffloadCount{"forward4": {Packets: 1, Bytes: 2}}, Lost: 4, Passed: map[string]uint64{"fragment": 3}}}
+		FastPath: api.FastPath{Mode: "auto", State: api.FastPathPartial, Detail: "x", Attach: "tcx", Layout: 1, Adopted: true,
+			Interfaces: []api.FastPathInterface{{Name: "eth0", Uplink: true}, {Name: "veth1", Workloads: 1, Error: "y"}},
+			Translated: map[string]api.FastPathCount{"forward4": {Packets: 1, Bytes: 2}}, Lost: 4, Passed: map[string]uint64{"fragment": 3}}}
 }
 
 func document(t *testing.T) *openapi3.T {

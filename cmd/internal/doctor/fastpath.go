@@ -1,0 +1,62 @@
+package doctor
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/natless/natless/config/api"
+)
+
+// leftPrograms looks at the kernel for programs that nobody looks after: they would
+// translate by tables of a run before.
+func (v *visit) leftPrograms(check string) {
+	list, err := v.Host.FastPath()
+	if err != nil {
+		v.unknown(check, err)
+		return
+	}
+	slices.Sort(list)
+	const remedy = "natlessd --cleanup, with natlessd ended"
+	switch {
+	case v.status != nil && v.status.FastPath.Mode != "off":
+		if twice := len(list) - len(slices.Compact(slices.Clone(list))); twice > 0 {
+			v.fail(check, remedy, "%d interfaces have the fast path twice: an earlier run left one, with tables of its own", twice)
+		}
+	case v.status != nil && len(list) > 0:
+		v.fail(check, remedy, "the fast path is off, and an earlier run left %s, with tables of its own", strings.Join(list, ", "))
+	case len(list) > 0:
+		v.warn(check, remedy+", where it is not to be started again", "natlessd does not answer, and the kernel goes on translating: %s",
+			strings.Join(list, ", "))
+	}
+}
+
+// offload says what the kernel takes off the daemon.
+func (v *visit) offload() {
+	const check = "offload"
+	v.leftPrograms(check)
+	if v.status == nil {
+		return
+	}
+	granted := v.status.Device.Offload
+	if len(granted) == 0 {
+		v.warn(check, "Linux 6.2 has all", "the device takes no superpackets: each packet costs as much as 40")
+		return
+	}
+	switch o := v.status.FastPath; {
+	case o.Mode == "off":
+		v.ok(check, "the device takes superpackets (%s); the kernel's fast path is off, as the configuration says", strings.Join(granted, ", "))
+	case o.State == api.FastPathOff:
+		v.warn(check, "packets take the way through natlessd, which works and costs more; offload: off says that it shall be so", "the kernel's fast path is not used: %s", o.Detail)
+	case o.State == api.FastPathPartial:
+		for _, i := range o.Interfaces {
+			if i.Error != "" {
+				v.warn(check, "its packets take the way through natlessd, which works and costs more", "the kernel's fast path is not on %s: %s", i.Name, i.Error)
+			} else if i.Left != "" {
+				v.warn(check, "its packets take the way through natlessd, which works and costs more; offload: required uses the "+
+					"fast path all the same", "packets at %s would pass by %s", i.Name, i.Left)
+			}
+		}
+	default:
+		v.ok(check, "the kernel translates plain packets at %d interfaces (%s)", len(o.Interfaces), o.Attach)
+	}
+}

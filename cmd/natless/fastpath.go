@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/natless/natless/config/api"
+)
+
+// maxListed bounds the interfaces that are printed; JSON has all.
+const maxListed = 10
+
+// printFastPath says what the kernel does by itself, and of that which is amiss
+// first.
+func printFastPath(w io.Writer, o api.FastPath) error {
+	if o.Mode == "" { // an older natlessd
+		return nil
+	}
+	state := o.State
+	if o.Attach != "" {
+		state += fmt.Sprintf(", by %s, layout %d", o.Attach, o.Layout)
+	}
+	if o.Adopted {
+		state += ", from an earlier run"
+	}
+	var uplinks, translated, passed []string
+	workloads := 0
+	for _, i := range o.Interfaces {
+		if i.Uplink {
+			uplinks = append(uplinks, i.Name)
+		} else {
+			workloads++
+		}
+	}
+	attached := ""
+	if len(o.Interfaces) > 0 {
+		attached = fmt.Sprintf("uplink %s; %d interfaces of workloads", strings.Join(uplinks, " "), workloads)
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Translated)) {
+		translated = append(translated, fmt.Sprintf("%s %d", name, o.Translated[name].Packets))
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Passed)) {
+		if o.Passed[name] > 0 {
+			passed = append(passed, fmt.Sprintf("%s %d", name, o.Passed[name]))
+		}
+	}
+	lost := ""
+	if o.Lost > 0 {
+		lost = fmt.Sprintf("%d packets that the kernel refused once they were translated", o.Lost)
+	}
+	if err := facts(w, "kernel path", state, "  mode", o.Mode, "  because", o.Detail, "  attached to", attached,
+		"  translated", strings.Join(translated, ", "), "  left to us", strings.Join(passed, ", "), "  lost", lost); err != nil {
+		return err
+	}
+	listed := 0
+	for _, i := range o.Interfaces {
+		if i.Error == "" && i.Left == "" {
+			continue
+		}
+		if listed++; listed > maxListed {
+			_, err := fmt.Fprintln(w, "  … (natless status -o json has all)")
+			return err
+		}
+		line := fmt.Sprintf("  not at %s: %s", i.Name, i.Error)
+		if i.Error == "" && o.Mode == "required" {
+			line = fmt.Sprintf("  at %s, as required, passing by %s", i.Name, i.Left)
+		} else if i.Error == "" {
+			line = fmt.Sprintf("  left to us at %s: packets would pass by %s", i.Name, i.Left)
+		}
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,391 @@
+// Package attach keeps the programs of package offload where packets come in: it
+// finds the interfaces, attaches and pins, adopts what an earlier daemon left, and
+// removes all of it. It tells the maps at which interface each workload is. What
+// the programs do and what lies in the maps may not enter here.
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/fastpath"
+	"github.com/natless/natless/netstack/fastpath/survey"
+)
+
+const (
+	// settle is how long a change is waited with, so that a burst of them is one
+	// look at the host.
+	settle = 20 * time.Millisecond
+	// share bounds what looking at the host may take of the time: a fifth.
+	share = 4
+	// retryFirst and retryMost bound the pause after an error.
+	retryFirst = time.Second
+	// pollEvery is how often what nothing tells of is looked at: programs, and
+	// rules of the older iptables.
+	pollEvery = 10 * time.Second
+	retryMost = 30 * time.Second
+)
+
+// Config is what stays the same while a manager runs.
+type Config struct {
+	Device   string // the translator's device; the pins are called by it
+	Uplink   string // where IPv4 comes from; "": where the default routes lead
+	Required bool   // what does not work ends Run, if it does not from the start
+	Keep     bool   // leave all in force when Run ends
+	Root     string // of the BPF file system; default /sys/fs/bpf
+	// After is closed when the kernel forwards: before, it cannot tell where
+	// packets go, and nothing is attached. nil: it does.
+	After <-chan struct{}
+	Log   *slog.Logger
+
+	clsact bool // even where there is TCX, for tests
+}
+
+func (c Config) withDefaults() Config {
+	if c.Root == "" {
+		c.Root = defaultRoot
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return c
+}
+
+// Manager is a task, and what the daemon tells of its tables. Run must stay on
+// one thread when that thread is in a network namespace of its own; New belongs
+// on the same. All else may be called from any goroutine.
+type Manager struct {
+	config Config
+	ready  chan struct{}
+	kick   chan struct{}
+
+	mu       sync.Mutex // guards what follows
+	store    *store
+	handle   *netlink.Handle
+	path     *fastpath.FastPath
+	hook     hook
+	kernel   *kernel
+	survey   *survey.Survey
+	passed   survey.Passed // what packets would pass by
+	covered  covered
+	host     *host
+	fresh    bool              // the maps are not pinned yet
+	adopted  bool              // the maps are an earlier daemon's
+	routed   bool              // the host's routes to the device are there
+	forwards bool              // the device does, or is not there
+	base     fastpath.Counters // what an earlier daemon's packets came to
+	seen     fastpath.Counters // as last read
+	tables
+	attached map[place]bool
+	errs     map[place]string // why a program is not where it should be
+	uplinks  []int
+	said     string
+	took     time.Duration // to look at the host
+}
+
+// New makes a manager and loads the programs, or takes over what an earlier
+// daemon left. Nothing is attached before Run.
+func New(c Config) (*Manager, error) {
+	c = c.withDefaults()
+	if err := probe(); err != nil {
+		return nil, err
+	}
+	m := &Manager{config: c, ready: make(chan struct{}), kick: make(chan struct{}, 1),
+		attached: map[place]bool{}, errs: map[place]string{}}
+	m.tables.hints = hints{}
+	if err := m.open(); err != nil {
+		m.release()
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *Manager) open() (err error) {
+	if m.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	if m.store, err = openStore(m.config.Root, m.config.Device); err != nil {
+		return err
+	}
+	for _, dir := range m.store.collect() {
+		m.config.Log.Info("removed the fast path of a network namespace that is gone", "pins", dir)
+	}
+	if err := m.load(); err != nil {
+		return err
+	}
+	if m.base, err = m.path.Counters(); err != nil {
+		return err
+	}
+	m.seen = m.base
+	if err := m.look(); err != nil {
+		return err
+	}
+	m.kernel = newKernel(m.handle, m.config.Device)
+	m.kernel.remember(m.path.Uplink, uplink)
+	m.kernel.remember(m.path.Workload, workload)
+	if err := m.kernel.hold(); err != nil {
+		return err
+	}
+	if m.survey, err = survey.New(m.handle); err != nil {
+		return err
+	}
+	var other hook
+	m.hook, other = newTCX(m.store, m.kernel), &clsact{m.store, m.handle, m.kernel}
+	if m.config.clsact || !haveTCX(m.path.Uplink) {
+		m.hook, other = other, m.hook
+	}
+	_, err = removeAll(other)
+	return err
+}
+
+// load adopts the maps that are pinned, if they are of this version. Those of
+// another stay in use until the new programs have taken their place.
+func (m *Manager) load() (err error) {
+	m.path, err = fastpath.Adopt(m.store.dir, m.config.Device)
+	if err == nil {
+		m.adopted, m.ways.Alone = true, m.path.WasAlone()
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		m.config.Log.Warn("the fast path that is there is replaced", "why", err)
+	}
+	m.fresh = true
+	m.path, err = fastpath.Load(m.config.Device)
+	return err
+}
+
+// release lets go of what the process holds; what is pinned stays.
+func (m *Manager) release() {
+	if m.hook != nil {
+		m.hook.close()
+	}
+	if m.kernel != nil {
+		m.kernel.close()
+	}
+	if m.survey != nil {
+		m.survey.Close()
+	}
+	if m.path != nil {
+		m.path.Close()
+	}
+	if m.store != nil {
+		m.store.close()
+	}
+	if m.handle != nil {
+		m.handle.Close()
+	}
+}
+
+// Ready is closed when the programs are where they should be for the first time.
+func (m *Manager) Ready() <-chan struct{} { return m.ready }
+
+// changed asks Run to look at the host.
+func (m *Manager) changed() {
+	select {
+	case m.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps the programs attached until ctx is done; then it removes them, or
+// leaves them in force if the configuration says so.
+func (m *Manager) Run(ctx context.Context) (err error) {
+	w, err := watch(m.changed)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if m.config.After != nil {
+		select {
+		case <-ctx.Done():
+		case <-m.config.After:
+		}
+	}
+	m.mu.Lock()
+	m.routed = true
+	m.mu.Unlock()
+	err = m.serve(ctx)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	defer m.release()
+	if m.config.Keep && err == nil {
+		m.config.Log.Info("the kernel goes on translating", "pins", m.store.dir)
+		return nil
+	}
+	return errors.Join(err, m.remove())
+}
+
+func (m *Manager) serve(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	pause := retryFirst
+	var earliest time.Time
+	for first := true; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.kick:
+			timer.Reset(max(settle, time.Until(earliest)))
+			continue
+		case <-poll.C:
+			if !m.passedBy() {
+				continue
+			}
+		case <-timer.C:
+		}
+		err := m.reconcile()
+		earliest = time.Now().Add(m.took * share)
+		switch {
+		case err == nil:
+			pause = retryFirst
+		case first && m.config.Required:
+			return fmt.Errorf("offload: required: %w", err)
+		default:
+			timer.Reset(pause)
+			pause = min(2*pause, retryMost)
+		}
+		if first {
+			close(m.ready)
+			first = false
+		}
+	}
+}
+
+// reconcile looks at the host and puts everything where it should be.
+func (m *Manager) reconcile() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	began := time.Now()
+	if err := m.look(); err != nil {
+		return err
+	}
+	err := m.locate()
+	m.passed = m.surveyed()
+	m.took = time.Since(began)
+	want := m.wanted()
+	err = errors.Join(err, m.detachAllBut(want), m.attach(want))
+	if m.fresh && err == nil {
+		err = m.pin()
+	}
+	m.tell()
+	return err
+}
+
+// look surveys the host.
+func (m *Manager) look() (err error) {
+	if m.host, err = readHost(m.handle); err != nil {
+		return err
+	}
+	device := m.host.byName[m.config.Device]
+	m.forwards = device == 0 || m.host.forwards(device)
+	m.uplinks, err = m.host.uplinks(m.config.Uplink, m.config.Device)
+	return err
+}
+
+// wanted is where programs should be: nowhere while the maps are not right.
+func (m *Manager) wanted() map[place]bool {
+	want := map[place]bool{}
+	if m.unusable() != nil {
+		return want
+	}
+	for p := range m.possible() {
+		if m.leave(p) == "" {
+			want[p] = true
+		}
+	}
+	return want
+}
+
+// detachAllBut takes programs away that are nowhere wanted, an earlier daemon's
+// among them.
+func (m *Manager) detachAllBut(want map[place]bool) error {
+	left, err := m.hook.left()
+	errs := []error{err}
+	for _, p := range left {
+		if want[p] {
+			continue
+		}
+		if err := m.hook.detach(p); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(m.attached, p)
+	}
+	for p := range m.errs {
+		if !want[p] {
+			delete(m.errs, p)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) attach(want map[place]bool) error {
+	var errs []error
+	for p := range want {
+		if m.attached[p] && m.hook.alive(p) {
+			if m.last(p) {
+				continue
+			}
+			if err := m.hook.detach(p); err != nil { // and attach behind it
+				errs = append(errs, err)
+				continue
+			}
+		}
+		program := m.path.Workload
+		if p.role == uplink {
+			program = m.path.Uplink
+		}
+		if err := m.hook.attach(p, program); err != nil {
+			delete(m.attached, p)
+			m.errs[p] = err.Error()
+			errs = append(errs, fmt.Errorf("%s: %w", m.host.links[p.ifindex].name, err))
+			continue
+		}
+		delete(m.errs, p)
+		m.attached[p] = true
+	}
+	return errors.Join(errs...)
+}
+
+// pin puts the maps where the next daemon finds them, in the stead of others
+// that nothing uses any more.
+func (m *Manager) pin() error {
+	entries, err := os.ReadDir(m.store.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !slices.ContainsFunc([]string{linkPrefix, filterPrefix, qdiscPrefix}, func(p string) bool { return strings.HasPrefix(e.Name(), p) }) {
+			if err := os.Remove(m.store.path(e.Name())); err != nil {
+				return fmt.Errorf("unpin old maps: %w", err)
+			}
+		}
+	}
+	if err := m.path.Pin(m.store.dir); err != nil {
+		return fmt.Errorf("pin the maps: %w", err)
+	}
+	m.fresh = false
+	return nil
+}
+
+// remove takes everything away.
+func (m *Manager) remove() error {
+	err := m.detachAllBut(nil)
+	if err == nil {
+		err = m.store.remove()
+	}
+	return err
+}

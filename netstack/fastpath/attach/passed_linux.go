@@ -1,0 +1,190 @@
+package attach
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/cilium/ebpf/link"
+
+	"github.com/natless/natless/netstack/fastpath"
+	"github.com/natless/natless/netstack/fastpath/survey"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// What an operator has set up is not to be passed by: where a packet would meet a
+// filter, a program or a rule behind the fast path, that interface is left to the
+// daemon, or all of them. Who requires the fast path is told what it passes by.
+
+// possible are the places where programs could be.
+func (m *Manager) possible() map[place]bool {
+	all := map[place]bool{}
+	for _, i := range m.uplinks {
+		all[place{i, uplink}] = true
+	}
+	for i, n := range m.count {
+		if n > 0 {
+			all[place{i, workload}] = true
+		}
+	}
+	return all
+}
+
+// leave says why a place is left to the daemon, or "".
+func (m *Manager) leave(p place) string {
+	if m.config.Required {
+		return ""
+	}
+	if m.passed.Host != "" {
+		return m.passed.Host
+	}
+	return m.passed.Interfaces[p.ifindex]
+}
+
+// last says that no program follows ours: one that does is to come first.
+func (m *Manager) last(p place) bool {
+	list, err := m.kernel.at(p.ifindex)
+	if err != nil {
+		return true
+	}
+	at := slices.IndexFunc(list, func(s stands) bool { return s.owner == ours && s.place == p })
+	return at < 0 || !slices.ContainsFunc(list[at:], func(s stands) bool { return s.owner != ours })
+}
+
+// surveyed is what packets would pass by now.
+func (m *Manager) surveyed() survey.Passed {
+	p, err := m.survey.Look(m.ours())
+	if err != nil && p.Host == "" {
+		p.Host = "what cannot be read: " + err.Error()
+	}
+	if device := m.host.byName[m.config.Device]; device != 0 && p.Host == "" {
+		if list, _ := m.kernel.at(device); len(list) > 0 {
+			p.Host = fmt.Sprintf("program %d at %s", list[0].program, m.config.Device)
+		}
+	}
+	for place := range m.possible() {
+		list, _ := m.kernel.at(place.ifindex)
+		for _, s := range list {
+			if s.owner == unseen && p.Interfaces[place.ifindex] == "" && !m.pinned(s) {
+				p.Interfaces[place.ifindex] = fmt.Sprintf("program %d, which may not be looked at without CAP_SYS_ADMIN and may be "+
+					"one that an earlier run left (natlessd --cleanup, as root)", s.program)
+			}
+		}
+	}
+	return p
+}
+
+// pinned says that a program is at a link that an earlier run pinned where this
+// one looks for it.
+func (m *Manager) pinned(s stands) bool {
+	for r := uplink; r <= workload; r++ {
+		l, err := link.LoadPinnedLink(m.store.path(linkPrefix+place{s.place.ifindex, r}.String()), nil)
+		if err != nil {
+			continue
+		}
+		info, err := l.Info()
+		l.Close()
+		if err == nil && info.ID == s.link {
+			return true
+		}
+	}
+	return false
+}
+
+// passedBy says whether that has changed.
+func (m *Manager) passedBy() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.surveyed()
+	if now.Host != m.passed.Host || !maps.Equal(now.Interfaces, m.passed.Interfaces) {
+		return true
+	}
+	for p := range m.attached {
+		if !m.last(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// ours is which packets are translated. A great many addresses are covered by
+// fewer and larger prefixes.
+func (m *Manager) ours() survey.Ours {
+	o := survey.Ours{Device: m.config.Device}
+	for _, i := range m.uplinks {
+		o.Uplinks = append(o.Uplinks, m.host.links[i].name)
+	}
+	for i, n := range m.count {
+		if n > 0 {
+			o.Workloads = append(o.Workloads, m.host.links[i].name)
+		}
+	}
+	slices.Sort(o.Workloads)
+	if m.table == nil {
+		return o
+	}
+	o.Prefix, o.Elsewhere = m.table.Prefix(), m.elsewhere()
+	o.GlobalOnly = o.Prefix == fastpath.WellKnown && !m.translation.AllowNonGlobal
+	if m.covered.table != m.table {
+		var six, four covering
+		for e := range m.table.Entries() {
+			mp := e.Mapping()
+			six.add(mp.IPv6, 64, 32)
+			four.add(mp.IPv4, 32, 16)
+		}
+		m.covered = covered{m.table, six.list(), four.list()}
+	}
+	o.Mapped6, o.Mapped4 = m.covered.six, m.covered.four
+	return o
+}
+
+// covered is what a table's mappings cover.
+type covered struct {
+	table     *mapping.Table
+	six, four []netip.Prefix
+}
+
+// covering is a set of prefixes that is kept small: when they are too many, they
+// are made shorter, and then as good as everything.
+type covering struct {
+	set    map[netip.Prefix]bool
+	coarse bool
+	any    bool
+}
+
+const mostCovering = 256
+
+func (c *covering) add(p netip.Prefix, fine, coarse int) {
+	if c.any {
+		return
+	}
+	bits := fine
+	if c.coarse {
+		bits = coarse
+	}
+	if c.set == nil {
+		c.set = map[netip.Prefix]bool{}
+	}
+	q, _ := p.Addr().Prefix(min(bits, p.Bits()))
+	c.set[q] = true
+	if len(c.set) <= mostCovering {
+		return
+	}
+	if c.any = c.coarse; c.any {
+		return
+	}
+	c.coarse = true
+	old := c.set
+	c.set = nil
+	for q := range old {
+		c.add(q, fine, coarse)
+	}
+}
+
+func (c *covering) list() []netip.Prefix {
+	if c.any {
+		return nil
+	}
+	return slices.SortedFunc(maps.Keys(c.set), netip.Prefix.Compare)
+}

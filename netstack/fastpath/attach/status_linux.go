@@ -1,0 +1,134 @@
+package attach
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/natless/natless/netstack/fastpath"
+)
+
+// Snapshot is what the kernel has done since this daemon began, by reason: what
+// came in at uplinks (4→6) and at workloads (6→4). It never runs backwards.
+type Snapshot = fastpath.Counters
+
+// Snapshot sums up. When the counters cannot be read, they are what they last were.
+func (m *Manager) Snapshot() Snapshot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c, err := m.path.Counters(); err == nil {
+		m.seen = c
+	}
+	s := m.seen
+	for r := range fastpath.NumReasons {
+		s.Uplink[r] = minus(s.Uplink[r], m.base.Uplink[r])
+		s.Workload[r] = minus(s.Workload[r], m.base.Workload[r])
+	}
+	return s
+}
+
+func minus(a, b fastpath.Count) fastpath.Count {
+	return fastpath.Count{Packets: a.Packets - b.Packets, Bytes: a.Bytes - b.Bytes}
+}
+
+// Traffic is what the kernel translated for the mapping with a slot of the
+// translator's table (mapping.Entry.Slot).
+func (m *Manager) Traffic(slot uint32) (fastpath.Traffic, error) { return m.path.Traffic(slot) }
+
+// Status is what is attached where.
+type Status struct {
+	Attach     string // tcx or clsact
+	Adopted    bool   // an earlier daemon's maps are in use
+	On         bool   // packets are translated
+	Detail     string // what is not used, and why
+	Interfaces []Interface
+}
+
+// Interface is where a program is, or should be.
+type Interface struct {
+	Name      string
+	Uplink    bool
+	Workloads int    // mappings whose IPv6 packets come in there
+	Error     string // why it is not there after all
+	Left      string // what packets would pass by, so that it is not there; or what they pass by where it must be
+}
+
+// Status says how it stands.
+func (m *Manager) Status() Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.status()
+}
+
+func (m *Manager) status() Status {
+	s := Status{Attach: m.hook.String(), Adopted: m.adopted, On: m.unusable() == nil && len(m.attached) > 0}
+	places := slices.Collect(maps.Keys(m.attached))
+	places = slices.AppendSeq(places, maps.Keys(m.errs))
+	if m.unusable() == nil && m.passed.Host == "" {
+		for p := range m.possible() {
+			if m.leave(p) != "" && !slices.Contains(places, p) {
+				places = append(places, p)
+			}
+		}
+	}
+	slices.SortFunc(places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.role, b.role), cmp.Compare(a.ifindex, b.ifindex))
+	})
+	for _, p := range places {
+		i := Interface{Name: m.host.links[p.ifindex].name, Uplink: p.role == uplink, Error: m.errs[p], Left: m.passed.Interfaces[p.ifindex]}
+		if p.role == workload {
+			i.Workloads = m.count[p.ifindex]
+		}
+		s.Interfaces = append(s.Interfaces, i)
+	}
+	s.Detail = strings.Join(m.lacking(), "; ")
+	return s
+}
+
+// lacking says what packets take the way through the daemon, and why.
+func (m *Manager) lacking() (list []string) {
+	if err := m.unusable(); err != nil {
+		return []string{err.Error()}
+	}
+	if !m.forwards {
+		list = append(list, fmt.Sprintf("%s does not forward both IPv4 and IPv6 (net.ipv4.conf.*.forwarding, "+
+			"net.ipv6.conf.*.forwarding, disable_ipv6): nothing is translated", m.config.Device))
+	}
+	if len(m.uplinks) == 0 {
+		what := "no interface with IPv4"
+		if m.config.Uplink != "" {
+			what = "no Ethernet interface " + m.config.Uplink
+		}
+		list = append(list, what+": nothing is translated to IPv6")
+	}
+	if m.nowhere > 0 {
+		list = append(list, fmt.Sprintf("%d mappings have no Ethernet interface of their own", m.nowhere))
+	}
+	if m.passed.Host != "" && m.config.Required {
+		list = append(list, "packets pass by "+m.passed.Host+", since it is required")
+	} else if m.passed.Host != "" {
+		list = append(list, "left to the daemon, for packets would pass by "+m.passed.Host)
+	}
+	if len(m.errs) > 0 {
+		list = append(list, fmt.Sprintf("%d interfaces without it", len(m.errs)))
+	}
+	return list
+}
+
+// tell logs one line whenever the state is another.
+func (m *Manager) tell() {
+	s := m.status()
+	line := fmt.Sprint(s.On, s.Attach, s.Detail)
+	if line == m.said {
+		return
+	}
+	m.said = line
+	state := "off"
+	if s.On {
+		state = "on"
+	}
+	m.config.Log.Info("kernel fast path", "state", state, "attach", s.Attach, "layout", fastpath.Layout, "adopted", s.Adopted,
+		"interfaces", len(s.Interfaces), "not", s.Detail)
+}

@@ -1,0 +1,134 @@
+package attach
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/fastpath"
+	"github.com/natless/natless/netstack/internal/nexthops"
+	"github.com/natless/natless/netstack/route"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// noDevice is an index that no interface has.
+const noDevice = 0x7fffffff
+
+// wayFinding is what the programs must know of the host's ways. Without a device
+// they go on as long as the host gave nobody else a way inside prefix and
+// mappings: its route to the device went with it.
+func (m *Manager) wayFinding() (h fastpath.Host) {
+	h.Strict = m.host.strict(m.uplinks)
+	if len(m.uplinks) <= len(h.Uplinks) {
+		copy(h.Uplinks[:], m.uplinks)
+	}
+	for _, i := range m.uplinks {
+		if h.Via == 0 && m.host.forwards(i) {
+			h.Via = i
+		}
+	}
+	if h.Device = m.host.byName[m.config.Device]; h.Device == 0 || !m.routed {
+		h.Device, h.Alone = noDevice, m.ways.Alone // as it was when the device and its routes were there
+		return h
+	}
+	h.Alone = m.table != nil && h.Via != 0 && m.alone(h.Device)
+	return h
+}
+
+// alone says that no route leads away what the device's routes cover, and no rule
+// of somebody else could.
+func (m *Manager) alone(device int) bool {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		rules, err := nexthops.Dump(func() ([]netlink.Rule, error) { return m.handle.RuleList(family) })
+		if err != nil || slices.ContainsFunc(rules, foreignRule) {
+			return false
+		}
+		routes, err := nexthops.Dump(func() ([]netlink.Route, error) {
+			return m.handle.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		})
+		if err != nil || slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.LinkIndex != device && m.inside(&r) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// elsewhere lists what IPv4 is behind interfaces that are no uplinks: the fast path
+// has no packets from there or to it.
+func (m *Manager) elsewhere() (list []netip.Prefix) {
+	rules, err := nexthops.Dump(func() ([]netlink.Rule, error) { return m.handle.RuleList(netlink.FAMILY_V4) })
+	if err != nil || slices.ContainsFunc(rules, foreignRule) || len(m.uplinks) == 0 || len(m.uplinks) > len(m.ways.Uplinks) {
+		return nil
+	}
+	routes, err := nexthops.Dump(func() ([]netlink.Route, error) { return m.handle.RouteList(nil, netlink.FAMILY_V4) })
+	if err != nil {
+		return nil
+	}
+	var uplinks []netip.Prefix
+	for _, r := range routes {
+		p, ok := prefixOf(r.Dst)
+		switch {
+		case !ok:
+		case r.LinkIndex == 0 || r.Type != unix.RTN_UNICAST || slices.Contains(m.uplinks, r.LinkIndex):
+			uplinks = append(uplinks, p)
+		default:
+			list = append(list, p)
+		}
+	}
+	return slices.DeleteFunc(list, func(p netip.Prefix) bool {
+		return slices.ContainsFunc(uplinks, func(u netip.Prefix) bool { return p.Bits() <= u.Bits() && p.Overlaps(u) })
+	})
+}
+
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	a, ok := netip.AddrFromSlice(n.IP)
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(a.Unmap(), bits), ok && bits > 0
+}
+
+// foreignRule says that a rule is neither one of the kernel's three nor ours.
+func foreignRule(r netlink.Rule) bool {
+	return r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN && r.Table != unix.RT_TABLE_DEFAULT &&
+		r.Table != route.HostPoolTable
+}
+
+// inside says that a route is to a part of the prefix or of a mapping, or to all
+// of one. An address that is shared with the host leads to both.
+func (m *Manager) inside(r *netlink.Route) bool {
+	if r.Dst == nil {
+		return false
+	}
+	a, _ := netip.AddrFromSlice(r.Dst.IP)
+	a = a.Unmap()
+	bits, _ := r.Dst.Mask.Size()
+	if a.Is6() {
+		p := m.table.Prefix()
+		return p.Contains(a) && bits >= p.Bits()
+	}
+	if !a.Is4() || a == m.translation.Host4 {
+		return false
+	}
+	e := m.table.Lookup4(mapping.Addr4From(a))
+	return e != nil && bits >= e.Mapping().IPv4.Bits()
+}
+
+// strict says whether one of the uplinks takes IPv4 packets only where the host
+// would send to their source (rp_filter=1, RFC 3704 2.2).
+func (h *host) strict(uplinks []int) bool {
+	return slices.ContainsFunc(uplinks, func(i int) bool {
+		most := byte(0)
+		for _, name := range []string{"all", h.links[i].name} {
+			if b, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + name + "/rp_filter"); err == nil && len(b) > 0 {
+				most = max(most, b[0])
+			}
+		}
+		return most == '1'
+	})
+}

@@ -1,0 +1,60 @@
+//go:build linux
+
+package fastpath
+
+import (
+	"net"
+	"slices"
+	"testing"
+
+	"github.com/natless/natless/tests/reference"
+)
+
+// BenchmarkHostWays is what a program takes for a small packet, and how much of
+// that is asking the host for the way of the packet as it came, and of its source.
+// The kernel takes the time of each run; the median is told.
+func BenchmarkHostWays(b *testing.B) {
+	r := newRig(b)
+	r.IP("tuntap add natless0 mode tun")
+	r.IP("link set natless0 up")
+	for _, dst := range []string{"198.51.100.0/24", "64:ff9b::/96", prefixed()[0].Config.IPv4.String(), prefixed()[0].Config.IPv6.String()} {
+		r.IP("route add " + dst + " dev natless0")
+	}
+	device := 0
+	r.Do(func() {
+		if i, err := net.InterfaceByName("natless0"); err == nil {
+			device = i.Index
+		}
+	})
+	f := loaded(b)
+	j := newPair(b, r, prefixed()[0], f).judge()
+	for _, c := range []struct {
+		name string
+		host Host
+	}{{"without", Host{}}, {"with", Host{Device: device, Via: r.up, Uplinks: [maxUplinks]int{r.up}}}} {
+		for _, way := range []struct {
+			name string
+			run  *runner
+			in   []byte
+		}{{"to4", j.workload, udp6(64)}, {"to6", j.uplink, udp4(64)}} {
+			b.Run(way.name+"/"+c.name, func(b *testing.B) {
+				if err := f.SetHost(c.host); err != nil {
+					b.Fatal(err)
+				}
+				var took []uint32
+				r.Do(func() {
+					for range b.N {
+						if a, _, err := way.run.run(reference.Packet{Bytes: way.in}, 0); err != nil || a != actRedirect {
+							b.Errorf("%d, %v", int32(a), err)
+							return
+						}
+						took = append(took, way.run.attr.duration)
+					}
+				})
+				slices.Sort(took)
+				b.ReportMetric(0, "ns/op")
+				b.ReportMetric(float64(took[len(took)/2]), "ns/packet")
+			})
+		}
+	}
+}

@@ -1,0 +1,214 @@
+//go:build linux
+
+// Package fastpath is the kernel's fast path: the eBPF programs, in bpf/, that
+// translate plain packets where they come in, and the maps that tell them how.
+// It turns a mapping.Table and a translator.Config into what lies in the maps,
+// and edits that. Nothing of where programs are attached may enter here, and no
+// rule of translation: what the programs do is what package translator does,
+// byte for byte, or nothing.
+package fastpath
+
+//go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type key6 -type entry6 -type key4 -type entry4 -type key_port -type traffic -type reason program bpf/program.c
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
+)
+
+// Layout is the version of what lies in the maps: pinned maps of another one
+// must be replaced, not adopted.
+const Layout = 3
+
+// FastPath is the two programs and their maps. Until Replace has filled the
+// maps, the programs pass everything on. It is safe for concurrent use.
+type FastPath struct {
+	// Uplink is for ingress of the interfaces where IPv4 packets for
+	// workloads come in, Workload for ingress of workloads' interfaces on
+	// the host's side. Ethernet only.
+	Uplink, Workload *ebpf.Program
+
+	maps         programMaps
+	fibFlags     uint32
+	counterBytes int
+
+	mu     sync.Mutex
+	tables *Tables // as last replaced or edited; nil before
+	paused bool
+	inner  inner // what the programs see
+	state
+	carried map[uint32]Traffic // by slot: what was counted before the tables were last replaced
+}
+
+// LayoutError says that what is pinned is of another version.
+type LayoutError struct {
+	Dir  string
+	Have uint32
+}
+
+func (e *LayoutError) Error() string {
+	return fmt.Sprintf("fast path pinned in %s: layout %d, this is layout %d: replace it", e.Dir, e.Have, Layout)
+}
+
+// programName is what a program for a translator's device is called: what an
+// earlier run left is known by it. The kernel has 15 bytes for a name, and one
+// that fills them may be taken for the beginning of a longer one.
+func programName(role, device string) string {
+	h := fnv.New32a()
+	h.Write([]byte(device))
+	return fmt.Sprintf("%s_%05x", role, h.Sum32()&0xfffff)
+}
+
+// IsProgram says that a program of that name is ours, of that device. Those of
+// the first versions were called by their roles alone.
+func IsProgram(name, role, device string) bool {
+	return name == programName(role, device) || name == role
+}
+
+// HasMaps says that a program has the maps that ours have, as far as it can be
+// told: there is nothing else that a name stands for.
+func HasMaps(info *ebpf.ProgramInfo) bool {
+	ids, ok := info.MapIDs()
+	if !ok {
+		return false
+	}
+	missing := map[string]bool{programMapActive: true, programMapBy4: true, programMapBy6: true, programMapConfigs: true,
+		programMapNear: true}
+	for _, id := range ids {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			continue
+		}
+		if i, err := m.Info(); err == nil {
+			delete(missing, i.Name)
+		}
+		m.Close()
+	}
+	return len(missing) == 0
+}
+
+// Load makes the maps and loads the programs, for a translator's device.
+func Load(device string) (*FastPath, error) {
+	spec, err := loadProgram()
+	if err != nil {
+		return nil, fmt.Errorf("read the fast path: %w", err)
+	}
+	return load(spec, nil, device)
+}
+
+// Adopt takes over the maps pinned in dir and loads the programs of this build
+// on top of them; whatever runs the pinned ones goes on meanwhile. Without any
+// pins, the error is an fs.ErrNotExist; with those of another layout, a *LayoutError.
+func Adopt(dir, device string) (*FastPath, error) {
+	have, err := pinnedLayout(dir)
+	if err != nil {
+		return nil, err
+	}
+	if have != Layout {
+		return nil, &LayoutError{dir, have}
+	}
+	maps := map[string]*ebpf.Map{}
+	defer func() {
+		for _, m := range maps {
+			m.Close()
+		}
+	}()
+	for name := range (&programMaps{}).byName() {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
+		if err != nil {
+			return nil, fmt.Errorf("adopt map %s: %w", name, err)
+		}
+		maps[name] = m
+	}
+	spec, err := loadProgram()
+	if err != nil {
+		return nil, fmt.Errorf("read the fast path: %w", err)
+	}
+	return load(spec, maps, device)
+}
+
+func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, device string) (*FastPath, error) {
+	for role, p := range spec.Programs {
+		p.Name = programName(role, device)
+	}
+	var objects programObjects
+	if err := spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
+		return nil, fmt.Errorf("load the fast path: %w", err)
+	}
+	f := &FastPath{Uplink: objects.Uplink, Workload: objects.Workload, maps: objects.programMaps, counterBytes: maxCounterBytes}
+	// Before Linux 6.3 the kernel looks the neighbour up twice.
+	if v, err := features.LinuxVersionCode(); err == nil && v >= 6<<16|3<<8 {
+		f.fibFlags = fibSkipNeighbour
+	}
+	return f, nil
+}
+
+// Close lets go of programs and maps; what is attached or pinned stays.
+func (f *FastPath) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.inner.close()
+	return errors.Join(f.Uplink.Close(), f.Workload.Close(), f.maps.Close())
+}
+
+// Pin puts the maps into dir, in a BPF file system, and says there which layout
+// they have.
+func (f *FastPath) Pin(dir string) error {
+	layout, err := ebpf.NewMap(&ebpf.MapSpec{Name: layoutName, Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		return fmt.Errorf("map %s: %w", layoutName, err)
+	}
+	defer layout.Close()
+	if err := layout.Put(uint32(0), uint32(Layout)); err != nil {
+		return fmt.Errorf("map %s: %w", layoutName, err)
+	}
+	for name, m := range f.maps.byName() {
+		if err := m.Pin(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return layout.Pin(filepath.Join(dir, layoutName)) // last: with it, all are there
+}
+
+// Unpin removes what Pin left in dir, of whatever layout, and nothing else.
+func Unpin(dir string) error {
+	names := []string{layoutName} // first: without it, none count
+	for name := range (&programMaps{}).byName() {
+		names = append(names, name)
+	}
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("unpin the fast path: %w", err)
+		}
+	}
+	return nil
+}
+
+const layoutName = "layout"
+
+func pinnedLayout(dir string) (version uint32, err error) {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, layoutName), nil)
+	if err != nil {
+		return 0, fmt.Errorf("fast path pinned in %s: %w", dir, err)
+	}
+	defer m.Close()
+	if err := m.Lookup(uint32(0), &version); err != nil {
+		return 0, fmt.Errorf("layout of the fast path pinned in %s: %w", dir, err)
+	}
+	return version, nil
+}
+
+func (m *programMaps) byName() map[string]*ebpf.Map {
+	return map[string]*ebpf.Map{
+		programMapActive: m.Active, programMapBlocks: m.Blocks, programMapBy4: m.By4, programMapBy6: m.By6,
+		programMapConfigs: m.Configs, programMapCounters: m.Counters, programMapDrawn: m.Drawn,
+		programMapNear: m.Near, programMapPorts: m.Ports, programMapReasons: m.Reasons,
+	}
+}

@@ -1,0 +1,360 @@
+//go:build linux
+
+package fastpath
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+// inner is one generation of tables.
+type inner struct {
+	by6, by4, ports, near, counters *ebpf.Map
+	perMapping                      int // counters of each mapping
+	slots                           int // that there are counters for
+}
+
+func (n *inner) close() {
+	for _, m := range []*ebpf.Map{n.by6, n.by4, n.ports, n.near, n.counters} {
+		if m != nil {
+			m.Close()
+		}
+	}
+	*n = inner{}
+}
+
+// maxCounterBytes is what counters may take when each CPU has its own.
+const maxCounterBytes = 256 << 20
+
+// headroom is how many entries a table of n is made for.
+func headroom(n int) uint32 { return uint32(n + n/4 + 1024) }
+
+// Replace puts new tables in the place of the old ones, at once: no packet sees
+// a mix. It takes about as long as it takes to write all mappings. On an error
+// the old ones stay, but on an *UnsupportedError everything is passed on.
+func (f *FastPath) Replace(t Tables) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.replace(t)
+}
+
+func (f *FastPath) replace(t Tables) error {
+	c, s, err := f.encode(&t)
+	if unsupported := (*UnsupportedError)(nil); errors.As(err, &unsupported) {
+		return errors.Join(err, f.disable())
+	}
+	if err != nil {
+		return err
+	}
+	next, err := c.load(s, t.Table.Slots(), f.counterBytes)
+	if err != nil {
+		next.close()
+		return err
+	}
+	before, err := f.visible()
+	if err != nil {
+		next.close()
+		return err
+	}
+	config, err := s.config(&t, f.fibFlags, next.perMapping)
+	if err == nil {
+		err = f.commit(&next, config)
+	}
+	if err != nil {
+		next.close()
+		before.close()
+		return err
+	}
+	f.carried = f.carry(&before, t.Table)
+	before.close()
+	f.inner.close()
+	f.tables, f.inner, f.state = &t, next, *s
+	return nil
+}
+
+// encode is what the maps are to hold, or why they cannot.
+func (f *FastPath) encode(t *Tables) (*contents, *state, error) {
+	if err := supported(t); err != nil {
+		return nil, nil, err
+	}
+	c, s := encode(t)
+	_, err := s.config(t, f.fibFlags, 1)
+	return c, s, err
+}
+
+// disable has everything passed on.
+func (f *FastPath) disable() error {
+	var current uint32
+	if err := f.maps.Active.Lookup(uint32(0), &current); err != nil {
+		return fmt.Errorf("which tables are in use: %w", err)
+	}
+	if err := f.switchTo(1-current, programConfig{}); err != nil {
+		return err
+	}
+	f.tables = nil
+	f.inner.close()
+	return f.forget(current)
+}
+
+// commit makes next what the programs see.
+func (f *FastPath) commit(next *inner, c programConfig) error {
+	var current uint32
+	if err := f.maps.Active.Lookup(uint32(0), &current); err != nil {
+		return fmt.Errorf("which tables are in use: %w", err)
+	}
+	for _, o := range []struct{ outer, inner *ebpf.Map }{
+		{f.maps.By6, next.by6}, {f.maps.By4, next.by4}, {f.maps.Ports, next.ports},
+		{f.maps.Near, next.near}, {f.maps.Counters, next.counters},
+	} {
+		if err := o.outer.Put(1-current, o.inner); err != nil {
+			return fmt.Errorf("put new tables beside those in use: %w", err)
+		}
+	}
+	if err := f.switchTo(1-current, c); err != nil {
+		return err
+	}
+	return f.forget(current)
+}
+
+// switchTo has the programs use a generation, with this configuration.
+func (f *FastPath) switchTo(generation uint32, c programConfig) error {
+	if f.paused {
+		c.Flags &^= flagEnabled
+	}
+	if err := f.maps.Configs.Put(generation, &c); err != nil {
+		return fmt.Errorf("configure the fast path: %w", err)
+	}
+	if err := f.maps.Active.Put(uint32(0), generation); err != nil {
+		return fmt.Errorf("switch the fast path to new tables: %w", err)
+	}
+	return nil
+}
+
+// forget takes the tables of a generation away. A program that still sees them
+// passes on; when it is done with, none does.
+func (f *FastPath) forget(generation uint32) error {
+	for _, outer := range f.outers() {
+		if err := outer.Delete(generation); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("take old tables away: %w", err)
+		}
+	}
+	return nil
+}
+
+func (f *FastPath) outers() []*ebpf.Map {
+	return []*ebpf.Map{f.maps.By6, f.maps.By4, f.maps.Ports, f.maps.Near, f.maps.Counters}
+}
+
+// load writes c into maps of their own. Within the limit, in bytes, each CPU has
+// counters of its own.
+func (c *contents) load(s *state, slots, limit int) (n inner, err error) {
+	n.slots, n.perMapping = slots+slots/4+1024, 1
+	if cpus, err := ebpf.PossibleCPU(); err == nil && cpus*n.slots*sizeTraffic <= limit {
+		n.perMapping = cpus
+	}
+	spec, err := loadProgram()
+	if err != nil {
+		return n, err
+	}
+	table := func(name string, entries uint32) (m *ebpf.Map) {
+		if err != nil {
+			return nil
+		}
+		template := spec.Maps[name].InnerMap.Copy()
+		template.Name, template.MaxEntries = name, entries
+		if m, err = ebpf.NewMap(template); err != nil {
+			err = fmt.Errorf("table %s with room for %d: %w", name, entries, err)
+		}
+		return m
+	}
+	n.by6 = table(programMapBy6, headroom(len(c.keys6)))
+	n.by4 = table(programMapBy4, headroom(len(c.keys4)))
+	n.ports = table(programMapPorts, headroom(len(c.keysPort)))
+	n.near = table(programMapNear, nearWords)
+	n.counters = table(programMapCounters, uint32(n.slots*n.perMapping))
+	if err != nil {
+		return n, err
+	}
+	words := make([]uint32, nearWords)
+	for i := range words {
+		words[i] = uint32(i)
+	}
+	return n, errors.Join(fill(n.by6, c.keys6, c.entries6), fill(n.by4, c.keys4, c.entries4),
+		fill(n.ports, c.keysPort, c.ownerPort), fill(n.near, words, s.near[:]))
+}
+
+// fill writes many entries with few system calls.
+func fill[K, V any](m *ebpf.Map, keys []K, values []V) error {
+	const batch = 16384
+	for at := 0; at < len(keys); at += batch {
+		end := min(at+batch, len(keys))
+		if _, err := m.BatchUpdate(keys[at:end], values[at:end], nil); err != nil {
+			return fmt.Errorf("fill table of the fast path: %w", err)
+		}
+	}
+	return nil
+}
+
+// Edit brings the tables to what table holds, which is what they hold now
+// without the mappings removed, with those added. Its cost does not grow with
+// the table, but when it no longer fits, all is written anew.
+func (f *FastPath) Edit(table *mapping.Table, removed, added []mapping.Mapping) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.tables == nil {
+		return errors.New("edit the fast path: it has no tables: replace them first")
+	}
+	t := *f.tables
+	t.Table = table
+	before6, before4, beforeIn := inUse(f.lengths6[:]), inUse(f.lengths4[:]), f.inPrefix > 0
+	if err := f.edit(&t, removed, added); err != nil {
+		return f.replace(t)
+	}
+	f.tables = &t
+	if slices.Equal(before6, inUse(f.lengths6[:])) && slices.Equal(before4, inUse(f.lengths4[:])) && beforeIn == (f.inPrefix > 0) {
+		return nil
+	}
+	config, err := f.config(&t, f.fibFlags, f.inner.perMapping)
+	if err != nil {
+		return f.replace(t) // which says so, and has all passed on
+	}
+	return f.commit(&f.inner, config)
+}
+
+// SetHost says that the host is another now. Nothing else changes.
+func (f *FastPath) SetHost(h Host) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.tables == nil {
+		return errors.New("host of the fast path: it has no tables: replace them first")
+	}
+	t := *f.tables
+	t.Host = h
+	config, err := f.config(&t, f.fibFlags, f.inner.perMapping)
+	if err == nil {
+		err = f.commit(&f.inner, config)
+	}
+	if err == nil {
+		f.tables = &t
+	}
+	return err
+}
+
+// WasAlone says whether the programs that have these maps go on without a device.
+func (f *FastPath) WasAlone() bool {
+	var current uint32
+	var c programConfig
+	err := f.maps.Active.Lookup(uint32(0), &current)
+	if err == nil {
+		err = f.maps.Configs.Lookup(current, &c)
+	}
+	return err == nil && c.Flags&flagAlone != 0
+}
+
+// inUse lists the lengths in use.
+func inUse(counts []int) (lengths []int) {
+	for length, n := range counts {
+		if n > 0 {
+			lengths = append(lengths, length)
+		}
+	}
+	return lengths
+}
+
+func (f *FastPath) edit(t *Tables, removed, added []mapping.Mapping) error {
+	for _, m := range removed {
+		if err := f.remove(t, m); err != nil {
+			return err
+		}
+	}
+	for _, m := range added {
+		if err := f.insert(t, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *FastPath) remove(t *Tables, m mapping.Mapping) error {
+	var e programEntry6
+	if err := f.inner.by6.Lookup(key6(m.IPv6), &e); err != nil {
+		return err
+	}
+	f.count(t, m, -1)
+	err := f.inner.by6.Delete(key6(m.IPv6))
+	if len(m.Ports) == 0 {
+		return errors.Join(err, f.inner.by4.Delete(key4(m.IPv4)), f.zero(e.Slot))
+	}
+	err = errors.Join(err, f.putHead(m), f.zero(e.Slot))
+	for k := range portKeys(m) {
+		err = errors.Join(err, f.inner.ports.Delete(k))
+	}
+	return err
+}
+
+// putHead writes the entry of a shared address, or takes it away.
+func (f *FastPath) putHead(m mapping.Mapping) error {
+	v4 := mapping.Addr4From(m.IPv4.Addr())
+	if f.shared[v4] == nil {
+		return f.inner.by4.Delete(key4(m.IPv4))
+	}
+	head := f.head(v4)
+	return f.inner.by4.Put(key4(m.IPv4), &head)
+}
+
+func (f *FastPath) insert(t *Tables, m mapping.Mapping) error {
+	e := t.Table.Get(m.IPv6)
+	if e == nil || int(e.Slot()) >= f.inner.slots {
+		return fmt.Errorf("mapping %v: no room in the fast path", m)
+	}
+	before := f.near
+	f.count(t, m, 1)
+	for i := range f.near {
+		if f.near[i] != before[i] {
+			if err := f.inner.near.Put(uint32(i), f.near[i]); err != nil {
+				return err
+			}
+		}
+	}
+	entry := encode4(m, e)
+	for k := range portKeys(m) {
+		if err := f.inner.ports.Put(k, &entry); err != nil {
+			return err
+		}
+	}
+	var err error
+	if len(m.Ports) == 0 {
+		err = f.inner.by4.Put(key4(m.IPv4), &entry)
+	} else {
+		err = f.putHead(m)
+	}
+	if err != nil {
+		return err
+	}
+	key, entry6 := encode6(t, m, e)
+	return f.inner.by6.Put(key, &entry6)
+}
+
+// SetInterface says that a workload sends through another interface; 0 is none
+// that is known.
+func (f *FastPath) SetInterface(m mapping.Mapping, ifindex int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.tables == nil {
+		return errors.New("interface of a workload: the fast path has no tables: replace them first")
+	}
+	var e programEntry6
+	if err := f.inner.by6.Lookup(key6(m.IPv6), &e); err != nil {
+		return fmt.Errorf("interface of %v: %w", m, err)
+	}
+	e.Ifindex = uint32(ifindex)
+	if err := f.inner.by6.Update(key6(m.IPv6), &e, ebpf.UpdateExist); err != nil {
+		return fmt.Errorf("interface of %v: %w", m, err)
+	}
+	return nil
+}

@@ -1,0 +1,244 @@
+//go:build linux
+
+package fastpath
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"testing"
+
+	"github.com/natless/natless/tests/generate"
+	"github.com/natless/natless/tests/reference"
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// pair is the fast path and the translator, in one world.
+type pair struct {
+	world generate.World
+	table *mapping.Table
+	slow  *translator.Translator
+	fast  *FastPath
+	rig   *rig
+}
+
+func newPair(t testing.TB, r *rig, w generate.World, f *FastPath) *pair {
+	t.Helper()
+	p := &pair{world: w, fast: f, rig: r}
+	var err error
+	if p.table, err = mapping.New(w.Prefix, w.Mappings); err == nil {
+		p.slow, err = translator.New(w.Config, p.table)
+	}
+	if err == nil {
+		err = f.Replace(Tables{Table: p.table, Config: p.slow.Config(), Interface: func(mapping.Mapping) int { return r.work }})
+	}
+	if err != nil {
+		t.Fatalf("world %s: %v", w.Name, err)
+	}
+	return p
+}
+
+func loaded(t testing.TB) *FastPath {
+	t.Helper()
+	f, err := Load("natless0")
+	if err != nil {
+		t.Fatalf("%+v", err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// judge translates packets both ways. It belongs to one goroutine.
+type judge struct {
+	*pair
+	worker           *translator.Worker
+	uplink, workload *runner
+	buffer           []byte
+}
+
+func (p *pair) judge() *judge {
+	return &judge{pair: p, worker: p.slow.NewWorker(),
+		uplink:   newRunner(p.fast.Uplink.FD(), p.rig.up, p.rig.upMAC),
+		workload: newRunner(p.fast.Workload.FD(), p.rig.work, p.rig.workMAC),
+		buffer:   make([]byte, translator.Headroom+4096+translator.Tailroom)}
+}
+
+// outcome is what became of a packet.
+type outcome struct {
+	translated bool // by the program
+	verdict    translator.Verdict
+	refused    bool // by the kernel: too short to be run
+	must       bool // the packet is plain in every way
+}
+
+// check says where the program did anything else than either leave the packet
+// as it was or give it the translator's bytes. BPF_PROG_TEST_RUN knows no partial
+// checksums, so both take the checksum for a whole one; TestDevices has those.
+func (j *judge) check(in reference.Packet, segments int) (o outcome, err error) {
+	in.Offload.Flags = 0
+	run := j.uplink
+	if in.Bytes[0]>>4 == 6 {
+		run = j.workload
+	}
+	action, frame, err := run.run(in, segments)
+	if err != nil {
+		if len(in.Bytes) < 40 {
+			return outcome{refused: true}, nil
+		}
+		return o, err
+	}
+	o.translated = action == actRedirect
+	want := &translator.Packet{Buf: j.buffer, Start: translator.Headroom, Offload: in.Offload}
+	want.End = want.Start + copy(j.buffer[want.Start:], in.Bytes)
+	o.verdict = j.worker.Translate(want)
+	forward := (o.verdict == translator.Forward4 || o.verdict == translator.Forward6) && !j.worker.Fragments()
+	o.must = forward && j.plain(in, want, segments)
+	switch {
+	case !o.translated && action != actNext:
+		return o, fmt.Errorf("action %d", int32(action))
+	case !o.translated && !bytes.Equal(frame, run.frame()):
+		return o, fmt.Errorf("passed on, but changed:\n%x", frame)
+	case !o.translated && o.must:
+		return o, fmt.Errorf("is plain, and was passed on")
+	case !o.translated:
+		return o, nil
+	case !forward:
+		return o, fmt.Errorf("translated, but for the translator it is %v:\n%x", o.verdict, frame)
+	}
+	return o, j.same(frame, want.Bytes())
+}
+
+// same compares what the program made with what the translator made. The
+// identification of an IPv4 packet with DF=0 comes from a counter on either side.
+func (j *judge) same(frame, want []byte) error {
+	got := frame[sizeEthernet:]
+	ethertype := uint16(0x86dd)
+	if want[0]>>4 == 4 {
+		ethertype = 0x0800
+	}
+	if binary.BigEndian.Uint16(frame[12:]) != ethertype {
+		return fmt.Errorf("Ethernet type %x", frame[12:14])
+	}
+	if want[0]>>4 == 4 && want[6]&0x40 == 0 && len(got) >= 20 {
+		id := binary.BigEndian.Uint16(got[4:])
+		if err := j.allowed(id, want); err != nil {
+			return err
+		}
+		binary.BigEndian.PutUint16(want[4:], id)
+		generate.Repair(want)
+	}
+	if !bytes.Equal(got, want) {
+		return fmt.Errorf("differs:\ngot  %x\nwant %x", got, want)
+	}
+	return nil
+}
+
+// allowed says that an identification is one that a packet may have.
+func (j *judge) allowed(id uint16, packet []byte) error {
+	e := j.table.Lookup4(binary.BigEndian.Uint32(packet[12:]))
+	if e != nil && e.Shared() {
+		if e = j.table.Port(e, binary.BigEndian.Uint32(packet[12:]), sourcePort(packet)); e == nil {
+			return fmt.Errorf("source is nobody's")
+		}
+		// A workload with port 0 alone has no identification of its own.
+		if base, mask := e.IdentificationRange(); id&^mask != base && !(base|mask == 0 && id == 1) {
+			return fmt.Errorf("identification %d is not the workload's: %d | %d", id, base, mask)
+		}
+	}
+	if id == 0 {
+		return fmt.Errorf("identification 0")
+	}
+	return nil
+}
+
+func sourcePort(packet []byte) uint16 {
+	if packet[9] == 1 {
+		return binary.BigEndian.Uint16(packet[24:])
+	}
+	return binary.BigEndian.Uint16(packet[20:])
+}
+
+// plain says, without the program's help, that a packet which the translator
+// forwards is one of those that the program is there for.
+func (j *judge) plain(in reference.Packet, out *translator.Packet, segments int) bool {
+	b := in.Bytes
+	if b[0]>>4 == 6 {
+		return j.plainFrom6(b) && plainSuper(in, b[6], 40, int(binary.BigEndian.Uint16(b[4:])), segments) &&
+			out.End-out.Start == 20+int(binary.BigEndian.Uint16(b[4:])) // no trailer
+	}
+	if b[0] != 0x45 || binary.BigEndian.Uint16(b[6:])&0xbfff != 0 || j.table.Lookup4(binary.BigEndian.Uint32(b[12:])) != nil ||
+		j.table.Lookup4(binary.BigEndian.Uint32(b[16:])) == nil {
+		return false
+	}
+	length := int(binary.BigEndian.Uint16(b[2:]))
+	switch b[9] {
+	case 6:
+	case 17:
+		if b[26]|b[27] == 0 {
+			return false
+		}
+	case 1:
+		if b[20] != 0 && b[20] != 8 || b[22]|b[23] == 0 || b[20] == 0 && length >= 36 && b[length-8] == 0x6e && b[length-7] == 0x6c {
+			return false // what might be without checksum, or with a trailer
+		}
+	default:
+		return false
+	}
+	return plainSuper(in, b[9], 20, length-20, segments)
+}
+
+func (j *judge) plainFrom6(b []byte) bool {
+	src, dst := address(b[8:]), address(b[24:])
+	v4, ok := j.table.Extract(dst)
+	if !ok || j.table.Lookup6(src) == nil || j.table.Lookup6(dst) != nil || j.table.Lookup4(v4) != nil {
+		return false
+	}
+	switch b[6] {
+	case 6:
+		return true
+	case 17:
+		return b[46]|b[47] != 0
+	case 58:
+		if b[40] != 128 && b[40] != 129 {
+			return false
+		}
+		pseudo := onesSum(b[8:40], []byte{0, 0, b[4], b[5], 0, 0, 0, 58})
+		field := binary.BigEndian.Uint16(b[42:])
+		return field != pseudo && (field != 0 || pseudo != 0xffff) // else it might be partial
+	}
+	return false
+}
+
+// plainSuper says that a packet is none of the superpackets that are passed on:
+// those with something behind them, or of an uncertain number of datagrams.
+func plainSuper(in reference.Packet, proto byte, header, payload, segments int) bool {
+	size := int(in.Offload.GSOSize)
+	if size != 0 && len(in.Bytes) > header+payload {
+		return false
+	}
+	return size == 0 || proto == 6 || proto == 17 && segments > 0 && (payload-8+size-1)/size == segments
+}
+
+func address(b []byte) mapping.Addr6 {
+	return mapping.Addr6{Hi: binary.BigEndian.Uint64(b), Lo: binary.BigEndian.Uint64(b[8:])}
+}
+
+// onesSum is the ones' complement sum of parts of even length.
+func onesSum(parts ...[]byte) uint16 {
+	var s uint32
+	for _, p := range parts {
+		for i := 0; i < len(p); i += 2 {
+			s += uint32(binary.BigEndian.Uint16(p[i:]))
+		}
+	}
+	for s>>16 != 0 {
+		s = s&0xffff + s>>16
+	}
+	return uint16(s)
+}
+
+func (j *judge) describe(in reference.Packet, segments int) string {
+	return fmt.Sprintf("world %s, %d bytes, gso %d × %d\n%s", j.world.Name, len(in.Bytes), in.Offload.GSOSize, segments, hex.EncodeToString(in.Bytes))
+}
