@@ -86,7 +86,7 @@ scale: ## a million mappings and a million workloads: lookup, edit, memory, load
 	$(GO) test -run '^$$' -bench 'Lookup|Edit|Build|Memory' -benchtime 300ms ./translator/mapping
 	$(GO) test -run '^$$' -bench LoadMillion ./config
 	$(GO) test -v -count=1 -timeout 15m -run TestScale ./config/registry -workloads 1000000
-	NATLESS_OFFLOAD=off NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestScale ./tests/e2e -mappings 1000000 -workloads 1000000 -strict
+	NATLESS_FAST_PATH=off NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestScale ./tests/e2e -mappings 1000000 -workloads 1000000 -strict
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestScaleMappings ./tests/e2e -mappings 1000000
 
 .PHONY: soak

@@ -30,7 +30,7 @@ type Config struct {
 	AllowNonGlobal  bool           `yaml:"allow_non_global"`
 	ManageSysctls   bool           `yaml:"manage_sysctls" restart:"yes"`
 	SysctlDir       string         `yaml:"sysctl_dir" restart:"yes"` // where they are written
-	FastPath        FastPath       `yaml:"offload" restart:"yes"`
+	FastPath        FastPath       `yaml:"fast_path" was:"offload" restart:"yes"`
 	Log             Log            `yaml:"log"`
 	Mappings        []Mapping      `yaml:"mappings"`
 	MappingsFile    Paths          `yaml:"mappings_file"` // absolute, or from the working directory on
@@ -43,6 +43,7 @@ type Config struct {
 	Metrics         Metrics        `yaml:"metrics" restart:"yes"`
 
 	explicit *explicit // what Mappings and MappingsFile say; behind all keys
+	renamed  []Renamed
 }
 
 // Device is the TUN device.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -275,6 +276,34 @@ config:7: health.port: 53 is DNS64's`},
 				}
 			}
 		})
+	}
+}
+
+// A key of an earlier release goes on working, and says what it is called now.
+func TestRenamed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "natless.yaml")
+	load := func(text string) (*Config, error) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(least+text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return Load(file)
+	}
+	for _, text := range []string{"", "fast_path: off\n"} {
+		if c, err := load(text); err != nil || c.Renamed() != nil {
+			t.Errorf("%q: %v, %v", text, c.Renamed(), err)
+		}
+	}
+	c, err := load("offload: off\n")
+	if err != nil || c.FastPath != FastPathOff || len(c.Renamed()) != 1 ||
+		!strings.Contains(c.Renamed()[0].String(), "offload is called fast_path now") {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if _, err := load("offload: off\nfast_path: auto\n"); err == nil || !strings.Contains(err.Error(), "given twice") {
+		t.Errorf("both names: %v", err)
+	}
+	if _, err := load("offload: perhaps\n"); err == nil || !strings.Contains(err.Error(), "offload: ") {
+		t.Errorf("a bad value: %v", err)
 	}
 }
 

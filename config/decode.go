@@ -20,8 +20,9 @@ import (
 // decoder fills structs from the nodes of a YAML file. It is our own because
 // the library's stops at the first error and forgets where values stood.
 type decoder struct {
-	file string
-	errs Errors
+	file    string
+	errs    Errors
+	renamed []Renamed
 }
 
 // parse reads the nodes; nil is an empty file.
@@ -99,6 +100,13 @@ func (d *decoder) mapping(n ast.Node, key string, v reflect.Value) {
 		name := entry.Key.GetToken().Value
 		path := join(key, name)
 		i := slices.Index(keys(v.Type()), name)
+		if i < 0 {
+			if i = formerly(v.Type(), name); i >= 0 {
+				now := v.Type().Field(i).Tag.Get("yaml")
+				d.renamed = append(d.renamed, Renamed{File: d.file, Line: line(entry.Key), Old: path, New: join(key, now)})
+				name = now
+			}
+		}
 		switch {
 		case i < 0:
 			d.fail(entry.Key, path, fmt.Errorf("unknown key; there are %s", strings.Join(keys(v.Type()), ", ")))
@@ -201,6 +209,16 @@ func keys(t reflect.Type) (names []string) {
 		}
 	}
 	return names
+}
+
+// formerly is the field whose key had this name in an earlier release, or -1.
+func formerly(t reflect.Type, name string) int {
+	for i := range t.NumField() {
+		if was := t.Field(i).Tag.Get("was"); was != "" && was == name {
+			return i
+		}
+	}
+	return -1
 }
 
 func join(key, name string) string {

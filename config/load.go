@@ -97,5 +97,21 @@ func parse(file string, data []byte) (*Config, error) {
 		})
 		return nil, d.errs
 	}
+	c.renamed = d.renamed
 	return &c, nil
 }
+
+// Renamed is a key that a file calls by the name of an earlier release. It goes
+// on working until the release after next.
+type Renamed struct {
+	File     string
+	Line     int
+	Old, New string
+}
+
+func (r Renamed) String() string {
+	return fmt.Sprintf("%s:%d: %s is called %s now: the old name works until the release after next", r.File, r.Line, r.Old, r.New)
+}
+
+// Renamed are the keys of earlier releases that the file uses.
+func (c *Config) Renamed() []Renamed { return c.renamed }

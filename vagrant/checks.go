@@ -41,7 +41,7 @@ const (
 )
 
 func install(ctx context.Context, t *tester) (string, error) {
-	if _, err := t.provision(ctx, "prepare "+t.offload); err != nil {
+	if _, err := t.provision(ctx, "prepare "+t.fastPath); err != nil {
 		return "", err
 	}
 	if err := t.lab.install(ctx, first); err != nil {

@@ -20,7 +20,7 @@ func fastPath(ctx context.Context, t *tester) (string, error) {
 			Translated map[string]struct {
 				Packets uint64 `json:"packets"`
 			} `json:"translated"`
-		} `json:"offload"`
+		} `json:"fast_path"`
 		Verdicts map[string]uint64 `json:"verdicts"`
 	}
 	if err := shJSON(ctx, t.lab, host, "natless status -o json", &s); err != nil {
@@ -30,16 +30,16 @@ func fastPath(ctx context.Context, t *tester) (string, error) {
 	note := fmt.Sprintf("%s by %s; the kernel translated %d of %d packets 6→4, %d of %d packets 4→6", s.FastPath.State, s.FastPath.Attach,
 		to4, s.Verdicts["forward4"], to6, s.Verdicts["forward6"])
 	switch {
-	case t.offload != "" && s.FastPath.Mode != t.offload:
-		return "", fmt.Errorf("offload is %q, want %q", s.FastPath.Mode, t.offload)
-	case s.FastPath.State == "on" && t.offload != "off":
+	case t.fastPath != "" && s.FastPath.Mode != t.fastPath:
+		return "", fmt.Errorf("fast_path is %q, want %q", s.FastPath.Mode, t.fastPath)
+	case s.FastPath.State == "on" && t.fastPath != "off":
 		if to4 == 0 || to6 == 0 {
 			status, _ := t.sh(ctx, host, "natless status")
 			return "", fmt.Errorf("%s: want some of each\n%s", note, status)
 		}
 		return note, nil
-	case s.FastPath.State == "off" && to4+to6 == 0 && t.offload == "off":
+	case s.FastPath.State == "off" && to4+to6 == 0 && t.fastPath == "off":
 		return fmt.Sprintf("off; natlessd translated %d packets 6→4, %d packets 4→6", s.Verdicts["forward4"], s.Verdicts["forward6"]), nil
 	}
-	return "", fmt.Errorf("offload %s: %s: %s", t.offload, note, s.FastPath.Detail)
+	return "", fmt.Errorf("fast_path %s: %s: %s", t.fastPath, note, s.FastPath.Detail)
 }

@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-const usage = `vagrant [-lab machines|namespaces] [-offload auto|off|required] [-dir vagrant]
+const usage = `vagrant [-lab machines|namespaces] [-fast-path auto|off|required] [-dir vagrant]
 
 runs the checks, one line each as TAP has it, and ends with 1 unless all are ok.
 
@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.Usage = func() { fmt.Fprint(flags.Output(), usage); flags.PrintDefaults() }
 	kind := flags.String("lab", "machines", "machines (of vagrant up) or namespaces")
 	dir := flags.String("dir", "vagrant", "the `folder` of the Vagrantfile, with what make vagrant-build built")
-	offload := flags.String("offload", "", "natless's `offload`; empty: its default")
+	fastPath := flags.String("fast-path", "", "natless's `setting`; empty: its default")
 	limit := flags.Duration("timeout", 20*time.Minute, "all of it")
 	if flags.Parse(args) != nil {
 		return 2
@@ -66,7 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	defer l.close()
-	t := &tester{lab: l, offload: *offload, out: stdout}
+	t := &tester{lab: l, fastPath: *fastPath, out: stdout}
 	if !t.run(ctx, checks) {
 		return 1
 	}

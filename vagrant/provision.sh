@@ -4,7 +4,7 @@
 # namespaces that play the machines in a test:
 #
 #   packages            say which of Debian's packages are needed
-#   prepare [OFFLOAD]   install them, and write natless's configuration; OFFLOAD is
+#   prepare [FAST_PATH]   install them, and write natless's configuration; FAST_PATH is
 #                       auto, off or required
 #   install DEB         install, or upgrade to, natless's package
 #   network             install the CNI plugins, and make two containers
@@ -81,7 +81,7 @@ step_configure() {
 		addresses: {ipv4: 192.0.0.10, ipv6: "2001:db8:64::192.0.0.10"}
 		pools:
 		  - {name: default, ipv4: 192.168.56.128/32, ports_per_workload: 1024, cooldown: 5s}
-		${1:+offload: $1}
+		${1:+fast_path: $1}
 	YAML
 	# What host-local remembers lies in /run: after a reboot no container has an address.
 	cat >/etc/cni/net.d/10-containers.conflist <<-'JSON'

@@ -28,12 +28,12 @@ command -v vagrant >/dev/null || { echo "make vagrant-test needs vagrant, with V
 
 $natless_vagrant vagrant up
 failed=
-for offload in ${OFFLOAD:-auto off}; do
-	echo "offload: $offload"
-	$natless_vagrant build/checks -dir . -lab machines -offload "$offload" | tee "build/checks-$offload.tap" || failed=1
+for fast_path in ${FAST_PATH:-auto off}; do
+	echo "fast_path: $fast_path"
+	$natless_vagrant build/checks -dir . -lab machines -fast-path "$fast_path" | tee "build/checks-$fast_path.tap" || failed=1
 done
-for offload in ${OFFLOAD:-auto off}; do
-	tap=build/checks-$offload.tap
-	printf 'offload %s: %d of %d checks ok\n' "$offload" "$(grep -c '^ok' "$tap")" "$(sed -n 's/^1\.\.//p' "$tap")"
+for fast_path in ${FAST_PATH:-auto off}; do
+	tap=build/checks-$fast_path.tap
+	printf 'fast path %s: %d of %d checks ok\n' "$fast_path" "$(grep -c '^ok' "$tap")" "$(sed -n 's/^1\.\.//p' "$tap")"
 done
 [ -z "$failed" ]

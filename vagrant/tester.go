@@ -34,9 +34,9 @@ type check struct {
 
 // tester runs checks in turn. What they share is in it.
 type tester struct {
-	lab     lab
-	offload string
-	out     io.Writer
+	lab      lab
+	fastPath string
+	out      io.Writer
 
 	before   []workload    // as first assigned
 	probes   []*background // servers

@@ -93,6 +93,7 @@ func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {
 		Mappings: s.translator.Table().Len(), Workloads: s.workloads.Len(),
 		Reload: r.last(), FastPath: s.fastPath.status(),
 	}
+	st.Offload = st.FastPath
 	traffic := s.traffic()
 	st.Verdicts = verdicts(traffic)
 	st.Limits = s.limits(traffic)

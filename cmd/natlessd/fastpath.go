@@ -35,14 +35,14 @@ func openFastPath(c *config.Config, handover bool, s *server) (*fastPath, error)
 	if c.FastPath == config.FastPathOff {
 		removed, err := attach.Cleanup(ac)
 		for _, what := range removed {
-			log.Info("offload is off, removed what an earlier run left", "what", what)
+			log.Info("fast_path is off, removed what an earlier run left", "what", what)
 		}
 		return f, err
 	}
 	m, err := attach.New(ac)
 	if err != nil {
 		if ac.Required {
-			return nil, fmt.Errorf("offload: required, but %w", err)
+			return nil, fmt.Errorf("fast_path: required, but %w", err)
 		}
 		f.why = err.Error()
 		if _, err := attach.Cleanup(ac); err != nil {
@@ -58,7 +58,7 @@ func openFastPath(c *config.Config, handover bool, s *server) (*fastPath, error)
 	}
 	m.Hint(hints)
 	if err := m.Replace(s.translator.Table(), s.translator.Config()); err != nil && ac.Required {
-		return nil, fmt.Errorf("offload: required, but %w", err)
+		return nil, fmt.Errorf("fast_path: required, but %w", err)
 	}
 	f.Manager = m
 	if ac.Required {
@@ -94,7 +94,7 @@ func (f *fastPath) replace(t *translator.Translator) error {
 		return nil
 	}
 	if err := f.Replace(t.Table(), t.Config()); err != nil && f.mode == config.FastPathRequired {
-		return fmt.Errorf("offload: required, but %w", err)
+		return fmt.Errorf("fast_path: required, but %w", err)
 	}
 	return nil
 }

@@ -62,6 +62,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "%s: %v\n", given.Config, err)
 		return misconfigured
 	}
+	for _, r := range c.Renamed() {
+		fmt.Fprintln(stderr, "warning:", r)
+	}
 	if given.Check {
 		fmt.Fprintf(stdout, "%s: nothing wrong\n", given.Config)
 		return 0

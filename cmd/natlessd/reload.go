@@ -169,6 +169,9 @@ func (r *reloader) load() error {
 		err = r.replace(next)
 	}
 	if err == nil {
+		for _, renamed := range next.Renamed() {
+			r.log.Warn("configuration", "renamed", renamed.String())
+		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.config = next

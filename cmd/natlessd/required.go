@@ -15,7 +15,7 @@ import (
 	"github.com/natless/natless/netstack/route"
 )
 
-// What offload: required means. Where the kernel cannot do it, the daemon ends
+// What fast_path: required means. Where the kernel cannot do it, the daemon ends
 // with the reason. Where it could and does not, since the uplink is not there or
 // is none that can be accelerated, or somebody else is at the hook, the daemon is
 // not ready, and says why in its log, in the status and to who asks for health:
@@ -52,7 +52,7 @@ func lacks(s attach.Status) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return fmt.Errorf("offload: required, but %w", errors.Join(errs...))
+	return fmt.Errorf("fast_path: required, but %w", errors.Join(errs...))
 }
 
 // insisting is the fast path's task where it is required.
@@ -107,7 +107,7 @@ func (i *insisting) look(ctx context.Context) {
 // the uplink.
 func (s *server) insisted(c *config.Config) (checks []api.Check) {
 	if c.FastPath == config.FastPathRequired {
-		check := api.Check{Name: "offload", State: "ok"}
+		check := api.Check{Name: "fast path", State: "ok"}
 		if err := s.fastPath.insufficient(); err != nil {
 			check.State, check.Detail = "fail", err.Error()
 		}

@@ -233,7 +233,9 @@ type Status struct {
 	// spoofed sources.
 	Checks []Check `json:"checks,omitempty"`
 	// FastPath is what of it the kernel does by itself.
-	FastPath FastPath `json:"offload,omitzero"`
+	FastPath FastPath `json:"fast_path,omitzero"`
+	// Offload is FastPath by the name that it had: it goes in the release after next.
+	Offload FastPath `json:"offload,omitzero"`
 }
 
 // Device is the translator's network device.

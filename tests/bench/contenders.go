@@ -167,7 +167,7 @@ func (l *lab) variants(o *options) ([]variant, error) {
 			return nil, err
 		}
 	}
-	known := []variant{{"user space", "offload: off"}, {"fast path", "offload: required"}}
+	known := []variant{{"user space", "fast_path: off"}, {"fast path", "fast_path: required"}}
 	if _, err := l.configure(o.daemon, newWay(0), known[0].yaml); err != nil { // a daemon without this key
 		known = []variant{{"user space", ""}}
 	}

@@ -36,7 +36,7 @@ func TestHostInterface(t *testing.T) {
 					t.Errorf("%s: its peer is interface %s, natlessd heard %q: %s", p.Name, own, w.Request.HostInterface, link)
 				}
 			}
-			if daemon.Offload() == "off" {
+			if daemon.FastPath() == "off" {
 				return
 			}
 			// The interface is found, and the program attached, a moment after the

@@ -55,9 +55,9 @@ func Start(t testing.TB, ns *netns.NS, config string) *Daemon {
 	return d
 }
 
-// Offload is whether configurations of tests use the kernel fast path, where
-// they do not say: what NATLESS_OFFLOAD says (auto, off or required), or auto.
-func Offload() string { return cmp.Or(os.Getenv("NATLESS_OFFLOAD"), "auto") }
+// FastPath is whether configurations of tests use the kernel fast path, where
+// they do not say: what NATLESS_FAST_PATH says (auto, off or required), or auto.
+func FastPath() string { return cmp.Or(os.Getenv("NATLESS_FAST_PATH"), "auto") }
 
 // Write replaces the configuration, to be reloaded or started with.
 func (d *Daemon) Write(config string) {
@@ -68,8 +68,8 @@ func (d *Daemon) Write(config string) {
 	if !strings.Contains(config, "registry:") {
 		config += fmt.Sprintf("\nregistry: {path: %s}\n", filepath.Join(d.Dir, "registry.db"))
 	}
-	if !strings.Contains(config, "offload:") {
-		config += fmt.Sprintf("\noffload: %s\n", Offload())
+	if !strings.Contains(config, "fast_path:") {
+		config += fmt.Sprintf("\nfast_path: %s\n", FastPath())
 	}
 	if err := os.WriteFile(d.Config, []byte(config), 0o600); err != nil {
 		d.t.Fatal(err)

@@ -104,7 +104,7 @@ func sendRaw(proto int, src, dst netip.Addr, body []byte) error {
 // sends it, by whatever protocol: nothing comes back to the device that was there.
 func TestNothingCircles(t *testing.T) {
 	n := newTopology(t, `
-offload: off
+fast_path: off
 uplink: uplink
 icmp_source_pool: {ipv4: 198.51.100.8/30, ipv6: "2001:db8:f::/126"}
 mapped_blocks: [203.0.114.0/28]

@@ -64,10 +64,10 @@ func (n *topology) diagnosed(ill string, status int, want ...string) {
 // left is what doctor says besides where rules of the host concern packets of
 // ours, which the fast path leaves to the daemon, and where it goes on without one.
 func left(want ...string) []string {
-	if daemon.Offload() == "off" {
+	if daemon.FastPath() == "off" {
 		return want
 	}
-	return append(want, "warn offload")
+	return append(want, "warn fast path")
 }
 
 // TestDoctor makes a real host ill in one way after the other.

@@ -72,7 +72,7 @@ func TestStrangerWithOurSource(t *testing.T) {
 	for _, offload := range []string{"off", "auto"} {
 		t.Run(offload, func(t *testing.T) {
 			t.Parallel()
-			n := newTopology(t, "uplink: uplink\noffload: "+offload+"\nicmp_source_pool: {ipv4: 198.51.100.9/32}\npools: [{name: p, ipv4: 198.51.100.64/28}]")
+			n := newTopology(t, "uplink: uplink\nfast_path: "+offload+"\nicmp_source_pool: {ipv4: 198.51.100.9/32}\npools: [{name: p, ipv4: 198.51.100.64/28}]")
 			n.host.Run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.uplink.rp_filter=0")
 			got := receive(t, n.w1, "5000")
 			sources := []string{workload2v4, own4, "198.51.100.9", "198.51.100.70"}

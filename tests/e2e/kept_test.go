@@ -25,7 +25,7 @@ func TestAssignmentsOutlivePools(t *testing.T) {
 uplink: uplink
 prefix: 2001:db8:64::/96
 addresses: {ipv4: 198.51.100.1, ipv6: "2001:db8::1"}
-offload: off
+fast_path: off
 `
 		onLink = "pools: [{name: link, ipv4: 192.0.2.64/30, ports_per_workload: 1024}]\n"
 		host   = "pools: [{name: host, ipv4: uplink, ports: 10240-20479, ports_per_workload: 1024}]\n"
@@ -114,7 +114,7 @@ const hostUses = `
 uplink: uplink
 prefix: 2001:db8:64::/96
 addresses: {ipv4: 198.51.100.1, ipv6: "2001:db8::1"}
-offload: off
+fast_path: off
 pools:
   - {name: host, ipv4: uplink, ports: 10240-12287, ports_per_workload: 1024}
   - {name: other, ipv4: 198.51.100.8/32, ports_per_workload: 1024}

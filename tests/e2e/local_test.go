@@ -182,7 +182,7 @@ func TestOwnAddresses(t *testing.T) {
 			}
 		})
 	}
-	kernel := daemon.Offload() != "off" // then the host is one hop
+	kernel := daemon.FastPath() != "off" // then the host is one hop
 	if out := n.w1.Run("traceroute", "-n", "-6", "-q", "1", "-w", "2", serverv6); strings.Contains(out, own6) == kernel || !strings.Contains(out, serverv6) {
 		t.Errorf("traceroute from the workload:\n%s", out)
 	}

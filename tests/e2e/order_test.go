@@ -68,7 +68,7 @@ func TestGuardBeforeUplink(t *testing.T) {
 	t.Parallel()
 	n := newNamespaces(t)
 	n.host.IP("link set uplink name away")
-	n.launch(baseConfig + "uplink: uplink\noffload: off\n")
+	n.launch(baseConfig + "uplink: uplink\nfast_path: off\n")
 	within(t, 5*time.Second, "packets come to the device", func() bool {
 		out, _ := n.host.Command("ip", "-6", "route", "get", serverv6).CombinedOutput()
 		return strings.Contains(string(out), "dev natless0")
@@ -107,21 +107,21 @@ func TestRequiredIsNotReady(t *testing.T) {
 			for _, c := range c.spoil {
 				n.host.IP(c)
 			}
-			log := n.launch(baseConfig + "uplink: uplink\noffload: required\n")
+			log := n.launch(baseConfig + "uplink: uplink\nfast_path: required\n")
 			within(t, 5*time.Second, "it says why it is not ready", func() bool {
-				ready, offload := n.ready("offload")
-				return !ready && strings.HasPrefix(offload, "fail: offload: required, but") && strings.Contains(offload, c.why)
+				ready, insisted := n.ready("fast path")
+				return !ready && strings.HasPrefix(insisted, "fail: fast_path: required, but") && strings.Contains(insisted, c.why)
 			})
 			_, wrong, report := n.examine()
-			if !strings.Contains(strings.Join(wrong, ","), "fail offload") {
+			if !strings.Contains(strings.Join(wrong, ","), "fail fast path") {
 				t.Errorf("the doctor does not say so: %q\n%s", wrong, report)
 			}
 			for _, c := range c.mend {
 				n.host.IP(c)
 			}
 			within(t, 35*time.Second, "ready when it can be had", func() bool {
-				ready, offload := n.ready("offload")
-				return ready && offload == "ok: "
+				ready, insisted := n.ready("fast path")
+				return ready && insisted == "ok: "
 			})
 			if t.Failed() {
 				t.Log(log())

@@ -86,14 +86,14 @@ func (n *topology) hears(k *talk, when string) {
 func TestServerSpeaksFirst(t *testing.T) {
 	netns.Require(t, netns.Root, "nft")
 	for _, mode := range []string{"off", "auto"} {
-		if mode == "auto" && daemon.Offload() == "off" {
+		if mode == "auto" && daemon.FastPath() == "off" {
 			continue
 		}
-		t.Run("offload="+mode, func(t *testing.T) {
+		t.Run("fast_path="+mode, func(t *testing.T) {
 			n := newNamespaces(t)
 			n.host.Run("sysctl", "-qw", "net.ipv4.ip_local_port_range=20000 32767")
 			before := n.state()
-			n.daemon = daemon.New(t, n.host, hostPoolConfig+"offload: "+mode+"\n")
+			n.daemon = daemon.New(t, n.host, hostPoolConfig+"fast_path: "+mode+"\n")
 			n.daemon.Flags = []string{"--handover"}
 			n.daemon.Start()
 			n.put("one", workload1, n.w1, api.Request{HostInterface: "w1"})

@@ -70,7 +70,7 @@ func newTopology(t testing.TB, more ...string) *topology {
 // tests would pass without it, and tell nothing of it.
 func (n *topology) usesFastPath(more []string) {
 	n.t.Helper()
-	if daemon.Offload() == "off" || strings.Contains(strings.Join(more, "\n"), "offload:") {
+	if daemon.FastPath() == "off" || strings.Contains(strings.Join(more, "\n"), "fast_path:") {
 		return
 	}
 	s, err := n.daemon.Client().Status(n.t.Context())

@@ -167,7 +167,7 @@ func (f *fates) probe() map[string]string {
 // without: packets come out at the same places, or at none.
 func TestSameFate(t *testing.T) {
 	netns.Require(t, netns.Root, "ip", "tc", "nft", "sysctl")
-	auto, off := newFates(t, baseConfig), newFates(t, baseConfig+"offload: off\n")
+	auto, off := newFates(t, baseConfig), newFates(t, baseConfig+"fast_path: off\n")
 	auto.attached("uplink w1 w2")
 	if base := auto.probe(); len(base) != len(probes) {
 		auto.probe() // neighbours are known now
@@ -205,7 +205,7 @@ func TestSameFate(t *testing.T) {
 			}
 		}
 		if !maps.Equal(got, want) {
-			t.Errorf("host %d:\n%s\nwith the fast path    %v\nwith offload: off     %v\n%+v", i, strings.Join(what, "\n"), got, want, auto.offload())
+			t.Errorf("host %d:\n%s\nwith the fast path    %v\nwith fast_path: off     %v\n%+v", i, strings.Join(what, "\n"), got, want, auto.fastPath())
 		}
 		t.Logf("host %d: %d of %d probes came out, by %d settings", i, len(want), len(probes), len(chosen))
 		for _, s := range chosen {
@@ -217,7 +217,7 @@ func TestSameFate(t *testing.T) {
 	auto.attached("uplink w1 w2")
 	before := auto.kernel()
 	if got, want := auto.probe(), off.probe(); !maps.Equal(got, want) || len(got) != len(probes) {
-		t.Errorf("with nothing set up: with the fast path %v, with offload: off %v", got, want)
+		t.Errorf("with nothing set up: with the fast path %v, with fast_path: off %v", got, want)
 	}
 	if n := auto.kernel() - before; n < 6 {
 		t.Errorf("the kernel translated %d packets: nothing was compared", n)

@@ -56,8 +56,8 @@ func TestFirewalls(t *testing.T) {
 					}
 					c.start(n)
 				}
-				within(t, 5*time.Second, "the fast path is "+c.state, func() bool { return n.offload().State == c.state })
-				if o := n.offload(); o.State == api.FastPathOff && !strings.Contains(o.Detail, "left to the daemon, for packets would pass by ") {
+				within(t, 5*time.Second, "the fast path is "+c.state, func() bool { return n.fastPath().State == c.state })
+				if o := n.fastPath(); o.State == api.FastPathOff && !strings.Contains(o.Detail, "left to the daemon, for packets would pass by ") {
 					t.Errorf("%+v", o)
 				} else {
 					t.Log(o.Detail)

@@ -26,7 +26,7 @@ func TestAdoptsWhatChanged(t *testing.T) {
 	n.daemon.Write(strings.Replace(required, "198.51.100.3}", "198.51.100.7}", 1))
 	n.daemon.Start()
 	n.attached("uplink w1 w2")
-	if o := n.offload(); !o.Adopted {
+	if o := n.fastPath(); !o.Adopted {
 		t.Errorf("not adopted: %+v", o)
 	}
 	if err := n.ping(n.w2, 2); err != nil {
@@ -84,7 +84,7 @@ func TestSpoofed(t *testing.T) {
 	if got := received(); got != "" {
 		t.Errorf("a spoofed datagram arrived: %s", got)
 	}
-	if o := n.offload(); o.Passed["wrong-interface"] == 0 {
+	if o := n.fastPath(); o.Passed["wrong-interface"] == 0 {
 		t.Errorf("nothing was spoofed: %+v", o)
 	}
 	n.w2.IP("addr del " + workload1 + "/128 dev eth0")
@@ -127,7 +127,7 @@ func TestRequiredWhereItCannotBe(t *testing.T) {
 	hide := []string{"--mount", "bash", "-c", `umount /sys/fs/bpf; mount -t tmpfs -o ro none /sys/fs/bpf && exec setpriv --bounding-set -sys_admin "$@"`, "bash"}
 	natlessd := filepath.Join(daemon.Build(t), "natlessd")
 	out, err := n.host.Command("unshare", append(hide, natlessd, "--config", n.daemon.Config)...).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "offload: required, but no BPF file system at /sys/fs/bpf") {
+	if err == nil || !strings.Contains(string(out), "fast_path: required, but no BPF file system at /sys/fs/bpf") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -78,7 +78,7 @@ func TestKilledUnderLoad(t *testing.T) {
 		time.Sleep(200 * time.Millisecond)
 		n.daemon.Start()
 		n.attached("uplink w1 w2")
-		o := n.offload()
+		o := n.fastPath()
 		if !o.Adopted {
 			t.Fatalf("start %d: the fast path was not adopted: %+v", i, o)
 		}
@@ -105,7 +105,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 		time.Sleep(200 * time.Millisecond)
 		n.daemon.Start()
 		n.attached("uplink w1 w2")
-		if o := n.offload(); o.Adopted || !strings.Contains(n.daemon.Log(), "layout 999, this is layout") {
+		if o := n.fastPath(); o.Adopted || !strings.Contains(n.daemon.Log(), "layout 999, this is layout") {
 			t.Fatalf("upgrade %d: the maps of another layout were adopted: %+v", i, o)
 		}
 	}
@@ -175,12 +175,12 @@ func TestEnds(t *testing.T) {
 	n.daemon.Start()
 	n.attached("uplink w1 w2")
 	n.daemon.Kill()
-	n.daemon.Write(baseConfig + "offload: off\n")
+	n.daemon.Write(baseConfig + "fast_path: off\n")
 	n.daemon.Start()
 	if left := n.left(); left != nil {
-		t.Errorf("left with offload: off: %q", left)
+		t.Errorf("left with fast_path: off: %q", left)
 	}
-	if o := n.offload(); o.State != "off" || o.Mode != "off" {
+	if o := n.fastPath(); o.State != "off" || o.Mode != "off" {
 		t.Errorf("%+v", o)
 	}
 	if err := n.ping(n.w1, 3); err != nil {
@@ -190,7 +190,7 @@ func TestEnds(t *testing.T) {
 
 // TestHiddenFileSystem: a daemon is killed, and the next one has another BPF file
 // system at the same path, as in another mount namespace. No workload is translated
-// by the tables of before, and --cleanup and offload: off see what is left.
+// by the tables of before, and --cleanup and fast_path: off see what is left.
 func TestHiddenFileSystem(t *testing.T) {
 	n := newTopology(t, baseConfig)
 	natlessd := filepath.Join(daemon.Build(t), "natlessd")

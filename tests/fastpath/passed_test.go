@@ -59,7 +59,7 @@ func rate(t *testing.T, from, to *netns.NS, address string, during time.Duration
 func (n *topology) leftAt(names string) (o api.FastPath) {
 	n.t.Helper()
 	within(n.t, 3*time.Second, "left to the daemon at "+names, func() bool {
-		o = n.offload()
+		o = n.fastPath()
 		var have []string
 		for _, i := range o.Interfaces {
 			if i.Left != "" {
@@ -129,7 +129,7 @@ func TestRequiredPassesBy(t *testing.T) {
 	n.host.Run("nft", "add table inet f; add chain inet f forward { type filter hook forward priority 0; policy drop; }")
 	n.daemon.Start()
 	o := n.leftAt("w1")
-	within(t, 3*time.Second, "on", func() bool { o = n.offload(); return o.State != api.FastPathOff && len(o.Interfaces) == 3 })
+	within(t, 3*time.Second, "on", func() bool { o = n.fastPath(); return o.State != api.FastPathOff && len(o.Interfaces) == 3 })
 	if !strings.Contains(o.Detail, "packets pass by policy drop of chain inet f forward") {
 		t.Errorf("%+v", o)
 	}
@@ -228,7 +228,7 @@ func TestStateful(t *testing.T) {
 		}
 		if rules != "" {
 			n.rules(rules)
-			within(t, 3*time.Second, "left to the daemon", func() bool { return n.offload().State == api.FastPathOff })
+			within(t, 3*time.Second, "left to the daemon", func() bool { return n.fastPath().State == api.FastPathOff })
 		}
 		for _, wrong := range n.whole() {
 			t.Errorf("%s: %s", name, wrong)

@@ -32,7 +32,7 @@ mappings:
   - {ipv6: "2001:db8:6::2", ipv4: 198.51.100.2}
   - {ipv6: "2001:db8:7::2", ipv4: 198.51.100.3}
 `
-	required = baseConfig + "offload: required\n"
+	required = baseConfig + "fast_path: required\n"
 )
 
 func TestMain(m *testing.M) {
@@ -77,8 +77,8 @@ func (n *topology) join(w *netns.NS, name, subnet string) {
 	w.IP("route add default via " + subnet + "1")
 }
 
-// offload is what the daemon says of the fast path.
-func (n *topology) offload() api.FastPath {
+// fastPath is what the daemon says of the fast path.
+func (n *topology) fastPath() api.FastPath {
 	n.t.Helper()
 	s, err := n.daemon.Client().Status(context.Background())
 	if err != nil {
@@ -93,7 +93,7 @@ func (n *topology) attached(names string) time.Duration {
 	var o api.FastPath
 	start := time.Now()
 	for time.Since(start) < 3*time.Second {
-		o = n.offload()
+		o = n.fastPath()
 		var have []string
 		for _, i := range o.Interfaces {
 			if i.Error == "" {
@@ -112,7 +112,7 @@ func (n *topology) attached(names string) time.Duration {
 // kernel is how many packets the kernel translated.
 func (n *topology) kernel() uint64 {
 	n.t.Helper()
-	o := n.offload()
+	o := n.fastPath()
 	return o.Translated["forward4"].Packets + o.Translated["forward6"].Packets
 }
 

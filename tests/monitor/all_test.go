@@ -15,7 +15,7 @@ import (
 func TestAll(t *testing.T) {
 	n := newTopology(t)
 	n.daemon.Stop()
-	n.daemon = daemon.Start(t, n.host, strings.Replace(configuration, seen, "offload: required\n", 1))
+	n.daemon = daemon.Start(t, n.host, strings.Replace(configuration, seen, "fast_path: required\n", 1))
 	inKernel := func() uint64 {
 		s, err := n.daemon.Client().Status(t.Context())
 		if err != nil {

@@ -44,7 +44,7 @@ pools:
 ` + seen
 
 // seen has every packet take the way through the daemon.
-const seen = "offload: \"off\"\n"
+const seen = "fast_path: \"off\"\n"
 
 // topology is w ─── host ─── server: w has only IPv6, server only IPv4.
 type topology struct {

@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 func TestSoak(t *testing.T) {
 	netns.Require(t, netns.Root, "ip")
 	for _, path := range []string{"auto", "off"} {
-		t.Run("offload="+path, func(t *testing.T) {
+		t.Run("fast_path="+path, func(t *testing.T) {
 			t.Parallel()
 			newRig(t, path).soak()
 		})
@@ -81,7 +81,7 @@ func newRig(t *testing.T, offload string) *rig {
 	r.server.IP("addr add 192.0.2.2/24 dev eth0")
 	r.w.IP("route add default via 2001:db8:6::1")
 	r.server.IP("route add default via 192.0.2.1")
-	r.daemon = daemon.Start(t, r.host, soakConfig+"offload: "+offload+"\n")
+	r.daemon = daemon.Start(t, r.host, soakConfig+"fast_path: "+offload+"\n")
 	r.client = r.daemon.Client()
 	return r
 }

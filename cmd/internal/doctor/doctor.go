@@ -63,7 +63,7 @@ func Examine(ctx context.Context, p Patient, progress func(Finding)) []Finding {
 	for _, check := range []func(*visit){
 		(*visit).configuration, (*visit).api, (*visit).kernel, (*visit).device, (*visit).sysctls, (*visit).routes, (*visit).held,
 		(*visit).mtu, (*visit).answers, (*visit).neighbours, (*visit).filters, (*visit).antiSpoofing, (*visit).connectionTracking,
-		(*visit).offload, (*visit).resolver, (*visit).pools, (*visit).containers, (*visit).disk, (*visit).clock,
+		(*visit).offload, (*visit).fastPath, (*visit).resolver, (*visit).pools, (*visit).containers, (*visit).disk, (*visit).clock,
 		(*visit).translators,
 	} {
 		if ctx.Err() != nil {

@@ -206,7 +206,7 @@ func TestHealthy(t *testing.T) {
 		t.Fatalf("a healthy host:\n%s", got)
 	}
 	for _, check := range []string{"config", "api", "reload", "kernel", "device", "uplink", "sysctls", "routes", "mtu", "answers", "firewall",
-		"anti-spoofing", "conntrack", "addresses", "neighbours", "offload", "dns64", "pool space", "containers", "disk", "clock", "translators"} {
+		"anti-spoofing", "conntrack", "addresses", "neighbours", "offload", "fast path", "dns64", "pool space", "containers", "disk", "clock", "translators"} {
 		if !slices.ContainsFunc(findings, func(f Finding) bool { return f.Check == check }) {
 			t.Errorf("nothing is said of %s", check)
 		}
@@ -275,18 +275,18 @@ func TestIll(t *testing.T) {
 			m.sysctls["net/netfilter/nf_conntrack_count"], m.sysctls["net/netfilter/nf_conntrack_max"] = "900", "1000"
 		}},
 		{want: "warn offload: the device takes no superpackets", status: func(s *api.Status) { s.Device.Offload = nil }},
-		{want: "fail offload: 1 interfaces have the fast path twice", host: func(m *made) {
+		{want: "fail fast path: 1 interfaces have the fast path twice", host: func(m *made) {
 			m.fastPath = []string{"tcx program uplink at interface e", "x", "tcx program uplink at interface e"}
 		}},
-		{want: "fail offload: the fast path is off, and an earlier run left x", host: func(m *made) { m.fastPath = []string{"x"} },
+		{want: "fail fast path: the fast path is off, and an earlier run left x", host: func(m *made) { m.fastPath = []string{"x"} },
 			status: func(s *api.Status) { s.FastPath = api.FastPath{Mode: "off", State: api.FastPathOff} }},
-		{want: "warn offload: packets at w would pass by filter u32", status: func(s *api.Status) {
+		{want: "warn fast path: packets at w would pass by filter u32", status: func(s *api.Status) {
 			s.FastPath = api.FastPath{Mode: "auto", State: api.FastPathPartial, Interfaces: []api.FastPathInterface{{Name: "up"}, {Name: "w", Left: "filter u32"}}}
 		}},
-		{want: "warn offload: the kernel's fast path is not used: no BPF", status: func(s *api.Status) {
+		{want: "warn fast path: the kernel's fast path is not used: no BPF", status: func(s *api.Status) {
 			s.FastPath = api.FastPath{Mode: "auto", State: api.FastPathOff, Detail: "no BPF"}
 		}},
-		{want: "warn offload: the kernel's fast path is not on w: no room", status: func(s *api.Status) {
+		{want: "warn fast path: the kernel's fast path is not on w: no room", status: func(s *api.Status) {
 			s.FastPath = api.FastPath{Mode: "auto", State: api.FastPathPartial, Interfaces: []api.FastPathInterface{{Name: "up"}, {Name: "w", Error: "no room"}}}
 		}},
 		{want: "fail dns64: the resolver at [2001:db8::1]:53 does not answer", host: func(m *made) { m.resolved = nil }},

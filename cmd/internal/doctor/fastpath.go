@@ -30,10 +30,9 @@ func (v *visit) leftPrograms(check string) {
 	}
 }
 
-// offload says what the kernel takes off the daemon.
+// offload looks at what the device takes off the daemon.
 func (v *visit) offload() {
 	const check = "offload"
-	v.leftPrograms(check)
 	if v.status == nil {
 		return
 	}
@@ -42,17 +41,27 @@ func (v *visit) offload() {
 		v.warn(check, "Linux 6.2 has all", "the device takes no superpackets: each packet costs as much as 40")
 		return
 	}
+	v.ok(check, "the device takes superpackets (%s)", strings.Join(granted, ", "))
+}
+
+// fastPath looks at what the kernel translates by itself.
+func (v *visit) fastPath() {
+	const check = "fast path"
+	v.leftPrograms(check)
+	if v.status == nil {
+		return
+	}
 	switch o := v.status.FastPath; {
 	case o.Mode == "off":
-		v.ok(check, "the device takes superpackets (%s); the kernel's fast path is off, as the configuration says", strings.Join(granted, ", "))
+		v.ok(check, "the kernel's fast path is off, as the configuration says")
 	case o.State == api.FastPathOff:
-		v.warn(check, "packets take the way through natlessd, which works and costs more; offload: off says that it shall be so", "the kernel's fast path is not used: %s", o.Detail)
+		v.warn(check, "packets take the way through natlessd, which works and costs more; fast_path: off says that it shall be so", "the kernel's fast path is not used: %s", o.Detail)
 	case o.State == api.FastPathPartial:
 		for _, i := range o.Interfaces {
 			if i.Error != "" {
 				v.warn(check, "its packets take the way through natlessd, which works and costs more", "the kernel's fast path is not on %s: %s", i.Name, i.Error)
 			} else if i.Left != "" {
-				v.warn(check, "its packets take the way through natlessd, which works and costs more; offload: required uses the "+
+				v.warn(check, "its packets take the way through natlessd, which works and costs more; fast_path: required uses the "+
 					"fast path all the same", "packets at %s would pass by %s", i.Name, i.Left)
 			}
 		}

@@ -49,7 +49,7 @@ func (v *visit) device() {
 	case !l.Up:
 		v.fail(check, "natlessd sets it up again within a second; who takes it down?", "%s is down", name)
 	case l.QueueFull > 0 && l.QueueFull*1000 > l.Sent:
-		v.warn(check, "more device.queues, or a faster path (offload: auto); see its rate in natless_device_… metrics",
+		v.warn(check, "more device.queues, or a faster path (fast_path: auto); see its rate in natless_device_… metrics",
 			"%s found its queue full for %d of %d packets", name, l.QueueFull, l.Sent)
 	default:
 		v.ok(check, "%s is up, %d of %d packets found its queue full", name, l.QueueFull, l.Sent)

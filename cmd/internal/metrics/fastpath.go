@@ -3,6 +3,8 @@
 package metrics
 
 import (
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/fastpath"
 	"github.com/natless/natless/translator"
@@ -15,13 +17,22 @@ const wayKernel = "kernel"
 // lost is the reason of packets that the kernel refused in the middle.
 const lost = "lost"
 
-var (
-	fastPathWanted     = desc("offload_wanted", "Whether the configuration wants the kernel's fast path.")
-	fastPathActive     = desc("offload_active", "Whether the kernel translates plain packets by itself.")
-	fastPathInterfaces = desc("offload_interfaces", "Interfaces where it does.")
-	fastPathFailed     = desc("offload_failed_interfaces", "Interfaces where it should and cannot.")
-	fastPathPassed     = desc("offload_passed_packets_total", "Packets that the kernel's fast path left to the daemon, by why. The daemon counts them by verdict.", "direction", "reason")
-)
+// fastPathSeries are the series of the fast path under its name and under the one
+// that it had, which goes in the release after next.
+var fastPathSeries = [...]fastPathDescs{newFastPathDescs("fast_path", ""), newFastPathDescs("offload", "Deprecated, see natless_fast_path_…: ")}
+
+type fastPathDescs struct{ wanted, active, interfaces, failed, passed *prometheus.Desc }
+
+func newFastPathDescs(name, note string) fastPathDescs {
+	return fastPathDescs{
+		wanted:     desc(name+"_wanted", note+"Whether the configuration wants the kernel's fast path."),
+		active:     desc(name+"_active", note+"Whether the kernel translates plain packets by itself."),
+		interfaces: desc(name+"_interfaces", note+"Interfaces where it does."),
+		failed:     desc(name+"_failed_interfaces", note+"Interfaces where it should and cannot."),
+		passed: desc(name+"_passed_packets_total", note+"Packets that the kernel's fast path left to the daemon, by why. The daemon counts them by verdict.",
+			"direction", "reason"),
+	}
+}
 
 // FastPath is the kernel's fast path as it is now.
 type FastPath struct {
@@ -34,10 +45,12 @@ var forward = [dataplane.NumDirections]translator.Verdict{dataplane.SixToFour: t
 
 func (c *Collector) fastPath(s sink) {
 	f := c.FastPath()
-	s.is(fastPathWanted, f.Wanted)
-	s.is(fastPathActive, f.Active)
-	s.gauge(fastPathInterfaces, float64(f.Interfaces))
-	s.gauge(fastPathFailed, float64(f.Failed))
+	for _, d := range fastPathSeries {
+		s.is(d.wanted, f.Wanted)
+		s.is(d.active, f.Active)
+		s.gauge(d.interfaces, float64(f.Interfaces))
+		s.gauge(d.failed, float64(f.Failed))
+	}
 	for _, d := range directions {
 		for r, n := range f.Counts[d] {
 			switch r := fastpath.Reason(r); r {
@@ -48,7 +61,9 @@ func (c *Collector) fastPath(s sink) {
 				s.counter(droppedPackets, n.Packets, d.String(), wayKernel, lost)
 				s.counter(droppedBytes, n.Bytes, d.String(), wayKernel, lost)
 			default:
-				s.counter(fastPathPassed, n.Packets, d.String(), r.String())
+				for _, series := range fastPathSeries {
+					s.counter(series.passed, n.Packets, d.String(), r.String())
+				}
 			}
 		}
 	}

@@ -175,6 +175,7 @@ func TestFigures(t *testing.T) {
 		`natless_device_write_errors_total{error="errno-4095"} `,
 		`natless_device_write_errors_total{error="ENOBUFS"} `,
 		`natless_spoofed_packets_total{cause="reverse-path"} 17`,
+		`natless_fast_path_active 1`, `natless_fast_path_interfaces 3`, `natless_fast_path_failed_interfaces 1`,
 		`natless_offload_active 1`, `natless_offload_interfaces 3`, `natless_offload_failed_interfaces 1`,
 		fmt.Sprintf(`natless_translated_packets_total{direction="6→4",verdict="forward4",way="kernel"} %d`, 1000+int(fastpath.Translated)),
 		fmt.Sprintf(`natless_translated_bytes_total{direction="4→6",verdict="forward6",way="kernel"} %d`, 10000+int(fastpath.Translated)),

@@ -252,7 +252,7 @@ func (m *Manager) serve(ctx context.Context) error {
 		case err == nil:
 			pause = retryFirst
 		case first && m.config.Required:
-			return fmt.Errorf("offload: required: %w", err)
+			return fmt.Errorf("fast_path: required: %w", err)
 		default:
 			timer.Reset(pause)
 			pause = min(2*pause, retryMost)
