@@ -82,7 +82,7 @@ fates: ## 300 random hosts, with the fast path and without: packets have the sam
 .PHONY: scale
 scale: ## a million mappings and a million workloads: lookup, edit, memory, load, reload under load (root)
 	@tests/need go root ip sysctl nsenter nft
-	$(GO) test -run '^$$' -bench 'Translate(6to4|4to6)/UDP/|TranslateShared' ./translator
+	$(GO) test -run '^$$' -bench 'TranslateTo(4|6)/UDP/|TranslateShared' ./translator
 	$(GO) test -run '^$$' -bench 'Lookup|Edit|Build|Memory' -benchtime 300ms ./translator/mapping
 	$(GO) test -run '^$$' -bench LoadMillion ./config
 	$(GO) test -v -count=1 -timeout 15m -run TestScale ./config/registry -workloads 1000000

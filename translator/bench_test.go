@@ -114,7 +114,7 @@ var benchCases = []struct {
 	bytes int
 }{{"TCP", 6, 0}, {"TCP1400", 6, 1400}, {"UDP", 17, 18}, {"UDP1400", 17, 1400}}
 
-func BenchmarkTranslate6to4(b *testing.B) {
+func BenchmarkTranslateTo4(b *testing.B) {
 	for _, c := range benchCases {
 		for _, n := range []int{1, 10_000, 1_000_000} {
 			b.Run(fmt.Sprintf("%s/mappings=%d", c.name, n), func(b *testing.B) {
@@ -125,7 +125,7 @@ func BenchmarkTranslate6to4(b *testing.B) {
 	}
 }
 
-func BenchmarkTranslate4to6(b *testing.B) {
+func BenchmarkTranslateTo6(b *testing.B) {
 	for _, c := range benchCases {
 		for _, n := range []int{1, 10_000, 1_000_000} {
 			b.Run(fmt.Sprintf("%s/mappings=%d", c.name, n), func(b *testing.B) {

@@ -67,10 +67,10 @@ func echo(proto, typ uint8) bool {
 	return typ == icmp6EchoRequest || typ == icmp6EchoReply
 }
 
-// echo6 turns ICMPv4 echo into ICMPv6 echo, whose checksum covers a pseudo
+// echoTo6 turns ICMPv4 echo into ICMPv6 echo, whose checksum covers a pseudo
 // header as well (RFC 7915 4.2). length is that of the whole message, of which
 // a quote may have only the beginning.
-func echo6(l4 []byte, src, dst mapping.Addr6, length int, partial bool) {
+func echoTo6(l4 []byte, src, dst mapping.Addr6, length int, partial bool) {
 	typ := uint8(icmp6EchoReply)
 	if l4[0] == icmp4EchoRequest {
 		typ = icmp6EchoRequest
@@ -78,8 +78,8 @@ func echo6(l4 []byte, src, dst mapping.Addr6, length int, partial bool) {
 	setEcho(l4, typ, 0, pseudo6(src, dst, length, protoICMP6), partial)
 }
 
-// echo4 is the other way of echo6 (RFC 7915 5.2).
-func echo4(l4 []byte, src, dst mapping.Addr6, length int, partial bool) {
+// echoTo4 is the other way of echoTo6 (RFC 7915 5.2).
+func echoTo4(l4 []byte, src, dst mapping.Addr6, length int, partial bool) {
 	typ := uint8(icmp4EchoReply)
 	if l4[0] == icmp6EchoRequest {
 		typ = icmp4EchoRequest

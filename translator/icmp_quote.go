@@ -31,9 +31,9 @@ func attach(out []byte, n int, extensions []byte, unit int, allowed bool) (size,
 	return padded + copy(out[padded:], extensions), padded / unit
 }
 
-// quote6 translates a packet that an ICMPv4 error quotes into out, as much of
+// quoteTo6 translates a packet that an ICMPv4 error quotes into out, as much of
 // it as fits, and gives its size (RFC 7915 4.3).
-func (w *Worker) quote6(out, quote []byte, q *parsed) (n int, v Verdict) {
+func (w *Worker) quoteTo6(out, quote []byte, q *parsed) (n int, v Verdict) {
 	quote = quote[:min(len(quote), q.length)]
 	l4 := quote[q.upper:]
 	near, far := q.ends(quote)
@@ -60,7 +60,7 @@ func (w *Worker) quote6(out, quote []byte, q *parsed) (n int, v Verdict) {
 	n = copy(out[size:], l4)
 	rest := q.length - q.upper
 	if q.first() {
-		cut := w.quotedUpper6(out[size:size+n], q, rest)
+		cut := w.quotedUpperTo6(out[size:size+n], q, rest)
 		n, rest = n-cut, rest-cut
 	}
 	class := q.class
@@ -74,9 +74,9 @@ func (w *Worker) quote6(out, quote []byte, q *parsed) (n int, v Verdict) {
 	return size + n, Forward6
 }
 
-// quotedUpper6 translates the beginning of an upper layer that had rest bytes
+// quotedUpperTo6 translates the beginning of an upper layer that had rest bytes
 // before it was quoted, and says how many to cut off its end.
-func (w *Worker) quotedUpper6(l4 []byte, q *parsed, rest int) (cut int) {
+func (w *Worker) quotedUpperTo6(l4 []byte, q *parsed, rest int) (cut int) {
 	if q.proto != protoICMP4 {
 		fixUpper(q.proto, l4, difference(addresses4(q.src4, q.dst4), addresses6(q.src6, q.dst6)), false)
 		return 0
@@ -87,7 +87,7 @@ func (w *Worker) quotedUpper6(l4 []byte, q *parsed, rest int) (cut int) {
 	if len(l4) == rest && l4[0] == icmp4EchoRequest {
 		cut = unfoldEcho(&w.s.config.Key, q.src6, l4)
 	}
-	echo6(l4[:len(l4)-cut], q.src6, q.dst6, rest-cut, false)
+	echoTo6(l4[:len(l4)-cut], q.src6, q.dst6, rest-cut, false)
 	return cut
 }
 

@@ -2,9 +2,9 @@ package translator
 
 import "encoding/binary"
 
-// problem4 translates what an ICMPv6 error says (RFC 7915 5.2); ok is false
+// problemTo4 translates what an ICMPv6 error says (RFC 7915 5.2); ok is false
 // where ICMPv4 has no such thing to say.
-func (s *snapshot) problem4(m []byte) (e problem, ok bool) {
+func (s *snapshot) problemTo4(m []byte) (e problem, ok bool) {
 	code, rest := m[1], binary.BigEndian.Uint32(m[4:])
 	switch m[0] {
 	case icmp6Unreachable:
@@ -31,7 +31,7 @@ func (s *snapshot) problem4(m []byte) (e problem, ok bool) {
 	case icmp6ParameterProblem:
 		switch code {
 		case 0:
-			pointer, ok := pointer4(rest)
+			pointer, ok := pointerTo4(rest)
 			return problem{typ: icmp4ParameterProblem, rest: pointer << 24}, ok
 		case 1:
 			return problem{typ: icmp4Unreachable, code: icmp4Protocol}, true
@@ -40,9 +40,9 @@ func (s *snapshot) problem4(m []byte) (e problem, ok bool) {
 	return e, false
 }
 
-// pointer4 finds the IPv4 header field that matches a byte of the IPv6 header
+// pointerTo4 finds the IPv4 header field that matches a byte of the IPv6 header
 // (RFC 7915 figure 6).
-func pointer4(p uint32) (uint32, bool) {
+func pointerTo4(p uint32) (uint32, bool) {
 	switch {
 	case p <= 1:
 		return p, true
@@ -60,9 +60,9 @@ func pointer4(p uint32) (uint32, bool) {
 	return 0, false
 }
 
-// error4 translates an ICMPv6 error and the packet that it quotes. The packet
+// errorTo4 translates an ICMPv6 error and the packet that it quotes. The packet
 // is IPv4 afterwards, and h.dst4 where it goes.
-func (w *Worker) error4(p *Packet, h *parsed) Verdict {
+func (w *Worker) errorTo4(p *Packet, h *parsed) Verdict {
 	m := p.Bytes()[h.upper:]
 	if m[0] < icmp6Unreachable || m[0] > icmp6ParameterProblem {
 		return ICMPUntranslatable
@@ -85,7 +85,7 @@ func (w *Worker) error4(p *Packet, h *parsed) Verdict {
 	if v := quoted(&q, quote, protoICMP6); v.IsDrop() {
 		return v
 	}
-	if v := w.errorAddresses4(h, &q, quote); v.IsDrop() {
+	if v := w.errorAddressesTo4(h, &q, quote); v.IsDrop() {
 		return v
 	}
 	switch {
@@ -96,12 +96,12 @@ func (w *Worker) error4(p *Packet, h *parsed) Verdict {
 	case h.behind || q.behind:
 		return HeaderBehindFragment
 	}
-	e, ok := w.s.problem4(m)
+	e, ok := w.s.problemTo4(m)
 	if !ok {
 		return ICMPUntranslatable
 	}
 	out := w.scratch[:maxError4]
-	n, v := w.quote4(out[size4+sizeICMP:], quote, &q)
+	n, v := w.quoteTo4(out[size4+sizeICMP:], quote, &q)
 	if v.IsDrop() {
 		return v
 	}
@@ -126,10 +126,10 @@ func (w *Worker) putError4(out []byte, e problem, h *parsed) {
 	put4(out, class, len(out), id, 0, h.hops-1, protoICMP4, h.src4, h.dst4)
 }
 
-// errorAddresses4 translates the outer addresses of an ICMPv6 error. What it
+// errorAddressesTo4 translates the outer addresses of an ICMPv6 error. What it
 // quotes was sent to a workload: to the one that speaks, or else a hop on the way
 // does, which is none.
-func (w *Worker) errorAddresses4(h, q *parsed, quote []byte) (v Verdict) {
+func (w *Worker) errorAddressesTo4(h, q *parsed, quote []byte) (v Verdict) {
 	if never6(h.src6) || never6(h.dst6) || never6(q.src6) || never6(q.dst6) {
 		return NeverTranslated
 	}
@@ -172,9 +172,9 @@ func (w *Worker) errorAddresses4(h, q *parsed, quote []byte) (v Verdict) {
 	return Forward4
 }
 
-// quote4 translates a packet that an ICMPv6 error quotes into out, as much of
+// quoteTo4 translates a packet that an ICMPv6 error quotes into out, as much of
 // it as fits, and gives its size (RFC 7915 5.3).
-func (w *Worker) quote4(out, quote []byte, q *parsed) (n int, v Verdict) {
+func (w *Worker) quoteTo4(out, quote []byte, q *parsed) (n int, v Verdict) {
 	quote = quote[:min(len(quote), q.length)]
 	l4 := quote[q.upper:]
 	rest := q.length - q.upper
@@ -199,7 +199,7 @@ func (w *Worker) quote4(out, quote []byte, q *parsed) (n int, v Verdict) {
 	case q.proto == protoICMP6:
 		proto = protoICMP4
 		if len(l4) > 0 {
-			echo4(l4, q.src6, q.dst6, rest, false)
+			echoTo4(l4, q.src6, q.dst6, rest, false)
 		}
 	case q.first():
 		fixUpper(q.proto, l4, difference(addresses6(q.src6, q.dst6), addresses4(q.src4, q.dst4)), false)

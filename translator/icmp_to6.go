@@ -6,27 +6,27 @@ import (
 	"github.com/natless/natless/translator/special"
 )
 
-// problem6 translates what an ICMPv4 error says (RFC 7915 4.2). quoted is the
+// problemTo6 translates what an ICMPv4 error says (RFC 7915 4.2). quoted is the
 // total length of the packet that it is about; ok is false where ICMPv6 has no
 // such thing to say.
-func (s *snapshot) problem6(m []byte, quoted int) (e problem, ok bool) {
+func (s *snapshot) problemTo6(m []byte, quoted int) (e problem, ok bool) {
 	code := m[1]
 	switch m[0] {
 	case icmp4Unreachable:
-		return s.unreachable6(m, code, quoted)
+		return s.unreachableTo6(m, code, quoted)
 	case icmp4TimeExceeded:
 		return problem{typ: icmp6TimeExceeded, code: code, extended: true}, true
 	case icmp4ParameterProblem:
 		if code != 0 && code != 2 {
 			return e, false
 		}
-		pointer, ok := pointer6(m[4])
+		pointer, ok := pointerTo6(m[4])
 		return problem{typ: icmp6ParameterProblem, rest: pointer}, ok
 	}
 	return e, false
 }
 
-func (s *snapshot) unreachable6(m []byte, code uint8, quoted int) (e problem, ok bool) {
+func (s *snapshot) unreachableTo6(m []byte, code uint8, quoted int) (e problem, ok bool) {
 	switch code {
 	case 0, 1, 5, 6, 7, 8, 11, 12:
 		return problem{typ: icmp6Unreachable, code: icmp6NoRoute, extended: true}, true
@@ -47,9 +47,9 @@ func (s *snapshot) unreachable6(m []byte, code uint8, quoted int) (e problem, ok
 	return e, false
 }
 
-// pointer6 finds the IPv6 header field that matches a byte of the IPv4 header
+// pointerTo6 finds the IPv6 header field that matches a byte of the IPv4 header
 // (RFC 7915 figure 3).
-func pointer6(p uint8) (uint32, bool) {
+func pointerTo6(p uint8) (uint32, bool) {
 	switch {
 	case p <= 1:
 		return uint32(p), true
@@ -67,8 +67,8 @@ func pointer6(p uint8) (uint32, bool) {
 	return 0, false
 }
 
-// error6 translates an ICMPv4 error and the packet that it quotes.
-func (w *Worker) error6(p *Packet, h *parsed, route bool, from way) Verdict {
+// errorTo6 translates an ICMPv4 error and the packet that it quotes.
+func (w *Worker) errorTo6(p *Packet, h *parsed, route bool, from way) Verdict {
 	m := p.Bytes()[h.upper:]
 	if m[0] == icmp4SourceQuench || m[0] == icmp4Redirect {
 		return ICMPUntranslatable
@@ -84,7 +84,7 @@ func (w *Worker) error6(p *Packet, h *parsed, route bool, from way) Verdict {
 	if v := quoted(&q, quote, protoICMP4); v.IsDrop() {
 		return v
 	}
-	if v := w.errorAddresses6(h, &q, quote, from); v.IsDrop() {
+	if v := w.errorAddressesTo6(h, &q, quote, from); v.IsDrop() {
 		return v
 	}
 	if h.hops <= 1 && from == arrived {
@@ -93,12 +93,12 @@ func (w *Worker) error6(p *Packet, h *parsed, route bool, from way) Verdict {
 	if route {
 		return SourceRoute
 	}
-	e, ok := w.s.problem6(m, q.length)
+	e, ok := w.s.problemTo6(m, q.length)
 	if !ok {
 		return ICMPUntranslatable
 	}
 	out := w.scratch[:maxError6]
-	n, v := w.quote6(out[size6+sizeICMP:], quote, &q)
+	n, v := w.quoteTo6(out[size6+sizeICMP:], quote, &q)
 	if v.IsDrop() {
 		return v
 	}
@@ -125,10 +125,10 @@ func (w *Worker) putError6(out []byte, e problem, h *parsed, from way) {
 	put6(out, class, len(m), protoICMP6, hops, h.src6, h.dst6)
 }
 
-// errorAddresses6 translates the outer addresses of an ICMPv4 error. What it
+// errorAddressesTo6 translates the outer addresses of an ICMPv4 error. What it
 // quotes was sent by the workload that the error is for, so that its source
 // port decides between workloads.
-func (w *Worker) errorAddresses6(h, q *parsed, quote []byte, from way) (v Verdict) {
+func (w *Worker) errorAddressesTo6(h, q *parsed, quote []byte, from way) (v Verdict) {
 	near, far := q.ends(quote)
 	switch {
 	case from == answered:

@@ -4,12 +4,12 @@ import "encoding/binary"
 
 // Nearly all packets are plain: TCP or UDP without fragments, options or
 // extension headers, on their way between a workload and a host behind the
-// prefix. plain4 and plain6 translate those in one straight line; whatever is
+// prefix. plainTo4 and plainTo6 translate those in one straight line; whatever is
 // not plain in any way they leave, untouched, to to4 and to6. They know no rule
-// of their own: TestPlainIsNoOther holds them against the general way.
+// of their own: FuzzTranslate holds them against the general way.
 
-// plain4 translates an IPv6 packet.
-func (w *Worker) plain4(p *Packet) Verdict {
+// plainTo4 translates an IPv6 packet.
+func (w *Worker) plainTo4(p *Packet) Verdict {
 	s := w.s
 	b := p.Buf[p.Start:p.End]
 	if len(b) < size6+8 {
@@ -62,8 +62,8 @@ func (w *Worker) plain4(p *Packet) Verdict {
 	return Forward4
 }
 
-// plain6 translates an IPv4 packet.
-func (w *Worker) plain6(p *Packet) Verdict {
+// plainTo6 translates an IPv4 packet.
+func (w *Worker) plainTo6(p *Packet) Verdict {
 	s := w.s
 	b := p.Buf[p.Start:p.End]
 	if len(b) < size4+8 || b[0] != 0x45 {

@@ -108,12 +108,12 @@ func (w *Worker) to4Only(p *Packet) Verdict {
 		return v
 	}
 	h.walk6(b)
-	e, v := w.addresses4(p, &h)
+	e, v := w.addressesTo4(p, &h)
 	if v.IsDrop() {
 		return v
 	}
 	size, _ := upperSize(h.proto, b[h.upper:], h.fragment)
-	return w.finish4(p, &h, e, size, 0)
+	return w.finishTo4(p, &h, e, size, 0)
 }
 
 // A superpacket translated and then cut up gives its segments, each translated.

@@ -138,7 +138,7 @@ func extensionOf(n int) []byte {
 
 func padTo(b []byte, n int) []byte { return append(b[:len(b):len(b)], make([]byte, n-len(b))...) }
 
-func TestSection6_Extensions4to6(t *testing.T) {
+func TestSection6_ExtensionsTo6(t *testing.T) {
 	w := newTestWorker(t)
 	ext := extensionOf(16)
 	for _, c := range []struct {
@@ -182,7 +182,7 @@ func TestSection6_Extensions4to6(t *testing.T) {
 	})
 }
 
-func TestSection6_Extensions6to4(t *testing.T) {
+func TestSection6_ExtensionsTo4(t *testing.T) {
 	w := newTestWorker(t)
 	ext := extensionOf(16)
 	for _, c := range []struct {

@@ -8,7 +8,7 @@ import (
 
 const sharedIn6 = "2001:db8:64::198.51.100.9"
 
-func TestSection1_3_PortSet6to4(t *testing.T) {
+func TestSection1_3_PortSetTo4(t *testing.T) {
 	w := newTestWorker(t)
 	for _, c := range []struct {
 		name  string
@@ -53,7 +53,7 @@ func TestSection1_3_PortSet6to4(t *testing.T) {
 	})
 }
 
-func TestSection1_3_PortSet4to6(t *testing.T) {
+func TestSection1_3_PortSetTo6(t *testing.T) {
 	w := newTestWorker(t)
 	for _, c := range []struct {
 		name string

@@ -90,7 +90,7 @@ func TestSection6_Informational(t *testing.T) {
 	})
 }
 
-func TestSection6_Errors4to6(t *testing.T) {
+func TestSection6_ErrorsTo6(t *testing.T) {
 	type row struct {
 		typ, code uint8
 		in        uint32
@@ -144,7 +144,7 @@ func TestSection6_Errors4to6(t *testing.T) {
 	}
 }
 
-func TestSection6_Errors6to4(t *testing.T) {
+func TestSection6_ErrorsTo4(t *testing.T) {
 	type row struct {
 		typ, code uint8
 		in        uint32
@@ -201,7 +201,7 @@ func TestSection6_Errors6to4(t *testing.T) {
 	}
 }
 
-func TestSection6_MTU4to6(t *testing.T) {
+func TestSection6_MTUTo6(t *testing.T) {
 	for _, c := range []struct {
 		name           string
 		reported, mtu4 int
@@ -244,7 +244,7 @@ func TestSection6_MTU4to6(t *testing.T) {
 	}
 }
 
-func TestSection6_MTU6to4(t *testing.T) {
+func TestSection6_MTUTo4(t *testing.T) {
 	for _, c := range []struct {
 		name       string
 		reported   uint32

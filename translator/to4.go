@@ -6,7 +6,7 @@ import "github.com/natless/natless/translator/mapping"
 // with an IPv6 header in front it still fits the least IPv6 MTU.
 const longestDF0 = 1260
 
-// to4 translates any IPv6 packet (RFC 7915 5). plain4 has had a look at it.
+// to4 translates any IPv6 packet (RFC 7915 5). plainTo4 has had a look at it.
 func (w *Worker) to4(p *Packet) Verdict {
 	var h parsed
 	b := p.Bytes()
@@ -35,30 +35,30 @@ func (w *Worker) to4(p *Packet) Verdict {
 		return Malformed
 	}
 	if h.proto == protoICMP6 && !h.fragment && icmpError6(b[h.upper]) {
-		if v := w.error4(p, &h); v.IsDrop() {
+		if v := w.errorTo4(p, &h); v.IsDrop() {
 			return v
 		}
 		return w.onward(p, h.dst4)
 	}
-	e, v := w.addresses4(p, &h)
+	e, v := w.addressesTo4(p, &h)
 	if v.IsDrop() {
 		return v
 	}
-	if v := w.headers4(p, &h); v.IsDrop() {
+	if v := w.headersTo4(p, &h); v.IsDrop() {
 		return v
 	}
-	trailer, v := w.share4(p, &h, e)
+	trailer, v := w.shareTo4(p, &h, e)
 	if v.IsDrop() {
 		return v
 	}
-	if v := w.finish4(p, &h, e, upperLen, trailer); v != Forward4 {
+	if v := w.finishTo4(p, &h, e, upperLen, trailer); v != Forward4 {
 		return v
 	}
 	return w.onward(p, h.dst4)
 }
 
-// addresses4 translates both addresses. Its mapping is that of the source, or nil.
-func (w *Worker) addresses4(p *Packet, h *parsed) (e *mapping.Entry, v Verdict) {
+// addressesTo4 translates both addresses. Its mapping is that of the source, or nil.
+func (w *Worker) addressesTo4(p *Packet, h *parsed) (e *mapping.Entry, v Verdict) {
 	if never6(h.src6) || never6(h.dst6) {
 		return nil, NeverTranslated
 	}
@@ -78,8 +78,8 @@ func (w *Worker) addresses4(p *Packet, h *parsed) (e *mapping.Entry, v Verdict) 
 	return e, Forward4
 }
 
-// headers4 judges hop limit, extension headers and protocol.
-func (w *Worker) headers4(p *Packet, h *parsed) Verdict {
+// headersTo4 judges hop limit, extension headers and protocol.
+func (w *Worker) headersTo4(p *Packet, h *parsed) Verdict {
 	if h.hops <= 1 {
 		return w.reply6(p, HopLimitExceeded, icmp6TimeExceeded, 0, 0)
 	}
@@ -105,9 +105,9 @@ func (w *Worker) headers4(p *Packet, h *parsed) Verdict {
 	return Forward4
 }
 
-// share4 keeps a workload that shares its IPv4 address to its own ports. It
+// shareTo4 keeps a workload that shares its IPv4 address to its own ports. It
 // says how many bytes of trailer an echo message needs.
-func (w *Worker) share4(p *Packet, h *parsed, e *mapping.Entry) (trailer int, v Verdict) {
+func (w *Worker) shareTo4(p *Packet, h *parsed, e *mapping.Entry) (trailer int, v Verdict) {
 	if e == nil || !e.Shared() {
 		return 0, Forward4
 	}
@@ -131,9 +131,9 @@ func (w *Worker) share4(p *Packet, h *parsed, e *mapping.Entry) (trailer int, v 
 	return 0, w.reply6(p, PortOutsideSet, icmp6Unreachable, icmp6Prohibited, 0)
 }
 
-// finish4 sees to the size of a packet about which all else is settled, and
+// finishTo4 sees to the size of a packet about which all else is settled, and
 // rewrites it.
-func (w *Worker) finish4(p *Packet, h *parsed, e *mapping.Entry, upperLen, trailer int) Verdict {
+func (w *Worker) finishTo4(p *Packet, h *parsed, e *mapping.Entry, upperLen, trailer int) Verdict {
 	length := h.length - h.upper + size4 + trailer
 	segment := p.segmentLen(h.upper+upperLen, h.length) - h.upper + size4 + trailer
 	df := !h.header && segment > longestDF0
@@ -148,7 +148,7 @@ func (w *Worker) finish4(p *Packet, h *parsed, e *mapping.Entry, upperLen, trail
 		return Malformed // the caller's buffer has less room than it must have
 	}
 	p.End += trailer
-	w.upper4(p, h, e, trailer)
+	w.upperTo4(p, h, e, trailer)
 	var fragment, id uint16
 	switch {
 	case h.header:
@@ -175,9 +175,9 @@ func (w *Worker) finish4(p *Packet, h *parsed, e *mapping.Entry, upperLen, trail
 	return Forward4
 }
 
-// upper4 translates the upper layer where it stands. trailer bytes behind it
+// upperTo4 translates the upper layer where it stands. trailer bytes behind it
 // are still to be written.
-func (w *Worker) upper4(p *Packet, h *parsed, e *mapping.Entry, trailer int) {
+func (w *Worker) upperTo4(p *Packet, h *parsed, e *mapping.Entry, trailer int) {
 	if !h.first() {
 		return
 	}
@@ -188,7 +188,7 @@ func (w *Worker) upper4(p *Packet, h *parsed, e *mapping.Entry, trailer int) {
 		return
 	}
 	message := l4[:len(l4)-trailer]
-	echo4(message, h.src6, h.dst6, len(message), partial)
+	echoTo4(message, h.src6, h.dst6, len(message), partial)
 	if trailer > 0 {
 		foldEcho(&w.s.config.Key, e.To6(h.src4), e.EchoRange(), l4)
 	}

@@ -15,7 +15,7 @@ const (
 	answered              // an error of ours about a hairpinned packet
 )
 
-// to6 translates any IPv4 packet (RFC 7915 4). plain6 has had a look at it.
+// to6 translates any IPv4 packet (RFC 7915 4). plainTo6 has had a look at it.
 func (w *Worker) to6(p *Packet, from way) Verdict {
 	var h parsed
 	b := p.Bytes()
@@ -42,9 +42,9 @@ func (w *Worker) to6(p *Packet, from way) Verdict {
 		return Malformed
 	}
 	if h.proto == protoICMP4 && !h.fragment && icmpError4(b[h.upper]) {
-		return w.error6(p, &h, route, from)
+		return w.errorTo6(p, &h, route, from)
 	}
-	if v := w.addresses6(p, &h); v.IsDrop() {
+	if v := w.addressesTo6(p, &h); v.IsDrop() {
 		return v
 	}
 	if h.hops <= 1 && from == arrived {
@@ -53,13 +53,13 @@ func (w *Worker) to6(p *Packet, from way) Verdict {
 	if route {
 		return w.reply4(p, SourceRoute, icmp4Unreachable, icmp4SourceRoute, 0)
 	}
-	if v := w.protocol6(p, &h); v.IsDrop() {
+	if v := w.protocolTo6(p, &h); v.IsDrop() {
 		return v
 	}
-	if v := w.select6(p, &h, from); v.IsDrop() {
+	if v := w.selectTo6(p, &h, from); v.IsDrop() {
 		return v
 	}
-	return w.finish6(p, &h, upperLen, from)
+	return w.finishTo6(p, &h, upperLen, from)
 }
 
 // forWorkload says that a packet to the translator's own IPv4 address is none
@@ -69,7 +69,7 @@ func (w *Worker) forWorkload(h *parsed, b []byte) bool {
 	if e == nil || !e.Shared() {
 		return false
 	}
-	p := w.port6(h, b)
+	p := w.portTo6(h, b)
 	return p.known && w.s.table.Port(e, h.dst4, p.number) != nil
 }
 
@@ -87,9 +87,9 @@ func (w *Worker) hosts(h *parsed, b []byte) bool {
 	return h.first() && (h.fragment || h.proto != protoTCP && h.proto != protoUDP)
 }
 
-// addresses6 translates the source, and the destination where the prefix alone
+// addressesTo6 translates the source, and the destination where the prefix alone
 // covers it; behind a mapping, which workload it is may hang on the port.
-func (w *Worker) addresses6(p *Packet, h *parsed) (v Verdict) {
+func (w *Worker) addressesTo6(p *Packet, h *parsed) (v Verdict) {
 	if never4(h.src4) || never4(h.dst4) {
 		return NeverTranslated
 	}
@@ -109,8 +109,8 @@ func (w *Worker) addresses6(p *Packet, h *parsed) (v Verdict) {
 	return Forward6
 }
 
-// protocol6 refuses what cannot be translated whatever its addresses.
-func (w *Worker) protocol6(p *Packet, h *parsed) Verdict {
+// protocolTo6 refuses what cannot be translated whatever its addresses.
+func (w *Worker) protocolTo6(p *Packet, h *parsed) Verdict {
 	l4 := p.Bytes()[h.upper:]
 	switch h.proto {
 	case protoICMP6:
@@ -147,11 +147,11 @@ func (w *Worker) zeroChecksum(p *Packet, h *parsed) Verdict {
 	return w.reply4(p, UDPZeroChecksumRefused, icmp4Unreachable, icmp4Prohibited, 0)
 }
 
-// select6 finds the workload that a packet is for.
-func (w *Worker) select6(p *Packet, h *parsed, from way) (v Verdict) {
+// selectTo6 finds the workload that a packet is for.
+func (w *Worker) selectTo6(p *Packet, h *parsed, from way) (v Verdict) {
 	e := w.s.table.Lookup4(h.dst4)
 	if e == nil {
-		return Forward6 // addresses6 has put it into the prefix
+		return Forward6 // addressesTo6 has put it into the prefix
 	}
 	if !e.Shared() {
 		if v = w.toWorkload(h, port{}); v.IsDrop() {
@@ -193,8 +193,8 @@ func (w *Worker) toWorkload(h *parsed, p port) (v Verdict) {
 	return v
 }
 
-// port6 is the port that decides which workload an IPv4 packet is for.
-func (w *Worker) port6(h *parsed, b []byte) (p port) {
+// portTo6 is the port that decides which workload an IPv4 packet is for.
+func (w *Worker) portTo6(h *parsed, b []byte) (p port) {
 	l4 := b[h.upper:]
 	switch {
 	case !h.first():
@@ -210,9 +210,9 @@ func (w *Worker) port6(h *parsed, b []byte) (p port) {
 	return p
 }
 
-// finish6 sees to the size of a packet about which all else is settled, and
+// finishTo6 sees to the size of a packet about which all else is settled, and
 // rewrites it.
-func (w *Worker) finish6(p *Packet, h *parsed, upperLen int, from way) Verdict {
+func (w *Worker) finishTo6(p *Packet, h *parsed, upperLen int, from way) Verdict {
 	header := size6
 	if h.fragment {
 		header += sizeFragment
@@ -230,18 +230,18 @@ func (w *Worker) finish6(p *Packet, h *parsed, upperLen int, from way) Verdict {
 		cut = true
 		header = size6 + sizeFragment
 	}
-	w.upper6(p, h)
+	w.upperTo6(p, h)
 	if cut {
 		p.complete(h)
 		w.cut = cutting{active: true, more: h.more}
 	}
-	w.header6(p, h, header, from)
+	w.headerTo6(p, h, header, from)
 	p.moved(header, upperLen)
 	return Forward6
 }
 
-// header6 replaces the IPv4 header by an IPv6 one of size bytes.
-func (w *Worker) header6(p *Packet, h *parsed, size int, from way) {
+// headerTo6 replaces the IPv4 header by an IPv6 one of size bytes.
+func (w *Worker) headerTo6(p *Packet, h *parsed, size int, from way) {
 	hops, class := h.hops, h.class
 	if from == arrived {
 		hops--
@@ -262,8 +262,8 @@ func (w *Worker) header6(p *Packet, h *parsed, size int, from way) {
 	put6(b, class, len(b)-size6, next, hops, h.src6, h.dst6)
 }
 
-// upper6 translates the upper layer where it stands.
-func (w *Worker) upper6(p *Packet, h *parsed) {
+// upperTo6 translates the upper layer where it stands.
+func (w *Worker) upperTo6(p *Packet, h *parsed) {
 	if !h.first() {
 		return
 	}
@@ -273,7 +273,7 @@ func (w *Worker) upper6(p *Packet, h *parsed) {
 		if h.trailer != 0 {
 			unfoldEcho(&w.s.config.Key, h.dst6, p.Buf[p.Start+h.upper:p.End+h.trailer])
 		}
-		echo6(l4, h.src6, h.dst6, len(l4), partial)
+		echoTo6(l4, h.src6, h.dst6, len(l4), partial)
 		return
 	}
 	if h.proto == protoUDP && !partial && l4[6] == 0 && l4[7] == 0 &&

@@ -36,9 +36,9 @@ func (w *Worker) Translate(p *Packet) Verdict {
 		return Malformed
 	}
 	if p.Buf[p.Start]>>4 == 6 {
-		return w.plain4(p)
+		return w.plainTo4(p)
 	}
-	return w.plain6(p)
+	return w.plainTo6(p)
 }
 
 // begin makes w ready for a packet.

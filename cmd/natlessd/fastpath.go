@@ -155,8 +155,8 @@ func (f *fastPath) addTo(s *dataplane.Snapshot) {
 		to   *dataplane.Count
 		from fastpath.Count
 	}{
-		{&s.Verdicts[dataplane.SixToFour][translator.Forward4], kernel.Workload[fastpath.Translated]},
-		{&s.Verdicts[dataplane.FourToSix][translator.Forward6], kernel.Uplink[fastpath.Translated]},
+		{&s.Verdicts[dataplane.To4][translator.Forward4], kernel.Workload[fastpath.Translated]},
+		{&s.Verdicts[dataplane.To6][translator.Forward6], kernel.Uplink[fastpath.Translated]},
 	} {
 		way.to.Packets += way.from.Packets
 		way.to.Bytes += way.from.Bytes
@@ -178,7 +178,7 @@ func (f *fastPath) counted() (m metrics.FastPath) {
 			m.Interfaces++
 		}
 	}
-	m.Counts[dataplane.SixToFour], m.Counts[dataplane.FourToSix] = n.Workload, n.Uplink
+	m.Counts[dataplane.To4], m.Counts[dataplane.To6] = n.Workload, n.Uplink
 	return m
 }
 

@@ -266,7 +266,7 @@ func (r *watching) event(record *monitor.Record) api.Event {
 		Verdict: record.Verdict, Done: true}
 	e := api.Event{Time: record.Time.UTC(), Direction: "4to6", Verdict: record.Verdict.String(),
 		In: r.side(&p.In, record.In), Out: r.side(&p.Out, record.Out)}
-	if p.SixToFour() {
+	if p.To4() {
 		e.Direction = "6to4"
 	}
 	if record.GSOType != translator.GSONone {

@@ -16,13 +16,13 @@ type Direction uint8
 // The two directions; hairpins and what is for the local stack count as what
 // they came in as.
 const (
-	SixToFour Direction = iota
-	FourToSix
+	To4 Direction = iota
+	To6
 	NumDirections
 )
 
 func (d Direction) String() string {
-	if d == SixToFour {
+	if d == To4 {
 		return "6→4"
 	}
 	return "4→6"
@@ -65,9 +65,9 @@ func (d *Dataplane) Snapshot() Snapshot {
 	}
 	for _, l := range d.loops {
 		l.counters.addTo(&s)
-		to4, to6 := l.worker.ErrorsLimited()
-		s.ErrorsLimited[FourToSix].Add(to4)
-		s.ErrorsLimited[SixToFour].Add(to6)
+		v4, v6 := l.worker.ErrorsLimited()
+		s.ErrorsLimited[To6].Add(v4)
+		s.ErrorsLimited[To4].Add(v6)
 	}
 	s.Tracker = d.config.Translator.Tracker(int64(time.Since(start)))
 	return s

@@ -35,8 +35,8 @@ func (n *topology) ways() []struct {
 		from, to  *netns.NS
 		address   string
 	}{
-		{dataplane.SixToFour, n.w6, n.s4, server6},
-		{dataplane.FourToSix, n.s4, n.w6, workload4},
+		{dataplane.To4, n.w6, n.s4, server6},
+		{dataplane.To6, n.s4, n.w6, workload4},
 	}
 }
 
@@ -60,7 +60,7 @@ func testTCP(t *testing.T, io tun.IO) {
 				t.Errorf("%d queues, %v: only %d superpackets", queues, way.direction, after.Superpackets-before)
 			}
 			verdict := translator.Forward4
-			if way.direction == dataplane.FourToSix {
+			if way.direction == dataplane.To6 {
 				verdict = translator.Forward6
 			}
 			if got := after.Verdicts[way.direction][verdict]; got.Bytes < size || got.Packets < size/65536 {
@@ -80,7 +80,7 @@ func (n *topology) sameByMapping() {
 	n.t.Helper()
 	for end := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) { // packets may be under way
 		got, all := n.plane.Traffic(1), n.plane.Snapshot().Verdicts
-		want := dataplane.Traffic{Sent: all[dataplane.SixToFour][translator.Forward4], Received: all[dataplane.FourToSix][translator.Forward6]}
+		want := dataplane.Traffic{Sent: all[dataplane.To4][translator.Forward4], Received: all[dataplane.To6][translator.Forward6]}
 		if got == want && got.Sent.Packets > 0 {
 			return
 		}
@@ -177,7 +177,7 @@ func testFragments(t *testing.T, io tun.IO) {
 	for _, way := range n.ways() {
 		server, port := listenUDP(t, way.to)
 		client := dial(t, way.from, "udp", net.JoinHostPort(way.address, port)).(*net.UDPConn)
-		if way.direction == dataplane.FourToSix {
+		if way.direction == dataplane.To6 {
 			control(t, client, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
 		}
 		before := n.plane.Snapshot().Fragments
@@ -188,7 +188,7 @@ func testFragments(t *testing.T, io tun.IO) {
 			}
 			receive(t, server, payload, size)
 		}
-		if made := n.plane.Snapshot().Fragments - before; (made >= 2) != (way.direction == dataplane.FourToSix) {
+		if made := n.plane.Snapshot().Fragments - before; (made >= 2) != (way.direction == dataplane.To6) {
 			t.Errorf("%v: %d fragments made here", way.direction, made)
 		}
 	}
@@ -297,7 +297,7 @@ func testLocal(t *testing.T, io tun.IO) {
 	go stack.answer(n.plane)
 	defer close(stack.queue)
 	n.s4.Run("ping", "-c", "3", "-i", "0.1", "-W", "1", own4)
-	if got := n.plane.Snapshot().Verdicts[dataplane.FourToSix][translator.Local].Packets; got != 3 {
+	if got := n.plane.Snapshot().Verdicts[dataplane.To6][translator.Local].Packets; got != 3 {
 		t.Errorf("counted %d packets", got)
 	}
 	stack.full.Store(true)
@@ -354,13 +354,13 @@ func TestRepliesAndDropsAreCounted(t *testing.T) {
 		t.Errorf("ping says %s", out)
 	}
 	s := n.plane.Snapshot()
-	if got := s.Replied[dataplane.SixToFour][translator.HopLimitExceeded]; got != 1 {
+	if got := s.Replied[dataplane.To4][translator.HopLimitExceeded]; got != 1 {
 		t.Errorf("%d replies counted", got)
 	}
-	if got := s.Verdicts[dataplane.SixToFour][translator.HopLimitExceeded].Packets; got != 1 {
+	if got := s.Verdicts[dataplane.To4][translator.HopLimitExceeded].Packets; got != 1 {
 		t.Errorf("%d drops counted", got)
 	}
-	if text := fmt.Sprint(dataplane.SixToFour, dataplane.FourToSix); text != "6→4 4→6" {
+	if text := fmt.Sprint(dataplane.To4, dataplane.To6); text != "6→4 4→6" {
 		t.Error(text)
 	}
 }

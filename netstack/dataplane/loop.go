@@ -82,7 +82,7 @@ func (l *loop) move(p *translator.Packet) {
 	v := l.worker.Translate(p)
 	l.count(direction, v, size)
 	l.send(p, v)
-	if direction == FourToSix || v == translator.Hairpin {
+	if direction == To6 || v == translator.Hairpin {
 		l.sendHeld(direction)
 	}
 }
@@ -182,7 +182,7 @@ func (l *loop) deliver(p *translator.Packet) {
 
 func directionOf(p *translator.Packet) Direction {
 	if p.End > p.Start && p.Buf[p.Start]>>4 == 4 {
-		return FourToSix
+		return To6
 	}
-	return SixToFour
+	return To4
 }

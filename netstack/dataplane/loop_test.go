@@ -112,7 +112,7 @@ func TestHairpinnedFragments(t *testing.T) {
 	}
 	s := Snapshot{}
 	l.counters.addTo(&s)
-	if n := s.Verdicts[SixToFour][translator.Hairpin].Packets; n != 2 || s.Fragments != 4 {
+	if n := s.Verdicts[To4][translator.Hairpin].Packets; n != 2 || s.Fragments != 4 {
 		t.Errorf("counted %d hairpins, %d fragments", n, s.Fragments)
 	}
 }

@@ -274,13 +274,13 @@ func (b *branchRun) odd() {
 
 // partialEchoes are echo requests whose checksum may be the device's to complete.
 func partialEchoes() [][]byte {
-	from6, from4 := udp6(20), udp4(20)
-	from6[6], from6[40] = 58, 128
-	binary.BigEndian.PutUint16(from6[42:], onesSum(from6[8:40], []byte{0, 0, 0, 28, 0, 0, 0, 58}))
-	from4[9], from4[20] = 1, 8
-	from4[22], from4[23] = 0, 0
-	generate.Repair(from4)
-	return [][]byte{from6, from4}
+	echo6, echo4 := udp6(20), udp4(20)
+	echo6[6], echo6[40] = 58, 128
+	binary.BigEndian.PutUint16(echo6[42:], onesSum(echo6[8:40], []byte{0, 0, 0, 28, 0, 0, 0, 58}))
+	echo4[9], echo4[20] = 1, 8
+	echo4[22], echo4[23] = 0, 0
+	generate.Repair(echo4)
+	return [][]byte{echo6, echo4}
 }
 
 // identifications sends short packets of workloads whose share of the

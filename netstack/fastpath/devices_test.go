@@ -87,9 +87,9 @@ type taps struct {
 }
 
 // sent says how many packets a program has translated.
-func (d *taps) sent(from6 bool) (n uint64, err error) {
+func (d *taps) sent(to4 bool) (n uint64, err error) {
 	at := uint32(0)
-	if from6 {
+	if to4 {
 		at = uint32(NumReasons)
 	}
 	var counts []programCount
@@ -137,11 +137,11 @@ func write(tap int, frame []byte) error {
 func (d *taps) check(in reference.Packet) (o outcome, err error) {
 	notSuper(&in)
 	from, to, mac := d.rig.uplink, d.rig.workload, d.rig.upMAC
-	from6 := in.Bytes[0]>>4 == 6
-	if from6 {
+	to4 := in.Bytes[0]>>4 == 6
+	if to4 {
 		from, to, mac = to, from, d.rig.workMAC
 	}
-	before, err := d.sent(from6)
+	before, err := d.sent(to4)
 	if err != nil {
 		return o, err
 	}
@@ -151,7 +151,7 @@ func (d *taps) check(in reference.Packet) (o outcome, err error) {
 		}
 		return o, err
 	}
-	after, err := d.sent(from6)
+	after, err := d.sent(to4)
 	if err != nil {
 		return o, err
 	}

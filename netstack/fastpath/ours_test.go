@@ -199,23 +199,23 @@ func TestLongest(t *testing.T) {
 	r.attach(t, f)
 	d := &taps{judge: p.judge(), buf: make([]byte, 1<<17)}
 	lengths := []int{65475, 65480, 65494, 65495, 65496, 65500, 65514, 65515, 65516, 65517, 65520, 65527, 65534, 65535}
-	for _, from6 := range []bool{true, false} {
+	for _, to4 := range []bool{true, false} {
 		for _, length := range lengths { // of what is behind the IPv6 header, or of all IPv4
-			in, longest, from, to, mac := tcpSuper(from6, length), 65515, r.workload, r.uplink, r.workMAC
-			if !from6 {
+			in, longest, from, to, mac := tcpSuper(to4, length), 65515, r.workload, r.uplink, r.workMAC
+			if !to4 {
 				longest, from, to, mac = 65535, to, from, r.upMAC
 			}
-			before, err := d.sent(from6)
+			before, err := d.sent(to4)
 			if err != nil {
 				t.Fatal(err)
 			}
 			n, err := r.pass(from, to, frame(mac, in), d)
-			after, err2 := d.sent(from6)
+			after, err2 := d.sent(to4)
 			if err != nil || err2 != nil {
-				t.Fatalf("from IPv6 %v, %d bytes: %v, %v", from6, length, err, err2)
+				t.Fatalf("from IPv6 %v, %d bytes: %v, %v", to4, length, err, err2)
 			}
 			if translated := after > before; translated != (length <= longest) || translated != (n > 0) {
-				t.Errorf("from IPv6 %v, %d bytes: translated %v, %d packets came out", from6, length, translated, n)
+				t.Errorf("from IPv6 %v, %d bytes: translated %v, %d packets came out", to4, length, translated, n)
 			}
 		}
 	}
@@ -241,9 +241,9 @@ func (r *rig) pass(from, to int, frame []byte, d *taps) (n int, err error) {
 }
 
 // tcpSuper is a superpacket from or for the first world's first workload.
-func tcpSuper(from6 bool, length int) reference.Packet {
+func tcpSuper(to4 bool, length int) reference.Packet {
 	head, at, gso, proto := udp6(0)[:40], 40, uint8(translator.GSOTCPv6), 6
-	if from6 {
+	if to4 {
 		binary.BigEndian.PutUint16(head[4:], uint16(length))
 		length += 40
 	} else {

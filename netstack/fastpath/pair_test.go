@@ -165,7 +165,7 @@ func sourcePort(packet []byte) uint16 {
 func (j *judge) plain(in reference.Packet, out *translator.Packet, segments int) bool {
 	b := in.Bytes
 	if b[0]>>4 == 6 {
-		return j.plainFrom6(b) && plainSuper(in, b[6], 40, int(binary.BigEndian.Uint16(b[4:])), segments) &&
+		return j.plainTo4(b) && plainSuper(in, b[6], 40, int(binary.BigEndian.Uint16(b[4:])), segments) &&
 			out.End-out.Start == 20+int(binary.BigEndian.Uint16(b[4:])) // no trailer
 	}
 	if b[0] != 0x45 || binary.BigEndian.Uint16(b[6:])&0xbfff != 0 || j.table.Lookup4(binary.BigEndian.Uint32(b[12:])) != nil ||
@@ -189,7 +189,7 @@ func (j *judge) plain(in reference.Packet, out *translator.Packet, segments int)
 	return plainSuper(in, b[9], 20, length-20, segments)
 }
 
-func (j *judge) plainFrom6(b []byte) bool {
+func (j *judge) plainTo4(b []byte) bool {
 	src, dst := address(b[8:]), address(b[24:])
 	v4, ok := j.table.Extract(dst)
 	if !ok || j.table.Lookup6(src) == nil || j.table.Lookup6(dst) != nil || j.table.Lookup4(v4) != nil {

@@ -18,9 +18,9 @@ type Packet struct {
 	Table   *mapping.Table // knows which IPv4 addresses stand in IPv6 ones; nil: none
 }
 
-// SixToFour says where the packet was going. Of a fragment that was held, only
+// To4 says where the packet was going. Of a fragment that was held, only
 // its way out is known.
-func (p *Packet) SixToFour() bool {
+func (p *Packet) To4() bool {
 	switch {
 	case p.In.Length > 0:
 		return p.In.V6()
@@ -139,7 +139,7 @@ func (n direction) judge(p *Packet) truth {
 	if !p.Done && p.In.Length == 0 {
 		return maybe
 	}
-	return truthOf(p.SixToFour() == bool(n))
+	return truthOf(p.To4() == bool(n))
 }
 
 // test is about the packet on one side.

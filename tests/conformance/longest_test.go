@@ -12,11 +12,11 @@ import (
 )
 
 // ofLength is a packet whose length field is that, a superpacket if super. The
-// workload has sent it if from6.
-func ofLength(t *testing.T, from6 bool, protocol byte, length int, super bool) reference.Packet {
+// workload has sent it if to4.
+func ofLength(t *testing.T, to4 bool, protocol byte, length int, super bool) reference.Packet {
 	var b []byte
 	at := 20
-	if from6 {
+	if to4 {
 		at = 40
 		b = serialize(t, ip6(workload6, peer6, layers.IPProtocol(protocol)))
 		put(b[4:], uint16(length))
@@ -33,7 +33,7 @@ func ofLength(t *testing.T, from6 bool, protocol byte, length int, super bool) r
 	if protocol == 6 {
 		b[at+12] = 5 << 4
 		o.CsumOffset, o.GSOType = 16, translator.GSOTCPv4
-		if from6 {
+		if to4 {
 			o.GSOType = translator.GSOTCPv6
 		}
 	} else {
@@ -57,28 +57,28 @@ func TestLongest(t *testing.T) {
 	for _, length := range lengths {
 		for _, protocol := range []byte{6, 17, 47} {
 			for _, super := range []bool{true, false} {
-				for _, from6 := range []bool{true, false} {
+				for _, to4 := range []bool{true, false} {
 					if super && protocol == 47 {
 						continue
 					}
-					in := ofLength(t, from6, protocol, length, super)
+					in := ofLength(t, to4, protocol, length, super)
 					r, err := p.check(in)
 					if err != nil {
 						t.Fatal(err)
 					}
 					want := translator.Forward6
 					switch {
-					case from6 && length > 65515 && super:
+					case to4 && length > 65515 && super:
 						want = translator.Segment
-					case from6 && length > 65515:
+					case to4 && length > 65515:
 						want = translator.TooBig | translator.Replied
-					case from6:
+					case to4:
 						want = translator.Forward4
 					case !super && length+20 > 65535:
 						want = translator.TooBig | translator.Replied
 					}
 					if r.verdict != want {
-						t.Errorf("protocol %d, length %d, super %v, from IPv6 %v: %v, want %v", protocol, length, super, from6, r.verdict, want)
+						t.Errorf("protocol %d, length %d, super %v, from IPv6 %v: %v, want %v", protocol, length, super, to4, r.verdict, want)
 					}
 					if r.verdict == translator.Segment {
 						inPieces(t, p, in)

@@ -14,36 +14,36 @@ import (
 // opposite of a translation.
 type typeCode struct{ typ, code int }
 
-// errors4 is the table "Errors 4→6" of section 6, row by row.
-var errors4 = map[string]map[typeCode]typeCode{
-	"6.4to6.3-unreachable": {{3, 0}: {1, 0}, {3, 1}: {1, 0}, {3, 5}: {1, 0}, {3, 6}: {1, 0}, {3, 7}: {1, 0},
+// errorsTo6 is the table "Errors 4→6" of section 6, row by row.
+var errorsTo6 = map[string]map[typeCode]typeCode{
+	"6.to6.3-unreachable": {{3, 0}: {1, 0}, {3, 1}: {1, 0}, {3, 5}: {1, 0}, {3, 6}: {1, 0}, {3, 7}: {1, 0},
 		{3, 8}: {1, 0}, {3, 11}: {1, 0}, {3, 12}: {1, 0}},
-	"6.4to6.3-protocol":      {{3, 2}: {4, 1}},
-	"6.4to6.3-port":          {{3, 3}: {1, 4}},
-	"6.4to6.3-fragmentation": {{3, 4}: {2, 0}},
-	"6.4to6.3-prohibited":    {{3, 9}: {1, 1}, {3, 10}: {1, 1}, {3, 13}: {1, 1}, {3, 15}: {1, 1}},
-	"6.4to6.11":              {{11, 0}: {3, 0}, {11, 1}: {3, 1}, {11, 7}: {3, 7}, {11, 255}: {3, 255}},
-	"6.4to6.12":              {{12, 0}: {4, 0}, {12, 2}: {4, 0}},
+	"6.to6.3-protocol":      {{3, 2}: {4, 1}},
+	"6.to6.3-port":          {{3, 3}: {1, 4}},
+	"6.to6.3-fragmentation": {{3, 4}: {2, 0}},
+	"6.to6.3-prohibited":    {{3, 9}: {1, 1}, {3, 10}: {1, 1}, {3, 13}: {1, 1}, {3, 15}: {1, 1}},
+	"6.to6.11":              {{11, 0}: {3, 0}, {11, 1}: {3, 1}, {11, 7}: {3, 7}, {11, 255}: {3, 255}},
+	"6.to6.12":              {{12, 0}: {4, 0}, {12, 2}: {4, 0}},
 }
 
-// errors6 is the table "Errors 6→4".
-var errors6 = map[string]map[typeCode]typeCode{
-	"6.6to4.1-unreachable": {{1, 0}: {3, 1}, {1, 2}: {3, 1}, {1, 3}: {3, 1}},
-	"6.6to4.1-prohibited":  {{1, 1}: {3, 10}},
-	"6.6to4.1-port":        {{1, 4}: {3, 3}},
-	"6.6to4.2":             {{2, 0}: {3, 4}, {2, 1}: {3, 4}, {2, 255}: {3, 4}},
-	"6.6to4.3":             {{3, 0}: {11, 0}, {3, 1}: {11, 1}, {3, 9}: {11, 9}, {3, 255}: {11, 255}},
-	"6.6to4.4-0":           {{4, 0}: {12, 0}},
-	"6.6to4.4-1":           {{4, 1}: {3, 2}},
+// errorsTo4 is the table "Errors 6→4".
+var errorsTo4 = map[string]map[typeCode]typeCode{
+	"6.to4.1-unreachable": {{1, 0}: {3, 1}, {1, 2}: {3, 1}, {1, 3}: {3, 1}},
+	"6.to4.1-prohibited":  {{1, 1}: {3, 10}},
+	"6.to4.1-port":        {{1, 4}: {3, 3}},
+	"6.to4.2":             {{2, 0}: {3, 4}, {2, 1}: {3, 4}, {2, 255}: {3, 4}},
+	"6.to4.3":             {{3, 0}: {11, 0}, {3, 1}: {11, 1}, {3, 9}: {11, 9}, {3, 255}: {11, 255}},
+	"6.to4.4-0":           {{4, 0}: {12, 0}},
+	"6.to4.4-1":           {{4, 1}: {3, 2}},
 }
 
 func (tc typeCode) String() string { return fmt.Sprintf("%d-%d", tc.typ, tc.code) }
 
-func TestErrors4to6(t *testing.T) {
+func TestErrorsTo6(t *testing.T) {
 	p := lab(t, nil)
 	quote := udp4(t, workload4, peer4, 20, nil)
 	listed := map[typeCode]bool{}
-	for rule, row := range errors4 {
+	for rule, row := range errorsTo6 {
 		t.Run(rule, func(t *testing.T) {
 			for in, want := range row {
 				listed[in] = true
@@ -77,11 +77,11 @@ func TestErrors4to6(t *testing.T) {
 	}
 }
 
-func TestErrors6to4(t *testing.T) {
+func TestErrorsTo4(t *testing.T) {
 	p := lab(t, nil)
 	quote := udp6(t, peer6, workload6, 20, nil)
 	listed := map[typeCode]bool{}
-	for rule, row := range errors6 {
+	for rule, row := range errorsTo4 {
 		t.Run(rule, func(t *testing.T) {
 			for in, want := range row {
 				listed[in] = true
@@ -110,7 +110,7 @@ func TestErrors6to4(t *testing.T) {
 	}
 }
 
-func TestPointers4to6(t *testing.T) {
+func TestPointersTo6(t *testing.T) {
 	want := map[int]int{0: 0, 1: 1, 2: 4, 3: 4, 8: 7, 9: 6, 12: 8, 13: 8, 14: 8, 15: 8, 16: 24, 17: 24, 18: 24, 19: 24}
 	p := lab(t, nil)
 	quote := udp4(t, workload4, peer4, 20, nil)
@@ -135,7 +135,7 @@ func TestPointers4to6(t *testing.T) {
 	}
 }
 
-func TestPointers6to4(t *testing.T) {
+func TestPointersTo4(t *testing.T) {
 	want := map[int]int{0: 0, 1: 1, 4: 2, 5: 2, 6: 9, 7: 8}
 	for i := 8; i < 24; i++ {
 		want[i] = 12
@@ -173,7 +173,7 @@ func upTo(n int) (out []int) {
 	return out
 }
 
-func TestMTU4to6(t *testing.T) {
+func TestMTUTo6(t *testing.T) {
 	for _, x := range []struct{ reported, mtu4, mtu6, quoted, want int }{
 		{1400, 1500, 1500, 1500, 1420},
 		{1480, 1500, 1500, 1500, 1500},
@@ -205,7 +205,7 @@ func TestMTU4to6(t *testing.T) {
 	}
 }
 
-func TestMTU6to4(t *testing.T) {
+func TestMTUTo4(t *testing.T) {
 	for _, x := range []struct{ reported, mtu4, mtu6, want int }{
 		{1400, 1500, 1500, 1380},
 		{1280, 1500, 1500, 1260},

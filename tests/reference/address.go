@@ -144,9 +144,9 @@ func owns(m *mapping.Mapping, port uint16) bool {
 // ok is the verdict of an address that translates.
 const ok = translator.Forward4
 
-// to4 translates an IPv6 address: never, by mapping, by prefix, or not at all
+// address4 translates an IPv6 address: never, by mapping, by prefix, or not at all
 // (not is the verdict then).
-func (c *call) to4(a netip.Addr, not translator.Verdict) (netip.Addr, *mapping.Mapping, translator.Verdict) {
+func (c *call) address4(a netip.Addr, not translator.Verdict) (netip.Addr, *mapping.Mapping, translator.Verdict) {
 	if within(a, never6) {
 		c.rule("1.1.never6")
 		return netip.Addr{}, nil, translator.NeverTranslated
@@ -216,7 +216,7 @@ func (c *call) byPrefix(a netip.Addr, not translator.Verdict) (netip.Addr, trans
 // destination4 is to4 for where packets go to: an address of ours that nobody has
 // is no place.
 func (c *call) destination4(a netip.Addr) (netip.Addr, translator.Verdict) {
-	v4, _, why := c.to4(a, translator.UntranslatableDestination)
+	v4, _, why := c.address4(a, translator.UntranslatableDestination)
 	if why == translator.NeverTranslated {
 		return v4, why
 	}
@@ -234,16 +234,16 @@ func (c *call) workload6(a netip.Addr, owner *mapping.Mapping, not translator.Ve
 		c.rule("1.1.ours-nobody4")
 		return netip.Addr{}, not
 	}
-	to, why := c.to6(a, owner, not)
+	to, why := c.address6(a, owner, not)
 	if why == ok && c.t.ours(to) {
 		return netip.Addr{}, not
 	}
 	return to, why
 }
 
-// to6 translates an IPv4 address by a mapping of its own, or by the prefix.
+// address6 translates an IPv4 address by a mapping of its own, or by the prefix.
 // For an address that mappings share, owner is the one that ports decided for.
-func (c *call) to6(a netip.Addr, owner *mapping.Mapping, not translator.Verdict) (netip.Addr, translator.Verdict) {
+func (c *call) address6(a netip.Addr, owner *mapping.Mapping, not translator.Verdict) (netip.Addr, translator.Verdict) {
 	if within(a, never4) {
 		c.rule("1.1.never4")
 		return netip.Addr{}, translator.NeverTranslated

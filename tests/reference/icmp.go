@@ -102,21 +102,21 @@ func (c *call) checksumWrong(d *datagram) bool {
 	return checksum.Checksum(d.upper, checksum.Checksum(pseudo(d.src, d.dst, d.protocol, d.claimed), 0)) != 0xffff
 }
 
-// error4 translates an ICMPv4 error.
-func (c *call) error4(old *datagram) {
+// errorTo6 translates an ICMPv4 error.
+func (c *call) errorTo6(old *datagram) {
 	if c.checksumWrong(old) {
 		c.rule("4.icmp-error-verified")
 		c.fault(translator.BadChecksum)
 	}
 	in := readMessage(old.upper, lengthAt4, unit4(old.upper[0]))
 	in.rest = binary.BigEndian.Uint32(old.upper[4:])
-	out, fine := c.type4(in)
+	out, fine := c.typeTo6(in)
 	if !fine {
 		c.fault(translator.ICMPUntranslatable)
 	}
-	quote := c.quote4(in.quote)
-	owner := c.errorOwner4(old, in.quote)
-	src, why := c.errorSource4(old)
+	quote := c.quoteTo6(in.quote)
+	owner := c.errorOwnerTo6(old, in.quote)
+	src, why := c.errorSourceTo6(old)
 	if why != ok {
 		c.fault(why)
 	}
@@ -149,9 +149,9 @@ func (c *call) emit(v translator.Verdict, d *datagram) {
 	c.forward(v, Packet{Bytes: write6(d)})
 }
 
-// errorSource4 is the outer source of an ICMPv4 error, which may be any but many
+// errorSourceTo6 is the outer source of an ICMPv4 error, which may be any but many
 // (RFC 7915 4.1).
-func (c *call) errorSource4(d *datagram) (netip.Addr, translator.Verdict) {
+func (c *call) errorSourceTo6(d *datagram) (netip.Addr, translator.Verdict) {
 	odd := within(d.src, never4)
 	switch {
 	case d.src.IsMulticast() || d.src == netip.MustParseAddr("255.255.255.255"):
@@ -161,7 +161,7 @@ func (c *call) errorSource4(d *datagram) (netip.Addr, translator.Verdict) {
 		c.rule("1.1.error-source")
 		return Embed(c.t.Prefix, d.src), ok
 	case !odd:
-		if src, why := c.source4(d); why == ok {
+		if src, why := c.sourceTo6(d); why == ok {
 			return src, ok
 		}
 	}
@@ -176,9 +176,9 @@ func (c *call) errorSource4(d *datagram) (netip.Addr, translator.Verdict) {
 	return c.t.IPv6, ok
 }
 
-// errorOwner4 is the workload that an error for a shared address belongs to:
+// errorOwnerTo6 is the workload that an error for a shared address belongs to:
 // the quoted source port says it.
-func (c *call) errorOwner4(d *datagram, quote []byte) *mapping.Mapping {
+func (c *call) errorOwnerTo6(d *datagram, quote []byte) *mapping.Mapping {
 	list := c.t.covering4(d.dst)
 	q, why := read4(quote, true)
 	if !shared(list) || why != ok {
@@ -214,20 +214,20 @@ func (c *call) noPort(say func(translator.Verdict)) {
 	say(translator.Malformed)
 }
 
-// error6 translates an ICMPv6 error.
-func (c *call) error6(old *datagram) {
+// errorTo4 translates an ICMPv6 error.
+func (c *call) errorTo4(old *datagram) {
 	if c.checksumWrong(old) {
 		c.rule("4.icmp-error-verified")
 		c.fault(translator.BadChecksum)
 	}
 	in := readMessage(old.upper, lengthAt6, unit6(old.upper[0]))
 	in.rest = binary.BigEndian.Uint32(old.upper[4:])
-	out, fine := c.type6(in)
+	out, fine := c.typeTo4(in)
 	if !fine {
 		c.fault(translator.ICMPUntranslatable)
 	}
-	src, m := c.errorSource6(old)
-	quote := c.quote6(in.quote, src, m)
+	src, m := c.errorSourceTo4(old)
+	quote := c.quoteTo4(in.quote, src, m)
 	dst, why := c.destination4(old.dst)
 	if why != ok {
 		c.faultReply(why, 1, 0, 0)
@@ -259,9 +259,9 @@ func (c *call) error6(old *datagram) {
 	c.forward(translator.Forward4, p)
 }
 
-// errorSource6 is the outer source of an ICMPv6 error (RFC 6791).
-func (c *call) errorSource6(d *datagram) (netip.Addr, *mapping.Mapping) {
-	src, m, why := c.to4(d.src, translator.UntranslatableSource)
+// errorSourceTo4 is the outer source of an ICMPv6 error (RFC 6791).
+func (c *call) errorSourceTo4(d *datagram) (netip.Addr, *mapping.Mapping) {
+	src, m, why := c.address4(d.src, translator.UntranslatableSource)
 	if why == ok {
 		return src, m
 	}

@@ -87,9 +87,9 @@ func (c *call) unfold(old *datagram, b []byte, m *mapping.Mapping) []byte {
 	return b[:len(b)-8]
 }
 
-// owner4 is the workload that a packet for a shared address belongs to; nil for
+// ownerTo6 is the workload that a packet for a shared address belongs to; nil for
 // other addresses, and when there is none, which then is a fault.
-func (c *call) owner4(d *datagram, readable bool) *mapping.Mapping {
+func (c *call) ownerTo6(d *datagram, readable bool) *mapping.Mapping {
 	list := c.t.covering4(d.dst)
 	if !shared(list) {
 		return nil

@@ -7,9 +7,9 @@ import (
 	"github.com/natless/natless/translator/mapping"
 )
 
-// quote4 translates the packet that an ICMPv4 error quotes: one that a
+// quoteTo6 translates the packet that an ICMPv4 error quotes: one that a
 // workload has sent 6→4.
-func (c *call) quote4(b []byte) []byte {
+func (c *call) quoteTo6(b []byte) []byte {
 	old, why := read4(b, true)
 	if why != ok {
 		c.rule("7.malformed")
@@ -53,7 +53,7 @@ func (c *call) quote4(b []byte) []byte {
 		// The workload that is told has sent to the prefix, not to the mapping.
 		d.dst, why = c.byPrefix(old.dst, translator.UntranslatableDestination)
 	} else {
-		d.dst, why = c.to6(old.dst, owner(old.dst, dp), translator.UntranslatableDestination)
+		d.dst, why = c.address6(old.dst, owner(old.dst, dp), translator.UntranslatableDestination)
 	}
 	if why != ok {
 		c.fault(why)
@@ -99,9 +99,9 @@ func (c *call) quoteRules(d *datagram) {
 	}
 }
 
-// quote6 translates the packet that an ICMPv6 error quotes: one that came to a
+// quoteTo4 translates the packet that an ICMPv6 error quotes: one that came to a
 // workload 4→6. m is the mapping of the error's own source, which became from.
-func (c *call) quote6(b []byte, from netip.Addr, m *mapping.Mapping) []byte {
+func (c *call) quoteTo4(b []byte, from netip.Addr, m *mapping.Mapping) []byte {
 	old, why := read6(b, true)
 	if why != ok {
 		c.rule("6.quote-truncated")
@@ -127,12 +127,12 @@ func (c *call) quote6(b []byte, from netip.Addr, m *mapping.Mapping) []byte {
 	if c.t.ZeroTrafficClass {
 		d.tos = 0
 	}
-	d.src, _, why = c.to4(old.src, translator.UntranslatableSource)
+	d.src, _, why = c.address4(old.src, translator.UntranslatableSource)
 	if why != ok {
 		c.fault(why)
 	}
 	var to *mapping.Mapping
-	d.dst, to, why = c.to4(old.dst, translator.UntranslatableDestination)
+	d.dst, to, why = c.address4(old.dst, translator.UntranslatableDestination)
 	if m != nil && (to != m || d.dst != from) {
 		c.rule("6.error-sender")
 		c.fault(translator.SpoofedSource) // it was not sent to the workload

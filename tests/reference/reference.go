@@ -104,9 +104,9 @@ func (c *call) reads(r reading) bool {
 func (c *call) translate() {
 	switch b := c.in.Bytes; {
 	case len(b) > 0 && b[0]>>4 == 4:
-		c.from4()
+		c.to6()
 	case len(b) > 0 && b[0]>>4 == 6:
-		c.from6()
+		c.to4()
 	default:
 		c.rule("7.malformed")
 		c.fault(translator.Malformed)

@@ -158,7 +158,7 @@ func TestFigures(t *testing.T) {
 	s := sources()
 	got := scrape(t, pedantic(t, &Collector{s}))
 	traffic := s.Traffic()
-	held := traffic.Verdicts[dataplane.FourToSix][translator.FragmentHeld]
+	held := traffic.Verdicts[dataplane.To6][translator.FragmentHeld]
 	if held.Packets == 0 || strings.Contains(got, `reason="fragment-held"`) {
 		t.Error("a fragment that is held counts as dropped")
 	}

@@ -34,7 +34,7 @@ var (
 )
 
 // directions in the order of the dataplane's.
-var directions = [dataplane.NumDirections]dataplane.Direction{dataplane.SixToFour, dataplane.FourToSix}
+var directions = [dataplane.NumDirections]dataplane.Direction{dataplane.To4, dataplane.To6}
 
 func (c *Collector) verdicts(s sink, t dataplane.Snapshot) {
 	for _, d := range directions {
@@ -83,5 +83,5 @@ func byVerdict(s sink, direction, way string, counts *[translator.NumVerdicts]da
 
 // possible leaves out what never happens: IPv4 made from IPv4.
 func possible(direction string, v translator.Verdict) bool {
-	return (v == translator.Forward6) == (direction == dataplane.FourToSix.String())
+	return (v == translator.Forward6) == (direction == dataplane.To6.String())
 }

@@ -189,7 +189,7 @@ type row struct {
 func (w *Workloads) Collect(ch chan<- prometheus.Metric) {
 	for _, r := range w.rows() {
 		s := sink(ch)
-		for i, n := range [...]dataplane.Count{dataplane.SixToFour: r.Sent, dataplane.FourToSix: r.Received} {
+		for i, n := range [...]dataplane.Count{dataplane.To4: r.Sent, dataplane.To6: r.Received} {
 			s.counter(workloadPackets, n.Packets, r.name, r.key, directions[i].String())
 			s.counter(workloadBytes, n.Bytes, r.name, r.key, directions[i].String())
 		}

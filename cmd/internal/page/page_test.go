@@ -137,11 +137,11 @@ func TestPages(t *testing.T) {
 
 func TestTraffic(t *testing.T) {
 	l := newLab(t)
-	l.counts.Verdicts[dataplane.SixToFour][translator.Forward4] = dataplane.Count{Packets: 10, Bytes: 1000}
+	l.counts.Verdicts[dataplane.To4][translator.Forward4] = dataplane.Count{Packets: 10, Bytes: 1000}
 	l.shows("/", 200, "10 packets, 1.00\u00a0kB in all")
 	l.now = l.now.Add(2 * time.Second)
-	l.counts.Verdicts[dataplane.SixToFour][translator.Forward4] = dataplane.Count{Packets: 2_000_010, Bytes: 250_001_000}
-	l.counts.Verdicts[dataplane.FourToSix][translator.PortUnassigned].Packets = 20
+	l.counts.Verdicts[dataplane.To4][translator.Forward4] = dataplane.Count{Packets: 2_000_010, Bytes: 250_001_000}
+	l.counts.Verdicts[dataplane.To6][translator.PortUnassigned].Packets = 20
 	l.shows("/", 200, "1.00\u00a0Gbit/s", "1.00\u00a0M/s now", "port-unassigned", "meaning of port-unassigned", "10\u00a0/s")
 	// A look after a long time says nothing of a rate from before.
 	l.now = l.now.Add(time.Hour)

@@ -7,8 +7,8 @@ import (
 	"github.com/natless/natless/translator/mapping"
 )
 
-// from6 translates 6→4 (sections 3 and 6).
-func (c *call) from6() {
+// to4 translates 6→4 (sections 3 and 6).
+func (c *call) to4() {
 	d, why := read6(c.in.Bytes, false)
 	if d != nil && c.spoofed(d) {
 		return
@@ -43,16 +43,16 @@ func (c *call) from6() {
 	}
 	readable := c.readable(d, "3.icmp-fragment")
 	if readable && d.isICMP() && isError(icmp6, d.upper[0]) {
-		c.error6(d)
+		c.errorTo4(d)
 		return
 	}
 	c.informational(d, readable)
-	src, dst, m := c.addresses6(d, readable)
+	src, dst, m := c.addressesTo4(d, readable)
 	if dst == c.t.IPv4 {
 		c.forUs()
 	}
 	if readable {
-		c.packet6(d, src, dst, m)
+		c.packetTo4(d, src, dst, m)
 	}
 }
 
@@ -69,7 +69,7 @@ func (c *call) brokenChain(d *datagram) {
 	}
 	if d.behind { // where one may stop to look
 		c.fault(translator.HeaderBehindFragment)
-		c.addresses6(d, false)
+		c.addressesTo4(d, false)
 		if d.segmentsLeft != 0 {
 			c.fault(translator.RoutingHeader)
 		}
@@ -95,9 +95,9 @@ func (c *call) headers(d *datagram) {
 	}
 }
 
-// addresses6 translates both addresses of a packet that is no ICMP error.
-func (c *call) addresses6(d *datagram, readable bool) (src, dst netip.Addr, m *mapping.Mapping) {
-	src, m, why := c.to4(d.src, translator.UntranslatableSource)
+// addressesTo4 translates both addresses of a packet that is no ICMP error.
+func (c *call) addressesTo4(d *datagram, readable bool) (src, dst netip.Addr, m *mapping.Mapping) {
+	src, m, why := c.address4(d.src, translator.UntranslatableSource)
 	if why != ok {
 		c.rule("3.untranslatable-source")
 		c.untranslatable6(why, 5)
@@ -124,8 +124,8 @@ func (c *call) untranslatable6(why translator.Verdict, code byte) {
 	c.faultReply(why, 1, code, 0)
 }
 
-// packet6 checks lengths and writes what is no ICMP error.
-func (c *call) packet6(old *datagram, src, dst netip.Addr, m *mapping.Mapping) {
+// packetTo4 checks lengths and writes what is no ICMP error.
+func (c *call) packetTo4(old *datagram, src, dst netip.Addr, m *mapping.Mapping) {
 	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - 1, protocol: old.protocol, claimed: old.claimed}
 	c.rule("3.version", "3.tos", "3.total-length", "3.ttl", "3.protocol", "3.addresses")
 	if c.t.ZeroTrafficClass {
@@ -215,7 +215,7 @@ func (c *call) goBack(p Packet) {
 	}
 	c.rule("1.4.hairpin")
 	half := &call{t: c.t, in: p, hints: c.hints, hairpin: true, reading: c.reading, asked: c.asked}
-	half.from4()
+	half.to6()
 	c.faults = append(c.faults, half.faults...)
 	c.results = append(c.results, half.results...)
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/natless/natless/translator/mapping"
 )
 
-// from4 translates 4→6 (sections 2 and 6).
-func (c *call) from4() {
+// to6 translates 4→6 (sections 2 and 6).
+func (c *call) to6() {
 	d, why := read4(c.in.Bytes, false)
 	if why != ok {
 		c.rule(map[translator.Verdict]string{translator.Malformed: "7.malformed", translator.BadChecksum: "4.ipv4-header"}[why])
@@ -43,15 +43,15 @@ func (c *call) from4() {
 	}
 	readable := c.readable(d, "2.icmp-fragment")
 	if readable && d.isICMP() && isError(icmp4, d.upper[0]) {
-		c.error4(d)
+		c.errorTo6(d)
 		return
 	}
 	c.informational(d, readable)
-	owner := c.owner4(d, readable)
-	src, dst := c.addresses4(d, owner)
+	owner := c.ownerTo6(d, readable)
+	src, dst := c.addressesTo6(d, owner)
 	if readable {
 		c.zeroChecksum(d)
-		c.packet4(d, src, dst, owner)
+		c.packetTo6(d, src, dst, owner)
 	}
 }
 
@@ -139,9 +139,9 @@ func badUDPLength(d *datagram) bool {
 // fault already, and is looked at for further ones alone.
 var nowhere = netip.IPv6Unspecified()
 
-// addresses4 translates both addresses of a packet that is no ICMP error.
-func (c *call) addresses4(d *datagram, owner *mapping.Mapping) (src, dst netip.Addr) {
-	src, why := c.source4(d)
+// addressesTo6 translates both addresses of a packet that is no ICMP error.
+func (c *call) addressesTo6(d *datagram, owner *mapping.Mapping) (src, dst netip.Addr) {
+	src, why := c.sourceTo6(d)
 	if why == translator.NeverTranslated {
 		c.fault(why)
 	} else if why != ok {
@@ -162,9 +162,9 @@ func (c *call) addresses4(d *datagram, owner *mapping.Mapping) (src, dst netip.A
 	return src, dst
 }
 
-// source4 translates the source: by the prefix, since no source from the IPv4 side
+// sourceTo6 translates the source: by the prefix, since no source from the IPv4 side
 // has a mapping; in a hairpin, too (1.4), for else it would be what it was.
-func (c *call) source4(d *datagram) (netip.Addr, translator.Verdict) {
+func (c *call) sourceTo6(d *datagram) (netip.Addr, translator.Verdict) {
 	if c.t.Prefix.IsValid() {
 		if c.hairpin {
 			c.rule("1.4.source")
@@ -178,7 +178,7 @@ func (c *call) source4(d *datagram) (netip.Addr, translator.Verdict) {
 	}
 	list := c.t.covering4(d.src)
 	if !shared(list) {
-		return c.to6(d.src, nil, translator.UntranslatableSource)
+		return c.address6(d.src, nil, translator.UntranslatableSource)
 	}
 	port, _, has := ports(d.protocol, d.upper)
 	if d.isICMP() && len(d.upper) > 8 && isError(d.protocol, d.upper[0]) {
@@ -191,7 +191,7 @@ func (c *call) source4(d *datagram) (netip.Addr, translator.Verdict) {
 	if has && !d.later() {
 		owner = ownerOf(list, port)
 	}
-	return c.to6(d.src, owner, translator.UntranslatableSource)
+	return c.address6(d.src, owner, translator.UntranslatableSource)
 }
 
 func ownerOf(list []*mapping.Mapping, port uint16) *mapping.Mapping {
@@ -229,8 +229,8 @@ func (c *call) zeroChecksum(d *datagram) {
 	}
 }
 
-// packet4 checks lengths and writes what is no ICMP error.
-func (c *call) packet4(old *datagram, src, dst netip.Addr, owner *mapping.Mapping) {
+// packetTo6 checks lengths and writes what is no ICMP error.
+func (c *call) packetTo6(old *datagram, src, dst netip.Addr, owner *mapping.Mapping) {
 	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - 1, protocol: old.protocol,
 		claimed: old.claimed, df: old.df, id: old.id, frag: old.frag}
 	c.rule("2.traffic-class", "2.flow-label", "2.payload-length", "2.hop-limit", "2.addresses", "2.next-header")
@@ -266,11 +266,11 @@ func (c *call) packet4(old *datagram, src, dst netip.Addr, owner *mapping.Mappin
 		}
 		at = 48
 	}
-	c.length4(old, d, at, partial)
+	c.lengthTo6(old, d, at, partial)
 }
 
-// length4 is the rules about lengths of section 2.
-func (c *call) length4(old, d *datagram, at int, partial bool) {
+// lengthTo6 is the rules about lengths of section 2.
+func (c *call) lengthTo6(old, d *datagram, at int, partial bool) {
 	segment := at + c.segment(old) + d.claimed - old.claimed
 	verdict := translator.Forward6
 	if c.hairpin {
