@@ -5,13 +5,15 @@ package netstack
 
 import (
 	"sync"
-	"time"
 
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/nested"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
 )
 
@@ -37,7 +39,9 @@ func Translate(lower stack.LinkEndpoint, t *translator.Translator) stack.LinkEnd
 		headroom: int(lower.MaxHeaderLength()),
 		offloads: lower.Capabilities()&stack.CapabilityTXChecksumOffload != 0,
 	}
-	e.out.worker, e.in.worker = t.NewWorker(), t.NewWorker()
+	for _, x := range []*path{&e.out, &e.in} {
+		x.endpoint, x.driver = e, dataplane.NewDriver(t.NewWorker(), x, nil)
+	}
 	e.Endpoint.Init(lower, e)
 	return e
 }
@@ -57,15 +61,23 @@ type endpoint struct {
 	out, in path
 }
 
-// path is one direction.
+// path is one direction, and the port of its driver.
 type path struct {
+	endpoint *endpoint
+
 	mu     sync.Mutex // guards what follows
-	worker *translator.Worker
-	held   []byte // room for one more packet, once there were fragments
+	driver *dataplane.Driver
+	tun.Buffers
+	moving
 }
 
-// start is the zero of the workers' clock.
-var start = time.Now()
+// moving is the packet that is under way.
+type moving struct {
+	packet  translator.Packet
+	view    *buffer.View        // its buffer
+	was     *stack.PacketBuffer // what it came as
+	results *results            // what becomes of it
+}
 
 // MTU is that of the link as the stack above sees it.
 func (e *endpoint) MTU() uint32 {

@@ -2,14 +2,12 @@ package netstack
 
 import (
 	"encoding/binary"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
-	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
 )
 
@@ -53,70 +51,44 @@ func (b *bytesOf) load() (*buffer.View, translator.Packet) {
 }
 
 // translate adds to r what becomes of pkt, whose bytes b are.
-func (e *endpoint) translate(on *path, b *bytesOf, pkt *stack.PacketBuffer, r *results) {
+func (e *endpoint) translate(x *path, b *bytesOf, pkt *stack.PacketBuffer, r *results) {
 	view, p := b.load()
-	if on == &e.out {
+	if x == &e.out {
 		e.describe(&p, pkt)
 	}
-	on.mu.Lock()
-	defer on.mu.Unlock()
-	on.worker.SetTime(int64(time.Since(start)))
-	fragment := isFragment4(p.Bytes())
-	e.settle(on, view, &p, on.worker.Translate(&p), pkt, r)
-	for fragment {
-		if on.held == nil {
-			on.held = make([]byte, translator.Headroom+header.IPv4MaximumPayloadSize+translator.Tailroom)
-		}
-		held := translator.Packet{Buf: on.held, Start: translator.Headroom, End: translator.Headroom}
-		v, ok := on.worker.NextHeld(&held)
-		if !ok {
-			return
-		}
-		e.settle(on, nil, &held, v, pkt, r)
-	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.moving = moving{p, view, pkt, r}
+	x.driver.Now()
+	x.driver.Move(&x.packet)
+	x.driver.Done()
+	x.moving = moving{}
 }
 
-// settle puts a packet where its verdict says. view holds p's buffer and is used
-// up; without one, p is copied.
-func (e *endpoint) settle(on *path, view *buffer.View, p *translator.Packet, v translator.Verdict, pkt *stack.PacketBuffer, r *results) {
-	list := &r.on
+// Send is the port's: a packet goes on, or back where it came from.
+func (x *path) Send(p *translator.Packet, v translator.Verdict) {
+	list := &x.results.on
 	if v == translator.Hairpin || v.Replied() {
-		list = &r.back
+		list = &x.results.back
 	}
-	switch {
-	case (v == translator.Forward6 || v == translator.Hairpin) && on.worker.Fragments():
-		for {
-			fragment := make([]byte, translator.Headroom+e.t.Config().LowestMTU6+translator.Tailroom)
-			f := translator.Packet{Buf: fragment, Start: translator.Headroom, End: translator.Headroom}
-			if !on.worker.NextFragment(p, &f) {
-				break
-			}
-			list.PushBack(e.wrap(nil, &f, pkt))
-		}
-	case v == translator.Segment:
-		e.segment(on, p, pkt, r)
-	case v.IsForward(), v.Replied(), v == translator.Local: // Local: not ours, but that of a stack above
-		list.PushBack(e.wrap(view, p, pkt))
+	if p != &x.packet {
+		list.PushBack(x.endpoint.wrap(nil, p, x.was))
+		x.Buffers.Release(p)
 		return
 	}
-	if view != nil {
-		view.Release()
-	}
+	list.PushBack(x.endpoint.wrap(x.view, p, x.was))
+	x.view = nil
 }
 
-// segment translates a superpacket in the pieces that it stands for.
-func (e *endpoint) segment(on *path, p *translator.Packet, pkt *stack.PacketBuffer, r *results) {
-	var s tun.Segmenter
-	if s.Reset(p) != nil {
-		return
-	}
-	for {
-		q := translator.Packet{Buf: make([]byte, translator.Headroom+maxHeaders+int(p.GSOSize)+translator.Tailroom)}
-		q.Start, q.End = translator.Headroom, translator.Headroom
-		if !s.Next(&q) {
-			return
-		}
-		e.settle(on, nil, &q, on.worker.Translate(&q), pkt, r)
+// Local is the port's: the address is not ours, but that of a stack above.
+func (x *path) Local(p *translator.Packet) { x.Send(p, translator.Local) }
+
+// Release is the port's.
+func (x *path) Release(p *translator.Packet) {
+	if p != &x.packet {
+		x.Buffers.Release(p)
+	} else if x.view != nil {
+		x.view.Release()
 	}
 }
 
@@ -219,12 +191,9 @@ func leaveToLower(p *translator.Packet) {
 	p.CsumStart, p.CsumOffset = uint16(l3), uint16(offset)
 }
 
-const (
-	udpChecksumOffset = 6
-	maxHeaders        = 120 // IPv4 and TCP, both with all options
-)
+const udpChecksumOffset = 6
 
-// isFragment4 says that b is an IPv4 fragment, for which others may have waited.
+// isFragment4 says that b is an IPv4 fragment.
 func isFragment4(b []byte) bool {
 	return b[0]>>4 == 4 && len(b) >= header.IPv4MinimumSize && binary.BigEndian.Uint16(b[6:])&0x3fff != 0
 }

@@ -66,6 +66,10 @@ func (v Verdict) IsDrop() bool { return v.Reason() >= Malformed }
 // IsForward says that the packet is translated and to be written to the device.
 func (v Verdict) IsForward() bool { return v <= Hairpin }
 
+// Leaves says that there is a packet to be written to the device: the translated
+// one, or an ICMP error of ours about it.
+func (v Verdict) Leaves() bool { return v.IsForward() || v.Replied() }
+
 // verdicts are the names and sources of every verdict, in the enum's order.
 var verdicts = [NumVerdicts]struct{ name, section string }{
 	Forward4:                  {"forward4", "RFC 7915 5.1"},

@@ -3,7 +3,7 @@ package translator
 import "github.com/natless/natless/translator/mapping"
 
 // Worker translates packets for one loop. What it says besides the verdict
-// (Fragments, NextFragment, NextHeld) is about the last packet.
+// (Fragments, NextFragment, Held, NextHeld) is about the last packet.
 type Worker struct {
 	t    *Translator
 	s    *snapshot // as of the packet that is being translated
@@ -67,6 +67,10 @@ func (w *Worker) ErrorsLimited() (v4, v6 ErrorsLimited) { return w.limited4.load
 // Forward6 or Hairpin) is too long for the IPv6 side and must be written as the
 // packets that NextFragment makes, not as it is.
 func (w *Worker) Fragments() bool { return w.cut.active }
+
+// Held says that fragments were held for the packet just translated, which
+// NextHeld may have to give.
+func (w *Worker) Held() bool { return w.held != 0 }
 
 // identificationBlock is how many identifications a worker draws at once.
 const identificationBlock = 256

@@ -1,10 +1,7 @@
-//go:build linux
-
 package dataplane
 
 import (
 	"sync/atomic"
-	"time"
 
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
@@ -53,24 +50,6 @@ type Snapshot struct {
 	Reopened      uint64 // times that the device was made anew
 	Device        tun.Stats
 	Tracker       translator.TrackerStats
-}
-
-// Snapshot sums up the counters.
-func (d *Dataplane) Snapshot() Snapshot {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	s := Snapshot{Reopened: d.reopened, Device: d.before.Clone()}
-	if d.device != nil {
-		d.device.AddTo(&s.Device)
-	}
-	for _, l := range d.loops {
-		l.counters.addTo(&s)
-		v4, v6 := l.worker.ErrorsLimited()
-		s.ErrorsLimited[To6].Add(v4)
-		s.ErrorsLimited[To4].Add(v6)
-	}
-	s.Tracker = d.config.Translator.Tracker(int64(time.Since(start)))
-	return s
 }
 
 type count struct{ packets, bytes atomic.Uint64 }

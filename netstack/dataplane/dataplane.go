@@ -39,19 +39,6 @@ type Local interface {
 	Deliver(packet []byte) bool
 }
 
-// Observer watches packets. It is called on the queue's thread, must be quick,
-// and copies what it keeps.
-type Observer interface {
-	// Begin says that a batch begins and when: what follows came no earlier.
-	Begin(queue int, now time.Time)
-	// Read gets a packet as it came from the device, or a segment of one.
-	Read(queue int, p *translator.Packet)
-	// Translated gets the same packet afterwards, or what is left of it when it
-	// was dropped. A fragment that was held comes here twice, the second time
-	// without a Read.
-	Translated(queue int, p *translator.Packet, v translator.Verdict)
-}
-
 // Config is what a dataplane is made from.
 type Config struct {
 	Translator *translator.Translator

@@ -17,7 +17,7 @@ import (
 type outbox struct {
 	tun.Queue
 	written [][]byte
-	lent    int // packets that are neither written nor released
+	lent    int // packets that have not come back
 }
 
 func (o *outbox) Buffer() *translator.Packet {
@@ -25,14 +25,16 @@ func (o *outbox) Buffer() *translator.Packet {
 	return packet(nil)
 }
 
-func (o *outbox) Write(p *translator.Packet) {
-	o.lent--
-	o.written = append(o.written, bytes.Clone(p.Bytes()))
+func (o *outbox) Write(packets []*translator.Packet) {
+	for _, p := range packets {
+		o.lent--
+		if p.End > p.Start {
+			o.written = append(o.written, bytes.Clone(p.Bytes()))
+		}
+	}
 }
 
 func (o *outbox) Counters() *tun.Counters { return new(tun.Counters) }
-
-func (o *outbox) Release(*translator.Packet) { o.lent-- }
 
 func packet(b []byte) *translator.Packet {
 	p := &translator.Packet{Buf: make([]byte, 1<<16+translator.Headroom+translator.Tailroom), Start: translator.Headroom}
@@ -87,11 +89,11 @@ func TestHairpinnedFragments(t *testing.T) {
 	binary.BigEndian.PutUint16(datagram[2:], 1024)
 	binary.BigEndian.PutUint16(datagram[4:], uint16(len(datagram)))
 	out.lent = 2
-	l.move(packet(fragment6(1448, false, datagram[1448:])))
+	l.batch([]*translator.Packet{packet(fragment6(1448, false, datagram[1448:]))})
 	if len(out.written) != 0 {
 		t.Errorf("a later fragment went out before its first: % x", out.written)
 	}
-	l.move(packet(fragment6(0, true, datagram[:1448])))
+	l.batch([]*translator.Packet{packet(fragment6(0, true, datagram[:1448]))})
 
 	got, last := make([]byte, len(datagram)), 0
 	for _, b := range out.written {
@@ -108,38 +110,11 @@ func TestHairpinnedFragments(t *testing.T) {
 		t.Errorf("%d packets, %d of them the last, and the datagram is whole: %t", len(out.written), last, bytes.Equal(got, datagram))
 	}
 	if out.lent != 0 {
-		t.Errorf("%d packets were neither written nor released", out.lent)
+		t.Errorf("%d packets have not come back", out.lent)
 	}
 	s := Snapshot{}
 	l.counters.addTo(&s)
 	if n := s.Verdicts[To4][translator.Hairpin].Packets; n != 2 || s.Fragments != 4 {
 		t.Errorf("counted %d hairpins, %d fragments", n, s.Fragments)
-	}
-}
-
-// batcher is a queue that has more packets.
-type batcher struct {
-	outbox
-	asked int
-}
-
-func (b *batcher) Ready() []*translator.Packet { b.asked++; return nil }
-
-// What a queue has read is looked at when a batch begins.
-func TestBatchIsPrepared(t *testing.T) {
-	table, err := mapping.New(netip.MustParsePrefix("2001:db8:64::/96"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tr, err := translator.New(translator.Config{
-		IPv4: netip.MustParseAddr("198.51.100.1"), IPv6: netip.MustParseAddr("2001:db8:1::1")}, table)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, q := newLoop(New(Config{Translator: tr}), 0), new(batcher)
-	l.queue = q
-	l.begin()
-	if q.asked != 1 {
-		t.Errorf("asked %d times for what is ready", q.asked)
 	}
 }

@@ -1,5 +1,3 @@
-//go:build linux
-
 package dataplane
 
 import (
@@ -11,25 +9,6 @@ import (
 // Traffic is what the workload of one mapping sent and got, translated packets
 // only. A hairpinned packet counts with both of its workloads.
 type Traffic struct{ Sent, Received Count }
-
-// Traffic sums up what all queues counted for the slot of a mapping
-// (mapping.Entry.Slot) since the start, whoever had the slot; zero unless
-// Config.PerMapping is set.
-func (d *Dataplane) Traffic(slot uint32) (t Traffic) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	for _, l := range d.loops {
-		if l.traffic == nil {
-			return t
-		}
-		if c := l.traffic.chunks[slot/chunkSlots].Load(); c != nil {
-			n := &c[slot%chunkSlots]
-			n.sent.addTo(&t.Sent)
-			n.received.addTo(&t.Received)
-		}
-	}
-	return t
-}
 
 const (
 	maxSlots   = 1 << 24 // of a mapping.Table

@@ -1,45 +1,54 @@
 package local
 
 import (
-	"time"
-
+	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
 )
 
-// start is the zero of the worker's clock, as in package dataplane.
-var start = time.Now()
-
 // issuer translates what the stack says to workloads by IPv4. The translator
 // takes nothing from the device that has an address of ours as its source, for
-// anybody could have sent that.
+// anybody could have sent that. It is its own driver's port.
 type issuer struct {
-	stack    *Stack
-	worker   *translator.Worker
-	fragment translator.Packet
+	tun.Buffers
+	stack  *Stack
+	driver *dataplane.Driver
+	own    *translator.Packet // that of the stack, whose buffer is none of Buffers
 }
 
 func newIssuer(s *Stack) *issuer {
-	t := s.config.Translator
-	return &issuer{stack: s, worker: t.NewWorker(), fragment: translator.Packet{
-		Buf: make([]byte, translator.Headroom+t.Config().LowestMTU6+translator.Tailroom)}}
+	i := &issuer{stack: s}
+	i.driver = dataplane.NewDriver(s.config.Translator.NewWorker(), i, nil)
+	return i
 }
 
 func (i *issuer) issue(p *translator.Packet) {
-	i.worker.SetTime(int64(time.Since(start)))
-	v := i.worker.TranslateOwn(p)
-	defer i.worker.Done()
-	switch {
-	case v.Replied():
+	i.own = p
+	i.driver.Now()
+	i.driver.MoveOwn(p)
+	i.driver.Done()
+}
+
+// Send is the port's. An error of ours goes back to the stack.
+func (i *issuer) Send(p *translator.Packet, v translator.Verdict) {
+	if v.Replied() {
 		i.stack.Deliver(p.Bytes())
-	case v.IsForward() && i.worker.Fragments():
-		if size := translator.Headroom + i.stack.config.Translator.Config().LowestMTU6 + translator.Tailroom; len(i.fragment.Buf) < size {
-			i.fragment.Buf = make([]byte, size) // a reload may have made it more
-		}
-		for i.worker.NextFragment(p, &i.fragment) {
-			i.stack.write(&i.fragment)
-		}
-	case v.IsForward():
+	} else {
 		i.stack.write(p)
+	}
+	i.Release(p)
+}
+
+// Local is the port's.
+func (i *issuer) Local(p *translator.Packet) {
+	i.stack.Deliver(p.Bytes())
+	i.Release(p)
+}
+
+// Release is the port's.
+func (i *issuer) Release(p *translator.Packet) {
+	if p != i.own {
+		i.Buffers.Release(p)
 	}
 }
 

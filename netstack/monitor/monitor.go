@@ -161,5 +161,5 @@ func (s *Set) Translated(queue int, p *translator.Packet, verdict translator.Ver
 // left says whether a packet came out: also to the local stack, where that is
 // another packet than the one that came.
 func left(p *Packet, v translator.Verdict, b []byte) bool {
-	return v.IsForward() || v.Replied() || v == translator.Local && len(b) > 0 && p.In.V6() != (b[0]>>4 == 6)
+	return v.Leaves() || v == translator.Local && len(b) > 0 && p.In.V6() != (b[0]>>4 == 6)
 }

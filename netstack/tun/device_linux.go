@@ -321,7 +321,7 @@ func (d *Device) Inject(p *translator.Packet) error {
 	return d.inject.write(d.queues[0].descriptor(), p)
 }
 
-// Stop makes every queue's Next answer ErrStopped, without waiting for a
+// Stop makes every queue's Read answer ErrStopped, without waiting for a
 // packet. After Close it does nothing, whose descriptors may be another's by then.
 func (d *Device) Stop() {
 	d.mu.RLock()
@@ -367,7 +367,7 @@ func (i *injector) write(fd int, p *translator.Packet) error {
 		i.mu.Lock()
 		defer i.mu.Unlock()
 		if i.scratch == nil {
-			i.scratch = new(buffers).get()
+			i.scratch = new(Buffers).Buffer()
 		}
 		i.counters.Segmented.Add(1)
 		errno = writeSegmented(fd, &i.segmenter, p, i.scratch)

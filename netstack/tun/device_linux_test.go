@@ -77,17 +77,19 @@ func reflect(d *Device) (stop func() (seen int, err error)) {
 			defer runtime.UnlockOSThread()
 			var r result
 			for {
-				p, _, err := q.Next()
+				packets, _, err := q.Read()
 				if err != nil {
 					r.err = err
 					results <- r
 					return
 				}
-				if p.GSOType != translator.GSONone {
-					r.seen++
+				for _, p := range packets {
+					if p.GSOType != translator.GSONone {
+						r.seen++
+					}
+					swap(p.Bytes())
 				}
-				swap(p.Bytes())
-				q.Write(p)
+				q.Write(packets)
 			}
 		}()
 	}
@@ -103,6 +105,14 @@ func reflect(d *Device) (stop func() (seen int, err error)) {
 		}
 		return sum.seen, sum.err
 	}
+}
+
+// giveBack takes packets for read.
+func giveBack(q Queue, packets []*translator.Packet) {
+	for _, p := range packets {
+		p.End = p.Start
+	}
+	q.Write(packets)
 }
 
 func swap(b []byte) {
@@ -256,12 +266,12 @@ func testDeletedDevice(t *testing.T, io IO) {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 			for {
-				p, _, err := q.Next()
+				packets, _, err := q.Read()
 				if err != nil {
 					errs <- err
 					return
 				}
-				q.Release(p)
+				giveBack(q, packets)
 			}
 		}()
 	}
@@ -300,7 +310,7 @@ func testIdleQueueSleepsAndStopsAtOnce(t *testing.T, io IO) {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		threads <- unix.Gettid()
-		_, _, err := d.Queues()[0].Next()
+		_, _, err := d.Queues()[0].Read()
 		done <- err
 	}()
 	thread := <-threads
@@ -362,7 +372,7 @@ func testRefusedSuperpacketsAreSegmented(t *testing.T, io IO) {
 	send(func(p *translator.Packet) {
 		mine := q.Buffer()
 		mine.End, mine.Offload = mine.Start+copy(mine.Buf[mine.Start:], p.Bytes()), p.Offload
-		q.Write(mine)
+		q.Write([]*translator.Packet{mine})
 		flush(t, q)
 	})
 	send(func(p *translator.Packet) {
@@ -391,7 +401,7 @@ func testWriteErrorsAreCounted(t *testing.T, io IO) {
 	p.End = p.Start + copy(p.Buf[p.Start:], superpacket(t, false, &layers.UDP{SrcPort: 1, DstPort: 2}, random(10), translator.Offload{}).Bytes())
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	q.Write(p) // the device is down
+	q.Write([]*translator.Packet{p}) // the device is down
 	flush(t, q)
 	var stats Stats
 	q.Counters().AddTo(&stats)
@@ -420,12 +430,15 @@ func testNoAllocations(t *testing.T, io IO) {
 	if n := testing.AllocsPerRun(200, func() {
 		conn.Write(payload)
 		for {
-			p, _, err := q.Next()
+			packets, _, err := q.Read()
 			if err != nil {
 				t.Fatal(err)
 			}
-			udp := p.Buf[p.Start]>>4 == 4
-			q.Write(p)
+			udp := false
+			for _, p := range packets {
+				udp = udp || p.Buf[p.Start]>>4 == 4
+			}
+			q.Write(packets)
 			if udp {
 				return
 			}
@@ -473,9 +486,9 @@ func TestUringStopReapedByWrite(t *testing.T) {
 		for range 2 * uringEntries { // the ring is full once, and both it and the wake-up are reaped
 			p := q.Buffer()
 			p.End = p.Start + 1 // no IP packet: refused and counted
-			q.Write(p)
+			q.Write([]*translator.Packet{p})
 		}
-		_, _, err := q.Next()
+		_, _, err := q.Read()
 		result <- err
 	}()
 	select {
@@ -484,6 +497,6 @@ func TestUringStopReapedByWrite(t *testing.T) {
 			t.Error(err)
 		}
 	case <-time.After(5 * time.Second):
-		t.Error("Next sleeps")
+		t.Error("Read sleeps")
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/natless/natless/translator"
 )
 
-// batchLimit bounds a batch: after so many packets the owner looks at its clock
-// again and a stop is seen under load.
+// batchLimit is after how many packets the owner looks at its clock again, and a
+// stop is seen under load.
 const batchLimit = 64
 
 // briefly is how long a queue waits for the next packet without telling the Go
@@ -41,26 +41,28 @@ type queue interface {
 // and scheduler out of the way, and an idle queue sleeps in poll(2).
 type plainQueue struct {
 	*common
-	left int // packets until the batch is full
+	left int // packets until time has passed
+	one  [1]*translator.Packet
 	// Here, since on the stack they would escape.
 	poll     [2]unix.PollFd
 	patience unix.Timespec
 }
 
-func (q *plainQueue) Next() (p *translator.Packet, fresh bool, err error) {
+func (q *plainQueue) Read() (packets []*translator.Packet, fresh bool, err error) {
 	if q.left--; q.left < 0 {
 		if q.stopped.Load() {
 			return nil, false, ErrStopped
 		}
 		q.left, fresh = batchLimit, true
 	}
-	p = q.get()
+	p := q.Buffer()
 	for {
 		n, errno := readPacket(q.fd, p)
 		switch {
 		case errno == 0 && n >= headerLen:
 			decode(p)
-			return p, fresh, nil
+			q.one[0] = p
+			return q.one[:], fresh, nil
 		case errno == 0, errno == unix.EINTR:
 			continue
 		case errno == unix.EAGAIN:
@@ -68,7 +70,7 @@ func (q *plainQueue) Next() (p *translator.Packet, fresh bool, err error) {
 			q.left, fresh = batchLimit, true
 		}
 		if err := q.failed(errno); err != nil {
-			q.put(p)
+			q.Release(p)
 			return nil, false, err
 		}
 	}
@@ -100,15 +102,16 @@ func (q *plainQueue) wait() syscall.Errno {
 
 // common is what every kind of queue has.
 type common struct {
-	buffers
+	Buffers
 	name      string
 	fd, wake  int // the device; an eventfd that is written to once, by stop
 	stopped   atomic.Bool
 	segmenter Segmenter
+	scratch   *translator.Packet // of refused; nil until then
 	counters  *Counters
 }
 
-// failed is the error that Next gives for a read's errno.
+// failed is the error that Read gives for a read's errno.
 func (q *common) failed(errno syscall.Errno) error {
 	switch {
 	case q.stopped.Load():
@@ -130,26 +133,32 @@ func (q *common) detached() bool {
 
 func (q *common) descriptor() int { return q.fd }
 
-func (q *common) Buffer() *translator.Packet { return q.get() }
-
-func (q *common) Release(p *translator.Packet) { q.put(p) }
-
 func (q *common) Counters() *Counters { return q.counters }
 
-func (q *plainQueue) Write(p *translator.Packet) {
-	if errno := writePacket(q.fd, p); errno != 0 {
-		q.refused(p, errno)
+func (q *plainQueue) Write(packets []*translator.Packet) {
+	for _, p := range packets {
+		q.write(p)
 	}
-	q.put(p)
+}
+
+// write writes one packet at once.
+func (q *common) write(p *translator.Packet) {
+	if p.End > p.Start {
+		if errno := writePacket(q.fd, p); errno != 0 {
+			q.refused(p, errno)
+		}
+	}
+	q.Release(p)
 }
 
 // refused deals with a packet that the kernel did not take.
 func (q *common) refused(p *translator.Packet, errno syscall.Errno) {
 	if errno == unix.EINVAL && retryable(p) {
 		q.counters.Segmented.Add(1)
-		scratch := q.get()
-		errno = writeSegmented(q.fd, &q.segmenter, p, scratch)
-		q.put(scratch)
+		if q.scratch == nil {
+			q.scratch = new(Buffers).Buffer() // not of Buffers: a ring could not name it
+		}
+		errno = writeSegmented(q.fd, &q.segmenter, p, q.scratch)
 	}
 	if errno != 0 {
 		q.counters.lost(errno)

@@ -48,7 +48,7 @@ type uringQueue struct {
 	ring    *ring
 	enabled bool
 	slots   []*slot
-	ready   []*translator.Packet // read and not yet given out, from given on
+	ready   []*translator.Packet // read; those from given on are not yet given out
 	given   int
 	depth   int
 	lone    int   // packets in a row that came alone
@@ -95,20 +95,18 @@ func probeNowait() error {
 	return nil
 }
 
-// get is buffers.get with packets that the ring can name.
-func (q *uringQueue) get() *translator.Packet {
+// Buffer is Buffers.Buffer with packets that the ring can name.
+func (q *uringQueue) Buffer() *translator.Packet {
 	if len(q.free) == 0 {
 		s := &slot{index: uint64(len(q.slots))}
 		s.Buf = make([]byte, bufferSize)
 		q.slots = append(q.slots, s)
-		q.put(&s.Packet)
+		q.Release(&s.Packet)
 	}
-	return q.buffers.get()
+	return q.Buffers.Buffer()
 }
 
-func (q *uringQueue) Buffer() *translator.Packet { return q.get() }
-
-func (q *uringQueue) Next() (p *translator.Packet, fresh bool, err error) {
+func (q *uringQueue) Read() (packets []*translator.Packet, fresh bool, err error) {
 	if q.given == len(q.ready) {
 		if q.ended == nil {
 			if q.ended = q.fill(); q.ended != nil {
@@ -119,15 +117,11 @@ func (q *uringQueue) Next() (p *translator.Packet, fresh bool, err error) {
 		if q.given == len(q.ready) {
 			return nil, false, q.ended
 		}
-		fresh = true
 	}
-	p = q.ready[q.given]
-	q.given++
-	return p, fresh, nil
+	packets = q.ready[q.given:]
+	q.given = len(q.ready) // Write may read more, which goes behind these
+	return packets, true, nil
 }
-
-// Ready is of Batcher.
-func (q *uringQueue) Ready() []*translator.Packet { return q.ready[max(q.given-1, 0):] }
 
 // fill submits what was written and waits until something is read.
 func (q *uringQueue) fill() error {
@@ -172,12 +166,12 @@ func (q *uringQueue) enable() error {
 // read pushes as many reads as the depth wants.
 func (q *uringQueue) read() {
 	if q.waiting == nil {
-		s := q.slot(q.get())
+		s := q.slot(q.Buffer())
 		q.waiting = s
 		q.push(s, s.Buf[s.Start-headerLen:len(s.Buf)-translator.Tailroom], uringOpRead, 0, aboutRead)
 	}
 	for range q.depth - 1 {
-		s := q.slot(q.get())
+		s := q.slot(q.Buffer())
 		q.tries++
 		q.push(s, s.Buf[s.Start-headerLen:len(s.Buf)-translator.Tailroom], uringOpRead, unix.RWF_NOWAIT, aboutTry)
 	}
@@ -193,20 +187,19 @@ func (q *uringQueue) push(s *slot, frame []byte, op uint8, flags uint32, about u
 		length: uint32(len(frame)), opFlags: flags, data: s.index<<aboutBits | about})
 }
 
-func (q *uringQueue) Write(p *translator.Packet) {
-	if q.ended != nil { // what is left
-		if errno := writePacket(q.fd, p); errno != 0 {
-			q.refused(p, errno)
+func (q *uringQueue) Write(packets []*translator.Packet) {
+	for _, p := range packets {
+		if q.ended != nil || p.End == p.Start { // what is left, and what is only given back
+			q.write(p)
+			continue
 		}
-		q.put(p)
-		return
+		if q.ring.full() {
+			q.ring.enter(0, false)
+			q.reap()
+		}
+		q.writes++
+		q.push(q.slot(p), encode(p), uringOpWrite, 0, aboutWrite)
 	}
-	if q.ring.full() {
-		q.ring.enter(0, false)
-		q.reap()
-	}
-	q.writes++
-	q.push(q.slot(p), encode(p), uringOpWrite, 0, aboutWrite)
 }
 
 // reap takes in what is completed.
@@ -229,7 +222,7 @@ func (q *uringQueue) reap() {
 			if e.result < 0 {
 				q.refused(&s.Packet, syscall.Errno(-e.result))
 			}
-			q.put(&s.Packet)
+			q.Release(&s.Packet)
 		}
 	}
 }
@@ -245,7 +238,7 @@ func (q *uringQueue) hasRead(s *slot, result int32) {
 	default:
 		q.failure = errno
 	}
-	q.put(&s.Packet)
+	q.Release(&s.Packet)
 }
 
 // adapt sets the depth for the next system call by what this one found. A look

@@ -38,7 +38,7 @@ func superpacket(t testing.TB, v6 bool, l4 gopacket.SerializableLayer, payload [
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := new(buffers).get()
+	p := new(Buffers).Buffer()
 	p.End = p.Start + copy(p.Buf[p.Start:], out.Bytes())
 	p.Offload = gso
 	p.Flags, p.CsumStart, p.CsumOffset = translator.FlagNeedsCsum, 20, 16
@@ -108,7 +108,7 @@ func segments(t testing.TB, p *translator.Packet) (out []*translator.Packet) {
 	if err := s.Reset(p); err != nil {
 		t.Fatal(err)
 	}
-	for dst := new(buffers).get(); s.Next(dst); dst = new(buffers).get() {
+	for dst := new(Buffers).Buffer(); s.Next(dst); dst = new(Buffers).Buffer() {
 		out = append(out, dst)
 	}
 	return out
@@ -227,12 +227,12 @@ func FuzzSegmenter(f *testing.F) {
 	f.Add(tcp.Bytes(), byte(translator.GSOTCPv6), uint16(10), uint16(40), uint16(16))
 	f.Add(udp.Bytes(), byte(translator.GSOUDPL4), uint16(10), uint16(20), uint16(6))
 	f.Fuzz(func(t *testing.T, b []byte, gsoType byte, size, start, offset uint16) {
-		p := new(buffers).get()
+		p := new(Buffers).Buffer()
 		p.End = p.Start + copy(p.Buf[p.Start:len(p.Buf)-translator.Tailroom], b)
 		p.Offload = translator.Offload{Flags: translator.FlagNeedsCsum, GSOType: gsoType, GSOSize: size, CsumStart: start, CsumOffset: offset}
 		encode(p)
 		var s Segmenter
-		dst := new(buffers).get()
+		dst := new(Buffers).Buffer()
 		for n, err := 0, s.Reset(p); err == nil && s.Next(dst); n++ {
 			if n > len(b) || dst.End-dst.Start > len(b) {
 				t.Fatalf("segment %d of %d bytes from %d", n, dst.End-dst.Start, len(b))

@@ -23,14 +23,16 @@ func readers(t *testing.T, d *Device) <-chan int {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 			for {
-				p, _, err := q.Next()
+				packets, _, err := q.Read()
 				if err != nil {
 					return
 				}
-				if p.Bytes()[0]>>4 == 4 {
-					seen <- i
+				for _, p := range packets {
+					if p.Bytes()[0]>>4 == 4 {
+						seen <- i
+					}
 				}
-				q.Release(p)
+				giveBack(q, packets)
 			}
 		}()
 	}

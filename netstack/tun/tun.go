@@ -17,7 +17,7 @@ const bufferSize = translator.Headroom + 1<<16 + translator.Tailroom
 
 // Errors that callers decide by.
 var (
-	// ErrStopped is what Next answers after Stop.
+	// ErrStopped is what Read answers after Stop.
 	ErrStopped = errors.New("queue stopped")
 	// ErrGone says that somebody deleted the device; Open makes a new one.
 	ErrGone = errors.New("device was deleted")
@@ -39,47 +39,51 @@ func (e *MissingError) Error() string {
 
 func (e *MissingError) Unwrap() error { return e.Err }
 
-// Queue is one queue of a device. All methods but Counters belong to the one
-// goroutine that owns the queue, which must be locked to its thread from the
-// first Next on. The interface is a pull of single packets and not of batches,
-// so that the plain implementation can use one buffer, always in the cache,
-// while another has many reads in flight.
+// Queue is one queue of a device, which packets come from and go to in batches.
+// All methods but Counters belong to the one goroutine that owns the queue, which
+// must be locked to its thread from the first Read on.
+//
+// Shape: a packet is IP from Start to End, without a link header, ordinary or a
+// superpacket, as its Offload says. Its buffer is the queue's own. A packet that
+// Read or Buffer gives has translator.Headroom before Start and room for the
+// longest packet and translator.Tailroom behind that. One that Write gets needs 10
+// bytes before Start, for the virtio-net header, which is put there.
+//
+// Ownership: what Read and Buffer give belongs to the caller until Write, and every
+// packet goes back by Write, once, in any order and in any batch. The slice that
+// Read gives is the queue's, until the next Read; the one that Write gets is the
+// caller's again when Write returns.
+//
+// Errors: with an error, Read gives no packets, and the owner reads no more; what it
+// still has it may write. A packet that cannot be written is counted, for a router
+// has nobody to tell.
 type Queue interface {
-	// Next waits for a packet. It belongs to the caller until Write or Release.
-	// fresh says that a batch begins: the queue waited, or a bounded number of
-	// packets passed since the last fresh one. The error is ErrStopped, ErrGone
-	// or one that names the device.
-	Next() (p *translator.Packet, fresh bool, err error)
+	// Read waits for at least one packet and gives those that are there. A batch
+	// has one packet where each costs a system call of its own, so that one buffer
+	// is always in the cache. fresh says that time has passed: the queue waited, or
+	// gave a bounded number of packets since it last said so. The error is
+	// ErrStopped, ErrGone or one that names the device.
+	Read() (packets []*translator.Packet, fresh bool, err error)
 
-	// Buffer is an empty packet (Start and End at translator.Headroom) that
-	// belongs to the caller until Write or Release.
+	// Write gives packets to the kernel in their order, at the latest with the next
+	// Read, and takes all of them back. One that is empty (Start is End) is only
+	// taken back. What the kernel refuses with EINVAL is written again, segmented
+	// and with complete checksums.
+	Write(packets []*translator.Packet)
+
+	// Buffer is one more packet, empty, with Start and End at translator.Headroom.
 	Buffer() *translator.Packet
-
-	// Write gives the packet to the kernel, at the latest with the next Next.
-	// What the kernel refuses with EINVAL
-	// is written again, segmented and with complete checksums; other errors
-	// are counted, for a router has nobody to tell.
-	Write(p *translator.Packet)
-
-	// Release takes back a packet that is not to be written.
-	Release(p *translator.Packet)
 
 	// Counters may be read at any time by anyone.
 	Counters() *Counters
 }
 
-// Batcher is a Queue that has read more packets than Next gave.
-type Batcher interface {
-	// Ready is the packet that Next gave last and those that it will give
-	// without waiting. They may be looked at, until the next Next.
-	Ready() []*translator.Packet
-}
+// Buffers keeps packets and hands out the one used last, whose bytes are likeliest
+// to be in the cache. The zero value is ready.
+type Buffers struct{ free []*translator.Packet }
 
-// buffers keeps packets for one queue and hands out the one used last, whose
-// bytes are likeliest to be in the cache.
-type buffers struct{ free []*translator.Packet }
-
-func (b *buffers) get() *translator.Packet {
+// Buffer is an empty packet with room for the longest one.
+func (b *Buffers) Buffer() *translator.Packet {
 	if len(b.free) == 0 {
 		return &translator.Packet{Buf: make([]byte, bufferSize), Start: translator.Headroom, End: translator.Headroom}
 	}
@@ -88,7 +92,8 @@ func (b *buffers) get() *translator.Packet {
 	return p
 }
 
-func (b *buffers) put(p *translator.Packet) {
+// Release takes back a packet of Buffer.
+func (b *Buffers) Release(p *translator.Packet) {
 	p.Start, p.End, p.Offload = translator.Headroom, translator.Headroom, translator.Offload{}
 	b.free = append(b.free, p)
 }

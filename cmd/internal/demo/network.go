@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -19,9 +18,11 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/host"
 	"github.com/natless/natless/netstack/local"
 	"github.com/natless/natless/netstack/local/dns64"
+	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
 )
@@ -51,23 +52,21 @@ type network struct {
 	trace      trace
 
 	mu     sync.Mutex // guards what follows
-	worker *translator.Worker
-	buf    []byte
+	driver *dataplane.Driver
+	tun.Buffers
 }
-
-var started = time.Now()
 
 func newNetwork() (*network, error) {
 	table, err := mapping.New(prefix, nil)
 	if err != nil {
 		return nil, err
 	}
-	n := &network{links: map[netip.Addr]*channel.Endpoint{}, buf: make([]byte, translator.Headroom+1<<16+translator.Tailroom)}
+	n := &network{links: map[netip.Addr]*channel.Endpoint{}}
 	n.translator, err = translator.New(translator.Config{IPv4: own4, IPv6: own6, LowestMTU6: mtu}, table)
 	if err != nil {
 		return nil, err
 	}
-	n.worker = n.translator.NewWorker()
+	n.driver = dataplane.NewDriver(n.translator.NewWorker(), n, &n.trace)
 	router, err := n.add(router4)
 	if err != nil {
 		return nil, err
@@ -128,17 +127,22 @@ func (n *network) forward(packet []byte) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p := translator.Packet{Buf: n.buf, Start: translator.Headroom, End: translator.Headroom + len(packet)}
-	copy(p.Bytes(), packet)
-	n.worker.SetTime(int64(time.Since(started)))
-	v := n.worker.Translate(&p)
-	n.trace.add(packet, &p, v)
-	switch {
-	case v == translator.Local:
-		n.local.Deliver(p.Bytes())
-	case v.IsForward() || v.Replied():
-		n.deliver(p.Bytes())
-	}
+	p := n.Buffer()
+	p.End = p.Start + copy(p.Buf[p.Start:], packet)
+	n.driver.Now()
+	n.driver.Move(p)
+}
+
+// Send is the driver's.
+func (n *network) Send(p *translator.Packet, _ translator.Verdict) {
+	n.deliver(p.Bytes())
+	n.Release(p)
+}
+
+// Local is the driver's.
+func (n *network) Local(p *translator.Packet) {
+	n.local.Deliver(p.Bytes())
+	n.Release(p)
 }
 
 // deliver hands a packet to the host that has its destination, if there is one.

@@ -16,7 +16,9 @@ const traceLimit = 1 << 16
 
 // trace keeps the packets that were translated, before and after.
 type trace struct {
-	mu      sync.Mutex
+	before head // of the packet that is under way, of the goroutine that moves it
+
+	mu      sync.Mutex // guards what follows
 	packets []translated
 }
 
@@ -25,14 +27,21 @@ type translated struct {
 	verdict       translator.Verdict
 }
 
-func (t *trace) add(before []byte, p *translator.Packet, v translator.Verdict) {
+// Begin is the observer's.
+func (t *trace) Begin(int, time.Time) {}
+
+// Read is the observer's.
+func (t *trace) Read(_ int, p *translator.Packet) { t.before = makeHead(p.Bytes()) }
+
+// Translated is the observer's.
+func (t *trace) Translated(_ int, p *translator.Packet, v translator.Verdict) {
 	if v == translator.Local {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.packets) < traceLimit {
-		t.packets = append(t.packets, translated{makeHead(before), makeHead(p.Bytes()), v})
+		t.packets = append(t.packets, translated{t.before, makeHead(p.Bytes()), v})
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
 )
 
@@ -30,25 +32,30 @@ func Packet(t *translator.Translator, words string) (api.Explanation, error) {
 	return e, nil
 }
 
-const room = 1 << 17 // for a packet of the greatest length and all that may surround it
-
-// run translates the packet and describes what comes out.
+// run moves the packet and describes what comes out.
 func run(t *translator.Translator, data []byte) (verdict, rule string, output []string) {
-	p := translator.Packet{Buf: make([]byte, room), Start: translator.Headroom, End: translator.Headroom + len(data)}
-	copy(p.Bytes(), data)
-	w := t.NewTrial() // the packet is of nobody, and its answer at nobody's cost
-	v := w.Translate(&p)
-	switch {
-	case v.IsForward() && w.Fragments():
-		part := translator.Packet{Buf: make([]byte, room)}
-		for w.NextFragment(&p, &part) {
-			output = append(output, Describe(part.Bytes()))
-		}
-	case v.IsForward() || v.Replied():
-		output = []string{Describe(p.Bytes())}
-	}
-	return v.String(), v.Section(), output
+	var o outputs
+	p := o.Buffer()
+	p.End = p.Start + copy(p.Buf[p.Start:], data)
+	// The packet is of nobody, and its answer at nobody's cost.
+	v := dataplane.NewDriver(t.NewTrial(), &o, nil).Move(p)
+	return v.String(), v.Section(), o.described
 }
+
+// outputs is the port that only says what leaves.
+type outputs struct {
+	tun.Buffers
+	described []string
+}
+
+// Send is the port's.
+func (o *outputs) Send(p *translator.Packet, _ translator.Verdict) {
+	o.described = append(o.described, Describe(p.Bytes()))
+	o.Release(p)
+}
+
+// Local is the port's.
+func (o *outputs) Local(p *translator.Packet) { o.Release(p) }
 
 // mappings says for both addresses what decides about them.
 func (k *packet) mappings(t *translator.Translator) []string {

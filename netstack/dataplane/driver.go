@@ -1,0 +1,171 @@
+package dataplane
+
+import (
+	"time"
+
+	"github.com/natless/natless/netstack/tun"
+	"github.com/natless/natless/translator"
+)
+
+// Driver does what verdicts say, in the only place that knows it: a queue's loop,
+// the stacks inside this process and `natless explain` differ in where packets come
+// from and go to, which is their Port. A driver belongs to one goroutine at a time.
+type Driver struct {
+	worker    *translator.Worker
+	port      Port
+	observer  Observer // nil: nobody looks
+	index     int      // of the queue, for the observer
+	segmenter tun.Segmenter
+	counters  *counters // nil: nothing is counted
+	traffic   *traffic  // nil: nothing is counted by mapping
+}
+
+// Port is where a driver's packets go. Each packet comes to it once, and is its own
+// from then on: the one that Move was called with, and those that Buffer gave.
+type Port interface {
+	// Buffer gives an empty packet with room for the longest one, and with
+	// translator.Headroom and translator.Tailroom around it.
+	Buffer() *translator.Packet
+	// Send takes a packet that leaves: v says how it came about, translated, or
+	// Replied, as an ICMP error of ours that goes back to the sender.
+	Send(p *translator.Packet, v translator.Verdict)
+	// Local takes a packet for the translator's own addresses, as it came or, where
+	// a workload wrote to our IPv4 address, translated. It may be a superpacket or
+	// have a partial checksum.
+	Local(p *translator.Packet)
+	// Release takes back a packet that goes no further.
+	Release(p *translator.Packet)
+}
+
+// Observer watches packets. It is called on the driver's goroutine, must be quick,
+// and copies what it keeps.
+type Observer interface {
+	// Begin says that a batch begins and when: what follows came no earlier.
+	Begin(queue int, now time.Time)
+	// Read gets a packet as it came, or a segment of one.
+	Read(queue int, p *translator.Packet)
+	// Translated gets the same packet afterwards, or what is left of it when it
+	// was dropped. A fragment that was held comes here twice, the second time
+	// without a Read.
+	Translated(queue int, p *translator.Packet, v translator.Verdict)
+}
+
+// NewDriver makes a driver whose packets go to a port. The observer may be nil.
+func NewDriver(w *translator.Worker, p Port, o Observer) *Driver {
+	return &Driver{worker: w, port: p, observer: o}
+}
+
+// start is the zero of the workers' clock.
+var start = time.Now()
+
+// Now tells the worker the time. It belongs before each packet or batch.
+func (d *Driver) Now() { d.worker.SetTime(int64(time.Since(start))) }
+
+// Done lets go of the table, after a packet or a batch.
+func (d *Driver) Done() { d.worker.Done() }
+
+// Move translates a packet and does what its verdict says, which it returns for
+// those who want to say it.
+func (d *Driver) Move(p *translator.Packet) translator.Verdict {
+	if d.observer != nil {
+		d.observer.Read(d.index, p)
+	}
+	direction, size := directionOf(p), p.End-p.Start
+	v := d.worker.Translate(p)
+	d.settle(p, v, direction, size)
+	return v
+}
+
+// MoveOwn is Move for what the stack behind the translator's own addresses sends.
+func (d *Driver) MoveOwn(p *translator.Packet) translator.Verdict {
+	direction, size := directionOf(p), p.End-p.Start
+	v := d.worker.TranslateOwn(p)
+	d.settle(p, v, direction, size)
+	return v
+}
+
+// settle finishes a packet that came in a direction with size bytes, and the
+// fragments that waited for it, which came in the same direction.
+func (d *Driver) settle(p *translator.Packet, v translator.Verdict, direction Direction, size int) {
+	d.count(direction, v, size)
+	d.do(p, v)
+	for d.worker.Held() {
+		held := d.port.Buffer()
+		v, ok := d.worker.NextHeld(held)
+		if !ok {
+			d.port.Release(held)
+			return
+		}
+		d.count(direction, v, held.End-held.Start)
+		d.do(held, v)
+	}
+}
+
+// count counts what the worker has just translated.
+func (d *Driver) count(direction Direction, v translator.Verdict, size int) {
+	if d.counters != nil {
+		d.counters.add(direction, v, size)
+	}
+	if d.traffic != nil && v.IsForward() {
+		d.traffic.add(d.worker, size)
+	}
+}
+
+// do is what a verdict says.
+func (d *Driver) do(p *translator.Packet, v translator.Verdict) {
+	if d.observer != nil {
+		d.observer.Translated(d.index, p, v)
+	}
+	switch {
+	case v.IsForward() && d.worker.Fragments():
+		d.sendFragments(p, v)
+	case v.Leaves():
+		d.port.Send(p, v)
+	case v == translator.Local:
+		d.port.Local(p)
+	case v == translator.Segment:
+		d.moveSegments(p)
+	default:
+		d.port.Release(p)
+	}
+}
+
+func (d *Driver) sendFragments(p *translator.Packet, v translator.Verdict) {
+	fragment := d.port.Buffer()
+	for d.worker.NextFragment(p, fragment) {
+		if d.counters != nil {
+			d.counters.fragments.Add(1)
+		}
+		d.port.Send(fragment, v)
+		fragment = d.port.Buffer()
+	}
+	d.port.Release(fragment)
+	d.port.Release(p)
+}
+
+// moveSegments moves a superpacket that the translator wants in pieces.
+func (d *Driver) moveSegments(p *translator.Packet) {
+	if d.segmenter.Reset(p) != nil {
+		if d.counters != nil {
+			d.counters.unsegmentable.Add(1)
+		}
+		d.port.Release(p)
+		return
+	}
+	for {
+		segment := d.port.Buffer()
+		if !d.segmenter.Next(segment) {
+			d.port.Release(segment)
+			break
+		}
+		d.Move(segment)
+	}
+	d.port.Release(p)
+}
+
+func directionOf(p *translator.Packet) Direction {
+	if p.End > p.Start && p.Buf[p.Start]>>4 == 4 {
+		return To6
+	}
+	return To4
+}

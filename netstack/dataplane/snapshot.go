@@ -1,0 +1,42 @@
+//go:build linux
+
+package dataplane
+
+import "time"
+
+// Snapshot sums up the counters.
+func (d *Dataplane) Snapshot() Snapshot {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	s := Snapshot{Reopened: d.reopened, Device: d.before.Clone()}
+	if d.device != nil {
+		d.device.AddTo(&s.Device)
+	}
+	for _, l := range d.loops {
+		l.counters.addTo(&s)
+		v4, v6 := l.worker.ErrorsLimited()
+		s.ErrorsLimited[To6].Add(v4)
+		s.ErrorsLimited[To4].Add(v6)
+	}
+	s.Tracker = d.config.Translator.Tracker(int64(time.Since(start)))
+	return s
+}
+
+// Traffic sums up what all queues counted for the slot of a mapping
+// (mapping.Entry.Slot) since the start, whoever had the slot; zero unless
+// Config.PerMapping is set.
+func (d *Dataplane) Traffic(slot uint32) (t Traffic) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, l := range d.loops {
+		if l.traffic == nil {
+			return t
+		}
+		if c := l.traffic.chunks[slot/chunkSlots].Load(); c != nil {
+			n := &c[slot%chunkSlots]
+			n.sent.addTo(&t.Sent)
+			n.received.addTo(&t.Received)
+		}
+	}
+	return t
+}

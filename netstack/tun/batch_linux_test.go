@@ -1,0 +1,77 @@
+package tun
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/translator"
+)
+
+// Read gives what has been read in one batch. What Write reads meanwhile goes into
+// the next one, and the batch that is under way stays what it is.
+func TestUringBatches(t *testing.T) {
+	a, b, c := new(translator.Packet), new(translator.Packet), new(translator.Packet)
+	q := &uringQueue{ready: []*translator.Packet{a, b}}
+	batch, fresh, err := q.Read()
+	if len(batch) != 2 || batch[0] != a || batch[1] != b || !fresh || err != nil {
+		t.Fatalf("%v, %v, %v", batch, fresh, err)
+	}
+	q.ready = append(q.ready, c) // as reap does
+	next, _, err := q.Read()
+	if len(next) != 1 || next[0] != c || err != nil {
+		t.Errorf("%v, %v", next, err)
+	}
+	if batch[0] != a || batch[1] != b {
+		t.Error("the batch under way has changed")
+	}
+}
+
+// What was read when the end came goes out first, and then the end is told.
+func TestUringEnd(t *testing.T) {
+	a := new(translator.Packet)
+	q := &uringQueue{ready: []*translator.Packet{a}, ended: ErrStopped}
+	if batch, _, err := q.Read(); len(batch) != 1 || err != nil {
+		t.Errorf("%v, %v", batch, err)
+	}
+	if batch, _, err := q.Read(); batch != nil || err != ErrStopped {
+		t.Errorf("%v, %v", batch, err)
+	}
+}
+
+// An empty packet is only given back, and comes again from Buffer: nothing is
+// written, which the descriptor that is none would tell.
+func TestEmptyIsGivenBack(t *testing.T) {
+	for _, q := range []queue{
+		&plainQueue{common: &common{fd: -1, counters: new(Counters)}},
+		&uringQueue{common: &common{fd: -1, counters: new(Counters)}},
+	} {
+		p := q.Buffer()
+		p.Start, p.End = p.Start+7, p.Start+7
+		q.Write([]*translator.Packet{p})
+		var s Stats
+		q.Counters().AddTo(&s)
+		if again := q.Buffer(); again != p || again.Start != translator.Headroom || len(s.WriteErrors) != 0 {
+			t.Errorf("%T: %p, want %p, Start %d, errors %v", q, again, p, again.Start, s.WriteErrors)
+		}
+	}
+}
+
+// A packet that is written in pieces leaves no buffer behind that the ring could
+// not name.
+func TestRefusedLeavesNoBuffer(t *testing.T) {
+	q := &uringQueue{common: &common{fd: -1, counters: new(Counters)}}
+	p := q.Buffer()
+	p.End += 100
+	p.Flags = translator.FlagNeedsCsum
+	q.refused(p, unix.EINVAL)
+	if q.Release(p); len(q.free) != 1 || q.counters.Segmented.Load() != 1 {
+		t.Errorf("%d buffers, %d written in pieces", len(q.free), q.counters.Segmented.Load())
+	}
+	if s := q.slot(q.Buffer()); q.slots[0] != s || s.index != 0 {
+		t.Error("a buffer that is none of the ring's")
+	}
+	if s := q.slot(q.Buffer()); len(q.slots) != 2 || q.slots[1] != s || s.index != 1 {
+		t.Error("another that is none of the ring's")
+	}
+}
