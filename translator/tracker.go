@@ -127,6 +127,9 @@ func (t *tracker) hold(secret *[16]byte, key datagramKey, now int64, b []byte, f
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d := t.obtain(key, key.bucket(secret), now)
+	if d.held+heldBytes < t.end || now-t.came(d.held) > holdTime {
+		d.held, d.bytes = 0, 0 // all of it is forgotten
+	}
 	if d.bytes+len(b) > heldPerDatagram {
 		return false
 	}
@@ -150,6 +153,11 @@ func (t *tracker) hold(secret *[16]byte, key datagramKey, now int64, b []byte, f
 	return true
 }
 
+// came is when a record was written, which must not be overwritten yet.
+func (t *tracked) came(held uint64) int64 {
+	return int64(binary.LittleEndian.Uint64(t.ring[held%heldBytes+8:]))
+}
+
 // take copies a held fragment into b and names the one held before it. n is 0
 // when that one, and so all before it, is too old or overwritten.
 func (t *tracker) take(held uint64, now int64, b []byte) (n int, from way, next uint64) {
@@ -160,7 +168,7 @@ func (t *tracker) take(held uint64, now int64, b []byte) (n int, from way, next 
 	}
 	record := t.ring[held%heldBytes:]
 	size := int(binary.LittleEndian.Uint32(record[16:]))
-	if now-int64(binary.LittleEndian.Uint64(record[8:])) > holdTime || size > len(b) {
+	if now-t.came(held) > holdTime || size > len(b) {
 		return 0, 0, 0
 	}
 	n = copy(b, record[sizeRecord:sizeRecord+size])

@@ -103,6 +103,25 @@ func TestSection1_3_TrackerBounds(t *testing.T) {
 	wantVerdict(t, w, datagram4(0, 1030, 100)[1], FragmentHeld) // the oldest made room
 	wantVerdict(t, w, datagram4(2, 1030, 100)[1], Forward6)
 
+	t.Run("64 KiB again, a second later", func(t *testing.T) {
+		w := newTestWorker(t)
+		h := hdr4{src: server4, dst: shared4, proto: 17, id: 9, flags: 0x2000 | 100}
+		for second := range int64(3) {
+			w.SetTime(second * (holdTime + 1))
+			for range 46 {
+				wantVerdict(t, w, h.packet(data(1400)), FragmentHeld)
+			}
+			wantVerdict(t, w, h.packet(data(1400)), FragmentUnknown)
+		}
+		wantVerdict(t, w, datagram4(9, 1030, 100)[0], Forward6)
+		dst, n := heldBuffer(), 0
+		for _, ok := w.NextHeld(dst); ok; _, ok = w.NextHeld(dst) {
+			n++
+		}
+		if n != 46 {
+			t.Errorf("%d held", n)
+		}
+	})
 	t.Run("64 KiB a datagram", func(t *testing.T) {
 		w := newTestWorker(t)
 		h := hdr4{src: server4, dst: shared4, proto: 17, id: 9, flags: 0x2000 | 100}
