@@ -21,15 +21,10 @@ import (
 // after its death.
 const busyFor = time.Second
 
-// defaultQueueLen is the transmit queue of the device: packets that wait for
-// one queue's thread. The kernel's 500 is a burst of 3 ms at 170 kpps.
-const defaultQueueLen = 2000
-
 // Config is what a device is made from.
 type Config struct {
 	Name     string        // "natless0"
 	Queues   int           // 0: 1
-	QueueLen int           // packets that the kernel keeps for each queue; 0: 2000
 	IO       IO            // how packets are read and written
 	Patience time.Duration // with a device that another process holds; 0: a second
 	Adopt    []int         // descriptors of a predecessor's queues, which are ours from now on; see inherit
@@ -102,15 +97,6 @@ func (d *Device) open(c Config) error {
 		return fmt.Errorf("find it: %w", err)
 	}
 	d.index = link.Attrs().Index
-	if c.QueueLen == 0 {
-		c.QueueLen = defaultQueueLen
-	}
-	if d.inherited { // it has its length, and setting it drops packets
-		return d.requireIPv6()
-	}
-	if err := d.netlink.LinkSetTxQLen(link, c.QueueLen); err != nil {
-		return fmt.Errorf("queue length %d: %w", c.QueueLen, err)
-	}
 	return d.requireIPv6()
 }
 

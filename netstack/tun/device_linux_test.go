@@ -202,7 +202,8 @@ func transfer(t *testing.T, ns *netns.NS, address string, size int64) {
 // Without a reader the queue fills: the kernel's drops must be told.
 func TestLinkStatsCountDrops(t *testing.T) {
 	ns := netns.New(t, "x")
-	d := mustOpen(t, ns, Config{Name: "natless0", QueueLen: 10})
+	d := mustOpen(t, ns, Config{Name: "natless0"})
+	ns.IP("link set natless0 txqueuelen 10")
 	up(ns, "natless0")
 	var conn net.Conn
 	var err error

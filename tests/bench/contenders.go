@@ -155,7 +155,7 @@ func (l *lab) beginBare(w way, io string) (*exec.Cmd, error) {
 // routes waits for a device, sets it up and has the kernel route through it.
 func (l *lab) routes(device string, w way) error {
 	return l.in("x", fmt.Sprintf("for i in $(seq 50); do ip link show %[1]s >/dev/null 2>&1 && break; sleep 0.1; done\n"+
-		"ip link set %[1]s up mtu 1500; ip route add %[2]s dev %[1]s; ip route add %[3]s dev %[1]s", device, w.prefix, w.ipv4))
+		"ip link set %[1]s up mtu 1500 txqueuelen 4096; ip route add %[2]s dev %[1]s; ip route add %[3]s dev %[1]s", device, w.prefix, w.ipv4))
 }
 
 // variants are the ways in which the daemon is measured: everything in user
