@@ -11,6 +11,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/dump"
 )
 
 // A workload is one IPv6 address, and which one a container's kernel sends from
@@ -64,7 +66,7 @@ type address struct {
 
 // addresses lists those of all interfaces. It runs inside.
 func addresses() ([]address, error) {
-	all, err := netlink.AddrList(nil, unix.AF_INET6)
+	all, err := dump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, unix.AF_INET6) })
 	if err != nil {
 		return nil, types.NewError(types.ErrIOFailure, fmt.Sprintf("list the container's addresses: %v", err), "")
 	}

@@ -15,6 +15,8 @@ import (
 	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/dump"
 )
 
 // features are what is switched on, in the kernel's words (ethtool -k).
@@ -63,7 +65,7 @@ func (t *Task) Run(ctx context.Context) error {
 	if err := netlink.LinkSubscribeWithOptions(updates, ctx.Done(), options); err != nil {
 		return fmt.Errorf("udp_gro: watch interfaces: %w", err)
 	}
-	links, err := netlink.LinkList()
+	links, err := dump.Whole(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("udp_gro: list interfaces: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/netstack/dump"
 	"github.com/natless/natless/netstack/internal/nexthops"
 )
 
@@ -31,14 +32,14 @@ type link struct {
 func survey(handle *netlink.Handle) (*host, error) {
 	h := &host{links: map[int]link{}, byName: map[string]int{},
 		addresses: map[int][]netip.Addr{}, defaults: map[int]bool{}}
-	links, err := nexthops.Dump(handle.LinkList)
+	links, err := dump.Whole(handle.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("interfaces: %w", err)
 	}
 	for _, l := range links {
 		h.addLink(l)
 	}
-	addrs, err := nexthops.Dump(func() ([]netlink.Addr, error) { return handle.AddrList(nil, netlink.FAMILY_V6) })
+	addrs, err := dump.Whole(func() ([]netlink.Addr, error) { return handle.AddrList(nil, netlink.FAMILY_V6) })
 	if err != nil {
 		return nil, fmt.Errorf("IPv6 addresses: %w", err)
 	}
@@ -56,7 +57,7 @@ func (h *host) survey(handle *netlink.Handle) error {
 		return err
 	}
 	main := &netlink.Route{Table: unix.RT_TABLE_MAIN}
-	defaults, err := nexthops.Dump(func() ([]netlink.Route, error) {
+	defaults, err := dump.Whole(func() ([]netlink.Route, error) {
 		return handle.RouteListFiltered(netlink.FAMILY_V4, main, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
 	})
 	if err != nil {

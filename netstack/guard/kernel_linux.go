@@ -247,7 +247,10 @@ func (k *kernel) remove() (err error) {
 
 // look reads what is there. A table with other rules than ours counts as none.
 func (k *kernel) look(d *tableDef) error {
-	k.nft.Drain()
+	return k.nft.Unchanged(func() error { return k.lookOnce(d) })
+}
+
+func (k *kernel) lookOnce(d *tableDef) error {
 	delete(k.there, d.family)
 	for _, s := range d.sets {
 		delete(k.have, s.Name)
@@ -357,14 +360,18 @@ func readRules(c *nftables.Conn, family nftables.TableFamily) (out []ruleDef, er
 // Read gives how many packets were dropped, by cause, from the kernel of this
 // thread's network namespace.
 func Read() (map[string]uint64, error) {
-	c, err := nftables.New(nftables.AsLasting())
+	c, err := nftsocket.Open()
 	if err != nil {
-		return nil, fmt.Errorf("nftables: %w", err)
+		return nil, err
 	}
-	defer c.CloseLasting()
+	defer c.Close()
 	out := map[string]uint64{}
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyBridge} {
-		rules, err := readRules(c, family)
+		var rules []ruleDef
+		err := c.Unchanged(func() (err error) {
+			rules, err = readRules(c.Conn, family)
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}

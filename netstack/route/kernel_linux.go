@@ -13,11 +13,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/netstack/dump"
 	"github.com/natless/natless/netstack/internal/nftsocket"
 )
-
-// dumpTries bounds how often a dump is repeated that the kernel interrupted.
-const dumpTries = 10
 
 const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
 
@@ -72,17 +70,6 @@ func (k *linuxKernel) close() error {
 	return k.conn.Close()
 }
 
-// retryDump repeats a dump that changes of what is dumped interrupted.
-func retryDump[T any](dump func() (T, error)) (result T, err error) {
-	for range dumpTries {
-		result, err = dump()
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return result, err
-}
-
 func (k *linuxKernel) observe(d Desired) (*observed, error) {
 	o := &observed{have: state{}}
 	for _, read := range []func(Desired, *observed) error{k.readLinks, k.readRoutes, k.readRules, k.readTables} {
@@ -100,15 +87,15 @@ func (k *linuxKernel) observe(d Desired) (*observed, error) {
 func (k *linuxKernel) readLinks(d Desired, o *observed) error {
 	rpFilter := k.sysctl(rpFilterAll)
 	o.rpFilter = rpFilter != "" && rpFilter != "0"
-	links, err := retryDump(k.handle.LinkList)
+	links, err := dump.Whole(k.handle.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
-	addrs, err := retryDump(func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, unix.AF_INET) })
+	addrs, err := dump.Whole(func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, unix.AF_INET) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
-	addrs6, err := retryDump(func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, unix.AF_INET6) })
+	addrs6, err := dump.Whole(func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, unix.AF_INET6) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -157,7 +144,7 @@ func UplinkAddr(name string) (netip.Addr, error) {
 	if bridge := bridgeOf(l); bridge != nil {
 		l = bridge
 	}
-	addrs, err := retryDump(func() ([]netlink.Addr, error) { return netlink.AddrList(l, unix.AF_INET) })
+	addrs, err := dump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(l, unix.AF_INET) })
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("uplink %s: %w", name, err)
 	}
@@ -175,7 +162,7 @@ func (k *linuxKernel) readRoutes(_ Desired, o *observed) error {
 	filter := &netlink.Route{LinkIndex: o.device, Protocol: Protocol, Table: unix.RT_TABLE_UNSPEC}
 	const mask = netlink.RT_FILTER_OIF | netlink.RT_FILTER_PROTOCOL | netlink.RT_FILTER_TABLE
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := retryDump(func() ([]netlink.Route, error) {
+		routes, err := dump.Whole(func() ([]netlink.Route, error) {
 			return k.dump.RouteListFiltered(family, filter, mask)
 		})
 		if errors.Is(err, unix.ENODEV) { // it has gone meanwhile, and its routes with it

@@ -14,6 +14,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/internal/nftsocket"
 )
 
 // Source NAT of somebody else (Docker, Podman, kube-proxy, a script) to an
@@ -99,14 +101,35 @@ func ReadSourceNAT() (rules []SourceNAT, legacy bool, err error) {
 // eachNATRule calls f for the rules for IPv4 of others' tables that have a chain of
 // NAT at a hook: what changes a packet there may stand in any chain of the table.
 func eachNATRule(hook nftables.ChainHook, f func(chain string, exprs []expr.Any)) error {
-	c, err := nftables.New(nftables.AsLasting())
+	c, err := nftsocket.Open()
 	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
+		return err
 	}
-	defer c.CloseLasting()
+	defer c.Close()
+	var all []chainRule
+	err = c.Unchanged(func() (err error) {
+		all, err = natRules(c, hook)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		f(r.chain, r.exprs)
+	}
+	return nil
+}
+
+// chainRule is a rule and where it stands.
+type chainRule struct {
+	chain string
+	exprs []expr.Any
+}
+
+func natRules(c *nftsocket.Conn, hook nftables.ChainHook) (out []chainRule, err error) {
 	chains, err := c.ListChains()
 	if err != nil {
-		return fmt.Errorf("list nftables chains: %w", err)
+		return nil, fmt.Errorf("list nftables chains: %w", err)
 	}
 	type table struct {
 		family nftables.TableFamily
@@ -129,10 +152,10 @@ func eachNATRule(hook nftables.ChainHook, f func(chain string, exprs []expr.Any)
 			continue // the chain has just gone, or has what the library cannot read
 		}
 		for _, r := range all {
-			f(fmt.Sprintf("%s %s %s", familyName(family), chain.Table.Name, chain.Name), r.Exprs)
+			out = append(out, chainRule{fmt.Sprintf("%s %s %s", familyName(family), chain.Table.Name, chain.Name), r.Exprs})
 		}
 	}
-	return nil
+	return out, nil
 }
 
 // sourceNAT reads one rule.

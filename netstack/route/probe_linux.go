@@ -14,6 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/natless/natless/netstack/dump"
 )
 
 const (
@@ -31,7 +33,7 @@ var ErrNoARP = errors.New("no ARP there")
 // that answers for others, as natless has it do, does not answer probes. It takes
 // CAP_NET_RAW.
 func Probe(ctx context.Context, iface string, addrs []netip.Addr) (map[netip.Addr]string, error) {
-	links, err := retryDump(netlink.LinkList)
+	links, err := dump.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}

@@ -4,10 +4,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	mdl "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/dump"
 )
 
 // Written on the raw messages because vishvananda/netlink knows no
@@ -26,20 +27,14 @@ func ndmsg(family byte, index int) []byte {
 }
 
 func (k *linuxKernel) proxies() ([]proxy, error) {
-	for range dumpTries {
-		msgs, err := k.conn.Execute(mdl.Message{
-			Header: mdl.Header{Type: unix.RTM_GETNEIGH, Flags: mdl.Request | mdl.Dump},
-			Data:   ndmsg(unix.AF_UNSPEC, 0),
-		})
-		if err != nil {
-			return nil, fmt.Errorf("list proxy neighbours: %w", err)
-		}
-		if slices.ContainsFunc(msgs, func(m mdl.Message) bool { return m.Header.Flags&mdl.DumpInterrupted != 0 }) {
-			continue
-		}
-		return k.parseProxies(msgs)
+	msgs, err := dump.Messages(k.conn, mdl.Message{
+		Header: mdl.Header{Type: unix.RTM_GETNEIGH, Flags: mdl.Request | mdl.Dump},
+		Data:   ndmsg(unix.AF_UNSPEC, 0),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list proxy neighbours: %w", err)
 	}
-	return nil, fmt.Errorf("list proxy neighbours: interrupted %d times", dumpTries)
+	return k.parseProxies(msgs)
 }
 
 func (k *linuxKernel) parseProxies(msgs []mdl.Message) ([]proxy, error) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -12,6 +13,8 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/dump"
 )
 
 func (r rule) netlink() *netlink.Rule {
@@ -55,7 +58,7 @@ func (k *linuxKernel) sockets(h HostPool) ([]hostSocket, error) {
 		list func(uint8) ([]*netlink.Socket, error)
 	}{{"tcp", k.handle.SocketDiagTCP}, {"udp", k.handle.SocketDiagUDP}} {
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-			sockets, err := retryDump(func() ([]*netlink.Socket, error) { return q.list(family) })
+			sockets, err := dump.Whole(func() ([]*netlink.Socket, error) { return q.list(family) })
 			if err != nil {
 				return nil, fmt.Errorf("list %s sockets: %w", q.name, err)
 			}
@@ -134,14 +137,20 @@ func (k *linuxKernel) readTables(_ Desired, o *observed) error {
 		if err != nil || table == nil {
 			continue // none, or a kernel without nftables: making one will tell
 		}
-		rules, err := readNftRules(k.nft.Conn, family)
+		var have state
+		err = k.nft.Unchanged(func() error {
+			rules, err := readNftRules(k.nft.Conn, family)
+			if err != nil {
+				return err
+			}
+			have = state{}
+			have.add(nftTable{familyName(family), nftText(rules)})
+			return k.readContents(table, have)
+		})
 		if err != nil {
 			return err
 		}
-		o.have.add(nftTable{familyName(family), nftText(rules)})
-		if err := k.readContents(table, o); err != nil {
-			return err
-		}
+		maps.Copy(o.have, have)
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func (k *linuxKernel) changeContent(c nftContent) error {
 }
 
 // readContents reads the sets of addresses of a table of ours.
-func (k *linuxKernel) readContents(table *nftables.Table, o *observed) error {
+func (k *linuxKernel) readContents(table *nftables.Table, have state) error {
 	sets, err := k.nft.GetSets(table)
 	if err != nil {
 		return fmt.Errorf("list nftables sets: %w", err)
@@ -66,7 +66,7 @@ func (k *linuxKernel) readContents(table *nftables.Table, o *observed) error {
 		} else if !same {
 			text = "without what is looked at first"
 		}
-		o.have.add(nftContent{familyName(table.Family), s.Name, text})
+		have.add(nftContent{familyName(table.Family), s.Name, text})
 	}
 	return nil
 }

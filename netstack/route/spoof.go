@@ -2,12 +2,13 @@ package route
 
 import (
 	"encoding/binary"
-	"fmt"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/internal/nftsocket"
 )
 
 const (
@@ -130,12 +131,16 @@ type AntiSpoofing struct {
 // ReadAntiSpoofing reads it from the kernel of this thread's network namespace.
 func ReadAntiSpoofing() (AntiSpoofing, error) {
 	a := AntiSpoofing{Causes: map[string]uint64{}}
-	c, err := nftables.New(nftables.AsLasting())
+	c, err := nftsocket.Open()
 	if err != nil {
-		return a, fmt.Errorf("nftables: %w", err)
+		return a, err
 	}
-	defer c.CloseLasting()
-	rules, err := readNftRules(c, nftables.TableFamilyINet)
+	defer c.Close()
+	var rules []nftRule
+	err = c.Unchanged(func() (err error) {
+		rules, err = readNftRules(c.Conn, nftables.TableFamilyINet)
+		return err
+	})
 	if err != nil {
 		return a, err
 	}

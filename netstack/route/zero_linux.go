@@ -9,6 +9,8 @@ import (
 
 	mdl "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/dump"
 )
 
 // Policy rules are read and copied as raw messages: a rule of somebody else
@@ -89,28 +91,22 @@ func (r *rule) note(ad *mdl.AttributeDecoder) {
 
 // rules lists the policy rules for IPv4, in their order.
 func (k *linuxKernel) rules() ([]*rawRule, error) {
-	for range dumpTries {
-		request := make([]byte, sizeofFibRuleHdr)
-		request[0] = unix.AF_INET
-		msgs, err := k.conn.Execute(mdl.Message{
-			Header: mdl.Header{Type: unix.RTM_GETRULE, Flags: mdl.Request | mdl.Dump},
-			Data:   request,
-		})
-		if err != nil {
+	request := make([]byte, sizeofFibRuleHdr)
+	request[0] = unix.AF_INET
+	msgs, err := dump.Messages(k.conn, mdl.Message{
+		Header: mdl.Header{Type: unix.RTM_GETRULE, Flags: mdl.Request | mdl.Dump},
+		Data:   request,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list rules: %w", err)
+	}
+	out := make([]*rawRule, len(msgs))
+	for i, m := range msgs {
+		if out[i], err = parseRule(m.Data); err != nil {
 			return nil, fmt.Errorf("list rules: %w", err)
 		}
-		if slices.ContainsFunc(msgs, func(m mdl.Message) bool { return m.Header.Flags&mdl.DumpInterrupted != 0 }) {
-			continue
-		}
-		out := make([]*rawRule, len(msgs))
-		for i, m := range msgs {
-			if out[i], err = parseRule(m.Data); err != nil {
-				return nil, fmt.Errorf("list rules: %w", err)
-			}
-		}
-		return out, nil
 	}
-	return nil, fmt.Errorf("list rules: interrupted %d times", dumpTries)
+	return out, nil
 }
 
 func (k *linuxKernel) readRules(_ Desired, o *observed) error {

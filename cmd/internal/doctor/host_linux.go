@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/netstack/dump"
 	"github.com/natless/natless/netstack/fastpath/attach"
 	"github.com/natless/natless/netstack/route"
 )
@@ -44,7 +45,7 @@ func (ThisHost) DeviceNode() error {
 
 // Links is Host's.
 func (ThisHost) Links() ([]Link, error) {
-	all, err := netlink.LinkList()
+	all, err := dump.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/dump"
 )
 
 // clsact attaches by filters of traffic control, for kernels before 6.6. The
@@ -54,7 +56,7 @@ func (c *clsact) alive(p place) bool {
 	if err != nil {
 		return false
 	}
-	filters, err := c.handle.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+	filters, err := dump.Whole(func() ([]netlink.Filter, error) { return c.handle.FilterList(l, netlink.HANDLE_MIN_INGRESS) })
 	return err == nil && slices.ContainsFunc(filters, func(f netlink.Filter) bool {
 		return f.Type() == "bpf" && f.Attrs().Priority == priority+uint16(p.role)
 	})
@@ -123,7 +125,8 @@ func (c *clsact) inUse(ifindex int) bool {
 		return false // it is gone, and its qdisc with it
 	}
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		if filters, err := c.handle.FilterList(l, parent); err != nil || len(filters) > 0 {
+		filters, err := dump.Whole(func() ([]netlink.Filter, error) { return c.handle.FilterList(l, parent) })
+		if err != nil || len(filters) > 0 {
 			return true
 		}
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/netstack/dump"
 	"github.com/natless/natless/netstack/fastpath"
-	"github.com/natless/natless/netstack/internal/nexthops"
 )
 
 // What an earlier run left is found by asking the kernel which programs stand at
@@ -118,7 +118,7 @@ func (k *kernel) at(ifindex int) (list []stands, err error) {
 
 // indexes are all interfaces.
 func (k *kernel) indexes() (list []int, err error) {
-	links, err := nexthops.Dump(k.handle.LinkList)
+	links, err := dump.Whole(k.handle.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("interfaces: %w", err)
 	}
@@ -227,7 +227,7 @@ func detachLink(l link.Link) error {
 
 // filters lists where traffic control has filters with programs of ours.
 func (k *kernel) filters() (places []place, err error) {
-	qdiscs, err := nexthops.Dump(func() ([]netlink.Qdisc, error) { return k.handle.QdiscList(nil) })
+	qdiscs, err := dump.Whole(func() ([]netlink.Qdisc, error) { return k.handle.QdiscList(nil) })
 	if err != nil {
 		return nil, fmt.Errorf("queueing disciplines: %w", err)
 	}
@@ -240,7 +240,7 @@ func (k *kernel) filters() (places []place, err error) {
 		if err != nil {
 			continue
 		}
-		list, err := k.handle.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+		list, err := dump.Whole(func() ([]netlink.Filter, error) { return k.handle.FilterList(l, netlink.HANDLE_MIN_INGRESS) })
 		if err != nil {
 			return nil, fmt.Errorf("filters of %s: %w", l.Attrs().Name, err)
 		}

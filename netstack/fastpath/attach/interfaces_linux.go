@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/netstack/dump"
 	"github.com/natless/natless/netstack/internal/nexthops"
 	"github.com/natless/natless/translator/mapping"
 )
@@ -29,7 +30,7 @@ type linkInfo struct {
 // readHost asks the kernel for everything.
 func readHost(handle *netlink.Handle) (*host, error) {
 	h := &host{links: map[int]linkInfo{}, byName: map[string]int{}, handle: handle}
-	links, err := nexthops.Dump(handle.LinkList)
+	links, err := dump.Whole(handle.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("interfaces: %w", err)
 	}
@@ -78,7 +79,7 @@ func (h *host) uplinks(configured, device string) (indexes []int, err error) {
 		}
 		return indexes, nil
 	}
-	routes, err := nexthops.Dump(func() ([]netlink.Route, error) {
+	routes, err := dump.Whole(func() ([]netlink.Route, error) {
 		return h.handle.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, Dst: nil}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
 	})
 	if err != nil {
@@ -91,7 +92,7 @@ func (h *host) uplinks(configured, device string) (indexes []int, err error) {
 		}
 	}
 	if len(indexes) == 0 {
-		addrs, err := nexthops.Dump(func() ([]netlink.Addr, error) { return h.handle.AddrList(nil, netlink.FAMILY_V4) })
+		addrs, err := dump.Whole(func() ([]netlink.Addr, error) { return h.handle.AddrList(nil, netlink.FAMILY_V4) })
 		if err != nil {
 			return nil, fmt.Errorf("IPv4 addresses: %w", err)
 		}

@@ -9,8 +9,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/netstack/dump"
 	"github.com/natless/natless/netstack/fastpath"
-	"github.com/natless/natless/netstack/internal/nexthops"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator/mapping"
 )
@@ -43,11 +43,11 @@ func (m *Manager) wayFinding() (h fastpath.Host) {
 // of somebody else could.
 func (m *Manager) alone(device int) bool {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		rules, err := nexthops.Dump(func() ([]netlink.Rule, error) { return m.handle.RuleList(family) })
+		rules, err := dump.Whole(func() ([]netlink.Rule, error) { return m.handle.RuleList(family) })
 		if err != nil || slices.ContainsFunc(rules, foreignRule) {
 			return false
 		}
-		routes, err := nexthops.Dump(func() ([]netlink.Route, error) {
+		routes, err := dump.Whole(func() ([]netlink.Route, error) {
 			return m.handle.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 		})
 		if err != nil || slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.LinkIndex != device && m.inside(&r) }) {
@@ -60,11 +60,11 @@ func (m *Manager) alone(device int) bool {
 // elsewhere lists what IPv4 is behind interfaces that are no uplinks: the fast path
 // has no packets from there or to it.
 func (m *Manager) elsewhere() (list []netip.Prefix) {
-	rules, err := nexthops.Dump(func() ([]netlink.Rule, error) { return m.handle.RuleList(netlink.FAMILY_V4) })
+	rules, err := dump.Whole(func() ([]netlink.Rule, error) { return m.handle.RuleList(netlink.FAMILY_V4) })
 	if err != nil || slices.ContainsFunc(rules, foreignRule) || len(m.uplinks) == 0 || len(m.uplinks) > len(m.ways.Uplinks) {
 		return nil
 	}
-	routes, err := nexthops.Dump(func() ([]netlink.Route, error) { return m.handle.RouteList(nil, netlink.FAMILY_V4) })
+	routes, err := dump.Whole(func() ([]netlink.Route, error) { return m.handle.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil
 	}

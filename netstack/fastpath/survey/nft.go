@@ -3,12 +3,15 @@
 package survey
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 
 	mdl "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/dump"
 )
 
 // Rules are read as the kernel has them (include/uapi/linux/netfilter/nf_tables.h).
@@ -82,7 +85,7 @@ func (r *rules) ask(message uint16, family byte, flags mdl.HeaderFlags, attribut
 		Header: mdl.Header{Type: mdl.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message), Flags: mdl.Request | flags},
 		Data:   append([]byte{family, 0, 0, 0}, attributes...),
 	}
-	answers, err := r.conn.Execute(m)
+	answers, err := dump.Messages(r.conn, m)
 	if err != nil {
 		return err
 	}
@@ -105,8 +108,8 @@ func (r *rules) ask(message uint16, family byte, flags mdl.HeaderFlags, attribut
 	return nil
 }
 
-// refresh reads everything, if anything has changed. A change meanwhile is tried
-// again, and in the end is told by a notification anyway.
+// refresh reads everything, if anything has changed. After a change meanwhile it
+// tries again.
 func (r *rules) refresh() (changed bool, err error) {
 	for range 5 {
 		generation, err := r.current()
@@ -128,6 +131,10 @@ func (r *rules) refresh() (changed bool, err error) {
 			return true, fmt.Errorf("rules of nftables: %w", err)
 		}
 		r.generation, r.read = generation, true
+	}
+	if generation, err := r.current(); err != nil || generation != r.generation {
+		r.read = false // half of one state and half of another
+		return true, fmt.Errorf("rules of nftables: %w", cmp.Or(err, dump.ErrInterrupted))
 	}
 	return true, nil
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/dump"
 )
 
 // Ours is which packets the fast path is about.
@@ -71,8 +73,8 @@ func (s *Survey) Close() {
 // anything, and so nothing should be passed by.
 func (s *Survey) Look(o Ours) (Passed, error) {
 	p := Passed{Interfaces: map[int]string{}}
-	links, err := s.handle.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	links, err := dump.Whole(s.handle.LinkList)
+	if err != nil {
 		return p, fmt.Errorf("interfaces: %w", err)
 	}
 	l := interfaces{}
@@ -123,11 +125,11 @@ func (s *Survey) ipsec(p *Passed) error {
 	if s.xfrm == nil {
 		return nil
 	}
-	all, err := s.xfrm.XfrmPolicyList(netlink.FAMILY_ALL)
+	all, err := dump.Whole(func() ([]netlink.XfrmPolicy, error) { return s.xfrm.XfrmPolicyList(netlink.FAMILY_ALL) })
 	if unsupported(err) {
 		return nil
 	}
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	if err != nil {
 		return fmt.Errorf("policies of IPsec: %w", err)
 	}
 	if i := slices.IndexFunc(all, func(x netlink.XfrmPolicy) bool {

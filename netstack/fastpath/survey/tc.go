@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/dump"
 )
 
 const netlinkXFRM = unix.NETLINK_XFRM
@@ -28,8 +30,8 @@ var queues = []string{"noqueue", "pfifo_fast", "pfifo", "bfifo", "fq_codel", "fq
 // trafficControl looks for what follows the fast path at an ingress. Programs of
 // TCX, which have an order of their own, are who attaches them to know.
 func (s *Survey) trafficControl(o Ours, l interfaces, p *Passed) error {
-	qdiscs, err := s.handle.QdiscList(nil)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	qdiscs, err := dump.Whole(func() ([]netlink.Qdisc, error) { return s.handle.QdiscList(nil) })
+	if err != nil {
 		return fmt.Errorf("queueing disciplines: %w", err)
 	}
 	device := l[o.Device]
@@ -64,11 +66,11 @@ func (s *Survey) trafficControl(o Ours, l interfaces, p *Passed) error {
 // filter is a filter of somebody else which a packet that ours takes does not meet.
 func (s *Survey) filter(ifindex int, parent uint32) (string, error) {
 	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}
-	all, err := s.handle.FilterList(link, parent)
+	all, err := dump.Whole(func() ([]netlink.Filter, error) { return s.handle.FilterList(link, parent) })
 	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		return "", nil // it is gone
 	}
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	if err != nil {
 		return "", fmt.Errorf("filters of interface %d: %w", ifindex, err)
 	}
 	before := -1 // priority of ours, where filters stand in one line with it

@@ -6,13 +6,14 @@ package nexthops
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/dump"
 )
 
 // Hop is where a route leads. An Interface of 0 is nowhere, or to several.
@@ -43,13 +44,13 @@ func Of(best map[netip.Prefix]Hop) *Table {
 
 // Read asks the kernel for routes and rules.
 func Read(handle *netlink.Handle) (*Table, error) {
-	routes, err := Dump(func() ([]netlink.Route, error) {
+	routes, err := dump.Whole(func() ([]netlink.Route, error) {
 		return handle.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("IPv6 routes: %w", err)
 	}
-	rules, err := Dump(func() ([]netlink.Rule, error) { return handle.RuleList(netlink.FAMILY_V6) })
+	rules, err := dump.Whole(func() ([]netlink.Rule, error) { return handle.RuleList(netlink.FAMILY_V6) })
 	if err != nil {
 		return nil, fmt.Errorf("IPv6 rules: %w", err)
 	}
@@ -90,16 +91,6 @@ func (t *Table) Ask(a netip.Addr) Hop {
 		return Hop{}
 	}
 	return hopOf(&routes[0])
-}
-
-// Dump asks again when the kernel changed something meanwhile.
-func Dump[T any](list func() ([]T, error)) (all []T, err error) {
-	for range 5 {
-		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return all, err
-		}
-	}
-	return all, nil // as good as it gets; the change is announced, too
 }
 
 func hopOf(r *netlink.Route) Hop {

@@ -11,6 +11,7 @@
 package nftsocket
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -18,6 +19,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/dump"
 )
 
 const (
@@ -57,6 +60,41 @@ func Open() (*Conn, error) {
 
 // ID is what notifications of what is changed by it come from.
 func (c *Conn) ID() uint32 { return c.netlink.PID() }
+
+// Unchanged has read read what is one state of the rules: nothing of them changed
+// meanwhile. read begins anew each time it is called.
+func (c *Conn) Unchanged(read func() error) error { return dump.Unchanged(c.generation, read) }
+
+// generation counts the transactions of all.
+func (c *Conn) generation() (generation uint32, err error) {
+	c.Drain()
+	answers, err := c.netlink.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
+		Data:   make([]byte, 4), // struct nfgenmsg
+	})
+	if err != nil {
+		return 0, nil // a kernel without nftables: what is read tells
+	}
+	for _, a := range answers {
+		if len(a.Data) < 4 {
+			continue
+		}
+		d, err := netlink.NewAttributeDecoder(a.Data[4:])
+		if err != nil {
+			return 0, err
+		}
+		d.ByteOrder = binary.BigEndian
+		for d.Next() {
+			if d.Type() == unix.NFTA_GEN_ID {
+				generation = d.Uint32()
+			}
+		}
+		if err := d.Err(); err != nil {
+			return 0, err
+		}
+	}
+	return generation, nil
+}
 
 // Close closes it.
 func (c *Conn) Close() error { return c.CloseLasting() }

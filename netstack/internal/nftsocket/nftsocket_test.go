@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/netstack/dump"
 	"github.com/natless/natless/tests/netns"
 )
 
@@ -82,5 +83,27 @@ func TestManyAnswers(t *testing.T) {
 	}
 	if err := c.Flush(); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is read while somebody else changes rules is read again.
+func TestUnchanged(t *testing.T) {
+	t.Parallel()
+	c := open(t)
+	check(t, c, "a")
+	reads := 0
+	err := c.Unchanged(func() error {
+		if reads++; reads < 3 {
+			check(t, c, fmt.Sprint("b", reads))
+		}
+		return nil
+	})
+	if err != nil || reads != 3 {
+		t.Errorf("%v after %d reads", err, reads)
+	}
+	check(t, c, "c")
+	err = c.Unchanged(func() error { check(t, c, "d"); return nil })
+	if !errors.Is(err, dump.ErrInterrupted) {
+		t.Errorf("changed each time: %v", err)
 	}
 }
