@@ -8,11 +8,11 @@ import (
 	"github.com/natless/natless/translator/special"
 )
 
-func never4(a uint32) bool { return special.Never4(a) }
+func never4(a uint32) bool { return special.Never4(a) } // rule 1.1.never4
 
-func never6(a mapping.Addr6) bool { return special.Never6(a.Hi, a.Lo) }
+func never6(a mapping.Addr6) bool { return special.Never6(a.Hi, a.Lo) } // rule 1.1.never6
 
-func nonGlobal(a uint32) bool { return !special.Global4(a) }
+func nonGlobal(a uint32) bool { return !special.Global4(a) } // rule 1.1.non-global
 
 // address4 is the IPv4 address of a, and the mapping that gave it, if one did:
 // explicit mappings first, then the prefix. Its verdict is unmapped, NonGlobal,
@@ -21,7 +21,7 @@ func (s *snapshot) address4(a mapping.Addr6, unmapped Verdict) (uint32, *mapping
 	if a == s.own6 {
 		return s.own4, nil, Forward4 // also where it lies inside the prefix
 	}
-	if e := s.table.Lookup6(a); e != nil {
+	if e := s.table.Lookup6(a); e != nil { // rule 1.2.order
 		v4 := e.To4(a)
 		if never4(v4) {
 			return 0, nil, NeverTranslated
@@ -56,7 +56,7 @@ func (s *snapshot) source6(a uint32, p port) (mapping.Addr6, Verdict) {
 	if never4(a) {
 		return mapping.Addr6{}, NeverTranslated
 	}
-	if !s.prefix || s.client {
+	if !s.prefix || s.client { // rule 1.4.source
 		e := s.table.Lookup4(a)
 		if e != nil && e.Shared() {
 			if e = s.table.Port(e, a, p.number); !p.known {
@@ -93,7 +93,7 @@ func (s *snapshot) hop6(a uint32, p port) mapping.Addr6 {
 		if a6, v := s.source6(a, p); v == Forward6 {
 			return a6
 		}
-	} else if s.prefix && !s.global {
+	} else if s.prefix && !s.global { // rule 1.1.error-source
 		return s.table.Embed(a)
 	}
 	return s.pool6(a)
@@ -102,7 +102,7 @@ func (s *snapshot) hop6(a uint32, p port) mapping.Addr6 {
 // embedDestination is embed for where packets go to. An address of ours that
 // nobody has would come straight back from the prefix.
 func (s *snapshot) embedDestination(a uint32) (mapping.Addr6, Verdict) {
-	if s.nobodys4(a) {
+	if s.nobodys4(a) { // rule 1.1.ours-nobody4
 		return mapping.Addr6{}, UntranslatableDestination
 	}
 	return s.embed(a, UntranslatableDestination)
@@ -115,7 +115,7 @@ func (s *snapshot) destination4(a mapping.Addr6) (uint32, *mapping.Entry, Verdic
 		return 0, nil, UntranslatableDestination // own6 has been Local
 	}
 	v4, e, v := s.address4(a, UntranslatableDestination)
-	if v == Forward4 && v4 != s.own4 && s.nobodys4(v4) && s.table.Lookup4(v4) == nil {
+	if v == Forward4 && v4 != s.own4 && s.nobodys4(v4) && s.table.Lookup4(v4) == nil { // rule 1.1.ours-nobody6
 		return 0, nil, UntranslatableDestination
 	}
 	return v4, e, v
@@ -143,7 +143,7 @@ func (s *snapshot) destination6(a uint32, p port) (mapping.Addr6, *mapping.Entry
 		}
 	}
 	to := e.To6(a)
-	if s.ours6(to) {
+	if s.ours6(to) { // rule 1.1.ours-once
 		return mapping.Addr6{}, nil, UntranslatableDestination
 	}
 	return to, e, Forward6
@@ -162,20 +162,20 @@ func slotOf(e *mapping.Entry) uint32 {
 func (s *snapshot) pool4(hop mapping.Addr6) uint32 {
 	pool := s.config.ICMPSource4
 	if !pool.IsValid() {
-		return s.own4
+		return s.own4 // rule 6.source4-own
 	}
 	var b [16]byte
 	binary.BigEndian.PutUint64(b[:], hop.Hi)
 	binary.BigEndian.PutUint64(b[8:], hop.Lo)
 	mask := uint32(1)<<(32-pool.Bits()) - 1
-	return mapping.Addr4From(pool.Addr()) | uint32(siphash(&s.config.Key, b[:]))&mask
+	return mapping.Addr4From(pool.Addr()) | uint32(siphash(&s.config.Key, b[:]))&mask // rule 6.source4-pool
 }
 
 // pool6 is the other way of pool4.
 func (s *snapshot) pool6(hop uint32) mapping.Addr6 {
 	pool := s.config.ICMPSource6
 	if !pool.IsValid() {
-		return s.own6
+		return s.own6 // rule 6.source6-own
 	}
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], hop)
@@ -184,6 +184,6 @@ func (s *snapshot) pool6(hop uint32) mapping.Addr6 {
 	if n := pool.Bits(); n < 64 {
 		a.Hi |= bits.ReverseBytes64(hash) & (1<<(64-n) - 1)
 	}
-	a.Lo |= hash & (1<<min(64, 128-pool.Bits()) - 1)
+	a.Lo |= hash & (1<<min(64, 128-pool.Bits()) - 1) // rule 6.source6-pool
 	return a
 }

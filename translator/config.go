@@ -25,7 +25,7 @@ const (
 type Config struct {
 	IPv4, IPv6               netip.Addr     // the translator's own addresses
 	Host4                    netip.Addr     // the host's own IPv4 address, where workloads share it with the host; optional
-	Pools4                   []netip.Prefix // IPv4 addresses that only workloads have: rules 1.1.ours-source4, 1.1.ours-nobody4
+	Pools4                   []netip.Prefix // IPv4 addresses that only workloads have: see rules 1.1.ours-source4, 1.1.ours-nobody4
 	ICMPSource4, ICMPSource6 netip.Prefix   // sources for errors from untranslatable hops (RFC 6791); optional
 	MTU4, MTU6               int            // next-hop MTU of each side; default 1500
 	LowestMTU6               int            // longest IPv6 packet made from IPv4 with DF=0; default 1280
@@ -157,7 +157,7 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		mtu4:      c.MTU4,
 		mtu6:      c.MTU6,
 		prefix:    prefix.IsValid(),
-		global:    prefix == wellKnown && !c.AllowNonGlobal,
+		global:    prefix == wellKnown && !c.AllowNonGlobal, // rule 1.1.non-global-knob
 		zeroClass: c.ZeroTrafficClass,
 		client:    c.Client,
 		ours:      ours4(c),

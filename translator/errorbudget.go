@@ -138,7 +138,7 @@ func (w *Worker) mayHear(h hearer, k ErrorKind, count *limited) bool {
 
 // spend asks the hearer's own budget, then those above it, and says which was
 // asked last.
-func (w *Worker) spend(h hearer, k ErrorKind) (last Budget, ok bool) {
+func (w *Worker) spend(h hearer, k ErrorKind) (last Budget, ok bool) { // rule 6.answer-rate
 	c, b := &w.s.config, &w.t.errors.kinds[k]
 	each := budget.Rate{PerSecond: c.ErrorRate, Burst: c.ErrorBurst}
 	total := budget.Rate{PerSecond: c.ErrorTotalRate, Burst: c.ErrorTotalBurst}

@@ -49,16 +49,16 @@ func (w *Worker) laterFragment(h *parsed, b []byte, from way) Verdict {
 	if p.known {
 		return w.toWorkload(h, p)
 	}
-	if w.t.tracker.hold(key, keyOf(h), w.now, b, from) {
+	if w.t.tracker.hold(key, keyOf(h), w.now, b, from) { // rule 1.3.held
 		return FragmentHeld
 	}
-	return FragmentUnknown
+	return FragmentUnknown // rule 1.3.fragment-unknown
 }
 
 // firstFragment remembers the port that a first fragment showed, and takes over
 // what was held for it.
 func (w *Worker) firstFragment(h *parsed, number uint16) {
-	w.held = w.t.tracker.learn(&w.s.config.Key, keyOf(h), w.now, number)
+	w.held = w.t.tracker.learn(&w.s.config.Key, keyOf(h), w.now, number) // rule 1.3.tracker
 }
 
 // NextHeld translates, into dst, the next fragment that was held for the

@@ -47,14 +47,14 @@ type parsed struct {
 
 // beyond says that a fragment reaches past the end of what the longest datagram
 // has: cut up or put together, its offset would start again at 0.
-func (h *parsed) beyond() bool { return int(h.offset)*8+h.length-h.upper > maxMTU }
+func (h *parsed) beyond() bool { return int(h.offset)*8+h.length-h.upper > maxMTU } // rule 7.fragment-end
 
 // first says that the packet holds the start of its upper layer.
 func (h *parsed) first() bool { return h.offset == 0 }
 
 // upperSize is the size of the upper layer's header, and 0 where that is not
 // ours to know; ok is false where the header does not fit in l4.
-func upperSize(proto uint8, l4 []byte, fragment bool) (size int, ok bool) {
+func upperSize(proto uint8, l4 []byte, fragment bool) (size int, ok bool) { // rule 7.upper-header
 	switch proto {
 	case protoTCP:
 		if len(l4) < 20 {
@@ -80,14 +80,14 @@ func upperSize(proto uint8, l4 []byte, fragment bool) (size int, ok bool) {
 // covers the pseudo header, or -1. SCTP's does not.
 func checksumOffset(proto uint8) int {
 	switch proto {
-	case protoTCP:
+	case protoTCP: // rule 4.tcp
 		return 16
-	case protoUDP, protoUDPLite, protoDCCP:
+	case protoUDP, protoUDPLite, protoDCCP: // rules 4.udp, 4.udp-lite, 4.dccp
 		return 6
 	case protoICMP4, protoICMP6:
 		return 2
 	}
-	return -1
+	return -1 // rules 4.sctp, 4.other
 }
 
 // ports are the source and destination port of an upper layer; for ICMP echo
@@ -116,7 +116,7 @@ func untranslatable(proto uint8) bool {
 }
 
 // shareable says that proto has ports, so that workloads may share an address.
-func shareable(proto uint8) bool {
+func shareable(proto uint8) bool { // rule 1.3.no-ports
 	switch proto {
 	case protoTCP, protoUDP, protoUDPLite, protoSCTP, protoDCCP, protoICMP4, protoICMP6:
 		return true

@@ -28,10 +28,10 @@ func (h header4) dst() uint32      { return binary.BigEndian.Uint32(h[16:]) }
 // put4 writes an IPv4 header without options into b[:20], checksum included.
 func put4(b []byte, tos uint8, length int, id, fragment uint16, ttl, proto uint8, src, dst uint32) {
 	b = b[:size4:size4]
-	first := 0x45<<24 | uint32(tos)<<16 | uint32(uint16(length))
+	first := 0x45<<24 | uint32(tos)<<16 | uint32(uint16(length)) // rule 3.version
 	second := uint32(id)<<16 | uint32(fragment)
 	third := uint32(ttl)<<24 | uint32(proto)<<16
-	third |= uint32(^fold(uint64(first) + uint64(second) + uint64(third) + uint64(src) + uint64(dst)))
+	third |= uint32(^fold(uint64(first) + uint64(second) + uint64(third) + uint64(src) + uint64(dst))) // rule 4.ipv4-header-made
 	binary.BigEndian.PutUint32(b, first)
 	binary.BigEndian.PutUint32(b[4:], second)
 	binary.BigEndian.PutUint32(b[8:], third)
@@ -47,10 +47,10 @@ func (h *parsed) read4(b []byte, quoted bool) Verdict {
 	}
 	v := header4(b)
 	h.upper, h.length = v.headerLen(), v.length()
-	if h.upper < size4 || h.upper > len(b) || h.length < h.upper || h.length > len(b) && !quoted {
+	if h.upper < size4 || h.upper > len(b) || h.length < h.upper || h.length > len(b) && !quoted { // rule 7.malformed
 		return Malformed
 	}
-	if !quoted && fold(sum(b[:h.upper])) != 0xffff {
+	if !quoted && fold(sum(b[:h.upper])) != 0xffff { // rule 4.ipv4-header
 		return BadChecksum
 	}
 	f := v.fragment()
@@ -58,7 +58,7 @@ func (h *parsed) read4(b []byte, quoted bool) Verdict {
 	h.src4, h.dst4 = v.src(), v.dst()
 	h.df, h.more, h.offset = f&flagDF != 0, f&flagMF != 0, f&maskOffset
 	h.id = uint32(v.id())
-	h.fragment = h.more || h.offset != 0
+	h.fragment = h.more || h.offset != 0 // rule 2.fragment-length
 	h.header = h.fragment
 	if !quoted && h.beyond() {
 		return Malformed
@@ -86,7 +86,7 @@ func options4(options []byte) (route, ok bool) {
 			options = options[1:]
 			continue
 		}
-		if len(options) < 2 || options[1] < 2 || int(options[1]) > len(options) {
+		if len(options) < 2 || options[1] < 2 || int(options[1]) > len(options) { // rule 2.options-malformed
 			return route, false
 		}
 		if kind == optionLooseRoute || kind == optionStrictRoute {
@@ -94,9 +94,9 @@ func options4(options []byte) (route, ok bool) {
 				return route, false
 			}
 			// Used up once its pointer has passed its length.
-			route = route || options[2] <= options[1]
+			route = route || options[2] <= options[1] // rule 2.source-route-expired
 		}
-		options = options[options[1]:]
+		options = options[options[1]:] // rule 2.options-dropped
 	}
 	return route, true
 }

@@ -29,7 +29,7 @@ func get6(b []byte) mapping.Addr6 {
 // put6 writes an IPv6 header into b[:40]; the flow label is 0.
 func put6(b []byte, class uint8, payload int, next, hops uint8, src, dst mapping.Addr6) {
 	b = b[:size6:size6]
-	binary.BigEndian.PutUint32(b, 6<<28|uint32(class)<<20)
+	binary.BigEndian.PutUint32(b, 6<<28|uint32(class)<<20) // rule 2.flow-label
 	binary.BigEndian.PutUint32(b[4:], uint32(uint16(payload))<<16|uint32(next)<<8|uint32(hops))
 	binary.BigEndian.PutUint64(b[8:], src.Hi)
 	binary.BigEndian.PutUint64(b[16:], src.Lo)
@@ -76,7 +76,7 @@ func (h *parsed) follow6(b []byte, behind bool) Verdict {
 			h.proto, h.upper = next, at
 			return Forward4
 		}
-		if n == maxHeaders || len(b) < at+8 {
+		if n == maxHeaders || len(b) < at+8 { // rule 3.chain
 			return Malformed
 		}
 		size := 8
@@ -88,7 +88,7 @@ func (h *parsed) follow6(b []byte, behind bool) Verdict {
 			h.header = true
 			h.offset, h.more = field>>3, field&1 != 0
 			h.id = binary.BigEndian.Uint32(b[at+4:])
-			h.fragment = h.more || h.offset != 0
+			h.fragment = h.more || h.offset != 0 // rule 3.atomic
 		} else {
 			size += int(b[at+1]) * 8
 			if next == protoRouting && b[at+3] != 0 && h.route == 0 {

@@ -60,7 +60,7 @@ func icmpError4(typ uint8) bool {
 func icmpError6(typ uint8) bool { return typ < 128 }
 
 // echo says that typ, of that family's ICMP, is echo request or reply.
-func echo(proto, typ uint8) bool {
+func echo(proto, typ uint8) bool { // rule 6.echo
 	if proto == protoICMP4 {
 		return typ == icmp4EchoRequest || typ == icmp4EchoReply
 	}
@@ -99,7 +99,7 @@ func setEcho(l4 []byte, typ uint8, oldPseudo, newPseudo uint64, partial bool) {
 		binary.BigEndian.PutUint16(l4[2:], fold(newPseudo))
 		return
 	}
-	diff := difference(add(oldPseudo, uint64(oldType)<<8), add(newPseudo, uint64(typ)<<8))
+	diff := difference(add(oldPseudo, uint64(oldType)<<8), add(newPseudo, uint64(typ)<<8)) // rule 4.icmp
 	binary.BigEndian.PutUint16(l4[2:], update(binary.BigEndian.Uint16(l4[2:]), diff))
 }
 

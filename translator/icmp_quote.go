@@ -22,13 +22,13 @@ func splitQuote(body []byte, length int) (quote, extensions []byte) {
 // the size of both, and the quote's in units, or 0 without extensions.
 func attach(out []byte, n int, extensions []byte, unit int, allowed bool) (size, length int) {
 	room := (len(out) - len(extensions)) &^ (unit - 1)
-	if len(extensions) == 0 || !allowed || room < minQuote {
+	if len(extensions) == 0 || !allowed || room < minQuote { // rule 6.extensions-dropped
 		return min(n, len(out)), 0
 	}
 	n = min(n, room)
 	padded := max(minQuote, (n+unit-1)&^(unit-1))
 	clear(out[n:padded])
-	return padded + copy(out[padded:], extensions), padded / unit
+	return padded + copy(out[padded:], extensions), padded / unit // rule 6.extensions-kept
 }
 
 // quoteTo6 translates a packet that an ICMPv4 error quotes into out, as much of
@@ -55,7 +55,7 @@ func (w *Worker) quoteTo6(out, quote []byte, q *parsed) (n int, v Verdict) {
 	}
 	if q.fragment {
 		size += sizeFragment
-		putFragment(out[size6:], next, q.offset, q.more, q.id)
+		putFragment(out[size6:], next, q.offset, q.more, q.id) // rule 6.quote-fragment
 	}
 	n = copy(out[size:], l4)
 	rest := q.length - q.upper
@@ -70,7 +70,7 @@ func (w *Worker) quoteTo6(out, quote []byte, q *parsed) (n int, v Verdict) {
 	if q.fragment {
 		next = protoFragment
 	}
-	put6(out, class, rest+size-size6, next, q.hops, q.src6, q.dst6)
+	put6(out, class, rest+size-size6, next, q.hops, q.src6, q.dst6) // rule 6.quote-ttl
 	return size + n, Forward6
 }
 
@@ -96,13 +96,13 @@ func (w *Worker) quotedUpperTo6(l4 []byte, q *parsed, rest int) (cut int) {
 func quoted(q *parsed, quote []byte, icmp uint8) Verdict {
 	l4 := q.quotedUpper(quote)
 	switch {
-	case untranslatable(q.proto):
+	case untranslatable(q.proto): // rule 6.quote-protocol
 		return ProtocolUntranslatable
 	case icmp == protoICMP4 && extension(q.proto):
 		return Malformed // as the packet would have been
 	}
 	if q.proto != icmp {
-		if q.proto == protoICMP4 || q.proto == protoICMP6 {
+		if q.proto == protoICMP4 || q.proto == protoICMP6 { // rule 6.foreign
 			return ICMPUntranslatable
 		}
 		return Forward6
@@ -113,7 +113,7 @@ func quoted(q *parsed, quote []byte, icmp uint8) Verdict {
 	case len(l4) == 0 || echo(icmp, l4[0]):
 		return Forward6
 	case icmp == protoICMP4 && icmpError4(l4[0]), icmp == protoICMP6 && icmpError6(l4[0]):
-		return ICMPErrorInError
+		return ICMPErrorInError // rule 6.quote-error
 	}
 	return ICMPUntranslatable
 }
@@ -121,7 +121,7 @@ func quoted(q *parsed, quote []byte, icmp uint8) Verdict {
 // quotedUpper is as much as there is of the upper layer of a quoted packet.
 // Bytes beyond the packet's length are padding (RFC 4884 5.1).
 func (q *parsed) quotedUpper(quote []byte) []byte {
-	return quote[q.upper:max(q.upper, min(len(quote), q.length))]
+	return quote[q.upper:max(q.upper, min(len(quote), q.length))] // rule 6.quote-truncated
 }
 
 // ends are the ports that a quoted packet came from and went to.

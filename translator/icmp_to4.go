@@ -10,39 +10,39 @@ func (s *snapshot) problemTo4(m []byte) (e problem, ok bool) {
 	case icmp6Unreachable:
 		e = problem{typ: icmp4Unreachable, extended: true}
 		switch code {
-		case 0, 2, 3:
+		case 0, 2, 3: // rule 6.to4.1-unreachable
 			e.code = icmp4Host
-		case icmp6Prohibited:
+		case icmp6Prohibited: // rule 6.to4.1-prohibited
 			e.code = icmp4HostAdmin
-		case icmp6Port:
+		case icmp6Port: // rule 6.to4.1-port
 			e.code = icmp4Port
-		default:
+		default: // rule 6.to4.1-other
 			return e, false
 		}
 		return e, true
-	case icmp6TooBig:
+	case icmp6TooBig: // rule 6.to4.2
 		// No IPv6 link has less than 1280 (RFC 8200 5), and no smaller MTU may
 		// be believed (RFC 8021): it would slow all who share the address.
 		reported := int(max(minMTU6, min(rest, maxMTU+20)))
-		mtu := min(reported-20, s.mtu4, s.mtu6-20)
+		mtu := min(reported-20, s.mtu4, s.mtu6-20) // rule 6.mtu-to4
 		return problem{typ: icmp4Unreachable, code: icmp4TooBig, rest: uint32(mtu)}, true
-	case icmp6TimeExceeded:
+	case icmp6TimeExceeded: // rule 6.to4.3
 		return problem{typ: icmp4TimeExceeded, code: code, extended: true}, true
 	case icmp6ParameterProblem:
 		switch code {
 		case 0:
 			pointer, ok := pointerTo4(rest)
-			return problem{typ: icmp4ParameterProblem, rest: pointer << 24}, ok
+			return problem{typ: icmp4ParameterProblem, rest: pointer << 24}, ok // rule 6.to4.4-0
 		case 1:
-			return problem{typ: icmp4Unreachable, code: icmp4Protocol}, true
+			return problem{typ: icmp4Unreachable, code: icmp4Protocol}, true // rule 6.to4.4-1
 		}
 	}
-	return e, false
+	return e, false // rules 6.to4.4-other, 6.to4.others
 }
 
 // pointerTo4 finds the IPv4 header field that matches a byte of the IPv6 header
 // (RFC 7915 figure 6).
-func pointerTo4(p uint32) (uint32, bool) {
+func pointerTo4(p uint32) (uint32, bool) { // rule 6.pointer-to4
 	switch {
 	case p <= 1:
 		return p, true
@@ -68,7 +68,7 @@ func (w *Worker) errorTo4(p *Packet, h *parsed) Verdict {
 		return ICMPUntranslatable
 	}
 	if p.Flags&FlagNeedsCsum == 0 && fold(add(sum(m), pseudo6(h.src6, h.dst6, len(m), protoICMP6))) != 0xffff {
-		return BadChecksum
+		return BadChecksum // rule 4.icmp-error-verified
 	}
 	units := 0
 	if m[0] == icmp6Unreachable || m[0] == icmp6TimeExceeded {
@@ -100,7 +100,7 @@ func (w *Worker) errorTo4(p *Packet, h *parsed) Verdict {
 	if !ok {
 		return ICMPUntranslatable
 	}
-	out := w.scratch[:maxError4]
+	out := w.scratch[:maxError4] // rule 6.size4
 	n, v := w.quoteTo4(out[size4+sizeICMP:], quote, &q)
 	if v.IsDrop() {
 		return v
@@ -123,7 +123,7 @@ func (w *Worker) putError4(out []byte, e problem, h *parsed) {
 		class = 0
 	}
 	putICMP(out[size4:], e.typ, e.code, e.rest, 0)
-	put4(out, class, len(out), id, 0, h.hops-1, protoICMP4, h.src4, h.dst4)
+	put4(out, class, len(out), id, 0, h.hops-1, protoICMP4, h.src4, h.dst4) // rule 6.df4
 }
 
 // errorAddressesTo4 translates the outer addresses of an ICMPv6 error. What it
@@ -152,7 +152,7 @@ func (w *Worker) errorAddressesTo4(h, q *parsed, quote []byte) (v Verdict) {
 		return v
 	}
 	q.dst4 = dst
-	if sender != nil && (sender != workload || src != dst) {
+	if sender != nil && (sender != workload || src != dst) { // rule 6.error-sender
 		return SpoofedSource // speaks about somebody else's packet (RFC 5927 4)
 	}
 	if workload == nil || !workload.Shared() {
@@ -163,11 +163,11 @@ func (w *Worker) errorAddressesTo4(h, q *parsed, quote []byte) (v Verdict) {
 	case !shareable(q.proto):
 		return ProtocolNotShareable
 	case !q.first():
-		return FragmentUnknown
+		return FragmentUnknown // rule 1.3.quoted-no-port
 	case !to.known:
 		return Malformed
-	case !workload.Owns(to.number):
-		return PortOutsideSet
+	case !workload.Owns(to.number): // rule 1.3.quoted-destination-port
+		return PortOutsideSet // rule 1.3.quoted-outside
 	}
 	return Forward4
 }

@@ -14,42 +14,42 @@ func (s *snapshot) problemTo6(m []byte, quoted int) (e problem, ok bool) {
 	switch m[0] {
 	case icmp4Unreachable:
 		return s.unreachableTo6(m, code, quoted)
-	case icmp4TimeExceeded:
+	case icmp4TimeExceeded: // rule 6.to6.11
 		return problem{typ: icmp6TimeExceeded, code: code, extended: true}, true
 	case icmp4ParameterProblem:
-		if code != 0 && code != 2 {
+		if code != 0 && code != 2 { // rule 6.to6.12-other
 			return e, false
 		}
 		pointer, ok := pointerTo6(m[4])
-		return problem{typ: icmp6ParameterProblem, rest: pointer}, ok
+		return problem{typ: icmp6ParameterProblem, rest: pointer}, ok // rule 6.to6.12
 	}
-	return e, false
+	return e, false // rule 6.to6.others
 }
 
 func (s *snapshot) unreachableTo6(m []byte, code uint8, quoted int) (e problem, ok bool) {
 	switch code {
-	case 0, 1, 5, 6, 7, 8, 11, 12:
+	case 0, 1, 5, 6, 7, 8, 11, 12: // rule 6.to6.3-unreachable
 		return problem{typ: icmp6Unreachable, code: icmp6NoRoute, extended: true}, true
-	case icmp4Protocol:
+	case icmp4Protocol: // rule 6.to6.3-protocol
 		return problem{typ: icmp6ParameterProblem, code: 1, rest: 6}, true
-	case icmp4Port:
+	case icmp4Port: // rule 6.to6.3-port
 		return problem{typ: icmp6Unreachable, code: icmp6Port, extended: true}, true
-	case icmp4TooBig:
+	case icmp4TooBig: // rule 6.to6.3-fragmentation
 		mtu := int(binary.BigEndian.Uint16(m[6:]))
 		if mtu == 0 {
-			mtu = plateau(quoted)
+			mtu = plateau(quoted) // rule 6.mtu-to6-plateau
 		}
-		mtu = max(minMTU6, min(mtu+20, s.mtu6, s.mtu4+20))
+		mtu = max(minMTU6, min(mtu+20, s.mtu6, s.mtu4+20)) // rule 6.mtu-to6
 		return problem{typ: icmp6TooBig, rest: uint32(mtu)}, true
-	case 9, 10, 13, 15:
+	case 9, 10, 13, 15: // rule 6.to6.3-prohibited
 		return problem{typ: icmp6Unreachable, code: icmp6Prohibited, extended: true}, true
 	}
-	return e, false
+	return e, false // rules 6.to6.3-14, 6.to6.3-other
 }
 
 // pointerTo6 finds the IPv6 header field that matches a byte of the IPv4 header
 // (RFC 7915 figure 3).
-func pointerTo6(p uint8) (uint32, bool) {
+func pointerTo6(p uint8) (uint32, bool) { // rule 6.pointer-to6
 	switch {
 	case p <= 1:
 		return uint32(p), true
@@ -97,8 +97,8 @@ func (w *Worker) errorTo6(p *Packet, h *parsed, route bool, from way) Verdict {
 	if !ok {
 		return ICMPUntranslatable
 	}
-	out := w.scratch[:maxError6]
-	n, v := w.quoteTo6(out[size6+sizeICMP:], quote, &q)
+	out := w.scratch[:maxError6]                        // rule 6.size6
+	n, v := w.quoteTo6(out[size6+sizeICMP:], quote, &q) // rule 6.quote
 	if v.IsDrop() {
 		return v
 	}
@@ -114,7 +114,7 @@ func (w *Worker) errorTo6(p *Packet, h *parsed, route bool, from way) Verdict {
 // putError6 writes the headers of an ICMPv6 error in front of what it quotes.
 func (w *Worker) putError6(out []byte, e problem, h *parsed, from way) {
 	hops, class := h.hops, h.class
-	if from == arrived {
+	if from == arrived { // rule 1.4.errors
 		hops--
 	}
 	if w.s.zeroClass {
@@ -135,7 +135,7 @@ func (w *Worker) errorAddressesTo6(h, q *parsed, quote []byte, from way) (v Verd
 		h.src6 = w.s.own6
 	case special.Many4(h.src4):
 		return NeverTranslated
-	case from == arrived && w.s.inside(q.dst4, far):
+	case from == arrived && w.s.inside(q.dst4, far): // rule 6.error-inside
 		return SpoofedSource // what goes between workloads passes nobody who could speak
 	default:
 		h.src6 = w.s.hop6(h.src4, far)
@@ -143,7 +143,7 @@ func (w *Worker) errorAddressesTo6(h, q *parsed, quote []byte, from way) (v Verd
 	if e := w.s.table.Lookup4(h.dst4); e != nil && e.Shared() && !shareable(q.proto) {
 		return ProtocolNotShareable
 	}
-	v = w.toWorkload(h, near)
+	v = w.toWorkload(h, near) // rules 1.3.quoted-source-port, 1.3.quoted-unassigned
 	if v == FragmentUnknown && q.first() {
 		return Malformed // too short to say whose it is
 	}

@@ -113,7 +113,7 @@ func (s *snapshot) spoofed4(h *parsed, b []byte) bool {
 	if h.src4 == s.host4 && h.first() && h.proto != protoICMP4 {
 		from.number, _, from.known = ports(h.proto, b[h.upper:])
 	}
-	return s.nobodys4(h.src4) || s.workloads4(h.src4, from)
+	return s.nobodys4(h.src4) || s.workloads4(h.src4, from) // rule 1.1.ours-source4
 }
 
 // spoofed6 says that an IPv6 packet from a has an address of ours as its source.
@@ -129,7 +129,7 @@ func (s *snapshot) spoofed6(a mapping.Addr6) bool {
 	if !ok || s.table.Lookup6(a) != nil {
 		return false
 	}
-	return s.ours.has(v4) || v4 == s.host4 && v4 != 0 || s.table.Lookup4(v4) != nil
+	return s.ours.has(v4) || v4 == s.host4 && v4 != 0 || s.table.Lookup4(v4) != nil // rule 1.1.ours-source6
 }
 
 // inside says that a packet to a was one that no router has seen: its

@@ -19,5 +19,5 @@ func (w *Worker) TranslateOwn(p *Packet) Verdict {
 	if !w.s.ours.has(h.dst4) && w.s.table.Lookup4(h.dst4) == nil || h.dst4 == w.s.host4 && !w.forWorkload(&h, b) {
 		return Forward4
 	}
-	return w.to6(p, hairpinned) // by the prefix, and its hop limit is fresh
+	return w.to6(p, hairpinned) // by the prefix, and its hop limit is fresh; rule 1.1.ours-own
 }

@@ -25,7 +25,7 @@ type Packet struct {
 func (p *Packet) Bytes() []byte { return p.Buf[p.Start:p.End] }
 
 // roomy says that there is a packet, and room on both sides.
-func (p *Packet) roomy() bool {
+func (p *Packet) roomy() bool { // rule 7.no-panic
 	return p.Start >= Headroom && p.End <= len(p.Buf)-Tailroom && p.Start < p.End
 }
 

@@ -3,7 +3,7 @@ package translator
 import "github.com/natless/natless/translator/mapping"
 
 // ourHops is the TTL and hop limit of what we send ourselves.
-const ourHops = 64
+const ourHops = 64 // rule 6.answer
 
 // reply4 turns p, an IPv4 packet, into an ICMPv4 error about it, if it may be
 // answered at all and its sender's budget allows it. reason comes back, marked
@@ -57,7 +57,7 @@ func (w *Worker) reply6(p *Packet, reason Verdict, typ, code uint8, rest uint32)
 // answerable4 says whether an IPv4 packet may be answered with an ICMP error
 // (RFC 1122 3.2.2): it is none itself, no later fragment, and both its
 // addresses name one host.
-func answerable4(b []byte) bool {
+func answerable4(b []byte) bool { // rule 6.answer-only-to
 	var h parsed
 	if h.read4(b, true).IsDrop() || h.offset != 0 || never4(h.src4) || h.dst4>>28 >= 14 {
 		return false

@@ -66,14 +66,14 @@ func (w *Worker) addressesTo4(p *Packet, h *parsed) (e *mapping.Entry, v Verdict
 		if v == NeverTranslated {
 			return nil, v
 		}
-		return nil, w.reply6(p, v, icmp6Unreachable, icmp6SourcePolicy, 0)
+		return nil, w.reply6(p, v, icmp6Unreachable, icmp6SourcePolicy, 0) // rule 3.untranslatable-source
 	}
 	w.source = slotOf(e)
 	if h.dst4, _, v = w.s.destination4(h.dst6); v.IsDrop() {
 		if v == NeverTranslated {
 			return nil, v
 		}
-		return nil, w.reply6(p, v, icmp6Unreachable, icmp6NoRoute, 0)
+		return nil, w.reply6(p, v, icmp6Unreachable, icmp6NoRoute, 0) // rule 3.untranslatable-destination
 	}
 	return e, Forward4
 }
@@ -81,24 +81,24 @@ func (w *Worker) addressesTo4(p *Packet, h *parsed) (e *mapping.Entry, v Verdict
 // headersTo4 judges hop limit, extension headers and protocol.
 func (w *Worker) headersTo4(p *Packet, h *parsed) Verdict {
 	if h.hops <= 1 {
-		return w.reply6(p, HopLimitExceeded, icmp6TimeExceeded, 0, 0)
+		return w.reply6(p, HopLimitExceeded, icmp6TimeExceeded, 0, 0) // rule 3.ttl-out
 	}
 	if h.route != 0 {
-		return w.reply6(p, RoutingHeader, icmp6ParameterProblem, 0, uint32(h.route))
+		return w.reply6(p, RoutingHeader, icmp6ParameterProblem, 0, uint32(h.route)) // rule 3.routing-header
 	}
 	if h.behind {
-		return w.reply6(p, HeaderBehindFragment, icmp6Unreachable, icmp6Prohibited, 0)
+		return w.reply6(p, HeaderBehindFragment, icmp6Unreachable, icmp6Prohibited, 0) // rule 3.header-behind-fragment
 	}
 	switch h.proto {
-	case protoAH, protoMobility, protoHIP, protoShim6:
+	case protoAH, protoMobility, protoHIP, protoShim6: // rule 3.untranslatable-protocol
 		return w.reply6(p, ProtocolUntranslatable, icmp6Unreachable, icmp6Prohibited, 0)
 	case protoICMP4:
 		return ICMPUntranslatable // ICMPv4 over IPv6 would turn up as the real one
 	case protoICMP6:
 		if h.fragment {
-			return ICMPFragment
+			return ICMPFragment // rule 3.icmp-fragment
 		}
-		if l4 := p.Bytes()[h.upper:]; !echo(protoICMP6, l4[0]) || l4[1] != 0 {
+		if l4 := p.Bytes()[h.upper:]; !echo(protoICMP6, l4[0]) || l4[1] != 0 { // rule 6.echo-code
 			return ICMPUntranslatable
 		}
 	}
@@ -118,8 +118,8 @@ func (w *Worker) shareTo4(p *Packet, h *parsed, e *mapping.Entry) (trailer int, 
 		return 0, Forward4 // goes with its first fragment, or for nothing
 	}
 	l4 := p.Bytes()[h.upper:]
-	number, _, _ := ports(h.proto, l4)
-	if e.Owns(number) {
+	number, _, _ := ports(h.proto, l4) // rule 1.3.echo-own
+	if e.Owns(number) {                // rule 1.3.source-port
 		return 0, Forward4
 	}
 	if h.proto == protoICMP6 && l4[0] == icmp6EchoRequest && p.Flags&FlagNeedsCsum == 0 {
@@ -128,20 +128,20 @@ func (w *Worker) shareTo4(p *Packet, h *parsed, e *mapping.Entry) (trailer int, 
 	if !w.trial {
 		w.s.violations.at(e.Slot()).Add(1)
 	}
-	return 0, w.reply6(p, PortOutsideSet, icmp6Unreachable, icmp6Prohibited, 0)
+	return 0, w.reply6(p, PortOutsideSet, icmp6Unreachable, icmp6Prohibited, 0) // rule 1.3.source-port-outside
 }
 
 // finishTo4 sees to the size of a packet about which all else is settled, and
 // rewrites it.
 func (w *Worker) finishTo4(p *Packet, h *parsed, e *mapping.Entry, upperLen, trailer int) Verdict {
-	length := h.length - h.upper + size4 + trailer
+	length := h.length - h.upper + size4 + trailer // rule 3.total-length
 	segment := p.segmentLen(h.upper+upperLen, h.length) - h.upper + size4 + trailer
-	df := !h.header && segment > longestDF0
+	df := !h.header && segment > longestDF0 // rule 3.df
 	switch {
 	case df && segment > w.s.mtu4 || length > maxMTU && p.GSOType == GSONone:
-		mtu := max(minMTU6, w.s.mtu4+size6-size4-trailer)
-		return w.reply6(p, TooBig, icmp6TooBig, 0, uint32(mtu))
-	case length > maxMTU:
+		mtu := max(minMTU6, w.s.mtu4+size6-size4-trailer)       // rule 1.3.echo-mtu
+		return w.reply6(p, TooBig, icmp6TooBig, 0, uint32(mtu)) // rule 3.too-big
+	case length > maxMTU: // rule 7.length
 		return Segment
 	}
 	if p.End+trailer > len(p.Buf) {
@@ -152,25 +152,25 @@ func (w *Worker) finishTo4(p *Packet, h *parsed, e *mapping.Entry, upperLen, tra
 	var fragment, id uint16
 	switch {
 	case h.header:
-		id = identification(e, uint16(h.id))
-		fragment = h.offset
+		id = identification(e, uint16(h.id)) // rules 3.identification-fragment, 3.df-fragment
+		fragment = h.offset                  // rule 3.mf-offset
 		if h.more {
 			fragment |= flagMF
 		}
 	case df:
-		fragment = flagDF
+		fragment = flagDF // rule 3.identification-df
 	default:
-		id = w.nextID(e, p.segments(h.length-h.upper-upperLen))
+		id = w.nextID(e, p.segments(h.length-h.upper-upperLen)) // rule 3.identification-counter
 	}
-	class, proto := h.class, h.proto
-	if w.s.zeroClass {
+	class, proto := h.class, h.proto // rules 3.tos, 3.protocol
+	if w.s.zeroClass {               // rule 3.tos-knob
 		class = 0
 	}
 	if proto == protoICMP6 {
-		proto = protoICMP4
+		proto = protoICMP4 // rule 3.protocol-icmp
 	}
-	p.Start += h.upper - size4
-	put4(p.Bytes(), class, length, id, fragment, h.hops-1, proto, h.src4, h.dst4)
+	p.Start += h.upper - size4                                                    // rule 3.extension-headers
+	put4(p.Bytes(), class, length, id, fragment, h.hops-1, proto, h.src4, h.dst4) // rules 3.ttl, 3.addresses
 	p.moved(size4, upperLen)
 	return Forward4
 }
@@ -190,7 +190,7 @@ func (w *Worker) upperTo4(p *Packet, h *parsed, e *mapping.Entry, trailer int) {
 	message := l4[:len(l4)-trailer]
 	echoTo4(message, h.src6, h.dst6, len(message), partial)
 	if trailer > 0 {
-		foldEcho(&w.s.config.Key, e.To6(h.src4), e.EchoRange(), l4)
+		foldEcho(&w.s.config.Key, e.To6(h.src4), e.EchoRange(), l4) // rule 1.3.echo-fold
 	}
 }
 
@@ -209,16 +209,16 @@ func (w *Worker) onward(p *Packet, dst uint32) Verdict {
 		b := p.Bytes()
 		h.read4(b, false)
 		request := h.proto == protoICMP4 && h.first() && b[h.upper] == icmp4EchoRequest
-		if request || !w.forWorkload(&h, b) { // the host answers for the address, as it does to others
+		if request || !w.forWorkload(&h, b) { // the host answers for the address, as it does to others; rule 1.4.host
 			return Forward4
 		}
 	}
-	v := w.to6(p, hairpinned)
+	v := w.to6(p, hairpinned) // rule 1.4.hairpin
 	if v == Forward6 {
 		return Hairpin
 	}
 	if v.Replied() && w.to6(p, answered) != Forward6 {
-		return v.Reason() // the sender cannot be told
+		return v.Reason() // the sender cannot be told; rule 1.4.answered
 	}
 	return v
 }
@@ -229,6 +229,6 @@ func identification(e *mapping.Entry, id uint16) uint16 {
 	if e == nil || !e.Shared() {
 		return id
 	}
-	base, mask := e.IdentificationRange()
+	base, mask := e.IdentificationRange() // rule 1.3.identification
 	return base | id&mask
 }

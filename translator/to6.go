@@ -22,7 +22,7 @@ func (w *Worker) to6(p *Packet, from way) Verdict {
 	if v := h.read4(b, false); v.IsDrop() {
 		return v
 	}
-	p.End = p.Start + h.length
+	p.End = p.Start + h.length // rule 7.trailing
 	b = b[:h.length]
 	if from == arrived && w.s.spoofed4(&h, b) {
 		return SpoofedSource // not even answered: it would go to whom it names
@@ -31,7 +31,7 @@ func (w *Worker) to6(p *Packet, from way) Verdict {
 		return Local
 	}
 	if from == arrived && w.hosts(&h, b) {
-		return PortUnassigned // the host has it, and answers for itself
+		return PortUnassigned // the host has it, and answers for itself; rule 1.3.host
 	}
 	upperLen, ok := 0, true
 	if h.first() {
@@ -48,10 +48,10 @@ func (w *Worker) to6(p *Packet, from way) Verdict {
 		return v
 	}
 	if h.hops <= 1 && from == arrived {
-		return w.reply4(p, HopLimitExceeded, icmp4TimeExceeded, 0, 0)
+		return w.reply4(p, HopLimitExceeded, icmp4TimeExceeded, 0, 0) // rule 2.hop-limit-out
 	}
 	if route {
-		return w.reply4(p, SourceRoute, icmp4Unreachable, icmp4SourceRoute, 0)
+		return w.reply4(p, SourceRoute, icmp4Unreachable, icmp4SourceRoute, 0) // rule 2.source-route
 	}
 	if v := w.protocolTo6(p, &h); v.IsDrop() {
 		return v
@@ -98,7 +98,7 @@ func (w *Worker) addressesTo6(p *Packet, h *parsed) (v Verdict) {
 		sender.number, _, sender.known = ports(h.proto, p.Bytes()[h.upper:])
 	}
 	if h.src6, v = w.s.source6(h.src4, sender); v.IsDrop() {
-		return w.reply4(p, v, icmp4Unreachable, icmp4Prohibited, 0) // RFC 7915 4.4
+		return w.reply4(p, v, icmp4Unreachable, icmp4Prohibited, 0) // RFC 7915 4.4; rule 2.untranslatable-source
 	}
 	if w.s.table.Lookup4(h.dst4) != nil {
 		return Forward6
@@ -115,20 +115,20 @@ func (w *Worker) protocolTo6(p *Packet, h *parsed) Verdict {
 	switch h.proto {
 	case protoICMP6:
 		return ICMPUntranslatable // ICMPv6 over IPv4 would turn up as the real one
-	case protoHopByHop, protoRouting, protoFragment, protoDestination:
+	case protoHopByHop, protoRouting, protoFragment, protoDestination: // rule 2.extension-protocol
 		return Malformed // what stands behind would turn up as the real one, past all that judged the IPv4 packet
-	case protoAH, protoMobility, protoHIP, protoShim6:
+	case protoAH, protoMobility, protoHIP, protoShim6: // rule 2.untranslatable-protocol
 		return w.reply4(p, ProtocolUntranslatable, icmp4Unreachable, icmp4Prohibited, 0)
 	case protoICMP4:
 		if h.fragment {
-			return ICMPFragment
+			return ICMPFragment // rule 2.icmp-fragment
 		}
-		if !echo(protoICMP4, l4[0]) || l4[1] != 0 {
+		if !echo(protoICMP4, l4[0]) || l4[1] != 0 { // rule 6.informational-other
 			return ICMPUntranslatable
 		}
 	case protoUDP:
 		// A partial checksum may well be 0: it is no missing one.
-		if h.first() && l4[6] == 0 && l4[7] == 0 && p.Flags&FlagNeedsCsum == 0 {
+		if h.first() && l4[6] == 0 && l4[7] == 0 && p.Flags&FlagNeedsCsum == 0 { // rule 5.flag-before-zero
 			return w.zeroChecksum(p, h)
 		}
 	}
@@ -138,13 +138,13 @@ func (w *Worker) protocolTo6(p *Packet, h *parsed) Verdict {
 // zeroChecksum judges IPv4 UDP without a checksum (RFC 7915 4.5).
 func (w *Worker) zeroChecksum(p *Packet, h *parsed) Verdict {
 	mode := w.s.config.UDPZeroChecksum
-	if mode == ForwardZeroChecksum || mode == CalculateZeroChecksum && !h.fragment {
+	if mode == ForwardZeroChecksum || mode == CalculateZeroChecksum && !h.fragment { // rule 4.zero-fragment
 		return Forward6
 	}
 	if mode == DropZeroChecksum {
-		return UDPZeroChecksumRefused
+		return UDPZeroChecksumRefused // rule 4.zero-drop
 	}
-	return w.reply4(p, UDPZeroChecksumRefused, icmp4Unreachable, icmp4Prohibited, 0)
+	return w.reply4(p, UDPZeroChecksumRefused, icmp4Unreachable, icmp4Prohibited, 0) // rule 4.zero-reject
 }
 
 // selectTo6 finds the workload that a packet is for.
@@ -166,17 +166,18 @@ func (w *Worker) selectTo6(p *Packet, h *parsed, from way) (v Verdict) {
 	if !h.first() {
 		return w.laterFragment(h, b, from)
 	}
-	_, number, _ := ports(h.proto, b[h.upper:])
+	_, number, _ := ports(h.proto, b[h.upper:]) // rule 1.3.destination-port
 	v = w.toWorkload(h, port{number, true})
-	if v.IsDrop() && h.proto != protoTCP && h.proto != protoUDP {
+	if v.IsDrop() && h.proto != protoTCP && h.proto != protoUDP { // rule 1.3.unassigned
 		return v
 	}
 	if v.IsDrop() {
-		return w.reply4(p, v, icmp4Unreachable, icmp4Port, 0)
+		return w.reply4(p, v, icmp4Unreachable, icmp4Port, 0) // rule 1.3.unassigned-answered
 	}
 	if h.fragment {
 		w.firstFragment(h, number)
 	}
+	// Rule 1.3.echo-no-trailer.
 	if h.proto == protoICMP4 && b[h.upper] == icmp4EchoReply && trailed(&w.s.config.Key, h.dst6, b[h.upper:]) {
 		h.trailer = sizeTrailer
 		p.End -= sizeTrailer
@@ -213,27 +214,27 @@ func (w *Worker) portTo6(h *parsed, b []byte) (p port) {
 // finishTo6 sees to the size of a packet about which all else is settled, and
 // rewrites it.
 func (w *Worker) finishTo6(p *Packet, h *parsed, upperLen int, from way) Verdict {
-	header := size6
+	header := size6 // rule 2.no-atomic
 	if h.fragment {
 		header += sizeFragment
 	}
 	length := p.segmentLen(h.upper+upperLen, h.length) - h.upper + header
 	cut := false
 	switch {
-	case h.df && length > w.s.mtu6:
-		p.End += h.trailer // what is quoted is what came
-		return w.reply4(p, TooBig, icmp4Unreachable, icmp4TooBig, uint32(w.s.mtu6-header+size4))
+	case h.df && length > w.s.mtu6: // rule 2.too-big
+		p.End += h.trailer                                                                       // what is quoted is what came
+		return w.reply4(p, TooBig, icmp4Unreachable, icmp4TooBig, uint32(w.s.mtu6-header+size4)) // rule 2.too-big-fragment
 	case !h.df && length > w.s.config.LowestMTU6:
 		if p.GSOType != GSONone {
-			return Segment
+			return Segment // rule 5.segment
 		}
 		cut = true
 		header = size6 + sizeFragment
 	}
 	w.upperTo6(p, h)
 	if cut {
-		p.complete(h)
-		w.cut = cutting{active: true, more: h.more}
+		p.complete(h)                               // rule 5.finish
+		w.cut = cutting{active: true, more: h.more} // rule 2.fragmented
 	}
 	w.headerTo6(p, h, header, from)
 	p.moved(header, upperLen)
@@ -242,24 +243,24 @@ func (w *Worker) finishTo6(p *Packet, h *parsed, upperLen int, from way) Verdict
 
 // headerTo6 replaces the IPv4 header by an IPv6 one of size bytes.
 func (w *Worker) headerTo6(p *Packet, h *parsed, size int, from way) {
-	hops, class := h.hops, h.class
-	if from == arrived {
-		hops--
+	hops, class := h.hops, h.class // rule 2.traffic-class
+	if from == arrived {           // rule 1.4.one-decrement
+		hops-- // rule 2.hop-limit
 	}
-	if w.s.zeroClass {
+	if w.s.zeroClass { // rule 2.traffic-class-knob
 		class = 0
 	}
 	p.Start += h.upper - size
 	b := p.Bytes()
-	next := h.proto
+	next := h.proto // rule 2.next-header
 	if next == protoICMP4 {
-		next = protoICMP6
+		next = protoICMP6 // rule 2.next-header-icmp
 	}
 	if size > size6 {
-		putFragment(b[size6:], next, h.offset, h.more, h.id)
+		putFragment(b[size6:], next, h.offset, h.more, h.id) // rule 2.fragment
 		next = protoFragment
 	}
-	put6(b, class, len(b)-size6, next, hops, h.src6, h.dst6)
+	put6(b, class, len(b)-size6, next, hops, h.src6, h.dst6) // rules 2.payload-length, 2.addresses
 }
 
 // upperTo6 translates the upper layer where it stands.
@@ -271,13 +272,13 @@ func (w *Worker) upperTo6(p *Packet, h *parsed) {
 	partial := p.Flags&FlagNeedsCsum != 0
 	if h.proto == protoICMP4 {
 		if h.trailer != 0 {
-			unfoldEcho(&w.s.config.Key, h.dst6, p.Buf[p.Start+h.upper:p.End+h.trailer])
+			unfoldEcho(&w.s.config.Key, h.dst6, p.Buf[p.Start+h.upper:p.End+h.trailer]) // rule 1.3.echo-unfold
 		}
 		echoTo6(l4, h.src6, h.dst6, len(l4), partial)
 		return
 	}
 	if h.proto == protoUDP && !partial && l4[6] == 0 && l4[7] == 0 &&
-		w.s.config.UDPZeroChecksum == CalculateZeroChecksum {
+		w.s.config.UDPZeroChecksum == CalculateZeroChecksum { // rule 4.zero-calculate
 		p.calculate(h, l4)
 		return
 	}

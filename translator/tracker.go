@@ -130,7 +130,7 @@ func (t *tracker) hold(secret *[16]byte, key datagramKey, now int64, b []byte, f
 	if d.held+heldBytes < t.end || now-t.came(d.held) > holdTime {
 		d.held, d.bytes = 0, 0 // all of it is forgotten
 	}
-	if d.bytes+len(b) > heldPerDatagram {
+	if d.bytes+len(b) > heldPerDatagram { // rule 1.3.held-bound
 		return false
 	}
 	size := uint64(sizeRecord + len(b))
@@ -197,7 +197,7 @@ func (t *tracker) obtain(key datagramKey, bucket int32, now int64) *datagram {
 		return d
 	}
 	at := t.next
-	d := &t.datagrams[at]
+	d := &t.datagrams[at] // rule 1.3.tracker-bound
 	if d.used {
 		t.unlink(d)
 		if now-d.seen <= trackTime {

@@ -54,7 +54,7 @@ const (
 const Replied Verdict = 0x80
 
 // Reason is the verdict without the Replied mark.
-func (v Verdict) Reason() Verdict { return v &^ Replied }
+func (v Verdict) Reason() Verdict { return v &^ Replied } // rule 7.one-reason
 
 // Replied says that the packet now is an ICMP error of ours, to be written to
 // the device.

@@ -53,6 +53,7 @@ func RuleNames() []string {
 		"2.hop-limit",
 		"2.hop-limit-out",
 		"2.icmp-fragment",
+		"2.extension-protocol",
 		"2.next-header",
 		"2.next-header-icmp",
 		"2.no-atomic",

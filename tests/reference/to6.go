@@ -84,7 +84,7 @@ func (c *call) foreign(d *datagram) {
 		c.fault(translator.ICMPUntranslatable)
 	}
 	if c.in.Bytes[0]>>4 == 4 && (d.protocol == 0 || d.protocol == 43 || d.protocol == 44 || d.protocol == 60) {
-		c.rule("2.next-header")
+		c.rule("2.extension-protocol")
 		c.fault(translator.Malformed)
 	}
 }

@@ -12,6 +12,19 @@ const (
 	compared = conformance + ".TestDifferential"
 )
 
+// inKernel are the rules that the fast path's program does as well, each in one
+// line of it. It passes on what any other rule is for.
+var inKernel = []string{
+	"1.1.32", "1.1.40", "1.1.48", "1.1.56", "1.1.64", "1.1.96", "1.1.octet-u", "1.1.non-global", "1.1.never4", "1.1.never6",
+	"1.2.suffix", "1.2.longest-prefix",
+	"1.3.source-port", "1.3.destination-port",
+	"2.traffic-class", "2.traffic-class-knob", "2.flow-label", "2.payload-length", "2.next-header-icmp", "2.hop-limit", "2.addresses",
+	"3.version", "3.tos", "3.tos-knob", "3.total-length", "3.identification-df", "3.identification-counter", "3.df", "3.protocol-icmp",
+	"3.ttl", "3.addresses",
+	"4.tcp", "4.udp", "4.icmp", "4.ipv4-header", "4.ipv4-header-made", "4.zero-result",
+	"5.segment-size", "6.echo",
+}
+
 // Proofs are the tests that prove each rule of rules.md, as folder, test and,
 // where it is one of several, subtest.
 var Proofs = map[string][]string{
@@ -44,10 +57,12 @@ var Proofs = map[string][]string{
 	"1.3.destination-port":         {core + ".TestSection1_3_PortSetTo6", compared},
 	"1.3.unassigned-answered":      {conformance + ".TestUnassignedPortAnswered", compared},
 	"1.3.unassigned":               {conformance + ".TestUnassignedPortAnswered", compared},
+	"1.3.host":                     {core + ".TestHost4", core + ".TestHost4Alone"},
 	"1.3.quoted-source-port":       {core + ".TestSection1_3_Errors", compared},
 	"1.3.quoted-unassigned":        {core + ".TestSection1_3_Errors", compared},
 	"1.3.quoted-destination-port":  {core + ".TestSection1_3_Errors", compared},
 	"1.3.quoted-outside":           {core + ".TestSection1_3_Errors", compared},
+	"1.3.quoted-no-port":           {core + ".TestSection1_3_Errors"},
 	"1.3.echo-own":                 {core + ".TestSection1_3_Echo/inside the set", compared},
 	"1.3.echo-fold":                {core + ".TestSection1_3_Echo/outside the set and back", table + ".TestEchoRange", compared},
 	"1.3.echo-unfold":              {core + ".TestSection1_3_Echo/outside the set and back", conformance + ".TestEchoToOwnSharedAddress", compared},
@@ -56,6 +71,7 @@ var Proofs = map[string][]string{
 	"1.3.tracker":                  {core + ".TestSection1_3_TrackerInOrder", core + ".TestSection1_3_TrackerTimes", compared},
 	"1.3.held":                     {core + ".TestSection1_3_TrackerHeld", core + ".TestSection1_3_TrackerTimes", compared},
 	"1.3.held-bound":               {core + ".TestSection1_3_TrackerBounds/64 KiB a datagram"},
+	"1.3.fragment-unknown":         {core + ".TestSection1_3_TrackerBounds/64 KiB a datagram"},
 	"1.3.tracker-bound":            {core + ".TestSection1_3_TrackerBounds/1 MiB in all, oldest first", core + ".TestSection1_3_TrackerMemory"},
 	"1.3.identification":           {core + ".TestSection1_3_Identification", table + ".TestIdentificationRange", compared},
 	"1.3.no-ports":                 {core + ".TestSection1_3_PortSetTo4/protocol without ports", core + ".TestSection1_3_PortSetTo6/protocol without ports", compared},
@@ -64,11 +80,14 @@ var Proofs = map[string][]string{
 	"1.4.source":                   {core + ".TestSection1_4_Hairpin/packet", compared},
 	"1.4.one-decrement":            {core + ".TestSection1_4_Hairpin/hop limit", compared},
 	"1.4.errors":                   {core + ".TestSection1_4_Hairpin/error", compared},
+	"1.4.host":                     {core + ".TestHost4"},
+	"1.4.answered":                 {core + ".TestSection1_4_Hairpin/our error about it"},
 	"2.traffic-class":              {core + ".TestSection2_Fields", compared},
 	"2.traffic-class-knob":         {core + ".TestSection2_Fields/traffic class zero", compared},
 	"2.flow-label":                 {core + ".TestSection2_Fields", compared},
 	"2.payload-length":             {core + ".TestSection2_Fields", compared},
 	"2.next-header":                {core + ".TestSection2_Fields", core + ".TestSection2_Fields/unknown protocol", compared},
+	"2.extension-protocol":         {core + ".TestSection2_Fields/IPv6 extension header", compared},
 	"2.untranslatable-protocol":    {core + ".TestSection2_Fields/untranslatable protocol", compared},
 	"2.untranslatable-source":      {core + ".TestSection1_1_NonGlobal", core + ".TestSection1_2_Untranslatable", compared},
 	"2.next-header-icmp":           {conformance + ".TestEcho", compared},
@@ -137,8 +156,11 @@ var Proofs = map[string][]string{
 	"5.partial":                    {core + ".TestSection5_PartialChecksum", compared},
 	"5.flag-before-zero":           {core + ".TestSection5_PartialChecksum/udp sum of 0 is no missing checksum", compared},
 	"5.segment-size":               {core + ".TestSection5_SegmentSize", compared},
+	"5.segment":                    {core + ".TestSection5_SegmentSize", conformance + ".TestLongest", "netstack/dataplane.TestDriver/segments"},
+	"5.mismatch":                   {core + ".TestSection5_BadOffload"},
 	"5.finish":                     {core + ".TestSection5_PartialChecksum/completed when fragmented", compared},
 	"6.echo":                       {conformance + ".TestEcho", core + ".TestSection6_Informational", compared},
+	"6.echo-code":                  {core + ".TestSection6_Informational"},
 	"6.foreign":                    {core + ".TestSection6_Informational/the other family's", core + ".TestSection6_QuoteRefused", compared},
 	"6.informational-other":        {core + ".TestSection6_Informational/others 4to6", core + ".TestSection6_Informational/others 6to4", compared},
 	"6.to6.3-unreachable":          {conformance + ".TestErrorsTo6/6.to6.3-unreachable", core + ".TestSection6_ErrorsTo6", compared},
@@ -177,6 +199,7 @@ var Proofs = map[string][]string{
 	"6.quote-truncated":            {core + ".TestSection6_Quote", compared},
 	"6.size6":                      {core + ".TestSection6_Size", compared},
 	"6.size4":                      {core + ".TestSection6_Size", compared},
+	"6.df4":                        {core + ".TestSection6_ErrorsTo4"},
 	"6.extensions-kept":            {core + ".TestSection6_ExtensionsTo6", core + ".TestSection6_ExtensionsTo4", compared},
 	"6.extensions-dropped":         {core + ".TestSection6_ExtensionsTo6", core + ".TestSection6_ExtensionsTo4", compared},
 	"6.source4-pool":               {core + ".TestSection6_SourcePool/6to4", compared},

@@ -113,10 +113,10 @@ func mask6(length int) Addr6 {
 // embed puts a behind the prefix, around octet "u", which stays zero.
 func (p *rfc6052) embed(a uint32) Addr6 {
 	if p.length == 96 {
-		return Addr6{p.addr.Hi, p.addr.Lo | uint64(a)}
+		return Addr6{p.addr.Hi, p.addr.Lo | uint64(a)} // rule 1.1.96
 	}
 	top := uint64(a) << 32
-	return Addr6{p.addr.Hi | top>>p.length, top << (64 - p.length) >> 8}
+	return Addr6{p.addr.Hi | top>>p.length, top << (64 - p.length) >> 8} // rules 1.1.32, 1.1.40, 1.1.48, 1.1.56, 1.1.64
 }
 
 // extract takes the address out again and ignores octet "u" and the suffix.
@@ -124,7 +124,7 @@ func (p *rfc6052) extract(a Addr6) (v4 uint32, ok bool) {
 	if p.length == 96 {
 		return uint32(a.Lo), p.contains(a)
 	}
-	top := a.Hi<<p.length | a.Lo<<8>>(64-p.length)
+	top := a.Hi<<p.length | a.Lo<<8>>(64-p.length) // rule 1.1.octet-u
 	return uint32(top >> 32), p.length != 0 && p.contains(a)
 }
 

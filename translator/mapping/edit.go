@@ -19,7 +19,7 @@ var ErrFull = fmt.Errorf("table is full: %d mappings", maxCount)
 const maxCount = slotMask / 2
 
 // Collision says that two mappings claim the same thing.
-type Collision struct {
+type Collision struct { // rule 1.2.duplicate
 	Mapping Mapping // the one that was refused
 	With    Mapping // the one that has it
 	What    string  // "ipv6 2001:db8::/64", "port 1024-2047 of 192.0.2.1"

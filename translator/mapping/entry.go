@@ -54,7 +54,7 @@ func (e *Entry) Shared() bool { return e.word&shared != 0 }
 // IPv6 prefix become the IPv4 suffix (RFC 7757 3.3). A shift by 64 or more is
 // zero, also one by a negative count, which is a large one in a uint8.
 func (e *Entry) To4(a Addr6) uint32 {
-	suffix := a.Hi<<e.len6 | a.Lo>>(64-e.len6) | a.Lo<<(e.len6-64)
+	suffix := a.Hi<<e.len6 | a.Lo>>(64-e.len6) | a.Lo<<(e.len6-64) // rule 1.2.suffix
 	return e.v4 | uint32(suffix>>32>>e.len4)
 }
 

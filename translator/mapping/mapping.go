@@ -58,7 +58,7 @@ func (m Mapping) normal() (Mapping, error) {
 	if err := checkPrefix(m.IPv4, "ipv4"); err != nil {
 		return m, err
 	}
-	if len4, len6 := 32-m.IPv4.Bits(), 128-m.IPv6.Bits(); len4 > len6 {
+	if len4, len6 := 32-m.IPv4.Bits(), 128-m.IPv6.Bits(); len4 > len6 { // rule 1.2.suffix-length
 		return m, fmt.Errorf("ipv4 %v has %d suffix bits, ipv6 %v only %d: lengthen the ipv4 prefix to /%d (RFC 7757 3.3)",
 			m.IPv4, len4, m.IPv6, len6, 32-len6)
 	}

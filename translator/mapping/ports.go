@@ -79,7 +79,7 @@ func MAPPorts(a, k int, psid uint16) (PortSet, error) {
 	case int(psid) >= 1<<k:
 		return nil, fmt.Errorf("PSID %d does not fit into %d bits", psid, k)
 	}
-	m := 16 - a - k
+	m := 16 - a - k // rule 1.3.map-t
 	first := 0
 	if a > 0 {
 		first = 1

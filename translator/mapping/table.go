@@ -55,7 +55,7 @@ func (t *Table) Lookup6(a Addr6) *Entry {
 	if t.inPrefix == 0 && t.embedded.contains(a) {
 		return nil
 	}
-	for i := range t.levels6 {
+	for i := range t.levels6 { // rule 1.2.longest-prefix
 		l := &t.levels6[i]
 		if e := t.find6(l, Addr6{a.Hi & l.mask6.Hi, a.Lo & l.mask6.Lo}); e != nil {
 			return e

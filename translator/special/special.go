@@ -29,7 +29,7 @@ func never(prefix, name, rfc string) Entry {
 // multicast, which has registries of its own. Where IANA says neither yes nor no
 // (6to4 and Teredo, which hold the addresses of others), an address counts as
 // global: the address inside is judged where it matters. Treat it as read-only.
-var Registry = []Entry{
+var Registry = []Entry{ // rule 1.1.special
 	never("0.0.0.0/8", "This network", "RFC 791 3.2"),
 	entry("10.0.0.0/8", "Private-Use", "RFC 1918", false),
 	entry("100.64.0.0/10", "Shared Address Space", "RFC 6598", false),
