@@ -198,7 +198,11 @@ func replace(path string, fill func(temporary string) error) (r Report, aside st
 		return r, "", err
 	}
 	defer os.Remove(temporary)
-	if err := fill(temporary); err != nil {
+	err = fill(temporary)
+	if err == nil {
+		err = skipForgotten(temporary, time.Now())
+	}
+	if err != nil {
 		return r, "", fmt.Errorf("registry %s: %w%s", path, err, writeRemedy(err))
 	}
 	if r, err = Check(temporary); err != nil {

@@ -2,6 +2,8 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	diff "github.com/google/go-cmp/cmp"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -96,7 +98,7 @@ func opened(t *testing.T, dir, what string, file []byte, want string) string {
 	if err == nil {
 		defer r.Close()
 		if got := dump(t, r); got != want {
-			t.Errorf("%s: opened, and is another:\n%s", what, cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")))
+			t.Errorf("%s: opened, and is another:\n%s", what, diff.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")))
 		}
 		return "right"
 	}
@@ -200,10 +202,30 @@ func TestNeverSilentlyNew(t *testing.T) {
 	}
 }
 
-// The layout before this one is brought up to date, with what is in it; one of
-// the future is refused as such.
+// The layouts before this one are brought up to date, with what is in them; one
+// of the future is refused as such.
 func TestLayouts(t *testing.T) {
 	t.Parallel()
+	for _, before := range []string{layoutUnsummed, layoutUnnumbered} {
+		t.Run(before, func(t *testing.T) { t.Parallel(); testLayout(t, before) })
+	}
+}
+
+// older writes a record as an older layout had it.
+func older(v []byte, layout string) []byte {
+	body := v[1 : len(v)-4]
+	for range 2 { // Serial and Succeeds
+		_, n := binary.Uvarint(body)
+		body = body[n:]
+	}
+	if layout == layoutUnsummed {
+		return append([]byte{v[0] - record + recordUnsummed}, body...)
+	}
+	b := append([]byte{v[0] - record + recordUnnumbered}, body...)
+	return binary.BigEndian.AppendUint32(b, checksum(b))
+}
+
+func testLayout(t *testing.T, before string) {
 	file, want := written(t, 50)
 	path := filepath.Join(t.TempDir(), "r.db")
 	edit := func(f func(tx *bolt.Tx) error) {
@@ -221,8 +243,8 @@ func TestLayouts(t *testing.T) {
 		for _, name := range [][]byte{bucketAssignments, bucketCooling, bucketHistory} {
 			b := tx.Bucket(name)
 			olds := map[string][]byte{}
-			b.ForEach(func(k, v []byte) error { // as written before: another number, no checksum
-				olds[string(k)] = append([]byte{v[0] - record + recordUnsummed}, v[1:len(v)-4]...)
+			b.ForEach(func(k, v []byte) error {
+				olds[string(k)] = older(v, before)
 				return nil
 			})
 			for k, v := range olds {
@@ -231,15 +253,48 @@ func TestLayouts(t *testing.T) {
 				}
 			}
 		}
-		return errors.Join(tx.Bucket(bucketMeta).Delete(keyDigest), tx.Bucket(bucketMeta).Put(keyVersion, []byte("1")))
+		if err := errors.Join(tx.Bucket(bucketAssignments).SetSequence(0), seal(tx)); err != nil {
+			return err
+		}
+		if before == layoutUnsummed {
+			tx.Bucket(bucketMeta).Delete(keyDigest)
+		}
+		return tx.Bucket(bucketMeta).Put(keyVersion, []byte(before))
 	})
-	if report, err := Check(path); err != nil || report.Layout != "1" || report.Assignments != 33 {
+	if report, err := Check(path); err != nil || report.Layout != before || report.Assignments != 33 {
 		t.Errorf("%+v, %v", report, err)
+	}
+	if before == layoutUnnumbered { // a record that is missing is seen, not summed up with the rest
+		whole, _ := os.ReadFile(path)
+		edit(func(tx *bolt.Tx) error { return tx.Bucket(bucketAssignments).Delete([]byte(key(1).String())) })
+		if _, err := Open(Options{Path: path, Pools: damagePools}); err == nil || !strings.Contains(err.Error(), "32 records are there, and there were 33") {
+			t.Error(err)
+		}
+		os.WriteFile(path, whole, 0o600)
 	}
 	c := &clock{time.Unix(1_700_000_100, 0)}
 	r := open(t, path, c)
 	if got := dump(t, r); got != want {
-		t.Error(cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")))
+		t.Error(diff.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")))
+	}
+	serials := map[uint64]bool{}
+	all := r.All()
+	slices.SortFunc(all, func(a, b *Assignment) int { return cmp.Compare(a.Serial, b.Serial) })
+	for i, a := range all {
+		serials[a.Serial] = true
+		if a.Serial == 0 || i > 0 && a.Since.Before(all[i-1].Since) {
+			t.Errorf("%s has serial %d, and one that began later a lower one", a.Key, a.Serial)
+		}
+	}
+	if len(serials) != 33 {
+		t.Errorf("%d serials", len(serials))
+	}
+	r.Close()
+	r = open(t, path, c)
+	for _, a := range all {
+		if b, err := r.BySerial(a.Serial); err != nil || b.Key != a.Key {
+			t.Errorf("serial %d is %s's, and then %v's (%v)", a.Serial, a.Key, b, err)
+		}
 	}
 	for i := range 50 { // and what is old can be changed
 		if i%3 != 0 {
@@ -247,13 +302,17 @@ func TestLayouts(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		mustPut(t, r, i, request(i))
+		if a := mustPut(t, r, i, request(i)); serials[a.Serial] {
+			t.Errorf("serial %d for a second time", a.Serial)
+		} else {
+			serials[a.Serial] = true
+		}
 	}
 	r.Close()
 	if report, err := Check(path); err != nil || report.Layout != layout || report.Assignments != 50 {
 		t.Errorf("%+v, %v", report, err)
 	}
-	edit(func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyVersion, []byte("3")) })
+	edit(func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyVersion, []byte("4")) })
 	_, err := Open(Options{Path: path, Pools: damagePools})
 	if refused := (*RefusedError)(nil); !errors.As(err, &refused) || !strings.Contains(err.Error(), "newer natlessd") || !strings.Contains(err.Error(), "install that natlessd again") {
 		t.Error(err)
@@ -328,7 +387,7 @@ func TestBackup(t *testing.T) {
 	}
 	r = open(t, path, c)
 	if got := dump(t, r); got != want {
-		t.Error(cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")))
+		t.Error(diff.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")))
 	}
 	mustPut(t, r, 200, request(200))
 	r.Close()

@@ -26,6 +26,16 @@ func (r *Registry) Get(k api.Key) (*Assignment, error) {
 	return nil, fmt.Errorf("workload %s: %w", k, ErrNotFound)
 }
 
+// BySerial gives the assignment with a serial while it lasts, or ErrNotFound.
+func (r *Registry) BySerial(serial uint64) (*Assignment, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if a := r.state.serials[serial]; a != nil {
+		return a, nil
+	}
+	return nil, fmt.Errorf("assignment %d: %w", serial, ErrNotFound)
+}
+
 // Len is how many assignments there are.
 func (r *Registry) Len() int {
 	r.mu.RLock()

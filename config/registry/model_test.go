@@ -25,6 +25,7 @@ type model struct {
 	ports  map[netip.Addr]*[maxPorts]port
 	have   map[api.Key]*Assignment
 	past   []Assignment
+	serial uint64          // the highest that was given
 	table  map[string]bool // mappings as the translator would have them
 	report func() string
 }
@@ -80,6 +81,14 @@ func (m *model) sink(_ context.Context, c Change) error {
 	}
 	if a := c.New; a != nil {
 		m.claim(a)
+		succeeds := uint64(0)
+		if c.Old != nil {
+			succeeds = c.Old.Serial
+		}
+		if a.Serial <= m.serial || a.Succeeds != succeeds {
+			m.t.Fatalf("serial %d after %d, which succeeds %d, want %d\n%s", a.Serial, m.serial, a.Succeeds, succeeds, m.report())
+		}
+		m.serial = a.Serial
 		m.have[a.Key] = a
 		m.table[fmt.Sprint(a.Mapping())] = true
 	}
@@ -325,6 +334,7 @@ func compare(m *model, r *Registry) {
 	for k, want := range m.have {
 		got, err := r.Get(k)
 		if err != nil || got.Address != want.Address || !slices.Equal(got.Ports, want.Ports) || !got.Since.Equal(want.Since) ||
+			got.Serial != want.Serial || got.Succeeds != want.Succeeds ||
 			!reflect.DeepEqual(got.Request.IPv6, want.Request.IPv6) {
 			m.t.Fatalf("%s: %+v, %v, want %+v\n%s", k, got, err, want, m.report())
 		}

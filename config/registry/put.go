@@ -146,6 +146,9 @@ func (t *txn) put(k api.Key, q api.Request) (*Assignment, Change, error) {
 	}
 	old := t.state.assignments[k]
 	fresh := &Assignment{Key: k, Request: q, Since: t.now}
+	if old != nil {
+		fresh.Succeeds = old.Serial
+	}
 	if err := t.give(fresh, old); err != nil {
 		return nil, none, err
 	}
@@ -197,7 +200,7 @@ func (t *txn) rename(old, fresh *Assignment) (*Assignment, Change, error) {
 		return old, Change{}, nil
 	}
 	t.dirty = true
-	fresh.Since = old.Since
+	fresh.Since, fresh.Serial, fresh.Succeeds = old.Since, old.Serial, old.Succeeds
 	if err := putAssignment(t.tx, fresh); err != nil {
 		return nil, Change{}, storeError{err}
 	}
@@ -223,9 +226,12 @@ func (t *txn) ipv6Free(k api.Key, ips []netip.Addr) error {
 	return nil
 }
 
-// begin notes an assignment in memory and on disk.
-func (t *txn) begin(a *Assignment) error {
+// begin numbers an assignment, and notes it in memory and on disk.
+func (t *txn) begin(a *Assignment) (err error) {
 	t.dirty = true
+	if a.Serial, err = nextSerial(t.tx); err != nil {
+		return storeError{err}
+	}
 	if err := t.state.add(a); err != nil {
 		return storeError{err} // cannot be; if it is, nothing may be written
 	}

@@ -132,6 +132,10 @@ func moveUplink(tx *bolt.Tx, s *state, before []*pool, history int, now time.Tim
 		if !p.IPv4.Contains(a.Address) {
 			ended := *a
 			ended.Until, begun.Since, begun.Address = later(now, a.Since), now, p.IPv4.Addr()
+			if begun.Serial, err = nextSerial(tx); err != nil {
+				return moved, err
+			}
+			begun.Succeeds = a.Serial
 			if err := putHistory(tx, &ended, history); err != nil {
 				return moved, err
 			}
@@ -173,6 +177,7 @@ func (s *state) rebuilt(pools []*pool) (state, error) {
 	n := newState(pools)
 	n.assignments = make(map[api.Key]*Assignment, len(s.assignments))
 	n.ipv6 = make(map[netip.Addr]*Assignment, len(s.ipv6))
+	n.serials = make(map[uint64]*Assignment, len(s.serials))
 	for _, a := range s.assignments {
 		if err := n.add(a); err != nil {
 			return n, err

@@ -12,12 +12,14 @@ import (
 
 // The first byte of a record says what is in it. Records are packed by hand,
 // since 100,000 of them are read before the daemon is ready: that takes half
-// the time that encoding/json would need.
+// the time that encoding/json would need. Even numbers have the host's interface.
 const (
-	recordUnsummed     = 1 // and 2 with the host's interface: without a checksum
-	recordUnsummedHost = 2
-	record             = 3
-	recordHost         = 4 // it names the host's interface, too
+	recordUnsummed       = 1 // and 2 with the host's interface: without a checksum
+	recordUnsummedHost   = 2
+	recordUnnumbered     = 3 // and 4 with the host's interface: without a serial
+	recordUnnumberedHost = 4
+	record               = 5
+	recordHost           = 6 // it names the host's interface, too
 )
 
 var errRecord = errors.New("record is damaged, or of a newer natlessd")
@@ -37,6 +39,7 @@ func encode(a *Assignment, cool time.Time) []byte {
 			b = binary.AppendUvarint(b, uint64(t.UnixNano()))
 		}
 	}
+	b = binary.AppendUvarint(binary.AppendUvarint(b, a.Serial), a.Succeeds)
 	q := &a.Request
 	for _, s := range []string{a.Key.ContainerID, a.Key.Interface, q.Name, q.Network, q.Netns, q.Pool, a.Pool} {
 		text(s)
@@ -124,38 +127,41 @@ func (u *unpacker) when() time.Time {
 	return time.Unix(0, int64(n))
 }
 
-// unseal gives what stands between a record's first byte and its checksum, and
-// says whether the host's interface is in it.
-func unseal(b []byte) (host bool, body []byte, err error) {
+// unseal gives what stands between a record's first byte and its checksum.
+func unseal(b []byte) (body []byte, err error) {
 	if len(b) == 0 {
-		return false, nil, errRecord
+		return nil, errRecord
 	}
 	switch b[0] {
 	case recordUnsummed, recordUnsummedHost:
-		return b[0] == recordUnsummedHost, b[1:], nil
-	case record, recordHost:
+		return b[1:], nil
+	case recordUnnumbered, recordUnnumberedHost, record, recordHost:
 		end := len(b) - 4
 		if end < 1 || checksum(b[:end]) != binary.BigEndian.Uint32(b[end:]) {
-			return false, nil, errRecord
+			return nil, errRecord
 		}
-		return b[0] == recordHost, b[1:end], nil
+		return b[1:end], nil
 	}
-	return false, nil, errRecord
+	return nil, errRecord
 }
 
 // decode unpacks an assignment. It keeps nothing of b.
 func decode(b []byte) (a *Assignment, cool time.Time, err error) {
-	host, b, err := unseal(b)
+	body, err := unseal(b)
 	if err != nil {
 		return nil, cool, err
 	}
-	u := unpacker{rest: b}
+	kind := b[0]
+	u := unpacker{rest: body}
 	a = new(Assignment)
+	if kind == record || kind == recordHost {
+		a.Serial, a.Succeeds = u.number(), u.number()
+	}
 	q := &a.Request
 	a.Key.ContainerID, a.Key.Interface = u.text(), u.word()
 	q.Name, q.Network, q.Netns = u.text(), u.word(), u.text()
 	q.Pool, a.Pool = u.word(), u.word()
-	if host {
+	if kind%2 == 0 {
 		q.HostInterface = u.text()
 	}
 	q.Address, a.Address = u.address(), u.address()

@@ -12,11 +12,11 @@ import (
 
 func TestRecords(t *testing.T) {
 	now := time.Unix(1_700_000_000, 123)
-	full := &Assignment{Key: key(1), Pool: "host", Address: netip.MustParseAddr("192.0.2.1"), Since: now, Until: now.Add(time.Hour), size: 1024,
+	full := &Assignment{Serial: 1 << 60, Succeeds: 1<<60 - 1, Key: key(1), Pool: "host", Address: netip.MustParseAddr("192.0.2.1"), Since: now, Until: now.Add(time.Hour), size: 1024,
 		Ports: mapping.PortSet{{First: 443, Last: 443}, {First: 1024, Last: 2047}},
 		Request: api.Request{Name: "n", Network: "w", Netns: "/x", HostInterface: "veth1", IPv6: append(request(1).IPv6, request(2).IPv6...), Pool: "p", Ports: 1000,
 			Address: netip.MustParseAddr("192.0.2.1"), ExtraPorts: []uint16{443}}}
-	least := &Assignment{Key: key(2), Address: netip.MustParseAddr("192.0.2.2"), Since: now, Request: request(7)}
+	least := &Assignment{Serial: 1, Key: key(2), Address: netip.MustParseAddr("192.0.2.2"), Since: now, Request: request(7)}
 	for _, a := range []*Assignment{full, least} {
 		b := encode(a, now)
 		got, cool, err := decode(b)

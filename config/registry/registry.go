@@ -23,6 +23,13 @@ import (
 
 // Assignment is what a workload was given. It is never changed once made.
 type Assignment struct {
+	// Serial is its number: no other assignment has it, ever, whatever becomes of
+	// this one (see serial.go). 0 is one that ended before there were serials.
+	Serial uint64
+	// Succeeds is the serial of the assignment that the same workload had until
+	// it got this one; 0: it had none.
+	Succeeds uint64
+
 	Key     api.Key
 	Request api.Request
 	Pool    string
@@ -99,6 +106,7 @@ type state struct {
 	pools       []*pool
 	assignments map[api.Key]*Assignment
 	ipv6        map[netip.Addr]*Assignment
+	serials     map[uint64]*Assignment
 	addresses   map[netip.Addr]*address // of the pools, and others that are still assigned
 	cooling     coolingHeap
 	lastCooled  map[api.Key]*cooled
@@ -177,6 +185,7 @@ func newState(pools []*pool) state {
 		pools:       pools,
 		assignments: make(map[api.Key]*Assignment),
 		ipv6:        make(map[netip.Addr]*Assignment),
+		serials:     make(map[uint64]*Assignment),
 		addresses:   make(map[netip.Addr]*address),
 		lastCooled:  make(map[api.Key]*cooled),
 	}
@@ -199,9 +208,12 @@ func (s *state) address(a netip.Addr) *address {
 	return found
 }
 
-// add notes an assignment. It fails only when two claim the same port, which
-// means that the database was not written by this package.
+// add notes an assignment. It fails only when two claim the same port or the same
+// serial, which means that the database was not written by this package.
 func (s *state) add(a *Assignment) error {
+	if o := s.serials[a.Serial]; o != nil {
+		return fmt.Errorf("%s and %s have the same serial %d", a.Key, o.Key, a.Serial)
+	}
 	addr := s.address(a.Address)
 	if !addr.free(a.Ports) {
 		return fmt.Errorf("%s and another have the same ports of %s", a.Key, a.Address)
@@ -210,6 +222,9 @@ func (s *state) add(a *Assignment) error {
 	addr.assigned += size(a.Ports)
 	addr.owners = append(addr.owners, a)
 	s.assignments[a.Key] = a
+	if a.Serial != 0 { // which those of an older layout have not, while it is only read
+		s.serials[a.Serial] = a
+	}
 	for _, ip := range a.Request.IPv6 {
 		s.ipv6[ip] = a
 	}
@@ -229,6 +244,7 @@ func (s *state) remove(a *Assignment) *address {
 		}
 	}
 	delete(s.assignments, a.Key)
+	delete(s.serials, a.Serial)
 	for _, ip := range a.Request.IPv6 {
 		if s.ipv6[ip] == a {
 			delete(s.ipv6, ip)

@@ -93,6 +93,9 @@ func (f *findings) visit(bucket string, key, value []byte) {
 // write writes what does not contradict what was written before.
 func (f *findings) write(tx *bolt.Tx) error {
 	s := newState(nil)
+	if err := f.number(tx); err != nil {
+		return err
+	}
 	for _, a := range f.assignments {
 		if s.assignments[a.Key] != nil || s.add(a) != nil {
 			f.lost++
@@ -110,6 +113,35 @@ func (f *findings) write(tx *bolt.Tx) error {
 	slices.SortStableFunc(f.history, func(a, b *Assignment) int { return a.Until.Compare(b.Until) })
 	for _, a := range f.history {
 		if err := putHistory(tx, a, len(f.history)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// number continues behind the highest serial that was found, for assignments of
+// an older layout, which have none.
+func (f *findings) number(tx *bolt.Tx) error {
+	highest := uint64(0)
+	note := func(all []*Assignment) {
+		for _, a := range all {
+			highest = max(highest, a.Serial, a.Succeeds)
+		}
+	}
+	note(f.assignments)
+	note(f.history)
+	for _, c := range f.cooling {
+		highest = max(highest, c.Serial)
+	}
+	if err := skipSerials(tx, highest); err != nil {
+		return err
+	}
+	for _, a := range f.assignments {
+		var err error
+		if a.Serial == 0 {
+			a.Serial, err = nextSerial(tx)
+		}
+		if err != nil {
 			return err
 		}
 	}

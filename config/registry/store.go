@@ -23,9 +23,9 @@ var (
 
 var buckets = [][]byte{bucketMeta, bucketAssignments, bucketCooling, bucketHistory, bucketOrder, bucketLast}
 
-// layout is the version in bucketMeta. The one before had no digest, and
-// records without a checksum.
-const layout, layoutUnsummed = "2", "1"
+// layout is the version in bucketMeta. The one before had no serials, and the one
+// before that no digest, and records without a checksum.
+const layout, layoutUnnumbered, layoutUnsummed = "3", "2", "1"
 
 // prepare brings the layout of an older natlessd up to date, and refuses what
 // is not ours.
@@ -38,12 +38,16 @@ func prepare(tx *bolt.Tx) error {
 	switch v := string(tx.Bucket(bucketMeta).Get(keyVersion)); v {
 	case layout:
 		return errClean
-	case layoutUnsummed:
-		d, err := sumUp(tx)
-		if err != nil {
-			return err
+	case layoutUnnumbered, layoutUnsummed:
+		if !tx.Writable() {
+			return bolterrors.ErrTxNotWritable
 		}
-		return errors.Join(tx.Bucket(bucketMeta).Put(keyVersion, []byte(layout)), tx.Bucket(bucketMeta).Put(keyDigest, d.encode()))
+		if v == layoutUnnumbered { // before what is damaged would be summed up with the rest
+			if err := checkDigest(tx); err != nil {
+				return err
+			}
+		}
+		return errors.Join(numberAll(tx), seal(tx))
 	default:
 		return &layoutError{v}
 	}
@@ -63,6 +67,11 @@ func blank(tx *bolt.Tx) error {
 			return err
 		}
 	}
+	return seal(tx)
+}
+
+// seal writes the layout, and what the records sum up to.
+func seal(tx *bolt.Tx) error {
 	d, err := sumUp(tx)
 	if err != nil {
 		return err
@@ -201,10 +210,10 @@ func checkLayout(tx *bolt.Tx) error {
 	}
 }
 
-// checkContent looks whether the records are those that were written last. An
-// older layout does not say.
+// checkContent looks whether the records are those that were written last. The
+// first layout does not say.
 func checkContent(tx *bolt.Tx) error {
-	if string(tx.Bucket(bucketMeta).Get(keyVersion)) != layout {
+	if string(tx.Bucket(bucketMeta).Get(keyVersion)) == layoutUnsummed {
 		return nil
 	}
 	return checkDigest(tx)
