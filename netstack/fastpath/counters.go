@@ -5,12 +5,11 @@ package fastpath
 import (
 	"errors"
 	"fmt"
-	"net/netip"
+	"maps"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
-
-	"github.com/natless/natless/translator/mapping"
 )
 
 // Count is a number of packets, superpackets counting as one, and their bytes
@@ -78,18 +77,29 @@ func (t *Traffic) add(n programTraffic) {
 	t.Received.Bytes += n.Received.Bytes
 }
 
-// Traffic sums up the counters of a slot (mapping.Entry.Slot): since the fast
-// path has had its mapping, through all replacements of tables.
+// reading is what Traffic needs. It has a lock of its own: whoever asks for a figure
+// does not wait until a million mappings are written.
+type reading struct {
+	mu         sync.RWMutex
+	counters   *ebpf.Map // those that the programs use; nil: none
+	perMapping int
+	slots      int
+	carried    map[uint32]Traffic // by slot: what was counted in maps that are gone
+}
+
+// Traffic sums up what was ever counted at a slot (mapping.Entry.Slot), whoever
+// had it: it never falls.
 func (f *FastPath) Traffic(slot uint32) (Traffic, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	t := f.carried[slot]
-	if f.tables == nil || int(slot) >= f.inner.slots {
+	r := &f.reading
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	t := r.carried[slot]
+	if r.counters == nil || int(slot) >= r.slots {
 		return t, nil
 	}
-	for i := range f.inner.perMapping {
+	for i := range r.perMapping {
 		var n programTraffic
-		if err := f.inner.counters.Lookup(slot*uint32(f.inner.perMapping)+uint32(i), &n); err != nil {
+		if err := r.counters.Lookup(slot*uint32(r.perMapping)+uint32(i), &n); err != nil {
 			return t, fmt.Errorf("counters of slot %d in the fast path: %w", slot, err)
 		}
 		t.add(n)
@@ -97,53 +107,41 @@ func (f *FastPath) Traffic(slot uint32) (Traffic, error) {
 	return t, nil
 }
 
-// Forget has all mappings begin at 0 that were carried over from who had the
-// maps before.
+// turn has Traffic read the counters of other maps, and what was carried over.
+func (r *reading) turn(n *inner, carried map[uint32]Traffic) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.counters, r.perMapping, r.slots, r.carried = n.counters, n.perMapping, n.slots, carried
+}
+
+// Forget has all slots begin at 0 that were carried over from who had the maps
+// before.
 func (f *FastPath) Forget() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	clear(f.carried)
+	f.reading.mu.Lock()
+	defer f.reading.mu.Unlock()
+	clear(f.reading.carried)
 }
 
-// zero makes the counters of a slot 0 for its next mapping.
-func (f *FastPath) zero(slot uint32) error {
-	delete(f.carried, slot)
-	for i := range f.inner.perMapping {
-		if err := f.inner.counters.Put(slot*uint32(f.inner.perMapping)+uint32(i), &programTraffic{}); err != nil {
-			return fmt.Errorf("counters of slot %d in the fast path: %w", slot, err)
-		}
-	}
-	return nil
-}
-
-// visible is the generation that the programs see: ours, or that of who had the
-// maps before. Its maps are handles of their own.
+// visible is the counters of the generation that the programs see: ours, or that
+// of who had the maps before. The map is a handle of its own.
 func (f *FastPath) visible() (n inner, err error) {
-	if f.inner.by6 != nil {
+	if f.inner.counters != nil {
 		n = inner{perMapping: f.inner.perMapping, slots: f.inner.slots}
-		if n.by6, err = f.inner.by6.Clone(); err == nil {
-			n.counters, err = f.inner.counters.Clone()
-		}
+		n.counters, err = f.inner.counters.Clone()
 		return n, err
 	}
 	var current uint32
 	if err := f.maps.Active.Lookup(uint32(0), &current); err != nil {
 		return n, fmt.Errorf("which tables are in use: %w", err)
 	}
-	for _, o := range []struct {
-		outer *ebpf.Map
-		inner **ebpf.Map
-	}{{f.maps.By6, &n.by6}, {f.maps.Counters, &n.counters}} {
-		var m *ebpf.Map
-		if err := o.outer.Lookup(current, &m); errors.Is(err, ebpf.ErrKeyNotExist) || errors.Is(err, unix.EPERM) {
-			// Who had the maps before is found by an id, for which CAP_SYS_ADMIN is
-			// needed. Without it, what that one counted for mappings is lost.
-			n.close()
-			return n, nil
-		} else if err != nil {
-			return n, fmt.Errorf("tables in use: %w", err)
-		}
-		*o.inner = m
+	err = f.maps.Counters.Lookup(current, &n.counters)
+	if errors.Is(err, ebpf.ErrKeyNotExist) || errors.Is(err, unix.EPERM) {
+		// Who had the maps before is found by an id, for which CAP_SYS_ADMIN is
+		// needed. Without it, what that one counted for mappings is lost.
+		return inner{}, nil
+	}
+	if err != nil {
+		return n, fmt.Errorf("tables in use: %w", err)
 	}
 	var c programConfig
 	if err := f.maps.Configs.Lookup(current, &c); err != nil {
@@ -155,37 +153,27 @@ func (f *FastPath) visible() (n inner, err error) {
 	return n, nil
 }
 
-// carry is what the tables before have counted for the mappings of table, by
-// their new slots. Nothing counts there any more.
-func (f *FastPath) carry(before *inner, table *mapping.Table) map[uint32]Traffic {
-	carried := map[uint32]Traffic{}
-	if before.by6 == nil || before.counters == nil {
+// carry is what the maps before have counted at each slot, and those before them.
+// Nothing counts there any more.
+func (f *FastPath) carry(before *inner) map[uint32]Traffic {
+	carried := maps.Clone(f.reading.carried) // whose map only we replace
+	if carried == nil {
+		carried = map[uint32]Traffic{}
+	}
+	if before.counters == nil {
 		return carried
 	}
-	totals := make([]Traffic, before.slots)
-	for slot, t := range f.carried {
-		if int(slot) < len(totals) {
-			totals[slot] = t
-		}
-	}
-	before.eachCounter(func(i int, n programTraffic) { totals[i/before.perMapping].add(n) })
-	before.eachEntry(func(k programKey6, e programEntry6) {
-		if int(e.Slot) >= len(totals) || totals[e.Slot] == (Traffic{}) {
+	each(before.counters, func(key uint32, n programTraffic) { // what cannot be read counts as 0
+		if n == (programTraffic{}) {
 			return
 		}
-		if now := table.Get(prefixOf(k)); now != nil {
-			carried[now.Slot()] = totals[e.Slot]
-		}
+		slot := key / uint32(before.perMapping)
+		t := carried[slot]
+		t.add(n)
+		carried[slot] = t
 	})
 	return carried
 }
-
-// eachCounter yields all counters; what cannot be read counts as 0.
-func (n *inner) eachCounter(yield func(i int, t programTraffic)) {
-	each(n.counters, func(key uint32, t programTraffic) { yield(int(key), t) })
-}
-
-func (n *inner) eachEntry(yield func(programKey6, programEntry6)) { each(n.by6, yield) }
 
 // each reads a map with few system calls.
 func each[K, V any](m *ebpf.Map, yield func(K, V)) {
@@ -200,9 +188,4 @@ func each[K, V any](m *ebpf.Map, yield func(K, V)) {
 			return
 		}
 	}
-}
-
-func prefixOf(k programKey6) netip.Prefix {
-	a := mapping.Addr6{Hi: uint64(k.Word[0])<<32 | uint64(k.Word[1]), Lo: uint64(k.Word[2])<<32 | uint64(k.Word[3])}
-	return netip.PrefixFrom(a.Addr(), int(k.Length))
 }

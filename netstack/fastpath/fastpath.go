@@ -44,7 +44,8 @@ type FastPath struct {
 	paused bool
 	inner  inner // what the programs see
 	state
-	carried map[uint32]Traffic // by slot: what was counted before the tables were last replaced
+
+	reading reading
 }
 
 // LayoutError says that what is pinned is of another version.
@@ -154,6 +155,7 @@ func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, device string) (
 func (f *FastPath) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.reading.turn(&inner{}, f.reading.carried)
 	f.inner.close()
 	return errors.Join(f.Uplink.Close(), f.Workload.Close(), f.maps.Close())
 }

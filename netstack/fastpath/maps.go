@@ -70,7 +70,7 @@ func (f *FastPath) replace(t Tables) error {
 		before.close()
 		return err
 	}
-	f.carried = f.carry(&before, t.Table)
+	f.reading.turn(&next, f.carry(&before))
 	before.close()
 	f.inner.close()
 	f.tables, f.inner, f.state = &t, next, *s
@@ -93,10 +93,18 @@ func (f *FastPath) disable() error {
 	if err := f.maps.Active.Lookup(uint32(0), &current); err != nil {
 		return fmt.Errorf("which tables are in use: %w", err)
 	}
+	before, unread := f.visible()
 	if err := f.switchTo(1-current, programConfig{}); err != nil {
+		before.close()
 		return err
 	}
 	f.tables = nil
+	if unread == nil {
+		f.reading.turn(&inner{}, f.carry(&before))
+	} else {
+		f.reading.turn(&inner{}, f.reading.carried)
+	}
+	before.close()
 	f.inner.close()
 	return f.forget(current)
 }
@@ -281,16 +289,15 @@ func (f *FastPath) edit(t *Tables, removed, added []mapping.Mapping) error {
 }
 
 func (f *FastPath) remove(t *Tables, m mapping.Mapping) error {
-	var e programEntry6
-	if err := f.inner.by6.Lookup(key6(m.IPv6), &e); err != nil {
+	if err := f.inner.by6.Lookup(key6(m.IPv6), new(programEntry6)); err != nil {
 		return err
 	}
 	f.count(t, m, -1)
 	err := f.inner.by6.Delete(key6(m.IPv6))
 	if len(m.Ports) == 0 {
-		return errors.Join(err, f.inner.by4.Delete(key4(m.IPv4)), f.zero(e.Slot))
+		return errors.Join(err, f.inner.by4.Delete(key4(m.IPv4)))
 	}
-	err = errors.Join(err, f.putHead(m), f.zero(e.Slot))
+	err = errors.Join(err, f.putHead(m))
 	for k := range portKeys(m) {
 		err = errors.Join(err, f.inner.ports.Delete(k))
 	}
