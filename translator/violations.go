@@ -8,7 +8,7 @@ type violations []*violationChunk
 
 const chunkSlots = 4096
 
-type violationChunk [chunkSlots]atomic.Uint32
+type violationChunk [chunkSlots]atomic.Uint64
 
 // grown has room for slots; what was counted stays where it is.
 func (v violations) grown(slots int) violations {
@@ -22,23 +22,16 @@ func (v violations) grown(slots int) violations {
 	return next
 }
 
-func (v violations) at(slot uint32) *atomic.Uint32 {
+func (v violations) at(slot uint32) *atomic.Uint64 {
 	return &v[slot/chunkSlots][slot%chunkSlots]
 }
 
-// Violations is how many packets the workload of the mapping with this slot
-// (mapping.Entry.Slot) sent from ports outside its set, modulo 2³², since the
-// slot was last forgiven; 0 for a slot that no mapping has.
-func (t *Translator) Violations(slot uint32) uint32 {
+// Violations is how many packets were sent from ports outside its set by whoever
+// had the mapping with this slot (mapping.Entry.Slot): it never falls. 0 for a slot
+// that no mapping ever had.
+func (t *Translator) Violations(slot uint32) uint64 {
 	if v := t.snapshot.Load().violations; int(slot) < len(v)*chunkSlots {
 		return v.at(slot).Load()
 	}
 	return 0
-}
-
-// Forgive makes a slot's violations 0, for the slot's next workload.
-func (t *Translator) Forgive(slot uint32) {
-	if v := t.snapshot.Load().violations; int(slot) < len(v)*chunkSlots {
-		v.at(slot).Store(0)
-	}
 }

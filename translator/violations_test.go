@@ -58,10 +58,6 @@ func TestViolationsAreCountedByWorkload(t *testing.T) {
 	if n := tr.Violations(slot("2001:db8:6::2")); n != 4 {
 		t.Errorf("after an edit %d violations, want 4", n)
 	}
-	tr.Forgive(slot("2001:db8:6::2"))
-	if n := tr.Violations(slot("2001:db8:6::2")); n != 0 {
-		t.Errorf("forgiven, and still %d", n)
-	}
 	if n := tr.Violations(1 << 20); n != 0 {
 		t.Errorf("a slot that nobody has: %d", n)
 	}

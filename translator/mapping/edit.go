@@ -100,6 +100,15 @@ func (t *Table) Remove(m Mapping) (*Table, error) {
 type Edit struct {
 	t     *Table
 	epoch uint64
+	held  held
+}
+
+// held is what Remove took last. A mapping of the same IPv6 prefix that comes in
+// its place has its slot, and all that is counted there.
+type held struct {
+	v6   Addr6
+	len6 uint8
+	slot uint32 // 0: none
 }
 
 var epochs atomic.Uint64
@@ -108,7 +117,7 @@ var epochs atomic.Uint64
 func (t *Table) Edit() *Edit {
 	c := *t
 	c.levels6, c.levels4 = slices.Clone(t.levels6), slices.Clone(t.levels4)
-	return &Edit{&c, epochs.Add(1)}
+	return &Edit{t: &c, epoch: epochs.Add(1)}
 }
 
 // Expect says that about n mappings will follow whose prefixes have the lengths
@@ -128,6 +137,7 @@ func (e *Edit) Expect(n int) {
 
 // Table ends the batch and gives the table that it made.
 func (e *Edit) Table() *Table {
+	e.let()
 	t := e.t
 	e.t = nil
 	return t
@@ -152,7 +162,7 @@ func (e *Edit) Insert(m Mapping) error {
 	if e.t.count == maxCount {
 		return ErrFull
 	}
-	slot := e.alloc()
+	slot := e.slotFor(m)
 	*e.entry(slot) = newEntry(m, slot)
 	e.index6(m).insert(hash6(Addr6From(m.IPv6.Addr())), slot, e.epoch, e.hash6)
 	if len(m.Ports) > 0 {
@@ -219,7 +229,8 @@ func (e *Edit) Remove(m Mapping) error {
 		e.index4(m.IPv4.Bits()).remove(hash4(v4), slot, e.epoch, e.hash4)
 		e.t.levels4 = dropEmpty(e.t.levels4)
 	}
-	e.release(slot)
+	e.let()
+	e.held = held{v6, uint8(m.IPv6.Bits()), slot}
 	e.t.count--
 	if m.IPv6.Overlaps(e.t.prefix) {
 		e.t.inPrefix--
@@ -258,19 +269,52 @@ func (e *Edit) unshare(v4 uint32, ports PortSet) {
 	e.release(slot)
 }
 
-// alloc is a free slot, the one last freed if there is any.
+// slotFor is the slot that a mapping gets.
+func (e *Edit) slotFor(m Mapping) uint32 {
+	h := e.held
+	if h.slot != 0 && h.v6 == Addr6From(m.IPv6.Addr()) && int(h.len6) == m.IPv6.Bits() {
+		e.held = held{}
+		return h.slot
+	}
+	return e.alloc()
+}
+
+// let makes the slot free that is held.
+func (e *Edit) let() {
+	if e.held.slot != 0 {
+		e.release(e.held.slot)
+		e.held = held{}
+	}
+}
+
+// quarantine is how many slots are free before one is used again. Packets are
+// counted by slot, and whoever translates one that came with an older table must
+// not count it for the slot's next mapping.
+const quarantine = 256
+
+// alloc is the slot that is free for longest, once enough are, or a new one.
 func (e *Edit) alloc() uint32 {
-	if slot := e.t.free; slot != 0 {
-		e.t.free = e.t.entry(slot).v4
+	if slot := e.t.free; slot != 0 && (e.t.freed > quarantine || e.t.slots > slotMask) {
+		if e.t.free = e.t.entry(slot).v4; e.t.free == 0 {
+			e.t.freeLast = 0
+		}
+		e.t.freed--
 		return slot
 	}
 	e.t.slots++
 	return e.t.slots - 1
 }
 
+// release makes a slot free, and puts it behind those that are.
 func (e *Edit) release(slot uint32) {
-	*e.entry(slot) = Entry{v4: e.t.free, word: slot}
-	e.t.free = slot
+	*e.entry(slot) = Entry{word: slot}
+	if e.t.freeLast == 0 {
+		e.t.free = slot
+	} else {
+		e.entry(e.t.freeLast).v4 = slot
+	}
+	e.t.freeLast = slot
+	e.t.freed++
 }
 
 func (e *Edit) hash6(slot uint32) uint64 { return hash6(e.t.entry(slot).v6) }

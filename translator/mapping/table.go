@@ -18,7 +18,9 @@ type Table struct {
 	inPrefix int // mappings whose IPv6 prefix overlaps prefix; never 0 without one
 	count    int
 	slots    uint32 // entries in use or free: all slots are below
-	free     uint32 // the first free slot, or 0
+	free     uint32 // the slot that is free for longest, or 0; see release
+	freeLast uint32
+	freed    int // free slots
 }
 
 // near has a bit for each IPv4 /16 that a mapping is in or covers, so that most
