@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -70,18 +69,9 @@ func (a *apiTask) Run(ctx context.Context) error {
 
 // complete adds what the translator knows of a workload.
 func (s *server) complete(w *api.Workload) {
-	table := s.translator.Table()
-	w.Prefix = table.Prefix()
-	if s.workloads.traffic != nil {
-		w.Violations = uint64(s.workloads.traffic.Violations(w.Key))
-		return
-	}
-	if len(w.Request.IPv6) == 0 {
-		return
-	}
-	if e := table.Get(netip.PrefixFrom(w.Request.IPv6[0], 128)); e != nil {
-		w.Violations = uint64(s.translator.Violations(e.Slot()))
-	}
+	w.Prefix = s.translator.Table().Prefix()
+	used, _ := s.workloads.accounts.Usage(w.Serial)
+	w.Violations = used.Violations
 }
 
 func (s *server) status(r *reloader, started time.Time, ready bool) api.Status {

@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/natless/natless/cmd/internal/explain"
@@ -14,6 +13,7 @@ import (
 	"github.com/natless/natless/cmd/internal/web"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/netstack/accounting"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
@@ -26,8 +26,8 @@ func newWeb(s *server, c *config.Config, r *reloader, ready func() bool) *web.Se
 		return nil
 	}
 	all := metrics.NewRegistry(&metrics.Collector{Sources: s.sources(r, ready)})
-	if s.workloads.traffic != nil {
-		all.MustRegister(s.workloads.traffic)
+	if c.Metrics.CountsWorkloads() {
+		all.MustRegister(metrics.NewWorkloads(s.workloads.accounts, s.workloads.BySerial))
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics.Handler(all, s.log))
@@ -88,39 +88,22 @@ func describe(plane *dataplane.Dataplane) (metrics.Device, bool) {
 	return metrics.Device{Name: d.Name(), IO: string(d.IO()), TSO: o.TSO, USO: o.USO, Link: link, LinkOK: err == nil}, true
 }
 
-// countWorkloads has packets counted by workload from now on.
-func (s *server) countWorkloads(most int) {
-	s.workloads.traffic = metrics.NewWorkloads(most, s.workloads.All(), func(ipv6 netip.Addr) metrics.Usage {
-		e := s.translator.Table().Get(netip.PrefixFrom(ipv6, 128))
-		if e == nil {
-			return metrics.Usage{}
-		}
-		return metrics.Usage{Traffic: s.trafficOf(e.Slot()), Violations: s.translator.Violations(e.Slot())}
-	})
-}
-
 // renumber gives the translator, and then the kernel, a table in which workloads
-// may have other slots.
-func (s *server) renumber(c translator.Config, table *mapping.Table) error {
+// may have other slots; step is what that means to the accounts.
+func (s *server) renumber(c translator.Config, table *mapping.Table, step *accounting.Renumbering) error {
 	var kernel error
 	s.workloads.order.Lock()
 	defer s.workloads.order.Unlock()
 	if err := s.guard.Replace(table); err != nil {
 		return err
 	}
-	reload := func() error {
+	err := step.Commit(func() error {
 		err := s.translator.Reload(c, table)
 		if err == nil {
 			kernel = s.fastPath.replace(s.translator)
 		}
 		return err
-	}
-	err := error(nil)
-	if s.workloads.traffic == nil {
-		err = reload()
-	} else {
-		err = s.workloads.traffic.Renumber(reload)
-	}
+	})
 	return errors.Join(err, kernel)
 }
 

@@ -192,8 +192,8 @@ func (r *reloader) replace(next *config.Config) error {
 	var undone error
 	putBack := r.workloads.remember()
 	err = r.workloads.Reconfigure(pools, next.Registry.History,
-		func(assigned iter.Seq[mapping.Mapping], outside []registry.Share) (err error) {
-			if undo, err = r.swap(next, r.workloads.reach(pools, outside), assigned); err != nil {
+		func(_ iter.Seq[mapping.Mapping], outside []registry.Share) (err error) {
+			if undo, err = r.swap(next, r.workloads.reach(pools, outside), r.workloads.Coming()); err != nil {
 				putBack()
 			}
 			return err
@@ -209,15 +209,16 @@ func (r *reloader) replace(next *config.Config) error {
 
 // swap puts a configuration and what is assigned into the translator and the
 // kernel. undo puts back what was before.
-func (r *reloader) swap(next *config.Config, reach reach, assigned iter.Seq[mapping.Mapping]) (undo func() error, err error) {
+func (r *reloader) swap(next *config.Config, reach reach, assigned []*registry.Assignment) (undo func() error, err error) {
 	table, err := tableOf(next, assigned)
 	if err != nil {
 		return nil, err
 	}
 	// The translator comes first: what the routes then bring finds its mapping.
 	before, beforeTable, beforeKernel := r.translator.Config(), r.translator.Table(), *r.desired.Load()
-	translate := func() error { return r.renumber(before, beforeTable) }
-	err = r.renumber(r.translation(next, reach), table)
+	step := r.workloads.accounts.Plan(placesIn(table, assigned))
+	translate := func() error { return r.renumber(before, beforeTable, step.Back()) }
+	err = r.renumber(r.translation(next, reach), table, step)
 	if err == nil {
 		err = r.setRoutes(r.wanted(next, reach))
 	}

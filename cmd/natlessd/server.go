@@ -116,9 +116,7 @@ func newServer(c *config.Config, settle func(), handover bool, log *slog.Logger)
 	})
 	s.gro = gro.New(gro.Config{Interfaces: c.UDPGRO, Log: log})
 	s.hub = newHub(c, s.translator, s.dataplane)
-	if c.Metrics.CountsWorkloads() {
-		s.countWorkloads(c.Metrics.MaxWorkloads)
-	}
+	s.openAccounts(c)
 	return s, nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -18,10 +17,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/natless/natless/cmd/internal/metrics"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/netstack/accounting"
 	"github.com/natless/natless/netstack/guard"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
@@ -37,8 +36,8 @@ type workloads struct {
 	translator *translator.Translator
 	guard      *guard.Manager
 	fastPath   *fastPath
-	traffic    *metrics.Workloads // nil: nothing is counted by workload
-	socket     string             // recorded releases lie beside it
+	accounts   *accounting.Accounting
+	socket     string // recorded releases lie beside it
 	log        *slog.Logger
 	ready      chan struct{}
 	assigned   func(netip.Addr) // told an address that has its first owner; may be nil
@@ -132,28 +131,22 @@ func (w *workloads) serve(t *translator.Translator, look func()) {
 			if err := w.police(t.Table(), c); err != nil { // it may take a while: nobody's figures wait for it
 				return err
 			}
-			edit := func() error {
-				err := t.Edit(func(table *mapping.Table) (*mapping.Table, error) { return edited(table, c) })
-				if err != nil {
-					w.unpolice(t.Table(), c)
-					return err
+			err := t.Edit(func(table *mapping.Table) (*mapping.Table, error) {
+				next, err := edited(table, c)
+				if err == nil {
+					w.accounts.Change(accounted(next, c))
 				}
-				w.fastPath.follow(t.Table(), c)
-				w.release(t.Table(), c)
-				w.changed(c, look)
-				return nil
+				return next, err
+			})
+			if err != nil {
+				w.unpolice(t.Table(), c)
+				return err
 			}
-			defer w.announce(c)
-			if w.traffic != nil {
-				return w.traffic.Change(c, edit)
-			}
-			err := edit()
-			if err == nil && c.Old == nil && c.New != nil {
-				if e := t.Table().Get(c.New.Mapping().IPv6); e != nil {
-					t.Forgive(e.Slot()) // what the slot's last workload did
-				}
-			}
-			return err
+			w.fastPath.follow(t.Table(), c)
+			w.release(t.Table(), c)
+			w.changed(c, look)
+			w.announce(c)
+			return nil
 		})
 }
 
@@ -181,14 +174,14 @@ func edited(t *mapping.Table, c registry.Change) (*mapping.Table, error) {
 }
 
 // tableOf is the explicit mappings of a configuration and what is assigned.
-func tableOf(c *config.Config, assigned iter.Seq[mapping.Mapping]) (*mapping.Table, error) {
+func tableOf(c *config.Config, assigned []*registry.Assignment) (*mapping.Table, error) {
 	table, err := c.Table()
 	if err != nil {
 		return nil, err
 	}
 	edit := table.Edit()
-	for m := range assigned {
-		if err := edit.Insert(m); err != nil {
+	for _, a := range assigned {
+		if err := edit.Insert(a.Mapping()); err != nil {
 			return nil, fmt.Errorf("a workload has it (natless whois, natless workloads delete): %w", err)
 		}
 	}

@@ -94,6 +94,9 @@ func (s PortSet) String() string {
 // Workload is a workload and what it was assigned.
 type Workload struct {
 	Key
+	// Serial is the number of the assignment, which no other has, ever: what is
+	// counted or recorded for it is known by it.
+	Serial  uint64  `json:"serial"`
 	Request Request `json:"request"`
 	// Pool is where the address came from.
 	Pool string `json:"pool"`
@@ -146,6 +149,7 @@ type Page struct {
 // zero while they still have it.
 type Owner struct {
 	Key
+	Serial  uint64       `json:"serial,omitempty"` // of the assignment; 0: it ended before there were serials
 	Name    string       `json:"name,omitempty"`
 	Network string       `json:"network,omitempty"`
 	Pool    string       `json:"pool"`

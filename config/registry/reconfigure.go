@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"iter"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -62,6 +63,8 @@ func (r *Registry) reconfigure(pools []*pool, history int,
 		if err != nil {
 			return err
 		}
+		r.coming = fresh.assignments
+		defer func() { r.coming = nil }()
 		if refused = swap(fresh.mappings(), fresh.outside()); refused != nil {
 			return refused
 		}
@@ -87,6 +90,9 @@ func (r *Registry) reconfigure(pools []*pool, history int,
 	}
 	return err
 }
+
+// Coming are the assignments as they will be: for swap, and nobody else.
+func (r *Registry) Coming() []*Assignment { return slices.Collect(maps.Values(r.coming)) }
 
 // prune shortens the history to its bound. What cannot be forgotten now, on a
 // full disk, is when the next assignment ends: that is nobody's error.

@@ -99,6 +99,7 @@ type Registry struct {
 	mu     sync.RWMutex // guards what follows; held for writing until what was written is on disk
 	state  state
 	barred map[netip.Addr]string // what is not assigned, and why
+	coming map[api.Key]*Assignment
 }
 
 // state is what can be built from the database and the pools alone.

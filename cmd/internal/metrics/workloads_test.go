@@ -3,14 +3,11 @@
 package metrics
 
 import (
-	"context"
-	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
-	"math/rand/v2"
 	"net/http/httptest"
 	"net/netip"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,199 +15,84 @@ import (
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
-	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/accounting"
 )
 
-// slots is a table and what is counted in it: who has which slot, and how often
-// each was used, whoever had it.
-type slots struct {
-	of    map[netip.Addr]int
-	count [64]Usage
-}
+// assignments has workloads by serial, and each in the slot of its serial.
+type assignments map[uint64]*registry.Assignment
 
-func (s *slots) usage(a netip.Addr) Usage {
-	i, ok := s.of[a]
-	if !ok {
-		return Usage{}
+func assigned(n int) assignments {
+	all := assignments{}
+	for i := range n {
+		a := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: byte(i >> 8), 15: byte(i)})
+		all[uint64(i+1)] = &registry.Assignment{Serial: uint64(i + 1), Key: api.Key{ContainerID: fmt.Sprintf("c%d", i+1), Interface: "eth0"},
+			Request: api.Request{Name: fmt.Sprintf("ns/%d", i+1), IPv6: []netip.Addr{a}}, Since: time.Unix(int64(i), 0)}
 	}
-	return s.count[i]
+	return all
 }
 
-func (s *slots) free(r *rand.Rand) int {
-	for {
-		i, taken := r.IntN(len(s.count)), false
-		for _, j := range s.of {
-			taken = taken || i == j
-		}
-		if !taken {
-			return i
-		}
+func (all assignments) find(serial uint64) (*registry.Assignment, error) {
+	if a := all[serial]; a != nil {
+		return a, nil
 	}
+	return nil, registry.ErrNotFound
 }
 
-func assignment(i, life int) *registry.Assignment {
-	a := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: byte(i)})
-	return &registry.Assignment{Key: api.Key{ContainerID: fmt.Sprintf("c%d.%d", i, life), Interface: "eth0"},
-		Request: api.Request{Name: fmt.Sprintf("ns/%d", i), IPv6: []netip.Addr{a}}, Since: time.Unix(int64(life), 0)}
-}
-
-func used(n uint64) Usage {
-	return Usage{Traffic: dataplane.Traffic{Sent: dataplane.Count{Packets: n, Bytes: 100 * n}, Received: dataplane.Count{Packets: 2 * n, Bytes: 300 * n}}, Violations: uint32(n)}
-}
-
-// Whatever comes, goes, and is numbered anew: every workload has what it used
-// and nothing of another's, and what the others used together is kept.
-func TestWorkloadsByModel(t *testing.T) {
-	r := rand.New(rand.NewPCG(5, 6))
-	s := &slots{of: map[netip.Addr]int{}}
-	for i := range s.count { // what was before; Violations is close to its end
-		s.count[i] = used(uint64(1<<32 - 1 - r.IntN(50)))
-	}
-	const most = 3
-	w := NewWorkloads(most, nil, s.usage)
-	type life struct {
-		*registry.Assignment
-		used  uint64
-		shown bool
-	}
-	live, shown, others := map[int]*life{}, 0, uint64(0)
-	ended := errors.New("no")
-	for step := range 20000 {
-		i := r.IntN(20)
-		l := live[i]
-		switch what := r.IntN(10); {
-		case l == nil:
-			l = &life{Assignment: assignment(i, step), shown: shown < most}
-			err := w.Change(registry.Change{New: l.Assignment}, func() error {
-				if what == 0 {
-					return ended
-				}
-				s.of[l.Request.IPv6[0]] = s.free(r)
-				return nil
-			})
-			if err == nil {
-				live[i] = l
-				if l.shown {
-					shown++
-				}
+func (all assignments) places() iter.Seq[accounting.Place] {
+	return func(yield func(accounting.Place) bool) {
+		for serial := range all {
+			if !yield(accounting.Place{Serial: serial, Slot: uint32(serial)}) {
+				return
 			}
-		case what == 0: // goes
-			if err := w.Change(registry.Change{Old: l.Assignment}, func() error { delete(s.of, l.Request.IPv6[0]); return nil }); err != nil {
-				t.Fatal(err)
-			}
-			delete(live, i)
-			if l.shown {
-				shown--
-			}
-		case what == 1: // gets something else
-			next := *l.Assignment
-			if err := w.Change(registry.Change{Old: l.Assignment, New: &next}, func() error { s.of[l.Request.IPv6[0]] = s.free(r); return nil }); err != nil {
-				t.Fatal(err)
-			}
-			l.Assignment = &next
-		case what == 2:
-			w.Renumber(func() error {
-				old := s.of
-				s.of = map[netip.Addr]int{}
-				for a := range old {
-					s.of[a] = s.free(r)
-				}
-				return nil
-			})
-		default:
-			n := uint64(r.IntN(20))
-			at := s.of[l.Request.IPv6[0]]
-			s.count[at], l.used = s.count[at].plus(used(n)), l.used+n
-			if !l.shown {
-				others += n
-			}
-		}
-		if step%10 != 0 {
-			continue
-		}
-		want := map[string]Usage{"": used(others)}
-		for _, l := range live {
-			if l.shown {
-				want[l.Key.String()] = used(l.used)
-			}
-			if got := w.Violations(l.Key); got != uint32(l.used) {
-				t.Fatalf("step %d: %s has %d violations, want %d", step, l.Key, got, l.used)
-			}
-		}
-		rows := w.rows()
-		for _, row := range rows {
-			if row.Usage != want[row.key] {
-				t.Fatalf("step %d: %q used %+v, want %+v", step, row.key, row.Usage, want[row.key])
-			}
-		}
-		if len(rows) != len(want) {
-			t.Fatalf("step %d: %d rows, want %d", step, len(rows), len(want))
 		}
 	}
 }
 
-func TestWorkloadsLint(t *testing.T) {
-	s := &slots{of: map[netip.Addr]int{}}
-	there := []*registry.Assignment{assignment(2, 2), assignment(1, 1), assignment(3, 3)}
-	there[1].Request.Name = "bad \xff name"
-	for i, a := range there {
-		s.of[a.Request.IPv6[0]], s.count[i] = i, used(uint64(1+i))
-	}
-	w := NewWorkloads(2, there, s.usage)
+func used(slot uint32) accounting.Usage {
+	n := uint64(slot)
+	return accounting.Usage{Sent: accounting.Count{Packets: n, Bytes: 100 * n}, Received: accounting.Count{Packets: 2 * n, Bytes: 300 * n}, Violations: n}
+}
+
+// The oldest have series by the name and key that they have now, the others one
+// together, and who has gone has none.
+func TestWorkloads(t *testing.T) {
+	t.Parallel()
+	all := assigned(4)
+	all[2].Request.Name = "bad \xff name"
+	accounts := accounting.New(3, all.places(), used)
+	w := NewWorkloads(accounts, all.find)
 	problems, err := testutil.GatherAndLint(pedantic(t, w))
 	if err != nil || len(problems) > 0 {
 		t.Error(problems, err)
 	}
-	for _, r := range w.rows() {
-		if r.key == "c3.3/eth0" {
-			t.Error("the youngest is shown, and an older one not")
-		}
-	}
-}
-
-// 10,000 workloads, changing while they are scraped.
-func TestWorkloadsConcurrently(t *testing.T) {
-	var there []*registry.Assignment
-	for i := range 10_000 {
-		a := assignment(0, i)
-		a.Request.IPv6 = []netip.Addr{netip.AddrFrom16([16]byte{0x20, 1, 14: byte(i >> 8), 15: byte(i)})}
-		there = append(there, a)
-	}
-	w := NewWorkloads(10_000, there, func(netip.Addr) Usage { return used(7) })
-	reg := pedantic(t, w)
-	ctx, stop := context.WithCancel(t.Context())
-	var changing sync.WaitGroup
-	changing.Go(func() {
-		for i := 0; ctx.Err() == nil; i++ {
-			a := there[i%len(there)]
-			w.Change(registry.Change{Old: a}, func() error { return nil })
-			w.Change(registry.Change{New: a}, func() error { return nil })
-			if i%1000 == 0 {
-				w.Renumber(func() error { return nil })
+	check := func(want map[row]bool) {
+		t.Helper()
+		rows := w.rows()
+		for _, r := range rows {
+			if !want[r] {
+				t.Errorf("there is %+v, want %v", r, want)
 			}
 		}
-	})
-	for range 2 {
-		start := time.Now()
-		if _, err := reg.Gather(); err != nil {
-			t.Error(err)
+		if len(rows) != len(want) {
+			t.Errorf("%d rows, want %d", len(rows), len(want))
 		}
-		t.Logf("a scrape of 10,000 workloads: %v", time.Since(start))
 	}
-	stop()
-	changing.Wait()
+	one, three, others := row{"ns/1", "c1/eth0", used(1)}, row{"ns/3", "c3/eth0", used(3)}, row{"other", "", used(4)}
+	check(map[row]bool{one: true, {"bad � name", "c2/eth0", used(2)}: true, three: true, others: true})
+	renamed := *all[1]
+	renamed.Request.Name = "ns/new"
+	all[1], one.name = &renamed, "ns/new"
+	delete(all, 2) // the registry knows it already, the accounts do not
+	check(map[row]bool{one: true, three: true, others: true})
+	accounts.Change(accounting.Change{Old: 2})
+	check(map[row]bool{one: true, three: true, others: true})
 }
 
 // BenchmarkScrape is the whole answer to Prometheus with 10,000 workloads that
-// have their own series, and the part of it that changes wait for.
+// have their own series, and the part of it that reads the accounts.
 func BenchmarkScrape(b *testing.B) {
-	var there []*registry.Assignment
-	for i := range 10_000 {
-		a := assignment(0, i)
-		a.Request.IPv6 = []netip.Addr{netip.AddrFrom16([16]byte{0x20, 1, 14: byte(i >> 8), 15: byte(i)})}
-		there = append(there, a)
-	}
-	w := NewWorkloads(10_000, there, func(netip.Addr) Usage { return used(7) })
+	all := assigned(10_000)
+	w := NewWorkloads(accounting.New(10_000, all.places(), used), all.find)
 	h := Handler(NewRegistry(&Collector{sources()}, w), slog.New(slog.DiscardHandler))
 	b.Run("answer", func(b *testing.B) {
 		for b.Loop() {
@@ -219,7 +101,7 @@ func BenchmarkScrape(b *testing.B) {
 			b.ReportMetric(float64(r.Body.Len()), "B/scrape")
 		}
 	})
-	b.Run("locked", func(b *testing.B) {
+	b.Run("accounts", func(b *testing.B) {
 		for b.Loop() {
 			w.rows()
 		}

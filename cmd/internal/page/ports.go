@@ -71,7 +71,7 @@ func (p *Page) owners(a netip.Addr) []owner {
 
 // ownerOf puts an assignment into the page's terms.
 func ownerOf(a *registry.Assignment) owner {
-	w := api.Workload{Key: a.Key, Request: a.Request, Pool: a.Pool, Address: a.Address, Since: a.Since}
+	w := api.Workload{Key: a.Key, Serial: a.Serial, Request: a.Request, Pool: a.Pool, Address: a.Address, Since: a.Since}
 	for _, r := range a.Ports {
 		w.Ports = append(w.Ports, api.PortRange(r))
 	}

@@ -117,7 +117,7 @@ func some[T any](v T, err error) (any, error) {
 }
 
 func (s *Server) workload(a *registry.Assignment) api.Workload {
-	w := api.Workload{Key: a.Key, Request: a.Request, Pool: a.Pool, Address: a.Address, Ports: portSet(a), Since: a.Since}
+	w := api.Workload{Key: a.Key, Serial: a.Serial, Request: a.Request, Pool: a.Pool, Address: a.Address, Ports: portSet(a), Since: a.Since}
 	s.Complete(&w)
 	return w
 }
@@ -209,7 +209,7 @@ func (s *Server) whois(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.Owner{Key: o.Key, Name: o.Request.Name, Network: o.Request.Network, Pool: o.Pool, IPv6: o.Request.IPv6,
+	return api.Owner{Key: o.Key, Serial: o.Serial, Name: o.Request.Name, Network: o.Request.Network, Pool: o.Pool, IPv6: o.Request.IPv6,
 		Address: o.Address, Ports: portSet(o), Since: o.Since, Until: o.Until}, nil
 }
 
