@@ -117,6 +117,7 @@ ns/db   10123456789a/eth0  2001:db8::2  198.51.100.1  443,16384-32767  default  
 		{"workloads list --name nobody", "no workload has an assignment\n"},
 		{"workloads show ns/web", `name       ns/web
 workload   00123456789abcdef/eth0
+serial     1
 network    n1
 namespace  /run/netns/web
 interface  veth1
@@ -127,6 +128,7 @@ pool       default
 since      TIME
 `},
 		{"workloads show 2", `workload  20123456789abcdef/eth0
+serial    3
 ipv6      2001:db8::3
 address   203.0.113.0
 ports     all
@@ -136,6 +138,7 @@ since     TIME
 		{"workloads show nobody", "!no workload is called \"nobody\": `natless workloads` lists all"},
 		{"whois 198.51.100.1:443", `name      ns/db
 workload  10123456789abcdef/eth0
+serial    2
 ipv6      2001:db8::2
 address   198.51.100.1
 ports     443,16384-32767

@@ -72,7 +72,7 @@ func TestRegistry(t *testing.T) {
 	}
 	for _, words := range []string{"check BACKUP", "backup BACKUP", "restore BACKUP FILE", "new FILE"} {
 		var r registry.Report
-		if got := plain(words + " -o json"); json.Unmarshal([]byte(got), &r) != nil || r.Layout != "2" {
+		if got := plain(words + " -o json"); json.Unmarshal([]byte(got), &r) != nil || r.Layout != "3" {
 			t.Errorf("%s: %s", words, got)
 		}
 	}

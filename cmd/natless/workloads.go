@@ -78,6 +78,14 @@ func short(k api.Key) string {
 	return id + "/" + k.Interface
 }
 
+// serial is an assignment's number, where it has one.
+func serial(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.FormatUint(n, 10)
+}
+
 func newWorkloadsShow(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:               "show WORKLOAD",
@@ -112,7 +120,7 @@ func printWorkload(out io.Writer, w api.Workload, now time.Time) error {
 	if w.Violations > 0 {
 		violations = fmt.Sprintf("%d packets from ports outside the set were refused", w.Violations)
 	}
-	return facts(out, "name", w.Request.Name, "workload", w.Key.String(), "serial", strconv.FormatUint(w.Serial, 10), "network", w.Request.Network, "namespace", w.Request.Netns, "interface", w.Request.HostInterface,
+	return facts(out, "name", w.Request.Name, "workload", w.Key.String(), "serial", serial(w.Serial), "network", w.Request.Network, "namespace", w.Request.Netns, "interface", w.Request.HostInterface,
 		"ipv6", strings.Join(ipv6, ", "), "address", w.Address.String(), "ports", w.Ports.String(), "asked for", asked, "pool", w.Pool,
 		"prefix", prefix, "since", moment(w.Since)+" ("+age(now, w.Since)+")", "violations", violations)
 }
