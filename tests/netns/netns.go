@@ -18,7 +18,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 var counter atomic.Uint32
@@ -32,17 +34,74 @@ type NS struct {
 
 // New makes a namespace whose real name starts with "natless-" and ends with
 // name, with loopback up and no duplicate address detection, removed when the
-// test ends.
+// test ends. No program is started for it: tests make hundreds.
 func New(t testing.TB, name string) *NS {
 	t.Helper()
 	Require(t, Root, "ip", "sysctl")
 	real := fmt.Sprintf("natless-%d-%d-%s", os.Getpid(), counter.Add(1), name)
 	ns := &NS{t: t, Name: real, Path: "/run/netns/" + real}
-	run(t, "ip", "netns", "add", real)
-	t.Cleanup(func() { run(t, "ip", "netns", "del", real) })
-	ns.Run("ip", "link", "set", "lo", "up")
-	ns.Run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+	if err := shareMount(); err != nil {
+		t.Fatalf("/run/netns: %v", err)
+	}
+	if err := onThrownThread(func() error { return create(real) }); err != nil {
+		t.Fatalf("make namespace %s: %v", real, err)
+	}
+	t.Cleanup(func() {
+		if err := netns.DeleteNamed(real); err != nil {
+			t.Errorf("remove namespace %s: %v", real, err)
+		}
+	})
 	return ns
+}
+
+// create leaves the calling thread in a new namespace with that name.
+func create(name string) error {
+	handle, err := netns.NewNamed(name)
+	if err != nil {
+		return err
+	}
+	defer handle.Close()
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return err
+	}
+	for _, which := range []string{"all", "default"} {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+which+"/accept_dad", []byte("0"), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shareMount makes /run/netns what ip netns add makes of it: a mount whose
+// changes reach those who have a view of the file system of their own. Without
+// it a namespace lives as long as they do.
+var shareMount = sync.OnceValue(func() error {
+	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
+		return err
+	}
+	err := unix.Mount("", "/run/netns", "none", unix.MS_SHARED|unix.MS_REC, "")
+	if err != unix.EINVAL { // it is a mount already
+		return err
+	}
+	if err := unix.Mount("/run/netns", "/run/netns", "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return err
+	}
+	return unix.Mount("", "/run/netns", "none", unix.MS_SHARED|unix.MS_REC, "")
+})
+
+// onThrownThread runs f on a thread that ends with it, so that it may leave its
+// namespace and not come back.
+func onThrownThread(f func() error) error {
+	failed := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		failed <- f()
+	}()
+	return <-failed
 }
 
 // Do runs f on a thread inside the namespace and waits for it. Sockets and
@@ -50,22 +109,24 @@ func New(t testing.TB, name string) *NS {
 // f must not call t.FailNow.
 func (ns *NS) Do(f func()) {
 	ns.t.Helper()
-	failed := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		handle, err := netns.GetFromPath(ns.Path)
-		if err == nil {
-			err = netns.Set(handle)
-			handle.Close()
-		}
-		if err == nil {
-			f()
-		}
-		failed <- err
-	}()
-	if err := <-failed; err != nil {
+	err := ns.enter(func() error { f(); return nil })
+	if err != nil {
 		ns.t.Fatalf("enter namespace %s: %v", ns.Name, err)
 	}
+}
+
+func (ns *NS) enter(f func() error) error {
+	return onThrownThread(func() error {
+		handle, err := netns.GetFromPath(ns.Path)
+		if err != nil {
+			return err
+		}
+		defer handle.Close()
+		if err := netns.Set(handle); err != nil {
+			return err
+		}
+		return f()
+	})
 }
 
 // Command is a program to be run in the namespace, with the host's /sys and
@@ -84,14 +145,13 @@ func (ns *NS) CommandContext(ctx context.Context, name string, args ...string) *
 // another test's namespace that has just gone, is for people.
 func (ns *NS) Run(name string, args ...string) string {
 	ns.t.Helper()
-	cmd := ns.Command(name, args...)
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	out, err := cmd.Output()
-	if err != nil {
-		ns.t.Fatalf("in %s: %s %s: %v\n%s%s", ns.Name, name, strings.Join(args, " "), err, out, &said)
+	cmd := exec.Command(name, args...)
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := ns.enter(cmd.Run); err != nil { // a child is where the thread is that starts it: that saves nsenter
+		ns.t.Fatalf("in %s: %s %s: %v\n%s%s", ns.Name, name, strings.Join(args, " "), err, &out, &said)
 	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(out.String())
 }
 
 // IP is Run("ip", …) with the arguments in one string. An IPv6 address that it
@@ -110,9 +170,30 @@ func (ns *NS) IP(args string) string {
 // Veth joins two namespaces with a pair of devices, both up.
 func Veth(t testing.TB, a *NS, nameA string, b *NS, nameB string) {
 	t.Helper()
-	run(t, "ip", "link", "add", nameA, "netns", a.Name, "type", "veth", "peer", "name", nameB, "netns", b.Name)
-	a.Run("ip", "link", "set", nameA, "up")
-	b.Run("ip", "link", "set", nameB, "up")
+	err := a.enter(func() error {
+		other, err := netns.GetFromPath(b.Path)
+		if err != nil {
+			return err
+		}
+		defer other.Close()
+		pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: nameA}, PeerName: nameB, PeerNamespace: netlink.NsFd(other)}
+		if err := netlink.LinkAdd(pair); err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(pair)
+	})
+	if err == nil {
+		err = b.enter(func() error {
+			peer, err := netlink.LinkByName(nameB)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetUp(peer)
+		})
+	}
+	if err != nil {
+		t.Fatalf("join %s of %s and %s of %s: %v", nameA, a.Name, nameB, b.Name, err)
+	}
 }
 
 // Start starts a program that is killed when this process dies. The kernel
@@ -166,11 +247,4 @@ func Require(t testing.TB, what ...string) {
 		t.Fatal(why)
 	}
 	t.Skip(why)
-}
-
-func run(t testing.TB, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Errorf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
 }
