@@ -113,8 +113,8 @@ func newNamespaces(_ context.Context, dir string) (*namespaces, error) {
 		}
 	}
 	err = n.boot()
-	if err == nil { // what this machine has of natless itself
-		_, err = sh(context.Background(), n, host, "rm -rf /etc/natless /var/lib/natless")
+	if err == nil { // what this machine has of natless itself, and its word that dpkg is to read all manual pages each time
+		_, err = sh(context.Background(), n, host, "rm -rf /etc/natless /var/lib/natless /var/lib/man-db/auto-update")
 	}
 	if err != nil {
 		n.close()

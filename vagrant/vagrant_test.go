@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/natless/natless/tests/netns"
@@ -19,12 +20,16 @@ import (
 func build(t *testing.T) {
 	t.Helper()
 	netns.Require(t, netns.Root, "make", "ip", "nft", "sysctl", "curl", "ping", "nsenter", "unshare", "dpkg")
-	cmd := exec.Command("make", "-C", "..", "vagrant-build")
-	cmd.Env = append(os.Environ(), "MAKEFLAGS=", "MAKELEVEL=")
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := built(); err != nil {
 		t.Fatalf("make vagrant-build: %v\n%s", err, out)
 	}
 }
+
+var built = sync.OnceValues(func() ([]byte, error) {
+	cmd := exec.Command("make", "-C", "..", "vagrant-build")
+	cmd.Env = append(os.Environ(), "MAKEFLAGS=", "MAKELEVEL=")
+	return cmd.CombinedOutput()
+})
 
 func newLab(t *testing.T) *namespaces {
 	t.Helper()

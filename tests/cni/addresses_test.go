@@ -74,6 +74,7 @@ func TestTwoRanges(t *testing.T) {
 // TestSourceTaken: what comes to a container after ADD and makes its kernel send
 // from elsewhere is said by CHECK and doctor.
 func TestSourceTaken(t *testing.T) {
+	daemon.OnePath(t, "it is about the plugin")
 	n, bin := newNode(t), tools(t)
 	d := daemon.Start(t, n.NS, sharedPool)
 	p := n.pods(t, 1, ptp(t, d, ""), bin)[0]

@@ -208,6 +208,7 @@ func (n *node) fetch(ns *netns.NS, options ...string) error {
 // TestTuning: what the plugin tuning does to the limits of ports is said by CHECK,
 // in whatever order, and nothing else of it disturbs.
 func TestTuning(t *testing.T) {
+	daemon.OnePath(t, "it is about the plugin")
 	n, bin := newNode(t), tools(t)
 	d := daemon.Start(t, n.NS, sharedPool)
 	sysctl := func(name, value string) string {

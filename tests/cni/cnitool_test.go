@@ -229,6 +229,7 @@ func refusedAtOnce(t *testing.T, p *pod, port uint16) {
 }
 
 func TestCheckNoticesOverriddenPorts(t *testing.T) {
+	daemon.OnePath(t, "it is about the plugin")
 	n, bin := newNode(t), tools(t)
 	d := daemon.Start(t, n.NS, sharedPool)
 	p := n.pods(t, 1, ptp(t, d, ""), bin)[0]
@@ -244,6 +245,7 @@ func TestCheckNoticesOverriddenPorts(t *testing.T) {
 }
 
 func TestDeletedWhileTheDaemonWasAway(t *testing.T) {
+	daemon.OnePath(t, "it is about the plugin")
 	n, bin := newNode(t), tools(t)
 	d := daemon.Start(t, n.NS, sharedPool)
 	pods := n.pods(t, 2, ptp(t, d, ""), bin)
@@ -272,6 +274,7 @@ func TestDeletedWhileTheDaemonWasAway(t *testing.T) {
 
 // TestNamespaceGone: a container that vanished without a DEL.
 func TestNamespaceGone(t *testing.T) {
+	daemon.OnePath(t, "it is about the registry")
 	n, bin := newNode(t), tools(t)
 	d := daemon.Start(t, n.NS, sharedPool)
 	conf := ptp(t, d, "")
@@ -292,6 +295,7 @@ func TestNamespaceGone(t *testing.T) {
 }
 
 func TestGC(t *testing.T) {
+	daemon.OnePath(t, "it is about the plugin")
 	n, bin := newNode(t), tools(t)
 	d := daemon.Start(t, n.NS, sharedPool)
 	p := n.pods(t, 1, ptp(t, d, ""), bin)[0]
@@ -330,6 +334,7 @@ func TestGC(t *testing.T) {
 
 // TestLateDelete: the runtime repeats a DEL and has nothing to say with it.
 func TestLateDelete(t *testing.T) {
+	daemon.OnePath(t, "it is about the plugin")
 	n, bin := newNode(t), tools(t)
 	d := daemon.Start(t, n.NS, sharedPool)
 	p := n.pods(t, 1, ptp(t, d, ""), bin)[0]

@@ -59,6 +59,15 @@ func Start(t testing.TB, ns *netns.NS, config string) *Daemon {
 // they do not say: what NATLESS_FAST_PATH says (auto, off or required), or auto.
 func FastPath() string { return cmp.Or(os.Getenv("NATLESS_FAST_PATH"), "auto") }
 
+// OnePath is for a test that the fast path can change nothing of, for that
+// reason: it runs with the fast path, and not a second time without it.
+func OnePath(t testing.TB, why string) {
+	t.Helper()
+	if Offload() == "off" {
+		t.Skip("has run with the fast path: " + why)
+	}
+}
+
 // Write replaces the configuration, to be reloaded or started with.
 func (d *Daemon) Write(config string) {
 	d.t.Helper()

@@ -16,6 +16,7 @@ import (
 // TestDemoWithoutRoot: natless demo needs no privilege, no network and no file
 // of ours.
 func TestDemoWithoutRoot(t *testing.T) {
+	daemon.OnePath(t, "no packet is sent")
 	netns.Require(t, netns.Root, "setpriv", "install")
 	ns := netns.New(t, "alone")
 	program := filepath.Join("/tmp", ns.Name)

@@ -69,6 +69,7 @@ func next(got <-chan string, patience time.Duration) string {
 // TestStrangerWithOurSource: nobody outside speaks for a workload, whichever way
 // its packets take. The kernel's own check is off.
 func TestStrangerWithOurSource(t *testing.T) {
+	daemon.OnePath(t, "it runs both")
 	for _, offload := range []string{"off", "auto"} {
 		t.Run(offload, func(t *testing.T) {
 			t.Parallel()

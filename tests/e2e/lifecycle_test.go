@@ -130,6 +130,7 @@ func (n *topology) reload(config, result string) {
 }
 
 func TestReloadRefused(t *testing.T) {
+	daemon.OnePath(t, "it is about the configuration")
 	n := newTopology(t)
 	running := n.state()
 	for config, why := range map[string]string{

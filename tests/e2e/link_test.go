@@ -106,6 +106,7 @@ func TestPoolOnLink(t *testing.T) {
 // TestDeadAddresses: what can never work on the links as they are is refused, at a
 // reload and at the start, with the way out.
 func TestDeadAddresses(t *testing.T) {
+	daemon.OnePath(t, "it is about the configuration")
 	n := newTopology(t, "uplink: uplink")
 	n.host.IP("route add default via 192.0.2.2")
 	for what, want := range map[string]string{
@@ -131,6 +132,7 @@ func TestDeadAddresses(t *testing.T) {
 // TestDoctorLinkLocal: a host that has IPv6 on its links alone, and no IPv4 there,
 // is well.
 func TestDoctorLinkLocal(t *testing.T) {
+	daemon.OnePath(t, "it is about addresses")
 	n := &topology{t: t, host: netns.New(t, "host"), server: netns.New(t, "server")}
 	netns.Veth(t, n.host, "uplink", n.server, "eth0")
 	n.daemon = daemon.Start(t, n.host, baseConfig+"uplink: uplink\ndns64: {enabled: true, upstreams: [\"192.0.2.53:53\"]}\n")

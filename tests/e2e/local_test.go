@@ -83,6 +83,7 @@ func resolving(t *testing.T, ns *netns.NS, command string) (string, error) {
 // TestNames: a workload that knows no resolver but the translator downloads
 // from servers that have only IPv4, by their names.
 func TestNames(t *testing.T) {
+	daemon.OnePath(t, "what is for the translator itself is always answered by the daemon")
 	netns.Require(t, netns.Root, "curl", "unbound", "dig", "unshare")
 	n := newTopology(t, localKeys)
 	resolver(t, n.server)
@@ -116,6 +117,7 @@ func TestNames(t *testing.T) {
 // and the host it runs on by whichever of its addresses the kernel chooses, with
 // doctor; others are told that they may not ask, and the operator that they did.
 func TestNamesAreForWorkloads(t *testing.T) {
+	daemon.OnePath(t, "what is for the translator itself is always answered by the daemon")
 	netns.Require(t, netns.Root, "unbound", "dig", "unshare", "getent")
 	n := newTopology(t, localKeys)
 	resolver(t, n.server)
@@ -194,6 +196,7 @@ func TestOwnAddresses(t *testing.T) {
 // TestLocalFlood: whatever is thrown at the translator's own address, packets
 // that pass through it do, and the services answer again afterwards.
 func TestLocalFlood(t *testing.T) {
+	daemon.OnePath(t, "what is for the translator itself is always answered by the daemon")
 	netns.Require(t, netns.Root, "curl")
 	n := newTopology(t, localKeys)
 	var conn net.Conn
@@ -232,6 +235,7 @@ func TestLocalFlood(t *testing.T) {
 
 // TestLocalIdle: the stack and its services cost little while nobody asks.
 func TestLocalIdle(t *testing.T) {
+	daemon.OnePath(t, "what is for the translator itself is always answered by the daemon")
 	netns.Require(t, netns.Root)
 	n := newTopology(t, localKeys)
 	time.Sleep(time.Second)

@@ -67,6 +67,7 @@ func synFlood(t *testing.T, ns *netns.NS, source string, port uint16) (sent *ato
 // workload's health checks and queries over TCP are answered, and the daemon does
 // not grow.
 func TestSYNFlood(t *testing.T) {
+	daemon.OnePath(t, "what is for the translator itself is always answered by the daemon")
 	netns.Require(t, netns.Root)
 	n := newNamespaces(t)
 	n.daemon = daemon.Start(t, n.host, poolsConfig+"health: {port: 8080}\n")

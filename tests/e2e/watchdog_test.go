@@ -18,6 +18,7 @@ import (
 // systemd's watchdog hears from a daemon that gets on, and nothing from one that
 // does not.
 func TestWatchdog(t *testing.T) {
+	daemon.OnePath(t, "it is about the daemon itself")
 	netns.Require(t, netns.Root)
 	n := newNamespaces(t)
 	n.daemon = daemon.New(t, n.host, baseConfig)
@@ -41,6 +42,7 @@ func TestWatchdog(t *testing.T) {
 // workloads, and who stop in the middle of what they ask, keep the daemon from
 // nothing: the watchdog is answered, a container gets its address.
 func TestWatchdogHearsNoCrowd(t *testing.T) {
+	daemon.OnePath(t, "it is about the API")
 	netns.Require(t, netns.Root)
 	n := newNamespaces(t)
 	n.daemon = daemon.New(t, n.host, poolsConfig)
