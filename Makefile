@@ -86,13 +86,14 @@ scale: ## a million mappings and a million workloads: lookup, edit, memory, load
 	$(GO) test -run '^$$' -bench 'Lookup|Edit|Build|Memory' -benchtime 300ms ./translator/mapping
 	$(GO) test -run '^$$' -bench LoadMillion ./config
 	$(GO) test -v -count=1 -timeout 15m -run TestScale ./config/registry -workloads 1000000
-	NATLESS_FAST_PATH=off NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestScale ./tests/e2e -mappings 1000000 -workloads 1000000 -strict
+	NATLESS_FAST_PATH=off NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run 'TestScale|TestManyWorkloads' ./tests/e2e -mappings 1000000 -workloads 1000000 -strict
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestScaleMappings ./tests/e2e -mappings 1000000
 
 .PHONY: soak
 soak: ## two hours of workloads that come and go, kills, reloads and flaps, and 10 GB over a bad link (root)
 	@tests/need go root ip sysctl nsenter
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 6h ./tests/soak -for 2h -workloads 10000
+	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 1h -run TestTransferThroughDisorder ./tests/e2e -disordered 1024
 	$(GO) test -v -race -timeout 6h -run TestTransfer ./netstack -transfer 10240
 
 KILLS ?= 400

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"errors"
+	"flag"
 	"math/rand/v2"
 	"os"
 	"testing"
@@ -99,19 +100,17 @@ func (d *disorder) run() {
 	}
 }
 
-// Kernel TCP carries a gigabyte, both directions together, through loss, disorder and a
+var disordered = flag.Int64("disordered", 64, "`MB` that TestTransferThroughDisorder moves; make soak moves 1024")
+
+// Kernel TCP carries much data, both directions together, through loss, disorder and a
 // link of 1400 bytes.
-func TestGigabyteThroughDisorder(t *testing.T) {
+func TestTransferThroughDisorder(t *testing.T) {
 	netns.Require(t, netns.Root)
 	n := newTopology(t)
 	d := newDisorder(t, n.gate)
-	size := int64(1 << 30)
-	if testing.Short() {
-		size = 64 << 20
-	}
 	streams := []*load.Stream{load.StartStream(t, n.w2, n.server, serverv6), load.StartStream(t, n.server, n.w2, workload2v4)}
 	start := time.Now()
-	within(t, 5*time.Minute, "a gigabyte", func() bool { return streams[0].Written()+streams[1].Written() >= size })
+	within(t, 5*time.Minute, "what is to be moved", func() bool { return streams[0].Written()+streams[1].Written() >= *disordered<<20 })
 	for _, s := range streams {
 		s.Finish()
 		t.Logf("%d MB in %v", s.Written()>>20, time.Since(start).Round(time.Second))

@@ -52,7 +52,7 @@ func TestHTTP3(t *testing.T) {
 			}
 			defer transport.Close()
 			defer client.Close()
-			const size = 32 << 20
+			const size = 8 << 20
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			request, err := http.NewRequestWithContext(ctx, "GET", fmt.Sprintf("https://%s/%d", net.JoinHostPort(way.address, port), size), nil)

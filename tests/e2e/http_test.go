@@ -68,7 +68,7 @@ func TestCurl(t *testing.T) {
 		"hairpin":                     {n.w1, n.w2, "2001:db8:64::c633:6403", "2001:db8:64::c633:6402"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			peer := curl(t, way.from, way.address, serveHTTP(t, way.to), 100<<20)
+			peer := curl(t, way.from, way.address, serveHTTP(t, way.to), 16<<20)
 			if peer != way.peer {
 				t.Errorf("the server saw %s, want %s", peer, way.peer)
 			}

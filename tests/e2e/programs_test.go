@@ -84,8 +84,8 @@ func TestIperf(t *testing.T) {
 		"4→6": {n.server, n.w1, workload1v4},
 	} {
 		start(t, way.to.Command("iperf3", "-s", "--forceflush"), "Server listening")
-		for _, args := range []string{"", "-P 4", "-R", "-u -b 20M -l 1200", "-u -b 20M -l 1200 -R", "-u -b 20M -l 8000", "-u -b 20M -l 8000 -R"} {
-			args = "-J -t 1 -c " + way.address + " " + args
+		for _, args := range []string{"-n 32M", "-n 32M -P 4", "-n 32M -R", "-u -b 40M -n 2M -l 1200", "-u -b 40M -n 2M -l 1200 -R", "-u -b 40M -n 2M -l 8000", "-u -b 40M -n 2M -l 8000 -R"} {
+			args = "-J -c " + way.address + " " + args
 			out, err := way.from.Command("iperf3", strings.Fields(args)...).Output() // warnings go to stderr
 			if err != nil {
 				t.Errorf("%s iperf3 %s: %v\n%s", name, args, err, out)

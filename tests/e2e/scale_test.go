@@ -25,8 +25,8 @@ import (
 )
 
 var (
-	explicitMappings = flag.Int("mappings", 200_000, "explicit mappings of TestScaleMappings")
-	presentWorkloads = flag.Int("workloads", 20_000, "workloads of TestScaleWorkloads")
+	explicitMappings = flag.Int("mappings", 100_000, "explicit mappings of TestScaleMappings")
+	presentWorkloads = flag.Int("workloads", 10_000, "workloads of TestScaleWorkloads, and up to 100,000 of TestManyWorkloads")
 	strict           = flag.Bool("strict", false, "hold the figures of the scale tests against their goals, on a machine that does nothing else")
 )
 

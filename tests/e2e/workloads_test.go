@@ -198,14 +198,12 @@ func TestReloadKeepsWorkloads(t *testing.T) {
 	}
 }
 
-// TestManyWorkloads prints what 100,000 assignments cost: the start, memory,
+// TestManyWorkloads prints what many assignments cost: the start, memory,
 // and one more over the API.
 func TestManyWorkloads(t *testing.T) {
 	netns.Require(t, netns.Root)
-	count, present := 1000, 100_000
-	if testing.Short() {
-		count, present = 100, 5000
-	}
+	present := min(*presentWorkloads, 100_000)
+	count := present / 100
 	n := newNamespaces(t)
 	n.daemon = daemon.New(t, n.host, strings.Replace(poolsConfig, "198.51.100.8/32, ports_per_workload: 1024", "10.0.0.0/21, ports_per_workload: 512", 1))
 	pool := registry.Pool{Name: "default", IPv4: netip.MustParsePrefix("10.0.0.0/21"), PortsPerWorkload: 512}
