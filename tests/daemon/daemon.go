@@ -63,7 +63,7 @@ func FastPath() string { return cmp.Or(os.Getenv("NATLESS_FAST_PATH"), "auto") }
 // reason: it runs with the fast path, and not a second time without it.
 func OnePath(t testing.TB, why string) {
 	t.Helper()
-	if Offload() == "off" {
+	if FastPath() == "off" {
 		t.Skip("has run with the fast path: " + why)
 	}
 }

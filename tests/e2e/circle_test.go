@@ -104,7 +104,7 @@ func sendRaw(proto int, src, dst netip.Addr, body []byte) error {
 // TestNothingCircles: whatever leads to the device ends there, once, whoever
 // sends it, by whatever protocol: nothing comes back to the device that was there.
 func TestNothingCircles(t *testing.T) {
-	daemon.OnePath(t, "its configuration says offload: off")
+	daemon.OnePath(t, "its configuration says fast_path: off")
 	n := newTopology(t, `
 fast_path: off
 uplink: uplink

@@ -19,7 +19,7 @@ import (
 // as long as it has it, whatever becomes of its pool by a reload, over a restart
 // too; when it gives it back the kernel is told nothing of it any more.
 func TestAssignmentsOutlivePools(t *testing.T) {
-	daemon.OnePath(t, "its configuration says offload: off")
+	daemon.OnePath(t, "its configuration says fast_path: off")
 	netns.Require(t, netns.Root, "curl")
 	const (
 		base = `
@@ -125,7 +125,7 @@ pools:
 // starting; it is left out, said, and given away when it is free; and nobody on
 // the host takes what comes to a workload.
 func TestHostUsesPorts(t *testing.T) {
-	daemon.OnePath(t, "its configuration says offload: off")
+	daemon.OnePath(t, "its configuration says fast_path: off")
 	netns.Require(t, netns.Root, "curl")
 	n := newNamespaces(t)
 	taken := load.ListenOn(t, n.host, ":10240")

@@ -65,7 +65,7 @@ func (n *topology) ready(check string) (bool, string) {
 // TestGuardBeforeUplink: where the uplink is missing the daemon is not ready, and
 // nobody can use another's address meanwhile.
 func TestGuardBeforeUplink(t *testing.T) {
-	daemon.OnePath(t, "its configuration says offload: off")
+	daemon.OnePath(t, "its configuration says fast_path: off")
 	t.Parallel()
 	n := newNamespaces(t)
 	n.host.IP("link set uplink name away")
@@ -94,7 +94,7 @@ func TestGuardBeforeUplink(t *testing.T) {
 // TestRequiredIsNotReady: where the fast path is required and the uplink cannot
 // have it, the daemon goes on, is not ready, and says why.
 func TestRequiredIsNotReady(t *testing.T) {
-	daemon.OnePath(t, "its configuration says offload: required")
+	daemon.OnePath(t, "its configuration says fast_path: required")
 	for name, c := range map[string]struct {
 		spoil, mend []string // commands of ip
 		why         string
