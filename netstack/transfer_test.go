@@ -8,15 +8,12 @@ import (
 	"github.com/natless/natless/netstack/host"
 )
 
-var megabytes = flag.Int64("transfer", 200, "`MB` that TestTransfer moves; make soak moves 10240")
+var megabytes = flag.Int64("transfer", 16, "`MB` that TestTransfer moves; make soak moves 10240")
 
 // TestTransfer moves much data over a link that loses and reorders packets and
 // whose MTU changes on the way, a quarter on each side of the translator and in
 // each direction, and compares sums.
 func TestTransfer(t *testing.T) {
-	if testing.Short() {
-		*megabytes = min(*megabytes, 16)
-	}
 	share := *megabytes << 20 / 4
 	eachSide(t, func(t *testing.T, s side) {
 		const losses, lates = 20, 200 // in each direction, however much there is: a loss may cost gVisor 0.2 s

@@ -119,7 +119,7 @@ func (d *Daemon) Start() {
 	case <-d.manager.ready:
 	case <-exited:
 		d.t.Fatalf("natlessd ended and was not ready\n%s", d.Log())
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute): // on a machine that does much besides
 		d.Signal(syscall.SIGQUIT) // which shows what it does
 		select {
 		case <-exited:
@@ -153,8 +153,8 @@ func (d *Daemon) end(sig syscall.Signal) {
 	d.cmd.Process.Signal(sig)
 	select {
 	case <-d.exited:
-	case <-time.After(10 * time.Second):
-		d.t.Errorf("natlessd is still there 10 s after %v", sig)
+	case <-time.After(30 * time.Second):
+		d.t.Errorf("natlessd is still there 30 s after %v", sig)
 		d.cmd.Process.Kill()
 		<-d.exited
 	}
