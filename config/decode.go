@@ -92,7 +92,7 @@ func (d *decoder) value(n ast.Node, key string, v reflect.Value) {
 func (d *decoder) mapping(n ast.Node, key string, v reflect.Value) {
 	values, ok := entries(n)
 	if !ok {
-		d.fail(n, key, fmt.Errorf("wants keys and values: %s", strings.Join(keys(v.Type()), ", ")))
+		d.fail(n, key, fmt.Errorf("must have keys and values: %s", strings.Join(keys(v.Type()), ", ")))
 		return
 	}
 	given := map[string]bool{}
@@ -130,7 +130,7 @@ func (d *decoder) list(n ast.Node, key string, v reflect.Value) {
 		return
 	}
 	if !ok {
-		d.fail(n, key, errors.New("wants a list"))
+		d.fail(n, key, errors.New("must be a list"))
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values)))
@@ -142,7 +142,7 @@ func (d *decoder) list(n ast.Node, key string, v reflect.Value) {
 func (d *decoder) scalar(n ast.Node, key string, v reflect.Value) {
 	_, ok := n.(ast.ScalarNode)
 	if !ok || n.Type() == ast.NullType || n.Type() == ast.MappingValueType || n.Type() == ast.AliasType || n.Type() == ast.AnchorType {
-		d.fail(n, key, errors.New("wants a single value"))
+		d.fail(n, key, errors.New("must be a single value"))
 		return
 	}
 	if err := setScalar(v, n.GetToken().Value); err != nil {
@@ -158,13 +158,13 @@ func setScalar(v reflect.Value, s string) (err error) {
 		*p, err = parseAddr(s)
 	case *netip.AddrPort:
 		if *p, err = netip.ParseAddrPort(s); err != nil {
-			err = fmt.Errorf("%q is no IP address with a port, such as 192.0.2.2:53 or [2001:db8::2]:53", s)
+			err = fmt.Errorf("%q is not an IP address with a port, such as 192.0.2.2:53 or [2001:db8::2]:53", s)
 		}
 	case encoding.TextUnmarshaler:
 		err = p.UnmarshalText([]byte(s))
 	case *time.Duration:
 		if *p, err = time.ParseDuration(s); err != nil {
-			err = fmt.Errorf("%q is no duration such as 60s", s)
+			err = fmt.Errorf("%q is not a duration such as 60s", s)
 		}
 	case *string:
 		*p = s
@@ -175,12 +175,12 @@ func setScalar(v reflect.Value, s string) (err error) {
 		*p = s == "true"
 	case *int:
 		if *p, err = strconv.Atoi(s); err != nil {
-			err = fmt.Errorf("%q is no whole number", s)
+			err = fmt.Errorf("%q is not a whole number", s)
 		}
 	case *uint16:
 		n, parseErr := strconv.ParseUint(s, 10, 16)
 		if *p = uint16(n); parseErr != nil {
-			err = fmt.Errorf("%q is no number from 0 to 65535", s)
+			err = fmt.Errorf("%q is not a number from 0 to 65535", s)
 		}
 	default:
 		panic("config: no way to read a " + v.Type().String())

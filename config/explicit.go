@@ -128,7 +128,7 @@ func openRegular(path string) (*os.File, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file", path)
+		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
 	return os.Open(path)
 }
@@ -217,7 +217,7 @@ func (g *gatherer) locate() {
 
 func (v validator) mappedBlocks() {
 	for i, p := range v.MappedBlocks {
-		v.check(p.IsValid() && p.Addr().Is4() && p.Bits() > 0 && usable(p), fmt.Sprintf("mapped_blocks[%d]", i), "%s is no IPv4 prefix that hosts may have", p)
+		v.check(p.IsValid() && p.Addr().Is4() && p.Bits() > 0 && usable(p), fmt.Sprintf("mapped_blocks[%d]", i), "%s is not an IPv4 prefix that hosts may have", p)
 	}
 }
 

@@ -111,7 +111,7 @@ func parseMapping(line []byte) (m mapping.Mapping, some bool, err error) {
 			break
 		}
 		if n == len(words) {
-			return m, false, fmt.Errorf("%s is too much: wants an IPv6 prefix, an IPv4 prefix and perhaps ports, such as 1024-2047,8080", word(rest))
+			return m, false, fmt.Errorf("%s is too much: write an IPv6 prefix, an IPv4 prefix and perhaps ports, such as 1024-2047,8080", word(rest))
 		}
 		end := 0
 		for end < len(rest) && !white(rest[end]) {
@@ -123,9 +123,9 @@ func parseMapping(line []byte) (m mapping.Mapping, some bool, err error) {
 	case n == 0:
 		return m, false, nil
 	case n == 1:
-		return m, false, fmt.Errorf("%s stands alone: wants an IPv6 prefix, white space and an IPv4 prefix", word(words[0]))
+		return m, false, fmt.Errorf("%s stands alone: write an IPv6 prefix, white space and an IPv4 prefix", word(words[0]))
 	case len(words[0]) > maxWord || len(words[1]) > maxWord:
-		return m, false, fmt.Errorf("%s %s: are no prefixes", word(words[0]), word(words[1]))
+		return m, false, fmt.Errorf("%s %s: are not prefixes", word(words[0]), word(words[1]))
 	}
 	if m.IPv6, err = parsePrefix(words[0]); err != nil {
 		return m, false, err

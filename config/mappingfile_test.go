@@ -146,15 +146,15 @@ func TestMappingsFileErrors(t *testing.T) {
 	const one = "mappings_file: m\n"
 	for name, test := range map[string]struct{ config, m, want string }{
 		"missing":     {"mappings_file: none", "", "DIR/natless.yaml:3: mappings_file: stat DIR/none: no such file or directory"},
-		"folder":      {"mappings_file: [m, .]", "", "DIR/natless.yaml:3: mappings_file[1]: DIR is no regular file"},
+		"folder":      {"mappings_file: [m, .]", "", "DIR/natless.yaml:3: mappings_file[1]: DIR is not a regular file"},
 		"twice":       {"mappings_file: [m, ./m]", "", "DIR/natless.yaml:3: mappings_file[1]: DIR/m is there twice"},
-		"no path":     {"mappings_file: {a: b}", "", "DIR/natless.yaml:3: mappings_file: wants a single value"},
-		"one word":    {one, "\n2001:db8::1\n", `DIR/m:2: "2001:db8::1" stands alone: wants an IPv6 prefix, white space and an IPv4 prefix`},
-		"four words":  {one, "2001:db8:6::1 10.0.0.1 1 2\n", `DIR/m:1: "2" is too much: wants an IPv6 prefix, an IPv4 prefix and perhaps ports, such as 1024-2047,8080`},
+		"no path":     {"mappings_file: {a: b}", "", "DIR/natless.yaml:3: mappings_file: must be a single value"},
+		"one word":    {one, "\n2001:db8::1\n", `DIR/m:2: "2001:db8::1" stands alone: write an IPv6 prefix, white space and an IPv4 prefix`},
+		"four words":  {one, "2001:db8:6::1 10.0.0.1 1 2\n", `DIR/m:1: "2" is too much: write an IPv6 prefix, an IPv4 prefix and perhaps ports, such as 1024-2047,8080`},
 		"no newline":  {one, "2001:db8:6::1 10.0.0.1\n2001:db8:6::2 10.0.0.1", "DIR/m:2: has no newline at its end: is the file whole?"},
-		"no prefix":   {one, "2001:db8::g 10.0.0.1\n2001:db8:6::1 10.0.0.256\n", "DIR/m:1: \"2001:db8::g\" is no IP address\nDIR/m:2: \"10.0.0.256\" is no IP address"},
+		"no prefix":   {one, "2001:db8::g 10.0.0.1\n2001:db8:6::1 10.0.0.256\n", "DIR/m:1: \"2001:db8::g\" is not an IP address\nDIR/m:2: \"10.0.0.256\" is not an IP address"},
 		"no ports":    {one, "2001:db8:6::1 10.0.0.1 70000\n", `DIR/m:1: ports "70000": "70000" is no port: give a number from 0 to 65535`},
-		"long line":   {one, strings.Repeat("1", maxLine) + "\n2001:db8\n", "DIR/m:1: is longer than 65536 bytes\nDIR/m:2: \"2001:db8\" stands alone: wants an IPv6 prefix, white space and an IPv4 prefix"},
+		"long line":   {one, strings.Repeat("1", maxLine) + "\n2001:db8\n", "DIR/m:1: is longer than 65536 bytes\nDIR/m:2: \"2001:db8\" stands alone: write an IPv6 prefix, white space and an IPv4 prefix"},
 		"host bits":   {one, "2001:db8:6::1/64 10.0.0.0/24\n", "DIR/m:1: 2001:db8:6::1/64 has bits beyond its length: write 2001:db8:6::/64"},
 		"other way":   {one, "10.0.0.1 2001:db8:6::1\n", "DIR/m:1: ipv6 10.0.0.1/32: wrong address family"},
 		"suffix":      {one, "2001:db8:6::/120 10.0.0.0/23\n", "DIR/m:1: ipv4 10.0.0.0/23 has 9 suffix bits, ipv6 2001:db8:6::/120 only 8: lengthen the ipv4 prefix to /24 (RFC 7757 3.3)"},
@@ -166,7 +166,7 @@ func TestMappingsFileErrors(t *testing.T) {
 		"the list":    {one + "mappings: [{ipv6: 2001:db8:7::1, ipv4: 10.0.0.1}]", "2001:db8:6::1 10.0.0.1\n", "DIR/m:1: 2001:db8:6::1/128 ↔ 10.0.0.1/32: ipv4 10.0.0.1/32 already belongs to 2001:db8:7::1/128 ↔ 10.0.0.1/32, which is mappings[0]"},
 		"too many":    {one, eleven, "…\nDIR/m:10: here reading ended: more than 9 errors"},
 		"scattered":   {one, scattered, "DIR/natless.yaml:3: mappings_file: the IPv4 addresses lie so scattered that 4097 routes would bring them here, and 4096 are the limit: name the blocks in which they lie under mapped_blocks, to have these brought here whole"},
-		"bad block":   {"mapped_blocks: [224.0.0.0/8, '2001:db8::/32', 0.0.0.0/0]", "", "DIR/natless.yaml:3: mapped_blocks[0]: 224.0.0.0/8 is no IPv4 prefix that hosts may have\nDIR/natless.yaml:3: mapped_blocks[1]: 2001:db8::/32 is no IPv4 prefix that hosts may have\nDIR/natless.yaml:3: mapped_blocks[2]: 0.0.0.0/0 is no IPv4 prefix that hosts may have"},
+		"bad block":   {"mapped_blocks: [224.0.0.0/8, '2001:db8::/32', 0.0.0.0/0]", "", "DIR/natless.yaml:3: mapped_blocks[0]: 224.0.0.0/8 is not an IPv4 prefix that hosts may have\nDIR/natless.yaml:3: mapped_blocks[1]: 2001:db8::/32 is not an IPv4 prefix that hosts may have\nDIR/natless.yaml:3: mapped_blocks[2]: 0.0.0.0/0 is not an IPv4 prefix that hosts may have"},
 		"blocks help": {one + "mapped_blocks: [10.0.0.0/8]", scattered, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

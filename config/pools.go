@@ -14,7 +14,7 @@ func (v validator) pools() {
 	names := map[string]int{}
 	for i, p := range v.Pools {
 		key := fmt.Sprintf("pools[%d]", i)
-		v.check(poolName.MatchString(p.Name), key+".name", "%q is no name: 1 to 63 of a-z 0-9 . _ -", p.Name)
+		v.check(poolName.MatchString(p.Name), key+".name", "%q is not a valid name: 1 to 63 of a-z 0-9 . _ -", p.Name)
 		if first, taken := names[p.Name]; taken {
 			v.fail(key+".name", fmt.Errorf("pools[%d] is called %q too", first, p.Name))
 		}

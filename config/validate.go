@@ -69,7 +69,7 @@ func (v validator) udpGRO() {
 // interfaceName holds a name against the kernel's dev_valid_name.
 func (v validator) interfaceName(key, name string) {
 	ok := 0 < len(name) && len(name) < 16 && name != "." && name != ".." && !strings.ContainsAny(name, "/: \t\n%")
-	v.check(ok, key, "%q is no name of a network interface (1 to 15 letters and digits)", name)
+	v.check(ok, key, "%q is not a valid name of a network interface (1 to 15 letters and digits)", name)
 }
 
 func (v validator) icmpErrors() {
@@ -102,8 +102,8 @@ func (v validator) addresses() {
 	v.own("addresses.ipv4", v.Addresses.IPv4, v.Addresses.IPv4.Is4(), "IPv4")
 	v.own("addresses.ipv6", v.Addresses.IPv6, v.Addresses.IPv6.Is6() && !v.Addresses.IPv6.Is4In6(), "IPv6")
 	pool := v.ICMPSourcePool
-	v.check(!pool.IPv4.IsValid() || pool.IPv4.Addr().Is4() && usable(pool.IPv4), "icmp_source_pool.ipv4", "%s is no IPv4 prefix to send from", pool.IPv4)
-	v.check(!pool.IPv6.IsValid() || pool.IPv6.Addr().Is6() && usable(pool.IPv6), "icmp_source_pool.ipv6", "%s is no IPv6 prefix to send from", pool.IPv6)
+	v.check(!pool.IPv4.IsValid() || pool.IPv4.Addr().Is4() && usable(pool.IPv4), "icmp_source_pool.ipv4", "%s is not an IPv4 prefix to send from", pool.IPv4)
+	v.check(!pool.IPv6.IsValid() || pool.IPv6.Addr().Is6() && usable(pool.IPv6), "icmp_source_pool.ipv6", "%s is not an IPv6 prefix to send from", pool.IPv6)
 	v.wellKnown("addresses.ipv6", v.Addresses.IPv6)
 	if pool.IPv6.IsValid() {
 		v.wellKnown("icmp_source_pool.ipv6", pool.IPv6.Addr())
@@ -117,7 +117,7 @@ func (v validator) own(key string, a netip.Addr, ok bool, family string) {
 	case !ok:
 		v.fail(key, fmt.Errorf("%s is not %s", a, family))
 	default:
-		v.check(usable(netip.PrefixFrom(a, a.BitLen())), key, "%s is no address of a host", a)
+		v.check(usable(netip.PrefixFrom(a, a.BitLen())), key, "%s is not an address of a host", a)
 	}
 }
 
@@ -133,16 +133,16 @@ func (v validator) wellKnown(key string, a netip.Addr) {
 }
 
 func (v validator) services() {
-	v.check(filepath.IsAbs(v.API.Socket) && len(v.API.Socket) < 108, "api.socket", "%q is no absolute path of less than 108 bytes", v.API.Socket) // sizeof sun_path
+	v.check(filepath.IsAbs(v.API.Socket) && len(v.API.Socket) < 108, "api.socket", "%q is not an absolute path of less than 108 bytes", v.API.Socket) // sizeof sun_path
 	v.check(v.API.Group != "", "api.group", "missing")
-	v.check(filepath.IsAbs(v.SysctlDir), "sysctl_dir", "%q is no absolute path", v.SysctlDir)
-	v.check(filepath.IsAbs(v.Registry.Path), "registry.path", "%q is no absolute path", v.Registry.Path)
+	v.check(filepath.IsAbs(v.SysctlDir), "sysctl_dir", "%q is not an absolute path", v.SysctlDir)
+	v.check(filepath.IsAbs(v.Registry.Path), "registry.path", "%q is not an absolute path", v.Registry.Path)
 	v.between("registry.history", v.Registry.History, 0, 100_000_000)
 	v.check(!v.DNS64.Enabled || v.Prefix.IsValid(), "dns64.enabled", "there is no prefix to synthesise addresses with")
 	v.between("dns64.cache", v.DNS64.Cache, 0, 10_000_000)
 	for i, u := range v.DNS64.Upstreams {
 		v.check(u.Port() != 0 && u.Addr() != v.Addresses.IPv6 && u.Addr() != v.Addresses.IPv4,
-			"dns64.upstreams["+strconv.Itoa(i)+"]", "%s is no other resolver", u)
+			"dns64.upstreams["+strconv.Itoa(i)+"]", "%s is not the address and port of another server", u)
 	}
 	for i, p := range v.DNS64.Exclude {
 		v.check(p.Addr().Is6(), "dns64.exclude["+strconv.Itoa(i)+"]", "%s is not IPv6", p)

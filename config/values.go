@@ -75,7 +75,7 @@ func oneOf(s string, words []string) (int, error) {
 	if i := slices.Index(words, s); i >= 0 {
 		return i, nil
 	}
-	return 0, fmt.Errorf("%q is none of %s", s, strings.Join(words, ", "))
+	return 0, fmt.Errorf("%q is not one of %s", s, strings.Join(words, ", "))
 }
 
 // PoolIPv4 is a pool's IPv4 prefix, or the address of the uplink, which the
@@ -144,7 +144,7 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	}
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("%q is no prefix such as 2001:db8::/64 or 198.51.100.0/24", s)
+		return netip.Prefix{}, fmt.Errorf("%q is not a prefix such as 2001:db8::/64 or 198.51.100.0/24", s)
 	}
 	if p != p.Masked() {
 		return netip.Prefix{}, fmt.Errorf("%s has bits beyond its length: write %s", p, p.Masked())
@@ -155,7 +155,7 @@ func parsePrefix(s string) (netip.Prefix, error) {
 func parseAddr(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	if err != nil || a.Zone() != "" {
-		return netip.Addr{}, fmt.Errorf("%q is no IP address", s)
+		return netip.Addr{}, fmt.Errorf("%q is not an IP address", s)
 	}
 	return a, nil
 }

@@ -30,7 +30,7 @@ var kernelDefaults = map[string]string{portlimits.Range: "32768\t60999", portlim
 // a container on the host's network must not make the host keep to its ports.
 func foreign(path string) error {
 	if gone(path) {
-		return types.NewError(types.ErrUnknownContainer, fmt.Sprintf("CNI_NETNS: %s is no network namespace", path), "")
+		return types.NewError(types.ErrUnknownContainer, fmt.Sprintf("CNI_NETNS: %s is not a network namespace", path), "")
 	}
 	own, err := cnins.CheckNetNS(path)
 	if err != nil {

@@ -117,12 +117,12 @@ func chooseSource(prefix netip.Prefix, ifname string, gateway netip.Addr, own, t
 	}
 	want := pick(src, own)
 	if err := pin(prefix, ifname, gateway, want, route); err != nil {
-		return want, types.NewError(codeSource, fmt.Sprintf("the container's kernel sends from %s, which is none of %v; route to "+
+		return want, types.NewError(codeSource, fmt.Sprintf("the container's kernel sends from %s, which is not one of %v; route to "+
 			"%s from %s: %v", src, own, prefix, want, err),
 			"give the container one global IPv6 address, or a gateway on "+ifname)
 	}
 	if src, _, err = sourceFor(prefix); err != nil || src != want {
-		return want, types.NewError(codeSource, fmt.Sprintf("the container's kernel sends from %s, which is none of %v, in spite "+
+		return want, types.NewError(codeSource, fmt.Sprintf("the container's kernel sends from %s, which is not one of %v, in spite "+
 			"of a route from %s", src, own, want),
 			"give the container one global IPv6 address")
 	}

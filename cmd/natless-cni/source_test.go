@@ -100,7 +100,7 @@ func TestSource(t *testing.T) {
 		do     []string // in the container
 		addrs  []string // of the result
 		mapped string
-		source string // of the route to the prefix, "" when there is none of ours
+		source string // of the route to the prefix, "" when there is not one of ours
 		code   uint
 	}{
 		{"one", []string{"addr add " + global + "/64 dev eth0 nodad"}, []string{global}, global, "", 0},

@@ -53,7 +53,7 @@ reader was too slow, stands in its interface statistics.
 				return err
 			}
 			if snap < 0 || snap > longest {
-				return fmt.Errorf("--snaplen %d: is no number from 0 to %d", snap, longest)
+				return fmt.Errorf("--snaplen %d: is not a number from 0 to %d", snap, longest)
 			}
 			if snap == 0 {
 				r.snap = longest

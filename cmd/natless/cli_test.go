@@ -146,7 +146,7 @@ pool      default
 since     TIME
 `},
 		{"whois 198.51.100.1:444", "!nobody has 198.51.100.1:444"},
-		{"whois 198.51.100.1", `!"198.51.100.1" is no address and port, such as 198.51.100.7:4321`},
+		{"whois 198.51.100.1", `!"198.51.100.1" is not an address and port, such as 198.51.100.7:4321`},
 		{"whois 198.51.100.1:1 --at noon", "!--at \"noon\": write 2026-01-02T15:04:05Z, '2026-01-02 15:04', or how long ago, such as 10m"},
 		{"explain ipv6 src", "it passes\n"},
 		{"reload", "!natless.yaml:3: prefix: is wrong"},

@@ -78,7 +78,7 @@ func TestExplainByConfig(t *testing.T) {
 		"--prefix 10.0.0.0/8 " + words:                     "prefix 10.0.0.0/8",
 		"--map x " + words:                                 "--map x: write IPv6=IPv4",
 		"--map 2001:db8::1=1.2.3.4:x " + words:             "is no port",
-		"--prefix 64:ff9b::/96 ipv4 src":                   "src wants an IPv4 address",
+		"--prefix 64:ff9b::/96 ipv4 src":                   "src needs an IPv4 address",
 		"--prefix 64:ff9b::/96 --config " + path + " ipv4": "none of the others can be",
 		"--socket /none/socket " + words:                   "/none/socket",
 		"-o xml --prefix 64:ff9b::/96 " + words:            "neither text nor json",

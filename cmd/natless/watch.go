@@ -58,12 +58,12 @@ func (s *seeing) filter(words []string) (string, error) {
 	}
 	for _, w := range s.workloads {
 		if w == "" || strings.Contains(w, `"`) {
-			return "", fmt.Errorf("--workload %s: is no name", w)
+			return "", fmt.Errorf("--workload %s: is not a name", w)
 		}
 	}
 	for _, a := range s.addresses {
 		if _, err := prefixOrAddress(a); err != nil {
-			return "", fmt.Errorf("--address %s: is no address and no ADDRESS/LEN", a)
+			return "", fmt.Errorf("--address %s: is neither an address nor ADDRESS/LEN", a)
 		}
 	}
 	any := func(format string, values []string) {

@@ -26,7 +26,7 @@ func newWhois(o *options) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			a, err := netip.ParseAddrPort(args[0])
 			if err != nil {
-				return fmt.Errorf("%q is no address and port, such as 198.51.100.7:4321", args[0])
+				return fmt.Errorf("%q is not an address and port, such as 198.51.100.7:4321", args[0])
 			}
 			when, err := parseTime(at, time.Now())
 			if err != nil {

@@ -227,7 +227,7 @@ func (m *Manager) lacking() (list []string) {
 			list = append(list, fmt.Sprintf("%d workloads are at ports of bridge %s that nobody named (host_interface): who is on "+
 				"it can use their addresses, if the bridge lets it", n, name))
 		case n > 1:
-			list = append(list, fmt.Sprintf("%d workloads share the link of %s, which is no bridge of this host: who is on it can "+
+			list = append(list, fmt.Sprintf("%d workloads share the link of %s, which is not a bridge of this host: who is on it can "+
 				"use their addresses", n, name))
 		}
 		if d.behind[i] {

@@ -76,7 +76,7 @@ func TestWanted(t *testing.T) {
 		{name: "behind a router", mapped: []string{"2001:db8:4::1/128"}},
 		{name: "behind a router and on the link", mapped: []string{"2001:db8:4::1/128", "2001:db8:3::1/128", "2001:db8:3::2/128"},
 			want: []string{"sources 2001:db8:3::1", "sources 2001:db8:3::2"},
-			lacking: []string{"2 workloads share the link of lan, which is no bridge of this host: who is on it can use their addresses",
+			lacking: []string{"2 workloads share the link of lan, which is not a bridge of this host: who is on it can use their addresses",
 				"there are workloads on the link of lan, and others behind a router there: ICMPv6 errors of whoever is on that link are believed"}},
 		{name: "on the uplink", mapped: []string{"2001:db8:5::1/128"}, want: []string{"sources 2001:db8:5::1"}},
 		{name: "nowhere", mapped: []string{"2001:db8:8::1/128"}},

@@ -265,7 +265,7 @@ func (p *parser) at1(e end, w string) (node, error) {
 	prefix, err := netip.ParsePrefix(w)
 	switch {
 	case err != nil || prefix.Addr().Is4In6():
-		return nil, p.errorf("is no address and no ADDRESS/LEN")
+		return nil, p.errorf("is neither an address nor ADDRESS/LEN")
 	case prefix != prefix.Masked():
 		return nil, p.errorf("has bits behind its length: write %s", prefix.Masked())
 	}
@@ -279,7 +279,7 @@ func (p *parser) number(limit int) (int, error) {
 	}
 	n, err := strconv.ParseUint(w, 10, 32)
 	if err != nil || n > uint64(limit) {
-		return 0, p.errorf("is no number from 0 to %d", limit)
+		return 0, p.errorf("is not a number from 0 to %d", limit)
 	}
 	return int(n), nil
 }
@@ -296,7 +296,7 @@ func (p *parser) port(e end) (node, error) {
 	a, err1 := strconv.ParseUint(first, 10, 16)
 	b, err2 := strconv.ParseUint(last, 10, 16)
 	if err1 != nil || err2 != nil || a > b {
-		return nil, p.errorf("is no port such as 443, nor a range such as 1024-2047")
+		return nil, p.errorf("is neither a port such as 443 nor a range such as 1024-2047")
 	}
 	return either{ports{e, uint16(a), uint16(b)}}, nil
 }
@@ -325,7 +325,7 @@ func workload(p *parser) (node, error) {
 		return nil, err
 	}
 	if !p.tokens[p.at-1].quoted && (name == "(" || name == ")" || name == "!") || name == "" {
-		return nil, p.errorf("is no name")
+		return nil, p.errorf("is not a name")
 	}
 	m := &members{name: name}
 	p.filter.workloads = append(p.filter.workloads, m)
@@ -358,7 +358,7 @@ func (p *parser) verdict(what string, least translator.Verdict) (node, error) {
 		for v := least; v < translator.NumVerdicts; v++ {
 			names = append(names, v.String())
 		}
-		return nil, p.errorf("is no %s: there are %s", what, strings.Join(names, ", "))
+		return nil, p.errorf("is not a %s: there are %s", what, strings.Join(names, ", "))
 	}
 	if v.Replied() {
 		return verdict(func(got translator.Verdict) bool { return got == v }), nil

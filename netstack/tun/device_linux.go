@@ -175,7 +175,7 @@ func (d *Device) adopt(flags uint16) (int, error) {
 	}
 	old, ok := link.(*netlink.Tuntap)
 	if !ok || old.Mode != netlink.TUNTAP_MODE_TUN {
-		return -1, fmt.Errorf("a device of that name exists and is no TUN device: choose another name, or delete it")
+		return -1, fmt.Errorf("a device of that name exists and is not a TUN device: choose another name, or delete it")
 	}
 	multi := old.Flags&netlink.TUNTAP_MULTI_QUEUE != 0
 	if multi && old.Queues+old.DisabledQueues > 0 {

@@ -80,7 +80,7 @@ func TestAdoptLeftover(t *testing.T) {
 func TestForeignDeviceStays(t *testing.T) {
 	ns := netns.New(t, "x")
 	ns.IP("link add natless0 type veth peer name other")
-	if _, err := open(t, ns, Config{Name: "natless0"}); err == nil || !strings.Contains(err.Error(), "no TUN device") {
+	if _, err := open(t, ns, Config{Name: "natless0"}); err == nil || !strings.Contains(err.Error(), "not a TUN device") {
 		t.Errorf("got %v", err)
 	}
 	ns.IP("link show natless0")

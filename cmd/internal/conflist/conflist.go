@@ -109,10 +109,10 @@ func read(path string) (*list, error) {
 	}
 	l := &list{path: path, mode: info.Mode().Perm()}
 	if err := json.Unmarshal(text, &l.keys); err != nil {
-		return nil, fmt.Errorf("%s: is no JSON object: %w", path, err)
+		return nil, fmt.Errorf("%s: is not a JSON object: %w", path, err)
 	}
 	if err := json.Unmarshal(l.keys["plugins"], &l.plugins); err != nil {
-		return nil, fmt.Errorf("%s: plugins: is no list: %w", path, err)
+		return nil, fmt.Errorf("%s: plugins: is not a list: %w", path, err)
 	}
 	return l, nil
 }

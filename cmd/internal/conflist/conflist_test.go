@@ -89,9 +89,9 @@ func TestAddAndRemove(t *testing.T) {
 
 func TestNonsense(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"no JSON":            {"plugins: []", "is no JSON object"},
-		"no plugins":         {`{"name": "x"}`, "plugins: is no list"},
-		"plugins no list":    {`{"plugins": {"type": "bridge"}}`, "plugins: is no list"},
+		"no JSON":            {"plugins: []", "is not a JSON object"},
+		"no plugins":         {`{"name": "x"}`, "plugins: is not a list"},
+		"plugins no list":    {`{"plugins": {"type": "bridge"}}`, "plugins: is not a list"},
 		"nobody before":      {`{"plugins": []}`, "could stand behind"},
 		"nobody but oneself": {`{"plugins": [{"type": "natless-cni"}]}`, "could stand behind"},
 	} {

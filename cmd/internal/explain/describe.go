@@ -18,7 +18,7 @@ func Describe(b []byte) string {
 	case len(b) >= 40 && b[0]>>4 == 6:
 		w.ipv6(b)
 	default:
-		w.add("%d bytes that are no IP packet", len(b))
+		w.add("%d bytes that are not an IP packet", len(b))
 	}
 	return strings.Join(w.words, " ")
 }

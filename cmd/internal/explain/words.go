@@ -74,11 +74,11 @@ func (p *parser) number(limit uint64) (uint64, error) {
 	name := p.words[p.at-1]
 	w, ok := p.next()
 	if !ok {
-		return 0, fmt.Errorf("at the end: %s wants a number", name)
+		return 0, fmt.Errorf("at the end: %s needs a number", name)
 	}
 	n, err := strconv.ParseUint(w, 0, 64)
 	if err != nil || n > limit {
-		return 0, p.errorf("%s wants a number from 0 to %d", name, limit)
+		return 0, p.errorf("%s needs a number from 0 to %d", name, limit)
 	}
 	return n, nil
 }
@@ -91,7 +91,7 @@ func (p *parser) address(v6 bool) (netip.Addr, error) {
 	w, _ := p.next()
 	a, err := netip.ParseAddr(w)
 	if err != nil || a.Is6() != v6 || a.Zone() != "" {
-		return a, p.errorf("%s wants an %s address", name, family)
+		return a, p.errorf("%s needs an %s address", name, family)
 	}
 	return a, nil
 }
@@ -228,7 +228,7 @@ func icmp(p *parser, k *packet) error {
 	name, _ := p.next()
 	types, ok := icmpNames[name]
 	if !ok {
-		return p.errorf("icmp wants type N or one of %s", strings.Join(slices.Sorted(maps.Keys(icmpNames)), ", "))
+		return p.errorf("icmp needs type N or one of %s", strings.Join(slices.Sorted(maps.Keys(icmpNames)), ", "))
 	}
 	k.icmpType = types[0]
 	if k.v6 {
@@ -254,7 +254,7 @@ func (k *packet) complete() error {
 	case !k.v6 && k.id > 65535:
 		return fmt.Errorf("id %d: IPv4 has 16 bits for it", k.id)
 	case k.offset%8 != 0:
-		return fmt.Errorf("offset %d is no multiple of 8", k.offset)
+		return fmt.Errorf("offset %d is not a multiple of 8", k.offset)
 	case k.v6 && k.df:
 		return errors.New("df: IPv6 has no such flag")
 	case k.quoted != nil && k.quoted.v6 != k.v6:

@@ -93,23 +93,23 @@ func TestWordsWrong(t *testing.T) {
 	for words, want := range map[string]string{
 		"":                                   "no packet: write for example",
 		"tcp":                                `word 1, "tcp": a packet begins with ipv6 or ipv4`,
-		"ipv4 src 2001:db8::1":               `word 3, "2001:db8::1": src wants an IPv4 address`,
-		"ipv6 src":                           `word 2, "src": src wants an IPv6 address`,
+		"ipv4 src 2001:db8::1":               `word 3, "2001:db8::1": src needs an IPv4 address`,
+		"ipv6 src":                           `word 2, "src": src needs an IPv6 address`,
 		udp + "hlimit 3":                     `word 11, "hlimit": not understood; there are class, code, df`,
-		udp + "ttl 256":                      `word 12, "256": ttl wants a number from 0 to 255`,
-		udp + "ttl":                          "at the end: ttl wants a number",
+		udp + "ttl 256":                      `word 12, "256": ttl needs a number from 0 to 255`,
+		udp + "ttl":                          "at the end: ttl needs a number",
 		udp + "dport 9":                      `word 11, "dport": given twice`,
 		udp + "tcp":                          `word 11, "tcp": a packet has one protocol`,
 		udp + "len 27":                       "len 27: the headers alone have 28 bytes",
 		udp + "len 65536":                    "len 65536 is more than 65535",
-		udp + "offset 9":                     "offset 9 is no multiple of 8",
+		udp + "offset 9":                     "offset 9 is not a multiple of 8",
 		udp + "id 65536":                     "id 65536: IPv4 has 16 bits for it",
 		"ipv4 dst 192.0.2.3 proto 9":         "src is missing",
 		"ipv4 src 192.0.2.3 proto 9":         "dst is missing",
 		"ipv4 src 192.0.2.3 dst 192.0.2.2":   "the protocol is missing",
 		"ipv4 src 192.0.2.3 dst 1.2.3.4 tcp": "sport and dport are missing",
 		"ipv6 src ::2 dst ::3 proto 9 df":    "df: IPv6 has no such flag",
-		"ipv6 src ::2 dst ::3 icmp pong":     `word 7, "pong": icmp wants type N or one of echo, parameter-problem, reply`,
+		"ipv6 src ::2 dst ::3 icmp pong":     `word 7, "pong": icmp needs type N or one of echo, parameter-problem, reply`,
 		udp + "quoting ipv6":                 "src is missing",
 		udp + "quoting ipv6 src ::2 dst ::3 proto 9":                             "quoting: the quoted packet is of the other family",
 		"ipv4 src 1.2.3.4 dst 1.2.3.5 icmp unreachable quoting " + udp + "len 5": "quoting: len 5: the headers alone have 28 bytes",
@@ -125,7 +125,7 @@ func TestWordsWrong(t *testing.T) {
 }
 
 func TestDescribeAnything(t *testing.T) {
-	if got := Describe([]byte{1, 2, 3}); got != "3 bytes that are no IP packet" {
+	if got := Describe([]byte{1, 2, 3}); got != "3 bytes that are not an IP packet" {
 		t.Error(got)
 	}
 	full := build(t, "ipv4 src 192.0.2.2 dst 192.0.2.3 icmp too-big quoting ipv4 src 192.0.2.3 dst 192.0.2.2 udp sport 7 dport 9")

@@ -102,7 +102,7 @@ func (s *Style) words(b *strings.Builder, e *api.Event, v translator.Verdict) {
 // side is who sends to whom. A protocol that is the same as before is left out.
 func (s *Style) side(p *api.Side, before string) string {
 	if !p.Src.IsValid() {
-		return fmt.Sprintf("%d bytes that are no IP packet", p.Length)
+		return fmt.Sprintf("%d bytes that are not an IP packet", p.Length)
 	}
 	text := fmt.Sprintf("%s %s %s", s.end(p.Src, p.SrcPort), s.pick("→", "->"), s.end(p.Dst, p.DstPort))
 	if p.Proto == before {

@@ -37,7 +37,7 @@ func TestLine(t *testing.T) {
 		{Style{}, api.Event{Direction: "4to6", Verdict: "local", In: echo},
 			"12:00:01.123 4→6 local     icmp 192.0.2.2 → 198.51.100.2  len 84 echo ident 7 seq 1\n"},
 		{Style{}, api.Event{Direction: "6to4", Verdict: "malformed", In: &api.Side{Length: 3}},
-			"12:00:01.123 6→4 malformed  3 bytes that are no IP packet  len 3  lengths or headers that disagree\n"},
+			"12:00:01.123 6→4 malformed  3 bytes that are not an IP packet  len 3  lengths or headers that disagree\n"},
 		{Style{}, api.Event{Direction: "6to4", Verdict: "forward4", Out: four},
 			"12:00:01.123 6→4 forward4  (held)  ⇒  tcp 198.51.100.2.40000 → 9.9.9.9.443  len 40 S\n"},
 		{Style{Words: true}, api.Event{Direction: "4to6", Verdict: "hop-limit-exceeded/replied", Mapping: "M", In: echo, Out: back},

@@ -153,5 +153,5 @@ func parseAddress(s string) (a netip.AddrPort, hasPort bool, err error) {
 	if a, err := netip.ParseAddr(s); err == nil {
 		return netip.AddrPortFrom(a, 0), false, nil
 	}
-	return a, false, &problem{http.StatusBadRequest, fmt.Sprintf("“%s” is no address: ask for one such as 198.51.100.1:4321.", s)}
+	return a, false, &problem{http.StatusBadRequest, fmt.Sprintf("“%s” is not an address: ask for one such as 198.51.100.1:4321.", s)}
 }

@@ -171,7 +171,7 @@ func (p *Page) whois(r *http.Request) (view, error) {
 	var at time.Time
 	if s := q.Get("at"); s != "" {
 		if at, err = time.Parse("2006-01-02T15:04", s); err != nil {
-			return v, &problem{http.StatusBadRequest, fmt.Sprintf("“%s” is no time: write it as 2026-01-02T15:04 (UTC).", s)}
+			return v, &problem{http.StatusBadRequest, fmt.Sprintf("“%s” is not a time: write it as 2026-01-02T15:04 (UTC).", s)}
 		}
 	}
 	if !hasPort {

@@ -18,7 +18,7 @@ func decodeRequest(body io.Reader) (q api.Request, err error) {
 	}
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(b, &fields); err != nil {
-		return q, invalid("body", "is no JSON object: "+err.Error())
+		return q, invalid("body", "is not a JSON object: "+err.Error())
 	}
 	for name, value := range fields {
 		if err := decodeField(&q, name, value); err != nil {
@@ -49,7 +49,7 @@ func decodeField(q *api.Request, name string, value json.RawMessage) error {
 	case "extra_ports":
 		return list(name, value, &q.ExtraPorts)
 	}
-	return invalid(name, "is no field of a request")
+	return invalid(name, "is not a field of a request")
 }
 
 func one[T any](name string, value json.RawMessage, to *T) error {
@@ -67,7 +67,7 @@ func one[T any](name string, value json.RawMessage, to *T) error {
 func list[T any](name string, value json.RawMessage, to *[]T) error {
 	var parts []json.RawMessage
 	if err := one(name, value, &parts); err != nil {
-		return invalid(name, "is no list")
+		return invalid(name, "is not a list")
 	}
 	*to = make([]T, len(parts))
 	for i, part := range parts {

@@ -86,7 +86,7 @@ func (s *Server) run(rt route, r *http.Request) (any, error) {
 	}
 	for name, values := range query {
 		if !slices.Contains(rt.query, name) {
-			return nil, invalid(name, "is no parameter of "+r.URL.Path)
+			return nil, invalid(name, "is not a parameter of "+r.URL.Path)
 		}
 		if len(values) > 1 {
 			return nil, invalid(name, "is there twice")
