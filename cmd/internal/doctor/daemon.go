@@ -17,9 +17,9 @@ func (v *visit) configuration() {
 	const check = "config"
 	switch {
 	case v.Config == nil && errors.Is(v.ConfigError, fs.ErrNotExist):
-		v.fail(check, "write one, or name it with --config; the reference file explains every key", "there is none at %s", v.ConfigPath)
+		v.fail(check, "write one, or name it with --config; reference.yaml explains every key", "there is no file at %s", v.ConfigPath)
 	case v.Config == nil:
-		v.fail(check, "mend the file; natlessd --check says the same", "%v", v.ConfigError)
+		v.fail(check, "correct the file; natlessd --check says the same", "%v", v.ConfigError)
 	default:
 		v.ok(check, "%s: nothing wrong", v.ConfigPath)
 	}
@@ -68,7 +68,7 @@ func (v *visit) apiUnreachable(check string, err error) {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		v.fail(check, "journalctl -u natlessd says why; start it again", "natlessd has died: nobody listens at %s", v.Client.Socket())
 	default:
-		v.fail(check, "is it alive? systemctl status natlessd", "natlessd does not answer: %v", err)
+		v.fail(check, "systemctl status natlessd shows whether it is alive", "natlessd does not answer: %v", err)
 	}
 }
 
@@ -76,7 +76,7 @@ func (v *visit) apiUnreachable(check string, err error) {
 func (v *visit) configurationInForce(s api.Status) {
 	const check = "reload"
 	if s.Reload.Error != "" {
-		v.warn(check, "mend the file, then natless reload; until then the configuration from before is in force", "the last reload was refused: %s", s.Reload.Error)
+		v.warn(check, "correct the file, then run natless reload; until then the previous configuration is in force", "the last reload was refused: %s", s.Reload.Error)
 		return
 	}
 	since := s.Started
@@ -85,7 +85,7 @@ func (v *visit) configurationInForce(s api.Status) {
 	}
 	path := s.Config
 	if modified := v.Host.Modified(path); modified > since.Unix() {
-		v.warn(check, "natless reload", "%s has changed since natlessd read it", path)
+		v.warn(check, "run natless reload", "%s has changed since natlessd read it", path)
 		return
 	}
 	v.ok(check, "what natlessd runs is what %s says", path)
@@ -98,17 +98,17 @@ func (v *visit) pools() {
 	}
 	pools, err := v.Client.Pools(v.ctx)
 	if err != nil {
-		v.warn(check, "the daemon's log says more", "cannot be asked for: %v", err)
+		v.warn(check, "the daemon's log says more", "the pools cannot be read: %v", err)
 		return
 	}
 	for _, p := range pools {
 		left := p.Ports - p.PortsUsed
 		if p.Ports > 0 && left*10 < p.Ports {
-			v.warn(check, "add addresses to it, or lower ports_per_workload for those to come", "pool %s has %d of %d ports left", p.Name, left, p.Ports)
+			v.warn(check, "add addresses to it, or lower ports_per_workload for new workloads", "pool %s has %d of %d ports left", p.Name, left, p.Ports)
 		}
 	}
 	if v.sound(check) && len(pools) > 0 {
-		v.ok(check, "%d pools, each with a tenth or more to give", len(pools))
+		v.ok(check, "%d pools, each with at least a tenth free", len(pools))
 	}
 }
 
@@ -124,11 +124,11 @@ func (v *visit) disk() {
 	free, err := v.Host.FreeSpace(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		v.ok(check, "%s will be made at the first start", dir)
+		v.ok(check, "natlessd creates %s at its first start", dir)
 	case err != nil:
 		v.unknown(check, err)
 	case free < minFree:
-		v.fail(check, "make room: without it no workload can be assigned anything", "%d MB left for the registry in %s", free>>20, dir)
+		v.fail(check, "free some space: without it no workload gets an assignment", "%d MB left for the registry in %s", free>>20, dir)
 	default:
 		v.ok(check, "%d MB left for the registry in %s", free>>20, dir)
 	}
@@ -141,13 +141,13 @@ func (v *visit) clock() {
 	synchronised, err := v.Host.Synchronised()
 	switch {
 	case v.Now.Year() < 2026:
-		v.fail(check, "set it (timedatectl set-time, or start an NTP client)", "it says %s", v.Now.Format(time.DateOnly))
+		v.fail(check, "set it (timedatectl set-time, or start an NTP client)", "the clock says %s", v.Now.Format(time.DateOnly))
 	case v.status != nil && v.status.Started.Sub(v.Now) > aheadBy:
-		v.warn(check, "start an NTP client; whois will be wrong about the time in between", "it went back: natlessd has started %s from now", v.status.Started.Sub(v.Now).Truncate(time.Second))
+		v.warn(check, "start an NTP client; whois will be wrong about the time in between", "the clock went back: natlessd started %s in the future", v.status.Started.Sub(v.Now).Truncate(time.Second))
 	case err != nil:
 		v.unknown(check, err)
 	case !synchronised:
-		v.warn(check, "start an NTP client (chrony, systemd-timesyncd): whois is as right as the clock", "nothing keeps it right")
+		v.warn(check, "start an NTP client (chrony, systemd-timesyncd): whois goes by this clock", "no NTP client keeps it right")
 	default:
 		v.ok(check, "it is synchronised")
 	}

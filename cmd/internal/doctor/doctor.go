@@ -105,7 +105,7 @@ func (v *visit) fail(check, remedy, format string, args ...any) {
 
 // unknown is for what could not be looked at.
 func (v *visit) unknown(check string, err error) {
-	v.warn(check, "run it as root, in the daemon's network namespace", "cannot be looked at: %v", err)
+	v.warn(check, "run it as root, in the daemon's network namespace", "cannot be read: %v", err)
 }
 
 // sound says that check has found nothing so far: time for its ok line.

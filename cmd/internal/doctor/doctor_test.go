@@ -295,8 +295,8 @@ func TestIll(t *testing.T) {
 		{want: "warn containers: web has no way to 2001:db8:64::/96", host: func(m *made) { m.sends = "" }},
 		{want: "warn containers: web picks ports that are not its own", host: func(m *made) { m.limits["ip_local_port_range"] = "1024\t65535" }},
 		{want: "fail disk: 1 MB left", host: func(m *made) { m.free = 1 << 20 }},
-		{want: "warn clock: nothing keeps it right", host: func(m *made) { m.unsynchronise = true }},
-		{want: "warn clock: it went back", status: func(s *api.Status) { s.Started = now.Add(time.Hour) }},
+		{want: "warn clock: no NTP client keeps it right", host: func(m *made) { m.unsynchronise = true }},
+		{want: "warn clock: the clock went back", status: func(s *api.Status) { s.Started = now.Add(time.Hour) }},
 		{want: "warn translators: kernel module jool_siit", host: func(m *made) { m.modules = []string{"tun", "jool_siit"} }},
 		{want: "warn translators: program tayga", host: func(m *made) { m.processes = []string{"tayga"} }},
 		{want: "warn translators: device clat4", host: func(m *made) { m.links = append(m.links, Link{Name: "clat4"}) }},
@@ -368,7 +368,7 @@ func TestFirstIsGateway(t *testing.T) {
 		t.Error(got)
 	}
 	if !slices.ContainsFunc(findings, func(f Finding) bool {
-		return f.Check == "addresses" && f.Detail == "1 of those that pools and mappings cover are given to nobody: 198.51.100.0 is a gateway on eth0"
+		return f.Check == "addresses" && f.Detail == "1 addresses of pools and mappings are given to nobody: 198.51.100.0 is a gateway on eth0"
 	}) {
 		t.Errorf("%+v", findings)
 	}
@@ -392,7 +392,7 @@ func TestNoConfiguration(t *testing.T) {
 	_, p.ConfigError = config.Load(filepath.Join(t.TempDir(), "none"))
 	p.Config, p.ConfigPath = nil, "/etc/natless/natless.yaml"
 	findings := Examine(t.Context(), p, nil)
-	if got, want := text(findings), "fail config: there is none at /etc/natless/natless.yaml\n"; got != want {
+	if got, want := text(findings), "fail config: there is no file at /etc/natless/natless.yaml\n"; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }

@@ -38,7 +38,7 @@ func (v *visit) offload() {
 	}
 	granted := v.status.Device.Offload
 	if len(granted) == 0 {
-		v.warn(check, "Linux 6.2 has all", "the device takes no superpackets: each packet costs as much as 40")
+		v.warn(check, "use Linux 6.2 or later", "the device takes no superpackets: each packet costs as much as 40 do in one")
 		return
 	}
 	v.ok(check, "the device takes superpackets (%s)", strings.Join(granted, ", "))

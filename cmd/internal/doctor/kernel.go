@@ -17,7 +17,7 @@ func (v *visit) kernel() {
 		v.fail(check, "boot without ipv6.disable=1", "there is no IPv6")
 	}
 	if v.sound(check) {
-		v.ok(check, "it has TUN and IPv6")
+		v.ok(check, "the kernel has TUN and IPv6")
 	}
 }
 
@@ -41,13 +41,13 @@ func (v *visit) device() {
 	l := v.link(name)
 	switch {
 	case l == nil && v.status == nil:
-		v.warn(check, "start natlessd, which makes it", "there is no %s while natlessd is down", name)
+		v.warn(check, "start natlessd, which creates it", "there is no %s while natlessd is down", name)
 	case l == nil:
-		v.fail(check, "natlessd makes it anew within a second; its log says why it cannot", "there is no %s", name)
+		v.fail(check, "natlessd creates it again within a second; its log says why it cannot", "there is no %s", name)
 	case l.Kind != "tuntap" && l.Kind != "tun":
-		v.fail(check, "choose another device.name, or delete it (ip link del "+name+")", "%s is a %s and no TUN device", name, l.Kind)
+		v.fail(check, "choose another device.name, or delete it (ip link del "+name+")", "%s is a %s, not a TUN device", name, l.Kind)
 	case !l.Up:
-		v.fail(check, "natlessd sets it up again within a second; who takes it down?", "%s is down", name)
+		v.fail(check, "natlessd sets it up again within a second; find out what takes it down", "%s is down", name)
 	case l.QueueFull > 0 && l.QueueFull*1000 > l.Sent:
 		v.warn(check, "more device.queues, or a faster path (fast_path: auto); see its rate in natless_device_… metrics",
 			"%s found its queue full for %d of %d packets", name, l.QueueFull, l.Sent)
@@ -67,7 +67,7 @@ func (v *visit) uplink(name string) {
 	case !l.Up:
 		v.fail(check, "ip link set "+name+" up", "%s is down", name)
 	case l.Bridge != "":
-		v.ok(check, "%s is a port of bridge %s, which is used in its stead", name, l.Bridge)
+		v.ok(check, "%s is a port of bridge %s, which is used instead", name, l.Bridge)
 	default:
 		v.ok(check, "%s is up", name)
 	}
@@ -104,11 +104,11 @@ func (v *visit) sysctls() {
 	}
 	switch {
 	case wrong == nil:
-		v.ok(check, "forwarding is on where it must be")
+		v.ok(check, "forwarding is on where it is needed")
 	case v.status == nil && v.Config.ManageSysctls:
 		v.ok(check, "natlessd will set %s when it starts", strings.Join(wrong, " "))
 	default:
-		v.fail(check, "sysctl -w "+strings.Join(wrong, " "), "forwarding is off where it must be on")
+		v.fail(check, "sysctl -w "+strings.Join(wrong, " "), "forwarding is off where it is needed")
 	}
 	v.delays()
 	if u := v.uplinkInUse(); u != "" && v.Host.Sysctl("net/ipv6/conf/"+u+"/accept_ra") == "1" &&
@@ -157,7 +157,7 @@ func (v *visit) routes() {
 	}
 	v.routesToWorkloads(held)
 	if v.sound(check) {
-		v.ok(check, "%d of our addresses lead to %s, and the workloads' elsewhere", len(toUs), c.Device.Name)
+		v.ok(check, "%d addresses of natless lead to %s, and those of workloads do not", len(toUs), c.Device.Name)
 	}
 }
 

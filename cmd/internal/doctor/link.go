@@ -24,7 +24,7 @@ func (v *visit) held() {
 	}
 	if err := v.Config.Unusable(held); err != nil {
 		for line := range strings.Lines(err.Error()) {
-			v.fail(check, "give it an address that is nobody's on the host's links (ip address, ip route)", "%s", strings.TrimSpace(line))
+			v.fail(check, "choose an address that nobody has on the host's links (ip address, ip route)", "%s", strings.TrimSpace(line))
 		}
 		return
 	}
@@ -33,10 +33,10 @@ func (v *visit) held() {
 		for _, a := range covered[:min(len(covered), 8)] {
 			words = append(words, a.String()+" is "+held[a])
 		}
-		v.ok(check, "%d of those that pools and mappings cover are given to nobody: %s", len(covered), strings.Join(words, ", "))
+		v.ok(check, "%d addresses of pools and mappings are given to nobody: %s", len(covered), strings.Join(words, ", "))
 		return
 	}
-	v.ok(check, "none of ours is held by others on the host's links")
+	v.ok(check, "others hold no address of natless on the host's links")
 }
 
 // maxProbes bounds how many addresses are asked for.
@@ -67,9 +67,9 @@ func (v *visit) neighbours() {
 	switch {
 	case !v.sound(check):
 	case all:
-		v.ok(check, "nobody else on %s answers for one of our %d addresses", v.uplinkInUse(), len(ours))
+		v.ok(check, "nobody else on %s answers for one of the %d addresses of natless", v.uplinkInUse(), len(ours))
 	default:
-		v.ok(check, "nobody else on %s answers for one of the first %d of our addresses", v.uplinkInUse(), len(ours))
+		v.ok(check, "nobody else on %s answers for one of the first %d addresses of natless", v.uplinkInUse(), len(ours))
 	}
 }
 

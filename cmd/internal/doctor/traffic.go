@@ -31,7 +31,7 @@ func (v *visit) mtu() {
 		v.fail(check, fmt.Sprintf("mtu: {ipv4: %d}", l.MTU), "mtu.ipv4 is %d, but %s takes packets of %d bytes at most", c.MTU.IPv4, l.Name, l.MTU)
 	}
 	if l := v.link(c.Device.Name); l != nil && l.MTU < c.Device.MTU {
-		v.fail(check, "natlessd sets it again within a second; who changes it?", "%s has an MTU of %d instead of %d", l.Name, l.MTU, c.Device.MTU)
+		v.fail(check, "natlessd sets it again within a second; find out what changes it", "%s has an MTU of %d instead of %d", l.Name, l.MTU, c.Device.MTU)
 	}
 	if c.Device.MTU < c.MTU.IPv6 || c.Device.MTU < c.MTU.IPv4 {
 		v.warn(check, fmt.Sprintf("device: {mtu: %d}", max(c.MTU.IPv6, c.MTU.IPv4)), "device.mtu %d is smaller than mtu.ipv4 %d or mtu.ipv6 %d: what is longer never reaches natlessd", c.Device.MTU, c.MTU.IPv4, c.MTU.IPv6)
@@ -93,7 +93,7 @@ func (v *visit) answers() {
 	case not == nil:
 		v.ok(check, "the translator answers at %s", strings.Join(asked, " and "))
 	case asked == nil:
-		v.ok(check, "it cannot be asked from here: this host has no IPv4 or IPv6 address but those of its links alone")
+		v.ok(check, "the translator cannot be asked from here: this host has no IPv4 or IPv6 address but those of its links alone")
 	default:
 		v.ok(check, "the translator answers at %s; %s cannot be asked from here: this host has no such address itself, but on its "+
 			"links alone",
@@ -147,9 +147,9 @@ func (v *visit) antiSpoofing() {
 	case err != nil:
 		v.unknown(check, err)
 	case !installed:
-		v.fail(check, "natlessd puts them back within a second; nft list ruleset shows what is there", "the rules against other workloads' sources are gone")
+		v.fail(check, "natlessd puts them back within a second; nft list ruleset shows what is there", "the rules against spoofed sources are gone")
 	default:
-		v.ok(check, "packets with another workload's source are dropped, and workloads policed at their interfaces and ports of bridges")
+		v.ok(check, "packets with a spoofed source are dropped at workloads' interfaces and ports of bridges")
 	}
 }
 
@@ -201,9 +201,9 @@ func (v *visit) resolver() {
 	addrs, err := v.Host.Resolve(ctx, server, wellKnownName)
 	switch {
 	case err != nil:
-		v.fail(check, "are its upstreams alive (dns64.upstreams, else /etc/resolv.conf)?", "the resolver at %v does not answer for %s: %v", server, wellKnownName, err)
+		v.fail(check, "check that its upstreams answer (dns64.upstreams, else /etc/resolv.conf)", "the resolver at %v does not answer for %s: %v", server, wellKnownName, err)
 	case !slices.ContainsFunc(addrs, v.Config.Prefix.Contains):
-		v.fail(check, "is prefix the one that workloads use?", "the resolver at %v says that %s is %v, which is not in %v", server, wellKnownName, addrs, v.Config.Prefix)
+		v.fail(check, "check that prefix is the one that workloads use", "the resolver at %v says that %s is %v, which is not in %v", server, wellKnownName, addrs, v.Config.Prefix)
 	default:
 		v.ok(check, "the resolver at %v puts %s into %v", server, wellKnownName, v.Config.Prefix)
 	}
@@ -215,7 +215,7 @@ var others = []string{"tayga", "jool", "jool_siit", "jool_common", "tundra", "cl
 func (v *visit) translators() {
 	const check = "translators"
 	report := func(kind, name string) {
-		v.warn(check, "stop it, unless it has prefixes and addresses of its own", "%s %s is there, which translates too", kind, name)
+		v.warn(check, "stop it, unless it has prefixes and addresses of its own", "%s %s translates on this host, too", kind, name)
 	}
 	for _, m := range v.Host.Modules() {
 		if slices.Contains(others, m) {
@@ -235,6 +235,6 @@ func (v *visit) translators() {
 		}
 	}
 	if v.sound(check) {
-		v.ok(check, "no other is there")
+		v.ok(check, "there is no other translator")
 	}
 }
