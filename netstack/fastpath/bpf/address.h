@@ -12,18 +12,18 @@ struct tables {
 	void *by6, *by4, *ports, *near, *counters;
 };
 
-static __always_inline int never4(__u32 a)
+static __always_inline int never4(__u32 a) // rule 1.1.never4
 {
 	return a >> 24 == 0 || a >> 24 == 127 || a >> 24 >= 224 || a >> 16 == (169 << 8 | 254);
 }
 
-static __always_inline int never6(__u64 hi, __u64 lo)
+static __always_inline int never6(__u64 hi, __u64 lo) // rule 1.1.never6
 {
 	return hi >> 54 == 0xfe80 >> 6 || hi >> 56 == 0xff || (hi == 0 && (lo <= 1 || lo >> 32 == 0xffff));
 }
 
 // non_global says that a is not globally reachable (RFC 6052 3.1).
-static __always_inline int non_global(__u32 a)
+static __always_inline int non_global(__u32 a) // rule 1.1.non-global
 {
 	return a >> 24 == 0 || a >> 24 == 10 || a >> 24 == 127 || a >> 24 >= 224 ||
 	       a >> 22 == (100 << 2 | 1) ||                                    // 100.64.0.0/10
@@ -48,14 +48,14 @@ static __always_inline void embed(struct config *c, __u32 a, __u64 *hi, __u64 *l
 	*hi = c->prefix_hi;
 	if (n == 96) {
 		HERE;
-		*lo = c->prefix_lo | a;
+		*lo = c->prefix_lo | a; // rule 1.1.96
 	} else if (n == 64) {
 		HERE;
-		*lo = top >> 8;
+		*lo = top >> 8; // rule 1.1.64
 	} else {
 		HERE;
 		*hi |= top >> (n & 63);
-		*lo = top << ((64 - n) & 63) >> 8;
+		*lo = top << ((64 - n) & 63) >> 8; // rules 1.1.32, 1.1.40, 1.1.48, 1.1.56
 	}
 }
 
@@ -73,10 +73,10 @@ static __always_inline __u32 extract(struct config *c, __u64 hi, __u64 lo)
 		return lo << 8 >> 32;
 	}
 	HERE;
-	return (hi << (n & 63) | lo << 8 >> ((64 - n) & 63)) >> 32;
+	return (hi << (n & 63) | lo << 8 >> ((64 - n) & 63)) >> 32; // rule 1.1.octet-u
 }
 
-// to4_suffix is the suffix of a behind len6 bits, as that behind len4 bits
+// suffix4 is the suffix of a behind len6 bits, as that behind len4 bits
 // (RFC 7757 3.3).
 static __always_inline __u32 suffix4(__u64 hi, __u64 lo, __u32 len6, __u32 len4)
 {
@@ -95,7 +95,7 @@ static __always_inline __u32 suffix4(__u64 hi, __u64 lo, __u32 len6, __u32 len4)
 		HERE;
 		suffix = hi;
 	}
-	return suffix >> 32 >> (len4 & 63);
+	return suffix >> 32 >> (len4 & 63); // rule 1.2.suffix
 }
 
 // mapped6 is the other way: the address of a under e.
@@ -128,7 +128,7 @@ static __always_inline struct entry6 *lookup6(struct tables *t, __u64 hi, __u64 
 	struct key6 k;
 
 	for (__u32 i = 0; i < MAX_LENGTHS; i++) {
-		struct level6 *l = &t->c->levels6[i];
+		struct level6 *l = &t->c->levels6[i]; // rule 1.2.longest-prefix
 		struct entry6 *e;
 
 		if (i >= t->c->count6) {

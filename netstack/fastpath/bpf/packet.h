@@ -74,7 +74,7 @@ static __always_inline __u32 segment(struct packet *p)
 {
 	if (p->gso && p->headers + p->gso < p->payload) {
 		HERE;
-		return p->headers + p->gso;
+		return p->headers + p->gso; // rule 5.segment-size
 	}
 	HERE;
 	return p->payload;
@@ -141,7 +141,7 @@ static __always_inline int upper(struct packet *p, __u8 *l4, void *end, __u8 icm
 	}
 	if (p->proto == icmp) {
 		p->type = l4[0];
-		if (p->type != request && p->type != reply)
+		if (p->type != request && p->type != reply) // rule 6.echo
 			PASS(PROTOCOL);
 		if (l4[1])
 			PASS(PROTOCOL);

@@ -63,8 +63,8 @@ static __always_inline __u64 checksum(struct packet *p, __u16 *at, __u64 diff, i
 		HERE;
 		return 0;
 	}
-	sum = ~fold(add(diff, (__u16)~p->field));
-	if (!sum && p->proto == UDP) {
+	sum = ~fold(add(diff, (__u16)~p->field)); // rules 4.tcp, 4.udp
+	if (!sum && p->proto == UDP) { // rule 4.zero-result
 		HERE;
 		sum = 0xffff;
 	}
@@ -78,7 +78,7 @@ static __always_inline __u64 checksum(struct packet *p, __u16 *at, __u64 diff, i
 static __always_inline __u64 echo(struct packet *p, __u8 *l4, __u16 *at, __u8 type, __u64 was, __u64 is)
 {
 	__u64 from = (__u64)p->type << 8, to = (__u64)type << 8;
-	__u16 sum = ~fold((__u16)~p->field + fold(add(~add(was, from), add(is, to))));
+	__u16 sum = ~fold((__u16)~p->field + fold(add(~add(was, from), add(is, to)))); // rule 4.icmp
 
 	l4[0] = type;
 	*at = be16(sum);

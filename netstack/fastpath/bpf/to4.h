@@ -107,7 +107,7 @@ static __always_inline int source4(struct __sk_buff *skb, struct tables *t, stru
 	p->src4 = e->v4 | suffix4(p->src_hi, p->src_lo, length, e->length4);
 	if (never4(p->src4))
 		PASS(NEVER_TRANSLATED);
-	if (e->flags & SHARED && !owns(t, e, p->src4, p->sport))
+	if (e->flags & SHARED && !owns(t, e, p->src4, p->sport)) // rule 1.3.source-port
 		PASS(PORT);
 	HERE;
 	p->slot = e->slot;
@@ -155,9 +155,9 @@ static __always_inline int write4(struct __sk_buff *skb, struct packet *p)
 	__u64 old = (p->src_lo & 0xffffffff) + (p->dst_hi >> 32) + (p->dst_hi & 0xffffffff) +
 		    (p->dst_lo >> 32) + (p->dst_lo & 0xffffffff);
 	int whole = p->proto == ICMP6 || (!p->gso && !partial(p, sum6, p->proto));
-	__u32 first = 0x45u << 24 | (__u32)p->class << 16 | (SIZE4 + p->payload);
-	__u32 second = (__u32)p->id << 16 | (p->df ? DF : 0);
-	__u32 third = (__u32)(p->hops - 1) << 24 | (p->proto == ICMP6 ? ICMP4 : p->proto) << 16;
+	__u32 first = 0x45u << 24 | (__u32)p->class << 16 | (SIZE4 + p->payload); // rules 3.version, 3.tos, 3.total-length
+	__u32 second = (__u32)p->id << 16 | (p->df ? DF : 0); // rule 3.identification-df
+	__u32 third = (__u32)(p->hops - 1) << 24 | (p->proto == ICMP6 ? ICMP4 : p->proto) << 16; // rules 3.ttl, 3.protocol-icmp
 	__u8 *h, *l4;
 	__u16 *at;
 	__u32 *w;
@@ -168,12 +168,12 @@ static __always_inline int write4(struct __sk_buff *skb, struct packet *p)
 	at = field(skb, p, l4);
 	if (!at || l4 + LEAST_UPPER > (__u8 *)(long)skb->data_end)
 		PASS(LOST);
-	third |= (__u16)~fold((__u64)first + second + third + p->src4 + p->dst4);
+	third |= (__u16)~fold((__u64)first + second + third + p->src4 + p->dst4); // rule 4.ipv4-header-made
 	*(__u16 *)(h - 2) = be16(ETH_P_IP);
 	w[0] = be32(first);
 	w[1] = be32(second);
 	w[2] = be32(third);
-	w[3] = be32(p->src4);
+	w[3] = be32(p->src4); // rule 3.addresses
 	w[4] = be32(p->dst4);
 	if (p->proto == ICMP6) {
 		HERE;
@@ -212,7 +212,7 @@ static __always_inline int to4(struct __sk_buff *skb, int *action)
 	flow6(&f, &p);
 	if ((why = led(skb, t.c, &f, SIZE6 + segment(&p), &by)))
 		return why;
-	if (t.c->flags & ZERO_CLASS) {
+	if (t.c->flags & ZERO_CLASS) { // rule 3.tos-knob
 		HERE;
 		p.class = 0;
 	}
@@ -223,10 +223,10 @@ static __always_inline int to4(struct __sk_buff *skb, int *action)
 		PASS(HOST_ROUTE);
 	if ((why = back(skb, t.c, &p, by, by, f.ifindex, 1)))
 		return why;
-	p.df = length > LONGEST_DF0;
+	p.df = length > LONGEST_DF0; // rule 3.df
 	if (!p.df) {
 		HERE;
-		p.id = identification(e, p.gso ? (p.payload - p.headers + p.gso - 1) / p.gso : 1);
+		p.id = identification(e, p.gso ? (p.payload - p.headers + p.gso - 1) / p.gso : 1); // rule 3.identification-counter
 	}
 	if ((why = resize(skb, &p, SIZE6 + p.payload, ETH_P_IP)) || (why = write4(skb, &p)))
 		return why;

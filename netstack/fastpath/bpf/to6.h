@@ -29,7 +29,7 @@ static __always_inline int read4(struct __sk_buff *skb, struct packet *p)
 	fragment = be16(*(__u16 *)(h + 6));
 	if (fragment & ~DF)
 		PASS(FRAGMENT);
-	if (fold((__u64)w[0] + w[1] + w[2] + w[3] + w[4]) != 0xffff)
+	if (fold((__u64)w[0] + w[1] + w[2] + w[3] + w[4]) != 0xffff) // rule 4.ipv4-header
 		PASS(BAD_HEADER_CHECKSUM);
 	p->df = fragment != 0;
 	p->class = h[1];
@@ -63,7 +63,7 @@ static __always_inline int destination6(struct __sk_buff *skb, struct tables *t,
 	if (e->sizes) {
 		if (p->proto == ICMP4 && p->dst4 == c->host4)
 			PASS(OWN_ADDRESS);
-		e = port4(t, p->dst4, p->dport, e->sizes);
+		e = port4(t, p->dst4, p->dport, e->sizes); // rule 1.3.destination-port
 		if (!e)
 			PASS(PORT);
 		if (p->proto == ICMP4 && p->type == 0 && p->payload >= 16) {
@@ -112,7 +112,7 @@ static __always_inline int write6(struct __sk_buff *skb, struct packet *p)
 {
 	__u64 sum4 = addresses4(p), sum6 = addresses6(p), diff = add(~sum4, sum6), change;
 	int whole = p->proto == ICMP4 || (!p->gso && !partial(p, sum4, p->proto));
-	__u32 first = 6u << 28 | (__u32)p->class << 20;
+	__u32 first = 6u << 28 | (__u32)p->class << 20; // rules 2.traffic-class, 2.flow-label
 	__u32 second = p->payload << 16 | (p->proto == ICMP4 ? ICMP6 : p->proto) << 8 | (__u8)(p->hops - 1);
 	__u8 *h, *l4;
 	__u16 *at;
@@ -126,8 +126,8 @@ static __always_inline int write6(struct __sk_buff *skb, struct packet *p)
 		PASS(LOST);
 	*(__u16 *)(h - 2) = be16(ETH_P_IPV6);
 	*(__u32 *)h = be32(first);
-	*(__u32 *)(h + 4) = be32(second);
-	a[0] = be64(p->src_hi);
+	*(__u32 *)(h + 4) = be32(second); // rules 2.payload-length, 2.next-header-icmp, 2.hop-limit
+	a[0] = be64(p->src_hi); // rule 2.addresses
 	a[1] = be64(p->src_lo);
 	a[2] = be64(p->dst_hi);
 	a[3] = be64(p->dst_lo);
@@ -166,7 +166,7 @@ static __always_inline int to6(struct __sk_buff *skb, int *action)
 	if ((why = led(skb, t.c, &f, SIZE4 + segment(&p), &by)) ||
 	    (why = back(skb, t.c, &p, by, skb->ifindex, by, t.c->flags & STRICT_SOURCE)))
 		return why;
-	if (t.c->flags & ZERO_CLASS) {
+	if (t.c->flags & ZERO_CLASS) { // rule 2.traffic-class-knob
 		HERE;
 		p.class = 0;
 	}
