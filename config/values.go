@@ -14,7 +14,10 @@ import (
 // ZeroChecksum is the value of udp_zero_checksum.
 type ZeroChecksum translator.UDPZeroChecksum
 
-var zeroChecksums = []string{"reject", "drop", "calculate", "forward"}
+var zeroChecksums = []string{
+	translator.RejectZeroChecksum: "reject", translator.DropZeroChecksum: "drop",
+	translator.CalculateZeroChecksum: "calculate", translator.ForwardZeroChecksum: "forward",
+}
 
 // UnmarshalText takes reject, drop, calculate or forward.
 func (z *ZeroChecksum) UnmarshalText(text []byte) error {

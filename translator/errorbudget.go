@@ -49,7 +49,14 @@ const (
 	NumBudgets
 )
 
-var budgetNames = [NumBudgets]string{"workload", "source", "mapping", "destination", "all-workloads", "all-sources"}
+var budgetNames = [NumBudgets]string{
+	WorkloadBudget:     "workload",
+	SourceBudget:       "source",
+	MappingBudget:      "mapping",
+	DestinationBudget:  "destination",
+	AllWorkloadsBudget: "all-workloads",
+	AllSourcesBudget:   "all-sources",
+}
 
 func (b Budget) String() string { return budgetNames[b] }
 

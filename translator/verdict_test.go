@@ -34,6 +34,20 @@ func TestVerdictNames(t *testing.T) {
 	}
 }
 
+// So has each budget and kind of errors, which are metric labels too.
+func TestBudgetNames(t *testing.T) {
+	seen := map[string]bool{}
+	for b := range NumBudgets {
+		if seen[b.String()] || b.String() == "" {
+			t.Errorf("budget %d: name %q is empty or taken", b, b)
+		}
+		seen[b.String()] = true
+	}
+	if OtherError.String() == TooBigError.String() {
+		t.Error("both kinds of errors have one name")
+	}
+}
+
 func TestVerdictKinds(t *testing.T) {
 	for _, v := range []Verdict{Forward4, Forward6, Hairpin} {
 		if !v.IsForward() || v.IsDrop() {

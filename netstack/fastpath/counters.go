@@ -29,10 +29,33 @@ const (
 )
 
 var reasonNames = [NumReasons]string{
-	"translated", "disabled", "not-plain-link", "not-this-family", "truncated", "options", "bad-header-checksum",
-	"fragment", "protocol", "upper-header", "no-checksum", "hop-limit", "too-big", "superpacket", "own-address",
-	"never-translated", "non-global", "unmapped-source", "unmapped-destination", "mapped-peer", "wrong-interface",
-	"port", "trailer", "no-route", "host-route", "unchanged", "lost",
+	programReasonTRANSLATED:           "translated",
+	programReasonDISABLED:             "disabled",
+	programReasonNOT_PLAIN_LINK:       "not-plain-link",
+	programReasonNOT_THIS_FAMILY:      "not-this-family",
+	programReasonTRUNCATED:            "truncated",
+	programReasonOPTIONS:              "options",
+	programReasonBAD_HEADER_CHECKSUM:  "bad-header-checksum",
+	programReasonFRAGMENT:             "fragment",
+	programReasonPROTOCOL:             "protocol",
+	programReasonUPPER_HEADER:         "upper-header",
+	programReasonNO_CHECKSUM:          "no-checksum",
+	programReasonHOP_LIMIT:            "hop-limit",
+	programReasonTOO_BIG:              "too-big",
+	programReasonSUPERPACKET:          "superpacket",
+	programReasonOWN_ADDRESS:          "own-address",
+	programReasonNEVER_TRANSLATED:     "never-translated",
+	programReasonNON_GLOBAL:           "non-global",
+	programReasonUNMAPPED_SOURCE:      "unmapped-source",
+	programReasonUNMAPPED_DESTINATION: "unmapped-destination",
+	programReasonMAPPED_PEER:          "mapped-peer",
+	programReasonWRONG_INTERFACE:      "wrong-interface",
+	programReasonPORT:                 "port",
+	programReasonTRAILER:              "trailer",
+	programReasonNO_ROUTE:             "no-route",
+	programReasonHOST_ROUTE:           "host-route",
+	programReasonUNCHANGED:            "unchanged",
+	programReasonLOST:                 "lost",
 }
 
 func (r Reason) String() string {

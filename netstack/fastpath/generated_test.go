@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/natless/natless/tests/daemon"
@@ -78,9 +79,36 @@ func TestLayout(t *testing.T) {
 			t.Errorf("%s is %d here, and %q in C", name, value, found)
 		}
 	}
+}
+
+// Each reason has a name of its own, which is the program's, and its line in the
+// README.
+func TestReasons(t *testing.T) {
+	text, err := os.ReadFile("bpf/layout.h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	enum := regexp.MustCompile(`(?s)enum reason \{(.*?)\}`).FindSubmatch(text)
+	if enum == nil {
+		t.Fatal("the program has no reasons")
+	}
+	names := regexp.MustCompile(`(?m)^\t([A-Z_0-9]+),`).FindAllSubmatch(enum[1], -1)
+	if len(names) != int(NumReasons)+1 {
+		t.Fatalf("%d reasons, want %d", len(names)-1, NumReasons)
+	}
+	seen := map[string]bool{}
 	for r := range NumReasons {
-		if reasonNames[r] == "" {
-			t.Errorf("reason %d has no name", r)
+		name := strings.ReplaceAll(strings.ToLower(string(names[r][1])), "_", "-")
+		if r.String() != name || seen[name] {
+			t.Errorf("reason %d is called %q, want %q, once", r, r, name)
+		}
+		seen[name] = true
+		if !strings.Contains(string(readme), "`"+name+"`") {
+			t.Errorf("reason %s is not explained", name)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+
+	"github.com/natless/natless/translator"
 )
 
 // What Describe says of a built packet is what was asked for, in full, and
@@ -134,10 +136,20 @@ func TestDescribeAnything(t *testing.T) {
 	}
 }
 
+// Each verdict has an explanation of its own, which says so where it drops.
 func TestMeaning(t *testing.T) {
-	for v, s := range meaning {
-		if s == "" {
-			t.Errorf("verdict %d has no meaning", v)
+	seen := map[string]translator.Verdict{}
+	for v := range translator.NumVerdicts {
+		s := Meaning(v)
+		if other, taken := seen[s]; s == "" || taken {
+			t.Errorf("%v: meaning %q is empty, or that of %v", v, s, other)
+		}
+		seen[s] = v
+		if drops := strings.HasPrefix(s, "dropped: "); drops != (v.IsDrop() && v != translator.FragmentHeld) {
+			t.Errorf("%v: %q", v, s)
+		}
+		if v.IsDrop() && Meaning(v|translator.Replied) != s {
+			t.Errorf("%v: another meaning when it is answered", v)
 		}
 	}
 }

@@ -23,7 +23,7 @@ const (
 	workload
 )
 
-func (r role) String() string { return [...]string{"uplink", "workload"}[r] }
+func (r role) String() string { return [...]string{uplink: "uplink", workload: "workload"}[r] }
 
 // place is where one program is to be: at ingress of an interface.
 type place struct {
