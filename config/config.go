@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 	"github.com/natless/natless/translator/special"
 )
 
@@ -89,9 +89,9 @@ type Log struct {
 
 // Mapping is one explicit mapping (RFC 7757).
 type Mapping struct {
-	IPv6  netip.Prefix    `yaml:"ipv6"`
-	IPv4  netip.Prefix    `yaml:"ipv4"`
-	Ports mapping.PortSet `yaml:"ports"` // empty: all
+	IPv6  netip.Prefix `yaml:"ipv6"`
+	IPv4  netip.Prefix `yaml:"ipv4"`
+	Ports ports.Set    `yaml:"ports"` // empty: all
 }
 
 // API is where the daemon listens for the operator and for the CNI plugin.
@@ -109,13 +109,13 @@ type Registry struct {
 
 // Pool is IPv4 addresses to assign from.
 type Pool struct {
-	Name             string          `yaml:"name"`
-	IPv4             PoolIPv4        `yaml:"ipv4"`
-	WholeAddress     bool            `yaml:"whole_address"`      // a workload gets an address with all its ports
-	PortsPerWorkload int             `yaml:"ports_per_workload"` // 0 with WholeAddress
-	Ports            mapping.PortSet `yaml:"ports"`              // what may be assigned; empty with WholeAddress
-	ReservedPorts    mapping.PortSet `yaml:"reserved_ports"`     // what of Ports may not; extra single ports may be asked for all the same
-	Cooldown         time.Duration   `yaml:"cooldown"`           // how long a freed set stays out of use
+	Name             string        `yaml:"name"`
+	IPv4             PoolIPv4      `yaml:"ipv4"`
+	WholeAddress     bool          `yaml:"whole_address"`      // a workload gets an address with all its ports
+	PortsPerWorkload int           `yaml:"ports_per_workload"` // 0 with WholeAddress
+	Ports            ports.Set     `yaml:"ports"`              // what may be assigned; empty with WholeAddress
+	ReservedPorts    ports.Set     `yaml:"reserved_ports"`     // what of Ports may not; extra single ports may be asked for all the same
+	Cooldown         time.Duration `yaml:"cooldown"`           // how long a freed set stays out of use
 }
 
 // DNS64 is the resolver on the translator's own IPv6 address (RFC 6147).
@@ -167,9 +167,9 @@ func (p *Pool) setDefaults(given map[string]bool) {
 		p.PortsPerWorkload = 1024
 	}
 	if !given["ports"] && !p.IPv4.Uplink {
-		p.Ports = mapping.PortSet{{First: 0, Last: 65535}}
+		p.Ports = ports.All()
 	}
 	if !given["reserved_ports"] {
-		p.ReservedPorts = mapping.PortSet{{First: 0, Last: 1023}}
+		p.ReservedPorts = ports.MustParse("0-1023")
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // The issue's own example of every key, which must never stop working.
@@ -62,8 +62,8 @@ func TestExample(t *testing.T) {
 	want.Addresses = Addresses{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 	want.ICMPSourcePool = ICMPSourcePool{netip.MustParsePrefix("203.0.113.8/32"), netip.MustParsePrefix("2001:db8:f::/128")}
 	want.Mappings = []Mapping{
-		{netip.MustParsePrefix("2001:db8:6::2/128"), netip.MustParsePrefix("198.51.100.2/32"), nil},
-		{netip.MustParsePrefix("2001:db8:7::/120"), netip.MustParsePrefix("203.0.113.0/24"), nil},
+		{netip.MustParsePrefix("2001:db8:6::2/128"), netip.MustParsePrefix("198.51.100.2/32"), ports.Set{}},
+		{netip.MustParsePrefix("2001:db8:7::/120"), netip.MustParsePrefix("203.0.113.0/24"), ports.Set{}},
 	}
 	compare(t, want, *c)
 }
@@ -75,10 +75,10 @@ func TestExamplePools(t *testing.T) {
 	}
 	compare(t, c.Pools, []Pool{
 		{Name: "default", IPv4: PoolIPv4{Prefix: netip.MustParsePrefix("198.51.100.0/30")}, PortsPerWorkload: 1024,
-			Ports: mapping.PortSet{{First: 0, Last: 65535}}, ReservedPorts: mapping.PortSet{{First: 0, Last: 1023}}, Cooldown: time.Minute},
+			Ports: ports.All(), ReservedPorts: ports.MustParse("0-1023"), Cooldown: time.Minute},
 		{Name: "dedicated", IPv4: PoolIPv4{Prefix: netip.MustParsePrefix("203.0.113.0/28")}, WholeAddress: true, Cooldown: time.Minute},
 		{Name: "host", IPv4: PoolIPv4{Uplink: true}, PortsPerWorkload: 512,
-			Ports: mapping.PortSet{{First: 32768, Last: 65535}}, ReservedPorts: mapping.PortSet{{First: 0, Last: 1023}}, Cooldown: time.Minute},
+			Ports: ports.MustParse("32768-65535"), ReservedPorts: ports.MustParse("0-1023"), Cooldown: time.Minute},
 	})
 	compare(t, c.DNS64, DNS64{true, []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::53]:53")}, []netip.Prefix{netip.MustParsePrefix("::ffff:0:0/96")}, 10000, []netip.Prefix{netip.MustParsePrefix("2001:db8:5::/64")}})
 	compare(t, c.Health, Health{80})

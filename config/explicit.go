@@ -171,7 +171,7 @@ func (g *gatherer) insert(m mapping.Mapping, at Error) bool {
 		return false
 	}
 	g.mapped.add(m.IPv4)
-	g.shared = g.shared || len(m.Ports) > 0
+	g.shared = g.shared || !m.Ports.IsZero()
 	return true
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // maxLine bounds a line of a file of mappings, in bytes; maxWord what an error
@@ -134,7 +135,7 @@ func parseMapping(line []byte) (m mapping.Mapping, some bool, err error) {
 		return m, false, err
 	}
 	if n == 3 {
-		if m.Ports, err = mapping.ParsePorts(words[2]); err != nil {
+		if m.Ports, err = ports.Parse(words[2]); err != nil {
 			return m, false, err
 		}
 	}

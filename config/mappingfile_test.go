@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // slowMappings reads a file of mappings the obvious way: all of it, by words.
@@ -42,13 +43,13 @@ func slowMappings(text string) (all []*mapping.Mapping) {
 		}
 		six, ok6 := prefix(words[0])
 		four, ok4 := prefix(words[1])
-		var ports mapping.PortSet
+		var set ports.Set
 		var err error
 		if len(words) == 3 {
-			ports, err = mapping.ParsePorts(words[2])
+			set, err = ports.Parse(words[2])
 		}
 		if ok6 && ok4 && err == nil {
-			all[len(all)-1] = &mapping.Mapping{IPv6: six, IPv4: four, Ports: ports}
+			all[len(all)-1] = &mapping.Mapping{IPv6: six, IPv4: four, Ports: set}
 		}
 	}
 	return all

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"regexp"
 
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 var poolName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
@@ -31,7 +31,7 @@ func (v validator) poolAddresses(key string, i int) {
 	if p.IPv4.Uplink {
 		v.check(v.Uplink != "", key, "which uplink? set the key uplink to the interface's name")
 		v.check(!p.WholeAddress, key, "the host keeps ports of its own address: whole_address cannot be")
-		v.check(len(p.Ports) > 0, join(fmt.Sprintf("pools[%d]", i), "ports"), "missing: which ports of its address does the host give away?")
+		v.check(!p.Ports.IsZero(), join(fmt.Sprintf("pools[%d]", i), "ports"), "missing: which ports of its address does the host give away?")
 	} else if q := p.IPv4.Prefix; !q.IsValid() || !q.Addr().Is4() || !usable(q) {
 		v.fail(key, fmt.Errorf("%s: must be an IPv4 prefix that hosts may have, or uplink", p.IPv4))
 		return
@@ -56,39 +56,21 @@ func (v validator) poolAddresses(key string, i int) {
 
 func (v validator) poolPorts(key string, p Pool) {
 	if p.WholeAddress {
-		if len(p.Ports) > 0 || len(p.ReservedPorts) > 0 || p.PortsPerWorkload != 0 {
+		if !p.Ports.IsZero() || !p.ReservedPorts.IsZero() || p.PortsPerWorkload != 0 {
 			v.fail(key+".whole_address", errors.New("excludes ports, reserved_ports and ports_per_workload"))
 		}
 		return
 	}
-	if p.IPv4.Uplink && len(p.Ports) == 0 {
+	if p.IPv4.Uplink && p.Ports.IsZero() {
 		return // told already
 	}
 	free := 0
-	for _, run := range p.Assignable() {
-		free = max(free, run.Len())
+	if left := p.Assignable(); !left.IsZero() {
+		free = left.Longest().Size()
 	}
 	v.check(p.PortsPerWorkload >= 1, key+".ports_per_workload", "%d is less than 1", p.PortsPerWorkload)
 	v.check(p.PortsPerWorkload <= free, key+".ports_per_workload", "%d do not fit: the longest run of ports without reserved_ports is %d", p.PortsPerWorkload, free)
 }
 
 // Assignable is the ports that the pool hands out of itself.
-func (p Pool) Assignable() mapping.PortSet {
-	var left mapping.PortSet
-	for _, r := range p.Ports {
-		first := int(r.First)
-		for _, hole := range p.ReservedPorts {
-			if hole.Last < r.First || hole.First > r.Last {
-				continue
-			}
-			if first < int(hole.First) {
-				left = append(left, mapping.PortRange{First: uint16(first), Last: hole.First - 1})
-			}
-			first = int(hole.Last) + 1
-		}
-		if first <= int(r.Last) {
-			left = append(left, mapping.PortRange{First: uint16(first), Last: r.Last})
-		}
-	}
-	return left
-}
+func (p Pool) Assignable() ports.Set { return p.Ports.Subtract(p.ReservedPorts) }

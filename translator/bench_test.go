@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // benchWorkloads makes a worker with n mappings, and the addresses of each
@@ -31,7 +32,7 @@ func benchWorkloads(t testing.TB, n, share int) (*Worker, []netip.Addr, []netip.
 		if share > 0 {
 			first := uint16(1024 + i%share*1000)
 			port[i] = first + 17
-			mappings[i].Ports = mapping.PortSet{{First: first, Last: first + 999}}
+			mappings[i].Ports = ports.Of(ports.Range{First: first, Last: first + 999})
 		}
 	}
 	table, err := mapping.New(netip.MustParsePrefix(testPrefix), mappings)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // Packets for the tests are built here the slow and obvious way: nothing of the
@@ -191,14 +192,14 @@ const (
 const testPrefix = "2001:db8:64::/96"
 
 func testMappings() []mapping.Mapping {
-	m := func(v6, v4 string, ports ...mapping.PortRange) mapping.Mapping {
-		return mapping.Mapping{IPv6: netip.MustParsePrefix(v6), IPv4: netip.MustParsePrefix(v4), Ports: ports}
+	m := func(v6, v4 string, set ...ports.Range) mapping.Mapping {
+		return mapping.Mapping{IPv6: netip.MustParsePrefix(v6), IPv4: netip.MustParsePrefix(v4), Ports: ports.Of(set...)}
 	}
 	return []mapping.Mapping{
 		m(work6+"/128", work4+"/32"),
 		m("2001:db8:7::/120", "203.0.113.0/24"),
-		m(sharedA6+"/128", shared4+"/32", mapping.PortRange{First: 1024, Last: 2047}),
-		m(sharedB6+"/128", shared4+"/32", mapping.PortRange{First: 2048, Last: 3071}),
+		m(sharedA6+"/128", shared4+"/32", ports.Range{First: 1024, Last: 2047}),
+		m(sharedB6+"/128", shared4+"/32", ports.Range{First: 2048, Last: 3071}),
 	}
 }
 

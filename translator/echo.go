@@ -5,6 +5,7 @@ import (
 	"math/bits"
 
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // A workload that shares its IPv4 address may use only echo identifiers out of
@@ -31,7 +32,7 @@ func tagEcho(key *[16]byte, workload mapping.Addr6, id, sequence uint16) uint32 
 
 // foldEcho replaces the identifier of an echo message by one out of the range r
 // and appends the trailer. l4 has sizeTrailer bytes of room behind the message.
-func foldEcho(key *[16]byte, workload mapping.Addr6, r mapping.PortRange, l4 []byte) {
+func foldEcho(key *[16]byte, workload mapping.Addr6, r ports.Range, l4 []byte) {
 	data := len(l4) - sizeTrailer
 	id := binary.BigEndian.Uint16(l4[4:])
 	folded := r.First + uint16(uint32(id)%(uint32(r.Last-r.First)+1))

@@ -90,9 +90,9 @@ func checksumOffset(proto uint8) int {
 	return -1 // rules 4.sctp, 4.other
 }
 
-// ports are the source and destination port of an upper layer; for ICMP echo
+// portsOf are the source and destination port of an upper layer; for ICMP echo
 // both are its identifier. ok is false where there are none, or not in l4.
-func ports(proto uint8, l4 []byte) (src, dst uint16, ok bool) {
+func portsOf(proto uint8, l4 []byte) (src, dst uint16, ok bool) {
 	switch proto {
 	case protoTCP, protoUDP, protoUDPLite, protoSCTP, protoDCCP:
 		if len(l4) >= 4 {

@@ -127,7 +127,7 @@ func (q *parsed) quotedUpper(quote []byte) []byte {
 // ends are the ports that a quoted packet came from and went to.
 func (q *parsed) ends(quote []byte) (src, dst port) {
 	if q.first() {
-		src.number, dst.number, src.known = ports(q.proto, q.quotedUpper(quote))
+		src.number, dst.number, src.known = portsOf(q.proto, q.quotedUpper(quote))
 		dst.known = src.known
 	}
 	return src, dst

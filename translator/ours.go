@@ -111,7 +111,7 @@ func (s *snapshot) spoofed4(h *parsed, b []byte) bool {
 	}
 	var from port
 	if h.src4 == s.host4 && h.first() && h.proto != protoICMP4 {
-		from.number, _, from.known = ports(h.proto, b[h.upper:])
+		from.number, _, from.known = portsOf(h.proto, b[h.upper:])
 	}
 	return s.nobodys4(h.src4) || s.workloads4(h.src4, from) // rule 1.1.ours-source4
 }

@@ -25,7 +25,7 @@ func (t *Translator) Sender(packet []byte) Sender {
 		h := header4(packet)
 		port := uint16(0)
 		if l4 := h.headerLen(); h.fragment()&maskOffset == 0 && l4 <= len(packet) {
-			port, _, _ = ports(h.protocol(), packet[l4:])
+			port, _, _ = portsOf(h.protocol(), packet[l4:])
 		}
 		return t.sender4(h.src(), port)
 	}

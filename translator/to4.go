@@ -118,8 +118,8 @@ func (w *Worker) shareTo4(p *Packet, h *parsed, e *mapping.Entry) (trailer int, 
 		return 0, Forward4 // goes with its first fragment, or for nothing
 	}
 	l4 := p.Bytes()[h.upper:]
-	number, _, _ := ports(h.proto, l4) // rule 1.3.echo-own
-	if e.Owns(number) {                // rule 1.3.source-port
+	number, _, _ := portsOf(h.proto, l4) // rule 1.3.echo-own
+	if e.Owns(number) {                  // rule 1.3.source-port
 		return 0, Forward4
 	}
 	if h.proto == protoICMP6 && l4[0] == icmp6EchoRequest && p.Flags&FlagNeedsCsum == 0 {

@@ -95,7 +95,7 @@ func (w *Worker) addressesTo6(p *Packet, h *parsed) (v Verdict) {
 	}
 	var sender port
 	if !h.fragment {
-		sender.number, _, sender.known = ports(h.proto, p.Bytes()[h.upper:])
+		sender.number, _, sender.known = portsOf(h.proto, p.Bytes()[h.upper:])
 	}
 	if h.src6, v = w.s.source6(h.src4, sender); v.IsDrop() {
 		return w.reply4(p, v, icmp4Unreachable, icmp4Prohibited, 0) // RFC 7915 4.4; rule 2.untranslatable-source
@@ -166,7 +166,7 @@ func (w *Worker) selectTo6(p *Packet, h *parsed, from way) (v Verdict) {
 	if !h.first() {
 		return w.laterFragment(h, b, from)
 	}
-	_, number, _ := ports(h.proto, b[h.upper:]) // rule 1.3.destination-port
+	_, number, _ := portsOf(h.proto, b[h.upper:]) // rule 1.3.destination-port
 	v = w.toWorkload(h, port{number, true})
 	if v.IsDrop() && h.proto != protoTCP && h.proto != protoUDP { // rule 1.3.unassigned
 		return v
@@ -206,7 +206,7 @@ func (w *Worker) portTo6(h *parsed, b []byte) (p port) {
 			p, _ = q.ends(quote)
 		}
 	default:
-		_, p.number, p.known = ports(h.proto, l4)
+		_, p.number, p.known = portsOf(h.proto, l4)
 	}
 	return p
 }

@@ -5,12 +5,13 @@ import (
 	"testing"
 
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 func TestViolationsAreCountedByWorkload(t *testing.T) {
 	table, err := mapping.New(netip.MustParsePrefix("2001:db8:64::/96"), []mapping.Mapping{
-		{IPv6: netip.MustParsePrefix("2001:db8:6::2/128"), IPv4: netip.MustParsePrefix("198.51.100.1/32"), Ports: mapping.PortSet{{First: 1024, Last: 2047}}},
-		{IPv6: netip.MustParsePrefix("2001:db8:6::3/128"), IPv4: netip.MustParsePrefix("198.51.100.1/32"), Ports: mapping.PortSet{{First: 2048, Last: 3071}}},
+		{IPv6: netip.MustParsePrefix("2001:db8:6::2/128"), IPv4: netip.MustParsePrefix("198.51.100.1/32"), Ports: ports.MustParse("1024-2047")},
+		{IPv6: netip.MustParsePrefix("2001:db8:6::3/128"), IPv4: netip.MustParsePrefix("198.51.100.1/32"), Ports: ports.MustParse("2048-3071")},
 	})
 	if err != nil {
 		t.Fatal(err)

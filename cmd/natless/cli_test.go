@@ -18,7 +18,7 @@ import (
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/api/server"
 	"github.com/natless/natless/config/registry"
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // daemon answers on a socket from a real registry with three workloads.
@@ -27,7 +27,7 @@ func daemon(t *testing.T) (socket string) {
 	t.Setenv("LC_ALL", "C")
 	dir := t.TempDir()
 	reg, err := registry.Open(registry.Options{Path: filepath.Join(dir, "r.db"), History: 100, Pools: []registry.Pool{
-		{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 16384, Reserved: mapping.PortSet{{First: 0, Last: 1023}}, Cooldown: time.Minute},
+		{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 16384, Reserved: ports.MustParse("0-1023"), Cooldown: time.Minute},
 		{Name: "dedicated", IPv4: netip.MustParsePrefix("203.0.113.0/27"), Whole: true, Cooldown: time.Second},
 	}})
 	if err != nil {

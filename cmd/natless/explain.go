@@ -15,6 +15,7 @@ import (
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // offline says what explain uses instead of the daemon's live table.
@@ -123,14 +124,14 @@ func parseMapping(s string) (m mapping.Mapping, err error) {
 	if !ok {
 		return m, fmt.Errorf("write IPv6=IPv4, such as 2001:db8:6::2=198.51.100.2")
 	}
-	four, ports, shared := strings.Cut(four, ":")
+	four, share, shared := strings.Cut(four, ":")
 	if m.IPv6, err = prefixOrAddress(six); err != nil {
 		return m, err
 	}
 	if m.IPv4, err = prefixOrAddress(four); err != nil || !shared {
 		return m, err
 	}
-	m.Ports, err = mapping.ParsePorts(ports)
+	m.Ports, err = ports.Parse(share)
 	return m, err
 }
 

@@ -153,7 +153,7 @@ func homeless(r *registry.Registry) api.Check {
 	const most = 5
 	var words []string
 	for _, o := range outside[:min(most, len(outside))] {
-		if len(o.Ports) == 0 {
+		if o.Ports.IsZero() {
 			words = append(words, o.Address.String())
 		} else {
 			words = append(words, fmt.Sprintf("%s ports %v", o.Address, o.Ports))

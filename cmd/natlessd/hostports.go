@@ -15,6 +15,7 @@ import (
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // Who else has ports of addresses that workloads share: programs of the host
@@ -29,11 +30,11 @@ func (s *server) assigned(a netip.Addr, port uint16) bool {
 
 // noteInUse keeps what the host uses of its own address from workloads.
 func (s *server) noteInUse(u route.InUse) {
-	share := registry.Share{Address: u.Addr}
-	for _, p := range u.Ports {
-		share.Ports = append(share.Ports, mapping.PortRange{First: p.First, Last: p.Last})
+	used := make([]ports.Range, len(u.Ports))
+	for i, p := range u.Ports {
+		used[i] = ports.Range(p)
 	}
-	s.workloads.SetInUse(share)
+	s.workloads.SetInUse(registry.Share{Address: u.Addr, Ports: ports.Of(used...)})
 	s.inUse.Store(&u)
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // newWeb makes the listener for Prometheus and people, or gives nil when none
@@ -51,13 +52,13 @@ func (s *server) shown(r *reloader, ready func() bool) page.Sources {
 
 // assignable is what of an address a pool of the running configuration gives
 // away of itself.
-func (r *reloader) assignable(pool string) mapping.PortSet {
+func (r *reloader) assignable(pool string) ports.Set {
 	for _, p := range r.running().Pools {
 		if p.Name == pool && !p.WholeAddress {
 			return p.Assignable()
 		}
 	}
-	return nil
+	return ports.Set{}
 }
 
 // sources is where the metrics come from.

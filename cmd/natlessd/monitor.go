@@ -349,12 +349,8 @@ func (r *watching) name(m mapping.Mapping) string {
 	if name, ok := r.names[key]; ok {
 		return name
 	}
-	port := uint16(0)
-	if len(m.Ports) > 0 {
-		port = m.Ports[0].First
-	}
 	name := ""
-	if a, err := r.workloads.Whois(netip.AddrPortFrom(m.IPv4.Addr(), port), time.Time{}); err == nil {
+	if a, err := r.workloads.Whois(netip.AddrPortFrom(m.IPv4.Addr(), m.Ports.Min()), time.Time{}); err == nil {
 		if name = a.Request.Name; name == "" {
 			name = a.Key.String()
 		}

@@ -12,7 +12,7 @@ import (
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/route"
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // registryPools puts the pools of a configuration into the registry's terms.
@@ -29,7 +29,7 @@ func registryPools(c *config.Config, uplink func(name string) (netip.Addr, error
 			prefix = netip.PrefixFrom(a, 32)
 		}
 		pools[i] = registry.Pool{Name: p.Name, IPv4: prefix, Uplink: p.IPv4.Uplink, Whole: p.WholeAddress,
-			PortsPerWorkload: p.PortsPerWorkload, Ports: mapping.PortSet(p.Ports), Reserved: mapping.PortSet(p.ReservedPorts), Cooldown: p.Cooldown}
+			PortsPerWorkload: p.PortsPerWorkload, Ports: ports.Set(p.Ports), Reserved: ports.Set(p.ReservedPorts), Cooldown: p.Cooldown}
 	}
 	return pools, registry.CheckPools(pools)
 }
@@ -58,7 +58,7 @@ func reachOf(pools []registry.Pool, outside []registry.Share, own func(netip.Add
 		switch {
 		case o.Address == r.host.Addr:
 			r.host.Ports = union(r.host.Ports, hostPorts(o.Ports))
-		case !r.host.Addr.IsValid() && len(o.Ports) > 0 && own(o.Address):
+		case !r.host.Addr.IsValid() && !o.Ports.IsZero() && own(o.Address):
 			r.host = route.HostPool{Addr: o.Address, Ports: hostPorts(o.Ports), Stays: true}
 		default:
 			r.kept = append(r.kept, netip.PrefixFrom(o.Address, 32))
@@ -67,8 +67,8 @@ func reachOf(pools []registry.Pool, outside []registry.Share, own func(netip.Add
 	return r
 }
 
-func hostPorts(set mapping.PortSet) (ports []route.PortRange) {
-	for _, r := range set {
+func hostPorts(set ports.Set) (ports []route.PortRange) {
+	for r := range set.Runs() {
 		if r.Last > 0 { // nobody has port 0
 			ports = append(ports, route.PortRange{First: max(r.First, 1), Last: r.Last})
 		}

@@ -13,15 +13,15 @@ import (
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/route"
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // TestReachOf: pools, and what workloads keep outside of them, lead to the
 // translator, each in the way of its kind.
 func TestReachOf(t *testing.T) {
 	host, other := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("198.51.100.9")
-	pool := registry.Pool{Name: "host", IPv4: netip.PrefixFrom(host, 32), Uplink: true, Ports: mapping.PortSet{{First: 2048, Last: 4095}}}
-	low, high := mapping.PortSet{{First: 1024, Last: 2047}}, mapping.PortSet{{First: 8192, Last: 9215}}
+	pool := registry.Pool{Name: "host", IPv4: netip.PrefixFrom(host, 32), Uplink: true, Ports: ports.MustParse("2048-4095")}
+	low, high := ports.MustParse("1024-2047"), ports.MustParse("8192-9215")
 	for _, c := range []struct {
 		name    string
 		pools   []registry.Pool

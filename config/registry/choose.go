@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/natless/natless/config/api"
-	"github.com/natless/natless/translator/mapping"
 )
 
 // choose finds address and ports for a new assignment: what the workload had
@@ -56,7 +55,7 @@ func (t *txn) choose(a, old *Assignment) error {
 // address that it wants, or nil.
 func (a *address) conflict(wants *Assignment) error {
 	for _, o := range a.owners {
-		if wants.size == maxPorts || len(o.Ports) == 0 {
+		if wants.size == maxPorts || o.Ports.IsZero() {
 			return &ConflictError{Field: "address", What: a.addr.String(), Owner: o.Key, Name: o.Request.Name}
 		}
 		for _, port := range wants.Request.ExtraPorts {
@@ -77,7 +76,7 @@ func (t *txn) beside(a *Assignment, p *pool) bool {
 	prefix := []byte(a.Key.ContainerID + "/")
 	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
 		o := t.state.assignments[api.Key{ContainerID: a.Key.ContainerID, Interface: string(k[len(prefix):])}]
-		if o == nil || o.Key == a.Key || len(o.Ports) == 0 || !sameSet(o, a, p) {
+		if o == nil || o.Key == a.Key || o.Ports.IsZero() || !sameSet(o, a, p) {
 			continue
 		}
 		for _, addr := range p.addresses {
@@ -131,17 +130,12 @@ func fits(last, a *Assignment, p *pool) bool {
 // sameSet says whether the ports that one has are what another asks for, on any
 // address of the pool.
 func sameSet(last, a *Assignment, p *pool) bool {
-	if last.size != a.size || p.Whole != (len(last.Ports) == 0) {
+	if last.size != a.size || p.Whole != last.Ports.IsZero() {
 		return false
 	}
 	if !slices.Equal(last.Request.ExtraPorts, a.Request.ExtraPorts) {
 		return false
 	}
-	closed := func(r mapping.PortRange) bool {
-		if r.First == r.Last && slices.Contains(a.Request.ExtraPorts, r.First) {
-			return p.never.any(r)
-		}
-		return p.closed.any(r)
-	}
-	return p.Whole || !slices.ContainsFunc(last.Ports, closed)
+	extra := singles(a.Request.ExtraPorts)
+	return p.Whole || !p.never.Overlaps(last.Ports) && !p.closed.Overlaps(last.Ports.Subtract(extra))
 }

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // crashChild makes TestMain the process that is killed: its value is the path
@@ -155,20 +155,20 @@ func checkSurvivors(t *testing.T, kill int, r *Registry, acknowledged map[int]st
 			t.Fatalf("after kill %d workload %d has %q, was told %q", kill, n, got, want)
 		}
 	}
-	taken := map[netip.Addr]*bitmap{}
+	taken := map[netip.Addr]*ports.Bitmap{}
 	for _, a := range r.All() {
 		if taken[a.Address] == nil {
-			taken[a.Address] = new(bitmap)
+			taken[a.Address] = new(ports.Bitmap)
 		}
 		set := a.Ports
-		if len(set) == 0 {
-			set = mapping.PortSet{{First: 0, Last: maxPorts - 1}}
+		if set.IsZero() {
+			set = ports.All()
 		}
-		for _, p := range set {
-			if taken[a.Address].any(p) {
+		for p := range set.Runs() {
+			if taken[a.Address].OverlapsRange(p) {
 				t.Fatalf("after kill %d two have ports %v of %s, one is %s", kill, p, a.Address, a.Key)
 			}
-			taken[a.Address].set(p)
+			taken[a.Address].Add(p)
 		}
 	}
 	if err := r.Delete(ctx, key(99999)); err == nil {

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // TestFind gives and takes back at random, and sees that find never overlooks an
@@ -19,7 +19,7 @@ func TestFind(t *testing.T) {
 	p := made[0]
 	type given struct {
 		at    *address
-		ports mapping.PortSet
+		ports ports.Set
 	}
 	var all []given
 	found := 0

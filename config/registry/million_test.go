@@ -96,7 +96,7 @@ func scale(t *testing.T, n, ports int) {
 		}
 		var who *Assignment
 		asked = append(asked, timed(t, func() (err error) {
-			who, err = r.Whois(netip.AddrPortFrom(a.Address, a.Ports[0].Last), time.Time{})
+			who, err = r.Whois(netip.AddrPortFrom(a.Address, a.Ports.Run(0).Last), time.Time{})
 			return err
 		}))
 		if who != a {

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/natless/natless/config/api"
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // model is a registry as naive as can be: an owner for every single port.
@@ -50,20 +50,18 @@ func (m *model) pool(name string) Pool {
 // every calls f for each port of an assignment.
 func (m *model) every(a *Assignment, f func(n int, p *port)) {
 	set := a.Ports
-	if len(set) == 0 {
-		set = mapping.PortSet{{First: 0, Last: maxPorts - 1}}
+	if set.IsZero() {
+		set = ports.All()
 	}
-	for _, r := range set {
-		for n := int(r.First); n <= int(r.Last); n++ {
-			f(n, &m.at(a.Address)[n])
-		}
+	for n := range set.Ports() {
+		f(int(n), &m.at(a.Address)[n])
 	}
 }
 
 // sink is told of every change by the registry.
 func (m *model) sink(_ context.Context, c Change) error {
 	if old := c.Old; old != nil {
-		same := c.New != nil && c.New.Address == old.Address && slices.Equal(c.New.Ports, old.Ports)
+		same := c.New != nil && c.New.Address == old.Address && c.New.Ports.Equal(old.Ports)
 		m.every(old, func(n int, p *port) {
 			if p.owner != old.Key {
 				m.t.Fatalf("%s gives back port %d of %s, which %s has\n%s", old.Key, n, old.Address, p.owner, m.report())
@@ -111,7 +109,7 @@ func (m *model) claim(a *Assignment) {
 			m.t.Fatalf("%s gets port %d of %s, which %s had and cools down\n%s", a.Key, i, a.Address, p.cooler, m.report())
 		case !pool.Whole && (i == 0 || i < lowest(pool)):
 			m.t.Fatalf("%s gets port %d, which pool %s must not give", a.Key, i, a.Pool)
-		case !pool.Whole && !extra && len(pool.Reserved) > 0 && i <= int(pool.Reserved[0].Last):
+		case !pool.Whole && !extra && pool.Reserved.Contains(uint16(i)):
 			m.t.Fatalf("%s gets reserved port %d", a.Key, i)
 		}
 		*p = port{owner: a.Key}
@@ -160,7 +158,7 @@ func (m *model) runFree(pool Pool, k api.Key, q api.Request) bool {
 		for first := 0; first < maxPorts; first += size {
 			if all(first, size, func(i int) bool {
 				return free(a, i) && (pool.Whole || i > 0 && i >= lowest(pool) && !slices.Contains(q.ExtraPorts, uint16(i)) &&
-					(len(pool.Reserved) == 0 || i > int(pool.Reserved[0].Last)))
+					!pool.Reserved.Contains(uint16(i)))
 			}) {
 				return true
 			}
@@ -170,10 +168,7 @@ func (m *model) runFree(pool Pool, k api.Key, q api.Request) bool {
 }
 
 func lowest(p Pool) int {
-	if len(p.Ports) == 0 {
-		return 0
-	}
-	return int(p.Ports[0].First)
+	return int(p.Ports.Min())
 }
 
 // whois asks the naive log.
@@ -192,9 +187,9 @@ func (m *model) whois(a netip.AddrPort, at time.Time) (k api.Key) {
 }
 
 var modelPools = []Pool{
-	{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 8192, Reserved: mapping.PortSet{{First: 0, Last: 1023}}, Cooldown: time.Minute},
+	{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 8192, Reserved: ports.MustParse("0-1023"), Cooldown: time.Minute},
 	{Name: "dedicated", IPv4: netip.MustParsePrefix("203.0.113.0/30"), Whole: true, Cooldown: 30 * time.Second},
-	{Name: "host", IPv4: netip.MustParsePrefix("192.0.2.10/32"), Uplink: true, Ports: mapping.PortSet{{First: 32768, Last: 65535}}, PortsPerWorkload: 4096, Cooldown: 5 * time.Second},
+	{Name: "host", IPv4: netip.MustParsePrefix("192.0.2.10/32"), Uplink: true, Ports: ports.MustParse("32768-65535"), PortsPerWorkload: 4096, Cooldown: 5 * time.Second},
 }
 
 // randomRequest often is one that was made before.
@@ -333,7 +328,7 @@ func compare(m *model, r *Registry) {
 	}
 	for k, want := range m.have {
 		got, err := r.Get(k)
-		if err != nil || got.Address != want.Address || !slices.Equal(got.Ports, want.Ports) || !got.Since.Equal(want.Since) ||
+		if err != nil || got.Address != want.Address || !got.Ports.Equal(want.Ports) || !got.Since.Equal(want.Since) ||
 			got.Serial != want.Serial || got.Succeeds != want.Succeeds ||
 			!reflect.DeepEqual(got.Request.IPv6, want.Request.IPv6) {
 			m.t.Fatalf("%s: %+v, %v, want %+v\n%s", k, got, err, want, m.report())

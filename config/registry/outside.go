@@ -4,13 +4,13 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // Share is what somebody has of an address; no ports: all of it.
 type Share struct {
 	Address netip.Addr
-	Ports   mapping.PortSet
+	Ports   ports.Set
 }
 
 // Outside gives what is assigned and the pools do not have any more: addresses
@@ -38,39 +38,26 @@ func (a *address) outside() (s Share, some bool) {
 	if a.pool != nil && !a.pool.Uplink || len(a.owners) == 0 {
 		return s, false
 	}
+	var left ports.Builder
 	for _, o := range a.owners {
-		if len(o.Ports) == 0 {
-			return Share{Address: a.addr}, true
+		if o.Ports.IsZero() {
+			return s, true
 		}
-		for _, r := range o.Ports {
-			if a.pool == nil || a.pool.never.any(r) {
-				s.Ports = append(s.Ports, r)
+		for r := range o.Ports.Runs() {
+			if a.pool == nil || a.pool.never.OverlapsRange(r) {
+				left.Add(r)
 			}
 		}
 	}
-	s.Ports = union(s.Ports)
-	return s, len(s.Ports) > 0
-}
-
-// union sorts ranges and joins those that touch.
-func union(s mapping.PortSet) mapping.PortSet {
-	slices.SortFunc(s, func(a, b mapping.PortRange) int { return int(a.First) - int(b.First) })
-	out := s[:0]
-	for _, r := range s {
-		if n := len(out); n > 0 && int(r.First) <= int(out[n-1].Last)+1 {
-			out[n-1].Last = max(out[n-1].Last, r.Last)
-		} else {
-			out = append(out, r)
-		}
-	}
-	return out
+	s.Ports = left.Set()
+	return s, !s.Ports.IsZero()
 }
 
 // SetInUse says which ports of an address the host itself uses, besides those
 // that are assigned: none of them is given away before it is free. It waits for
 // nothing, so that it may be called while the registry changes.
 func (r *Registry) SetInUse(s Share) {
-	r.inUse.Store(&inUse{Share: s, ports: bitmapOf(s.Ports)})
+	r.inUse.Store(&inUse{Share: s, ports: s.Ports.Bitmap()})
 }
 
 // InUse is what SetInUse was told last.
@@ -83,32 +70,24 @@ func (r *Registry) InUse() Share {
 
 type inUse struct {
 	Share
-	ports bitmap
-}
-
-func bitmapOf(s mapping.PortSet) (b bitmap) {
-	for _, r := range s {
-		b.set(r)
-	}
-	return b
+	ports ports.Bitmap
 }
 
 // inUse is what of the address the host uses; nil: nothing.
-func (a *address) inUse() *bitmap {
+func (a *address) inUse() *ports.Bitmap {
 	if a.pool == nil || a.pool.inUse == nil {
 		return nil
 	}
-	if u := a.pool.inUse.Load(); u != nil && u.Address == a.addr && len(u.Ports) > 0 {
+	if u := a.pool.inUse.Load(); u != nil && u.Address == a.addr && !u.Ports.IsZero() {
 		return &u.ports
 	}
 	return nil
 }
 
 // Overlaps says whether the set has a port of the share.
-func (s Share) Overlaps(a netip.Addr, set mapping.PortSet) bool {
-	if a != s.Address || len(s.Ports) == 0 {
+func (s Share) Overlaps(a netip.Addr, set ports.Set) bool {
+	if a != s.Address || s.Ports.IsZero() {
 		return false
 	}
-	b := bitmapOf(s.Ports)
-	return len(set) == 0 || slices.ContainsFunc(set, b.any)
+	return set.IsZero() || s.Ports.Overlaps(set)
 }

@@ -13,24 +13,25 @@ import (
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
-func uplink(name, addr string, ports mapping.PortSet) Pool {
-	return Pool{Name: name, IPv4: netip.MustParsePrefix(addr + "/32"), Uplink: true, PortsPerWorkload: 1024, Ports: ports, Cooldown: time.Second}
+func uplink(name, addr string, set ports.Set) Pool {
+	return Pool{Name: name, IPv4: netip.MustParsePrefix(addr + "/32"), Uplink: true, PortsPerWorkload: 1024, Ports: set, Cooldown: time.Second}
 }
 
 // TestOutside: what pools have lost, and no more, is told at every change of
 // them and while it lasts; workloads of the uplink's pool follow its address
 // under every name, with those of other pools in the same registry.
 func TestOutside(t *testing.T) {
-	all, upper := mapping.PortSet{{First: 10240, Last: 20479}}, mapping.PortSet{{First: 11264, Last: 20479}}
+	all, upper := ports.MustParse("10240-20479"), ports.MustParse("11264-20479")
 	r, _ := start(t, uplink("host", "192.0.2.1", all), shared("198.51.100.8/31", 1024))
 	host := request(1)
 	host.Pool = "host"
 	mustPut(t, r, 1, host)
 	other := request(2)
 	mustPut(t, r, 2, other)
-	low := mapping.PortSet{{First: 10240, Last: 11263}}
+	low := ports.MustParse("10240-11263")
 	for _, c := range []struct {
 		name    string
 		pools   []Pool
@@ -46,7 +47,7 @@ func TestOutside(t *testing.T) {
 		{"renamed", []Pool{uplink("third", "192.0.2.1", all), shared("198.51.100.8/31", 1024)}, "192.0.2.1 10240-11263", nil},
 		{"and moved", []Pool{uplink("third", "192.0.2.9", all), shared("198.51.100.8/31", 1024)}, "192.0.2.9 10240-11263", nil},
 		{"removed", []Pool{shared("198.51.100.9/32", 1024)}, "192.0.2.9 10240-11263",
-			[]Share{{netip.MustParseAddr("192.0.2.9"), low}, {netip.MustParseAddr("198.51.100.8"), mapping.PortSet{{First: 1024, Last: 2047}}}}},
+			[]Share{{netip.MustParseAddr("192.0.2.9"), low}, {netip.MustParseAddr("198.51.100.8"), ports.MustParse("1024-2047")}}},
 	} {
 		var told []Share
 		err := r.Reconfigure(c.pools, 10, func(_ iter.Seq[mapping.Mapping], outside []Share) error { told = outside; return nil }, nothing)
@@ -76,8 +77,8 @@ func TestOutside(t *testing.T) {
 // as soon as it is free.
 func TestInUse(t *testing.T) {
 	addr := netip.MustParseAddr("192.0.2.1")
-	r, clock := start(t, uplink("host", "192.0.2.1", mapping.PortSet{{First: 10240, Last: 12287}}))
-	use := func(ports ...mapping.PortRange) { r.SetInUse(Share{addr, ports}) }
+	r, clock := start(t, uplink("host", "192.0.2.1", ports.MustParse("10240-12287")))
+	use := func(text string) { r.SetInUse(Share{addr, ports.MustParse(text)}) }
 	expect := func(n int, q api.Request, want string) {
 		t.Helper()
 		a, err := r.Put(t.Context(), key(n), q)
@@ -89,7 +90,7 @@ func TestInUse(t *testing.T) {
 			t.Errorf("got %v, %v; want %s", a, err, want)
 		}
 	}
-	use(mapping.PortRange{First: 10300, Last: 10300})
+	use("10300")
 	if u := r.Pools()[0]; u.PortsOfHost != 1 || u.Headroom != 1 {
 		t.Errorf("%+v", u)
 	}
@@ -98,19 +99,19 @@ func TestInUse(t *testing.T) {
 	extra := request(3)
 	extra.Ports, extra.ExtraPorts = 16, []uint16{10300}
 	expect(3, extra, "")
-	use()
+	use("")
 	expect(2, request(2), "192.0.2.1 10240-11263")
 	// What cools down, and what somebody had, is no exception.
 	if err := r.Delete(t.Context(), key(2)); err != nil {
 		t.Fatal(err)
 	}
-	use(mapping.PortRange{First: 10300, Last: 10300})
+	use("10300")
 	expect(2, request(2), "")
 	clock.advance(time.Minute)
 	expect(2, request(2), "")
-	use()
+	use("")
 	expect(2, request(2), "192.0.2.1 10240-11263")
-	if s := r.InUse(); s.Overlaps(addr, nil) || !(Share{addr, mapping.PortSet{{First: 5, Last: 6}}}).Overlaps(addr, mapping.PortSet{{First: 6, Last: 9}}) {
+	if s := r.InUse(); s.Overlaps(addr, ports.Set{}) || !(Share{addr, ports.MustParse("5-6")}).Overlaps(addr, ports.MustParse("6-9")) {
 		t.Error("overlaps")
 	}
 }

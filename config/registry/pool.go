@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/natless/natless/config/api"
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // maxAddresses bounds a pool, since each address costs memory from the start.
@@ -28,9 +28,9 @@ type Pool struct {
 	// of two.
 	PortsPerWorkload int
 	// Ports is what may be assigned at all, sorted; empty: all. Port 0 never is.
-	Ports mapping.PortSet
+	Ports ports.Set
 	// Reserved ports are assigned only one by one, as extra ports.
-	Reserved mapping.PortSet
+	Reserved ports.Set
 	// Cooldown is how long a set that was given back stays out of use.
 	Cooldown time.Duration
 }
@@ -39,8 +39,8 @@ type Pool struct {
 type pool struct {
 	Pool
 	addresses []*address
-	never     bitmap                 // outside Ports
-	closed    bitmap                 // never, or reserved
+	never     ports.Bitmap           // outside Ports
+	closed    ports.Bitmap           // never, or reserved
 	perAddr   int                    // ports of one address that can be assigned
 	longest   int                    // run that an empty address has
 	shares    int                    // of PortsPerWorkload that an empty address has
@@ -103,20 +103,15 @@ func newPool(c Pool) (*pool, error) {
 		p.perAddr, p.longest, p.shares = maxPorts, maxPorts, 1
 		return p, nil
 	}
-	if len(c.Ports) > 0 {
-		p.never.set(mapping.PortRange{Last: maxPorts - 1})
+	if !c.Ports.IsZero() {
+		p.never = c.Ports.Complement().Bitmap()
 	}
-	for _, r := range c.Ports {
-		p.never.clear(r)
-	}
-	p.never.set(mapping.PortRange{}) // port 0
+	p.never.Add(ports.Single(0))
 	p.closed = p.never
-	for _, r := range c.Reserved {
-		p.closed.set(r)
-	}
-	p.perAddr = maxPorts - p.closed.count()
+	p.closed.AddSet(c.Reserved)
+	p.perAddr = maxPorts - p.closed.Size()
 	for n := maxPorts; n > 0 && p.longest == 0; n /= 2 {
-		if _, ok := empty.run(&p.closed, n); ok {
+		if _, ok := empty.FreeBlock(&p.closed, n); ok {
 			p.longest = n
 		}
 	}
@@ -124,7 +119,7 @@ func newPool(c Pool) (*pool, error) {
 	if c.PortsPerWorkload < 1 || p.PortsPerWorkload > p.longest {
 		return nil, fmt.Errorf("ports_per_workload %d: must be 1 to %d, the longest run of ports on an address that is a power of two and aligned to itself", c.PortsPerWorkload, p.longest)
 	}
-	p.shares = empty.runs(&p.closed, p.PortsPerWorkload)
+	p.shares = empty.FreeBlocks(&p.closed, p.PortsPerWorkload)
 	return p, nil
 }
 
@@ -139,7 +134,7 @@ func powerOfTwo(n int) int {
 // find looks for the emptiest address that has what is wanted. While workloads
 // come, the next address as a rule is as empty as any, and that is known without
 // a look at the others.
-func (p *pool) find(size int, extra []uint16) (best *address, set mapping.PortSet) {
+func (p *pool) find(size int, extra []uint16) (best *address, set ports.Set) {
 	start, least := p.next, math.MaxInt
 	for i := range p.addresses {
 		at := start + i
@@ -186,7 +181,7 @@ func (r *Registry) Pools() []api.Pool {
 // headroom is how many more workloads the address has room for, if each takes
 // what one gets that does not say how much. Of what cools down on it, some is
 // free by now: that counts by its size, as if it had been given out in one piece.
-func (p *pool) headroom(a *address, taken *bitmap, free int) int {
+func (p *pool) headroom(a *address, taken *ports.Bitmap, free int) int {
 	switch {
 	case a.barred != "":
 		return 0
@@ -197,7 +192,7 @@ func (p *pool) headroom(a *address, taken *bitmap, free int) int {
 	}
 	n := free / p.PortsPerWorkload
 	if p.PortsPerWorkload <= a.fit {
-		n += taken.runs(&p.closed, p.PortsPerWorkload)
+		n += taken.FreeBlocks(&p.closed, p.PortsPerWorkload)
 	}
 	return n
 }
@@ -211,7 +206,7 @@ func (p *pool) usage(free map[*address]int) api.Pool {
 		Addresses: make([]api.PoolAddress, len(p.addresses)),
 	}
 	for i, a := range p.addresses {
-		total, taken, host := p.perAddr, a.taken.bitmap(), 0
+		total, taken, host := p.perAddr, a.taken.Bitmap(), 0
 		for j, w := range taken {
 			total += bits.OnesCount64(w & p.closed[j])
 		}

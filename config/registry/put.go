@@ -13,7 +13,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/natless/natless/config/api"
-	"github.com/natless/natless/translator/mapping"
 	"github.com/natless/natless/translator/special"
 )
 
@@ -152,7 +151,7 @@ func (t *txn) put(k api.Key, q api.Request) (*Assignment, Change, error) {
 	if err := t.give(fresh, old); err != nil {
 		return nil, none, err
 	}
-	keep := old != nil && old.Address == fresh.Address && slices.Equal(old.Ports, fresh.Ports)
+	keep := old != nil && old.Address == fresh.Address && old.Ports.Equal(fresh.Ports)
 	if keep && slices.Equal(old.Request.IPv6, q.IPv6) {
 		return t.rename(old, fresh)
 	}
@@ -160,7 +159,7 @@ func (t *txn) put(k api.Key, q api.Request) (*Assignment, Change, error) {
 	if err := t.check(change); err != nil {
 		return nil, none, err
 	}
-	if c := t.state.lastCooled[k]; c != nil && c.Address == fresh.Address && slices.Equal(c.Ports, fresh.Ports) {
+	if c := t.state.lastCooled[k]; c != nil && c.Address == fresh.Address && c.Ports.Equal(fresh.Ports) {
 		if err := t.warm(c); err != nil {
 			return nil, none, err
 		}
@@ -361,7 +360,7 @@ func (p *pool) wish(q api.Request) (size int, err error) {
 		return 0, field("ports", "%d are more than pool %q has in a row on any address, which is %d", q.Ports, p.Name, p.longest)
 	}
 	for _, port := range q.ExtraPorts {
-		if p.never.any(mapping.PortRange{First: port, Last: port}) {
+		if p.never.Contains(port) {
 			return 0, field("extra_ports", "%d is not among the ports that pool %q may give away", port, p.Name)
 		}
 	}

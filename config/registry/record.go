@@ -7,7 +7,7 @@ import (
 	"time"
 	"unique"
 
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // The first byte of a record says what is in it. Records are packed by hand,
@@ -59,8 +59,8 @@ func encode(a *Assignment, cool time.Time) []byte {
 	for _, p := range q.ExtraPorts {
 		count(int(p))
 	}
-	count(len(a.Ports))
-	for _, r := range a.Ports {
+	count(a.Ports.Len())
+	for r := range a.Ports.Runs() {
 		count(int(r.First))
 		count(int(r.Last))
 	}
@@ -176,11 +176,12 @@ func decode(b []byte) (a *Assignment, cool time.Time, err error) {
 	for i := range q.ExtraPorts {
 		q.ExtraPorts[i] = u.port()
 	}
-	if n := u.count(); n > 0 {
-		a.Ports = make(mapping.PortSet, n)
+	runs := make([]ports.Range, u.count())
+	for i := range runs {
+		runs[i] = ports.Range{First: u.port(), Last: u.port()}
 	}
-	for i := range a.Ports {
-		a.Ports[i] = mapping.PortRange{First: u.port(), Last: u.port()}
+	if a.Ports, err = ports.Disjoint(runs); err != nil {
+		return nil, cool, errRecord
 	}
 	a.size = int(u.number())
 	a.Since, a.Until, cool = u.when(), u.when(), u.when()

@@ -18,6 +18,7 @@ import (
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -34,7 +35,7 @@ type Assignment struct {
 	Request api.Request
 	Pool    string
 	Address netip.Addr
-	Ports   mapping.PortSet // empty: the whole address
+	Ports   ports.Set // empty: the whole address
 	Since   time.Time
 	Until   time.Time // zero while it lasts
 	size    int       // of the run, 65536 for a whole address
@@ -51,12 +52,7 @@ func (a *Assignment) Mapping() mapping.Mapping {
 
 // has says whether the assignment owns the port.
 func (a *Assignment) has(port uint16) bool {
-	for _, r := range a.Ports {
-		if r.First <= port && port <= r.Last {
-			return true
-		}
-	}
-	return len(a.Ports) == 0
+	return a.Ports.IsZero() || a.Ports.Contains(port)
 }
 
 // Change is one edit of the table: Old goes, New comes. Either may be nil.

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // clock is a time that tests set.
@@ -26,9 +27,9 @@ func (c *clock) advance(d time.Duration) { c.Time = c.Add(d) }
 
 func nothing() {} // to undo
 
-func shared(cidr string, ports int) Pool {
-	return Pool{Name: "default", IPv4: netip.MustParsePrefix(cidr), PortsPerWorkload: ports,
-		Reserved: mapping.PortSet{{First: 0, Last: 1023}}, Cooldown: time.Minute}
+func shared(cidr string, each int) Pool {
+	return Pool{Name: "default", IPv4: netip.MustParsePrefix(cidr), PortsPerWorkload: each,
+		Reserved: ports.MustParse("0-1023"), Cooldown: time.Minute}
 }
 
 func start(t testing.TB, pools ...Pool) (*Registry, *clock) {
@@ -60,11 +61,10 @@ func mustPut(t testing.TB, r *Registry, n int, q api.Request) *Assignment {
 
 // words is an assignment in short.
 func (a *Assignment) words() string {
-	var set api.PortSet
-	for _, p := range a.Ports {
-		set = append(set, api.PortRange(p))
+	if a.Ports.IsZero() {
+		return a.Address.String() + " all"
 	}
-	return a.Address.String() + " " + set.String()
+	return a.Address.String() + " " + a.Ports.String()
 }
 
 func TestSpreadsOverAddresses(t *testing.T) {
@@ -185,7 +185,7 @@ func TestReturns(t *testing.T) {
 
 func TestRequests(t *testing.T) {
 	host := Pool{Name: "host", IPv4: netip.MustParsePrefix("192.0.2.10/32"), Uplink: true,
-		Ports: mapping.PortSet{{First: 32768, Last: 65535}}, PortsPerWorkload: 512}
+		Ports: ports.MustParse("32768-65535"), PortsPerWorkload: 512}
 	dedicated := Pool{Name: "dedicated", IPv4: netip.MustParsePrefix("203.0.113.0/31"), Whole: true}
 	r, _ := start(t, shared("198.51.100.0/31", 1000), dedicated, host)
 	for n, c := range []struct {

@@ -13,6 +13,7 @@ import (
 	"github.com/natless/natless/tests/generate"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // ledger is a port that writes down where each packet went. A packet must come to
@@ -88,7 +89,7 @@ func driverWorld(t testing.TB) *translator.Translator {
 	table, err := mapping.New(netip.MustParsePrefix(prefix+"/96"), []mapping.Mapping{
 		{IPv6: netip.MustParsePrefix("2001:db8:6::2/128"), IPv4: netip.MustParsePrefix("198.51.100.2/32")},
 		{IPv6: netip.MustParsePrefix("2001:db8:6::3/128"), IPv4: netip.MustParsePrefix("198.51.100.3/32"),
-			Ports: mapping.PortSet{{First: 1024, Last: 2047}}},
+			Ports: ports.MustParse("1024-2047")},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // outbox is a queue's writing half.
@@ -67,7 +68,7 @@ func TestHairpinnedFragments(t *testing.T) {
 	table, err := mapping.New(netip.MustParsePrefix("2001:db8:64::/96"), []mapping.Mapping{
 		{IPv6: netip.MustParsePrefix("2001:db8:6::2/128"), IPv4: netip.MustParsePrefix("198.51.100.2/32")},
 		{IPv6: netip.MustParsePrefix("2001:db8:6::3/128"), IPv4: netip.MustParsePrefix("198.51.100.3/32"),
-			Ports: mapping.PortSet{{First: 1024, Last: 2047}}},
+			Ports: ports.MustParse("1024-2047")},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ import (
 	"github.com/natless/natless/tests/reference"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // unreachable are branches that nothing in a test can make the kernel take: it
@@ -89,8 +90,8 @@ func covered(t *testing.T) (*FastPath, *ebpf.Map) {
 
 // oddWorlds hold what no real world has, but the program has a branch for.
 func oddWorlds() []generate.World {
-	one := func(v6, v4 string, ports ...mapping.PortRange) mapping.Mapping {
-		return mapping.Mapping{IPv6: netip.MustParsePrefix(v6), IPv4: netip.MustParsePrefix(v4), Ports: ports}
+	one := func(v6, v4 string, set ...ports.Range) mapping.Mapping {
+		return mapping.Mapping{IPv6: netip.MustParsePrefix(v6), IPv4: netip.MustParsePrefix(v4), Ports: ports.Of(set...)}
 	}
 	short, zero := generate.Worlds()[0], generate.Worlds()[0]
 	short.Name = "short prefixes"
@@ -98,9 +99,9 @@ func oddWorlds() []generate.World {
 		one("2001:db8:8::/68", "126.0.0.0/7")}
 	zero.Name = "port 0"
 	zero.Config.Host4 = netip.MustParseAddr("198.51.100.7")
-	zero.Mappings = append(zero.Mappings[:6:6], one("2001:db8:5::1/128", "198.51.100.7/32", mapping.PortRange{First: 0, Last: 0}),
-		one("2001:db8:5::2/128", "198.51.100.7/32", mapping.PortRange{First: 80, Last: 80}, mapping.PortRange{First: 2048, Last: 3071}),
-		one("2001:db8:5::3/128", "5.1.2.4/32", mapping.PortRange{First: 0, Last: 255}),
+	zero.Mappings = append(zero.Mappings[:6:6], one("2001:db8:5::1/128", "198.51.100.7/32", ports.Range{First: 0, Last: 0}),
+		one("2001:db8:5::2/128", "198.51.100.7/32", ports.Range{First: 80, Last: 80}, ports.Range{First: 2048, Last: 3071}),
+		one("2001:db8:5::3/128", "5.1.2.4/32", ports.Range{First: 0, Last: 255}),
 		one("2001:db8::/124", "198.51.101.64/28")) // covers the translator's own address
 	return []generate.World{short, zero}
 }

@@ -157,9 +157,9 @@ func (j *judge) kind(in reference.Packet) string {
 	}
 	m := e.Mapping()
 	switch {
-	case len(m.Ports) > 1:
+	case m.Ports.Len() > 1:
 		name += " port set with holes"
-	case len(m.Ports) > 0:
+	case !m.Ports.IsZero():
 		name += " port range"
 	case m.IPv4.Bits() < 32:
 		name += " subnet"

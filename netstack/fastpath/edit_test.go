@@ -15,6 +15,7 @@ import (
 	"github.com/natless/natless/tests/reference"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // held is what the maps hold, in any order.
@@ -105,11 +106,11 @@ func randomMapping(r *rand.Rand) mapping.Mapping {
 	case 1:
 		first := uint16(1024 * (1 + r.IntN(40)))
 		return mapping.Mapping{IPv6: netip.PrefixFrom(v6, 128), IPv4: netip.PrefixFrom(v4, 32),
-			Ports: mapping.PortSet{{First: first, Last: first + uint16(r.IntN(1024))}}}
+			Ports: ports.Of(ports.Range{First: first, Last: first + uint16(r.IntN(1024))})}
 	case 2:
 		first := uint16(2048 * (1 + r.IntN(20)))
 		return mapping.Mapping{IPv6: netip.PrefixFrom(v6, 128), IPv4: netip.PrefixFrom(v4, 32),
-			Ports: mapping.PortSet{{First: first, Last: first}, {First: first + 7, Last: first + 200}}}
+			Ports: ports.Of(ports.Single(first), ports.Range{First: first + 7, Last: first + 200})}
 	}
 	return mapping.Mapping{IPv6: netip.PrefixFrom(v6, 128), IPv4: netip.PrefixFrom(v4, 32)}
 }

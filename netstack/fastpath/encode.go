@@ -124,7 +124,7 @@ func encode(t *Tables) (*contents, *state) {
 		s.count(t, m, 1)
 		key, entry := encode6(t, m, e)
 		c.keys6, c.entries6 = append(c.keys6, key), append(c.entries6, entry)
-		if len(m.Ports) == 0 {
+		if m.Ports.IsZero() {
 			c.keys4, c.entries4 = append(c.keys4, key4(m.IPv4)), append(c.entries4, encode4(m, e))
 		}
 		for k := range portKeys(m) {
@@ -174,7 +174,7 @@ func (s *state) count(t *Tables, m mapping.Mapping, n int) {
 	if n > 0 {
 		s.markNear(m.IPv4)
 	}
-	if len(m.Ports) == 0 {
+	if m.Ports.IsZero() {
 		s.lengths4[m.IPv4.Bits()] += n
 		return
 	}
@@ -310,7 +310,7 @@ func encode6(t *Tables, m mapping.Mapping, e *mapping.Entry) (programKey6, progr
 		entry.Flags, entry.First, entry.Last = flagShared, run.First, run.Last
 		entry.IdBase, entry.IdMask = e.IdentificationRange()
 	}
-	if len(m.Ports) > 1 {
+	if m.Ports.Len() > 1 {
 		entry.Flags |= flagHoles
 		for k := range portKeys(m) {
 			entry.Sizes |= 1 << k.Size
@@ -327,7 +327,7 @@ func encode4(m mapping.Mapping, e *mapping.Entry) programEntry4 {
 // portKeys cuts the ports of m into aligned blocks of powers of two.
 func portKeys(m mapping.Mapping) func(func(programKeyPort) bool) {
 	return func(yield func(programKeyPort) bool) {
-		for _, r := range m.Ports {
+		for r := range m.Ports.Runs() {
 			for first, end := int(r.First), int(r.Last)+1; first < end; {
 				size := min(bits.TrailingZeros32(uint32(first)|1<<16), bits.Len32(uint32(end-first))-1)
 				if !yield(programKeyPort{V4: mapping.Addr4From(m.IPv4.Addr()), Base: uint16(first), Size: uint16(size)}) {

@@ -294,7 +294,7 @@ func (f *FastPath) remove(t *Tables, m mapping.Mapping) error {
 	}
 	f.count(t, m, -1)
 	err := f.inner.by6.Delete(key6(m.IPv6))
-	if len(m.Ports) == 0 {
+	if m.Ports.IsZero() {
 		return errors.Join(err, f.inner.by4.Delete(key4(m.IPv4)))
 	}
 	err = errors.Join(err, f.putHead(m))
@@ -335,7 +335,7 @@ func (f *FastPath) insert(t *Tables, m mapping.Mapping) error {
 		}
 	}
 	var err error
-	if len(m.Ports) == 0 {
+	if m.Ports.IsZero() {
 		err = f.inner.by4.Put(key4(m.IPv4), &entry)
 	} else {
 		err = f.putHead(m)

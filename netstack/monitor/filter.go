@@ -7,6 +7,7 @@ import (
 
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // Packet is what a filter judges: a packet before and after. Before Done, Out
@@ -57,7 +58,7 @@ func (f *Filter) Workloads() []string {
 type Workload struct {
 	IPv6  []netip.Addr
 	IPv4  netip.Addr
-	Ports mapping.PortSet
+	Ports ports.Set
 }
 
 // Resolve asks find anew what the filter's workloads are: they come and go. It
@@ -163,9 +164,9 @@ type (
 		end
 		prefix netip.Prefix
 	}
-	ports struct {
+	number struct {
 		end
-		first, last uint16
+		ports.Range
 	}
 	protocol struct{ v4, v6 uint8 }
 	length   struct{ least, most int }
@@ -189,9 +190,8 @@ func (t network) covers(p *Packet, a netip.Addr) bool {
 	return ok && t.prefix.Contains(mapping.Addr4(v4))
 }
 
-func (t ports) matches(_ *Packet, h *Head) bool {
-	in := func(port uint16) bool { return t.first <= port && port <= t.last }
-	return h.Ports && t.of(in(h.SrcPort), in(h.DstPort))
+func (t number) matches(_ *Packet, h *Head) bool {
+	return h.Ports && t.of(t.Contains(h.SrcPort), t.Contains(h.DstPort))
 }
 
 func (t protocol) matches(_ *Packet, h *Head) bool {
@@ -229,5 +229,5 @@ func (w *Workload) has(h *Head, a netip.Addr, port uint16) bool {
 	if a.Is6() {
 		return slices.Contains(w.IPv6, a)
 	}
-	return a == w.IPv4 && (len(w.Ports) == 0 || h.Ports && w.Ports.Contains(port))
+	return a == w.IPv4 && (w.Ports.IsZero() || h.Ports && w.Ports.Contains(port))
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 func table(t testing.TB) *mapping.Table {
@@ -113,7 +114,7 @@ func TestFilters(t *testing.T) {
 		f.Resolve(func(name string) []Workload {
 			switch name {
 			case "web":
-				return []Workload{{IPv6: []netip.Addr{netip.MustParseAddr("2001:db8:6::3")}, IPv4: netip.MustParseAddr("203.0.113.0"), Ports: mapping.PortSet{{First: 1024, Last: 2047}}}}
+				return []Workload{{IPv6: []netip.Addr{netip.MustParseAddr("2001:db8:6::3")}, IPv4: netip.MustParseAddr("203.0.113.0"), Ports: ports.MustParse("1024-2047")}}
 			case "ns/a b":
 				return []Workload{{IPv4: netip.MustParseAddr("203.0.113.9")}}
 			}

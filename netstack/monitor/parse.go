@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/ports"
 )
 
 // Grammar is how filters are written, for help texts.
@@ -289,16 +290,11 @@ func (p *parser) port(e end) (node, error) {
 	if err != nil {
 		return nil, err
 	}
-	first, last, isRange := strings.Cut(w, "-")
-	if !isRange {
-		last = first
-	}
-	a, err1 := strconv.ParseUint(first, 10, 16)
-	b, err2 := strconv.ParseUint(last, 10, 16)
-	if err1 != nil || err2 != nil || a > b {
+	r, err := ports.ParseRange(w)
+	if err != nil {
 		return nil, p.errorf("is neither a port such as 443 nor a range such as 1024-2047")
 	}
-	return either{ports{e, uint16(a), uint16(b)}}, nil
+	return either{number{e, r}}, nil
 }
 
 func proto(p *parser) (node, error) {

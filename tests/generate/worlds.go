@@ -6,6 +6,7 @@ import (
 	"github.com/natless/natless/tests/reference"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // Own addresses of the translator in every world.
@@ -20,8 +21,8 @@ type World struct {
 	reference.World
 }
 
-func one(v6, v4 string, ports ...mapping.PortRange) mapping.Mapping {
-	return mapping.Mapping{IPv6: netip.MustParsePrefix(v6), IPv4: netip.MustParsePrefix(v4), Ports: ports}
+func one(v6, v4 string, set ...ports.Range) mapping.Mapping {
+	return mapping.Mapping{IPv6: netip.MustParsePrefix(v6), IPv4: netip.MustParsePrefix(v4), Ports: ports.Of(set...)}
 }
 
 // mappings are those of every world: single addresses, subnets, longer
@@ -35,12 +36,12 @@ func mappings() []mapping.Mapping {
 		one("2001:db8:7::40/124", "198.51.100.64/28"),
 		one("2001:db8:8::/64", "203.0.113.128/26"),
 		one("2001:db8:9::/64", "5.1.3.0/24"),
-		one("2001:db8:5::1/128", "198.51.100.7/32", mapping.PortRange{First: 1024, Last: 2047}),
-		one("2001:db8:5::2/128", "198.51.100.7/32", mapping.PortRange{First: 80, Last: 80},
-			mapping.PortRange{First: 2048, Last: 3071}, mapping.PortRange{First: 8080, Last: 8081}),
-		one("2001:db8:5::3/128", "198.51.100.7/32", mapping.PortRange{First: 4096, Last: 4099}),
-		one("2001:db8:5:1::/64", "198.51.100.7/32", mapping.PortRange{First: 5000, Last: 5999}),
-		one("2001:db8:5::4/128", "5.1.2.4/32", mapping.PortRange{First: 1024, Last: 65535}),
+		one("2001:db8:5::1/128", "198.51.100.7/32", ports.Range{First: 1024, Last: 2047}),
+		one("2001:db8:5::2/128", "198.51.100.7/32", ports.Range{First: 80, Last: 80},
+			ports.Range{First: 2048, Last: 3071}, ports.Range{First: 8080, Last: 8081}),
+		one("2001:db8:5::3/128", "198.51.100.7/32", ports.Range{First: 4096, Last: 4099}),
+		one("2001:db8:5:1::/64", "198.51.100.7/32", ports.Range{First: 5000, Last: 5999}),
+		one("2001:db8:5::4/128", "5.1.2.4/32", ports.Range{First: 1024, Last: 65535}),
 	}
 }
 

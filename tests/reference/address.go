@@ -127,13 +127,13 @@ func (t *Translator) covering4(a netip.Addr) (best []*mapping.Mapping) {
 	return best
 }
 
-func shared(list []*mapping.Mapping) bool { return len(list) > 0 && len(list[0].Ports) > 0 }
+func shared(list []*mapping.Mapping) bool { return len(list) > 0 && !list[0].Ports.IsZero() }
 
 func owns(m *mapping.Mapping, port uint16) bool {
-	if len(m.Ports) == 0 {
+	if m.Ports.IsZero() {
 		return true
 	}
-	for _, r := range m.Ports {
+	for r := range m.Ports.Runs() {
 		if r.First <= port && port <= r.Last {
 			return true
 		}

@@ -189,7 +189,7 @@ func (c *call) errorOwnerTo6(d *datagram, quote []byte) *mapping.Mapping {
 		c.fault(translator.ProtocolNotShareable)
 		return nil
 	}
-	sp, _, has := ports(q.protocol, q.upper)
+	sp, _, has := portsOf(q.protocol, q.upper)
 	if q.later() || !has {
 		c.noPort(c.fault)
 		return nil

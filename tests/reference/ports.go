@@ -6,6 +6,7 @@ import (
 
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // enforce: a workload uses its own ports alone (1.3).
@@ -18,7 +19,7 @@ func (c *call) enforce(d *datagram, m *mapping.Mapping, readable bool) {
 	if !readable || d.later() {
 		return // of a later fragment, the first one was asked
 	}
-	sp, _, has := ports(d.protocol, d.upper)
+	sp, _, has := portsOf(d.protocol, d.upper)
 	switch {
 	case !has: // an ICMP message that does not translate, and has no ports either
 		c.fault(translator.ProtocolNotShareable)
@@ -36,8 +37,8 @@ func (c *call) enforce(d *datagram, m *mapping.Mapping, readable bool) {
 }
 
 // EchoRun is the longest contiguous run of a port set, the first of equals.
-func EchoRun(s mapping.PortSet) (base, size int) {
-	for _, r := range s {
+func EchoRun(s ports.Set) (base, size int) {
+	for r := range s.Runs() {
 		if n := int(r.Last) - int(r.First) + 1; n > size {
 			base, size = int(r.First), n
 		}
@@ -54,7 +55,7 @@ type trailerKey struct {
 // fold replaces the identifier of an echo request that is outside the port set,
 // and says so behind the data.
 func (c *call) fold(old *datagram, b []byte, m *mapping.Mapping) []byte {
-	if m == nil || len(m.Ports) == 0 || old.upper[0] != 128 {
+	if m == nil || m.Ports.IsZero() || old.upper[0] != 128 {
 		return b
 	}
 	id := binary.BigEndian.Uint16(b[4:])
@@ -74,7 +75,7 @@ func (c *call) fold(old *datagram, b []byte, m *mapping.Mapping) []byte {
 
 // unfold restores the identifier of an echo reply and strips the trailer.
 func (c *call) unfold(old *datagram, b []byte, m *mapping.Mapping) []byte {
-	if m == nil || len(m.Ports) == 0 || old.upper[0] != 0 || len(b) < 16 {
+	if m == nil || m.Ports.IsZero() || old.upper[0] != 0 || len(b) < 16 {
 		return b
 	}
 	key := trailerKey{m.IPv6, binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:]), [8]byte(b[len(b)-8:])}
@@ -105,7 +106,7 @@ func (c *call) ownerTo6(d *datagram, readable bool) *mapping.Mapping {
 	if d.later() {
 		return c.trackedOwner(d, list)
 	}
-	_, dp, has := ports(d.protocol, d.upper)
+	_, dp, has := portsOf(d.protocol, d.upper)
 	if !has {
 		c.fault(translator.ProtocolNotShareable) // ICMP without an identifier
 		return nil

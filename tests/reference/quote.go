@@ -22,7 +22,7 @@ func (c *call) quoteTo6(b []byte) []byte {
 	if c.t.ZeroTrafficClass {
 		d.tos = 0
 	}
-	sp, dp, has := ports(old.protocol, old.upper)
+	sp, dp, has := portsOf(old.protocol, old.upper)
 	owner := func(a netip.Addr, port uint16) *mapping.Mapping {
 		list := c.t.covering4(a)
 		if !shared(list) {
@@ -168,10 +168,10 @@ func (c *call) quoteTo4(b []byte, from netip.Addr, m *mapping.Mapping) []byte {
 // enforceQuote: an error from a workload that shares an address is about a
 // packet to one of its ports (1.3).
 func (c *call) enforceQuote(d *datagram, m *mapping.Mapping) {
-	if m == nil || len(m.Ports) == 0 {
+	if m == nil || m.Ports.IsZero() {
 		return
 	}
-	_, dp, has := ports(d.protocol, d.upper)
+	_, dp, has := portsOf(d.protocol, d.upper)
 	switch {
 	case !shareable(d.protocol):
 		c.rule("1.3.no-ports")
@@ -189,10 +189,10 @@ func (c *call) enforceQuote(d *datagram, m *mapping.Mapping) {
 // mayEnforceQuote: an error from a router, about a packet to a workload that
 // would not have got it, is nobody's rule.
 func (c *call) mayEnforceQuote(d *datagram, m *mapping.Mapping) {
-	if m == nil || len(m.Ports) == 0 {
+	if m == nil || m.Ports.IsZero() {
 		return
 	}
-	_, dp, has := ports(d.protocol, d.upper)
+	_, dp, has := portsOf(d.protocol, d.upper)
 	if d.later() || d.behind || !has {
 		c.noPort(c.open)
 	} else if !owns(m, dp) {

@@ -102,7 +102,7 @@ func (c *call) addressesTo4(d *datagram, readable bool) (src, dst netip.Addr, m 
 		c.rule("3.untranslatable-source")
 		c.untranslatable6(why, 5)
 		src = netip.IPv4Unspecified()
-	} else if m != nil && len(m.Ports) > 0 {
+	} else if m != nil && !m.Ports.IsZero() {
 		c.enforce(d, m, readable)
 	}
 	dst, why = c.destination4(d.dst)
@@ -194,7 +194,7 @@ func (c *call) identify(old, d *datagram, m *mapping.Mapping, segment int) {
 		} else {
 			d.frag = old.frag
 		}
-		if m != nil && len(m.Ports) > 0 {
+		if m != nil && !m.Ports.IsZero() {
 			c.rule("1.3.identification")
 			base, mask := c.hints.Partition(*m)
 			d.id = base | d.id&mask

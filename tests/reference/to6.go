@@ -180,11 +180,11 @@ func (c *call) sourceTo6(d *datagram) (netip.Addr, translator.Verdict) {
 	if !shared(list) {
 		return c.address6(d.src, nil, translator.UntranslatableSource)
 	}
-	port, _, has := ports(d.protocol, d.upper)
+	port, _, has := portsOf(d.protocol, d.upper)
 	if d.isICMP() && len(d.upper) > 8 && isError(d.protocol, d.upper[0]) {
 		q, why := read4(d.upper[8:], true)
 		if has = why == ok && !q.later(); has {
-			_, port, has = ports(q.protocol, q.upper)
+			_, port, has = portsOf(q.protocol, q.upper)
 		}
 	}
 	var owner *mapping.Mapping

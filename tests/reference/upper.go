@@ -48,10 +48,10 @@ func headerLength(protocol byte, b []byte) (n int, fits bool) {
 	return n, n >= 20 && n <= len(b)
 }
 
-// ports gives source and destination port; for ICMP echo both are the
+// portsOf gives source and destination port; for ICMP echo both are the
 // identifier (section 1.3). has is false where a protocol has none, or where
 // they are cut off.
-func ports(protocol byte, b []byte) (src, dst uint16, has bool) {
+func portsOf(protocol byte, b []byte) (src, dst uint16, has bool) {
 	switch protocol {
 	case tcp, udp, udpLite, sctp, dccp:
 		if len(b) < 4 {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/natless/natless/translator/ports"
 )
 
 // hosts are n mappings of one address to one address, in the order in which a
@@ -28,7 +30,7 @@ func sharers(n int) []Mapping {
 	for i := range list {
 		list[i].IPv4 = netip.PrefixFrom(Addr4(0x0a000000+uint32(i>>6)), 32)
 		first := uint16(i&63) << 10
-		list[i].Ports = PortSet{{first, first + 1023}}
+		list[i].Ports = ports.Of(ports.Range{First: first, Last: first + 1023})
 	}
 	return list
 }
@@ -46,21 +48,21 @@ func benchTable(b *testing.B, list []Mapping) *Table {
 
 // shuffled are addresses of the mappings in random order: of a million, so many
 // that none is in a cache when it is asked for again.
-func shuffled(list []Mapping) (six []Addr6, four []uint32, ports []uint16) {
+func shuffled(list []Mapping) (six []Addr6, four []uint32, asked []uint16) {
 	rnd := rand.New(rand.NewPCG(1, 1))
 	n := 1 << 12
 	if len(list) > 1<<16 {
 		n = 1 << 20
 	}
-	six, four, ports = make([]Addr6, n), make([]uint32, n), make([]uint16, n)
+	six, four, asked = make([]Addr6, n), make([]uint32, n), make([]uint16, n)
 	for i := range n {
 		m := list[rnd.IntN(len(list))]
 		six[i], four[i] = Addr6From(m.IPv6.Addr()), Addr4From(m.IPv4.Addr())
-		if len(m.Ports) > 0 {
-			ports[i] = m.Ports[0].First + uint16(rnd.IntN(m.Ports[0].Len()))
+		if !m.Ports.IsZero() {
+			asked[i] = m.Ports.Min() + uint16(rnd.IntN(m.Ports.Run(0).Size()))
 		}
 	}
-	return six, four, ports
+	return six, four, asked
 }
 
 // BenchmarkLookup: found6 and found4 find a mapping, each question depending
@@ -108,14 +110,14 @@ func BenchmarkLookup(b *testing.B) {
 	for _, n := range []int{64, 64_000, 1_000_000} {
 		list := sharers(n)
 		t := benchTable(b, list)
-		_, four, ports := shuffled(list)
+		_, four, asked := shuffled(list)
 		mask := len(four) - 1
 		b.Run(fmt.Sprintf("port/%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			x := uint64(0)
 			for i := 0; b.Loop(); i++ {
 				k := (i + int(x>>63)) & mask
-				x = t.Port(t.Lookup4(four[k]), four[k], ports[k]).To6(four[k]).Hi
+				x = t.Port(t.Lookup4(four[k]), four[k], asked[k]).To6(four[k]).Hi
 			}
 		})
 	}

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+
+	"github.com/natless/natless/translator/ports"
 )
 
 // ErrNotFound is what Remove says of a mapping that is not in the table.
@@ -145,8 +147,7 @@ func (e *Edit) Table() *Table {
 
 // Insert adds m.
 func (e *Edit) Insert(m Mapping) error {
-	m, err := m.normal()
-	if err != nil {
+	if err := m.Validate(); err != nil {
 		return err
 	}
 	if other := e.t.get6(Addr6From(m.IPv6.Addr()), uint8(m.IPv6.Bits())); other != nil {
@@ -165,7 +166,7 @@ func (e *Edit) Insert(m Mapping) error {
 	slot := e.slotFor(m)
 	*e.entry(slot) = newEntry(m, slot)
 	e.index6(m).insert(hash6(Addr6From(m.IPv6.Addr())), slot, e.epoch, e.hash6)
-	if len(m.Ports) > 0 {
+	if !m.Ports.IsZero() {
 		e.share(v4).add(m.Ports, slot)
 	} else {
 		e.index4(m.IPv4.Bits()).insert(hash4(v4), slot, e.epoch, e.hash4)
@@ -197,12 +198,12 @@ func (e *Edit) collides(m Mapping, head *Entry) error {
 	if head.share == nil {
 		return &Collision{m, head.Mapping(), "ipv4 " + m.IPv4.String()}
 	}
-	if len(m.Ports) == 0 {
+	if m.Ports.IsZero() {
 		return &Collision{m, e.t.entry(head.share.runs[0].slot).Mapping(), "a share of " + m.IPv4.String()}
 	}
-	for _, r := range m.Ports {
+	for r := range m.Ports.Runs() {
 		if run, ok := head.share.overlap(r); ok {
-			both := PortRange{max(r.First, run.First), min(r.Last, run.Last)}
+			both := ports.Range{First: max(r.First, run.First), Last: min(r.Last, run.Last)}
 			return &Collision{m, e.t.entry(run.slot).Mapping(), fmt.Sprintf("port %v of %v", both, m.IPv4.Addr())}
 		}
 	}
@@ -211,8 +212,7 @@ func (e *Edit) collides(m Mapping, head *Entry) error {
 
 // Remove takes m away.
 func (e *Edit) Remove(m Mapping) error {
-	m, err := m.normal()
-	if err != nil {
+	if err := m.Validate(); err != nil {
 		return err
 	}
 	v6, v4 := Addr6From(m.IPv6.Addr()), Addr4From(m.IPv4.Addr())
@@ -223,7 +223,7 @@ func (e *Edit) Remove(m Mapping) error {
 	slot := old.Slot()
 	e.index6(m).remove(hash6(v6), slot, e.epoch, e.hash6)
 	e.t.levels6 = dropEmpty(e.t.levels6)
-	if len(m.Ports) > 0 {
+	if !m.Ports.IsZero() {
 		e.unshare(v4, m.Ports)
 	} else {
 		e.index4(m.IPv4.Bits()).remove(hash4(v4), slot, e.epoch, e.hash4)
@@ -244,7 +244,7 @@ func (e *Edit) share(v4 uint32) *share {
 	if head == nil {
 		slot := e.alloc()
 		h := e.entry(slot)
-		*h = Entry{v4: v4, word: slot | shared, run: PortRange{1, 0}, len4: 32, share: &share{epoch: e.epoch}}
+		*h = Entry{v4: v4, word: slot | shared, run: ports.Range{First: 1, Last: 0}, len4: 32, share: &share{epoch: e.epoch}}
 		e.index4(32).insert(hash4(v4), slot, e.epoch, e.hash4)
 		return h.share
 	}
@@ -257,9 +257,9 @@ func (e *Edit) share(v4 uint32) *share {
 }
 
 // unshare takes ports of v4 away, and with the last of them the sharing.
-func (e *Edit) unshare(v4 uint32, ports PortSet) {
+func (e *Edit) unshare(v4 uint32, set ports.Set) {
 	s := e.share(v4)
-	s.remove(ports)
+	s.remove(set)
 	if len(s.runs) > 0 {
 		return
 	}

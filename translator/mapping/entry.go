@@ -1,6 +1,10 @@
 package mapping
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/natless/natless/translator/ports"
+)
 
 // Entry is one mapping as the hot path reads it. It belongs to its Table and
 // must not be changed.
@@ -8,7 +12,7 @@ type Entry struct {
 	v6         Addr6
 	v4         uint32 // in a free entry: the next free slot
 	word       uint32 // slot in the low 24 bits, flags above
-	run        PortRange
+	run        ports.Range
 	len6, len4 uint8
 	set        *set   // the port set, when it has holes
 	share      *share // in the head of a shared address: who owns its ports
@@ -16,7 +20,7 @@ type Entry struct {
 
 // set is a port set with holes, and its identification cube.
 type set struct {
-	ports      PortSet
+	ports      ports.Set
 	base, mask uint16
 }
 
@@ -32,17 +36,17 @@ const (
 func newEntry(m Mapping, slot uint32) Entry {
 	e := Entry{
 		v6: Addr6From(m.IPv6.Addr()), v4: Addr4From(m.IPv4.Addr()),
-		word: slot | live, run: PortRange{0, 65535},
+		word: slot | live, run: ports.Range{First: 0, Last: 65535},
 		len6: uint8(m.IPv6.Bits()), len4: uint8(m.IPv4.Bits()),
 	}
-	if len(m.Ports) == 0 {
+	if m.Ports.IsZero() {
 		return e
 	}
 	e.word |= shared
-	e.run = m.Ports.longest()
-	if len(m.Ports) > 1 {
-		e.set = &set{ports: append(PortSet(nil), m.Ports...)}
-		e.set.base, e.set.mask = m.Ports.cube()
+	e.run = m.Ports.Longest()
+	if m.Ports.Len() > 1 {
+		e.set = &set{ports: m.Ports}
+		e.set.base, e.set.mask = cube(m.Ports)
 	}
 	return e
 }
@@ -74,7 +78,7 @@ func (e *Entry) Owns(port uint16) bool {
 
 // EchoRange is the longest contiguous run of the port set (the first of
 // several): echo identifiers outside the set are folded into it.
-func (e *Entry) EchoRange() PortRange { return e.run }
+func (e *Entry) EchoRange() ports.Range { return e.run }
 
 // IdentificationRange is the share of the 16-bit IPv4 identification space
 // that fragments of this workload may use: base | (id & mask). Whole: 0, 0xffff.
@@ -103,15 +107,15 @@ func (e *Entry) Mapping() Mapping {
 		IPv4: netip.PrefixFrom(Addr4(e.v4), int(e.len4)),
 	}
 	if e.Shared() {
-		m.Ports = append(PortSet(nil), e.portSet()...)
+		m.Ports = e.portSet()
 	}
 	return m
 }
 
 // portSet is the port set of a shared mapping.
-func (e *Entry) portSet() PortSet {
+func (e *Entry) portSet() ports.Set {
 	if e.set != nil {
 		return e.set.ports
 	}
-	return PortSet{e.run}
+	return ports.Of(e.run)
 }

@@ -18,6 +18,8 @@ package mapping
 import (
 	"fmt"
 	"net/netip"
+
+	"github.com/natless/natless/translator/ports"
 )
 
 // Mapping ties an IPv6 prefix to an IPv4 prefix (RFC 7757 section 3.1), or,
@@ -26,12 +28,12 @@ import (
 type Mapping struct {
 	IPv6  netip.Prefix
 	IPv4  netip.Prefix
-	Ports PortSet
+	Ports ports.Set
 }
 
 // String is "2001:db8::2/128 ↔ 192.0.2.2/32 ports 1024-2047".
 func (m Mapping) String() string {
-	if len(m.Ports) == 0 {
+	if m.Ports.IsZero() {
 		return fmt.Sprintf("%v ↔ %v", m.IPv6, m.IPv4)
 	}
 	return fmt.Sprintf("%v ↔ %v ports %v", m.IPv6, m.IPv4, m.Ports)
@@ -44,34 +46,22 @@ func (m Mapping) Equal(o Mapping) bool {
 
 // Validate says what is wrong with m by itself: a family, host bits, a suffix
 // longer in IPv4 than in IPv6 (RFC 7757 3.3), addresses that are never
-// translated, or ports out of order.
+// translated, or a port set for more than one address.
 func (m Mapping) Validate() error {
-	_, err := m.normal()
-	return err
-}
-
-// normal is m with a port set in normal form, or what is wrong with m.
-func (m Mapping) normal() (Mapping, error) {
 	if err := checkPrefix(m.IPv6, "ipv6"); err != nil {
-		return m, err
+		return err
 	}
 	if err := checkPrefix(m.IPv4, "ipv4"); err != nil {
-		return m, err
+		return err
 	}
 	if len4, len6 := 32-m.IPv4.Bits(), 128-m.IPv6.Bits(); len4 > len6 { // rule 1.2.suffix-length
-		return m, fmt.Errorf("ipv4 %v has %d suffix bits, ipv6 %v only %d: lengthen the ipv4 prefix to /%d (RFC 7757 3.3)",
+		return fmt.Errorf("ipv4 %v has %d suffix bits, ipv6 %v only %d: lengthen the ipv4 prefix to /%d (RFC 7757 3.3)",
 			m.IPv4, len4, m.IPv6, len6, 32-len6)
 	}
-	if len(m.Ports) == 0 {
-		m.Ports = nil
-		return m, nil
+	if !m.Ports.IsZero() && m.IPv4.Bits() != 32 {
+		return fmt.Errorf("ipv4 %v: a port set shares one address: give a /32", m.IPv4)
 	}
-	if m.IPv4.Bits() != 32 {
-		return m, fmt.Errorf("ipv4 %v: a port set shares one address: give a /32", m.IPv4)
-	}
-	ports, err := m.Ports.normal()
-	m.Ports = ports
-	return m, err
+	return nil
 }
 
 // checkPrefix names p by family: "ipv4", or anything else for IPv6.

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+
+	"github.com/natless/natless/translator/ports"
 )
 
 // world makes mappings and addresses from a few bytes, few enough that they
@@ -56,7 +58,7 @@ func (w *world) mapping() Mapping {
 			b := w.next()
 			port += b & 0x3f * 64 // sets touch, overlap, share blocks of 256
 			last := min(port+(b>>6*100), 65535)
-			m.Ports = append(m.Ports, PortRange{uint16(port), uint16(last)})
+			m.Ports = m.Ports.Union(ports.Of(ports.Range{First: uint16(port), Last: uint16(last)}))
 			port = last + 2
 		}
 	}
@@ -128,7 +130,7 @@ func agree6(t testing.TB, fast *Table, slow naive) {
 		if !ok {
 			continue
 		}
-		if got := e.Mapping(); !got.Equal(want) || e.Shared() != (len(want.Ports) > 0) {
+		if got := e.Mapping(); !got.Equal(want) || e.Shared() != (!want.Ports.IsZero()) {
 			t.Fatalf("lookup of %v: %v, reference %v", a, got, want)
 		}
 		if got, want := Addr4(e.To4(Addr6From(a))), copySuffix(a, want.IPv6, want.IPv4); got != want {
@@ -148,7 +150,7 @@ func agree4(t testing.TB, fast *Table, slow naive) {
 		case (e != nil) != (len(want) > 0):
 			t.Fatalf("lookup of %v: %v, reference %v", a, e, want)
 		case e == nil:
-		case e.Shared() != (len(want[0].Ports) > 0):
+		case e.Shared() != (!want[0].Ports.IsZero()):
 			t.Fatalf("lookup of %v: shared is %v, reference %v", a, e.Shared(), want)
 		case e.Shared():
 			agreePorts(t, fast, e, n, want)
@@ -165,7 +167,7 @@ func agreePorts(t testing.TB, fast *Table, head *Entry, a uint32, owners []Mappi
 	t.Helper()
 	asked := []uint16{0, 255, 256, 65535}
 	for _, m := range owners {
-		for _, r := range m.Ports {
+		for r := range m.Ports.Runs() {
 			asked = append(asked, r.First-1, r.First, r.Last, r.Last+1)
 		}
 	}
@@ -286,11 +288,11 @@ func numbered(n uint32) Mapping {
 	case 0:
 		k := n >> 2
 		return Mapping{netip.PrefixFrom(a.Addr(), 128), netip.PrefixFrom(Addr4(0x0a000000|k>>4), 32),
-			PortSet{{uint16(k&15) << 12, uint16(k&15)<<12 | 0xfff}}}
+			ports.Of(ports.Range{First: uint16(k&15) << 12, Last: uint16(k&15)<<12 | 0xfff})}
 	case 1:
-		return Mapping{netip.PrefixFrom(a.Addr(), 120), netip.PrefixFrom(Addr4(0x0b000000|n<<2), 30), nil}
+		return Mapping{netip.PrefixFrom(a.Addr(), 120), netip.PrefixFrom(Addr4(0x0b000000|n<<2), 30), ports.Set{}}
 	default:
-		return Mapping{netip.PrefixFrom(a.Addr(), 128), netip.PrefixFrom(Addr4(0x0c000000|n), 32), nil}
+		return Mapping{netip.PrefixFrom(a.Addr(), 128), netip.PrefixFrom(Addr4(0x0c000000|n), 32), ports.Set{}}
 	}
 }
 
@@ -308,7 +310,7 @@ func sameAs(table *Table, want map[uint32]Mapping) error {
 		a := Addr4From(plan.IPv4.Addr())
 		e = table.Lookup4(a)
 		if e != nil && e.Shared() {
-			e = table.Port(e, a, plan.Ports[0].First)
+			e = table.Port(e, a, plan.Ports.Min())
 		}
 		if (e != nil) != in || in && !e.Mapping().Equal(m) {
 			return fmt.Errorf("%v by IPv4: in table %v, want %v", plan, e != nil, in)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+
+	"github.com/natless/natless/translator/ports"
 )
 
 // naive is the slow reference: a list of mappings, searched from end to end,
@@ -36,14 +38,14 @@ func (n naive) lookup4(a netip.Addr) (best []Mapping) {
 var errRefused = errors.New("refused")
 
 func (n naive) insert(m Mapping) (naive, error) {
-	if 32-m.IPv4.Bits() > 128-m.IPv6.Bits() || len(m.Ports) > 0 && m.IPv4.Bits() != 32 {
+	if 32-m.IPv4.Bits() > 128-m.IPv6.Bits() || !m.Ports.IsZero() && m.IPv4.Bits() != 32 {
 		return n, errRefused
 	}
 	for _, o := range n {
 		if o.IPv6 == m.IPv6 {
 			return n, errRefused
 		}
-		if o.IPv4 == m.IPv4 && (len(o.Ports) == 0 || len(m.Ports) == 0 || common(o.Ports, m.Ports)) {
+		if o.IPv4 == m.IPv4 && (o.Ports.IsZero() || m.Ports.IsZero() || common(o.Ports, m.Ports)) {
 			return n, errRefused
 		}
 	}
@@ -59,9 +61,9 @@ func (n naive) remove(m Mapping) (naive, error) {
 }
 
 // common says whether a port is in both sets.
-func common(a, b PortSet) bool {
-	for _, x := range a {
-		for _, y := range b {
+func common(a, b ports.Set) bool {
+	for x := range a.Runs() {
+		for y := range b.Runs() {
 			if x.First <= y.Last && y.First <= x.Last {
 				return true
 			}
@@ -70,8 +72,13 @@ func common(a, b PortSet) bool {
 	return false
 }
 
-func owns(s PortSet, port uint16) bool {
-	return slices.ContainsFunc(s, func(r PortRange) bool { return r.First <= port && port <= r.Last })
+func owns(s ports.Set, port uint16) bool {
+	for r := range s.Runs() {
+		if r.First <= port && port <= r.Last {
+			return true
+		}
+	}
+	return false
 }
 
 func bit(a []byte, i int) byte { return a[i/8] >> (7 - i%8) & 1 }

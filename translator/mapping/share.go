@@ -1,6 +1,10 @@
 package mapping
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/natless/natless/translator/ports"
+)
 
 // share says who owns which port of one IPv4 address. A port's block, of 256,
 // names its owner where it has one owner or none; else it says from where on to
@@ -13,7 +17,7 @@ type share struct {
 
 // run is a range of ports and the slot of its owner.
 type run struct {
-	PortRange
+	ports.Range
 	slot uint32
 }
 
@@ -58,7 +62,7 @@ func (s *share) search(port uint16) int {
 }
 
 // overlap is the first run that holds a port of r.
-func (s *share) overlap(r PortRange) (run, bool) {
+func (s *share) overlap(r ports.Range) (run, bool) {
 	i := s.search(r.First)
 	if i == len(s.runs) || s.runs[i].First > r.Last {
 		return run{}, false
@@ -72,16 +76,16 @@ func (s *share) clone(epoch uint64) *share {
 }
 
 // add gives the ports of set, which nobody owns, to slot.
-func (s *share) add(set PortSet, slot uint32) {
-	for _, r := range set {
+func (s *share) add(set ports.Set, slot uint32) {
+	for r := range set.Runs() {
 		s.runs = slices.Insert(s.runs, s.search(r.First), run{r, slot})
 		s.mark(r, 1)
 	}
 }
 
 // remove takes the ports of set away from their owner.
-func (s *share) remove(set PortSet) {
-	for _, r := range set {
+func (s *share) remove(set ports.Set) {
+	for r := range set.Runs() {
 		i := s.search(r.First)
 		s.runs = slices.Delete(s.runs, i, i+1)
 		s.mark(r, -1)
@@ -90,9 +94,9 @@ func (s *share) remove(set PortSet) {
 
 // mark brings the blocks that r touches up to date, and those behind it, whose
 // runs have moved by one.
-func (s *share) mark(r PortRange, moved int) {
+func (s *share) mark(r ports.Range, moved int) {
 	for b := int(r.First >> 8); b <= int(r.Last>>8); b++ {
-		s.blocks[b] = s.block(PortRange{uint16(b << 8), uint16(b<<8 | 255)})
+		s.blocks[b] = s.block(ports.Range{First: uint16(b << 8), Last: uint16(b<<8 | 255)})
 	}
 	for b := int(r.Last>>8) + 1; b < len(s.blocks); b++ {
 		if s.blocks[b] >= mixed {
@@ -102,7 +106,7 @@ func (s *share) mark(r PortRange, moved int) {
 }
 
 // block is what the block of the ports r says.
-func (s *share) block(r PortRange) uint32 {
+func (s *share) block(r ports.Range) uint32 {
 	i := s.search(r.First)
 	switch {
 	case i == len(s.runs) || s.runs[i].First > r.Last:

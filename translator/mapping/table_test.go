@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/natless/natless/translator/ports"
 )
 
 func mustPrefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
@@ -25,11 +27,7 @@ func m(s string) Mapping {
 	}
 	mapping := Mapping{IPv6: p[0], IPv4: p[1]}
 	if len(f) > 2 {
-		set, err := ParsePorts(f[2])
-		if err != nil {
-			panic(err)
-		}
-		mapping.Ports = set
+		mapping.Ports = ports.MustParse(f[2])
 	}
 	return mapping
 }
@@ -154,8 +152,6 @@ func TestRefused(t *testing.T) {
 		{ms("2001:db8::/64 192.0.2.0/24 1-2"), []string{"/32"}},
 		{[]Mapping{{}}, []string{"ipv6: no prefix"}},
 		{[]Mapping{{IPv6: mustPrefix("2001:db8::/128")}}, []string{"ipv4: no prefix"}},
-		{[]Mapping{{mustPrefix("2001:db8::/128"), mustPrefix("192.0.2.1/32"), PortSet{{5, 4}}}}, []string{"backwards"}},
-		{[]Mapping{{mustPrefix("2001:db8::/128"), mustPrefix("192.0.2.1/32"), PortSet{{5, 6}, {1, 2}}}}, []string{"sorted"}},
 		{ms("2001:db8::1 192.0.2.1 1-10", "2001:db8::2 192.0.2.1 20-30,10-11"),
 			[]string{"mapping 1", "mapping 0", "port 10 of 192.0.2.1"}},
 		{ms("2001:db8::1 192.0.2.1 1-10", "2001:db8::2 192.0.2.1"), []string{"mapping 1", "mapping 0", "share of 192.0.2.1"}},
@@ -207,8 +203,8 @@ func TestSlots(t *testing.T) {
 	was := map[uint32]int{} // when a slot was let go
 	next := func(i int) (Mapping, Mapping) {
 		a := Addr6{0x20010db8_00000001, uint64(i)}.Addr()
-		return Mapping{netip.PrefixFrom(a, 128), netip.PrefixFrom(Addr4(0x0a000000|uint32(i)), 32), nil},
-			Mapping{netip.PrefixFrom(a, 128), netip.PrefixFrom(Addr4(0x0b000000|uint32(i)), 32), PortSet{{1, 9}}}
+		return Mapping{netip.PrefixFrom(a, 128), netip.PrefixFrom(Addr4(0x0a000000|uint32(i)), 32), ports.Set{}},
+			Mapping{netip.PrefixFrom(a, 128), netip.PrefixFrom(Addr4(0x0b000000|uint32(i)), 32), ports.MustParse("1-9")}
 	}
 	for i := range 5 * quarantine {
 		plain, shared := next(i)
@@ -301,14 +297,10 @@ func TestExpect(t *testing.T) {
 				if got := whole.Get(m.IPv6); got == nil || !got.Mapping().Equal(m) {
 					t.Fatalf("%s, expecting %d: %v is %v", name, n, m, got)
 				}
-				port := uint16(0)
-				if len(m.Ports) > 0 {
-					port = m.Ports[0].First
-				}
 				v4 := Addr4From(m.IPv4.Addr())
 				owner := whole.Lookup4(v4)
-				if owner != nil && len(m.Ports) > 0 {
-					owner = whole.Port(owner, v4, port)
+				if owner != nil && !m.Ports.IsZero() {
+					owner = whole.Port(owner, v4, m.Ports.Min())
 				}
 				if owner == nil || !owner.Mapping().Equal(m) {
 					t.Fatalf("%s, expecting %d: %v by its IPv4 address is %v", name, n, m, owner)

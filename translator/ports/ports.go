@@ -70,16 +70,16 @@ func Of(ranges ...Range) Set {
 	return b.set
 }
 
-// disjoint makes a set of ranges as somebody wrote them: in any order, but what
-// overlaps or runs backwards is a mistake. It keeps ranges.
-func disjoint(ranges []Range) (Set, error) {
+// Disjoint is the set of ranges as somebody wrote them down: in any order, but
+// what overlaps or runs backwards is a mistake. It keeps ranges.
+func Disjoint(ranges []Range) (Set, error) {
 	slices.SortFunc(ranges, func(a, b Range) int { return cmp.Compare(a.First, b.First) })
 	joined := ranges[:0]
 	for _, r := range ranges {
 		n := len(joined)
 		switch {
 		case r.First > r.Last:
-			return Set{}, fmt.Errorf("%d-%d: the range runs backwards", r.First, r.Last)
+			return Set{}, fmt.Errorf("%v: the range runs backwards", r)
 		case n > 0 && r.First <= joined[n-1].Last:
 			return Set{}, fmt.Errorf("%v and %v: ranges must not overlap", joined[n-1], r)
 		case n > 0 && r.First == joined[n-1].Last+1:
@@ -92,17 +92,6 @@ func disjoint(ranges []Range) (Set, error) {
 		return Set{}, nil
 	}
 	return Set{joined}, nil
-}
-
-// FromRuns is the set of runs that were written down from a Set: sorted, and
-// none that overlaps or runs backwards. It keeps runs.
-func FromRuns(runs []Range) (Set, error) {
-	for i, r := range runs {
-		if r.First > r.Last || i > 0 && r.First <= runs[i-1].Last {
-			return Set{}, fmt.Errorf("ports %v: not sorted, or overlapping", runs)
-		}
-	}
-	return disjoint(runs)
 }
 
 // IsZero reports whether s has no port.
@@ -137,6 +126,14 @@ func (s Set) Size() int {
 		n += r.Size()
 	}
 	return n
+}
+
+// Min is the lowest port, 0 if there is none.
+func (s Set) Min() uint16 {
+	if s.IsZero() {
+		return 0
+	}
+	return s.runs[0].First
 }
 
 // Longest is the longest run, the first of several; the zero Range, which is

@@ -12,7 +12,7 @@ func PSID(offset, length int, psid uint16) (Set, error) {
 	case int(psid) >= 1<<length:
 		return Set{}, fmt.Errorf("PSID %d does not fit into %d bits", psid, length)
 	}
-	m := 16 - offset - length // the bits within a range
+	m := 16 - offset - length // the bits within a range; rule 1.3.map-t
 	block := 0
 	if offset > 0 {
 		block = 1
@@ -22,5 +22,5 @@ func PSID(offset, length int, psid uint16) (Set, error) {
 		start := block<<(16-offset) | int(psid)<<m
 		ranges = append(ranges, Range{uint16(start), uint16(start + 1<<m - 1)})
 	}
-	return disjoint(ranges)
+	return Disjoint(ranges)
 }

@@ -16,13 +16,13 @@ func Parse(s string) (Set, error) {
 	}
 	var ranges []Range
 	for part := range strings.SplitSeq(s, ",") {
-		r, err := parseRange(part)
+		r, err := ParseRange(part)
 		if err != nil {
 			return Set{}, fmt.Errorf("ports %q: %w", s, err)
 		}
 		ranges = append(ranges, r)
 	}
-	set, err := disjoint(ranges)
+	set, err := Disjoint(ranges)
 	if err != nil {
 		return Set{}, fmt.Errorf("ports %q: %w", s, err)
 	}
@@ -38,7 +38,8 @@ func MustParse(s string) Set {
 	return set
 }
 
-func parseRange(s string) (r Range, err error) {
+// ParseRange reads "1024-2047", or "8080" for a single port.
+func ParseRange(s string) (r Range, err error) {
 	first, last, isRange := strings.Cut(s, "-")
 	if !isRange {
 		last = first
@@ -46,7 +47,9 @@ func parseRange(s string) (r Range, err error) {
 	if r.First, err = parsePort(first); err != nil {
 		return r, err
 	}
-	r.Last, err = parsePort(last)
+	if r.Last, err = parsePort(last); err == nil && r.First > r.Last {
+		err = fmt.Errorf("%v: the range runs backwards", r)
+	}
 	return r, err
 }
 
@@ -95,7 +98,7 @@ func (s *Set) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(text, &ranges); err != nil {
 		return err
 	}
-	set, err := disjoint(ranges)
+	set, err := Disjoint(ranges)
 	if err != nil {
 		return fmt.Errorf("ports: %w", err)
 	}

@@ -23,7 +23,7 @@ func embedded(a netip.Addr) netip.Addr {
 // pings goes both ways, once with an identifier that is not the workload's.
 func (s *show) pings(ctx context.Context) error {
 	s.title("Pings")
-	own := longest(s.shop.Ports).First + 7
+	own := s.shop.Ports.Longest().First + 7
 	const alien = 9
 	for _, p := range []struct {
 		from *host.Host
@@ -33,7 +33,7 @@ func (s *show) pings(ctx context.Context) error {
 	}{
 		{s.shop.Host, "demo/shop", embedded(server4), own},
 		{s.shop.Host, "demo/shop", embedded(server4), alien},
-		{s.server, "the server", shared.Addr(), longest(s.blog.Ports).First + 7},
+		{s.server, "the server", shared.Addr(), s.blog.Ports.Longest().First + 7},
 		{s.shop.Host, "demo/shop", own6, alien},
 		{s.server, "the server", own4, alien},
 	} {
@@ -104,7 +104,7 @@ func (s *show) whois(ports [2]uint16, owner func(io.Writer, api.Owner) error) er
 		}
 		var b strings.Builder
 		o := api.Owner{Key: a.Key, Name: a.Request.Name, Pool: a.Pool, IPv6: a.Request.IPv6, Address: a.Address, Ports: api.PortSet(nil), Since: a.Since}
-		for _, r := range a.Ports {
+		for r := range a.Ports.Runs() {
 			o.Ports = append(o.Ports, api.PortRange{First: r.First, Last: r.Last})
 		}
 		if err := owner(&b, o); err != nil {

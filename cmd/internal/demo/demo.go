@@ -23,6 +23,7 @@ import (
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/host"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // size of the download, in bytes.
@@ -75,7 +76,7 @@ func (s *show) build(ctx context.Context, dir string) (err error) {
 	}
 	s.registry, err = registry.Open(registry.Options{
 		Path: filepath.Join(dir, "registry.db"), History: 100,
-		Pools: []registry.Pool{{Name: "default", IPv4: shared, PortsPerWorkload: 1024, Reserved: mapping.PortSet{{First: 0, Last: 1023}}}},
+		Pools: []registry.Pool{{Name: "default", IPv4: shared, PortsPerWorkload: 1024, Reserved: ports.MustParse("0-1023")}},
 		Sink: func(_ context.Context, c registry.Change) error {
 			return s.net.translator.Edit(func(t *mapping.Table) (*mapping.Table, error) { return t.Insert(c.New.Mapping()) })
 		},
@@ -103,21 +104,11 @@ func (s *show) assign(ctx context.Context, name string, ip netip.Addr, extra ...
 	if err != nil {
 		return nil, err
 	}
-	run := longest(a.Ports)
+	run := a.Ports.Longest()                                    // which connections leave from
 	if err := h.SetPortRange(run.First, run.Last); err != nil { // as ip_local_port_range does in a kernel
 		return nil, errors.New(err.String())
 	}
 	return &workload{h, a, name, ip}, nil
-}
-
-// longest is the run of ports that connections leave from.
-func longest(ports mapping.PortSet) (run mapping.PortRange) {
-	for _, r := range ports {
-		if r.Len() > run.Len() || run == (mapping.PortRange{}) {
-			run = r
-		}
-	}
-	return run
 }
 
 func (s *show) say(format string, args ...any) { fmt.Fprintf(s.w, format, args...) }
@@ -281,7 +272,7 @@ func (w *workload) download(ctx context.Context) (peer netip.AddrPort, sum [32]b
 // explain shows what natless explain says of a packet of demo/shop's, and of
 // one that it must not send.
 func (s *show) explain(port uint16) error {
-	foreign := longest(s.blog.Ports).First
+	foreign := s.blog.Ports.Longest().First
 	for _, c := range []struct {
 		title string
 		port  uint16

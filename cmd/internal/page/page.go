@@ -22,7 +22,7 @@ import (
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/translator"
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 //go:embed assets
@@ -35,7 +35,7 @@ type Sources struct {
 	Traffic  func() dataplane.Snapshot
 	Registry *registry.Registry
 	// Assignable is what of an address a pool may give away; empty: all.
-	Assignable func(pool string) mapping.PortSet
+	Assignable func(pool string) ports.Set
 	// Complete adds what only the translator knows of a workload.
 	Complete func(*api.Workload)
 	// Meaning says a verdict in a sentence.

@@ -20,7 +20,7 @@ import (
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/translator"
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // lab is a page over a real registry, with counters and a clock of the test's.
@@ -38,7 +38,7 @@ func newLab(t *testing.T) *lab {
 	l := &lab{t: t, now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)}
 	var err error
 	l.reg, err = registry.Open(registry.Options{Path: filepath.Join(t.TempDir(), "r.db"), History: 10, Pools: []registry.Pool{
-		{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 16384, Reserved: mapping.PortSet{{First: 0, Last: 1023}}},
+		{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 16384, Reserved: ports.MustParse("0-1023")},
 		{Name: "dedicated", IPv4: netip.MustParsePrefix("203.0.113.0/26"), Whole: true},
 	}})
 	if err != nil {
@@ -51,11 +51,11 @@ func newLab(t *testing.T) *lab {
 		Checks: []api.Check{{Name: "anti-spoofing", State: "fail", Detail: "its rules are gone"}}}
 	l.handler = New(Sources{
 		Status: func() api.Status { return l.status }, Traffic: func() dataplane.Snapshot { return l.counts }, Registry: l.reg,
-		Assignable: func(pool string) mapping.PortSet {
+		Assignable: func(pool string) ports.Set {
 			if pool == "default" {
-				return mapping.PortSet{{First: 1024, Last: 65535}}
+				return ports.MustParse("1024-65535")
 			}
-			return nil
+			return ports.Set{}
 		},
 		Complete: func(w *api.Workload) { w.Violations = 5 },
 		Meaning:  func(v translator.Verdict) string { return "meaning of " + v.String() },
@@ -168,7 +168,7 @@ func TestDraw(t *testing.T) {
 	o := owner{Name: "x", Colour: "red", Workload: api.Workload{Ports: api.PortSet{{First: 443, Last: 443}, {First: 4000, Last: 9000}}}}
 	for _, rows := range []int{1, 16} {
 		seen := map[int]bool{}
-		for _, s := range draw([]owner{o}, mapping.PortSet{{First: 1024, Last: 65535}}, rows) {
+		for _, s := range draw([]owner{o}, ports.MustParse("1024-65535"), rows) {
 			for _, r := range s.Runs {
 				if r.X < 0 || r.X+r.Width > s.Width {
 					t.Errorf("%d rows: %+v lies outside its strip of %d", rows, r, s.Width)

@@ -10,7 +10,7 @@ import (
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // allPorts is the width of every strip: one unit is one port.
@@ -55,11 +55,12 @@ func linkTo(k api.Key) string { return "/workloads/" + k.ContainerID + "/" + k.I
 // colour goes round the wheel by the golden angle, so that neighbours differ.
 func colour(i int) string { return fmt.Sprintf("hsl(%d 62%% %d%%)", i*137%360, 52+i%3*7) }
 
-// owners gives who has ports of an address, by their first port.
+// owners gives who has ports of an address, by the first of their longest run:
+// single ports besides do not order.
 func (p *Page) owners(a netip.Addr) []owner {
 	all := p.Registry.Owners(a)
 	slices.SortFunc(all, func(x, y *registry.Assignment) int {
-		return cmp.Or(cmp.Compare(firstPort(x.Ports), firstPort(y.Ports)), cmp.Compare(x.Key.String(), y.Key.String()))
+		return cmp.Or(cmp.Compare(x.Ports.Longest().First, y.Ports.Longest().First), cmp.Compare(x.Key.String(), y.Key.String()))
 	})
 	out := make([]owner, len(all))
 	for i, o := range all {
@@ -72,25 +73,14 @@ func (p *Page) owners(a netip.Addr) []owner {
 // ownerOf puts an assignment into the page's terms.
 func ownerOf(a *registry.Assignment) owner {
 	w := api.Workload{Key: a.Key, Serial: a.Serial, Request: a.Request, Pool: a.Pool, Address: a.Address, Since: a.Since}
-	for _, r := range a.Ports {
+	for r := range a.Ports.Runs() {
 		w.Ports = append(w.Ports, api.PortRange(r))
 	}
 	return owner{Name: nameOf(a.Key, a.Request.Name), Link: linkTo(a.Key), Ports: w.Ports.String(), Workload: w}
 }
 
-// firstPort is that of the longest run: single ports besides do not order.
-func firstPort(s mapping.PortSet) uint16 {
-	best := mapping.PortRange{}
-	for _, r := range s {
-		if best == (mapping.PortRange{}) || r.Last-r.First > best.Last-best.First {
-			best = r
-		}
-	}
-	return best.First
-}
-
 // draw makes the pictures of an address: its ports cut into rows.
-func draw(owners []owner, assignable mapping.PortSet, rows int) []strip {
+func draw(owners []owner, assignable ports.Set, rows int) []strip {
 	width := allPorts / rows
 	strips := make([]strip, rows)
 	for i := range strips {
@@ -115,17 +105,12 @@ func draw(owners []owner, assignable mapping.PortSet, rows int) []strip {
 }
 
 // closed draws what the pool does not give away by itself.
-func (s *strip) closed(assignable mapping.PortSet) {
-	if len(assignable) == 0 {
+func (s *strip) closed(assignable ports.Set) {
+	if assignable.IsZero() {
 		return
 	}
-	next := 0
-	for _, r := range append(slices.Clone(assignable), mapping.PortRange{First: allPorts - 1, Last: allPorts - 1}) {
-		if int(r.First) > next {
-			hole := api.PortRange{First: uint16(next), Last: r.First - 1}
-			s.add(hole, run{Kind: "closed", Text: fmt.Sprintf("%v: not given away by itself", hole)})
-		}
-		next = int(r.Last) + 1
+	for hole := range assignable.Complement().Runs() {
+		s.add(api.PortRange(hole), run{Kind: "closed", Text: fmt.Sprintf("%v: not given away by itself", hole)})
 	}
 }
 

@@ -124,7 +124,7 @@ func (s *Server) workload(a *registry.Assignment) api.Workload {
 
 func portSet(a *registry.Assignment) api.PortSet {
 	var set api.PortSet
-	for _, r := range a.Ports {
+	for r := range a.Ports.Runs() {
 		set = append(set, api.PortRange(r))
 	}
 	return set

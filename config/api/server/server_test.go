@@ -19,7 +19,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
-	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // rig is a server with a real registry on a real socket.
@@ -43,7 +43,7 @@ func newRig(t *testing.T, group int) *rig {
 	g := &rig{T: t, socket: filepath.Join(dir, "n.sock"), doc: document(t)}
 	g.ready.Store(true)
 	reg, err := registry.Open(registry.Options{Path: filepath.Join(dir, "r.db"), History: 100, Pools: []registry.Pool{
-		{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 16384, Reserved: mapping.PortSet{{First: 0, Last: 1023}}, Cooldown: time.Minute},
+		{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 16384, Reserved: ports.MustParse("0-1023"), Cooldown: time.Minute},
 		{Name: "dedicated", IPv4: netip.MustParsePrefix("203.0.113.0/30"), Whole: true},
 	}})
 	if err != nil {
