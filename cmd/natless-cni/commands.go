@@ -17,6 +17,7 @@ import (
 
 	"github.com/natless/natless/cmd/internal/portlimits"
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/ports"
 )
 
 // add gets the container an assignment and fits its kernel to it. Whatever
@@ -88,7 +89,7 @@ func assign(args *skel.CmdArgs, c *pluginConfig, request api.Request, gateway ne
 	i := slices.Index(request.IPv6, source)
 	request.IPv6 = slices.Concat([]netip.Addr{source}, request.IPv6[:i], request.IPv6[i+1:])
 	if _, err := put(ctx, client, key(args), &request); err != nil {
-		_ = enter(args.Netns, func() error { forget(limits, nil, w.Prefix, args.IfName); return nil })
+		_ = enter(args.Netns, func() error { forget(limits, ports.Set{}, w.Prefix, args.IfName); return nil })
 		return problem(err)
 	}
 	return nil
@@ -114,7 +115,7 @@ func withRelease(err, releaseErr error) error {
 // fit runs inside the container, all or nothing: its kernel keeps to limits, has
 // a way to the prefix, and sends from the address that it gives.
 func fit(
-	args *skel.CmdArgs, c *pluginConfig, prefix netip.Prefix, own []netip.Addr, gateway netip.Addr, limits api.PortSet, theirs []netip.Addr,
+	args *skel.CmdArgs, c *pluginConfig, prefix netip.Prefix, own []netip.Addr, gateway netip.Addr, limits ports.Set, theirs []netip.Addr,
 ) (source netip.Addr, err error) {
 	source = own[0]
 	var done []portlimits.Sysctl
@@ -125,7 +126,7 @@ func fit(
 		for _, s := range slices.Backward(done) {
 			_ = setSysctl(s.Name, s.Value)
 		}
-		forget(nil, nil, prefix, args.IfName)
+		forget(ports.Set{}, ports.Set{}, prefix, args.IfName)
 	}()
 	for _, s := range portlimits.For(limits, c.keepsTimeWait()) {
 		before, err := getSysctl(s.Name)
@@ -215,7 +216,7 @@ func check(args *skel.CmdArgs) error {
 	return enter(args.Netns, func() error { return checkInside(w, limits, mapped(others)) })
 }
 
-func checkInside(w api.Workload, limits api.PortSet, theirs []netip.Addr) error {
+func checkInside(w api.Workload, limits ports.Set, theirs []netip.Addr) error {
 	changed, err := portlimits.Overridden(limits, getSysctl)
 	if err != nil {
 		return types.NewError(types.ErrIOFailure, "read sysctl in the container: "+err.Error(), "")

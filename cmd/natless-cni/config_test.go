@@ -12,6 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/ports"
 )
 
 func addrs(list ...string) (a []netip.Addr) {
@@ -24,7 +25,7 @@ func addrs(list ...string) (a []netip.Addr) {
 func workload(r api.Request) api.Workload {
 	return api.Workload{
 		Key: api.Key{ContainerID: "c1", Interface: "eth0"}, Request: r, Pool: "default",
-		Address: netip.MustParseAddr("198.51.100.1"), Ports: api.PortSet{{First: 443, Last: 443}, {First: 2048, Last: 3071}},
+		Address: netip.MustParseAddr("198.51.100.1"), Ports: ports.MustParse("443,2048-3071"),
 		Prefix: netip.MustParsePrefix("64:ff9b::/96"),
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/natless/natless/cmd/internal/portlimits"
-	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/ports"
 )
 
 // routeProtocol marks routes of ours (rtm_protocol), as the daemon's.
@@ -130,7 +130,7 @@ func prefixRoute(prefix netip.Prefix, ifname string, gateway netip.Addr) (*netli
 // forget removes what ADD may have left inside, as far as it is still as ADD
 // made it: the limits become those that are left, or the kernel's own. It runs
 // inside; nothing there is worth an error.
-func forget(limits, left api.PortSet, prefix netip.Prefix, ifname string) {
+func forget(limits, left ports.Set, prefix netip.Prefix, ifname string) {
 	next := map[string]string{}
 	for name, value := range kernelDefaults {
 		next[name] = value

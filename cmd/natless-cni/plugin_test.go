@@ -22,6 +22,7 @@ import (
 	"github.com/natless/natless/cmd/internal/portlimits"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/netns"
+	"github.com/natless/natless/translator/ports"
 )
 
 // TestMain makes the test binary the plugin when a runtime calls it as one.
@@ -103,7 +104,7 @@ func assignPortZero(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	bad := workload(api.Request{})
-	bad.Ports = api.PortSet{{First: 0, Last: 9}}
+	bad.Ports = ports.MustParse("0-9")
 	json.NewEncoder(w).Encode(bad)
 	return true
 }

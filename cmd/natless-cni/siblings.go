@@ -13,6 +13,7 @@ import (
 
 	"github.com/natless/natless/cmd/internal/portlimits"
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/ports"
 )
 
 // siblings are the other attachments of the same container: they are in the
@@ -29,10 +30,10 @@ func siblings(ctx context.Context, client *api.Client, k api.Key) ([]api.Workloa
 
 // shared are the other attachments of a workload's container, and the ports that
 // all of them may send from.
-func shared(ctx context.Context, client *api.Client, k api.Key, w api.Workload) ([]api.Workload, api.PortSet, error) {
+func shared(ctx context.Context, client *api.Client, k api.Key, w api.Workload) ([]api.Workload, ports.Set, error) {
 	others, err := siblings(ctx, client, k)
 	if err != nil {
-		return nil, nil, problem(err)
+		return nil, ports.Set{}, problem(err)
 	}
 	limits, err := limitsOf(append(others, w)...)
 	return others, limits, err
@@ -40,8 +41,8 @@ func shared(ctx context.Context, client *api.Client, k api.Key, w api.Workload) 
 
 // limitsOf are the ports that every one of the workloads may send from; none:
 // no limit.
-func limitsOf(all ...api.Workload) (api.PortSet, error) {
-	sets := make([]api.PortSet, len(all))
+func limitsOf(all ...api.Workload) (ports.Set, error) {
+	sets := make([]ports.Set, len(all))
 	for i, w := range all {
 		sets[i] = w.Ports
 	}
@@ -49,9 +50,9 @@ func limitsOf(all ...api.Workload) (api.PortSet, error) {
 	if !ok {
 		words := ""
 		for _, w := range all {
-			words += fmt.Sprintf(", %s has %s ports %s", w.Interface, w.Address, w.Ports)
+			words += fmt.Sprintf(", %s has %s ports %s", w.Interface, w.Address, api.PortsText(w.Ports))
 		}
-		return nil, types.NewError(codeNoCommonPorts,
+		return ports.Set{}, types.NewError(codeNoCommonPorts,
 			"the container's kernel has one range of ports for all its interfaces, and their shares have none in common"+words,
 			"put natless-cni into one of the container's networks only, or take the shares from a pool with one more address, or "+
 				"with whole_address")

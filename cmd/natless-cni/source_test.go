@@ -15,12 +15,13 @@ import (
 	"github.com/natless/natless/cmd/internal/portlimits"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/netns"
+	"github.com/natless/natless/translator/ports"
 )
 
 // memory is a daemon that remembers: shares are given by the attachments' names.
 type memory struct {
 	mu     sync.Mutex
-	shares map[string]api.PortSet // by interface
+	shares map[string]ports.Set // by interface
 	has    map[string]api.Workload
 }
 
@@ -72,7 +73,7 @@ func (m *memory) names() []string {
 	return slices.Collect(maps.Keys(m.has))
 }
 
-func newMemory(t *testing.T, shares map[string]api.PortSet) (*memory, *daemon) {
+func newMemory(t *testing.T, shares map[string]ports.Set) (*memory, *daemon) {
 	m, d := &memory{shares: shares, has: map[string]api.Workload{}}, startDaemon(t)
 	d.answer = m.answer
 	return m, d
@@ -173,25 +174,25 @@ func TestDuplicate(t *testing.T) {
 // TestTwoAttachments: a namespace's one range of ports is right for all its
 // attachments, whichever comes and goes; where that cannot be, it is refused.
 func TestTwoAttachments(t *testing.T) {
-	low, both, high := api.PortSet{{First: 1024, Last: 2047}}, api.PortSet{{First: 1024, Last: 3071}}, api.PortSet{{First: 4096, Last: 5119}}
+	low, both, high := ports.MustParse("1024-2047"), ports.MustParse("1024-3071"), ports.MustParse("4096-5119")
 	const none = "32768\t60999"
 	for _, c := range []struct {
 		name          string
-		first, second api.PortSet
+		first, second ports.Set
 		together      string // "": refused
 		firstAlone    string
 		secondAlone   string
 	}{
 		{"the same ports of two addresses", low, low, "1024\t2047", "1024\t2047", "1024\t2047"},
 		{"some in common", both, low, "1024\t2047", "1024\t3071", "1024\t2047"},
-		{"a whole address and a share", nil, low, "1024\t2047", none, "1024\t2047"},
-		{"a share and a whole address", low, nil, "1024\t2047", "1024\t2047", none},
-		{"whole addresses", nil, nil, none, none, none},
+		{"a whole address and a share", ports.Set{}, low, "1024\t2047", none, "1024\t2047"},
+		{"a share and a whole address", low, ports.Set{}, "1024\t2047", "1024\t2047", none},
+		{"whole addresses", ports.Set{}, ports.Set{}, none, none, none},
 		{"none in common", low, high, "", "1024\t2047", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			m, d := newMemory(t, map[string]api.PortSet{"eth0": c.first, "net1": c.second})
+			m, d := newMemory(t, map[string]ports.Set{"eth0": c.first, "net1": c.second})
 			pod, node := netns.New(t, "pod"), netns.New(t, "node")
 			netns.Veth(t, pod, "eth0", node, "veth0")
 			netns.Veth(t, pod, "net1", node, "veth1")

@@ -64,7 +64,7 @@ func printWorkloads(w io.Writer, all []api.Workload, now time.Time) error {
 	var rows [][]string
 	for _, wl := range all {
 		rows = append(rows, []string{cmp.Or(wl.Request.Name, "-"), short(wl.Key), wl.Request.IPv6[0].String(),
-			wl.Address.String(), wl.Ports.String(), wl.Pool, age(now, wl.Since)})
+			wl.Address.String(), api.PortsText(wl.Ports), wl.Pool, age(now, wl.Since)})
 	}
 	return table(w, "no workload has an assignment", []string{"NAME", "WORKLOAD", "IPV6", "ADDRESS", "PORTS", "POOL", "AGE"}, rows)
 }
@@ -121,7 +121,7 @@ func printWorkload(out io.Writer, w api.Workload, now time.Time) error {
 		violations = fmt.Sprintf("%d packets from ports outside the set were refused", w.Violations)
 	}
 	return facts(out, "name", w.Request.Name, "workload", w.Key.String(), "serial", serial(w.Serial), "network", w.Request.Network, "namespace", w.Request.Netns, "interface", w.Request.HostInterface,
-		"ipv6", strings.Join(ipv6, ", "), "address", w.Address.String(), "ports", w.Ports.String(), "asked for", asked, "pool", w.Pool,
+		"ipv6", strings.Join(ipv6, ", "), "address", w.Address.String(), "ports", api.PortsText(w.Ports), "asked for", asked, "pool", w.Pool,
 		"prefix", prefix, "since", moment(w.Since)+" ("+age(now, w.Since)+")", "violations", violations)
 }
 
@@ -145,7 +145,7 @@ a container runtime, is not told.`,
 			if o.output == "json" {
 				return printJSON(c.OutOrStdout(), w)
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "%s gave back %s ports %s\n", cmp.Or(w.Request.Name, w.Key.String()), w.Address, w.Ports)
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s gave back %s ports %s\n", cmp.Or(w.Request.Name, w.Key.String()), w.Address, api.PortsText(w.Ports))
 			return err
 		},
 	}

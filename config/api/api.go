@@ -1,14 +1,14 @@
 // Package api is how programs on the host talk to natlessd: HTTP and JSON on a
 // unix socket, its types and its client. The CNI plugin imports it and must
-// start fast, so nothing but the standard library may enter here; the server
-// lives in config/api/server.
+// start fast, so nothing but the standard library and translator/ports may enter
+// here; the server lives in config/api/server.
 package api
 
 import (
-	"fmt"
 	"net/netip"
-	"strings"
 	"time"
+
+	"github.com/natless/natless/translator/ports"
 )
 
 // DefaultSocket is where natlessd listens unless api.socket says otherwise.
@@ -58,37 +58,13 @@ type Request struct {
 	ExtraPorts []uint16 `json:"extra_ports,omitempty"`
 }
 
-// PortRange is a run of ports, both ends included.
-type PortRange struct {
-	First uint16 `json:"first"`
-	Last  uint16 `json:"last"`
-}
-
-// Size is how many ports the range has.
-func (r PortRange) Size() int { return int(r.Last) - int(r.First) + 1 }
-
-// String is the range as 1024-2047, or 443 for a single port.
-func (r PortRange) String() string {
-	if r.First == r.Last {
-		return fmt.Sprint(r.First)
-	}
-	return fmt.Sprintf("%d-%d", r.First, r.Last)
-}
-
-// PortSet is a list of sorted, disjoint ranges that do not touch.
-type PortSet []PortRange
-
-// String is the set as 443,1024-2047, the form of the kernel's
-// ip_local_reserved_ports, or "all" for a whole address.
-func (s PortSet) String() string {
-	if len(s) == 0 {
+// PortsText is what a workload has of its address, for people: 443,1024-2047, or
+// "all" for a whole address.
+func PortsText(s ports.Set) string {
+	if s.IsZero() {
 		return "all"
 	}
-	words := make([]string, len(s))
-	for i, r := range s {
-		words[i] = r.String()
-	}
-	return strings.Join(words, ",")
+	return s.String()
 }
 
 // Workload is a workload and what it was assigned.
@@ -103,7 +79,7 @@ type Workload struct {
 	// Address is the IPv4 address that the workload has, or shares.
 	Address netip.Addr `json:"address"`
 	// Ports is the workload's share of the address; empty: all of it.
-	Ports PortSet `json:"ports,omitempty"`
+	Ports ports.Set `json:"ports,omitzero"`
 	// Since is when it got this address and these ports.
 	Since time.Time `json:"since"`
 	// Prefix is the RFC 6052 prefix of the translator, if there is one: the
@@ -116,17 +92,11 @@ type Workload struct {
 
 // Run is the longest contiguous run of the set, for ip_local_port_range; a
 // whole address gives 0-65535.
-func (w *Workload) Run() PortRange {
-	if len(w.Ports) == 0 {
-		return PortRange{First: 0, Last: 65535}
+func (w *Workload) Run() ports.Range {
+	if w.Ports.IsZero() {
+		return ports.All().Longest()
 	}
-	best := w.Ports[0]
-	for _, r := range w.Ports[1:] {
-		if r.Size() > best.Size() {
-			best = r
-		}
-	}
-	return best
+	return w.Ports.Longest()
 }
 
 // Filter narrows a list of workloads; the zero Filter matches all.
@@ -155,7 +125,7 @@ type Owner struct {
 	Pool    string       `json:"pool"`
 	IPv6    []netip.Addr `json:"ipv6"`
 	Address netip.Addr   `json:"address"`
-	Ports   PortSet      `json:"ports,omitempty"`
+	Ports   ports.Set    `json:"ports,omitzero"`
 	Since   time.Time    `json:"since"`
 	Until   time.Time    `json:"until,omitzero"`
 }

@@ -10,15 +10,16 @@ import (
 	"slices"
 
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/ports"
 )
 
 // share is what a workload was given. The zero share is nothing.
 type share struct {
 	address netip.Addr
-	ports   string // as api.PortSet's text
+	ports   string // as api.PortsText has it
 }
 
-func shareOf(w api.Workload) share { return share{w.Address, w.Ports.String()} }
+func shareOf(w api.Workload) share { return share{w.Address, api.PortsText(w.Ports)} }
 
 func (s share) String() string {
 	if s == (share{}) {
@@ -35,32 +36,7 @@ func (s share) overlaps(o share) bool {
 	if s.ports == "all" || o.ports == "all" {
 		return true
 	}
-	for _, a := range ranges(s.ports) {
-		for _, b := range ranges(o.ports) {
-			if a.First <= b.Last && b.First <= a.Last {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// ranges reads the text of a set.
-func ranges(text string) (set api.PortSet) {
-	for len(text) > 0 {
-		var r api.PortRange
-		n, _ := fmt.Sscanf(text, "%d-%d", &r.First, &r.Last)
-		if n == 1 {
-			r.Last = r.First
-		}
-		set = append(set, r)
-		i := slices.Index([]byte(text), ',')
-		if i < 0 {
-			break
-		}
-		text = text[i+1:]
-	}
-	return set
+	return ports.MustParse(s.ports).Overlaps(ports.MustParse(o.ports))
 }
 
 // event is something that a client saw, in the order in which it saw it.

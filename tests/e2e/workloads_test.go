@@ -46,7 +46,7 @@ func (n *topology) put(container, ipv6 string, ns *netns.NS, q api.Request) api.
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if run := w.Run(); len(w.Ports) > 0 {
+	if run := w.Run(); !w.Ports.IsZero() {
 		ns.Run("sysctl", "-qw", fmt.Sprintf("net.ipv4.ip_local_port_range=%d %d", run.First, run.Last))
 	}
 	return w
@@ -83,14 +83,14 @@ func TestWorkloads(t *testing.T) {
 	}
 	both()
 	for ask, want := range map[string]string{
-		fmt.Sprintf("whois %s:%d", one.Address, one.Ports[0].First): "ns/one",
-		fmt.Sprintf("whois %s:443", one.Address):                    "ns/two",
-		fmt.Sprintf("whois %s:444", one.Address):                    "nobody has",
-		"workloads":                                                 "ns/two",
-		"pools":                                                     "2 workloads",
-		"status":                                                    "2 mappings, 2 of them workloads",
-		fmt.Sprintf("explain ipv6 src %s dst %s tcp sport %d dport 80", workload1, serverv6, one.Ports[0].First): "src " + one.Address.String(),
-		fmt.Sprintf("explain ipv6 src %s dst %s tcp sport %d dport 80", workload1, serverv6, two.Run().First):    "port-outside-set",
+		fmt.Sprintf("whois %s:%d", one.Address, one.Ports.Min()): "ns/one",
+		fmt.Sprintf("whois %s:443", one.Address):                 "ns/two",
+		fmt.Sprintf("whois %s:444", one.Address):                 "nobody has",
+		"workloads":                                              "ns/two",
+		"pools":                                                  "2 workloads",
+		"status":                                                 "2 mappings, 2 of them workloads",
+		fmt.Sprintf("explain ipv6 src %s dst %s tcp sport %d dport 80", workload1, serverv6, one.Ports.Min()): "src " + one.Address.String(),
+		fmt.Sprintf("explain ipv6 src %s dst %s tcp sport %d dport 80", workload1, serverv6, two.Run().First): "port-outside-set",
 	} {
 		if got := n.natless(strings.Fields(ask)...); !strings.Contains(got, want) {
 			t.Errorf("natless %s: want %q in\n%s", ask, want, got)
@@ -101,7 +101,7 @@ func TestWorkloads(t *testing.T) {
 		t.Errorf("natless status without a daemon: %s", got)
 	}
 	n.daemon.Start()
-	if again, err := n.daemon.Client().Get(t.Context(), one.Key); err != nil || again.Address != one.Address || !slices.Equal(again.Ports, one.Ports) {
+	if again, err := n.daemon.Client().Get(t.Context(), one.Key); err != nil || again.Address != one.Address || !again.Ports.Equal(one.Ports) {
 		t.Errorf("after a kill: %+v, %v, had %+v", again, err, one)
 	}
 	both()

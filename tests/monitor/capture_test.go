@@ -137,7 +137,7 @@ func TestCapture(t *testing.T) {
 // sidesAgree compares both sides of the web workload's datagram.
 func (n *topology) sidesAgree(rows []row) {
 	n.Helper()
-	port := fmt.Sprint(n.web.Ports[0].First)
+	port := fmt.Sprint(n.web.Ports.Min())
 	six, four := with(rows, "ipv6.src", web6, "udp.srcport", port), with(rows, "ip.src", shared4, "udp.srcport", port)
 	if len(six) != 1 || len(four) != 1 {
 		n.Fatalf("IPv6 %v, IPv4 %v", six, four)

@@ -31,7 +31,7 @@ func (n *topology) traffic() {
 	n.Helper()
 	n.send("["+workload6+"]:40000", closed, 100)
 	n.send("["+web6+"]:40000", closed, 100) // not its port
-	n.send(fmt.Sprintf("[%s]:%d", web6, n.web.Ports[0].First), closed, 200)
+	n.send(fmt.Sprintf("[%s]:%d", web6, n.web.Ports.Min()), closed, 200)
 	n.send("["+workload6+"]:40000", loopback, 100)
 	time.Sleep(200 * time.Millisecond)
 }

@@ -108,14 +108,12 @@ func (c *churn) check() {
 	}
 	owners := make(map[netip.AddrPort]string)
 	for _, w := range all {
-		for _, r := range w.Ports {
-			for p := int(r.First); p <= int(r.Last); p++ {
-				at := netip.AddrPortFrom(w.Address, uint16(p))
-				if other, taken := owners[at]; taken {
-					c.r.Fatalf("%v belongs to %s and to %s", at, other, w.Key.String())
-				}
-				owners[at] = w.Key.String()
+		for port := range w.Ports.Ports() {
+			at := netip.AddrPortFrom(w.Address, port)
+			if other, taken := owners[at]; taken {
+				c.r.Fatalf("%v belongs to %s and to %s", at, other, w.Key.String())
 			}
+			owners[at] = w.Key.String()
 		}
 	}
 	c.r.Logf("%d workloads, %d ports, each of one owner; %d puts, %d tries again", len(all), len(owners), c.puts.Load(), c.retries.Load())

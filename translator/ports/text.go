@@ -86,10 +86,14 @@ func (s *Set) UnmarshalText(text []byte) (err error) {
 // MarshalJSON and UnmarshalJSON make a set a list of ranges in JSON, which
 // programs read: [{"first":1024,"last":2047},{"first":8080,"last":8080}].
 func (s Set) MarshalJSON() ([]byte, error) {
-	if s.IsZero() {
-		return []byte("[]"), nil
+	b := []byte{'['}
+	for i, r := range s.runs {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = fmt.Appendf(b, `{"first":%d,"last":%d}`, r.First, r.Last)
 	}
-	return json.Marshal(s.runs)
+	return append(b, ']'), nil
 }
 
 // UnmarshalJSON takes ranges in any order, that must not overlap.

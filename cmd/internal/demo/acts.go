@@ -103,10 +103,7 @@ func (s *show) whois(ports [2]uint16, owner func(io.Writer, api.Owner) error) er
 			return err
 		}
 		var b strings.Builder
-		o := api.Owner{Key: a.Key, Name: a.Request.Name, Pool: a.Pool, IPv6: a.Request.IPv6, Address: a.Address, Ports: api.PortSet(nil), Since: a.Since}
-		for r := range a.Ports.Runs() {
-			o.Ports = append(o.Ports, api.PortRange{First: r.First, Last: r.Last})
-		}
+		o := api.Owner{Key: a.Key, Name: a.Request.Name, Pool: a.Pool, IPv6: a.Request.IPv6, Address: a.Address, Ports: a.Ports, Since: a.Since}
 		if err := owner(&b, o); err != nil {
 			return err
 		}

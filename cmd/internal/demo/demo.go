@@ -155,7 +155,7 @@ func (s *show) introduce() {
 Both workloads share %s. Each owns some of its ports, and nothing else is remembered:
 `, shop6, server4, blog6, own6, own4, router4, prefix, shared.Addr())
 	for _, w := range []*workload{s.shop, s.blog} {
-		s.say("  demo/%s  %s ports %s\n", w.name, w.Address, w.Ports)
+		s.say("  demo/%s  %s ports %s\n", w.name, w.Address, api.PortsText(w.Ports))
 	}
 }
 

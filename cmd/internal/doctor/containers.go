@@ -11,6 +11,7 @@ import (
 
 	"github.com/natless/natless/cmd/internal/portlimits"
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/ports"
 )
 
 // maxContainers bounds how many network namespaces are entered.
@@ -70,7 +71,7 @@ func (v *visit) containers() {
 // portLimits: an own --sysctl of a container's is applied after the plugin's and
 // overrides it, and connections from other ports fail.
 func (v *visit) portLimits(c *container) error {
-	var sets []api.PortSet
+	var sets []ports.Set
 	violations := uint64(0)
 	for _, w := range c.workloads {
 		sets = append(sets, w.Ports)
@@ -83,7 +84,7 @@ func (v *visit) portLimits(c *container) error {
 				"connections are refused", c.name)
 		return nil
 	}
-	if limits == nil {
+	if limits.IsZero() {
 		return nil
 	}
 	read, err := v.Host.PortLimits(c.netns)

@@ -165,7 +165,7 @@ func TestManySamples(t *testing.T) {
 
 // TestDraw holds pictures against the port sets, port by port.
 func TestDraw(t *testing.T) {
-	o := owner{Name: "x", Colour: "red", Workload: api.Workload{Ports: api.PortSet{{First: 443, Last: 443}, {First: 4000, Last: 9000}}}}
+	o := owner{Name: "x", Colour: "red", Workload: api.Workload{Ports: ports.MustParse("443,4000-9000")}}
 	for _, rows := range []int{1, 16} {
 		seen := map[int]bool{}
 		for _, s := range draw([]owner{o}, ports.MustParse("1024-65535"), rows) {

@@ -14,7 +14,7 @@ import (
 )
 
 // allPorts is the width of every strip: one unit is one port.
-const allPorts = 1 << 16
+const allPorts = ports.Count
 
 // strip is the picture of an address's ports from First on.
 type strip struct {
@@ -72,11 +72,8 @@ func (p *Page) owners(a netip.Addr) []owner {
 
 // ownerOf puts an assignment into the page's terms.
 func ownerOf(a *registry.Assignment) owner {
-	w := api.Workload{Key: a.Key, Serial: a.Serial, Request: a.Request, Pool: a.Pool, Address: a.Address, Since: a.Since}
-	for r := range a.Ports.Runs() {
-		w.Ports = append(w.Ports, api.PortRange(r))
-	}
-	return owner{Name: nameOf(a.Key, a.Request.Name), Link: linkTo(a.Key), Ports: w.Ports.String(), Workload: w}
+	w := api.Workload{Key: a.Key, Serial: a.Serial, Request: a.Request, Pool: a.Pool, Address: a.Address, Ports: a.Ports, Since: a.Since}
+	return owner{Name: nameOf(a.Key, a.Request.Name), Link: linkTo(a.Key), Ports: api.PortsText(a.Ports), Workload: w}
 }
 
 // draw makes the pictures of an address: its ports cut into rows.
@@ -88,15 +85,15 @@ func draw(owners []owner, assignable ports.Set, rows int) []strip {
 		s.First, s.Width = i*width, width
 		s.closed(assignable)
 		for _, o := range owners {
-			ports := o.Workload.Ports
-			if len(ports) == 0 {
-				ports = api.PortSet{{First: 0, Last: allPorts - 1}}
+			own := o.Workload.Ports
+			if own.IsZero() {
+				own = ports.All()
 			}
 			kind := "own"
 			if o.Colour == "" {
 				kind = "other"
 			}
-			for _, r := range ports {
+			for r := range own.Runs() {
 				s.add(r, run{Kind: kind, Colour: o.Colour, Link: o.Link, Text: fmt.Sprintf("%s: %v", o.Name, r)})
 			}
 		}
@@ -110,12 +107,12 @@ func (s *strip) closed(assignable ports.Set) {
 		return
 	}
 	for hole := range assignable.Complement().Runs() {
-		s.add(api.PortRange(hole), run{Kind: "closed", Text: fmt.Sprintf("%v: not given away by itself", hole)})
+		s.add(hole, run{Kind: "closed", Text: fmt.Sprintf("%v: not given away by itself", hole)})
 	}
 }
 
 // add draws the part of a range that is in the strip, wide enough to be seen.
-func (s *strip) add(r api.PortRange, as run) {
+func (s *strip) add(r ports.Range, as run) {
 	first, last := max(int(r.First), s.First), min(int(r.Last), s.First+s.Width-1)
 	if first > last {
 		return

@@ -128,7 +128,6 @@ func (p *Page) owner(a *registry.Assignment) owner {
 type workload struct {
 	owner
 	Strip strip
-	Ports []api.PortRange
 }
 
 func (p *Page) workload(r *http.Request) (view, error) {
@@ -147,7 +146,7 @@ func (p *Page) workload(r *http.Request) (view, error) {
 			all[i].Colour = ""
 		}
 	}
-	return view{Title: o.Name, Live: true, Body: workload{o, draw(all, p.Assignable(a.Pool), 1)[0], o.Workload.Ports}}, nil
+	return view{Title: o.Name, Live: true, Body: workload{o, draw(all, p.Assignable(a.Pool), 1)[0]}}, nil
 }
 
 type whois struct {

@@ -6,11 +6,9 @@ package portlimits
 
 import (
 	"fmt"
-	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/ports"
 )
 
 // The names of the sysctls, below net.ipv4.
@@ -26,13 +24,14 @@ type Sysctl struct{ Name, Value string }
 // For keeps the container's own choice of ports inside its set. A small set
 // meets its ports in TIME_WAIT early, so that they are reused (timestamps tell
 // old segments from new, RFC 6191) unless keepTimeWait.
-func For(set api.PortSet, keepTimeWait bool) []Sysctl {
-	if len(set) == 0 {
+func For(set ports.Set, keepTimeWait bool) []Sysctl {
+	if set.IsZero() {
 		return nil // a whole address
 	}
-	first, last, holes := span(set)
-	list := []Sysctl{{Range, fmt.Sprintf("%d\t%d", first, last)}}
-	if holes != nil {
+	choice := choice(set)
+	span := ports.Range{First: choice.Min(), Last: choice.Run(choice.Len() - 1).Last}
+	list := []Sysctl{{Range, fmt.Sprintf("%d\t%d", span.First, span.Last)}}
+	if holes := ports.Of(span).Subtract(choice); !holes.IsZero() {
 		list = append(list, Sysctl{Reserved, holes.String()})
 	}
 	if !keepTimeWait {
@@ -44,61 +43,41 @@ func For(set api.PortSet, keepTimeWait bool) []Sysctl {
 // Common is what all sets have in common: a network namespace has one range of
 // ports, whatever its interfaces. No set, and whole addresses, limit nothing. ok
 // is false where nothing is left to choose from.
-func Common(sets ...api.PortSet) (common api.PortSet, ok bool) {
-	choice := false // some set has more than single ports
+func Common(sets ...ports.Set) (common ports.Set, ok bool) {
+	runs := false // some set has more than single ports
 	for _, s := range sets {
-		if len(s) == 0 {
+		if s.IsZero() {
 			continue
 		}
-		choice = choice || runs(s)
-		if common == nil {
+		runs = runs || s.Longest().Size() > 1
+		if common.IsZero() {
 			common = s
-		} else if common = intersect(common, s); len(common) == 0 {
-			return nil, false
+		} else if common = common.Intersect(s); common.IsZero() {
+			return common, false
 		}
 	}
-	return common, !choice || runs(common)
+	return common, !runs || common.Longest().Size() > 1
 }
 
-// runs says whether a set has more than single ports.
-func runs(s api.PortSet) bool {
-	return slices.ContainsFunc(s, func(r api.PortRange) bool { return r.Size() > 1 })
-}
-
-func intersect(a, b api.PortSet) (both api.PortSet) {
-	for _, r := range a {
-		for _, o := range b {
-			if first, last := max(r.First, o.First), min(r.Last, o.Last); first <= last {
-				both = append(both, api.PortRange{First: first, Last: last})
-			}
-		}
-	}
-	return both
-}
-
-// span is the range from the first to the last port that the kernel may pick
-// by itself, and what lies between and is not in the set. Single ports are
-// meant for servers and are left out where there is anything else.
-func span(set api.PortSet) (first, last uint16, holes api.PortSet) {
-	var runs api.PortSet
-	for _, r := range set {
+// choice is what of a set the kernel may pick by itself. Single ports are meant
+// for servers and are left out where there is anything else.
+func choice(set ports.Set) ports.Set {
+	var longer ports.Builder
+	for r := range set.Runs() {
 		if r.Size() > 1 {
-			runs = append(runs, r)
+			longer.Add(r)
 		}
 	}
-	if runs == nil {
-		runs = set
+	if longer.IsZero() {
+		return set
 	}
-	for i, r := range runs[1:] {
-		holes = append(holes, api.PortRange{First: runs[i].Last + 1, Last: r.First - 1})
-	}
-	return runs[0].First, runs[len(runs)-1].Last, holes
+	return longer.Set()
 }
 
 // Overridden lists the limits that do not hold, by read, which gives the
 // present value of a sysctl. A narrower range is the container's good right,
 // and so is what becomes of its TIME_WAIT.
-func Overridden(set api.PortSet, read func(name string) (string, error)) ([]string, error) {
+func Overridden(set ports.Set, read func(name string) (string, error)) ([]string, error) {
 	var list []string
 	for _, s := range For(set, true) {
 		now, err := read(s.Name)
@@ -116,17 +95,11 @@ func Overridden(set api.PortSet, read func(name string) (string, error)) ([]stri
 // narrower says that one port range lies inside another, both as the kernel
 // writes them.
 func narrower(inner, outer string) bool {
-	a, okA := parseRange(inner)
-	b, okB := parseRange(outer)
-	return okA && okB && b.First <= a.First && a.Last <= b.Last
+	a, errA := parseRange(inner)
+	b, errB := parseRange(outer)
+	return errA == nil && errB == nil && b.Contains(a.First) && b.Contains(a.Last)
 }
 
-func parseRange(s string) (r api.PortRange, ok bool) {
-	fields := strings.Fields(s)
-	if len(fields) != 2 {
-		return r, false
-	}
-	first, err1 := strconv.ParseUint(fields[0], 10, 16)
-	last, err2 := strconv.ParseUint(fields[1], 10, 16)
-	return api.PortRange{First: uint16(first), Last: uint16(last)}, err1 == nil && err2 == nil
+func parseRange(s string) (ports.Range, error) {
+	return ports.ParseRange(strings.Join(strings.Fields(s), "-"))
 }

@@ -4,23 +4,23 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/ports"
 )
 
 func TestFor(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		set  api.PortSet
+		set  ports.Set
 		keep bool
 		want string
 	}{
-		{"whole address", nil, false, ""},
-		{"one run", api.PortSet{{First: 2048, Last: 3071}}, false, "ip_local_port_range=2048\t3071 tcp_tw_reuse=1"},
-		{"time wait kept", api.PortSet{{First: 2048, Last: 3071}}, true, "ip_local_port_range=2048\t3071"},
-		{"a server's port beside it", api.PortSet{{First: 443, Last: 443}, {First: 2048, Last: 3071}}, true, "ip_local_port_range=2048\t3071"},
-		{"holes", api.PortSet{{First: 1024, Last: 1039}, {First: 2048, Last: 2063}, {First: 4096, Last: 4111}}, true,
+		{"whole address", ports.Set{}, false, ""},
+		{"one run", ports.MustParse("2048-3071"), false, "ip_local_port_range=2048\t3071 tcp_tw_reuse=1"},
+		{"time wait kept", ports.MustParse("2048-3071"), true, "ip_local_port_range=2048\t3071"},
+		{"a server's port beside it", ports.MustParse("443,2048-3071"), true, "ip_local_port_range=2048\t3071"},
+		{"holes", ports.MustParse("1024-1039,2048-2063,4096-4111"), true,
 			"ip_local_port_range=1024\t4111 ip_local_reserved_ports=1040-2047,2064-4095"},
-		{"single ports alone", api.PortSet{{First: 80, Last: 80}, {First: 443, Last: 443}}, true,
+		{"single ports alone", ports.MustParse("80,443"), true,
 			"ip_local_port_range=80\t443 ip_local_reserved_ports=81-442"},
 	} {
 		var got []string
@@ -34,7 +34,7 @@ func TestFor(t *testing.T) {
 }
 
 func TestOverridden(t *testing.T) {
-	set := api.PortSet{{First: 1024, Last: 1039}, {First: 2048, Last: 2063}}
+	set := ports.MustParse("1024-1039,2048-2063")
 	for _, c := range []struct{ ports, reserved, want string }{
 		{"1024\t2063", "1040-2047", ""},
 		{"1030\t1034", "1040-2047", ""},
@@ -52,21 +52,21 @@ func TestOverridden(t *testing.T) {
 }
 
 func TestCommon(t *testing.T) {
-	low, both, high := api.PortSet{{First: 1024, Last: 2047}}, api.PortSet{{First: 443, Last: 443}, {First: 1500, Last: 3071}}, api.PortSet{{First: 4096, Last: 5119}}
+	low, both, high := ports.MustParse("1024-2047"), ports.MustParse("443,1500-3071"), ports.MustParse("4096-5119")
 	for _, c := range []struct {
 		name string
-		sets []api.PortSet
+		sets []ports.Set
 		want string
 	}{
-		{"none", nil, "all"},
-		{"whole addresses", []api.PortSet{nil, nil}, "all"},
-		{"one", []api.PortSet{low}, "1024-2047"},
-		{"the same", []api.PortSet{low, low}, "1024-2047"},
-		{"some", []api.PortSet{low, nil, both}, "1500-2047"},
-		{"nothing", []api.PortSet{low, high}, "refused"},
-		{"nothing, in three", []api.PortSet{low, both, high}, "refused"},
-		{"a server's port alone", []api.PortSet{{{First: 443, Last: 443}, {First: 1024, Last: 1030}}, {{First: 443, Last: 443}, {First: 2048, Last: 2050}}}, "refused"},
-		{"single ports, which all of them are", []api.PortSet{{{First: 443, Last: 443}}, {{First: 443, Last: 443}}}, "443"},
+		{"none", nil, ""},
+		{"whole addresses", []ports.Set{{}, {}}, ""},
+		{"one", []ports.Set{low}, "1024-2047"},
+		{"the same", []ports.Set{low, low}, "1024-2047"},
+		{"some", []ports.Set{low, {}, both}, "1500-2047"},
+		{"nothing", []ports.Set{low, high}, "refused"},
+		{"nothing, in three", []ports.Set{low, both, high}, "refused"},
+		{"a server's port alone", []ports.Set{ports.MustParse("443,1024-1030"), ports.MustParse("443,2048-2050")}, "refused"},
+		{"single ports, which all of them are", []ports.Set{ports.MustParse("443"), ports.MustParse("443")}, "443"},
 	} {
 		common, ok := Common(c.sets...)
 		got := common.String()

@@ -117,17 +117,9 @@ func some[T any](v T, err error) (any, error) {
 }
 
 func (s *Server) workload(a *registry.Assignment) api.Workload {
-	w := api.Workload{Key: a.Key, Serial: a.Serial, Request: a.Request, Pool: a.Pool, Address: a.Address, Ports: portSet(a), Since: a.Since}
+	w := api.Workload{Key: a.Key, Serial: a.Serial, Request: a.Request, Pool: a.Pool, Address: a.Address, Ports: a.Ports, Since: a.Since}
 	s.Complete(&w)
 	return w
-}
-
-func portSet(a *registry.Assignment) api.PortSet {
-	var set api.PortSet
-	for r := range a.Ports.Runs() {
-		set = append(set, api.PortRange(r))
-	}
-	return set
 }
 
 func (s *Server) list(r *http.Request) (any, error) {
@@ -177,7 +169,7 @@ func (s *Server) put(r *http.Request) (any, error) {
 		return nil, err
 	}
 	w := s.workload(a)
-	s.Log.Info("workload has an assignment", "workload", k, "name", q.Name, "address", w.Address, "ports", w.Ports, "ipv6", q.IPv6, "uid", p.uid, "pid", p.pid)
+	s.Log.Info("workload has an assignment", "workload", k, "name", q.Name, "address", w.Address, "ports", api.PortsText(w.Ports), "ipv6", q.IPv6, "uid", p.uid, "pid", p.pid)
 	return w, nil
 }
 
@@ -210,7 +202,7 @@ func (s *Server) whois(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return api.Owner{Key: o.Key, Serial: o.Serial, Name: o.Request.Name, Network: o.Request.Network, Pool: o.Pool, IPv6: o.Request.IPv6,
-		Address: o.Address, Ports: portSet(o), Since: o.Since, Until: o.Until}, nil
+		Address: o.Address, Ports: o.Ports, Since: o.Since, Until: o.Until}, nil
 }
 
 func (s *Server) pools(*http.Request) (any, error) {

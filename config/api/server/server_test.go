@@ -315,7 +315,7 @@ func TestClient(t *testing.T) {
 		if got, err := c.Get(ctx, k); err != nil || got.Address != w.Address || got.Since.IsZero() {
 			t.Errorf("get: %+v, %v", got, err)
 		}
-		if o, err := c.Whois(ctx, netip.AddrPortFrom(w.Address, w.Ports[0].First), time.Time{}); err != nil || o.Key != k {
+		if o, err := c.Whois(ctx, netip.AddrPortFrom(w.Address, w.Ports.Min()), time.Time{}); err != nil || o.Key != k {
 			t.Errorf("whois: %+v, %v", o, err)
 		}
 	}
