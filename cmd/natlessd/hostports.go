@@ -15,7 +15,6 @@ import (
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator/mapping"
-	"github.com/natless/natless/translator/ports"
 )
 
 // Who else has ports of addresses that workloads share: programs of the host
@@ -30,17 +29,13 @@ func (s *server) assigned(a netip.Addr, port uint16) bool {
 
 // noteInUse keeps what the host uses of its own address from workloads.
 func (s *server) noteInUse(u route.InUse) {
-	used := make([]ports.Range, len(u.Ports))
-	for i, p := range u.Ports {
-		used[i] = ports.Range(p)
-	}
-	s.workloads.SetInUse(registry.Share{Address: u.Addr, Ports: ports.Of(used...)})
+	s.workloads.SetInUse(registry.Share{Address: u.Addr, Ports: u.Ports})
 	s.inUse.Store(&u)
 }
 
 // hostPorts says which of the ports that the host shares it uses itself.
 func (s *server) hostPorts() api.Check {
-	if u := s.inUse.Load(); u != nil && len(u.Ports) > 0 {
+	if u := s.inUse.Load(); u != nil && !u.Ports.IsZero() {
 		return api.Check{Name: "host ports", State: "warn", Detail: u.String()}
 	}
 	return api.Check{Name: "host ports", State: "ok"}

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -57,7 +56,7 @@ func reachOf(pools []registry.Pool, outside []registry.Share, own func(netip.Add
 	for _, o := range outside {
 		switch {
 		case o.Address == r.host.Addr:
-			r.host.Ports = union(r.host.Ports, hostPorts(o.Ports))
+			r.host.Ports = r.host.Ports.Union(hostPorts(o.Ports))
 		case !r.host.Addr.IsValid() && !o.Ports.IsZero() && own(o.Address):
 			r.host = route.HostPool{Addr: o.Address, Ports: hostPorts(o.Ports), Stays: true}
 		default:
@@ -67,28 +66,8 @@ func reachOf(pools []registry.Pool, outside []registry.Share, own func(netip.Add
 	return r
 }
 
-func hostPorts(set ports.Set) (ports []route.PortRange) {
-	for r := range set.Runs() {
-		if r.Last > 0 { // nobody has port 0
-			ports = append(ports, route.PortRange{First: max(r.First, 1), Last: r.Last})
-		}
-	}
-	return ports
-}
-
-// union sorts ranges and joins those that touch.
-func union(a, b []route.PortRange) (out []route.PortRange) {
-	all := slices.Concat(a, b)
-	slices.SortFunc(all, func(a, b route.PortRange) int { return cmp.Compare(a.First, b.First) })
-	for _, r := range all {
-		if n := len(out); n > 0 && int(r.First) <= int(out[n-1].Last)+1 {
-			out[n-1].Last = max(out[n-1].Last, r.Last)
-		} else {
-			out = append(out, r)
-		}
-	}
-	return out
-}
+// hostPorts are those of a set that somebody can have: nobody has port 0.
+func hostPorts(set ports.Set) ports.Set { return set.Subtract(ports.Of(ports.Single(0))) }
 
 // ownAddress says whether the host has an address itself.
 func ownAddress(a netip.Addr) bool {

@@ -30,14 +30,14 @@ func TestReachOf(t *testing.T) {
 		kept    []netip.Prefix
 	}{
 		{"nothing", nil, nil, route.HostPool{}, nil},
-		{"a pool", []registry.Pool{pool}, nil, route.HostPool{Addr: host, Ports: []route.PortRange{{First: 2048, Last: 4095}}}, nil},
-		{"ports beside it", []registry.Pool{pool}, []registry.Share{{Address: host, Ports: low}}, route.HostPool{Addr: host, Ports: []route.PortRange{{First: 1024, Last: 4095}}}, nil},
+		{"a pool", []registry.Pool{pool}, nil, route.HostPool{Addr: host, Ports: ports.MustParse("2048-4095")}, nil},
+		{"ports beside it", []registry.Pool{pool}, []registry.Share{{Address: host, Ports: low}}, route.HostPool{Addr: host, Ports: ports.MustParse("1024-4095")}, nil},
 		{"ports apart from it", []registry.Pool{pool}, []registry.Share{{Address: host, Ports: high}},
-			route.HostPool{Addr: host, Ports: []route.PortRange{{First: 2048, Last: 4095}, {First: 8192, Last: 9215}}}, nil},
+			route.HostPool{Addr: host, Ports: ports.MustParse("2048-4095,8192-9215")}, nil},
 		{"the pool is gone", nil, []registry.Share{{Address: host, Ports: high}, {Address: other, Ports: low}},
-			route.HostPool{Addr: host, Ports: []route.PortRange{{First: 8192, Last: 9215}}, Stays: true}, []netip.Prefix{netip.PrefixFrom(other, 32)}},
+			route.HostPool{Addr: host, Ports: ports.MustParse("8192-9215"), Stays: true}, []netip.Prefix{netip.PrefixFrom(other, 32)}},
 		{"an address of no pool", []registry.Pool{pool}, []registry.Share{{Address: other}},
-			route.HostPool{Addr: host, Ports: []route.PortRange{{First: 2048, Last: 4095}}}, []netip.Prefix{netip.PrefixFrom(other, 32)}},
+			route.HostPool{Addr: host, Ports: ports.MustParse("2048-4095")}, []netip.Prefix{netip.PrefixFrom(other, 32)}},
 	} {
 		r := reachOf(c.pools, c.outside, func(a netip.Addr) bool { return a == host })
 		for _, diff := range []string{cmp.Diff(c.host, r.host, cmpopts.EquateComparable(netip.Addr{})), cmp.Diff(c.kept, r.kept, cmpopts.EquateComparable(netip.Prefix{}))} {

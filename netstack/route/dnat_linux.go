@@ -9,6 +9,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/translator/ports"
 )
 
 // A port of the host that somebody else publishes (Docker, Podman, the CNI plugin
@@ -20,7 +22,7 @@ import (
 type DestinationNAT struct {
 	Chain string     // "ip nat DOCKER"
 	To    netip.Addr // to which packets were; invalid: any, or the host's own
-	Ports PortRange
+	Ports ports.Range
 }
 
 // Takes says whether the rule takes ports of a pool on the uplink's own address,
@@ -29,9 +31,7 @@ func (n DestinationNAT) Takes(h HostPool, mapped []netip.Prefix) bool {
 	if n.To.IsValid() && slices.ContainsFunc(mapped, func(p netip.Prefix) bool { return p.Contains(n.To) }) {
 		return true
 	}
-	return h.Addr.IsValid() && (!n.To.IsValid() || n.To == h.Addr) && slices.ContainsFunc(h.Ports, func(p PortRange) bool {
-		return p.First <= n.Ports.Last && n.Ports.First <= p.Last
-	})
+	return h.Addr.IsValid() && (!n.To.IsValid() || n.To == h.Addr) && h.Ports.OverlapsRange(n.Ports)
 }
 
 func (n DestinationNAT) String() string {
@@ -50,7 +50,7 @@ func (n DestinationNAT) String() string {
 // addresses are not the host's, do not.
 func ReadDestinationNAT() (rules []DestinationNAT, err error) {
 	err = eachNATRule(*nftables.ChainHookPrerouting, func(chain string, exprs []expr.Any) {
-		if n, is := destinationNAT(exprs); is && n.Ports != (PortRange{}) {
+		if n, is := destinationNAT(exprs); is && n.Ports != (ports.Range{}) {
 			n.Chain = chain
 			rules = append(rules, n)
 		}
@@ -109,7 +109,7 @@ func (n *DestinationNAT) compare(e *expr.Cmp) {
 	case expr.CmpOpEq:
 		n.Ports = p
 	case expr.CmpOpGte:
-		n.Ports = PortRange{p.First, max(p.First, n.Ports.Last)}
+		n.Ports = ports.Range{First: p.First, Last: max(p.First, n.Ports.Last)}
 	case expr.CmpOpLte:
 		n.Ports.Last = p.First
 	}

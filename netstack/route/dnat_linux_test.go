@@ -6,13 +6,14 @@ import (
 	"testing"
 
 	"github.com/natless/natless/tests/netns"
+	"github.com/natless/natless/translator/ports"
 )
 
 // TestDestinationNAT finds published ports, as nft and iptables-nft write them, and
 // judges which take ports that workloads share.
 func TestDestinationNAT(t *testing.T) {
 	netns.Require(t, netns.Root, "nft", "iptables-nft")
-	h := HostPool{Addr: netip.MustParseAddr("192.0.2.10"), Ports: []PortRange{{12288, 28671}}}
+	h := HostPool{Addr: netip.MustParseAddr("192.0.2.10"), Ports: ports.MustParse("12288-28671")}
 	mapped := []netip.Prefix{netip.MustParsePrefix("198.51.100.8/30")}
 	ns := netns.New(t, "nat")
 	ns.Run("nft", "add table ip x; add chain ip x pre { type nat hook prerouting priority -100; }")

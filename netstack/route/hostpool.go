@@ -10,6 +10,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/translator/ports"
 )
 
 // How the host shares its own IPv4 address with workloads.
@@ -63,29 +65,22 @@ const (
 // HostPool is the host's own IPv4 address, shared. An invalid Addr is none.
 type HostPool struct {
 	Addr  netip.Addr
-	Ports []PortRange // those of the workloads
+	Ports ports.Set // those of the workloads
 	// Stays: it is no pool any more, but workloads have ports of the address; they
 	// do not follow when the uplink has another.
 	Stays bool
 }
-
-// PortRange is First to Last, both in it.
-type PortRange struct{ First, Last uint16 }
-
-func (p PortRange) String() string { return fmt.Sprintf("%d-%d", p.First, p.Last) }
 
 func (h HostPool) validate() error {
 	if !h.Addr.IsValid() {
 		return nil
 	}
 	var errs []error
-	if !h.Addr.Is4() || len(h.Ports) == 0 {
+	if !h.Addr.Is4() || h.Ports.IsZero() {
 		errs = append(errs, fmt.Errorf("host pool %v: needs an IPv4 address and ports", h.Addr))
 	}
-	for _, p := range h.Ports {
-		if p.First == 0 || p.First > p.Last {
-			errs = append(errs, fmt.Errorf("host pool %v: ports %v: must be 1 to 65535, ascending", h.Addr, p))
-		}
+	if h.Ports.Contains(0) {
+		errs = append(errs, fmt.Errorf("host pool %v: ports %v: must be 1 to 65535", h.Addr, h.Ports))
 	}
 	return errors.Join(errs...)
 }
@@ -118,11 +113,11 @@ var protocolNames = map[byte]string{
 // rule is a policy rule (IPv4) of ours.
 type rule struct {
 	priority int
-	to       netip.Addr // invalid: any
-	proto    byte       // 0: any
-	ports    PortRange  // zero: any
-	mark     uint32     // 0: any
-	iif      string     // "": any
+	to       netip.Addr  // invalid: any
+	proto    byte        // 0: any
+	ports    ports.Range // zero: any
+	mark     uint32      // 0: any
+	iif      string      // "": any
 	table    int
 }
 
@@ -190,16 +185,10 @@ func wantHostPool(s state, d Desired, f facts) {
 }
 
 // divertRules lead what is for ports to the device.
-func divertRules(a netip.Addr, ports []PortRange) (rules []rule) {
-	for _, p := range ports {
-		if p.Last == lastPort {
-			p.Last--
-		}
-		if p.First > p.Last {
-			continue
-		}
+func divertRules(a netip.Addr, set ports.Set) (rules []rule) {
+	for r := range set.Subtract(ports.Of(ports.Single(lastPort))).Runs() {
 		for _, proto := range portProtocols {
-			rules = append(rules, rule{priority: divertPriority, to: a, proto: proto, ports: p, table: HostPoolTable})
+			rules = append(rules, rule{priority: divertPriority, to: a, proto: proto, ports: r, table: HostPoolTable})
 		}
 	}
 	return rules
@@ -299,7 +288,7 @@ func copyRules(def *nftDef, d Desired, f facts) {
 	}
 	isICMP := slices.Concat(meta(expr.MetaKeyL4PROTO), is(unix.IPPROTO_ICMP))
 	hasPorts := slices.Concat(meta(expr.MetaKeyL4PROTO), oneOf(protocolSet))
-	if slices.ContainsFunc(h.Ports, func(p PortRange) bool { return p.Last == lastPort }) {
+	if h.Ports.Contains(lastPort) {
 		def.add(c, fmt.Sprintf("%s to device %d", copyLastPort, f.device), hasPorts,
 			transport(2, 2), is(be16(lastPort)...), dup, verdict(expr.VerdictReturn))
 	}
@@ -308,7 +297,7 @@ func copyRules(def *nftDef, d Desired, f facts) {
 		network(offFragment, 2), mask([]byte{0x3f, 0xff}), is(0, 0), verdict(expr.VerdictReturn))
 	def.add(c, fmt.Sprintf("copy later fragments to device %d", f.device), hasPorts,
 		network(offFragment, 2), mask([]byte{0x1f, 0xff}), isNot(0, 0), dup)
-	for _, p := range h.Ports {
+	for p := range h.Ports.Runs() {
 		def.add(c, fmt.Sprintf("copy first fragments to ports %v to device %d", p, f.device), hasPorts,
 			transport(2, 2), within(p), dup)
 		def.add(c, fmt.Sprintf("copy echo replies with identifiers %v to device %d", p, f.device), isICMP,
@@ -327,7 +316,7 @@ func copyRules(def *nftDef, d Desired, f facts) {
 }
 
 func guardRules(def *nftDef, h HostPool) {
-	for _, p := range h.Ports {
+	for p := range h.Ports.Runs() {
 		def.add(guardChain, fmt.Sprintf("drop to %v ports %v: not the host's", h.Addr, p),
 			network(offDestination, 4), is(h.Addr.AsSlice()...),
 			meta(expr.MetaKeyL4PROTO), oneOf(protocolSet), transport(2, 2), within(p),

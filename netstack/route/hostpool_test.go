@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/natless/natless/tests/netns"
+	"github.com/natless/natless/translator/ports"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,7 +27,7 @@ func sharing() Desired {
 		MTU: 1500, Uplink: "eth0",
 		Prefix:   netip.MustParsePrefix("64:ff9b::/96"),
 		IPv4:     netip.MustParseAddr("192.0.2.1"),
-		HostPool: HostPool{Addr: netip.MustParseAddr(hostAddr), Ports: []PortRange{{32768, 65535}}},
+		HostPool: HostPool{Addr: netip.MustParseAddr(hostAddr), Ports: ports.MustParse("32768-65535")},
 	}
 }
 

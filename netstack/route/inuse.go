@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/natless/natless/translator/ports"
 )
 
 // What the host itself uses of the pool's ports (a connection from before, a
@@ -37,7 +39,7 @@ type hostSocket struct {
 // are not to be given to one.
 type InUse struct {
 	Addr    netip.Addr
-	Ports   []PortRange
+	Ports   ports.Set
 	Sockets []string // whose they are
 }
 
@@ -58,121 +60,106 @@ func (r *reconciler) leaveOut(have state) (HostPool, InUse, error) {
 	if !h.Addr.IsValid() {
 		return h, used, nil
 	}
-	open := diverted(have, h.Addr)
-	pool := new(portSet)
-	pool.set(h.Ports, true)
-	for i := range pool {
-		open[i] = pool[i] && !open[i]
-	}
-	if open.empty() {
+	open := h.Ports.Subtract(diverted(have, h.Addr))
+	if open.IsZero() {
 		return h, used, nil
 	}
 	sockets, err := r.kernel.sockets(h)
 	if err != nil {
 		return h, used, err
 	}
-	holes := new(portSet)
+	var bound ports.Builder
 	for _, s := range sockets {
-		holes[s.port] = holes[s.port] || open[s.port]
+		if open.Contains(s.port) {
+			bound.Add(ports.Single(s.port))
+		}
 	}
 	// They are told before it is asked what is assigned: what is given away in
 	// between is seen here or there.
-	before := new(portSet)
-	before.set(r.inUse.Ports, r.inUse.Addr == h.Addr)
-	for i := range before {
-		before[i] = before[i] || holes[i]
+	told := bound.Set()
+	if r.inUse.Addr == h.Addr {
+		told = told.Union(r.inUse.Ports)
 	}
-	r.config.InUse(InUse{Addr: h.Addr, Ports: before.runs(true)})
-	for i := range holes {
-		holes[i] = holes[i] && !r.config.Assigned(h.Addr, uint16(i))
+	r.config.InUse(InUse{Addr: h.Addr, Ports: told})
+	for port := range bound.Set().Ports() {
+		if r.config.Assigned(h.Addr, port) {
+			bound.Remove(ports.Single(port))
+		}
 	}
-	holes.join(maxHoles, func(port uint16) bool { return !pool[port] || r.config.Assigned(h.Addr, port) })
+	used.Ports = join(bound.Set(), maxHoles, func(gap ports.Range) bool {
+		return h.Ports.ContainsRange(gap) && !r.anyAssigned(h.Addr, ports.Of(gap))
+	})
 	for _, s := range sockets {
-		if holes[s.port] {
+		if used.Ports.Contains(s.port) {
 			used.Sockets = append(used.Sockets, s.text)
 		}
 	}
-	used.Ports = holes.runs(true)
-	pool.set(used.Ports, false)
-	h.Ports = pool.runs(true)
+	h.Ports = h.Ports.Subtract(used.Ports)
 	return h, used, nil
 }
 
 // noteInUse tells what is left out now that the rules are so.
 func (r *reconciler) noteInUse(u InUse) {
-	if len(u.Ports) > 0 && !slices.Equal(u.Sockets, r.inUse.Sockets) {
+	if !u.Ports.IsZero() && !slices.Equal(u.Sockets, r.inUse.Sockets) {
 		r.config.Log.Warn(u.String())
 	}
-	if len(u.Ports) == 0 && len(r.inUse.Ports) > 0 {
+	if u.Ports.IsZero() && !r.inUse.Ports.IsZero() {
 		r.config.Log.Info("the host uses no port of the pool any more", "address", r.inUse.Addr)
 	}
 	r.inUse = u
 	r.config.InUse(u)
 	// Those in between that were joined have not been told before.
-	r.again = u.anyPort(func(port uint16) bool { return r.config.Assigned(u.Addr, port) })
+	r.again = r.anyAssigned(u.Addr, u.Ports)
 }
 
-func (u InUse) anyPort(is func(uint16) bool) bool {
-	return slices.ContainsFunc(u.Ports, func(p PortRange) bool {
-		for i := int(p.First); i <= int(p.Last); i++ {
-			if is(uint16(i)) {
-				return true
-			}
+// anyAssigned says whether a workload has one of the ports of an address.
+func (r *reconciler) anyAssigned(a netip.Addr, set ports.Set) bool {
+	for port := range set.Ports() {
+		if r.config.Assigned(a, port) {
+			return true
 		}
-		return false
-	})
+	}
+	return false
 }
 
 // diverted are the ports of an address that rules lead to the device.
-func diverted(have state, a netip.Addr) *portSet {
-	all := new(portSet)
-	for i := range all {
-		all[i] = true
-	}
+func diverted(have state, a netip.Addr) ports.Set {
+	all := ports.All()
 	for _, proto := range portProtocols {
-		p := new(portSet)
+		var led ports.Builder
 		for o := range have {
 			if r, ok := o.(rule); ok && r.to == a && r.proto == proto && r.table == HostPoolTable && r.priority == divertPriority {
-				p.set([]PortRange{r.ports}, true)
+				led.Add(r.ports)
 			}
 		}
-		for i := range all {
-			all[i] = all[i] && p[i]
-		}
+		all = all.Intersect(led.Set())
 	}
 	for o := range have { // what no rule can name is copied
 		if t, ok := o.(nftTable); ok && strings.Contains(t.text, copyLastPort) {
-			all[lastPort] = true
+			all = all.Union(ports.Of(ports.Single(lastPort)))
 		}
 	}
 	return all
 }
 
-func (p *portSet) empty() bool {
-	return !slices.Contains(p[:], true)
-}
-
-// join fills the smallest gaps between runs until there are at most most, but
-// none with a port that may not become a member.
-func (p *portSet) join(most int, never func(uint16) bool) {
-	runs := p.runs(true)
-	var gaps []PortRange
-	for i := 1; i < len(runs); i++ {
-		gaps = append(gaps, PortRange{runs[i-1].Last + 1, runs[i].First - 1})
+// join fills the smallest gaps between the runs of a set until there are at most
+// most, but none that must stay.
+func join(set ports.Set, most int, may func(gap ports.Range) bool) ports.Set {
+	if set.Len() <= most {
+		return set
 	}
-	slices.SortStableFunc(gaps, func(a, b PortRange) int { return cmp.Compare(a.Last-a.First, b.Last-b.First) })
-	left := len(runs)
-	for _, g := range gaps {
-		if left <= most {
-			return
-		}
-		keep := false
-		for i := int(g.First); i <= int(g.Last) && !keep; i++ {
-			keep = never(uint16(i))
-		}
-		if !keep {
-			p.set([]PortRange{g}, true)
+	gaps := make([]ports.Range, 0, set.Len()-1)
+	for i := 1; i < set.Len(); i++ {
+		gaps = append(gaps, ports.Range{First: set.Run(i-1).Last + 1, Last: set.Run(i).First - 1})
+	}
+	slices.SortStableFunc(gaps, func(a, b ports.Range) int { return cmp.Compare(a.Size(), b.Size()) })
+	var joined ports.Builder
+	joined.AddSet(set)
+	for left := set.Len(); left > most && len(gaps) > 0; gaps = gaps[1:] {
+		if may(gaps[0]) {
+			joined.Add(gaps[0])
 			left--
 		}
 	}
+	return joined.Set()
 }

@@ -193,7 +193,7 @@ func (m *Manager) serve(ctx context.Context, r *reconciler, changed <-chan struc
 		switch {
 		case r.again:
 			next.within(settle)
-		case len(r.inUse.Ports) > 0:
+		case !r.inUse.Ports.IsZero():
 			next.within(inUsePeriod)
 		}
 		if len(r.proxies) > 0 { // else nothing wakes an idle host

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/netstack/internal/nftsocket"
+	"github.com/natless/natless/translator/ports"
 )
 
 // Source NAT of somebody else (Docker, Podman, kube-proxy, a script) to an
@@ -34,7 +35,7 @@ type SourceNAT struct {
 	NotOut  []string     // interfaces that it is not for
 	To      netip.Prefix // what the source becomes; invalid: the interface's own address, or not known
 	Masq    bool         // it becomes the interface's own address
-	Ports   PortRange    // from which the port is taken; zero: any
+	Ports   ports.Range  // from which the port is taken; zero: any
 }
 
 // Takes says whether the rule may take ports of a pool on the uplink's own
@@ -49,16 +50,12 @@ func (n SourceNAT) Takes(h HostPool, uplink string, mapped []netip.Prefix) bool 
 	if !h.Addr.IsValid() || !n.Masq && n.To.IsValid() && !n.To.Contains(h.Addr) {
 		return false
 	}
-	return n.Ports == PortRange{} || slices.ContainsFunc(h.Ports, func(p PortRange) bool {
-		return p.First <= n.Ports.Last && n.Ports.First <= p.Last
-	})
+	return n.Ports == ports.Range{} || h.Ports.OverlapsRange(n.Ports)
 }
 
 // Remedy says how the rule keeps off the pool's ports.
 func (n SourceNAT) Remedy(h HostPool) string {
-	ports := new(portSet)
-	ports.set(h.Ports, true)
-	free := widest(ports)
+	free := widest(h.Ports)
 	if n.Program == "iptables" {
 		return fmt.Sprintf("give the rule ports outside of the pool (-j MASQUERADE --to-ports %v, for -p tcp and -p udp)", free)
 	}
@@ -73,7 +70,7 @@ func (n SourceNAT) String() string {
 	if len(n.NotOut) > 0 {
 		s += " not to " + strings.Join(n.NotOut, ", ")
 	}
-	if n.Ports != (PortRange{}) {
+	if n.Ports != (ports.Range{}) {
 		s += " with ports " + n.Ports.String()
 	}
 	return s
@@ -227,14 +224,14 @@ func (n *SourceNAT) target(info xt.InfoAny) {
 	}
 	r := (*multi)[0]
 	if r.Flags&protoSpecified != 0 {
-		n.Ports = PortRange{r.MinPort, r.MaxPort}
+		n.Ports = ports.Range{First: r.MinPort, Last: r.MaxPort}
 	}
 	if a, ok := netip.AddrFromSlice(r.MinIP.To4()); ok && r.Flags&mapIPs != 0 && r.MinIP.Equal(r.MaxIP) {
 		n.To = single(a)
 	}
 }
 
-func portsIn(first, last []byte) (p PortRange) {
+func portsIn(first, last []byte) (p ports.Range) {
 	if len(first) < 2 {
 		return p
 	}

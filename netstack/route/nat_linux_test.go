@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/natless/natless/tests/netns"
+	"github.com/natless/natless/translator/ports"
 )
 
 // TestSourceNAT finds rules of nft and iptables-nft, as their programs make
@@ -13,7 +14,7 @@ import (
 func TestSourceNAT(t *testing.T) {
 	netns.Require(t, netns.Root, "nft", "iptables-nft")
 	const chain = "add table ip x; add chain ip x post { type nat hook postrouting priority 100; }; add rule ip x post "
-	h := HostPool{Addr: netip.MustParseAddr("192.0.2.10"), Ports: []PortRange{{12288, 28671}}}
+	h := HostPool{Addr: netip.MustParseAddr("192.0.2.10"), Ports: ports.MustParse("12288-28671")}
 	mapped := []netip.Prefix{netip.MustParsePrefix("198.51.100.8/30")}
 	for _, c := range []struct {
 		rule, words string // words: nothing when it is no source NAT of IPv4

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+
+	"github.com/natless/natless/translator/ports"
 )
 
 // nftTableName is the name of our tables, one in each family that is needed.
@@ -105,7 +107,7 @@ func isNot(value ...byte) []expr.Any {
 	return []expr.Any{&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: value}}
 }
 
-func within(p PortRange) []expr.Any {
+func within(p ports.Range) []expr.Any {
 	return []expr.Any{&expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: be16(p.First), ToData: be16(p.Last)}}
 }
 

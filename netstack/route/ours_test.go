@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/natless/natless/tests/netns"
+	"github.com/natless/natless/translator/ports"
 )
 
 // datagram sends one from a source, which the namespace has, and says what was
@@ -50,7 +51,7 @@ func testOursAsSource(t *testing.T, rpFilter int) {
 	l.net.IP("route add default via 192.0.2.11")
 	d := example()
 	d.Mapped4 = append(d.Mapped4, netip.MustParsePrefix("198.51.100.64/27"))
-	d.HostPool = HostPool{Addr: netip.MustParseAddr("192.0.2.10"), Ports: []PortRange{{40000, 40099}}}
+	d.HostPool = HostPool{Addr: netip.MustParseAddr("192.0.2.10"), Ports: ports.MustParse("40000-40099")}
 	d.AntiSpoofing = true
 	m, stop := l.start(d)
 	dropped := func() uint64 {

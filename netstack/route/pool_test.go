@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/natless/natless/translator/ports"
 )
 
 func sharingFake() (*fakeKernel, Desired) {
@@ -16,7 +18,7 @@ func sharingFake() (*fakeKernel, Desired) {
 	k.sysctls[reservedPorts] = "8080"
 	k.sysctls[portRange] = "32768\t60999"
 	return k, Desired{HostPool: HostPool{
-		Addr: netip.MustParseAddr("192.0.2.10"), Ports: []PortRange{{40000, 49999}},
+		Addr: netip.MustParseAddr("192.0.2.10"), Ports: ports.MustParse("40000-49999"),
 	}}
 }
 
@@ -122,7 +124,7 @@ func TestRulesWithoutPriority(t *testing.T) {
 // had, with what others changed meanwhile.
 func TestLocalPorts(t *testing.T) {
 	k, d := sharingFake()
-	d.HostPool.Ports = []PortRange{{32768, 65535}}
+	d.HostPool.Ports = ports.MustParse("32768-65535")
 	r := newTestReconciler(t, k, true)
 	if err := r.set(d); err != nil {
 		t.Fatal(err)
@@ -136,7 +138,7 @@ func TestLocalPorts(t *testing.T) {
 	check(reservedPorts, "8080,32768-65535")
 	check(portRange, "10000 32767") // the old range lay within the pool
 	k.sysctls[reservedPorts] = "8080,9090,32768-65535"
-	d.HostPool.Ports = []PortRange{{50000, 59999}}
+	d.HostPool.Ports = ports.MustParse("50000-59999")
 	if err := r.set(d); err != nil {
 		t.Fatal(err)
 	}
@@ -149,22 +151,6 @@ func TestLocalPorts(t *testing.T) {
 	check(portRange, "32768 60999")
 }
 
-func TestPortSet(t *testing.T) {
-	for in, want := range map[string]string{
-		"": "", "1": "1", "3,1-2,7-9": "1-3,7-9", "65535": "65535", "0-65535": "0-65535",
-	} {
-		p, err := parsePorts(in)
-		if err != nil || p.String() != want {
-			t.Errorf("%q: got %v, %v", in, p, err)
-		}
-	}
-	for _, in := range []string{"x", "1-", "70000"} {
-		if _, err := parsePorts(in); err == nil {
-			t.Errorf("%q: no error", in)
-		}
-	}
-}
-
 // TestHostPoolInUse: what the host uses is left out and told until it is free;
 // what a workload has is not, and what leads to the device stays.
 func TestHostPoolInUse(t *testing.T) {
@@ -174,7 +160,7 @@ func TestHostPoolInUse(t *testing.T) {
 	r := newTestReconciler(t, k, true)
 	r.config.Assigned = func(a netip.Addr, port uint16) bool { return a == d.HostPool.Addr && assigned[port] }
 	r.config.InUse = func(u InUse) { told = append(told, u) }
-	expect := func(when, ranges string, inUse ...PortRange) {
+	expect := func(when, ranges string, inUse string) {
 		t.Helper()
 		if err := r.set(d); err != nil {
 			t.Fatal(err)
@@ -188,24 +174,24 @@ func TestHostPoolInUse(t *testing.T) {
 		if got := strings.Join(tcp, ","); got != ranges {
 			t.Errorf("%s: rules for %s, want %s", when, got, ranges)
 		}
-		if diff := cmp.Diff(inUse, told[len(told)-1].Ports); diff != "" {
-			t.Errorf("%s: told (-want +got)\n%s", when, diff)
+		if got := told[len(told)-1].Ports.String(); got != inUse {
+			t.Errorf("%s: told %s, want %s", when, got, inUse)
 		}
 		if got := k.sysctls[reservedPorts]; got != "8080,40000-49999" {
 			t.Errorf("%s: reserved %s", when, got)
 		}
 	}
 	k.inUse = []hostSocket{{40000, "tcp 0.0.0.0:40000 listening"}, {45000, "tcp 0.0.0.0:45000 listening"}}
-	expect("start", "40001-49999", PortRange{40000, 40000})
+	expect("start", "40001-49999", "40000")
 	if got := told[len(told)-1].String(); !strings.Contains(got, "40000 listening") || strings.Contains(got, "45000") {
 		t.Errorf("told %s", got)
 	}
 	k.inUse = append(k.inUse, hostSocket{41000, "udp 0.0.0.0:41000 bound"})
-	expect("another binds what leads to the device", "40001-49999", PortRange{40000, 40000})
+	expect("another binds what leads to the device", "40001-49999", "40000")
 	assigned[40000] = true // in the moment before it was told
-	expect("assigned all the same", "40000-49999")
+	expect("assigned all the same", "40000-49999", "")
 	k.inUse = nil
-	expect("free", "40000-49999")
+	expect("free", "40000-49999", "")
 }
 
 // TestAssignedMeanwhile: a port that is given away while its use is found out
@@ -228,20 +214,21 @@ func TestAssignedMeanwhile(t *testing.T) {
 // TestManyHoles: somebody who binds every other port does not make thousands of
 // policy rules, nor takes what a workload has.
 func TestManyHoles(t *testing.T) {
-	p := new(portSet)
-	for i := 40000; i < 50000; i += 2 {
-		p[i] = true
+	var odd ports.Builder
+	for port := uint16(40000); port < 50000; port += 2 {
+		odd.Add(ports.Single(port))
 	}
-	p.join(maxHoles, func(port uint16) bool { return port == 45001 || port == 46001 })
-	if n := len(p.runs(true)); n > maxHoles || p[45001] || p[46001] || !p[40000] || !p[49998] || p[39999] || p[49999] {
-		t.Errorf("%d runs: %v", n, p)
+	asked := ports.MustParse("45001,46001")
+	set := join(odd.Set(), maxHoles, func(gap ports.Range) bool { return !asked.OverlapsRange(gap) })
+	if set.Len() > maxHoles || set.Overlaps(asked) || set.Min() != 40000 || set.Run(set.Len()-1).Last != 49998 {
+		t.Errorf("%d runs: %v", set.Len(), set)
 	}
 }
 
 // TestLastPort: 65535 cannot be named in a policy rule, so it is copied.
 func TestLastPort(t *testing.T) {
 	k, d := sharingFake()
-	d.HostPool.Ports = []PortRange{{65535, 65535}}
+	d.HostPool.Ports = ports.MustParse("65535")
 	r := newTestReconciler(t, k, true)
 	if err := r.set(d); err != nil {
 		t.Fatal(err)

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/natless/natless/translator/ports"
 )
 
 func prefixes(s ...string) (out []netip.Prefix) {
@@ -231,7 +233,7 @@ func TestDesiredRefused(t *testing.T) {
 // left with another device's name must have others.
 func TestTextTellsDevice(t *testing.T) {
 	d := example()
-	d.AntiSpoofing, d.HostPool = true, HostPool{Addr: netip.MustParseAddr("192.0.2.10"), Ports: []PortRange{{1024, 2047}}}
+	d.AntiSpoofing, d.HostPool = true, HostPool{Addr: netip.MustParseAddr("192.0.2.10"), Ports: ports.MustParse("1024-2047")}
 	one, two := nftDefs("natless0", d, facts{device: 3}), nftDefs("natless1", d, facts{device: 4})
 	if len(one) != 2 {
 		t.Fatalf("%d tables", len(one))

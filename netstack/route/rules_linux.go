@@ -85,9 +85,7 @@ func receivesFrom(h HostPool, id netlink.SocketID) bool {
 	if local = local.Unmap(); local != h.Addr && !local.IsUnspecified() {
 		return false
 	}
-	return slices.ContainsFunc(h.Ports, func(p PortRange) bool {
-		return p.First <= id.SourcePort && id.SourcePort <= p.Last
-	})
+	return h.Ports.Contains(id.SourcePort)
 }
 
 func ends(id netlink.SocketID) string {

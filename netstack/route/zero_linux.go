@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/netstack/dump"
+	"github.com/natless/natless/translator/ports"
 )
 
 // Policy rules are read and copied as raw messages: a rule of somebody else
@@ -84,7 +85,7 @@ func (r *rule) note(ad *mdl.AttributeDecoder) {
 		r.proto = ad.Uint8()
 	case unix.FRA_DPORT_RANGE: // struct fib_rule_port_range
 		if b := ad.Bytes(); len(b) == 4 {
-			r.ports = PortRange{binary.NativeEndian.Uint16(b), binary.NativeEndian.Uint16(b[2:])}
+			r.ports = ports.Range{First: binary.NativeEndian.Uint16(b), Last: binary.NativeEndian.Uint16(b[2:])}
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/tests/netns"
+	"github.com/natless/natless/translator/ports"
 )
 
 // rules are the host's policy rules in their order; those of ours, whose order
@@ -91,7 +92,7 @@ func TestForeignRulesTakenAtEveryStep(t *testing.T) {
 	start := func(r *reconciler) error { r.desired = sharing(); return r.reconcile() }
 	other := func(r *reconciler) error {
 		r.desired = sharing()
-		r.desired.HostPool.Ports = []PortRange{{40000, 41000}, {50000, 51000}}
+		r.desired.HostPool.Ports = ports.MustParse("40000-41000,50000-51000")
 		return r.reconcile()
 	}
 	end := func(r *reconciler) error { return r.cleanUp() }
@@ -193,7 +194,7 @@ func TestRulesOfOthers(t *testing.T) {
 	others = strings.Replace(others, "goto 32766", "goto 32766\n0:\tfrom 192.0.2.77 lookup 202", 1)
 	expect("one without a priority", others)
 	d := sharing()
-	d.HostPool.Ports = []PortRange{{40000, 41000}, {50000, 51000}}
+	d.HostPool.Ports = ports.MustParse("40000-41000,50000-51000")
 	h.must("set", m.Set(d))
 	expect("other ports", others)
 	h.must("stop", stop())
