@@ -1,14 +1,57 @@
 package registry
 
 import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/translator/ports"
 )
+
+// TestRecordBytes: what an earlier version wrote is read, and the ports of what is
+// written are the same bytes.
+func TestRecordBytes(t *testing.T) {
+	now := time.Unix(1_700_000_000, 123).UTC()
+	const before, after = "03076330303030303104657468300000000001700004c0000201000120010db800000000000000000000000100",
+		"00fb80a8b1e39fe7cb1700fb80a8b1e39fe7cb17"
+	for set, want := range map[string]string{
+		"":                    before + "00" + after + "5728749e",
+		"1024-2047":           before + "018008ff0f" + after + "0c8f6745",
+		"443,1024-2047,65535": before + "03bb03bb038008ff0fffff03ffff03" + after + "3d793f22",
+	} {
+		a := &Assignment{Key: key(1), Pool: "p", Address: netip.MustParseAddr("192.0.2.1"), Since: now, Ports: ports.MustParse(set),
+			Request: api.Request{IPv6: []netip.Addr{netip.MustParseAddr("2001:db8::1")}}}
+		b, _ := hex.DecodeString(want)
+		numbered := slices.Concat([]byte{record, 7, 6}, b[1:len(b)-4]) // the same with serials
+		a.Serial, a.Succeeds = 7, 6
+		if got := encode(a, now); !bytes.Equal(got[:len(got)-4], numbered) {
+			t.Errorf("%q:\n%x, want\n%x", set, got, numbered)
+		}
+		if got, _, err := decode(b); err != nil || !got.Ports.Equal(a.Ports) {
+			t.Errorf("%q is read as %+v, %v", set, got, err)
+		}
+	}
+}
+
+// TestRecordPorts: ports that no version writes are damage.
+func TestRecordPorts(t *testing.T) {
+	good := &Assignment{Key: key(1), Address: netip.MustParseAddr("192.0.2.1"), Ports: ports.MustParse("5-9"), Request: request(1)}
+	b := encode(good, time.Time{})
+	at := bytes.LastIndex(b, []byte{1, 5, 9}) // one range
+	for _, bad := range [][]byte{{1, 9, 5}, {2, 5, 9, 9, 10}} {
+		damaged := slices.Concat(b[:at], bad, b[at+3:len(b)-4])
+		damaged = binary.BigEndian.AppendUint32(damaged, checksum(damaged))
+		if a, _, err := decode(damaged); err == nil {
+			t.Errorf("%v is read as %v", bad, a.Ports)
+		}
+	}
+}
 
 func TestRecords(t *testing.T) {
 	now := time.Unix(1_700_000_000, 123)

@@ -4,6 +4,7 @@ package rules
 const (
 	core        = "translator"
 	table       = "translator/mapping"
+	portSets    = "translator/ports"
 	special     = "translator/special"
 	conformance = "tests/conformance"
 
@@ -75,7 +76,7 @@ var Proofs = map[string][]string{
 	"1.3.tracker-bound":            {core + ".TestSection1_3_TrackerBounds/1 MiB in all, oldest first", core + ".TestSection1_3_TrackerMemory"},
 	"1.3.identification":           {core + ".TestSection1_3_Identification", table + ".TestIdentificationRange", compared},
 	"1.3.no-ports":                 {core + ".TestSection1_3_PortSetTo4/protocol without ports", core + ".TestSection1_3_PortSetTo6/protocol without ports", compared},
-	"1.3.map-t":                    {table + ".TestMAPPorts"},
+	"1.3.map-t":                    {portSets + ".TestPSID"},
 	"1.4.hairpin":                  {core + ".TestSection1_4_Hairpin/packet", compared},
 	"1.4.source":                   {core + ".TestSection1_4_Hairpin/packet", compared},
 	"1.4.one-decrement":            {core + ".TestSection1_4_Hairpin/hop limit", compared},
