@@ -30,7 +30,7 @@ func TestSourceNAT(t *testing.T) {
 		{"oifname != \"eth0\" masquerade", "chain ip x post not to eth0", false},
 		{"meta l4proto { tcp, udp } masquerade to :1024-12287", "chain ip x post with ports 1024-12287", false},
 		{"meta l4proto { tcp, udp } masquerade to :1024-12288", "chain ip x post with ports 1024-12288", true},
-		{"tcp dport 80 masquerade to :20000", "chain ip x post with ports 20000-20000", true},
+		{"tcp dport 80 masquerade to :20000", "chain ip x post with ports 20000", true},
 		{"snat to 192.0.2.10", "chain ip x post", true},
 		{"snat to 192.0.2.11", "chain ip x post", false},
 		{"snat to 198.51.100.9", "chain ip x post", true},
