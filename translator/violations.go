@@ -2,8 +2,8 @@ package translator
 
 import "sync/atomic"
 
-// violations counts, for each mapping, the packets that its workload sent from
-// ports outside its set. It belongs to all snapshots: a chunk, once made, stays.
+// violations counts, for each slot, the packets that were sent from ports outside
+// the set of whose it was. It belongs to all snapshots: a chunk, once made, stays.
 type violations []*violationChunk
 
 const chunkSlots = 4096

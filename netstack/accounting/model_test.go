@@ -152,7 +152,7 @@ func (m *model) renumber() {
 		if !stay[p.Slot] {
 			p.Slot = get()
 		}
-		switch m.rnd.IntN(8) {
+		switch m.rnd.IntN(12) {
 		case 0:
 			p.Succeeds, p.Serial = p.Serial, m.next()
 		case 1:
@@ -161,7 +161,7 @@ func (m *model) renumber() {
 		}
 		next[w] = p
 	}
-	r := m.accounts.Plan(maps.Values(next))
+	r := m.plan(next)
 	for range m.rnd.IntN(5) {
 		w := m.rnd.IntN(20)
 		_, there := m.live[w]
@@ -177,6 +177,18 @@ func (m *model) renumber() {
 		}
 	}
 	m.commit(r, next)
+}
+
+// plan plans, by slots where there are no other assignments.
+func (m *model) plan(next map[int]Place) *Renumbering {
+	to := map[uint32]uint32{}
+	for w, p := range next {
+		if p.Succeeds != 0 {
+			return m.accounts.Plan(maps.Values(next))
+		}
+		to[m.live[w].slot] = p.Slot
+	}
+	return m.accounts.PlanSlots(func(slot uint32) uint32 { return to[slot] })
 }
 
 func (m *model) commit(r *Renumbering, next map[int]Place) {

@@ -60,6 +60,26 @@ func (a *Accounting) Plan(next iter.Seq[Place]) *Renumbering {
 	return r
 }
 
+// PlanSlots is Plan for who knows no serials: to gives the slot that the mapping of
+// a slot has in the other table, or 0 where it has none.
+func (a *Accounting) PlanSlots(to func(slot uint32) uint32) *Renumbering {
+	return a.Plan(func(yield func(Place) bool) {
+		var all reader
+		for n := 0; all.see(a, n); n++ {
+			for _, w := range all.rows {
+				if slot := to(w.slot); w.serial != 0 && slot != 0 && !yield(Place{Serial: w.serial, Slot: slot}) {
+					return
+				}
+			}
+		}
+		for serial := range a.without() {
+			if !yield(Place{Serial: serial}) {
+				return
+			}
+		}
+	})
+}
+
 // see notes the accounts of the n-th chunk, without their counts.
 func (r *reader) see(a *Accounting, n int) bool {
 	_, ok := r.note(a, n, false)

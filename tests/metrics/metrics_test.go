@@ -66,7 +66,7 @@ type topology struct {
 
 // newTopology has one workload with a share of an address, and a server that
 // sends every datagram back.
-func newTopology(t *testing.T) *topology {
+func newTopology(t *testing.T, config string) *topology {
 	n := &topology{t: t, work: netns.New(t, "work"), host: netns.New(t, "host"), server: netns.New(t, "server")}
 	netns.Veth(t, n.work, "eth0", n.host, "work")
 	netns.Veth(t, n.server, "eth0", n.host, "server")
@@ -205,7 +205,7 @@ func read(t *testing.T, path string, unpack func([]byte) error) {
 // that ships says something about it.
 func TestPrometheus(t *testing.T) {
 	netns.Require(t, netns.Root, "prometheus", "promtool")
-	n := newTopology(t)
+	n := newTopology(t, config)
 	p := startPrometheus(t, n.host, alerts)
 	own := n.workload.Run().First
 	const sent, foul = 300, 40
