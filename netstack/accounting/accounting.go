@@ -205,7 +205,6 @@ func (a *Accounting) end(serial uint64) {
 	}
 	c, i := a.at(slot)
 	c.serial[i] = 0
-	delete(c.brought, i)
 	if c.state[i]&item != 0 {
 		a.items--
 		c.state[i] = 0

@@ -29,7 +29,7 @@ func BenchmarkEdit(b *testing.B) {
 }
 
 func benchmarkEdit(b *testing.B, n int, scraped bool) {
-	a := New(1000, first(n), func(slot uint32) Usage { return usage(uint64(slot)) })
+	a := New(min(n, 100_000), first(n), func(slot uint32) Usage { return usage(uint64(slot)) })
 	done, ended := make(chan struct{}), make(chan time.Duration)
 	go func() {
 		longest := time.Duration(0)
