@@ -56,9 +56,9 @@ demo: ## see it work, in a minute: real programs through real namespaces (root)
 
 # As root, a test that lacks something fails instead of being skipped.
 .PHONY: test
-test: ## vet and all tests
+test: ## make lint and all tests; LANES are those of tests/suite to run (all)
 	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound named sshd ssh scp podman runc busybox tshark capinfos prometheus firewalld ufw dbus-daemon chromium clang-14 llvm-strip-14 gzip dpkg man lintian systemd-analyze iptables-nft
-	@GO=$(GO) tests/suite
+	@GO=$(GO) tests/suite $(LANES)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (60s)
@@ -111,9 +111,7 @@ test-containerd: ## pods of a real containerd, through the Kubernetes CRI (root)
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck
 	@tests/need go
-	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
-	$(GO) vet ./...
-	$(GO) tool -modfile=tests/tools/go.mod staticcheck ./...
+	@GO=$(GO) tests/lint
 
 .PHONY: generate
 generate: ## the kernel's fast path, out of its C source
