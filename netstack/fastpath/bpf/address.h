@@ -253,7 +253,7 @@ static __always_inline struct entry4 *port4(struct tables *t, __u32 a, __u32 por
 	return 0;
 }
 
-// owns says whether a port belongs to e, which is shared.
+// owns reports whether a port belongs to e, which is shared.
 static __always_inline int owns(struct tables *t, struct entry6 *e, __u32 v4, __u16 port)
 {
 	struct entry4 *o;
