@@ -32,7 +32,8 @@ func add(args *skel.CmdArgs) error {
 		return err
 	}
 	if result == nil {
-		return types.NewError(types.ErrInvalidNetworkConfig, "natless-cni needs a plugin before it in the list that gives the container IPv6, such as bridge or ptp", "")
+		return types.NewError(types.ErrInvalidNetworkConfig,
+			"natless-cni needs a plugin before it in the list that gives the container IPv6, such as bridge or ptp", "")
 	}
 	ipv6, gateway := containerIPv6(result, args.IfName)
 	if len(ipv6) == 0 {
@@ -207,7 +208,8 @@ func check(args *skel.CmdArgs) error {
 	}
 	ipv6, _ := containerIPv6(result, args.IfName)
 	if len(ipv6) == 0 || len(w.Request.IPv6) == 0 || !slices.Contains(ipv6, w.Request.IPv6[0]) {
-		return types.NewError(codeOtherAddress, fmt.Sprintf("natlessd has %v for this container, prevResult %v", w.Request.IPv6, ipv6), "delete the container and add it again")
+		return types.NewError(codeOtherAddress, fmt.Sprintf("natlessd has %v for this container, prevResult %v", w.Request.IPv6, ipv6),
+			"delete the container and add it again")
 	}
 	others, limits, err := shared(ctx, client, key(args), w)
 	if err != nil {
@@ -277,7 +279,7 @@ func gc(args *skel.CmdArgs) error {
 	return problem(errors.Join(errs...))
 }
 
-// status says whether an ADD could be served now: 51 while nothing translates,
+// status reports whether an ADD could be served now: 51 while nothing translates,
 // 50 where only new containers must wait.
 func status(args *skel.CmdArgs) error {
 	c, err := parse(args)
@@ -299,7 +301,8 @@ func status(args *skel.CmdArgs) error {
 	}
 	for _, p := range pools {
 		if p.Name == c.Pool && p.PortsUsed+p.PortsCooling+p.PortsOfHost >= p.Ports {
-			return types.NewError(types.ErrPluginNotAvailable, fmt.Sprintf("pool %s is full: %d workloads have all of its %d ports", p.Name, p.Workloads, p.Ports), "")
+			return types.NewError(types.ErrPluginNotAvailable, fmt.Sprintf("pool %s is full: %d workloads have all of its %d ports", p.Name,
+				p.Workloads, p.Ports), "")
 		}
 	}
 	return nil

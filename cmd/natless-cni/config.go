@@ -102,7 +102,7 @@ func (w *wishes) validate() error {
 	return nil
 }
 
-// keepsTimeWait says whether the kernel's own setting of tcp_tw_reuse stays.
+// keepsTimeWait reports whether the kernel's own setting of tcp_tw_reuse stays.
 func (c *pluginConfig) keepsTimeWait() bool { return c.TCPTWReuse != nil && !*c.TCPTWReuse }
 
 func key(args *skel.CmdArgs) api.Key {

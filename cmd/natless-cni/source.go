@@ -18,7 +18,7 @@ import (
 // A workload is one IPv6 address, and which one a container's kernel sends from
 // is the kernel's choice (RFC 6724 section 5), where it has several: those of
 // two ranges, a ULA and a global one, a temporary one. So the kernel is asked,
-// and its choice mapped; what is no address of the plugins' is not to be built
+// and its choice mapped; what is not an address of the plugins' is not to be built
 // on, and the kernel is told by a route to choose one that is.
 
 const (
@@ -136,7 +136,7 @@ func pick(src netip.Addr, own []netip.Addr) netip.Addr {
 	return own[0]
 }
 
-// wavers says whether the kernel may choose another address later: one that
+// wavers reports whether the kernel may choose another address later: one that
 // comes, is renewed and goes with router advertisements.
 func wavers(have []address, own []netip.Addr) bool {
 	return slices.ContainsFunc(have, func(a address) bool {

@@ -157,7 +157,7 @@ func TestSource(t *testing.T) {
 	}
 }
 
-// TestDuplicate: an address that another host on the link has is no identity.
+// TestDuplicate: an address that another host on the link has is not an identity.
 func TestDuplicate(t *testing.T) {
 	m, d := newMemory(t, nil)
 	pod, node := netns.New(t, "pod"), netns.New(t, "node")

@@ -71,7 +71,7 @@ reader was too slow, stands in its interface statistics.
 	return c
 }
 
-// parseSize reads a number of bytes with K, M or G behind it; "" is no limit.
+// parseSize reads a number of bytes with K, M or G behind it; "" means no limit.
 func parseSize(s string) (int64, error) {
 	if s == "" {
 		return 1<<63 - 1, nil

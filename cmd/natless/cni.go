@@ -131,7 +131,8 @@ func (ch *chaining) remove(w io.Writer) error {
 	}
 	changed, err := conflist.Remove(path)
 	if err == nil && changed {
-		fmt.Fprintf(w, "%s: %s is taken out; %s stays for the containers that are there\n", path, conflist.Plugin, filepath.Join(ch.bin, conflist.Plugin))
+		fmt.Fprintf(w, "%s: %s is taken out; %s stays for the containers that are there\n", path, conflist.Plugin,
+			filepath.Join(ch.bin, conflist.Plugin))
 	}
 	return err
 }

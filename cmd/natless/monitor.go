@@ -70,7 +70,7 @@ func allFlag(c *cobra.Command, all *bool) {
 	c.Flags().BoolVar(all, "all", false, "have the kernel's fast path leave all packets to the daemon meanwhile")
 }
 
-// colorful says whether w is a terminal whose user wants colors
+// colorful reports whether w is a terminal whose user wants colors
 // (https://no-color.org).
 func colorful(w io.Writer) bool {
 	f, ok := w.(*os.File)

@@ -65,7 +65,8 @@ func poolLine(p api.Pool) string {
 		words = append(words, fmt.Sprintf("%d ports each,", p.PortsPerWorkload))
 	}
 	cooldown := time.Duration(p.CooldownSeconds * float64(time.Second))
-	return strings.Join(append(words, fmt.Sprintf("%d workloads, %s used, cooldown %s", p.Workloads, percent(p.PortsUsed, p.Ports), cooldown)), " ")
+	return strings.Join(append(words, fmt.Sprintf("%d workloads, %s used, cooldown %s", p.Workloads, percent(p.PortsUsed, p.Ports),
+		cooldown)), " ")
 }
 
 func printAddresses(w io.Writer, p api.Pool, all bool) error {
@@ -77,7 +78,8 @@ func printAddresses(w io.Writer, p api.Pool, all bool) error {
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, a := range shown {
-		line := fmt.Sprintf("  %s\t%s\t%s\t%d workloads", a.Address, bar(32, a.PortsUsed, a.PortsCooling, a.Ports), percent(a.PortsUsed, a.Ports), a.Workloads)
+		line := fmt.Sprintf("  %s\t%s\t%s\t%d workloads", a.Address, bar(32, a.PortsUsed, a.PortsCooling, a.Ports),
+			percent(a.PortsUsed, a.Ports), a.Workloads)
 		if a.Barred != "" {
 			fmt.Fprintf(t, "%s\tnever assigned: it is %s\n", line, a.Barred)
 			continue

@@ -27,7 +27,8 @@ type seeing struct {
 
 func (s *seeing) flags(c *cobra.Command, o *options, count string) {
 	f := c.Flags()
-	f.StringSliceVar(&s.workloads, "workload", nil, "only packets of this `workload`: its name, CONTAINER/INTERFACE, or the start of its container's id")
+	f.StringSliceVar(&s.workloads, "workload", nil,
+		"only packets of this `workload`: its name, CONTAINER/INTERFACE, or the start of its container's id")
 	f.StringSliceVar(&s.addresses, "address", nil, "only packets with this `address`, or ADDRESS/LEN, on either side")
 	f.StringVar(&s.port, "port", "", "only packets with this `port`, or N-M")
 	f.StringVar(&s.proto, "proto", "", "only packets of this `protocol`: tcp, udp, icmp or a number")
@@ -103,7 +104,8 @@ var errEnough = errors.New("enough")
 
 // watch runs each for every line of the stream until that, the user, the time
 // or the daemon ends it. It gives the last counts.
-func (s *seeing) watch(ctx context.Context, stream *api.Stream, each func(seen api.Seen, in, out []byte) error) (counts api.Counts, err error) {
+func (s *seeing) watch(ctx context.Context, stream *api.Stream, each func(seen api.Seen, in, out []byte) error) (counts api.Counts,
+	err error) {
 	defer stream.Close()
 	if s.duration > 0 {
 		timer := time.AfterFunc(s.duration, stream.Close)
