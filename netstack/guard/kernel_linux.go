@@ -138,7 +138,7 @@ func (k *kernel) syncTable(d *tableDef, want *desired, audit bool) error {
 	return nil
 }
 
-// needed says whether a table has anything to police.
+// needed reports whether a table has anything to police.
 func needed(d *tableDef, want *desired) bool { return len(want.sets[d.sets[0].Name]) > 0 }
 
 func (k *kernel) know(d *tableDef, want *desired) {
@@ -344,7 +344,7 @@ func readRules(c *nftables.Conn, family nftables.TableFamily) (out []ruleDef, er
 		}
 		rules, err := c.GetRules(chain.Table, chain)
 		if errors.Is(err, unix.ENOENT) {
-			return nil, nil // taken away just now; it is no sign of what the kernel lacks
+			return nil, nil // taken away just now; this does not show what the kernel lacks
 		}
 		if err != nil {
 			return nil, fmt.Errorf("list nftables rules: %w", err)

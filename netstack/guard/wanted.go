@@ -83,7 +83,7 @@ func (h *host) find(w Workload) (s spot) {
 	return s
 }
 
-// outside says whether IPv4 comes in by an interface in the ordinary way.
+// outside reports whether IPv4 comes in by an interface in the ordinary way.
 func (h *host) outside(c Config, ifindex int) bool {
 	l := h.links[ifindex]
 	if l.name == c.Device || l.name == "lo" || h.defaults[ifindex] {

@@ -27,7 +27,7 @@ func watch(own uint32, changed, removed func()) (*notices.Listener, error) {
 	return l, nil
 }
 
-// ours says whether a message of nfnetlink tells that something of a table with
+// ours reports whether a message of nfnetlink tells that something of a table with
 // our name went.
 func ours(m mdl.Message) bool {
 	const table = unix.NFNL_SUBSYS_NFTABLES << 8
