@@ -193,7 +193,7 @@ func notSuper(p *reference.Packet) {
 	}
 }
 
-// sameOffload compares what of a virtio-net header is no hint.
+// sameOffload compares the fields of a virtio-net header that are not hints.
 func sameOffload(got, want translator.Offload) error {
 	got.Flags &= translator.FlagNeedsCsum
 	want.Flags &= translator.FlagNeedsCsum

@@ -253,7 +253,7 @@ func (f *FastPath) SetHost(h Host) error {
 	return err
 }
 
-// WasAlone says whether the programs that have these maps go on without a device.
+// WasAlone reports whether the programs that have these maps go on without a device.
 func (f *FastPath) WasAlone() bool {
 	var current uint32
 	var c programConfig

@@ -118,7 +118,7 @@ func (c *clsact) detach(p place) error {
 	return nil
 }
 
-// inUse says whether anybody has filters at the interface's clsact.
+// inUse reports whether anybody has filters at the interface's clsact.
 func (c *clsact) inUse(ifindex int) bool {
 	l, err := c.handle.LinkByIndex(ifindex)
 	if err != nil {

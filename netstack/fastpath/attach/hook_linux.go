@@ -38,7 +38,7 @@ type hook interface {
 	// attach puts a program at a place, in the stead of an older one that an
 	// earlier run left, so that no packet finds neither.
 	attach(p place, program *ebpf.Program) error
-	// alive says whether what was attached still is: the interface may be another
+	// alive reports whether what was attached still is: the interface may be another
 	// one of the same index, or somebody else may have taken it away.
 	alive(p place) bool
 	// detach takes it away; the interface may be gone.
@@ -213,7 +213,7 @@ func pinned(dir, prefix string) (places []place, err error) {
 	return places, nil
 }
 
-// anyAttached says whether a link pinned in dir is attached to anything.
+// anyAttached reports whether a link pinned in dir is attached to anything.
 func anyAttached(dir string) bool {
 	places, _ := pinned(dir, linkPrefix)
 	for _, p := range places {
@@ -230,7 +230,7 @@ func anyAttached(dir string) bool {
 	return false
 }
 
-// haveTCX says whether the kernel has it: a link to no interface is refused for
+// haveTCX reports whether the kernel has it: a link to no interface is refused for
 // another reason than that.
 func haveTCX(program *ebpf.Program) bool {
 	l, err := link.AttachTCX(link.TCXOptions{Interface: 0x7fffffff, Program: program, Attach: ebpf.AttachTCXIngress})

@@ -92,7 +92,7 @@ func (m *Manager) pinned(s stands) bool {
 	return false
 }
 
-// passedBy says whether that has changed.
+// passedBy reports whether that has changed.
 func (m *Manager) passedBy() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

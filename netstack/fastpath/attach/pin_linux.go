@@ -22,7 +22,8 @@ func bpfFS(root string) error {
 	}
 	if !is() {
 		if err := unix.Mount("bpf", root, "bpf", 0, "mode=0700"); err != nil {
-			return fmt.Errorf("no BPF file system at %s, where the fast path is pinned, and none can be mounted (mount -t bpf bpf %s): %w", root, root, err)
+			return fmt.Errorf("no BPF file system at %s, where the fast path is pinned, and none can be mounted (mount -t bpf bpf %s): %w",
+				root, root, err)
 		}
 	}
 	return nil

@@ -57,7 +57,7 @@ func (m *Manager) alone(device int) bool {
 	return true
 }
 
-// elsewhere lists what IPv4 is behind interfaces that are no uplinks: the fast path
+// elsewhere lists what IPv4 is behind interfaces that are not uplinks: the fast path
 // has no packets from there or to it.
 func (m *Manager) elsewhere() (list []netip.Prefix) {
 	rules, err := dump.Whole(func() ([]netlink.Rule, error) { return m.handle.RuleList(netlink.FAMILY_V4) })
@@ -119,7 +119,7 @@ func (m *Manager) inside(r *netlink.Route) bool {
 	return e != nil && bits >= e.Mapping().IPv4.Bits()
 }
 
-// strict says whether one of the uplinks takes IPv4 packets only where the host
+// strict reports whether one of the uplinks takes IPv4 packets only where the host
 // would send to their source (rp_filter=1, RFC 3704 2.2).
 func (h *host) strict(uplinks []int) bool {
 	return slices.ContainsFunc(uplinks, func(i int) bool {

@@ -230,7 +230,7 @@ func (m *matcher) compare(a map[uint16][]byte) answer {
 	return equal
 }
 
-// equal says whether a field has a value.
+// equal reports whether a field has a value.
 func (m *matcher) equal(f field, want []byte) answer {
 	switch f.kind {
 	case inName, outName:
@@ -270,7 +270,7 @@ func (m *matcher) equal(f field, want []byte) answer {
 	return maybe
 }
 
-// first says whether the first field of a key, which may be joined of several,
+// first reports whether the first field of a key, which may be joined of several,
 // has its value.
 func (m *matcher) first(f field, key []byte) answer {
 	sizes := map[kind]int{inName: 16, outName: 16, inIndex: 4, outIndex: 4, family: 1, ethertype: 2, upper: 1, mark: 4, destType: 4}
@@ -295,7 +295,7 @@ func named(names []string, want []byte) answer {
 	return all(names, func(n string) bool { return n == w || !exact && strings.HasPrefix(n, w) })
 }
 
-// all says whether something is so for all, for none, or for some.
+// all reports whether something is so for all, for none, or for some.
 func all(names []string, is func(string) bool) answer {
 	if len(names) == 0 {
 		return maybe
@@ -322,7 +322,7 @@ func truth(b bool) answer {
 	return no
 }
 
-// within says whether addresses, of which the bits in mask are compared, are those
+// within reports whether addresses, of which the bits in mask are compared, are those
 // of a value.
 func (m *matcher) within(from prefixes, mask, want []byte) answer {
 	bits := 0

@@ -26,7 +26,7 @@ type Ours struct {
 	Uplinks   []string // where IPv4 comes in
 	Workloads []string // where IPv6 comes in
 	Prefix    netip.Prefix
-	// Elsewhere is behind interfaces that are no uplinks; GlobalOnly says that
+	// Elsewhere is behind interfaces that are not uplinks; GlobalOnly says that
 	// only addresses that are reachable globally are translated.
 	Elsewhere  []netip.Prefix
 	GlobalOnly bool
