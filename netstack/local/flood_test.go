@@ -139,7 +139,7 @@ func fragmentOf(packet []byte, i int) []byte {
 	return packet
 }
 
-// laneShared says whether a flood would share the peer's lane to the stack.
+// laneShared reports whether a flood would share the peer's lane to the stack.
 func (p *peer) laneShared(flood []byte) bool {
 	for _, a := range p.addrs {
 		peer, other := p.local.config.Translator.SenderAt(netip.AddrPortFrom(a, 1)), p.local.sender(flood)

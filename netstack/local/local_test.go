@@ -118,7 +118,7 @@ func run(t testing.TB, c Config) *peer {
 }
 
 // send gives a packet to the local stack, by way of a translator if there is
-// one, and says whether nothing refused it.
+// one, and reports whether nothing refused it.
 func (p *peer) send(t *translator.Translator, b []byte) bool {
 	if t == nil {
 		return p.local.Deliver(b)

@@ -63,7 +63,7 @@ var (
 	began       = time.Now()
 )
 
-// allows says whether a packet of the stack may go: all may but ICMP errors that
+// allows reports whether a packet of the stack may go: all may but ICMP errors that
 // are too many for the sender of what they quote.
 func (e *errorBudget) allows(packet []byte, sender func([]byte) translator.Sender) bool {
 	quote := quoted(packet)

@@ -47,7 +47,7 @@ func (s *Server) client(from netip.Addr) client {
 	return client{class: stranger}
 }
 
-// turnAway counts somebody who may not ask, and says whether to answer that.
+// turnAway counts somebody who may not ask, and reports whether to answer that.
 func (s *Server) turnAway(from netip.Addr) (tell bool) {
 	s.count(Prohibited)
 	s.lastStranger.Store(&from)

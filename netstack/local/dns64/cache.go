@@ -190,7 +190,7 @@ func (c *cache) remove(el *list.Element) {
 	c.bytes -= len(e.packed)
 }
 
-// lifetime is how long m, which is no failure, may be remembered; 0: not at all.
+// lifetime is how long m, which is not a failure, may be remembered; 0: not at all.
 func lifetime(q question, m *dns.Msg) time.Duration {
 	ttl, found := maxPositive, false
 	atMost := func(seconds uint32) {

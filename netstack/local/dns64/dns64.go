@@ -42,7 +42,7 @@ type Prefix interface {
 	Embed(v4 netip.Addr) (netip.Addr, bool)
 	// Extract takes the IPv4 address out of v6; false when no prefix covers it.
 	Extract(v6 netip.Addr) (netip.Addr, bool)
-	// Translatable says whether packets to the embedded v4 would be translated:
+	// Translatable reports whether packets to the embedded v4 would be translated:
 	// not to private addresses under the well-known prefix (RFC 6052 3.1).
 	Translatable(v4 netip.Addr) bool
 }

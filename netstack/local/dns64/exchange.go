@@ -53,7 +53,7 @@ func until(ctx context.Context, c net.Conn) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 }
 
-// datagram asks over UDP. What is no answer to m does not count: it may be
+// datagram asks over UDP. A message that is not an answer to m does not count: it may be
 // late, or forged, and the right one may still come (RFC 5452 section 9).
 func (s *Server) datagram(ctx context.Context, u *upstream, m *dns.Msg) (*dns.Msg, error) {
 	s.Stats.Upstream.Add(1)

@@ -60,7 +60,7 @@ func (l *lookup) aaaa(q question) (*dns.Msg, error) {
 		}
 		return m, nil
 	case real == nil && m.Rcode == dns.RcodeSuccess:
-		// Silence is no denial, and one would be remembered.
+		// Silence is not a denial, and one would be remembered.
 		return failed(dns.ExtendedErrorCodeNoReachableAuthority, "upstreams do not answer about AAAA"), nil
 	}
 	return m, nil // with no A record, this denial or error is the answer (5.1.6)

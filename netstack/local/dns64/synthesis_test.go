@@ -46,7 +46,7 @@ func TestSynthesis(t *testing.T) {
 			return rcode(q, dns.RcodeNotImplemented)
 		case "silent.test.":
 			return nil
-		case "wrong.test.": // an answer to another question is no answer
+		case "wrong.test.": // an answer to another question is not an answer
 			r := records(q, network)
 			r.Question[0].Name = "other.test."
 			return r

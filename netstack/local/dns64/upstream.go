@@ -64,7 +64,7 @@ func (u *upstream) about(qtype uint16) *health {
 	return &u.health[1]
 }
 
-// edns says whether to ask with EDNS. again: it has been silent just now.
+// edns reports whether to ask with EDNS. again: it has been silent just now.
 func (u *upstream) edns(now time.Time, again bool) bool {
 	if u.plainUntil.Load() > now.UnixNano() {
 		return false
