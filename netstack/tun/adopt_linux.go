@@ -41,7 +41,7 @@ func (d *Device) inherit(c Config, n int, flags uint16) (bool, error) {
 	return true, nil
 }
 
-// isQueue says whether a descriptor is a queue of the device of that name as we
+// isQueue reports whether a descriptor is a queue of the device of that name as we
 // would make it. It is not when the device was deleted meanwhile.
 func isQueue(fd int, name string, flags uint16) bool {
 	request, err := unix.NewIfreq(name)

@@ -212,7 +212,8 @@ func (d *Device) attach(flags uint16) (int, error) {
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 		unix.Close(fd)
 		if err == unix.EPERM {
-			return -1, &MissingError{"CAP_NET_ADMIN", "run as root or grant the capability (AmbientCapabilities=CAP_NET_ADMIN, --cap-add NET_ADMIN)", err}
+			return -1, &MissingError{"CAP_NET_ADMIN",
+				"run as root or grant the capability (AmbientCapabilities=CAP_NET_ADMIN, --cap-add NET_ADMIN)", err}
 		}
 		return -1, err
 	}

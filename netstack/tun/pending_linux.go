@@ -2,7 +2,7 @@ package tun
 
 import "golang.org/x/sys/unix"
 
-// Pending says whether packets wait in a queue of the kernel's. Any goroutine
+// Pending reports whether packets wait in a queue of the kernel's. Any goroutine
 // may ask.
 func (d *Device) Pending(queue int) bool {
 	d.mu.RLock()

@@ -67,7 +67,7 @@ func (s *Segmenter) Reset(p *translator.Packet) error {
 	return nil
 }
 
-// Next puts the next segment into dst, from dst.Start on, and says whether
+// Next puts the next segment into dst, from dst.Start on, and reports whether
 // there was one.
 func (s *Segmenter) Next(dst *translator.Packet) bool {
 	if s.at >= len(s.packet) {

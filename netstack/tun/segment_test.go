@@ -210,7 +210,7 @@ func TestCompleteChecksum(t *testing.T) {
 	}
 }
 
-// A sum that comes out as zero must be sent as all ones: zero is no checksum.
+// A sum that comes out as zero must be sent as all ones: zero means no checksum.
 func TestUDPChecksumIsNeverZero(t *testing.T) {
 	p := superpacket(t, true, &layers.UDP{SrcPort: 1, DstPort: 2}, []byte{0, 0}, translator.Offload{})
 	b := p.Bytes()

@@ -60,7 +60,7 @@ func (s *steering) close() error {
 	return err
 }
 
-// Steers says whether packets come to queues by CPU: without the right to load
+// Steers reports whether packets come to queues by CPU: without the right to load
 // BPF programs, or with one queue, the kernel goes by their flows.
 func (d *Device) Steers() bool { return d.steering != nil }
 

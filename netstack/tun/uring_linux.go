@@ -171,7 +171,8 @@ func (r *ring) enter(wait int, sleep bool) syscall.Errno {
 		r.getevents = uringGeteventsArg{timeout: uint64(uintptr(unsafe.Pointer(&r.patience)))}
 	}
 	for {
-		n, _, errno := syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(r.tail-r.submitted), uintptr(wait), flags, uintptr(arg), size)
+		n, _, errno := syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(r.tail-r.submitted), uintptr(wait), flags,
+			uintptr(arg), size)
 		switch errno {
 		case 0:
 			r.submitted += uint32(n)
