@@ -41,7 +41,7 @@ type Filter struct {
 // String is the filter as it was written.
 func (f *Filter) String() string { return f.text }
 
-// Wants says whether p is wanted. Before the packet is Done the answer is no
+// Wants reports whether p is wanted. Before the packet is Done the answer is no
 // only when nothing that is yet to come can make it yes.
 func (f *Filter) Wants(p *Packet) bool { return f.root == nil || f.root.judge(p) != no }
 

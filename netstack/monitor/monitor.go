@@ -158,7 +158,7 @@ func (s *Set) Translated(queue int, p *translator.Packet, verdict translator.Ver
 	}
 }
 
-// left says whether a packet came out: also to the local stack, where that is
+// left reports whether a packet came out: also to the local stack, where that is
 // another packet than the one that came.
 func left(p *Packet, v translator.Verdict, b []byte) bool {
 	return v.Leaves() || v == translator.Local && len(b) > 0 && p.In.V6() != (b[0]>>4 == 6)

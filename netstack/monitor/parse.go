@@ -298,7 +298,8 @@ func (p *parser) port(e end) (node, error) {
 }
 
 func proto(p *parser) (node, error) {
-	if n, ok := map[string]uint8{"tcp": protoTCP, "udp": protoUDP, "sctp": protoSCTP, "dccp": protoDCCP, "udplite": protoUDPLite}[p.next()]; ok {
+	if n, ok := map[string]uint8{"tcp": protoTCP, "udp": protoUDP, "sctp": protoSCTP, "dccp": protoDCCP,
+		"udplite": protoUDPLite}[p.next()]; ok {
 		p.at++
 		return either{protocol{n, n}}, nil
 	}
