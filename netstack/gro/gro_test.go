@@ -12,7 +12,7 @@ import (
 	"github.com/natless/natless/tests/netns"
 )
 
-// on says whether small UDP packets are put together on an interface.
+// on reports whether small UDP packets are put together on an interface.
 func on(ns *netns.NS, name string) bool {
 	out := ns.Run("ethtool", "-k", name)
 	return strings.Contains(out, "generic-receive-offload: on") && strings.Contains(out, "rx-udp-gro-forwarding: on")
