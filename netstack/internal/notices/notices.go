@@ -43,7 +43,7 @@ func (l *Listener) Listen(family int, groups []uint32, concerns func(netlink.Mes
 	return nil
 }
 
-// receive hears of one burst, and says whether there can be another.
+// receive hears of one burst, and reports whether there can be another.
 func receive(conn *netlink.Conn, concerns func(netlink.Message) bool, tell func()) bool {
 	msgs, err := conn.Receive()
 	switch {
