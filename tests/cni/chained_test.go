@@ -59,7 +59,7 @@ func (p *pod) serve(t testing.TB, port int) {
 	t.Cleanup(func() { server.Close() })
 }
 
-// hears says whether what answers at an address is the container.
+// hears reports whether what answers at an address is the container.
 func (p *pod) hears(from *netns.NS, address string, options ...string) error {
 	out, err := from.Command("curl", append([]string{"-sS", "--max-time", "10", "http://" + address + "/"}, options...)...).CombinedOutput()
 	if err != nil || string(out) != p.Name {
@@ -174,7 +174,7 @@ func meta(i int, backend, conditions string) []string {
 	}
 }
 
-// limited says whether the container has the bandwidth of the plugin's limit. Set
+// limited reports whether the container has the bandwidth of the plugin's limit. Set
 // up behind natless-cni, it holds as soon as natlessd has seen it.
 func limited(t *testing.T, n *node, d *daemon.Daemon, p *pod, egress bool) error {
 	from, to, address, port := p.NS, n.server, server6, 0

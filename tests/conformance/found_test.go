@@ -101,7 +101,7 @@ func TestNothingBehindHeader(t *testing.T) {
 	}
 }
 
-// TestPortsBeyondQuote: bytes behind the end of a quoted packet are no ports
+// TestPortsBeyondQuote: bytes behind the end of a quoted packet are not ports
 // (rule 1.3.quoted-source-port).
 func TestPortsBeyondQuote(t *testing.T) {
 	p := lab(t, nil)

@@ -12,7 +12,7 @@ import (
 // TestRoundTrip translates packets there and back: what translation may keep,
 // is there again. It may not keep: options, extension headers, the flow label,
 // the high bits of a fragment's identification, the identification and DF of
-// what is no fragment, and two hops of the TTL.
+// what is not a fragment, and two hops of the TTL.
 func TestRoundTrip(t *testing.T) {
 	w := generate.Worlds()[0]
 	w.UDPZeroChecksum = translator.ForwardZeroChecksum

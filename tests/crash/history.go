@@ -1,6 +1,6 @@
 // Package crash kills natlessd with SIGKILL at any moment, while workloads come
 // and go, and judges what is there afterwards by what was answered before. The
-// judge is in this file and is judged itself. What is no crash may not enter.
+// judge is in this file and is judged itself. What is not about a crash may not enter.
 package crash
 
 import (
@@ -28,7 +28,7 @@ func (s share) String() string {
 	return s.address.String() + " " + s.ports
 }
 
-// overlaps says whether two shares have a port in common.
+// overlaps reports whether two shares have a port in common.
 func (s share) overlaps(o share) bool {
 	if s == (share{}) || o == (share{}) || s.address != o.address {
 		return false

@@ -47,7 +47,7 @@ type writer func([]byte) (int, error)
 
 func (w writer) Write(p []byte) (int, error) { return w(p) }
 
-// ready says whether the daemon is, and how a thing that it watches is; "" while
+// ready reports whether the daemon is, and how a thing that it watches is; "" while
 // it does not answer.
 func (n *topology) ready(check string) (bool, string) {
 	s, err := n.daemon.Client().Status(n.t.Context())

@@ -180,7 +180,7 @@ func prefixRule(p netip.Prefix) string {
 	return map[int]string{32: "1.1.32", 40: "1.1.40", 48: "1.1.48", 56: "1.1.56", 64: "1.1.64", 96: "1.1.96"}[p.Bits()]
 }
 
-// underPrefix says whether v4 may stand under the prefix.
+// underPrefix reports whether v4 may stand under the prefix.
 func (c *call) underPrefix(v4 netip.Addr) translator.Verdict {
 	switch {
 	case within(v4, never4):

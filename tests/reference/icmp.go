@@ -25,7 +25,7 @@ func readMessage(b []byte, at, unit int) message {
 	if unit == 0 {
 		return m
 	}
-	// Less than an extension header (RFC 4884 7) is no extension.
+	// Less than an extension header (RFC 4884 7) is not an extension.
 	if n := int(b[at]) * unit; n > 0 && n+4 <= len(m.quote) {
 		m.quote, m.extensions = m.quote[:n], m.quote[n:]
 	}

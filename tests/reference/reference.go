@@ -95,7 +95,7 @@ func (t *Translator) Translate(p Packet, h Hints) (out []Outcome) {
 	return out
 }
 
-// reads says whether this call takes a choice.
+// reads reports whether this call takes a choice.
 func (c *call) reads(r reading) bool {
 	*c.asked |= r
 	return c.reading&r != 0
@@ -172,7 +172,7 @@ func (c *call) faultMay(v translator.Verdict, typ, code byte, rest uint32) {
 }
 
 // forUs says that the packet is for the translator itself. Faults behind its IP
-// header are no concern of translation then, but may be found first.
+// header do not concern translation then, but may be found first.
 func (c *call) forUs() {
 	c.local = true
 	c.results = append(c.results, Outcome{Verdict: translator.Local})

@@ -7,7 +7,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 )
 
-// answerable says whether an ICMP error of ours may answer a packet: it is no
+// answerable reports whether an ICMP error of ours may answer a packet: it is no
 // ICMP error, no later fragment, not from or to a multicast or unspecified
 // address (section 6).
 func answerable(d *datagram) bool {
