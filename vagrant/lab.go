@@ -38,7 +38,7 @@ type lab interface {
 	script() string
 	// reboot restarts the host, and returns when it can be used again.
 	reboot(ctx context.Context) error
-	// systemd says whether one runs on the host.
+	// systemd reports whether one runs on the host.
 	systemd() bool
 	// close leaves the machines to whoever made them.
 	close()

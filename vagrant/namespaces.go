@@ -102,7 +102,8 @@ func newNamespaces(_ context.Context, dir string) (*namespaces, error) {
 		return nil, err
 	}
 	n.manager = &manager{lab: n, log: os.Stderr, socket: filepath.Join(n.scratch, "notify")}
-	if n.disk, err = hold("unshare", "--mount", "sh", "-ec", `mkdir "$0/disk"; mount -t tmpfs tmpfs "$0/disk"; `+holdOn, n.scratch); err != nil {
+	if n.disk, err = hold("unshare", "--mount", "sh", "-ec", `mkdir "$0/disk"; mount -t tmpfs tmpfs "$0/disk"; `+holdOn,
+		n.scratch); err != nil {
 		n.close()
 		return nil, err
 	}

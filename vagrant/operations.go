@@ -37,7 +37,7 @@ func (t *tester) ready(ctx context.Context) (err error) {
 	return err
 }
 
-// same says whether the assignments are as first given.
+// same reports whether the assignments are as first given.
 func (t *tester) same(ctx context.Context) error {
 	after, err := t.workloads(ctx)
 	if err != nil {
@@ -125,7 +125,8 @@ func purge(ctx context.Context, t *tester) (string, error) {
 	if len(left) > 0 {
 		return "", errors.New("left behind, or gone with it:\n" + strings.Join(left, "\n"))
 	}
-	return fmt.Sprintf("%d files of the package gone; %d lines about files, people, devices, routes, rules and sysctls as before", strings.Count(files, "\n"), strings.Count(before, "\n")), nil
+	return fmt.Sprintf("%d files of the package gone; %d lines about files, people, devices, routes, rules and sysctls as before",
+		strings.Count(files, "\n"), strings.Count(before, "\n")), nil
 }
 
 // difference is the lines that are in one text only, with + or -.

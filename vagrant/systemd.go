@@ -31,7 +31,8 @@ func confined(ctx context.Context, t *tester) (string, error) {
 	if exposure > 4 {
 		return "", fmt.Errorf("exposure %v, want 4 at most", exposure)
 	}
-	journal, err := t.sh(ctx, host, "journalctl -q --no-pager -o cat -b -u natlessd -p err; journalctl -q --no-pager -o cat -b -u natlessd | grep -i -e 'not permitted' -e 'read-only file' -e 'level=ERROR' || true")
+	journal, err := t.sh(ctx, host,
+		"journalctl -q --no-pager -o cat -b -u natlessd -p err; journalctl -q --no-pager -o cat -b -u natlessd | grep -i -e 'not permitted' -e 'read-only file' -e 'level=ERROR' || true")
 	if err != nil {
 		return "", err
 	}

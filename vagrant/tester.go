@@ -77,7 +77,7 @@ func (w workload) has(port uint16) bool {
 // that its kernel would take for a connection.
 func (w workload) port() uint16 { return w.Ports[0].Last }
 
-// run runs checks and prints TAP (testanything.org); it says whether all are ok.
+// run runs checks and prints TAP (testanything.org); it reports whether all are ok.
 func (t *tester) run(ctx context.Context, checks []check) bool {
 	fmt.Fprintf(t.out, "TAP version 13\n1..%d\n", len(checks))
 	defer t.endProbes()
@@ -196,7 +196,8 @@ type flowReport struct {
 // client to a container, by TCP and UDP. No connection may break, and no more
 // datagrams may be lost than allowed.
 func (t *tester) underTraffic(ctx context.Context, lossAllowed int, f func() error) (string, error) {
-	out, err := start(ctx, t.lab, host, fmt.Sprintf("exec ip netns exec one %s flow [%s%s]:%d", t.lab.file("probe"), prefix, server4, serverPort))
+	out, err := start(ctx, t.lab, host, fmt.Sprintf("exec ip netns exec one %s flow [%s%s]:%d", t.lab.file("probe"), prefix, server4,
+		serverPort))
 	if err != nil {
 		return "", err
 	}

@@ -143,7 +143,7 @@ func (r *report) answer(number uint64) {
 	r.answered[number] = true
 }
 
-// complete counts, and says whether there is an answer to each.
+// complete counts, and reports whether there is an answer to each.
 func (r *report) complete() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
