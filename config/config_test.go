@@ -244,8 +244,8 @@ config: addresses.ipv6: missing`},
 		"pool uplink":          {least + "pools:\n  - {name: a, ipv4: uplink}\n", "config:4: pools[0].ipv4: which uplink? set the key uplink to the interface's name\nconfig:4: pools[0].ports: missing"},
 		"pool whole":           {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, whole_address: true, reserved_ports: 1}\n", "config:4: pools[0].whole_address: excludes ports, reserved_ports and ports_per_workload"},
 		"pool too many":        {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: '0-2000,3000-3099', ports_per_workload: 978}\n", "config:4: pools[0].ports_per_workload: 978 do not fit: the longest run of ports without reserved_ports is 977"},
-		"pool ports":           {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: 9-1}\n", `config:4: pools[0].ports: ports "9-1": ports 9-1: the range runs backwards`},
-		"ports twice":          {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: '5-9,1-5'}\n", `config:4: pools[0].ports: ports "5-9,1-5": ports 1-5 and 5-9: ranges must be sorted and must not overlap`},
+		"pool ports":           {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: 9-1}\n", `config:4: pools[0].ports: ports "9-1": 9-1: the range runs backwards`},
+		"ports twice":          {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, ports: '5-9,1-5'}\n", `config:4: pools[0].ports: ports "5-9,1-5": 1-5 and 5-9: ranges must not overlap`},
 
 		"services": {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nmappings: [{ipv6: 2001:db8:1::1, ipv4: 198.51.100.1}]\n" +
 			"api: {socket: a, group: ''}\nsysctl_dir: sys\nregistry: {path: b, history: -1}\ndns64: {enabled: true, upstreams: ['192.0.2.1:53'], exclude: [10.0.0.0/8], clients: ['2001:db8::/64', 10.0.0.0/8]}\nhealth: {port: 53}",

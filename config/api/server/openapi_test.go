@@ -50,7 +50,7 @@ func TestDescribedFields(t *testing.T) {
 	for name, schema := range doc.Components.Schemas {
 		if typ := types[name]; typ != nil {
 			compareFields(t, name, typ, schema.Value)
-		} else if schema.Value.Type.Is("object") {
+		} else if schema.Value.Type.Is("object") && name != "PortRange" { // translator/ports writes it
 			t.Errorf("schema %s has no Go type", name)
 		}
 		delete(types, name)
