@@ -111,15 +111,7 @@ func (c *call) quoteTo4(b []byte, from netip.Addr, m *mapping.Mapping) []byte {
 		return nil
 	}
 	malformed := why != ok
-	if old.behind {
-		c.fault(translator.HeaderBehindFragment)
-	}
-	if old.segmentsLeft != 0 {
-		c.fault(translator.RoutingHeader)
-	}
-	if 20+old.claimed > 65535 {
-		c.fault(translator.Malformed) // IPv4 cannot say that length
-	}
+	c.quotedHeaders(old)
 	quotable := c.quotable(old)
 	c.quoteRules(old)
 	c.enforceQuote(old, m)
@@ -163,6 +155,19 @@ func (c *call) quoteTo4(b []byte, from netip.Addr, m *mapping.Mapping) []byte {
 	}
 	carry(old, d, changed, false)
 	return write4(d)
+}
+
+// quotedHeaders refuses a quoted IPv6 packet for its headers.
+func (c *call) quotedHeaders(old *datagram) {
+	if old.behind {
+		c.fault(translator.HeaderBehindFragment)
+	}
+	if old.segmentsLeft != 0 {
+		c.fault(translator.RoutingHeader)
+	}
+	if 20+old.claimed > 65535 {
+		c.fault(translator.Malformed) // IPv4 cannot say that length
+	}
 }
 
 // enforceQuote: an error from a workload that shares an address is about a
