@@ -76,7 +76,7 @@ type moving struct {
 	packet  translator.Packet
 	view    *buffer.View        // its buffer
 	was     *stack.PacketBuffer // what it came as
-	results *results            // what becomes of it
+	results                     // what becomes of it and of those before
 }
 
 // MTU is that of the link as the stack above sees it.

@@ -58,18 +58,18 @@ func (e *endpoint) translate(x *path, b *bytesOf, pkt *stack.PacketBuffer, r *re
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.moving = moving{p, view, pkt, r}
+	x.moving = moving{p, view, pkt, *r} // a pointer would have r escape
 	x.driver.Now()
 	x.driver.Move(&x.packet)
 	x.driver.Done()
-	x.moving = moving{}
+	*r, x.results, x.view, x.was = x.results, results{}, nil, nil
 }
 
 // Send is the port's: a packet goes on, or back where it came from.
 func (x *path) Send(p *translator.Packet, v translator.Verdict) {
-	list := &x.results.on
+	list := &x.on
 	if v == translator.Hairpin || v.Replied() {
-		list = &x.results.back
+		list = &x.back
 	}
 	if p != &x.packet {
 		list.PushBack(x.endpoint.wrap(nil, p, x.was))
