@@ -28,15 +28,15 @@ func newCapture(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "capture -w FILE [FILTER]",
 		Short: "Write packets to a file for Wireshark, before and after translation",
-		Long: `Write packets as they pass to a pcapng file, which is overwritten. It has two
-interfaces: on one, packets as they came to the translator, on the other, as
-they left it. Each packet has a comment with the verdict, or the reason for
-which it was dropped, the workload and the mapping; both sides of one packet
-have the same packet identifier. TCP and UDP superpackets stay whole and say so.
+		Long: `Write packets as they pass to a pcapng file, replacing it. The file has two
+interfaces: one has the packets as they came to the translator, the other as they
+left it. Each packet has a comment with the verdict, or the reason why it was
+dropped, the workload and the mapping. Both sides of one packet have the same
+packet identifier. TCP and UDP superpackets stay whole; their comment says so.
 
-The file is complete whenever it ends: by -c, --for, --max-size, by Ctrl-C, or
-because the daemon died. How many packets are missing, because the disk or
-reader was too slow, stands in its interface statistics.
+The file is complete however the capture ends: by -c, --for, --max-size or Ctrl-C,
+or because the daemon died. Its interface statistics say how many packets are
+missing because the disk or the reader was too slow.
 
 ` + monitor.Grammar,
 		Example: `  natless capture -w drops.pcapng --drops
@@ -63,9 +63,9 @@ reader was too slow, stands in its interface statistics.
 	}
 	s.flags(c, o, "count")
 	f := c.Flags()
-	f.StringVarP(&file, "write", "w", "", "the `file`; - is standard output")
+	f.StringVarP(&file, "write", "w", "", "write to this `file`; - means standard output")
 	f.IntVarP(&snap, "snaplen", "s", 0, "keep this many `bytes` of each packet and side; 0: all")
-	f.StringVar(&limit, "max-size", "", "end before the file is larger than this `size`, such as 100M")
+	f.StringVar(&limit, "max-size", "", "end before the file exceeds this `size`, such as 100M")
 	allFlag(c, &all)
 	c.MarkFlagRequired("write")
 	return c

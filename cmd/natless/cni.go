@@ -26,17 +26,18 @@ type chaining struct {
 }
 
 func newCNI(o *options) *cobra.Command {
-	c := &cobra.Command{Use: "cni", Short: "Chain natless-cni into the network of a host's containers"}
+	c := &cobra.Command{Use: "cni", Short: "Chain natless-cni into the network of this host's containers"}
 	var ch chaining
 	install := &cobra.Command{
 		Use:   "install",
 		Short: "Install the plugin and chain it behind the network's others",
-		Long: `Copy natless-cni to where the container engine looks for plugins, and append it
-to the first network configuration (*.conflist, by name), which must be there:
-it is the one that the engine takes, of the plugin that gives containers IPv6.
+		Long: `Copy natless-cni to the directory where the container engine looks for plugins,
+and append it to the first network configuration (*.conflist, by name). That is
+the one the engine uses. It must exist, and its plugins must give containers IPv6.
 
 Doing it twice changes nothing. With --watch it waits for the configuration, and
-appends again whenever somebody writes it anew, until it is told to end.`,
+appends the plugin again whenever another program rewrites the file, until you
+end it.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if c.Flags().Changed("socket") {
@@ -47,7 +48,7 @@ appends again whenever somebody writes it anew, until it is told to end.`,
 	}
 	remove := &cobra.Command{
 		Use:   "uninstall",
-		Short: "Take the plugin out of the network again",
+		Short: "Remove the plugin from the network",
 		Args:  cobra.NoArgs,
 		RunE:  func(c *cobra.Command, _ []string) error { return ch.remove(c.OutOrStdout()) },
 	}
@@ -58,9 +59,9 @@ appends again whenever somebody writes it anew, until it is told to end.`,
 	}
 	f := install.Flags()
 	f.StringVar(&ch.from, "plugin", "", "the `program` to install (default natless-cni beside this one)")
-	f.StringVar(&ch.pool, "pool", "", "the `pool` that the network's containers get their share from")
+	f.StringVar(&ch.pool, "pool", "", "the `pool` from which the network's containers get their share")
 	f.IntVar(&ch.ports, "ports", 0, "how many `ports` each container gets (default the pool's ports_per_workload)")
-	f.BoolVar(&ch.watch, "watch", false, "stay, and do it again whenever it is undone")
+	f.BoolVar(&ch.watch, "watch", false, "keep running, and do it again whenever it is undone")
 	return c
 }
 

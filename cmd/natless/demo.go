@@ -9,7 +9,7 @@ import (
 func newDemo() *cobra.Command {
 	return &cobra.Command{
 		Use:   "demo",
-		Short: "See it work, in this process alone: no privileges, no daemon, no device",
+		Short: "Show natless at work inside this process: no privileges, no daemon, no device",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return demo.Run(c.Context(), c.OutOrStdout(), printOwner)

@@ -25,18 +25,18 @@ func newDoctor(o *options) *cobra.Command {
 	path := ""
 	c := &cobra.Command{
 		Use:   "doctor",
-		Short: "Look the host over and say what to mend",
-		Long: `Look at everything that natless needs of this host: configuration, API, kernel,
-device, routes, addresses, neighbours, sysctls, MTU, firewall, anti-spoofing,
-offload, resolver, pools, containers, registry, disk, clock, and other
-translators. Each line is ok, warn or fail, with the remedy below it.
+		Short: "Check the host and say what to fix",
+		Long: `Check everything that natless needs on this host: configuration, API, kernel,
+device, routes, addresses, neighbours, sysctls, MTU, firewall, anti-spoofing, fast
+path, resolver, pools, containers, registry, disk, clock, and other translators.
+Each line is ok, warn or fail; the remedy is below it.
 
 It changes nothing. It sends one ping to each of the translator's own addresses,
 asks the translator's resolver for one name, and asks the uplink's link by ARP
-whether another host has an address of natless. Run it as root, in the network namespace of
-natlessd; with natlessd down it looks at what can be seen without.
+whether another host has an address of natless. Run it as root, in the network
+namespace of natlessd. When natlessd is not running it checks what it can.
 
-Exit status: 0 when nothing failed (warnings are no failure), else 1.`,
+Exit status: 0 when no check failed (a warning is not a failure), else 1.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			client := o.client()
@@ -59,7 +59,7 @@ Exit status: 0 when nothing failed (warnings are no failure), else 1.`,
 			return examine(c, o.output, p)
 		},
 	}
-	c.Flags().StringVar(&path, "config", "", "the daemon's configuration `file` (default the one that it runs, else "+defaultConfig+")")
+	c.Flags().StringVar(&path, "config", "", "the daemon's configuration `file` (default the one that natlessd runs, else "+defaultConfig+")")
 	return c
 }
 

@@ -11,7 +11,7 @@ import (
 func newDoctor(*options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
-		Short: "Look the host over and say what to mend (on Linux)",
+		Short: "Check the host and say what to fix (on Linux)",
 		RunE:  func(*cobra.Command, []string) error { return errors.New("doctor looks at Linux hosts only") },
 	}
 }

@@ -31,7 +31,7 @@ func newExplain(o *options) *cobra.Command {
 	var off offline
 	c := &cobra.Command{
 		Use:   "explain PACKET-IN-WORDS",
-		Short: "Say what becomes of a packet, and why",
+		Short: "Say what happens to a packet, and why",
 		Long: `Build the packet that the words describe, translate it, and say what comes out,
 which mapping or prefix decided, or why it is dropped, by which rule.
 

@@ -25,13 +25,13 @@ func newMonitor(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "monitor [FILTER]",
 		Short: "Show packets as they pass, and what becomes of each",
-		Long: `Show packets as they pass: when, in which direction, the verdict, the packet as
-it came and, behind the double arrow, as it went on. What is dropped says why.
-Flags and FILTER narrow it down together; put FILTER in quotes when it has
-parentheses. At most --rate packets are shown a second, and the others counted.
-The summary at the end goes to standard error; Ctrl-C ends it.
+		Long: `Show packets as they pass: the time, the direction, the verdict, the packet as it
+came and, after the double arrow, as it left. A dropped packet has the reason.
+A packet is shown when all flags and FILTER match; put FILTER in quotes when it
+has parentheses. At most --rate packets a second are shown; the others are
+counted. Ctrl-C ends it; a summary then goes to standard error.
 
-Nothing is slowed down by a reader who is slow: what he misses is counted as
+A slow reader does not slow down the packets: those that it misses are counted as
 lost. With -o json each packet is a line of JSON.
 
 ` + monitor.Grammar,
@@ -60,14 +60,14 @@ lost. With -o json each packet is a line of JSON.
 		},
 	}
 	s.flags(c, o, "number")
-	c.Flags().IntVar(&rate, "rate", 100, "show at most this many packets a `second`; 0: all")
-	c.Flags().BoolVarP(&words, "verbose", "v", false, "show both sides in the words of natless explain, with the mapping")
+	c.Flags().IntVar(&rate, "rate", 100, "show at most this many `packets` a second; 0: all")
+	c.Flags().BoolVarP(&words, "verbose", "v", false, "show both sides in the words of natless explain, and the mapping")
 	allFlag(c, &all)
 	return c
 }
 
 func allFlag(c *cobra.Command, all *bool) {
-	c.Flags().BoolVar(all, "all", false, "have the kernel's fast path leave all packets to the daemon meanwhile")
+	c.Flags().BoolVar(all, "all", false, "make the fast path leave all packets to the daemon meanwhile")
 }
 
 // colorful reports whether w is a terminal whose user wants colors

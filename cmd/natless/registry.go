@@ -18,20 +18,22 @@ func newRegistry(o *options) *cobra.Command {
 	path := ""
 	c := &cobra.Command{
 		Use:   "registry",
-		Short: "Back up, check and restore who has which addresses and ports",
+		Short: "Back up, check and restore the registry of addresses and ports",
 		Long: `Back up, check and restore the registry: the file in which natlessd remembers
 which workload has which IPv4 address and ports, and which had them before.
 
-natlessd does not start with a registry that is damaged, empty, or gone although
-there was one: others would be given what containers have that run. It leaves the
-file as it is. Then, with natlessd stopped, one of these puts a sound one in its
-place, and keeps the one before under a name with the time:
+natlessd does not start with a registry that is damaged or empty, or that is
+missing although there was one: it would give other workloads the addresses and
+ports of containers that are running. It leaves the file as it is. Stop natlessd,
+and use the first of these that is possible. Each puts a sound registry in place,
+and keeps the old file under a name with the time:
 
-  restore   a backup: best
-  salvage   what is whole of the damaged one
-  new       an empty one: containers that run have no IPv4 until they are created again
+  restore   use a backup
+  salvage   keep the records of the damaged registry that are whole
+  new       begin with an empty one: running containers have no IPv4 until they
+            are created again
 
-Where FILE is left out it is registry.path of the configuration.
+FILE is registry.path of the configuration unless you give one.
 
 Exit status: 0 when all is well, else 1.`,
 		Args: cobra.NoArgs,
@@ -61,9 +63,10 @@ func newRegistryBackup(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "backup FILE|-",
 		Short: "Write a copy of the running daemon's registry",
-		Long: `Write a copy of the running daemon's registry, as it is at this moment, while
-assignments go on. FILE is replaced when the copy is whole and was checked; - is
-standard output. Keep it beside the key file of the registry's directory.`,
+		Long: `Write a copy of the running daemon's registry as it is at this moment.
+Assignments go on meanwhile. FILE is replaced after the copy is complete and has
+been checked; - means standard output. Keep a copy of the file "key" from the
+registry's directory with it.`,
 		Example: `  natless registry backup /var/backups/natless.db
   natless registry backup - | ssh backup 'cat > natless.db'`,
 		Args: cobra.ExactArgs(1),
@@ -102,7 +105,7 @@ func backup(c *cobra.Command, o *options, path string) (r registry.Report, err e
 func newRegistryCheck(o *options, file fileOf) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check [FILE]",
-		Short: "Look at all of a registry or a backup, with no daemon running on it",
+		Short: "Check every record of a backup, or of a registry that no daemon uses",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := file(args, 0)
@@ -127,13 +130,13 @@ type replaced struct {
 func newRegistryRestore(o *options, file fileOf) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore BACKUP [FILE]",
-		Short: "Put a backup in the place of the registry, with natlessd stopped",
-		Long: `Put a backup in the place of the registry, with natlessd stopped. The backup is
-checked first. At every moment the one or the other is there, whole; the one before
+		Short: "Replace the registry with a backup, with natlessd stopped",
+		Long: `Replace the registry with a backup, with natlessd stopped. The backup is checked
+first. At every moment either the old or the new registry is in place; the old one
 is kept under a name with the time.
 
-What was assigned since the backup was made is not in it: create those containers
-anew, since others may be given what they have.`,
+Assignments made after the backup are not in it. Create those containers again,
+because other workloads may be given the addresses and ports that they have.`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := file(args, 1)
@@ -153,9 +156,9 @@ func newRegistryNew(o *options, file fileOf) *cobra.Command {
 	return &cobra.Command{
 		Use:   "new [FILE]",
 		Short: "Begin with an empty registry, with natlessd stopped",
-		Long: `Begin with an empty registry, with natlessd stopped. Containers that run have no
-IPv4 until they are created again. The registry before is kept under a name with
-the time.`,
+		Long: `Begin with an empty registry, with natlessd stopped. Running containers have no
+IPv4 until they are created again. The old registry is kept under a name with the
+time.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := file(args, 0)
@@ -166,7 +169,7 @@ the time.`,
 			if err != nil {
 				return err
 			}
-			return printReport(c.OutOrStdout(), o, "began anew with", r, aside, replaced{r, aside})
+			return printReport(c.OutOrStdout(), o, "began with an empty registry", r, aside, replaced{r, aside})
 		},
 	}
 }
@@ -180,13 +183,14 @@ type salvaged struct {
 func newRegistrySalvage(o *options, file fileOf) *cobra.Command {
 	return &cobra.Command{
 		Use:   "salvage [FILE]",
-		Short: "Make a sound registry of what is whole in a damaged one, with natlessd stopped",
-		Long: `Make a sound registry of what is whole in a damaged one, with natlessd stopped,
-when there is no backup. The damaged one is kept under a name with the time.
+		Short: "Keep the sound records of a damaged registry, with natlessd stopped",
+		Long: `Make a new registry from the sound records of a damaged one, with natlessd
+stopped, when there is no backup. The damaged one is kept under a name with the
+time.
 
-Each record has a checksum, so what is taken is right. What is missing may be given
-to others: compare "natless workloads" with the containers that run, and create
-those that are not in it anew.`,
+Each record has a checksum, so every record that is kept is right. What a missing
+record assigned may be given to other workloads: compare "natless workloads" with
+the containers that are running, and create those that it does not list again.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := file(args, 0)
@@ -201,7 +205,7 @@ those that are not in it anew.`,
 				for _, f := range s.Faults {
 					fmt.Fprintln(c.OutOrStdout(), f)
 				}
-				fmt.Fprintf(c.OutOrStdout(), "%d records were seen that are damaged\n", s.Lost)
+				fmt.Fprintf(c.OutOrStdout(), "%d records are damaged and were left out\n", s.Lost)
 			}
 			return printReport(c.OutOrStdout(), o, "salvaged", s.Report, aside, salvaged{s, aside})
 		},
@@ -212,12 +216,12 @@ func printReport(w io.Writer, o *options, done string, r registry.Report, aside 
 	if o.output == "json" {
 		return printJSON(w, v)
 	}
-	if _, err := fmt.Fprintf(w, "%s %s: %d assignments, %d sets that cool down, %d entries of history, %d bytes, layout %s\n",
+	if _, err := fmt.Fprintf(w, "%s %s: %d assignments, %d port sets in cooldown, %d past assignments, %d bytes, layout %s\n",
 		done, r.Path, r.Assignments, r.Cooling, r.History, r.Bytes, cmp.Or(r.Layout, "?")); err != nil {
 		return err
 	}
 	if aside != "" {
-		_, err := fmt.Fprintf(w, "the one before is kept as %s\n", aside)
+		_, err := fmt.Fprintf(w, "the old registry is kept as %s\n", aside)
 		return err
 	}
 	return nil

@@ -30,15 +30,15 @@ func TestRegistry(t *testing.T) {
 	held := "process N (natless.test) has it open: "
 	os.WriteFile(conf, []byte("prefix: 64:ff9b::/96\naddresses: {ipv4: 192.0.0.8, ipv6: \"2001:db8::1\"}\nregistry: {path: "+file+"}\n"), 0o600)
 	for _, c := range []struct{ words, want string }{
-		{"backup BACKUP", "backed up BACKUP: 3 assignments, 0 sets that cool down, 0 entries of history, N bytes, layout 3\n"},
-		{"check BACKUP", "nothing is wrong with BACKUP: 3 assignments, 0 sets that cool down, 0 entries of history, N bytes, layout 3\n"},
+		{"backup BACKUP", "backed up BACKUP: 3 assignments, 0 port sets in cooldown, 0 past assignments, N bytes, layout 3\n"},
+		{"check BACKUP", "nothing is wrong with BACKUP: 3 assignments, 0 port sets in cooldown, 0 past assignments, N bytes, layout 3\n"},
 		{"check LIVE", "!registry LIVE: " + held + `make a backup with "natless registry backup", and check that`},
 		{"restore BACKUP LIVE", "!registry LIVE: " + held + "stop natlessd first"},
 		{"new LIVE", "!registry LIVE: " + held + "stop natlessd first"},
 		{"salvage LIVE", "!registry LIVE: " + held + "stop natlessd first"},
-		{"restore BACKUP FILE", "restored FILE: 3 assignments, 0 sets that cool down, 0 entries of history, N bytes, layout 3\n"},
-		{"restore BACKUP --config CONF", "restored FILE: 3 assignments, 0 sets that cool down, 0 entries of history, N bytes, layout 3\nthe one before is kept as FILE.TIME\n"},
-		{"new FILE", "began anew with FILE: 0 assignments, 0 sets that cool down, 0 entries of history, N bytes, layout 3\nthe one before is kept as FILE.TIME\n"},
+		{"restore BACKUP FILE", "restored FILE: 3 assignments, 0 port sets in cooldown, 0 past assignments, N bytes, layout 3\n"},
+		{"restore BACKUP --config CONF", "restored FILE: 3 assignments, 0 port sets in cooldown, 0 past assignments, N bytes, layout 3\nthe old registry is kept as FILE.TIME\n"},
+		{"new FILE", "began with an empty registry FILE: 0 assignments, 0 port sets in cooldown, 0 past assignments, N bytes, layout 3\nthe old registry is kept as FILE.TIME\n"},
 		{"restore FILE.none FILE", "!registry: stat FILE.none: no such file or directory"},
 	} {
 		if got := plain(c.words); got != c.want {

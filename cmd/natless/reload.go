@@ -10,8 +10,8 @@ func newReload(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "reload",
 		Short: "Make the daemon read its configuration again",
-		Long: `Make the daemon read its configuration again. All of it takes effect at once and
-no packet is lost; or it is refused with the reason, and nothing changes.`,
+		Long: `Make the daemon read its configuration again. Either all of it takes effect at
+once and no packet is lost, or it is refused with the reason and nothing changes.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := o.client().Reload(c.Context())

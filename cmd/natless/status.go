@@ -20,11 +20,11 @@ func newStatus(o *options) *cobra.Command {
 	ready := false
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "Show the daemon at a glance",
-		Long: `Show the daemon at a glance.
+		Short: "Show the state of the daemon",
+		Long: `Show the state of the daemon: version, fast path, packets by verdict, and checks.
 
-Exit status: 0 when the daemon answered; with --ready, only when it is ready too,
-which is what a readiness probe asks.`,
+Exit status: 0 when the daemon answered. With --ready, for a readiness probe, 0
+only when the daemon is also ready.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := o.client().Status(c.Context())

@@ -45,7 +45,7 @@ func newWhois(o *options) *cobra.Command {
 			return printOwner(c.OutOrStdout(), owner)
 		},
 	}
-	c.Flags().StringVar(&at, "at", "", "at this `time`: RFC 3339, 2006-01-02 15:04[:05] here, or how long ago, such as 10m")
+	c.Flags().StringVar(&at, "at", "", "at this `time`: RFC 3339, local time as 2006-01-02 15:04[:05], or how long ago, such as 10m")
 	return c
 }
 

@@ -34,7 +34,7 @@ func newWorkloadsList(o *options) *cobra.Command {
 	var address string
 	c := &cobra.Command{
 		Use:   "list",
-		Short: "List workloads and what they were assigned",
+		Short: "List workloads with their addresses and ports",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if address != "" {
@@ -89,7 +89,7 @@ func serial(n uint64) string {
 func newWorkloadsShow(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:               "show WORKLOAD",
-		Short:             "Show one workload, by its name, its container's id or the start of it",
+		Short:             "Show one workload, by its name or its container's id (or the start of it)",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: o.completeWorkload,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -128,10 +128,10 @@ func printWorkload(out io.Writer, w api.Workload, now time.Time) error {
 func newWorkloadsDelete(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "delete WORKLOAD",
-		Short: "Take a workload's assignment away, by its name, its container's id or the start of it",
-		Long: `Take a workload's assignment away: it has no IPv4 from then on. Its ports are
-kept out of use for the pool's cooldown. Whoever manages the workload, such as
-a container runtime, is not told.`,
+		Short: "Remove a workload's assignment, by its name or its container's id (or the start of it)",
+		Long: `Remove a workload's assignment: it has no IPv4 from then on. Its ports stay out of
+use for the pool's cooldown. The container runtime, or whoever else manages the
+workload, is not told.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: o.completeWorkload,
 		RunE: func(c *cobra.Command, args []string) error {

@@ -13,17 +13,17 @@ import (
 )
 
 // Grammar is how filters are written, for help texts.
-const Grammar = `FILTER is made of these, with  and, or, not  and parentheses:
+const Grammar = `FILTER consists of these, with "and", "or", "not" and parentheses:
 
   host ADDRESS, net ADDRESS/LEN       on either side of the translation; host and net may be left out
   port N, port N-M                    of TCP, UDP, SCTP, DCCP
-  src ..., dst ...                    one of the above at this end only
-  tcp, udp, icmp, proto N             icmp is that of both families
+  src ..., dst ...                    one of the above, for the source or destination only
+  tcp, udp, icmp, proto N             icmp means ICMP of both families
   workload NAME                       its name, its CONTAINER/INTERFACE, or the start of its container's id
   dir 6to4, dir 4to6
-  drop, forward, local, replied       what became of it; replied: an ICMP error of ours went back
+  drop, forward, local, replied       what happened; replied: an ICMP error of ours went back
   verdict NAME, reason NAME           as in ` + "`natless status`" + `: forward4, port-outside-set ...
-  less N, greater N                   bytes, N included
+  less N, greater N                   at most, at least N bytes
   fragment
 
 An IPv4 address also means the IPv6 address that it has under the prefix. For
