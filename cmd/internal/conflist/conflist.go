@@ -46,7 +46,7 @@ func Find(dir string) (string, error) {
 }
 
 // Add chains the plugin, with these keys besides its type, behind all others
-// of the list; where it is already, its keys are replaced. It says whether that
+// of the list; where it is already, its keys are replaced. It reports whether that
 // changed anything.
 func Add(path string, keys map[string]any) (changed bool, err error) {
 	own := map[string]any{"type": Plugin, "capabilities": map[string]bool{"natless": true}}
@@ -76,7 +76,7 @@ func Add(path string, keys map[string]any) (changed bool, err error) {
 	return true, l.write()
 }
 
-// Remove takes the plugin out. It says whether it was there.
+// Remove takes the plugin out. It reports whether it was there.
 func Remove(path string) (changed bool, err error) {
 	l, err := read(path)
 	if err != nil || !slices.ContainsFunc(l.plugins, isOurs) {

@@ -67,7 +67,7 @@ func hook(c *nftables.Chain) string {
 	return "other"
 }
 
-// accepted says whether a rule accepts what comes from or goes to the device.
+// accepted reports whether a rule accepts what comes from or goes to the device.
 func (h ThisHost) accepted(r *nftables.Rule) bool {
 	names, accepts := false, false
 	for _, e := range r.Exprs {
@@ -84,7 +84,7 @@ func (h ThisHost) accepted(r *nftables.Rule) bool {
 // sourceAddress is where an IPv4 header has it.
 const sourceAddress = 12
 
-// masquerades says whether a rule masquerades packets whatever their source:
+// masquerades reports whether a rule masquerades packets whatever their source:
 // that of a container engine, for its own containers, does no harm.
 func masquerades(r *nftables.Rule) bool {
 	does := false

@@ -37,10 +37,12 @@ func (v *visit) api() {
 	}
 	v.status = &status
 	if status.Version != v.Version {
-		v.warn(check, "restart natlessd (systemctl restart natlessd), or run its own natless", "natlessd is version %s and this is %s", status.Version, v.Version)
+		v.warn(check, "restart natlessd (systemctl restart natlessd), or run its own natless", "natlessd is version %s and this is %s",
+			status.Version, v.Version)
 	}
 	if !status.Ready {
-		v.warn(check, "wait a moment; if it stays so, its log says what it waits for (journalctl -u natlessd)", "natlessd is starting, since %s", v.Now.Sub(status.Started).Truncate(time.Second))
+		v.warn(check, "wait a moment; if it stays so, its log says what it waits for (journalctl -u natlessd)",
+			"natlessd is starting, since %s", v.Now.Sub(status.Started).Truncate(time.Second))
 	}
 	v.configurationInForce(status)
 	for _, c := range status.Checks {
@@ -62,7 +64,8 @@ func (v *visit) api() {
 func (v *visit) apiUnreachable(check string, err error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		v.fail(check, "start it (systemctl start natlessd), or name its api.socket with --socket", "natlessd is not running: no socket at %s", v.Client.Socket())
+		v.fail(check, "start it (systemctl start natlessd), or name its api.socket with --socket",
+			"natlessd is not running: no socket at %s", v.Client.Socket())
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, api.ErrForbidden):
 		v.warn(check, "run it as root", "you may not ask natlessd: %v", err)
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -76,7 +79,8 @@ func (v *visit) apiUnreachable(check string, err error) {
 func (v *visit) configurationInForce(s api.Status) {
 	const check = "reload"
 	if s.Reload.Error != "" {
-		v.warn(check, "correct the file, then run natless reload; until then the previous configuration is in force", "the last reload was refused: %s", s.Reload.Error)
+		v.warn(check, "correct the file, then run natless reload; until then the previous configuration is in force",
+			"the last reload was refused: %s", s.Reload.Error)
 		return
 	}
 	since := s.Started
@@ -104,7 +108,8 @@ func (v *visit) pools() {
 	for _, p := range pools {
 		left := p.Ports - p.PortsUsed
 		if p.Ports > 0 && left*10 < p.Ports {
-			v.warn(check, "add addresses to it, or lower ports_per_workload for new workloads", "pool %s has %d of %d ports left", p.Name, left, p.Ports)
+			v.warn(check, "add addresses to it, or lower ports_per_workload for new workloads", "pool %s has %d of %d ports left", p.Name,
+				left, p.Ports)
 		}
 	}
 	if v.sound(check) && len(pools) > 0 {
@@ -143,7 +148,8 @@ func (v *visit) clock() {
 	case v.Now.Year() < 2026:
 		v.fail(check, "set it (timedatectl set-time, or start an NTP client)", "the clock says %s", v.Now.Format(time.DateOnly))
 	case v.status != nil && v.status.Started.Sub(v.Now) > aheadBy:
-		v.warn(check, "start an NTP client; whois will be wrong about the time in between", "the clock went back: natlessd started %s in the future", v.status.Started.Sub(v.Now).Truncate(time.Second))
+		v.warn(check, "start an NTP client; whois will be wrong about the time in between",
+			"the clock went back: natlessd started %s in the future", v.status.Started.Sub(v.Now).Truncate(time.Second))
 	case err != nil:
 		v.unknown(check, err)
 	case !synchronised:

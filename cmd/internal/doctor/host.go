@@ -23,7 +23,7 @@ type Host interface {
 	Chains() ([]Chain, error)
 	// LegacyTables are those of the older iptables that are in use, "filter" say.
 	LegacyTables() []string
-	// AntiSpoofing says whether the daemon's own rules are there.
+	// AntiSpoofing reports whether the daemon's own rules are there.
 	AntiSpoofing() (bool, error)
 	// FastPath lists the programs of the fast path that stand at interfaces,
 	// whoever attached them, each with its place.
@@ -48,7 +48,7 @@ type Host interface {
 	// SourceIn is the address that the kernel in a network namespace sends from
 	// to another.
 	SourceIn(netns string, to netip.Addr) (netip.Addr, error)
-	// Synchronised says whether something keeps the clock right.
+	// Synchronised reports whether something keeps the clock right.
 	Synchronised() (bool, error)
 	// FreeSpace is what is left on the file system of a path, in bytes.
 	FreeSpace(path string) (uint64, error)

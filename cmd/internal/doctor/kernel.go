@@ -150,9 +150,11 @@ func (v *visit) routes() {
 	for _, what := range slices.Sorted(maps.Keys(toUs)) {
 		switch device, err := v.Host.RouteTo(toUs[what]); {
 		case err != nil:
-			v.fail(check, "ip route show proto 110 shows natlessd's own; its log says why one is missing", "%s: no route to %v: %v", what, toUs[what], err)
+			v.fail(check, "ip route show proto 110 shows natlessd's own; its log says why one is missing", "%s: no route to %v: %v", what,
+				toUs[what], err)
 		case device != c.Device.Name:
-			v.fail(check, fmt.Sprintf("ip route get %v, ip rule: remove what stands before natlessd's route", toUs[what]), "%s: %v goes to %s and not to %s", what, toUs[what], device, c.Device.Name)
+			v.fail(check, fmt.Sprintf("ip route get %v, ip rule: remove what stands before natlessd's route", toUs[what]),
+				"%s: %v goes to %s and not to %s", what, toUs[what], device, c.Device.Name)
 		}
 	}
 	v.routesToWorkloads(held)

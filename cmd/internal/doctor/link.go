@@ -113,7 +113,7 @@ func (v *visit) delays() {
 	}
 }
 
-// askable says whether an answer can be expected from a translator's address: the
+// askable reports whether an answer can be expected from a translator's address: the
 // kernel must have an address to ask from that is translated or routed back. Many
 // a host has IPv6 on its links alone, or no IPv4.
 func (v *visit) askable(to netip.Addr) bool {

@@ -28,17 +28,21 @@ func (v *visit) mtu() {
 	}
 	c := v.Config
 	if l := v.link(c.Uplink); l != nil && l.MTU < c.MTU.IPv4 {
-		v.fail(check, fmt.Sprintf("mtu: {ipv4: %d}", l.MTU), "mtu.ipv4 is %d, but %s takes packets of %d bytes at most", c.MTU.IPv4, l.Name, l.MTU)
+		v.fail(check, fmt.Sprintf("mtu: {ipv4: %d}", l.MTU), "mtu.ipv4 is %d, but %s takes packets of %d bytes at most", c.MTU.IPv4,
+			l.Name, l.MTU)
 	}
 	if l := v.link(c.Device.Name); l != nil && l.MTU < c.Device.MTU {
-		v.fail(check, "natlessd sets it again within a second; find out what changes it", "%s has an MTU of %d instead of %d", l.Name, l.MTU, c.Device.MTU)
+		v.fail(check, "natlessd sets it again within a second; find out what changes it", "%s has an MTU of %d instead of %d", l.Name,
+			l.MTU, c.Device.MTU)
 	}
 	if c.Device.MTU < c.MTU.IPv6 || c.Device.MTU < c.MTU.IPv4 {
-		v.warn(check, fmt.Sprintf("device: {mtu: %d}", max(c.MTU.IPv6, c.MTU.IPv4)), "device.mtu %d is smaller than mtu.ipv4 %d or mtu.ipv6 %d: what is longer never reaches natlessd", c.Device.MTU, c.MTU.IPv4, c.MTU.IPv6)
+		v.warn(check, fmt.Sprintf("device: {mtu: %d}", max(c.MTU.IPv6, c.MTU.IPv4)),
+			"device.mtu %d is smaller than mtu.ipv4 %d or mtu.ipv6 %d: what is longer never reaches natlessd", c.Device.MTU, c.MTU.IPv4, c.MTU.IPv6)
 	}
 	v.mtuOfWorkloads()
 	if c.LowestIPv6MTU > c.MTU.IPv6 {
-		v.warn(check, fmt.Sprintf("lowest_ipv6_mtu: %d", minIPv6MTU), "lowest_ipv6_mtu %d is larger than mtu.ipv6 %d", c.LowestIPv6MTU, c.MTU.IPv6)
+		v.warn(check, fmt.Sprintf("lowest_ipv6_mtu: %d", minIPv6MTU), "lowest_ipv6_mtu %d is larger than mtu.ipv6 %d", c.LowestIPv6MTU,
+			c.MTU.IPv6)
 	}
 	if v.sound(check) {
 		largest := min(c.MTU.IPv4, c.MTU.IPv6-headerDifference)
@@ -59,7 +63,8 @@ func (v *visit) mtuOfWorkloads() {
 		}
 		if l := v.link(device); l != nil && l.MTU < v.Config.MTU.IPv6 {
 			narrow[device] = l.MTU
-			v.warn("mtu", fmt.Sprintf("mtu: {ipv6: %d}, or a larger MTU there", l.MTU), "mtu.ipv6 is %d, but %s, toward %s, takes packets of %d bytes at most", v.Config.MTU.IPv6, device, w.Key, l.MTU)
+			v.warn("mtu", fmt.Sprintf("mtu: {ipv6: %d}, or a larger MTU there", l.MTU),
+				"mtu.ipv6 is %d, but %s, toward %s, takes packets of %d bytes at most", v.Config.MTU.IPv6, device, w.Key, l.MTU)
 		}
 	}
 }
@@ -85,7 +90,8 @@ func (v *visit) answers() {
 		err := v.Host.Echo(ctx, a)
 		cancel()
 		if err != nil {
-			v.fail(check, "see the lines above and below: device, routes, sysctls, firewall", "the translator does not answer a ping at %v: %v", a, err)
+			v.fail(check, "see the lines above and below: device, routes, sysctls, firewall",
+				"the translator does not answer a ping at %v: %v", a, err)
 		}
 	}
 	switch {
@@ -114,7 +120,8 @@ func (v *visit) filters() {
 	}
 	for _, c := range chains {
 		if c.Hook == "forward" && c.DropsByDefault && !c.Accepts {
-			v.warn(check, acceptRule(c, device), "chain %v drops what it has no rule for, and has none for %s: translated packets may end there", c, device)
+			v.warn(check, acceptRule(c, device),
+				"chain %v drops what it has no rule for, and has none for %s: translated packets may end there", c, device)
 		}
 		if c.Masquerades {
 			v.warn(check, fmt.Sprintf("nft insert rule %s %s %s iifname %s accept", c.Family, c.Table, c.Name, device),
@@ -122,7 +129,8 @@ func (v *visit) filters() {
 		}
 	}
 	for _, t := range v.Host.LegacyTables() {
-		v.warn(check, fmt.Sprintf("iptables-legacy -t %s -S: nothing there may drop or rewrite what comes from %s or goes there", t, device), "the older iptables has rules in its table %s, which cannot be judged here", t)
+		v.warn(check, fmt.Sprintf("iptables-legacy -t %s -S: nothing there may drop or rewrite what comes from %s or goes there", t,
+			device), "the older iptables has rules in its table %s, which cannot be judged here", t)
 	}
 	if v.sound(check) {
 		v.ok(check, "nothing drops or rewrites what is forwarded by default")
@@ -147,7 +155,8 @@ func (v *visit) antiSpoofing() {
 	case err != nil:
 		v.unknown(check, err)
 	case !installed:
-		v.fail(check, "natlessd puts them back within a second; nft list ruleset shows what is there", "the rules against spoofed sources are gone")
+		v.fail(check, "natlessd puts them back within a second; nft list ruleset shows what is there",
+			"the rules against spoofed sources are gone")
 	default:
 		v.ok(check, "packets with a spoofed source are dropped at workloads' interfaces and ports of bridges")
 	}
@@ -201,9 +210,11 @@ func (v *visit) resolver() {
 	addrs, err := v.Host.Resolve(ctx, server, wellKnownName)
 	switch {
 	case err != nil:
-		v.fail(check, "check that its upstreams answer (dns64.upstreams, else /etc/resolv.conf)", "the resolver at %v does not answer for %s: %v", server, wellKnownName, err)
+		v.fail(check, "check that its upstreams answer (dns64.upstreams, else /etc/resolv.conf)",
+			"the resolver at %v does not answer for %s: %v", server, wellKnownName, err)
 	case !slices.ContainsFunc(addrs, v.Config.Prefix.Contains):
-		v.fail(check, "check that prefix is the one that workloads use", "the resolver at %v says that %s is %v, which is not in %v", server, wellKnownName, addrs, v.Config.Prefix)
+		v.fail(check, "check that prefix is the one that workloads use", "the resolver at %v says that %s is %v, which is not in %v",
+			server, wellKnownName, addrs, v.Config.Prefix)
 	default:
 		v.ok(check, "the resolver at %v puts %s into %v", server, wellKnownName, v.Config.Prefix)
 	}

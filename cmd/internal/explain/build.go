@@ -128,7 +128,8 @@ func (k *packet) checksum(b []byte) {
 	sum := uint16(0)
 	if k.proto != 1 {
 		src, dst := k.src.AsSlice(), k.dst.AsSlice()
-		sum = header.PseudoHeaderChecksum(tcpip.TransportProtocolNumber(k.proto), tcpip.AddrFromSlice(src), tcpip.AddrFromSlice(dst), uint16(len(b)))
+		sum = header.PseudoHeaderChecksum(tcpip.TransportProtocolNumber(k.proto), tcpip.AddrFromSlice(src), tcpip.AddrFromSlice(dst),
+			uint16(len(b)))
 	}
 	sum = ^checksum.Checksum(b, sum)
 	if k.proto == 17 && sum == 0 {

@@ -12,13 +12,15 @@ import (
 )
 
 var (
-	deviceInfo    = desc("device_info", "The TUN device: how packets are read and written, and what the kernel granted; 1 while it is there.", "device", "io", "tso", "uso")
-	deviceUp      = desc("device_up", "Whether the device is there.")
-	reopened      = desc("device_reopened_total", "Times that the device was deleted by somebody and made anew.")
-	waits         = desc("device_waits_total", "Times that a queue had nothing to read and slept.")
-	resegmented   = desc("device_segmented_packets_total", "Packets that the kernel refused whole and that were written segmented.")
-	writeErrors   = desc("device_write_errors_total", "Packets lost because the kernel did not take them, by its answer.", "error")
-	queueDrops    = desc("device_queue_dropped_packets_total", "Packets that the kernel dropped because the device's queue was full: natlessd is too slow.")
+	deviceInfo = desc("device_info",
+		"The TUN device: how packets are read and written, and what the kernel granted; 1 while it is there.", "device", "io", "tso", "uso")
+	deviceUp    = desc("device_up", "Whether the device is there.")
+	reopened    = desc("device_reopened_total", "Times that the device was deleted by somebody and made anew.")
+	waits       = desc("device_waits_total", "Times that a queue had nothing to read and slept.")
+	resegmented = desc("device_segmented_packets_total", "Packets that the kernel refused whole and that were written segmented.")
+	writeErrors = desc("device_write_errors_total", "Packets lost because the kernel did not take them, by its answer.", "error")
+	queueDrops  = desc("device_queue_dropped_packets_total",
+		"Packets that the kernel dropped because the device's queue was full: natlessd is too slow.")
 	deviceDrops   = desc("device_receive_dropped_packets_total", "Packets that natlessd wrote and the kernel then dropped.")
 	devicePackets = desc("device_packets_total", "Packets by the kernel's count, seen from natlessd.", "operation")
 	deviceBytes   = desc("device_bytes_total", "Bytes by the kernel's count, seen from natlessd.", "operation")

@@ -187,7 +187,7 @@ func TestFigures(t *testing.T) {
 	}
 }
 
-// What is not there is left out, and is no error.
+// A part that is missing is left out; that is not an error.
 func TestWithoutDevice(t *testing.T) {
 	s := sources()
 	s.Device = func() (Device, bool) { return Device{}, false }

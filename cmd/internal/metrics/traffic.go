@@ -13,11 +13,13 @@ const wayDaemon = "daemon"
 
 var (
 	translatedPackets = desc("translated_packets_total", "Packets translated, a superpacket counting as one.", "direction", "way", "verdict")
-	translatedBytes   = desc("translated_bytes_total", "Bytes of the packets translated, from the IP header on, as they came.", "direction", "way", "verdict")
-	droppedPackets    = desc("dropped_packets_total", "Packets refused, by the reason; see natless explain.", "direction", "way", "reason")
-	droppedBytes      = desc("dropped_bytes_total", "Bytes of the packets refused.", "direction", "way", "reason")
-	errorsSent        = desc("icmp_errors_sent_total", "Packets refused, of which the sender was told by an ICMP error.", "direction", "way", "reason")
-	errorsLimited     = desc("icmp_errors_limited_total", "Packets refused without an ICMP error, since a budget of such errors was used up.",
+	translatedBytes   = desc("translated_bytes_total", "Bytes of the packets translated, from the IP header on, as they came.",
+		"direction", "way", "verdict")
+	droppedPackets = desc("dropped_packets_total", "Packets refused, by the reason; see natless explain.", "direction", "way", "reason")
+	droppedBytes   = desc("dropped_bytes_total", "Bytes of the packets refused.", "direction", "way", "reason")
+	errorsSent     = desc("icmp_errors_sent_total", "Packets refused, of which the sender was told by an ICMP error.", "direction",
+		"way", "reason")
+	errorsLimited = desc("icmp_errors_limited_total", "Packets refused without an ICMP error, since a budget of such errors was used up.",
 		"direction", "way", "kind", "budget")
 	localPackets = desc("local_packets_total", "Packets for the translator's own addresses.", "direction", "way")
 	segmented    = desc("segmented_superpackets_total", "Superpackets that had to be translated segment by segment.",

@@ -18,9 +18,11 @@ const (
 )
 
 var (
-	workloadPackets    = prometheus.NewDesc("natless_workload_packets_total", workloadPacketsHelp, []string{"workload", "key", "direction"}, nil)
+	workloadPackets = prometheus.NewDesc("natless_workload_packets_total", workloadPacketsHelp,
+		[]string{"workload", "key", "direction"}, nil)
 	workloadBytes      = prometheus.NewDesc("natless_workload_bytes_total", workloadBytesHelp, []string{"workload", "key", "direction"}, nil)
-	workloadViolations = prometheus.NewDesc("natless_workload_violations_total", "Packets that the workload sent from ports that are not its own.", []string{"workload", "key"}, nil)
+	workloadViolations = prometheus.NewDesc("natless_workload_violations_total",
+		"Packets that the workload sent from ports that are not its own.", []string{"workload", "key"}, nil)
 )
 
 // Workloads reads what each workload used. Nothing is counted through it, and no

@@ -45,7 +45,8 @@ func NewFile(w io.Writer, hello api.Hello, filter string, snap int) (*File, erro
 		section.Comment = strings.TrimSpace("filter: " + filter + "\n" + section.Comment)
 	}
 	var err error
-	f.w, err = pcapgo.NewNgWriterInterface(&head, side("in", "packets as they came to the translator"), pcapgo.NgWriterOptions{SectionInfo: section})
+	f.w, err = pcapgo.NewNgWriterInterface(&head, side("in", "packets as they came to the translator"),
+		pcapgo.NgWriterOptions{SectionInfo: section})
 	if err == nil {
 		_, err = f.w.AddInterface(side("out", "packets as they left it"))
 	}
@@ -96,7 +97,7 @@ func blockSize(data int, comment string) int64 {
 	return 32 + pad(data) + 4 + pad(len(comment)) + 8 + 12 + 4
 }
 
-// Room says whether the packet, and the end of the file, fit into limit bytes.
+// Room reports whether the packet, and the end of the file, fit into limit bytes.
 func (f *File) Room(e *api.Event, in, out []byte, limit int64) bool {
 	comment, size := Comment(e), int64(2*(24+4*12+4))
 	if e.In != nil {

@@ -58,7 +58,8 @@ func New(s Sources, log *slog.Logger) http.Handler {
 	}
 	p := &Page{Sources: s, log: log, views: map[string]*template.Template{}}
 	for _, name := range []string{"overview", "address", "workloads", "workload", "whois", "problem"} {
-		p.views[name] = template.Must(template.New("frame.html").Funcs(words).ParseFS(assets, "assets/frame.html", "assets/"+name+".html", "assets/parts.html"))
+		p.views[name] = template.Must(template.New("frame.html").Funcs(words).ParseFS(assets, "assets/frame.html", "assets/"+name+".html",
+			"assets/parts.html"))
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", p.show("overview", p.overview))
@@ -122,7 +123,8 @@ func (p *Page) show(name string, make func(*http.Request) (view, error)) http.Ha
 func secured(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		h.Set("Content-Security-Policy",
+			"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-store")
@@ -130,7 +132,8 @@ func secured(next http.Handler) http.Handler {
 	})
 }
 
-var types = map[string]string{"style.css": "text/css; charset=utf-8", "script.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
+var types = map[string]string{"style.css": "text/css; charset=utf-8", "script.js": "text/javascript; charset=utf-8",
+	"icon.svg": "image/svg+xml"}
 
 func serveAsset(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")

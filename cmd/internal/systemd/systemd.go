@@ -20,7 +20,7 @@ import (
 // firstFD is the first descriptor that is passed (SD_LISTEN_FDS_START).
 const firstFD = 3
 
-// Notify tells the service manager something, and says whether there is one.
+// Notify tells the service manager something, and reports whether there is one.
 // Descriptors that go with it are duplicated.
 func Notify(state string, fds ...int) (bool, error) {
 	path := os.Getenv("NOTIFY_SOCKET")

@@ -54,7 +54,7 @@ func New(address netip.AddrPort, handler http.Handler, log *slog.Logger) *Server
 		ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout,
 		WriteTimeout: timeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader,
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug), // what strangers send is no event
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug), // what strangers send is not worth a line
 	}
 	s.connections = admit.Guard(&s.http, connections, func(_ context.Context, c net.Conn) (netip.Prefix, bool) {
 		return admit.Source(c.RemoteAddr()), false
