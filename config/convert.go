@@ -61,7 +61,7 @@ func (c *Config) Mapped4() []netip.Prefix {
 	return c.explicit.mapped4
 }
 
-// Shared says whether explicit mappings share an IPv4 address.
+// Shared reports whether explicit mappings share an IPv4 address.
 func (c *Config) Shared() bool { return c.explicit != nil && c.explicit.shared }
 
 // NeedsRestart names the keys that differ between a running configuration and

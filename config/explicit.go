@@ -217,7 +217,8 @@ func (g *gatherer) locate() {
 
 func (v validator) mappedBlocks() {
 	for i, p := range v.MappedBlocks {
-		v.check(p.IsValid() && p.Addr().Is4() && p.Bits() > 0 && usable(p), fmt.Sprintf("mapped_blocks[%d]", i), "%s is not an IPv4 prefix that hosts may have", p)
+		v.check(p.IsValid() && p.Addr().Is4() && p.Bits() > 0 && usable(p), fmt.Sprintf("mapped_blocks[%d]", i),
+			"%s is not an IPv4 prefix that hosts may have", p)
 	}
 }
 

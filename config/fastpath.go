@@ -1,6 +1,6 @@
 package config
 
-// FastPath says whether the kernel translates plain packets by itself.
+// FastPath reports whether the kernel translates plain packets by itself.
 type FastPath string
 
 // The values of offload.

@@ -29,7 +29,7 @@ func Key(registry string) (key [16]byte, err error) {
 	return key, writeFile(path, key[:])
 }
 
-// HasKey says whether Key has made one.
+// HasKey reports whether Key has made one.
 func HasKey(registry string) bool {
 	_, err := os.Stat(filepath.Join(filepath.Dir(registry), "key"))
 	return err == nil

@@ -50,7 +50,8 @@ func (v validator) poolAddresses(key string, i int) {
 		return
 	}
 	for j, m := range v.Mappings {
-		v.check(!m.IPv4.IsValid() || !p.IPv4.Prefix.Overlaps(m.IPv4), key, "%s overlaps mappings[%d] (%s), which has its addresses to itself", p.IPv4, j, m.IPv4)
+		v.check(!m.IPv4.IsValid() || !p.IPv4.Prefix.Overlaps(m.IPv4), key,
+			"%s overlaps mappings[%d] (%s), which has its addresses to itself", p.IPv4, j, m.IPv4)
 	}
 }
 
@@ -69,7 +70,8 @@ func (v validator) poolPorts(key string, p Pool) {
 		free = left.Longest().Size()
 	}
 	v.check(p.PortsPerWorkload >= 1, key+".ports_per_workload", "%d is less than 1", p.PortsPerWorkload)
-	v.check(p.PortsPerWorkload <= free, key+".ports_per_workload", "%d do not fit: the longest run of ports without reserved_ports is %d", p.PortsPerWorkload, free)
+	v.check(p.PortsPerWorkload <= free, key+".ports_per_workload",
+		"%d do not fit: the longest run of ports without reserved_ports is %d", p.PortsPerWorkload, free)
 }
 
 // Assignable is the ports that the pool hands out of itself.

@@ -102,8 +102,10 @@ func (v validator) addresses() {
 	v.own("addresses.ipv4", v.Addresses.IPv4, v.Addresses.IPv4.Is4(), "IPv4")
 	v.own("addresses.ipv6", v.Addresses.IPv6, v.Addresses.IPv6.Is6() && !v.Addresses.IPv6.Is4In6(), "IPv6")
 	pool := v.ICMPSourcePool
-	v.check(!pool.IPv4.IsValid() || pool.IPv4.Addr().Is4() && usable(pool.IPv4), "icmp_source_pool.ipv4", "%s is not an IPv4 prefix to send from", pool.IPv4)
-	v.check(!pool.IPv6.IsValid() || pool.IPv6.Addr().Is6() && usable(pool.IPv6), "icmp_source_pool.ipv6", "%s is not an IPv6 prefix to send from", pool.IPv6)
+	v.check(!pool.IPv4.IsValid() || pool.IPv4.Addr().Is4() && usable(pool.IPv4), "icmp_source_pool.ipv4",
+		"%s is not an IPv4 prefix to send from", pool.IPv4)
+	v.check(!pool.IPv6.IsValid() || pool.IPv6.Addr().Is6() && usable(pool.IPv6), "icmp_source_pool.ipv6",
+		"%s is not an IPv6 prefix to send from", pool.IPv6)
 	v.wellKnown("addresses.ipv6", v.Addresses.IPv6)
 	if pool.IPv6.IsValid() {
 		v.wellKnown("icmp_source_pool.ipv6", pool.IPv6.Addr())
@@ -129,11 +131,13 @@ func (v validator) wellKnown(key string, a netip.Addr) {
 	}
 	b := a.As16()
 	v4 := netip.AddrFrom4([4]byte(b[12:]))
-	v.check(global(v4), key, "%s stands for %s, which is not global and has no place under %s (RFC 6052 section 3.1): choose another, another prefix, or set allow_non_global", a, v4, wellKnown)
+	v.check(global(v4), key,
+		"%s stands for %s, which is not global and has no place under %s (RFC 6052 section 3.1): choose another, another prefix, or set allow_non_global", a, v4, wellKnown)
 }
 
 func (v validator) services() {
-	v.check(filepath.IsAbs(v.API.Socket) && len(v.API.Socket) < 108, "api.socket", "%q is not an absolute path of less than 108 bytes", v.API.Socket) // sizeof sun_path
+	v.check(filepath.IsAbs(v.API.Socket) && len(v.API.Socket) < 108, "api.socket", "%q is not an absolute path of less than 108 bytes",
+		v.API.Socket) // sizeof sun_path
 	v.check(v.API.Group != "", "api.group", "missing")
 	v.check(filepath.IsAbs(v.SysctlDir), "sysctl_dir", "%q is not an absolute path", v.SysctlDir)
 	v.check(filepath.IsAbs(v.Registry.Path), "registry.path", "%q is not an absolute path", v.Registry.Path)

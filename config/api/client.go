@@ -212,7 +212,7 @@ func (c *Client) unavailable(err error) error {
 	return &Problem{Code: CodeUnavailable, Detail: fmt.Sprintf("natlessd does not answer on %s: %v", c.socket, err), Err: err}
 }
 
-// problemOf reads the body of an error; one that is no problem document is
+// problemOf reads the body of an error; one that is not a problem document is
 // quoted.
 func problemOf(status int, body []byte) error {
 	p := new(Problem)

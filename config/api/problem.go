@@ -61,7 +61,7 @@ func (p *Problem) Error() string {
 	return p.Detail
 }
 
-// Is says whether target is a Problem of the same code.
+// Is reports whether target is a Problem of the same code.
 func (p *Problem) Is(target error) bool {
 	other, ok := target.(*Problem)
 	return ok && other.Code == p.Code

@@ -58,7 +58,7 @@ func WithdrawRelease(socket string, k Key) error {
 	return err
 }
 
-// Releases lists what is recorded. Files that are no releases are named in the
+// Releases lists what is recorded. Files that are not releases are named in the
 // error and passed over.
 func Releases(socket string) ([]Release, error) {
 	paths, err := filepath.Glob(filepath.Join(releasedDir(socket), "*.json"))

@@ -44,7 +44,7 @@ func peerOf(ctx context.Context) peer {
 	return p
 }
 
-// may says whether the peer may ask: root, or a member of the group.
+// may reports whether the peer may ask: root, or a member of the group.
 func (p peer) may(group int) bool {
 	return p.known && (p.uid == 0 || group > 0 && slices.Contains(p.groups, uint32(group)))
 }

@@ -25,10 +25,12 @@ const maxProfile = 50
 func (s *Server) profile(r *http.Request) (any, error) {
 	name := r.PathValue("profile")
 	if !s.Profiles {
-		return nil, &api.Problem{Code: api.CodeNotFound, Detail: "profiles are off: set api.pprof to true in the configuration and restart natlessd"}
+		return nil, &api.Problem{Code: api.CodeNotFound,
+			Detail: "profiles are off: set api.pprof to true in the configuration and restart natlessd"}
 	}
 	if !slices.Contains(profiles, name) {
-		return nil, &api.Problem{Code: api.CodeNotFound, Detail: "no profile " + strconv.Quote(name) + "; there are " + strings.Join(profiles, ", ")}
+		return nil, &api.Problem{Code: api.CodeNotFound, Detail: "no profile " + strconv.Quote(name) + "; there are " +
+			strings.Join(profiles, ", ")}
 	}
 	seconds := 10
 	if text := r.URL.Query().Get("seconds"); text != "" {

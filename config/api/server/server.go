@@ -158,7 +158,8 @@ func (s *Server) unknown(w http.ResponseWriter, r *http.Request, h http.Handler)
 	h.ServeHTTP(&meant, r)
 	if meant.status == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", meant.header.Get("Allow"))
-		fail(w, &api.Problem{Code: api.CodeMethodNotAllowed, Detail: r.Method + " is not for " + r.URL.Path + ", but " + meant.header.Get("Allow")})
+		fail(w, &api.Problem{Code: api.CodeMethodNotAllowed, Detail: r.Method + " is not for " + r.URL.Path + ", but " +
+			meant.header.Get("Allow")})
 		return
 	}
 	fail(w, &api.Problem{Code: api.CodeNotFound, Detail: r.URL.Path + " does not exist; see /v1/openapi.yaml"})

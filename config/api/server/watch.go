@@ -87,6 +87,6 @@ func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, st stream) 
 	if err != nil && !began {
 		fail(w, err)
 	} else if err != nil && ctx.Err() == nil {
-		panic(http.ErrAbortHandler) // cut off, so that the reader knows that this is no good end
+		panic(http.ErrAbortHandler) // cut off, so that the reader knows that the answer is incomplete
 	}
 }
