@@ -20,7 +20,7 @@ type Addresses struct {
 // that it does not have, since strangers may ask as often as they like.
 const addressesFresh, addressesAgain = 10 * time.Second, time.Second
 
-// Has says whether one of the host's interfaces has the address.
+// Has reports whether one of the host's interfaces has the address.
 func (h *Addresses) Has(a netip.Addr) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

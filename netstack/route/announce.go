@@ -47,7 +47,7 @@ type uplinkLink struct {
 	source6 netip.Addr // of neighbour advertisements; invalid: none can be sent
 }
 
-// same says whether what neighbours know of a is true of b.
+// same reports whether what neighbours know of a is true of b.
 func (a uplinkLink) same(b uplinkLink) bool {
 	return a.index == b.index && a.mac == b.mac && a.up == b.up
 }

@@ -25,7 +25,7 @@ type DestinationNAT struct {
 	Ports ports.Range
 }
 
-// Takes says whether the rule takes ports of a pool on the uplink's own address,
+// Takes reports whether the rule takes ports of a pool on the uplink's own address,
 // or of addresses of workloads.
 func (n DestinationNAT) Takes(h HostPool, mapped []netip.Prefix) bool {
 	if n.To.IsValid() && slices.ContainsFunc(mapped, func(p netip.Prefix) bool { return p.Contains(n.To) }) {

@@ -46,7 +46,7 @@ func guards(s state) state {
 	return out
 }
 
-// sameGuard says whether both are one thing, perhaps in another state.
+// sameGuard reports whether both are one thing, perhaps in another state.
 func sameGuard(a, b object) bool {
 	switch a := a.(type) {
 	case nftTable:

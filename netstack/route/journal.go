@@ -32,7 +32,7 @@ type journalEntry struct {
 	Before string `json:"before,omitempty"`
 }
 
-// ours says whether a value is there because we set it.
+// ours reports whether a value is there because we set it.
 func (e *journalEntry) ours(value string) bool {
 	return sameSysctl(value, e.Set) || e.Before != "" && sameSysctl(value, e.Before)
 }

@@ -10,7 +10,7 @@ type kernel interface {
 	// prepare is told what d is before changes toward it are applied.
 	prepare(d Desired, o *observed)
 	// apply makes or removes an object. What is there already, or gone
-	// already, is no error.
+	// already, is not an error.
 	apply(c change) error
 	// proxies reads our proxy neighbours alone: the kernel tells nobody when one
 	// goes, so they are looked at often.

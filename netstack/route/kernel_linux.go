@@ -275,7 +275,7 @@ func (k *linuxKernel) changeRoute(remove bool, r route) error {
 	return ignore(err, unix.EEXIST)
 }
 
-// hasRoute says whether an equal route of ours exists.
+// hasRoute reports whether an equal route of ours exists.
 func (k *linuxKernel) hasRoute(r *netlink.Route) bool {
 	o := &observed{facts: facts{device: r.LinkIndex}, have: state{}}
 	err := k.readRoutes(Desired{}, o)

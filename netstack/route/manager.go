@@ -202,7 +202,7 @@ func (m *Manager) serve(ctx context.Context, r *reconciler, changed <-chan struc
 	}
 }
 
-// incurable says whether no waiting helps.
+// incurable reports whether no waiting helps.
 func incurable(err error) bool {
 	return errors.As(err, new(*SysctlError)) || errors.As(err, new(*MissingFeatureError)) || errors.Is(err, errTaken)
 }

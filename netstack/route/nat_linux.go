@@ -38,7 +38,7 @@ type SourceNAT struct {
 	Ports   ports.Range  // from which the port is taken; zero: any
 }
 
-// Takes says whether the rule may take ports of a pool on the uplink's own
+// Takes reports whether the rule may take ports of a pool on the uplink's own
 // address, or of addresses of workloads.
 func (n SourceNAT) Takes(h HostPool, uplink string, mapped []netip.Prefix) bool {
 	if len(n.Out) > 0 && !slices.Contains(n.Out, uplink) || slices.Contains(n.NotOut, uplink) {

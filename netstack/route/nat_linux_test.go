@@ -17,7 +17,7 @@ func TestSourceNAT(t *testing.T) {
 	h := HostPool{Addr: netip.MustParseAddr("192.0.2.10"), Ports: ports.MustParse("12288-28671")}
 	mapped := []netip.Prefix{netip.MustParsePrefix("198.51.100.8/30")}
 	for _, c := range []struct {
-		rule, words string // words: nothing when it is no source NAT of IPv4
+		rule, words string // words: nothing when it is not a source NAT of IPv4
 		takes       bool
 	}{
 		{"masquerade", "chain ip x post", true},

@@ -200,7 +200,7 @@ func (r *reconciler) set(d Desired) error {
 	return err
 }
 
-// proxiesGone says whether a proxy neighbour is missing, or would be late.
+// proxiesGone reports whether a proxy neighbour is missing, or would be late.
 func (r *reconciler) proxiesGone() bool {
 	for _, s := range r.wishes {
 		if !sameSysctl(r.kernel.sysctl(s.key), s.value) {

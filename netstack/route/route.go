@@ -47,7 +47,7 @@ type Config struct {
 	StateDir      string       // where the values of sysctls from before are kept; default /run/natless
 	Log           *slog.Logger // default slog.Default()
 
-	// Assigned says whether a workload has a port of the host's address, and
+	// Assigned reports whether a workload has a port of the host's address, and
 	// InUse is told which ports the host uses, of those that none has; whenever
 	// it is told, it must hold for what is assigned after that. Both may be
 	// called at any time while the manager runs or is being Set, and must not

@@ -77,7 +77,7 @@ func (k *linuxKernel) sockets(h HostPool) ([]hostSocket, error) {
 	return slices.Compact(out), nil
 }
 
-// receivesFrom says whether a socket gets what is sent to a port of the pool.
+// receivesFrom reports whether a socket gets what is sent to a port of the pool.
 // A socket on [::] counts: it gets IPv4 unless it is for IPv6 only, which the
 // kernel's answer leaves open.
 func receivesFrom(h HostPool, id netlink.SocketID) bool {

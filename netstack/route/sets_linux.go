@@ -71,7 +71,7 @@ func (k *linuxKernel) readContents(table *nftables.Table, have state) error {
 	return nil
 }
 
-// hasHeads says whether a set has the heads of ranges.
+// hasHeads reports whether a set has the heads of ranges.
 func (k *linuxKernel) hasHeads(table *nftables.Table, set string, all []addrRange) (bool, error) {
 	elements, err := k.nft.GetSetElements(&nftables.Set{Table: table, Name: set})
 	if errors.Is(err, unix.ENOENT) {

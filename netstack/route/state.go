@@ -131,7 +131,7 @@ func diff(have, want state) []change {
 	return changes
 }
 
-// replaced says whether o goes by adding what is wanted, or never.
+// replaced reports whether o goes by adding what is wanted, or never.
 func replaced(o object, want state) bool {
 	switch o := o.(type) {
 	case link, kernelLocalRule, localBehind:

@@ -12,7 +12,7 @@ import (
 // have, and why: the host's own, gateways, far ends of links, and the network and
 // broadcast addresses of the subnets that the host is in. Where a pool or a
 // mapping covers one of these, nobody is given it, and ARP for it is not answered.
-// A subnet that is not on a link is no subnet of the host's: routed here whole,
+// A subnet that is not on a link is not a subnet of the host's: routed here whole,
 // all its addresses are good. So are both of a /31 (RFC 3021).
 type Taken map[netip.Addr]string
 

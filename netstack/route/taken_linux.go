@@ -63,7 +63,7 @@ func linkAddrOf(iface string, a netlink.Addr) linkAddr {
 	return l
 }
 
-// readHops says whether it has read all. Routes that change all the time may keep
+// readHops reports whether it has read all. Routes that change all the time may keep
 // it from that: then what was known stays, and what was found comes to it.
 func (k *linuxKernel) readHops(names map[int]string) (whole bool, err error) {
 	filter := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}

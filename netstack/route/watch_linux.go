@@ -112,7 +112,7 @@ func (w *netlinkWatcher) loop(conn *mdl.Conn, concerns func(*scope, mdl.Message)
 	}
 }
 
-// concerns says whether a notification may ask for a change. Without a scope
+// concerns reports whether a notification may ask for a change. Without a scope
 // all do.
 func (s *scope) concerns(m mdl.Message) bool {
 	if s == nil {
@@ -141,7 +141,7 @@ const (
 	eventNotifyPeers     = 4
 )
 
-// notifiesPeers says whether a notification is such an event of the uplink.
+// notifiesPeers reports whether a notification is such an event of the uplink.
 func (s *scope) notifiesPeers(m mdl.Message) bool {
 	if s == nil || s.uplink == "" || m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg {
 		return false
@@ -159,7 +159,7 @@ func (s *scope) notifiesPeers(m mdl.Message) bool {
 	return false
 }
 
-// gateway says whether a notification is about a next hop that is not known yet,
+// gateway reports whether a notification is about a next hop that is not known yet,
 // or about the last of one perhaps: the default route that goes. Other gateways
 // that go are only noticed with the next that comes: a router's routes change
 // often, and what is held too long harms nobody.
@@ -184,7 +184,7 @@ func (s *scope) gateway(m mdl.Message) bool {
 	return false
 }
 
-// concernsTable says whether a message of nfnetlink tells that something of a
+// concernsTable reports whether a message of nfnetlink tells that something of a
 // table with our name went. What is new there, we made.
 func (s *scope) concernsTable(m mdl.Message) bool {
 	const table = unix.NFNL_SUBSYS_NFTABLES << 8

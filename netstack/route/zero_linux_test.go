@@ -68,7 +68,7 @@ func (h *hostLab) takeForeignRules() {
 	h.must("take foreign rules", err)
 }
 
-// local says whether the host has its own addresses.
+// local reports whether the host has its own addresses.
 func (h *hostLab) local() (err error) {
 	h.host.Do(func() {
 		for _, a := range []string{"127.0.0.1", hostAddr} {
