@@ -95,12 +95,12 @@ prefix         64:ff9b::/96
 own addresses  192.0.2.1, 2001:db8::1
 device         natless0, MTU 1500, 2 queues, offload csum tso4
 table          5 mappings, 3 of them workloads
-kernel path    partial, by tcx, layout 1, from an earlier run
+fast path      partial, by tcx, layout 1, from an earlier run
   mode         auto
   because      no room
   attached to  uplink eth0; 2 interfaces of workloads
   translated   forward4 900, forward6 100
-  left to us   fragment 7
+  passed on    fragment 7
   not at veth2: is down
 
 VERDICT    PACKETS

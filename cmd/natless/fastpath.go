@@ -51,8 +51,8 @@ func printFastPath(w io.Writer, o api.FastPath) error {
 	if o.Lost > 0 {
 		lost = fmt.Sprintf("%d packets that the kernel refused once they were translated", o.Lost)
 	}
-	if err := facts(w, "kernel path", state, "  mode", o.Mode, "  because", o.Detail, "  attached to", attached,
-		"  translated", strings.Join(translated, ", "), "  left to us", strings.Join(passed, ", "), "  lost", lost); err != nil {
+	if err := facts(w, "fast path", state, "  mode", o.Mode, "  because", o.Detail, "  attached to", attached,
+		"  translated", strings.Join(translated, ", "), "  passed on", strings.Join(passed, ", "), "  lost", lost); err != nil {
 		return err
 	}
 	listed := 0
@@ -66,9 +66,9 @@ func printFastPath(w io.Writer, o api.FastPath) error {
 		}
 		line := fmt.Sprintf("  not at %s: %s", i.Name, i.Error)
 		if i.Error == "" && o.Mode == "required" {
-			line = fmt.Sprintf("  at %s, as required, passing by %s", i.Name, i.Left)
+			line = fmt.Sprintf("  at %s, as required, bypassing %s", i.Name, i.Left)
 		} else if i.Error == "" {
-			line = fmt.Sprintf("  left to us at %s: packets would pass by %s", i.Name, i.Left)
+			line = fmt.Sprintf("  left to the daemon at %s: packets would bypass %s", i.Name, i.Left)
 		}
 		if _, err := fmt.Fprintln(w, line); err != nil {
 			return err

@@ -35,7 +35,7 @@ type FastPathInterface struct {
 	Uplink    bool   `json:"uplink,omitempty"`    // IPv4 comes from there
 	Workloads int    `json:"workloads,omitempty"` // mappings whose IPv6 comes from there
 	Error     string `json:"error,omitempty"`     // why it is not attached after all
-	Left      string `json:"left,omitempty"`      // what of the host's packets would pass by: left to the daemon, or required
+	Left      string `json:"left,omitempty"`      // what packets would bypass on the host: left to the daemon, or required
 }
 
 // FastPathCount is a number of packets, superpackets counting as one, and their

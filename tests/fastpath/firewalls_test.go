@@ -57,7 +57,7 @@ func TestFirewalls(t *testing.T) {
 					c.start(n)
 				}
 				within(t, 5*time.Second, "the fast path is "+c.state, func() bool { return n.fastPath().State == c.state })
-				if o := n.fastPath(); o.State == api.FastPathOff && !strings.Contains(o.Detail, "left to the daemon, for packets would pass by ") {
+				if o := n.fastPath(); o.State == api.FastPathOff && !strings.Contains(o.Detail, "left to the daemon, because packets would bypass ") {
 					t.Errorf("%+v", o)
 				} else {
 					t.Log(o.Detail)

@@ -130,7 +130,7 @@ func TestRequiredPassesBy(t *testing.T) {
 	n.daemon.Start()
 	o := n.leftAt("w1")
 	within(t, 3*time.Second, "on", func() bool { o = n.fastPath(); return o.State != api.FastPathOff && len(o.Interfaces) == 3 })
-	if !strings.Contains(o.Detail, "packets pass by policy drop of chain inet f forward") {
+	if !strings.Contains(o.Detail, "packets bypass policy drop of chain inet f forward") {
 		t.Errorf("%+v", o)
 	}
 	if err := n.ping(n.w1, 3); err != nil || n.kernel() == 0 {

@@ -280,7 +280,7 @@ func TestIll(t *testing.T) {
 		}},
 		{want: "fail fast path: the fast path is off, and an earlier run left x", host: func(m *made) { m.fastPath = []string{"x"} },
 			status: func(s *api.Status) { s.FastPath = api.FastPath{Mode: "off", State: api.FastPathOff} }},
-		{want: "warn fast path: packets at w would pass by filter u32", status: func(s *api.Status) {
+		{want: "warn fast path: packets at w would bypass filter u32", status: func(s *api.Status) {
 			s.FastPath = api.FastPath{Mode: "auto", State: api.FastPathPartial, Interfaces: []api.FastPathInterface{{Name: "up"}, {Name: "w", Left: "filter u32"}}}
 		}},
 		{want: "warn fast path: the kernel's fast path is not used: no BPF", status: func(s *api.Status) {

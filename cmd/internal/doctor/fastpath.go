@@ -55,16 +55,16 @@ func (v *visit) fastPath() {
 	case o.Mode == "off":
 		v.ok(check, "the kernel's fast path is off, as the configuration says")
 	case o.State == api.FastPathOff:
-		v.warn(check, "packets take the way through natlessd, which works and costs more; fast_path: off says that it shall be so",
+		v.warn(check, "packets go through natlessd, which works and costs more CPU; set fast_path: off to accept that",
 			"the kernel's fast path is not used: %s", o.Detail)
 	case o.State == api.FastPathPartial:
 		for _, i := range o.Interfaces {
 			if i.Error != "" {
-				v.warn(check, "its packets take the way through natlessd, which works and costs more", "the kernel's fast path is not on %s: %s",
+				v.warn(check, "its packets go through natlessd, which works and costs more CPU", "the kernel's fast path is not on %s: %s",
 					i.Name, i.Error)
 			} else if i.Left != "" {
-				v.warn(check, "its packets take the way through natlessd, which works and costs more; fast_path: required uses the "+
-					"fast path all the same", "packets at %s would pass by %s", i.Name, i.Left)
+				v.warn(check, "its packets go through natlessd, which works and costs more CPU; fast_path: required uses the "+
+					"fast path all the same", "packets at %s would bypass %s", i.Name, i.Left)
 			}
 		}
 	default:

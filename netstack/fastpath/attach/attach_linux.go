@@ -77,7 +77,7 @@ type Manager struct {
 	hook     hook
 	kernel   *kernel
 	survey   *survey.Survey
-	passed   survey.Passed // what packets would pass by
+	passed   survey.Passed // what packets would bypass
 	covered  covered
 	host     *host
 	fresh    bool              // the maps are not pinned yet

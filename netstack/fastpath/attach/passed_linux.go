@@ -13,9 +13,9 @@ import (
 	"github.com/natless/natless/translator/mapping"
 )
 
-// What an operator has set up is not to be passed by: where a packet would meet a
+// What an operator has set up must not be bypassed: where a packet would meet a
 // filter, a program or a rule behind the fast path, that interface is left to the
-// daemon, or all of them. Who requires the fast path is told what it passes by.
+// daemon, or all of them. Who requires the fast path is told what it bypasses.
 
 // possible are the places where programs could be.
 func (m *Manager) possible() map[place]bool {
@@ -52,7 +52,7 @@ func (m *Manager) last(p place) bool {
 	return at < 0 || !slices.ContainsFunc(list[at:], func(s stands) bool { return s.owner != ours })
 }
 
-// surveyed is what packets would pass by now.
+// surveyed is what packets would bypass now.
 func (m *Manager) surveyed() survey.Passed {
 	p, err := m.survey.Look(m.ours())
 	if err != nil && p.Host == "" {

@@ -52,7 +52,7 @@ type Interface struct {
 	Uplink    bool
 	Workloads int    // mappings whose IPv6 packets come in there
 	Error     string // why it is not there after all
-	Left      string // what packets would pass by, so that it is not there; or what they pass by where it must be
+	Left      string // what packets would bypass, so that it is not there; or what they bypass where it is required
 }
 
 // Status says how it stands.
@@ -107,9 +107,9 @@ func (m *Manager) lacking() (list []string) {
 		list = append(list, fmt.Sprintf("%d mappings have no Ethernet interface of their own", m.nowhere))
 	}
 	if m.passed.Host != "" && m.config.Required {
-		list = append(list, "packets pass by "+m.passed.Host+", since it is required")
+		list = append(list, "packets bypass "+m.passed.Host+", because the fast path is required")
 	} else if m.passed.Host != "" {
-		list = append(list, "left to the daemon, for packets would pass by "+m.passed.Host)
+		list = append(list, "left to the daemon, because packets would bypass "+m.passed.Host)
 	}
 	if len(m.errs) > 0 {
 		list = append(list, fmt.Sprintf("%d interfaces without it", len(m.errs)))

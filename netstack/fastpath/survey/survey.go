@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package survey finds what of a host's own settings packets would pass by if the
+// Package survey finds which of a host's own settings packets would bypass if the
 // kernel's fast path took them: filters and programs behind it at an interface,
 // rules of netfilter, transformations of IPsec. What the fast path asks the
 // kernel about for each packet (routes, rules by interface, sources) is not its
@@ -34,7 +34,7 @@ type Ours struct {
 	Mapped4, Mapped6 []netip.Prefix
 }
 
-// Passed is what packets would pass by, in words for people; nothing is "".
+// Passed is what packets would bypass, in words for people; nothing is "".
 type Passed struct {
 	Host       string         // by what would concern all of them
 	Interfaces map[int]string // by what stands at the ingress of one
@@ -70,7 +70,7 @@ func (s *Survey) Close() {
 }
 
 // Look finds what is there now. What cannot be read is an error: it may be
-// anything, and so nothing should be passed by.
+// anything, and so nothing should be bypassed.
 func (s *Survey) Look(o Ours) (Passed, error) {
 	p := Passed{Interfaces: map[int]string{}}
 	links, err := dump.Whole(s.handle.LinkList)

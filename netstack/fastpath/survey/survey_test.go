@@ -33,7 +33,7 @@ func host(t *testing.T) *netns.NS {
 	return ns
 }
 
-// look is what would be passed by: of the host, then by interface.
+// look is what would be bypassed: of the host, then by interface.
 func look(t *testing.T, ns *netns.NS) (string, map[string]string) {
 	t.Helper()
 	var p Passed

@@ -23,7 +23,7 @@ const FilterPriority = 110
 const FilterName = "natless_"
 
 // queues are queueing disciplines that decide about nothing but turns. Whatever
-// stands at the egress of an interface is not passed by but at the translator's
+// stands at the egress of an interface is not bypassed but at the translator's
 // device: packets do not leave by it.
 var queues = []string{"noqueue", "pfifo_fast", "pfifo", "bfifo", "fq_codel", "fq", "mq"}
 
