@@ -61,7 +61,8 @@ func printOwner(w io.Writer, o api.Owner) error {
 	for _, ip := range o.IPv6 {
 		ipv6 = append(ipv6, ip.String())
 	}
-	return facts(w, "name", o.Name, "workload", o.Key.String(), "serial", serial(o.Serial), "network", o.Network, "ipv6", strings.Join(ipv6, ", "),
+	return facts(w, "name", o.Name, "workload", o.Key.String(), "serial", serial(o.Serial), "network", o.Network, "ipv6",
+		strings.Join(ipv6, ", "),
 		"address", o.Address.String(), "ports", o.Ports.String(), "pool", o.Pool, "since", moment(o.Since), "until", moment(o.Until))
 }
 

@@ -95,7 +95,7 @@ func (c *call) headers(d *datagram) {
 	}
 }
 
-// addressesTo4 translates both addresses of a packet that is no ICMP error.
+// addressesTo4 translates both addresses of a packet that is not an ICMP error.
 func (c *call) addressesTo4(d *datagram, readable bool) (src, dst netip.Addr, m *mapping.Mapping) {
 	src, m, why := c.address4(d.src, translator.UntranslatableSource)
 	if why != ok {
@@ -124,7 +124,7 @@ func (c *call) untranslatable6(why translator.Verdict, code byte) {
 	c.faultReply(why, 1, code, 0)
 }
 
-// packetTo4 checks lengths and writes what is no ICMP error.
+// packetTo4 checks lengths and writes what is not an ICMP error.
 func (c *call) packetTo4(old *datagram, src, dst netip.Addr, m *mapping.Mapping) {
 	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - 1, protocol: old.protocol, claimed: old.claimed}
 	c.rule("3.version", "3.tos", "3.total-length", "3.ttl", "3.protocol", "3.addresses")

@@ -55,7 +55,7 @@ func (c *call) to6() {
 	}
 }
 
-// readable says whether there is an upper-layer header, or the rest of a
+// readable reports whether there is an upper-layer header, or the rest of a
 // datagram, that can be translated.
 func (c *call) readable(d *datagram, icmpFragment string) bool {
 	if d.isICMP() && d.fragmented() {
@@ -139,7 +139,7 @@ func badUDPLength(d *datagram) bool {
 // fault already, and is looked at for further ones alone.
 var nowhere = netip.IPv6Unspecified()
 
-// addressesTo6 translates both addresses of a packet that is no ICMP error.
+// addressesTo6 translates both addresses of a packet that is not an ICMP error.
 func (c *call) addressesTo6(d *datagram, owner *mapping.Mapping) (src, dst netip.Addr) {
 	src, why := c.sourceTo6(d)
 	if why == translator.NeverTranslated {
@@ -229,7 +229,7 @@ func (c *call) zeroChecksum(d *datagram) {
 	}
 }
 
-// packetTo6 checks lengths and writes what is no ICMP error.
+// packetTo6 checks lengths and writes what is not an ICMP error.
 func (c *call) packetTo6(old *datagram, src, dst netip.Addr, owner *mapping.Mapping) {
 	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - 1, protocol: old.protocol,
 		claimed: old.claimed, df: old.df, id: old.id, frag: old.frag}

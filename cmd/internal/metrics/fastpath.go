@@ -11,7 +11,7 @@ import (
 )
 
 // wayKernel is the kernel's fast path. What it passes on to the daemon is
-// counted there, and is no second packet.
+// counted there, and is not a second packet.
 const wayKernel = "kernel"
 
 // lost is the reason of packets that the kernel refused in the middle.
@@ -19,7 +19,8 @@ const lost = "lost"
 
 // fastPathSeries are the series of the fast path under its name and under the one
 // that it had, which goes in the release after next.
-var fastPathSeries = [...]fastPathDescs{newFastPathDescs("fast_path", ""), newFastPathDescs("offload", "Deprecated, see natless_fast_path_…: ")}
+var fastPathSeries = [...]fastPathDescs{newFastPathDescs("fast_path", ""),
+	newFastPathDescs("offload", "Deprecated, see natless_fast_path_…: ")}
 
 type fastPathDescs struct{ wanted, active, interfaces, failed, passed *prometheus.Desc }
 
@@ -29,7 +30,8 @@ func newFastPathDescs(name, note string) fastPathDescs {
 		active:     desc(name+"_active", note+"Whether the kernel translates plain packets by itself."),
 		interfaces: desc(name+"_interfaces", note+"Interfaces where it does."),
 		failed:     desc(name+"_failed_interfaces", note+"Interfaces where it should and cannot."),
-		passed: desc(name+"_passed_packets_total", note+"Packets that the kernel's fast path left to the daemon, by why. The daemon counts them by verdict.",
+		passed: desc(name+"_passed_packets_total",
+			note+"Packets that the kernel's fast path left to the daemon, by why. The daemon counts them by verdict.",
 			"direction", "reason"),
 	}
 }

@@ -80,7 +80,8 @@ func (h *host) uplinks(configured, device string) (indexes []int, err error) {
 		return indexes, nil
 	}
 	routes, err := dump.Whole(func() ([]netlink.Route, error) {
-		return h.handle.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, Dst: nil}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		return h.handle.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, Dst: nil},
+			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("IPv4 routes: %w", err)
@@ -105,7 +106,7 @@ func (h *host) uplinks(configured, device string) (indexes []int, err error) {
 	return slices.DeleteFunc(indexes, func(i int) bool { return !h.links[i].ethernet || h.links[i].name == device }), nil
 }
 
-// forwards says whether the kernel forwards both families of what comes in at
+// forwards reports whether the kernel forwards both families of what comes in at
 // the interface, which its answer to where a packet goes depends on.
 func (h *host) forwards(ifindex int) bool {
 	for _, family := range []string{"ipv4", "ipv6"} {
