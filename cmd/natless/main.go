@@ -37,6 +37,9 @@ func main() {
 // client is made anew for each question, since one process asks few.
 func (o *options) client() *api.Client { return api.NewClient(o.socket) }
 
+// hidden are commands that only builds with a tag have.
+var hidden []func() *cobra.Command
+
 func newRoot(o *options) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "natless",
@@ -66,7 +69,9 @@ func newRoot(o *options) *cobra.Command {
 		newDoctor(o),
 		newCNI(o),
 		newDemo(),
-		newMan(),
 	)
+	for _, f := range hidden {
+		root.AddCommand(f())
+	}
 	return root
 }

@@ -1,3 +1,5 @@
+//go:build manual
+
 package main
 
 import (
@@ -9,6 +11,11 @@ import (
 
 	"github.com/natless/natless/cmd/internal/manual"
 )
+
+// The manual pages need libraries that no operator's command needs. So the command
+// that writes them is in a program of its own, which who makes a package runs:
+// go run -tags manual ./cmd/natless man DIRECTORY
+func init() { hidden = append(hidden, newMan) }
 
 // newMan is for who makes a package.
 func newMan() *cobra.Command {
