@@ -80,13 +80,14 @@ fates: ## 300 random hosts, with the fast path and without: packets have the sam
 
 .PHONY: scale
 scale: ## a million mappings and a million workloads: lookup, edit, memory, load, reload under load (root)
-	@tests/need go root ip sysctl nsenter nft
+	@tests/need go root ip curl ping sysctl nsenter nft podman runc busybox
 	$(GO) test -run '^$$' -bench 'TranslateTo(4|6)/UDP/|TranslateShared' ./translator
 	$(GO) test -run '^$$' -bench 'Lookup|Edit|Build|Memory' -benchtime 300ms ./translator/mapping
 	$(GO) test -run '^$$' -bench LoadMillion ./config
 	$(GO) test -v -count=1 -timeout 15m -run TestScale ./config/registry -workloads 1000000
 	NATLESS_FAST_PATH=off NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run 'TestScale|TestManyWorkloads' ./tests/e2e -mappings 1000000 -workloads 1000000 -strict
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestScaleMappings ./tests/e2e -mappings 1000000
+	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestPodman ./tests/cni -containers 20
 
 .PHONY: soak
 soak: ## two hours of workloads that come and go, kills, reloads and flaps, and 10 GB over a bad link (root)

@@ -3,6 +3,7 @@
 package cni
 
 import (
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -105,17 +106,19 @@ func rootFS(t testing.TB) string {
 	return root
 }
 
-// TestPodmanContainersShareAnAddress runs twenty real containers on one
+var containers = flag.Int("containers", 8, "`how many` containers podman runs; make scale says twenty")
+
+// TestPodmanContainersShareAnAddress runs many real containers on one
 // address: each downloads, pings and serves.
 func TestPodmanContainersShareAnAddress(t *testing.T) {
 	daemon.OnePath(t, "the engine is what is new here: containers' packets go both ways in TestContainersShareAnAddress")
-	podmanShares(t, sharedPool, 20)
+	podmanShares(t, sharedPool, *containers)
 }
 
 // TestPodmanContainersShareTheHostsAddress does so on the host's own address.
 func TestPodmanContainersShareTheHostsAddress(t *testing.T) {
 	daemon.OnePath(t, "the engine is what is new here: containers' packets go both ways in TestContainersShareTheHostsAddress")
-	podmanShares(t, uplinkPool, 20)
+	podmanShares(t, uplinkPool, *containers)
 }
 
 func podmanShares(t *testing.T, config string, count int) {
