@@ -26,7 +26,7 @@ func (o *options) completeWorkload(c *cobra.Command, args []string, _ string) ([
 	}
 	var words []cobra.Completion
 	for _, w := range all {
-		words = append(words, cobra.CompletionWithDesc(cmp.Or(w.Request.Name, w.Key.String()), w.Address.String()+" "+w.Ports.String()))
+		words = append(words, cobra.CompletionWithDesc(cmp.Or(w.Request.Name, w.Key.String()), w.Address.String()+" "+api.PortsText(w.Ports)))
 	}
 	return words, cobra.ShellCompDirectiveNoFileComp
 }

@@ -50,7 +50,7 @@ func TestCheckMappingsFile(t *testing.T) {
 	write(t, path, "addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nmappings_file: m\n")
 	for text, want := range map[string]string{
 		"2001:db8:6::1 198.51.100.1\n": path + ": nothing wrong\n",
-		"2001:db8:6::1 198.51.100\n":   file + ":1: \"198.51.100\" is no IP address\n",
+		"2001:db8:6::1 198.51.100\n":   file + ":1: \"198.51.100\" is not an IP address\n",
 	} {
 		write(t, file, text)
 		var out strings.Builder
