@@ -68,6 +68,24 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./$$(dirname $$file) || exit 1; \
 	done
 
+# Where the target stops, its output names the seed and the episode to repeat.
+PACKETS ?= 1000000000
+
+.PHONY: differential
+differential: ## PACKETS (1,000,000,000) packets by the translator and the slow reference
+	@tests/need go
+	@GODEBUG=asyncpreemptoff=1 $(GO) test -v -count=1 -timeout 0 -run '^TestDifferential$$' ./tests/conformance \
+		-packets $(PACKETS) -seed $${SEED:-$$(date +%s)}
+
+# As many as two processors translate in an hour: each packet is a system call.
+PACKETS_BPF ?= 400000000
+
+.PHONY: differential-bpf
+differential-bpf: ## PACKETS_BPF (400,000,000) packets by the fast path's programs and the translator (root)
+	@tests/need go root ip sysctl
+	@NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 0 -run '^TestDifferential$$' ./netstack/fastpath \
+		-packets $(PACKETS_BPF) -seed $${SEED:-$$(date +%s)}
+
 .PHONY: bench
 bench: ## the figures: kernel forwarding, natless and peers in one sitting (root)
 	@tests/need go root ip ping sysctl nsenter tayga

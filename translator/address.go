@@ -59,12 +59,15 @@ func (s *snapshot) source6(a uint32, p port) (mapping.Addr6, Verdict) {
 	if !s.prefix || s.client { // rule 1.4.source
 		e := s.table.Lookup4(a)
 		if e != nil && e.Shared() {
-			if e = s.table.Port(e, a, p.number); !p.known {
+			if e = s.table.Port(e, a, p.number); !p.known { // rule 1.5.source-port
 				e = nil
+			}
+			if e == nil && s.client { // in the prefix it would be somebody else's
+				return mapping.Addr6{}, PortOutsideSet // rule 1.5.outside
 			}
 		}
 		if e != nil {
-			return e.To6(a), Forward6
+			return e.To6(a), Forward6 // rule 1.5.source
 		}
 	}
 	if !s.prefix && a == s.own4 {

@@ -55,6 +55,27 @@ func (w *Worker) laterFragment(h *parsed, b []byte, from way) Verdict {
 	return FragmentUnknown // rule 1.3.fragment-unknown
 }
 
+// sender is the port that decides which workload an IPv4 packet is from. Only in
+// a client (RFC 6877) do workloads send IPv4; there, a first fragment tells it for
+// all of its datagram.
+func (w *Worker) sender(h *parsed, b []byte) (p port) {
+	if h.first() {
+		p.number, _, p.known = portsOf(h.proto, b[h.upper:])
+	}
+	if !h.fragment || !w.s.client {
+		return p
+	}
+	key := keyOf(h)
+	key.sent = true
+	if !h.first() {
+		return w.t.tracker.find(&w.s.config.Key, key, w.now) // rule 1.5.fragments
+	}
+	if e := w.s.table.Lookup4(h.src4); e != nil && e.Shared() && p.known && w.s.table.Port(e, h.src4, p.number) != nil {
+		w.t.tracker.learn(&w.s.config.Key, key, w.now, p.number)
+	}
+	return p
+}
+
 // firstFragment remembers the port that a first fragment showed, and takes over
 // what was held for it.
 func (w *Worker) firstFragment(h *parsed, number uint16) {

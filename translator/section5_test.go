@@ -226,6 +226,7 @@ func TestSection5_BadOffload(t *testing.T) {
 		"unknown":           {GSOType: 9, GSOSize: 1000},
 		"size 0":            {GSOType: GSOTCPv6},
 		"nothing, with ECN": {GSOType: GSOECN, GSOSize: 1000},
+		"UDP with ECN":      {GSOType: GSOUDPL4 | GSOECN, GSOSize: 1000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newTestWorker(t)

@@ -27,7 +27,7 @@ func (w *Worker) to6(p *Packet, from way) Verdict {
 	if from == arrived && w.s.spoofed4(&h, b) {
 		return SpoofedSource // not even answered: it would go to whom it names
 	}
-	if from == arrived && h.dst4 == w.s.own4 && !w.forWorkload(&h, b) {
+	if from == arrived && h.dst4 == w.s.own4 && !w.forWorkload(&h, b) { // rule 1.3.own
 		return Local
 	}
 	if from == arrived && w.hosts(&h, b) {
@@ -93,11 +93,7 @@ func (w *Worker) addressesTo6(p *Packet, h *parsed) (v Verdict) {
 	if never4(h.src4) || never4(h.dst4) {
 		return NeverTranslated
 	}
-	var sender port
-	if !h.fragment {
-		sender.number, _, sender.known = portsOf(h.proto, p.Bytes()[h.upper:])
-	}
-	if h.src6, v = w.s.source6(h.src4, sender); v.IsDrop() {
+	if h.src6, v = w.s.source6(h.src4, w.sender(h, p.Bytes())); v.IsDrop() {
 		return w.reply4(p, v, icmp4Unreachable, icmp4Prohibited, 0) // RFC 7915 4.4; rule 2.untranslatable-source
 	}
 	if w.s.table.Lookup4(h.dst4) != nil {
@@ -292,7 +288,7 @@ func (p *Packet) calculate(h *parsed, l4 []byte) {
 	pseudo := pseudo6(h.src6, h.dst6, length, protoUDP)
 	if p.GSOType != GSONone {
 		binary.BigEndian.PutUint16(l4[6:], fold(pseudo))
-		p.Flags |= FlagNeedsCsum
+		p.Flags |= FlagNeedsCsum // rule 4.zero-calculate-super
 		p.CsumOffset = 6
 		return
 	}

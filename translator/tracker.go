@@ -43,6 +43,7 @@ type datagramKey struct {
 	src, dst uint32
 	id       uint16
 	proto    uint8
+	sent     bool // by a workload: see sender
 }
 
 type datagram struct {

@@ -1,6 +1,17 @@
 package conformance
 
 import (
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -9,118 +20,159 @@ import (
 	"github.com/natless/natless/translator"
 )
 
-// coverage counts what a run has met.
-type coverage struct {
-	verdicts map[translator.Verdict]int
+// The flags of a long run (make differential). A failure names the seed and the
+// episode that repeat it, with -packets 1.
+var (
+	packetsFlag = flag.Int64("packets", 500_000, "how many packets TestDifferential translates")
+	seedFlag    = flag.Uint64("seed", 7915, "what decides them")
+	episodeFlag = flag.Uint64("episode", 0, "the episode that it starts with")
+)
+
+// comparison is a run of TestDifferential: episodes, dealt out to all processors.
+type comparison struct {
+	worlds  []generate.World
+	next    atomic.Uint64 // episode
+	packets atomic.Int64
+	ended   atomic.Bool // before its time
+	began   time.Time
+	cpu     time.Duration
+
+	mu       sync.Mutex
+	verdicts [2][256]int64
 	rules    map[string]int
-}
-
-func newCoverage() *coverage {
-	return &coverage{map[translator.Verdict]int{}, map[string]int{}}
-}
-
-func (c *coverage) add(p *pair) {
-	for rule, n := range p.slow.Rules {
-		c.rules[rule] += n
-	}
-}
-
-// packetsPerWorld and direction of the deterministic run.
-const packetsPerWorld = 12_000
-
-// run compares one packet after the other; of the differences of one kind it
-// reports the first.
-type run struct {
-	*testing.T
-	*pair
-	*generate.Generator
-	seen  *coverage
-	kinds map[string]bool
-	now   int64
-}
-
-func (r *run) check(in reference.Packet) result {
-	r.Helper()
-	got, err := r.pair.check(in)
-	r.seen.verdicts[got.verdict]++
-	if err != nil {
-		if d := err.(*difference); !r.kinds[d.kind] {
-			r.kinds[d.kind] = true
-			r.Error(d)
-		}
-	}
-	return got
-}
-
-// wait lets time pass: never so that a limit is met to the nanosecond.
-func (r *run) wait(d time.Duration) {
-	r.now += int64(d)
-	r.setTime(r.now)
-}
-
-// datagram sends a datagram in fragments.
-func (r *run) datagram() {
-	for _, piece := range r.Datagram() {
-		r.check(piece)
-		switch r.IntN(30) {
-		case 0:
-			r.wait(1500 * time.Millisecond) // what is held is forgotten
-		case 1:
-			r.wait(31 * time.Second) // so is everything
-		}
-	}
-	r.wait(time.Millisecond)
-}
-
-// ping sends an echo request and the answer to what became of it.
-func (r *run) ping() {
-	got := r.check(r.Ping())
-	if got.verdict != translator.Forward4 && got.verdict != translator.Hairpin || len(got.packets) != 1 {
-		return
-	}
-	if b := got.packets[0].Bytes; b[0]>>4 == 6 && b[6] == 58 || b[0]>>4 == 4 && b[9] == 1 {
-		r.check(r.Pong(got.packets[0]))
-	}
+	failures map[string]string // by kind: the first of each
+	differ   int
 }
 
 // TestDifferential translates generated packets with both translators.
 func TestDifferential(t *testing.T) {
-	seen := newCoverage()
-	for i, w := range generate.Worlds() {
-		t.Run(w.Name, func(t *testing.T) {
-			r := &run{T: t, pair: newPair(t, w), Generator: generate.New(w, uint64(i)), seen: seen, kinds: map[string]bool{}, now: 1}
-			for n := range packetsPerWorld {
-				r.check(r.Next4())
-				r.check(r.Next6())
-				switch n % 40 {
-				case 0:
-					r.datagram()
-				case 20:
-					r.ping()
-				}
-			}
-			seen.add(r.pair)
-		})
+	// Little is alive and much is thrown away: collect seldom.
+	defer debug.SetGCPercent(debug.SetGCPercent(1000))
+	c := &comparison{worlds: generate.AllWorlds(), began: time.Now(), cpu: cpuTime(), rules: map[string]int{}, failures: map[string]string{}}
+	c.next.Store(*episodeFlag)
+	stop := make(chan struct{})
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt)
+	defer signal.Stop(interrupted)
+	go c.progress(stop, interrupted)
+	var wait sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		var pairs []*episode
+		for _, w := range c.worlds {
+			pairs = append(pairs, newEpisodes(newPair(t, w)))
+		}
+		wait.Go(func() { c.work(pairs) })
 	}
-	if t.Failed() {
+	wait.Wait()
+	close(stop)
+	t.Log(c.summary())
+	for _, text := range c.failures {
+		t.Error(text)
+	}
+	if t.Failed() || *packetsFlag < 400_000 {
 		return
 	}
 	for v := range translator.NumVerdicts {
-		if seen.verdicts[v]+seen.verdicts[v|translator.Replied] == 0 {
+		if c.count(v)+c.count(v|translator.Replied) == 0 {
 			t.Errorf("no packet got the verdict %v", v)
 		}
 	}
 	for _, rule := range reference.RuleNames() {
-		if seen.rules[rule] == 0 && rule != "1.3.held-bound" { // TestHeldBound has it
+		if c.rules[rule] == 0 {
 			t.Errorf("no packet came under rule %s", rule)
 		}
 	}
-	total := 0
-	for _, n := range seen.verdicts {
-		total += n
+}
+
+// work takes episodes until enough packets are translated, or too many failed.
+func (c *comparison) work(pairs []*episode) {
+	for c.packets.Load() < *packetsFlag && !c.ended.Load() {
+		number := c.next.Add(1) - 1
+		e := pairs[number%uint64(len(pairs))]
+		e.packets, e.verdicts = 0, [2][256]int64{}
+		var rules map[string]int
+		if number < 200 || number%64 == 0 {
+			rules = map[string]int{}
+		}
+		err := e.run(*seedFlag, number, rules)
+		c.packets.Add(e.packets)
+		if c.add(e, rules, number, err) > 50 {
+			return
+		}
 	}
-	t.Logf("%d packets: %v", total, seen.verdicts)
-	if total < 200_000 {
-		t.Errorf("%d packets are too few", total)
+}
+
+// add adds what an episode has met, and says how many kinds of differences there
+// are by now.
+func (c *comparison) add(e *episode, rules map[string]int, number uint64, err error) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for from := range e.verdicts {
+		for v, n := range e.verdicts[from] {
+			c.verdicts[from][v] += n
+		}
 	}
+	for rule, n := range rules {
+		c.rules[rule] += n
+	}
+	if err == nil {
+		return len(c.failures)
+	}
+	c.differ++
+	kind := err.(*difference).kind
+	if c.failures[kind] == "" {
+		c.failures[kind] = fmt.Sprintf("%s\nrepeat with -seed %d -episode %d -packets 1\n%s", kind, *seedFlag, number,
+			shrunk(e.world, *seedFlag, number))
+		fmt.Fprintln(os.Stderr, c.failures[kind])
+	}
+	return len(c.failures)
+}
+
+func (c *comparison) count(v translator.Verdict) int64 { return c.verdicts[0][v] + c.verdicts[1][v] }
+
+// progress tells of a long run.
+func (c *comparison) progress(stop <-chan struct{}, interrupted <-chan os.Signal) {
+	tick := time.NewTicker(30 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-interrupted:
+			c.ended.Store(true)
+			continue
+		case <-tick.C:
+		}
+		n, took := c.packets.Load(), time.Since(c.began)
+		rate := float64(n) / took.Seconds()
+		c.mu.Lock()
+		differ := c.differ
+		c.mu.Unlock()
+		fmt.Fprintf(os.Stderr, "%d packets, %.0f a second, %v left, %d differences\n", n, rate,
+			time.Duration(float64(*packetsFlag-n)/rate*float64(time.Second)).Round(time.Second), differ)
+	}
+}
+
+// cpuTime is what this process has had of the processors.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func (c *comparison) summary() string {
+	n, took, cpu := c.packets.Load(), time.Since(c.began), cpuTime()-c.cpu
+	out := fmt.Sprintf("seed %d, episodes %d to %d: %d packets in %v, %.0f a second, %.2f µs of a CPU each, %d differences\n",
+		*seedFlag, *episodeFlag, c.next.Load()-1, n, took.Round(time.Millisecond), float64(n)/took.Seconds(),
+		float64(cpu.Microseconds())/float64(n), c.differ)
+	var lines []string
+	for v := range 256 {
+		if from6, from4 := c.verdicts[0][v], c.verdicts[1][v]; from6+from4 > 0 {
+			lines = append(lines, fmt.Sprintf("%-34v %12d from IPv6 %12d from IPv4", translator.Verdict(v), from6, from4))
+		}
+	}
+	slices.Sort(lines)
+	return out + strings.Join(lines, "\n")
 }

@@ -1,6 +1,8 @@
 package conformance
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/gopacket/gopacket"
@@ -12,7 +14,32 @@ import (
 )
 
 // The tests of this file each keep one difference that the comparison with the
-// reference translator has found.
+// reference translator has found; testdata/found has those that need no more than
+// packets.
+
+// TestFound translates the packets of testdata/found by both, as a failure of
+// TestDifferential wrote them down.
+func TestFound(t *testing.T) {
+	files, err := filepath.Glob("testdata/found/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files: %v", err)
+	}
+	worlds := map[string]generate.World{}
+	for _, w := range generate.AllWorlds() {
+		worlds[w.Name] = w
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		name, list, err := decode(string(text))
+		if err != nil || worlds[name].Name == "" || len(list) == 0 {
+			t.Fatalf("%s: world %q, %d packets: %v", file, name, len(list), err)
+		}
+		if d := replay(worlds[name], list); d != nil {
+			t.Errorf("%s: %v", file, d)
+		}
+	}
+}
 
 // TestDestinationUnderPrefix: a destination without a mapping stands under the
 // prefix, where hosts may have their addresses (rule 1.2.order).

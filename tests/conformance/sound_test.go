@@ -125,7 +125,7 @@ func checksumsRight(b []byte) bool {
 // circles says that a packet leaves toward where it would come back from (rule
 // 1.1.ours-once).
 func (p *pair) circles(in reference.Packet, r result) error {
-	if !r.verdict.IsForward() || p.leadsHere(in.Bytes) == "" {
+	if !r.verdict.IsForward() || p.world.Client || p.leadsHere(in.Bytes) == "" {
 		return nil // somebody else's route has brought it here
 	}
 	for _, out := range r.packets {
@@ -140,6 +140,9 @@ func (p *pair) circles(in reference.Packet, r result) error {
 func (p *pair) leadsHere(b []byte) string {
 	if b[0]>>4 == 4 {
 		a := netip.AddrFrom4([4]byte(b[16:20]))
+		if a == p.world.Host4 {
+			return "" // the kernel leads there what is for workloads alone
+		}
 		for _, own := range append(p.world.Pools4, netip.PrefixFrom(p.world.IPv4, 32), p.world.ICMPSource4) {
 			if own.Contains(a) {
 				return own.String()

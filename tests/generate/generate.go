@@ -54,7 +54,7 @@ func (g *Generator) Next6() reference.Packet {
 	case 5:
 		dst = g.workload6()
 	case 8: // a router on the way
-		src = netip.MustParseAddr(pick(g, "2001:db9::1", "2001:db9::2"))
+		src = pick(g, routers6...)
 	case 6:
 		src = g.embed(pick(g, g.peer4(), g.peer4(), g.workload4(), g.nobodys4()))
 	case 7:
@@ -70,6 +70,29 @@ func (g *Generator) next(src, dst netip.Addr) reference.Packet {
 	}
 	return p
 }
+
+func addresses(list ...string) (out []netip.Addr) {
+	for _, a := range list {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
+}
+
+// Addresses that mean something in the worlds.
+var (
+	workloads4 = addresses("198.51.100.2", "5.1.2.3", "203.0.113.9", "203.0.113.67", "203.0.113.140",
+		"198.51.100.70", "5.1.3.77", "198.51.100.7", "198.51.100.7", "5.1.2.4")
+	workloads6 = addresses("2001:db8:6::2", "2001:db8:6::3", "2001:db8:7::9", "2001:db8:7::43",
+		"2001:db8:8:0:800::", "2001:db8:9:0:4d00::", "2001:db8:9:0:4dab:cdef::1", "2001:db8:5::1", "2001:db8:5::2",
+		"2001:db8:5::2", "2001:db8:5::3", "2001:db8:5:1::", "2001:db8:5:1::77", "2001:db8:5::4")
+	routers6 = addresses("2001:db9::1", "2001:db9::2")
+	nobody4  = addresses("198.51.100.9", "198.51.100.15", "5.1.2.6", "192.0.2.65", Own4.String())
+	odds4    = addresses("0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.3.4", "224.0.0.1", "239.1.2.3",
+		"240.0.0.1", "255.255.255.255", "10.1.2.3", "172.16.3.4", "192.168.1.1", "100.64.0.1", "198.18.0.1",
+		"192.0.0.1", "203.0.114.1", "198.51.100.7", Own4.String())
+	odds6 = addresses("::", "::1", "fe80::1", "febf::1", "ff02::1", "ff0e::1", "2001:db9::1", "2001:db8:f::",
+		"64:ff9b::808:808", "2001:db8:6::ffff", "fc00::1", Own6.String(), Own6.String())
+)
 
 // peer4 is a host on the IPv4 side.
 func (g *Generator) peer4() netip.Addr {
@@ -87,21 +110,18 @@ func (g *Generator) peer4() netip.Addr {
 
 // workload4 is the IPv4 address of a workload.
 func (g *Generator) workload4() netip.Addr {
-	return netip.MustParseAddr(pick(g, "198.51.100.2", "5.1.2.3", "203.0.113.9", "203.0.113.67", "203.0.113.140",
-		"198.51.100.70", "5.1.3.77", "198.51.100.7", "198.51.100.7", "5.1.2.4"))
+	return pick(g, workloads4...)
 }
 
 // workload6 is the IPv6 address of a workload.
 func (g *Generator) workload6() netip.Addr {
-	return netip.MustParseAddr(pick(g, "2001:db8:6::2", "2001:db8:6::3", "2001:db8:7::9", "2001:db8:7::43",
-		"2001:db8:8:0:800::", "2001:db8:9:0:4d00::", "2001:db8:9:0:4dab:cdef::1", "2001:db8:5::1", "2001:db8:5::2",
-		"2001:db8:5::2", "2001:db8:5::3", "2001:db8:5:1::", "2001:db8:5:1::77", "2001:db8:5::4"))
+	return pick(g, workloads6...)
 }
 
 // nobodys4 is an address of the translator's that no workload has: of a pool, its
 // own, of a source pool in some world.
 func (g *Generator) nobodys4() netip.Addr {
-	return netip.MustParseAddr(pick(g, "198.51.100.9", "198.51.100.15", "5.1.2.6", "192.0.2.65", Own4.String()))
+	return pick(g, nobody4...)
 }
 
 // odd4 is an address that is hard to translate.
@@ -109,9 +129,7 @@ func (g *Generator) odd4() netip.Addr {
 	if a := g.special(); a.Is4() {
 		return a
 	}
-	return netip.MustParseAddr(pick(g, "0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.3.4", "224.0.0.1", "239.1.2.3",
-		"240.0.0.1", "255.255.255.255", "10.1.2.3", "172.16.3.4", "192.168.1.1", "100.64.0.1", "198.18.0.1",
-		"192.0.0.1", "203.0.114.1", "198.51.100.7", Own4.String()))
+	return pick(g, odds4...)
 }
 
 // odd6 is the same in IPv6.
@@ -122,8 +140,7 @@ func (g *Generator) odd6() netip.Addr {
 	if a := g.special(); a.Is6() {
 		return a
 	}
-	return netip.MustParseAddr(pick(g, "::", "::1", "fe80::1", "febf::1", "ff02::1", "ff0e::1", "2001:db9::1", "2001:db8:f::",
-		"64:ff9b::808:808", "2001:db8:6::ffff", "fc00::1", Own6.String(), Own6.String()))
+	return pick(g, odds6...)
 }
 
 // special is at times the first or last address of a special-purpose block.

@@ -15,6 +15,9 @@ var (
 	Own6 = netip.MustParseAddr("2001:db8::1")
 )
 
+// Plenty is the rate of ICMP errors where no budget ever forbids one.
+const Plenty = 1_000_000
+
 // World is a named configuration.
 type World struct {
 	Name string
@@ -48,13 +51,28 @@ func mappings() []mapping.Mapping {
 func world(name, prefix string, c translator.Config, extra ...mapping.Mapping) World {
 	c.IPv4, c.IPv6 = Own4, Own6
 	c.Pools4 = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/28"), netip.MustParsePrefix("5.1.2.0/29")}
-	c.ErrorRate, c.ErrorBurst = 1_000_000, 1_000_000
+	c.ErrorRate, c.ErrorBurst = Plenty, Plenty
 	c.Key = [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9}
 	w := reference.World{Config: c, Mappings: append(mappings(), extra...)}
 	if prefix != "" {
 		w.Prefix = netip.MustParsePrefix(prefix)
 	}
 	return World{name, w}
+}
+
+// AllWorlds are those of Worlds, and configurations that are special in more than
+// numbers: workloads share the host's address, or the translator's own; speak IPv4
+// (RFC 6877); the budgets for errors are small.
+func AllWorlds() []World {
+	shared := netip.MustParseAddr("198.51.100.7")
+	host := world("host", "64:ff9b::/96", translator.Config{AllowNonGlobal: true, Host4: shared})
+	own := world("own-shared", "2001:db8:100::/40", translator.Config{MTU4: 576})
+	own.Config.IPv4 = shared
+	client := world("client", "64:ff9b::/96", translator.Config{AllowNonGlobal: true, Client: true})
+	budget := world("budget", "64:ff9b::/96", translator.Config{AllowNonGlobal: true})
+	budget.Config.ErrorRate, budget.Config.ErrorBurst = 10, 5
+	budget.Config.ErrorTotalRate, budget.Config.ErrorTotalBurst = 50, 20
+	return append(Worlds(), host, own, client, budget)
 }
 
 // Worlds are the configurations that packets are translated under.

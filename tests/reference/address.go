@@ -71,27 +71,16 @@ func Extract(prefix netip.Prefix, a netip.Addr) netip.Addr {
 	return netip.AddrFrom4(four)
 }
 
-// bitsOf gives an address bit by bit, the highest first.
-func bitsOf(a netip.Addr) (bits []byte) {
-	for _, b := range a.AsSlice() {
-		for i := 7; i >= 0; i-- {
-			bits = append(bits, b>>i&1)
-		}
-	}
-	return bits
-}
-
 // moveSuffix puts the suffix of a behind the prefix from into the prefix to:
 // the bits that both have, then zeros (RFC 7757 3.3).
 func moveSuffix(a netip.Addr, from, to netip.Prefix) netip.Addr {
-	suffix := bitsOf(a)[from.Bits():]
-	bits := bitsOf(to.Masked().Addr())
-	for i := to.Bits(); i < len(bits) && i-to.Bits() < len(suffix); i++ {
-		bits[i] = suffix[i-to.Bits()]
+	if from.IsSingleIP() && to.IsSingleIP() {
+		return to.Addr()
 	}
-	out := make([]byte, len(bits)/8)
-	for i, b := range bits {
-		out[i/8] |= b << (7 - i%8)
+	in, out := a.AsSlice(), to.Masked().Addr().AsSlice()
+	for i, j := from.Bits(), to.Bits(); i < len(in)*8 && j < len(out)*8; i, j = i+1, j+1 {
+		bit := in[i/8] >> (7 - i%8) & 1 // the highest is the first
+		out[j/8] |= bit << (7 - j%8)
 	}
 	addr, _ := netip.AddrFromSlice(out)
 	return addr
@@ -112,15 +101,12 @@ func (t *Translator) covering6(a netip.Addr) *mapping.Mapping {
 // covering4 gives the mappings with the longest IPv4 prefix around a: several
 // when they share it.
 func (t *Translator) covering4(a netip.Addr) (best []*mapping.Mapping) {
-	for i := range t.Mappings {
-		m := &t.Mappings[i]
-		if !m.IPv4.Contains(a) {
-			continue
-		}
-		if len(best) > 0 && m.IPv4.Bits() > best[0].IPv4.Bits() {
-			best = nil
-		}
-		if len(best) == 0 || m.IPv4.Bits() == best[0].IPv4.Bits() {
+	for i, m := range t.mappings {
+		switch {
+		case !m.IPv4.Contains(a) || len(best) > 0 && m.IPv4.Bits() < best[0].IPv4.Bits():
+		case len(best) == 0 || m.IPv4.Bits() > best[0].IPv4.Bits():
+			best = t.mappings[i : i+1 : i+1] // the list of this one
+		default:
 			best = append(best, m)
 		}
 	}
@@ -176,9 +162,9 @@ func (c *call) address4(a netip.Addr, not translator.Verdict) (netip.Addr, *mapp
 	return netip.Addr{}, nil, not
 }
 
-func prefixRule(p netip.Prefix) string {
-	return map[int]string{32: "1.1.32", 40: "1.1.40", 48: "1.1.48", 56: "1.1.56", 64: "1.1.64", 96: "1.1.96"}[p.Bits()]
-}
+var prefixRules = map[int]string{32: "1.1.32", 40: "1.1.40", 48: "1.1.48", 56: "1.1.56", 64: "1.1.64", 96: "1.1.96"}
+
+func prefixRule(p netip.Prefix) string { return prefixRules[p.Bits()] }
 
 // underPrefix reports whether v4 may stand under the prefix.
 func (c *call) underPrefix(v4 netip.Addr) translator.Verdict {

@@ -1,5 +1,5 @@
 // Package reference is the slow, obvious translator that the fast one is held
-// against: it allocates freely, recomputes every checksum from whole packets
+// against: it recomputes every checksum from whole packets
 // and looks addresses up by scanning a list. It follows tests/rules/rules.md
 // sentence by sentence and shares no code with the fast one but the names of
 // verdicts and the shape of the configuration. Tests alone may import it.

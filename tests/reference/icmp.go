@@ -74,7 +74,11 @@ func (m message) write(c *call, room, at, unit int) []byte {
 		}
 	}
 	if len(quote) > room-8 {
-		c.rule(map[int]string{576 - 20: "6.size4", 1280 - 40: "6.size6"}[room])
+		if room == 576-20 {
+			c.rule("6.size4")
+		} else {
+			c.rule("6.size6")
+		}
 		quote = quote[:room-8]
 	}
 	b := []byte{m.typ, m.code, 0, 0, 0, 0, 0, 0}
@@ -99,7 +103,7 @@ func (c *call) checksumWrong(d *datagram) bool {
 	if c.in.Offload.Flags&translator.FlagNeedsCsum != 0 {
 		return false
 	}
-	return checksum.Checksum(d.upper, checksum.Checksum(pseudo(d.src, d.dst, d.protocol, d.claimed), 0)) != 0xffff
+	return checksum.Checksum(d.upper, checksum.Checksum(d.pseudo(), 0)) != 0xffff
 }
 
 // errorTo6 translates an ICMPv4 error.
@@ -144,17 +148,19 @@ func (c *call) errorTo6(old *datagram) {
 // emit writes a packet with an ICMP error.
 func (c *call) emit(v translator.Verdict, d *datagram) {
 	d.claimed = len(d.upper)
-	x := ^checksum.Checksum(d.upper, checksum.Checksum(pseudo(d.src, d.dst, d.protocol, d.claimed), 0))
+	x := ^checksum.Checksum(d.upper, checksum.Checksum(d.pseudo(), 0))
 	binary.BigEndian.PutUint16(d.upper[2:], x)
-	c.forward(v, Packet{Bytes: write6(d)})
+	c.forward(v, Packet{Bytes: c.write6(d)})
 }
+
+var allOnes = netip.MustParseAddr("255.255.255.255")
 
 // errorSourceTo6 is the outer source of an ICMPv4 error, which may be any but many
 // (RFC 7915 4.1).
 func (c *call) errorSourceTo6(d *datagram) (netip.Addr, translator.Verdict) {
 	odd := within(d.src, never4)
 	switch {
-	case d.src.IsMulticast() || d.src == netip.MustParseAddr("255.255.255.255"):
+	case d.src.IsMulticast() || d.src == allOnes:
 		c.rule("1.1.never4")
 		return netip.Addr{}, translator.NeverTranslated
 	case odd && c.t.Prefix.IsValid() && (c.t.Prefix != wellKnown || c.t.AllowNonGlobal):
@@ -232,7 +238,7 @@ func (c *call) errorTo4(old *datagram) {
 	if why != ok {
 		c.faultReply(why, 1, 0, 0)
 	}
-	if dst == c.t.IPv4 && dst.IsValid() {
+	if dst == c.t.IPv4 && dst.IsValid() && len(c.t.covering4(dst)) == 0 {
 		c.forUs()
 	}
 	if len(c.faults) > 0 {
@@ -240,10 +246,14 @@ func (c *call) errorTo4(old *datagram) {
 	}
 	out.quote, out.extensions = quote, in.extensions
 	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - 1, protocol: icmp4, id: max(1, c.hints.Identification)}
+	if old.atomic() {
+		c.rule("3.atomic")
+		d.id = uint16(old.frag.id)
+	}
 	if c.t.ZeroTrafficClass {
 		d.tos = 0
 	}
-	again := len(c.t.covering4(dst)) > 0
+	again := len(c.t.covering4(dst)) > 0 && !c.t.Client
 	room := 576 - 20
 	if again && !c.reads(shortErrors) {
 		room = 1280 - 40 // the bound of the packet that leaves
@@ -251,12 +261,8 @@ func (c *call) errorTo4(old *datagram) {
 	d.upper = out.write(c, room, lengthAt4, unit4(out.typ))
 	d.claimed = len(d.upper)
 	binary.BigEndian.PutUint16(d.upper[2:], ^checksum.Checksum(d.upper, 0))
-	p := Packet{Bytes: write4(d)}
-	if again {
-		c.goBack(p)
-		return
-	}
-	c.forward(translator.Forward4, p)
+	p := Packet{Bytes: c.write4(d)}
+	c.onward(p, dst, again)
 }
 
 // errorSourceTo4 is the outer source of an ICMPv6 error (RFC 6791).

@@ -117,9 +117,6 @@ func (c *call) ownerTo6(d *datagram, readable bool) *mapping.Mapping {
 		return nil
 	}
 	c.rule("1.3.destination-port")
-	if d.frag != nil {
-		c.track(d, owner)
-	}
 	return owner
 }
 

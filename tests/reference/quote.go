@@ -42,18 +42,22 @@ func (c *call) quoteTo6(b []byte) []byte {
 	if why != ok {
 		c.fault(why)
 	}
-	if !c.hairpin && (c.t.workload4(old.dst) || c.t.ours(old.dst)) {
+	if !c.hairpin && !c.t.Client && (c.t.covered(old.dst, dp, has && !old.later()) || c.t.ours(old.dst) && old.dst != c.t.Host4) {
 		c.rule("6.error-inside")
 		c.fault(translator.SpoofedSource)
 	}
 	if c.hairpin && !c.t.Prefix.IsValid() {
 		c.open(translator.UntranslatableDestination)
 	}
-	if c.t.Prefix.IsValid() {
+	if c.t.Prefix.IsValid() && !c.t.Client {
 		// The workload that is told has sent to the prefix, not to the mapping.
 		d.dst, why = c.byPrefix(old.dst, translator.UntranslatableDestination)
 	} else {
-		d.dst, why = c.address6(old.dst, owner(old.dst, dp), translator.UntranslatableDestination)
+		to := owner(old.dst, dp)
+		if to == nil && c.t.Client && shared(c.t.covering4(old.dst)) {
+			c.fault(translator.PortOutsideSet)
+		}
+		d.dst, why = c.address6(old.dst, to, translator.UntranslatableDestination)
 	}
 	if why != ok {
 		c.fault(why)
@@ -61,12 +65,13 @@ func (c *call) quoteTo6(b []byte) []byte {
 	if len(c.faults) > 0 || !quotable {
 		return nil
 	}
-	changed := append([]byte(nil), old.upper...)
+	changed := c.t.copied(old.upper)
 	if old.isICMP() {
-		d.protocol, changed = icmp6, retype(icmp6, changed)
+		d.protocol = icmp6
+		retype(icmp6, changed)
 	}
 	carry(old, d, changed, false)
-	return write6(d)
+	return c.write6(d)
 }
 
 // quotable refuses what is quoted but cannot be translated.
@@ -149,12 +154,13 @@ func (c *call) quoteTo4(b []byte, from netip.Addr, m *mapping.Mapping) []byte {
 	default:
 		d.id = c.hints.QuotedIdentification
 	}
-	changed := append([]byte(nil), old.upper...)
+	changed := c.t.copied(old.upper)
 	if old.isICMP() {
-		d.protocol, changed = icmp4, retype(icmp4, changed)
+		d.protocol = icmp4
+		retype(icmp4, changed)
 	}
 	carry(old, d, changed, false)
-	return write4(d)
+	return c.write4(d)
 }
 
 // quotedHeaders refuses a quoted IPv6 packet for its headers.

@@ -44,10 +44,17 @@ type World struct {
 // has followed how often.
 type Translator struct {
 	World
-	Rules    map[string]int
+	Rules    map[string]int // nil: not counted
+	mappings []*mapping.Mapping
 	trailers map[trailerKey]bool
 	tracker  tracker
+	first    *tracked // whose first fragment was translated last
 	now      int64
+
+	calls [allReadings]call // one for each reading
+	out   []Outcome
+	room  []byte // for packets
+	taken int    // of it
 }
 
 // New makes a reference translator; defaults are those of translator.Config.
@@ -60,7 +67,11 @@ func New(w World) *Translator {
 	def(&w.MTU4, 1500)
 	def(&w.MTU6, 1500)
 	def(&w.LowestMTU6, 1280)
-	return &Translator{World: w, Rules: map[string]int{}, trailers: map[trailerKey]bool{}}
+	t := &Translator{World: w, Rules: map[string]int{}, trailers: map[trailerKey]bool{}}
+	for i := range w.Mappings {
+		t.mappings = append(t.mappings, &w.Mappings[i])
+	}
+	return t
 }
 
 // SetTime tells the time in nanoseconds.
@@ -80,18 +91,42 @@ const (
 	allReadings
 )
 
-// Translate gives every right answer for a packet. The first byte decides the
-// direction.
+// bytes takes n bytes, good until the next packet. They are not zero.
+func (t *Translator) bytes(n int) []byte {
+	if len(t.room)-t.taken < n {
+		t.room, t.taken = make([]byte, 2*len(t.room)+n), 0 // those taken stay what they are
+	}
+	b := t.room[t.taken : t.taken+n : t.taken+n]
+	t.taken += n
+	return b
+}
+
+func (t *Translator) copied(b []byte) []byte {
+	out := t.bytes(len(b))
+	copy(out, b)
+	return out
+}
+
+// Translate gives every right answer for a packet, good until the next one. The
+// first byte decides the direction.
 func (t *Translator) Translate(p Packet, h Hints) (out []Outcome) {
+	t.first = nil
+	return t.translate(p, h, false)
+}
+
+func (t *Translator) translate(p Packet, h Hints, hairpin bool) (out []Outcome) {
 	var asked reading // those that could make a difference
+	out, t.taken = t.out[:0], 0
 	for r := reading(0); r < allReadings; r++ {
 		if r&^asked != 0 {
 			continue
 		}
-		c := &call{t: t, in: p, hints: h, reading: r, asked: &asked}
+		c := &t.calls[r]
+		*c = call{t: t, in: p, hints: h, reading: r, asked: &asked, hairpin: hairpin, faults: c.faults[:0], results: c.results[:0]}
 		c.translate()
 		out = append(append(out, c.faults...), c.results...)
 	}
+	t.out = out
 	return out
 }
 
@@ -124,14 +159,19 @@ type call struct {
 	faults  []Outcome // each of them forbids to forward
 	results []Outcome // forwarded, or what the rules leave open beside it
 
-	local   bool // the packet is for the translator itself
-	hairpin bool // the second half of a hairpin
-	answer  func(typ, code byte, rest uint32) *Packet
-	allowed bool // an ICMP error of ours may answer this packet
-	silent  bool // it may as well be dropped in silence: ICMP that is neither echo nor error, or has no type
+	local   bool      // the packet is for the translator itself
+	hairpin bool      // the second half of a hairpin
+	waits   bool      // for the first fragment of its datagram
+	left    bool      // the checksums of a superpacket are left to its segments
+	subject *datagram // what an ICMP error of ours would be about
+	allowed bool      // an ICMP error of ours may answer this packet
+	silent  bool      // it may as well be dropped in silence: ICMP that is neither echo nor error, or has no type
 }
 
 func (c *call) rule(ids ...string) {
+	if c.t.Rules == nil {
+		return
+	}
 	for _, id := range ids {
 		c.t.Rules[id]++
 	}
@@ -149,8 +189,7 @@ func (c *call) faultReply(v translator.Verdict, typ, code byte, rest uint32) {
 		c.hairpinFault(v)
 		return
 	}
-	reply := c.answer(typ, code, rest)
-	if !c.allowed || reply == nil {
+	if !c.allowed {
 		c.rule("6.answer-only-to")
 		c.fault(v)
 		return
@@ -159,7 +198,7 @@ func (c *call) faultReply(v translator.Verdict, typ, code byte, rest uint32) {
 	if c.silent {
 		c.fault(v)
 	}
-	c.faults = append(c.faults, Outcome{Verdict: v | translator.Replied, Packets: []Packet{*reply}})
+	c.faults = append(c.faults, Outcome{Verdict: v | translator.Replied, Packets: []Packet{c.answer(typ, code, rest)}})
 }
 
 // faultMay says that the packet must not be forwarded, and leaves it open
@@ -167,7 +206,7 @@ func (c *call) faultReply(v translator.Verdict, typ, code byte, rest uint32) {
 func (c *call) faultMay(v translator.Verdict, typ, code byte, rest uint32) {
 	c.fault(v)
 	if !c.hairpin && c.allowed {
-		c.faults = append(c.faults, Outcome{Verdict: v | translator.Replied, Packets: []Packet{*c.answer(typ, code, rest)}})
+		c.faults = append(c.faults, Outcome{Verdict: v | translator.Replied, Packets: []Packet{c.answer(typ, code, rest)}})
 	}
 }
 

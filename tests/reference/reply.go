@@ -22,33 +22,40 @@ func answerable(d *datagram) bool {
 	return !d.isICMP() || len(d.upper) == 0 || !isError(d.protocol, d.upper[0])
 }
 
-// answer4 makes ICMPv4 errors about the packet d.
-func (c *call) answer4(d *datagram) func(typ, code byte, rest uint32) *Packet {
-	return func(typ, code byte, rest uint32) *Packet {
-		quote := c.in.Bytes[:min(d.total, 576-28)]
-		e := &datagram{src: c.t.IPv4, dst: d.src, ttl: 64, protocol: icmp4, df: c.hints.DontFragment}
-		e.id = c.hints.Identification
-		if !e.df {
-			e.id = max(1, e.id)
-		}
-		e.upper = binary.BigEndian.AppendUint32([]byte{typ, code, 0, 0}, rest)
-		e.upper = append(e.upper, quote...)
-		e.claimed = len(e.upper)
-		binary.BigEndian.PutUint16(e.upper[2:], ^checksum.Checksum(e.upper, 0))
-		return &Packet{Bytes: write4(e)}
+// answer is an ICMP error of ours about the packet.
+func (c *call) answer(typ, code byte, rest uint32) Packet {
+	if c.subject.src.Is4() {
+		return c.answer4(c.subject, typ, code, rest)
 	}
+	return c.answer6(c.subject, typ, code, rest)
 }
 
-// answer6 makes ICMPv6 errors about the packet d.
-func (c *call) answer6(d *datagram) func(typ, code byte, rest uint32) *Packet {
-	return func(typ, code byte, rest uint32) *Packet {
-		quote := c.in.Bytes[:min(d.total, 1280-48)]
-		e := &datagram{src: c.t.IPv6, dst: d.src, ttl: 64, protocol: icmp6}
-		e.upper = binary.BigEndian.AppendUint32([]byte{typ, code, 0, 0}, rest)
-		e.upper = append(e.upper, quote...)
-		e.claimed = len(e.upper)
-		x := ^checksum.Checksum(e.upper, checksum.Checksum(pseudo(e.src, e.dst, icmp6, e.claimed), 0))
-		binary.BigEndian.PutUint16(e.upper[2:], x)
-		return &Packet{Bytes: write6(e)}
+func (c *call) answer4(d *datagram, typ, code byte, rest uint32) Packet {
+	e := &datagram{src: c.t.IPv4, dst: d.src, ttl: 64, protocol: icmp4, df: c.hints.DontFragment}
+	e.id = c.hints.Identification
+	if !e.df {
+		e.id = max(1, e.id)
 	}
+	e.upper = c.about(c.in.Bytes[:min(d.total, 576-28)], typ, code, rest)
+	e.claimed = len(e.upper)
+	binary.BigEndian.PutUint16(e.upper[2:], ^checksum.Checksum(e.upper, 0))
+	return Packet{Bytes: c.write4(e)}
+}
+
+func (c *call) answer6(d *datagram, typ, code byte, rest uint32) Packet {
+	e := &datagram{src: c.t.IPv6, dst: d.src, ttl: 64, protocol: icmp6}
+	e.upper = c.about(c.in.Bytes[:min(d.total, 1280-48)], typ, code, rest)
+	e.claimed = len(e.upper)
+	x := ^checksum.Checksum(e.upper, checksum.Checksum(e.pseudo(), 0))
+	binary.BigEndian.PutUint16(e.upper[2:], x)
+	return Packet{Bytes: c.write6(e)}
+}
+
+// about is an ICMP error without its checksum.
+func (c *call) about(quote []byte, typ, code byte, rest uint32) []byte {
+	b := c.t.bytes(8 + len(quote))
+	b[0], b[1], b[2], b[3] = typ, code, 0, 0
+	binary.BigEndian.PutUint32(b[4:], rest)
+	copy(b[8:], quote)
+	return b
 }

@@ -23,7 +23,7 @@ func (c *call) to4() {
 		c.rule("7.trailing")
 	}
 	c.allowed = answerable(d)
-	c.answer = c.answer6(d)
+	c.subject = d
 	if d.dst == c.t.IPv6 {
 		c.forUs()
 		return
@@ -39,7 +39,8 @@ func (c *call) to4() {
 	}
 	c.headers(d)
 	if c.oddOffload(d) {
-		c.open(translator.Malformed)
+		c.rule("5.mismatch")
+		c.fault(translator.Malformed)
 	}
 	readable := c.readable(d, "3.icmp-fragment")
 	if readable && d.isICMP() && isError(icmp6, d.upper[0]) {
@@ -48,7 +49,7 @@ func (c *call) to4() {
 	}
 	c.informational(d, readable)
 	src, dst, m := c.addressesTo4(d, readable)
-	if dst == c.t.IPv4 {
+	if dst == c.t.IPv4 && len(c.t.covering4(dst)) == 0 {
 		c.forUs()
 	}
 	if readable {
@@ -62,7 +63,7 @@ func (c *call) brokenChain(d *datagram) {
 	if d == nil {
 		return
 	}
-	c.answer = c.answer6(d)
+	c.subject = d
 	if d.dst == c.t.IPv6 {
 		c.forUs()
 		return
@@ -132,10 +133,10 @@ func (c *call) packetTo4(old *datagram, src, dst netip.Addr, m *mapping.Mapping)
 		c.rule("3.tos-knob")
 		d.tos = 0
 	}
-	changed := append([]byte(nil), old.upper...)
+	changed := c.t.copied(old.upper)
 	if old.isICMP() {
 		d.protocol = icmp4
-		changed = retype(icmp4, changed)
+		retype(icmp4, changed)
 		c.rule("6.echo", "3.protocol-icmp")
 		changed = c.fold(old, changed, m)
 		d.claimed = len(changed)
@@ -145,7 +146,7 @@ func (c *call) packetTo4(old *datagram, src, dst netip.Addr, m *mapping.Mapping)
 	c.upperRules(old, partial)
 	segment := 20 + c.segment(old) + d.claimed - old.claimed
 	c.identify(old, d, m, segment)
-	again := len(c.t.covering4(dst)) > 0 && len(c.faults) == 0 && !c.local
+	again := len(c.t.covering4(dst)) > 0 && len(c.faults) == 0 && !c.local && !c.t.Client
 	if d.df && segment > c.t.MTU4 {
 		c.rule("3.too-big")
 		if d.claimed != old.claimed {
@@ -162,25 +163,38 @@ func (c *call) packetTo4(old *datagram, src, dst netip.Addr, m *mapping.Mapping)
 		}
 		// Nothing in a hairpin crosses the IPv4 side; it may be held to its MTU.
 		if c.allowed {
-			c.results = append(c.results, Outcome{translator.TooBig | translator.Replied, []Packet{*c.answer(2, 0, mtu)}})
+			c.results = append(c.results, Outcome{translator.TooBig | translator.Replied, []Packet{c.answer(2, 0, mtu)}})
 		}
 	}
 	if 20+d.claimed > 65535 {
 		c.rule("7.length")
 		switch {
 		case c.gso() && len(c.faults) == 0: // for the translator itself, too
-			c.results = append(c.results, Outcome{translator.Segment, []Packet{c.in}})
+			c.results = append(c.results, Outcome{translator.Segment, []Packet{{c.in.Bytes[:old.total], c.in.Offload}}})
 		case !c.gso():
 			c.faultReply(translator.TooBig, 2, 0, uint32(max(1280, c.t.MTU4+20-(d.claimed-old.claimed))))
 		}
 		return
 	}
-	out := Packet{Bytes: write4(d), Offload: c.offload(old, d, 20)}
-	if again {
-		c.goBack(out)
+	out := Packet{Bytes: c.write4(d), Offload: c.offload(old, d, 20)}
+	c.onward(out, dst, again)
+}
+
+// onward says where a packet goes that is IPv4 now.
+func (c *call) onward(p Packet, dst netip.Addr, again bool) {
+	if !again {
+		c.forward(translator.Forward4, p)
 		return
 	}
-	c.forward(translator.Forward4, out)
+	switch v, yes := c.staysOut(p, dst); {
+	case !yes:
+		c.goBack(p)
+	case v == translator.Local:
+		c.forUs()
+	default:
+		c.rule("1.4.host")
+		c.forward(v, p)
+	}
 }
 
 // identify sets identification, DF, MF and offset (section 3).

@@ -11,7 +11,11 @@ import (
 func (c *call) to6() {
 	d, why := read4(c.in.Bytes, false)
 	if why != ok {
-		c.rule(map[translator.Verdict]string{translator.Malformed: "7.malformed", translator.BadChecksum: "4.ipv4-header"}[why])
+		if why == translator.BadChecksum {
+			c.rule("4.ipv4-header")
+		} else {
+			c.rule("7.malformed")
+		}
 		c.fault(why)
 		return
 	}
@@ -27,9 +31,12 @@ func (c *call) to6() {
 		c.rule("7.trailing")
 	}
 	c.allowed = answerable(d)
-	c.answer = c.answer4(d)
-	if d.dst == c.t.IPv4 {
+	c.subject = d
+	if d.dst == c.t.IPv4 && !c.hairpin && !c.forWorkload(d) {
 		c.forUs()
+		return
+	}
+	if c.hosts(d) {
 		return
 	}
 	c.silent = d.isICMP() && (len(d.upper) == 0 || !isEcho(d.protocol, d.upper[0]))
@@ -39,7 +46,8 @@ func (c *call) to6() {
 		c.faultReply(translator.HopLimitExceeded, 11, 0, 0)
 	}
 	if c.oddOffload(d) {
-		c.open(translator.Malformed)
+		c.rule("5.mismatch")
+		c.fault(translator.Malformed)
 	}
 	readable := c.readable(d, "2.icmp-fragment")
 	if readable && d.isICMP() && isError(icmp4, d.upper[0]) {
@@ -49,10 +57,11 @@ func (c *call) to6() {
 	c.informational(d, readable)
 	owner := c.ownerTo6(d, readable)
 	src, dst := c.addressesTo6(d, owner)
-	if readable {
+	if readable && !c.waits {
 		c.zeroChecksum(d)
 		c.packetTo6(d, src, dst, owner)
 	}
+	c.hold(d)
 }
 
 // readable reports whether there is an upper-layer header, or the rest of a
@@ -165,11 +174,14 @@ func (c *call) addressesTo6(d *datagram, owner *mapping.Mapping) (src, dst netip
 // sourceTo6 translates the source: by the prefix, since no source from the IPv4 side
 // has a mapping; in a hairpin, too (1.4), for else it would be what it was.
 func (c *call) sourceTo6(d *datagram) (netip.Addr, translator.Verdict) {
-	if c.t.Prefix.IsValid() {
+	if c.t.Prefix.IsValid() && !c.t.Client {
 		if c.hairpin {
 			c.rule("1.4.source")
 		}
 		return c.byPrefix(d.src, translator.UntranslatableSource)
+	}
+	if c.t.Client {
+		return c.clientSource(d)
 	}
 	if c.hairpin {
 		// Without a prefix, the rules name no source.
@@ -231,6 +243,9 @@ func (c *call) zeroChecksum(d *datagram) {
 
 // packetTo6 checks lengths and writes what is not an ICMP error.
 func (c *call) packetTo6(old *datagram, src, dst netip.Addr, owner *mapping.Mapping) {
+	if owner != nil && old.frag != nil && !old.later() && len(c.faults) == 0 {
+		c.track(old, owner)
+	}
 	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - 1, protocol: old.protocol,
 		claimed: old.claimed, df: old.df, id: old.id, frag: old.frag}
 	c.rule("2.traffic-class", "2.flow-label", "2.payload-length", "2.hop-limit", "2.addresses", "2.next-header")
@@ -242,10 +257,10 @@ func (c *call) packetTo6(old *datagram, src, dst netip.Addr, owner *mapping.Mapp
 		c.rule("1.4.one-decrement")
 		d.ttl = old.ttl
 	}
-	changed := append([]byte(nil), old.upper...)
+	changed := c.t.copied(old.upper)
 	if old.isICMP() {
 		d.protocol = icmp6
-		changed = retype(icmp6, changed)
+		retype(icmp6, changed)
 		c.rule("6.echo", "2.next-header-icmp")
 		changed = c.unfold(old, changed, owner)
 		d.claimed = len(changed)
@@ -256,7 +271,11 @@ func (c *call) packetTo6(old *datagram, src, dst netip.Addr, owner *mapping.Mapp
 	if c.t.UDPZeroChecksum == translator.CalculateZeroChecksum && old.protocol == udp && !partial &&
 		old.frag == nil && d.upper[6] == 0 && d.upper[7] == 0 {
 		c.rule("4.zero-calculate")
-		calculate(d)
+		if c.gso() {
+			c.leave(d)
+		} else {
+			calculate(d)
+		}
 	}
 	at := 40
 	if d.frag != nil {
@@ -292,25 +311,26 @@ func (c *call) lengthTo6(old, d *datagram, at int, partial bool) {
 	case !d.df && segment > c.t.LowestMTU6:
 		c.rule("2.fragmented")
 		if c.gso() {
-			c.forward(translator.Segment, c.in)
+			c.forward(translator.Segment, Packet{c.in.Bytes[:old.total], c.in.Offload})
 			return
 		}
 		if partial {
 			c.rule("5.finish")
 			finish(d)
 		}
-		c.forward(verdict, fragments6(d, c.t.LowestMTU6)...)
+		c.forward(verdict, c.fragments6(d, c.t.LowestMTU6)...)
 		return
 	}
 	c.rule("2.no-atomic")
-	out := Packet{Bytes: write6(d), Offload: c.offload(old, d, at)}
+	out := Packet{Bytes: c.write6(d), Offload: c.offload(old, d, at)}
 	c.forward(verdict, out)
 }
 
+var checksumRule = map[byte]string{tcp: "4.tcp", udp: "4.udp", udpLite: "4.udp-lite", dccp: "4.dccp",
+	sctp: "4.sctp", icmp4: "4.icmp", icmp6: "4.icmp"}
+
 func (c *call) upperRules(d *datagram, partial bool) {
-	names := map[byte]string{tcp: "4.tcp", udp: "4.udp", udpLite: "4.udp-lite", dccp: "4.dccp",
-		sctp: "4.sctp", icmp4: "4.icmp", icmp6: "4.icmp"}
-	if n := names[d.protocol]; n != "" {
+	if n := checksumRule[d.protocol]; n != "" {
 		c.rule(n)
 	} else {
 		c.rule("4.other")

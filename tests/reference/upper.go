@@ -2,7 +2,6 @@ package reference
 
 import (
 	"encoding/binary"
-	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 
@@ -37,7 +36,7 @@ func checksumAt(protocol byte) (int, bool) {
 // headerLength is the length of an upper-layer header; ok is false when it does
 // not fit into b.
 func headerLength(protocol byte, b []byte) (n int, fits bool) {
-	least := map[byte]int{icmp4: 8, tcp: 20, udp: 8, dccp: 12, icmp6: 8, sctp: 12, udpLite: 8}[protocol]
+	least := leastHeader(protocol)
 	if len(b) < least {
 		return 0, false
 	}
@@ -46,6 +45,18 @@ func headerLength(protocol byte, b []byte) (n int, fits bool) {
 	}
 	n = int(b[12]>>4) * 4
 	return n, n >= 20 && n <= len(b)
+}
+
+func leastHeader(protocol byte) int {
+	switch protocol {
+	case icmp4, icmp6, udp, udpLite:
+		return 8
+	case dccp, sctp:
+		return 12
+	case tcp:
+		return 20
+	}
+	return 0
 }
 
 // portsOf gives source and destination port; for ICMP echo both are the
@@ -93,13 +104,20 @@ func isError(protocol, typ byte) bool {
 }
 
 // pseudo is the pseudo header of RFC 793 or RFC 8200 8.1; ICMPv4 has none.
-func pseudo(src, dst netip.Addr, protocol byte, length int) []byte {
-	if protocol == icmp4 {
-		return nil
+func (d *datagram) pseudo() []byte {
+	b := make([]byte, 0, 40)
+	if d.protocol == icmp4 {
+		return b
 	}
-	b := append(src.AsSlice(), dst.AsSlice()...)
-	b = binary.BigEndian.AppendUint32(b, uint32(length))
-	return append(b, 0, 0, 0, protocol)
+	if d.src.Is4() {
+		src, dst := d.src.As4(), d.dst.As4()
+		b = append(append(b, src[:]...), dst[:]...)
+	} else {
+		src, dst := d.src.As16(), d.dst.As16()
+		b = append(append(b, src[:]...), dst[:]...)
+	}
+	b = binary.BigEndian.AppendUint32(b, uint32(d.claimed))
+	return append(b, 0, 0, 0, d.protocol)
 }
 
 // sum is the ones' complement sum of all parts, modulo 65535.
@@ -112,17 +130,15 @@ func sum(parts ...[]byte) uint32 {
 }
 
 // equallyWrong is the checksum that is for the bytes after exactly as right or
-// wrong as field is for the bytes before. Both are given with zeros in the
-// place of the checksum.
+// wrong as field is for the bytes before. Both are sums without the checksum.
 func equallyWrong(field uint16, before, after uint32) uint16 {
 	return uint16((uint32(field) + before + 65535 - after) % 65535)
 }
 
-// retype is the upper-layer header with the type of an echo message changed.
-func retype(to byte, b []byte) []byte {
-	out := append([]byte(nil), b...)
+// retype changes the type of an echo message.
+func retype(to byte, out []byte) {
 	if len(out) == 0 {
-		return out
+		return
 	}
 	switch {
 	case to == icmp6 && out[0] == 8:
@@ -134,7 +150,6 @@ func retype(to byte, b []byte) []byte {
 	case to == icmp4 && out[0] == 129:
 		out[0] = 0
 	}
-	return out
 }
 
 // carry translates what stands behind the IP header, from the addresses and
@@ -151,8 +166,7 @@ func carry(old, d *datagram, changed []byte, partial bool) {
 	if old.protocol == udp && field == 0 && !partial {
 		return
 	}
-	oldPseudo := pseudo(old.src, old.dst, old.protocol, old.claimed)
-	newPseudo := pseudo(d.src, d.dst, d.protocol, d.claimed)
+	oldPseudo, newPseudo := old.pseudo(), d.pseudo()
 	if partial {
 		v := equallyWrong(field, sum(newPseudo), sum(oldPseudo))
 		if v == 0 && len(newPseudo) > 0 {
@@ -161,29 +175,37 @@ func carry(old, d *datagram, changed []byte, partial bool) {
 		binary.BigEndian.PutUint16(changed[at:], v)
 		return
 	}
-	v := equallyWrong(field, sum(oldPseudo, without(old.upper, at)), sum(newPseudo, without(changed, at)))
+	v := equallyWrong(field, sum(oldPseudo, old.upper[:at], old.upper[at+2:]), sum(newPseudo, changed[:at], changed[at+2:]))
 	if v == 0 && (old.protocol == udp || old.protocol == udpLite) { // RFC 768, RFC 3828 3.1
 		v = 0xffff
 	}
 	binary.BigEndian.PutUint16(changed[at:], v)
 }
 
-// without is b with zeros in the place of the checksum.
-func without(b []byte, at int) []byte {
-	out := append([]byte(nil), b...)
-	out[at], out[at+1] = 0, 0
-	return out
-}
-
 // calculate makes the checksum of a UDP datagram that had none.
 func calculate(d *datagram) {
 	length := int(binary.BigEndian.Uint16(d.upper[4:]))
 	b := d.upper[:min(length, len(d.upper))]
-	v := ^checksum.Checksum(b, checksum.Checksum(pseudo(d.src, d.dst, d.protocol, length), 0))
+	v := ^checksum.Checksum(b, checksum.Checksum(d.udpPseudo(), 0))
 	if v == 0 {
 		v = 0xffff
 	}
 	binary.BigEndian.PutUint16(d.upper[6:], v)
+}
+
+// leave leaves the checksums to whoever cuts a superpacket into segments: it wants
+// the sum of the pseudo header.
+func (c *call) leave(d *datagram) {
+	c.rule("4.zero-calculate-super")
+	binary.BigEndian.PutUint16(d.upper[6:], checksum.Checksum(d.udpPseudo(), 0))
+	c.left = true
+}
+
+// udpPseudo is the pseudo header with the length that the UDP header has.
+func (d *datagram) udpPseudo() []byte {
+	whole := *d
+	whole.claimed = int(binary.BigEndian.Uint16(d.upper[4:]))
+	return whole.pseudo()
 }
 
 // finish does what a device would have done for a partial checksum.
@@ -205,21 +227,27 @@ func (c *call) partial(d *datagram) bool {
 		int(o.CsumStart) == d.upperAt && int(o.CsumOffset) == at
 }
 
-// oddOffload: offloads that fit no packet like this; the rules do not say what
-// becomes of it, but that it may be called malformed.
+// oddOffload: offloads that fit no packet like this.
 func (c *call) oddOffload(d *datagram) bool {
 	o := c.in.Offload
-	if o == (translator.Offload{}) {
-		return false
-	}
-	needs := o.Flags&translator.FlagNeedsCsum != 0
-	if needs && (!c.partial(d) || d.fragmented()) {
+	if o.Flags&translator.FlagNeedsCsum != 0 && (!c.partial(d) || d.fragmented()) {
 		return true
 	}
-	kinds := map[uint8]byte{translator.GSOTCPv4: tcp, translator.GSOTCPv6: tcp, translator.GSOUDPL4: udp}
-	kind := o.GSOType &^ translator.GSOECN
-	return c.gso() && (!needs || kinds[kind] != d.protocol || d.frag != nil || o.GSOSize == 0 ||
-		kind == translator.GSOTCPv4 && d.src.Is6() || kind == translator.GSOTCPv6 && d.src.Is4())
+	if !c.gso() {
+		return false
+	}
+	if d.frag != nil || o.GSOSize == 0 {
+		return true
+	}
+	switch o.GSOType {
+	case translator.GSOTCPv4, translator.GSOTCPv4 | translator.GSOECN:
+		return d.protocol != tcp || d.src.Is6()
+	case translator.GSOTCPv6, translator.GSOTCPv6 | translator.GSOECN:
+		return d.protocol != tcp || d.src.Is4()
+	case translator.GSOUDPL4:
+		return d.protocol != udp
+	}
+	return true
 }
 
 func (c *call) gso() bool { return c.in.Offload.GSOType != translator.GSONone }
@@ -238,6 +266,10 @@ func (c *call) segment(d *datagram) int {
 // header (section 5).
 func (c *call) offload(old, d *datagram, at int) translator.Offload {
 	o := c.in.Offload
+	if c.left {
+		o.Flags |= translator.FlagNeedsCsum
+		o.CsumStart, o.CsumOffset = uint16(old.upperAt), 6
+	}
 	if o.Flags&translator.FlagNeedsCsum != 0 {
 		c.rule("5.csum-start")
 		o.CsumStart = uint16(int(o.CsumStart) + at - old.upperAt)
@@ -257,7 +289,7 @@ func (c *call) offload(old, d *datagram, at int) translator.Offload {
 		c.rule("5.gso-udp")
 	}
 	n, _ := headerLength(d.protocol, d.upper)
-	o.HdrLen = o.CsumStart + uint16(n)
+	o.HdrLen = uint16(at + n)
 	c.rule("5.hdr-len", "5.gso-size")
 	return o
 }

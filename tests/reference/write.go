@@ -8,8 +8,9 @@ import (
 )
 
 // write4 puts an IPv4 packet together.
-func write4(d *datagram) []byte {
-	b := make([]byte, 20+len(d.upper))
+func (c *call) write4(d *datagram) []byte {
+	b := c.t.bytes(20 + len(d.upper))
+	clear(b[:20])
 	f := header.IPv4Fields{
 		TOS:         d.tos,
 		TotalLength: uint16(20 + d.claimed),
@@ -36,12 +37,13 @@ func write4(d *datagram) []byte {
 }
 
 // write6 puts an IPv6 packet together, with a fragment header if it is one.
-func write6(d *datagram) []byte {
+func (c *call) write6(d *datagram) []byte {
 	ext, next := 0, d.protocol
 	if d.frag != nil {
 		ext, next = 8, 44
 	}
-	b := make([]byte, 40+ext+len(d.upper))
+	b := c.t.bytes(40 + ext + len(d.upper))
+	clear(b[:40+ext])
 	header.IPv6(b).Encode(&header.IPv6Fields{
 		TrafficClass:      d.tos,
 		PayloadLength:     uint16(ext + d.claimed),
@@ -63,7 +65,7 @@ func write6(d *datagram) []byte {
 }
 
 // fragments6 cuts an IPv6 packet into ones of at most limit bytes.
-func fragments6(d *datagram, limit int) (out []Packet) {
+func (c *call) fragments6(d *datagram, limit int) (out []Packet) {
 	whole := fragment{id: uint32(d.id)}
 	if d.frag != nil {
 		whole = *d.frag
@@ -77,7 +79,7 @@ func fragments6(d *datagram, limit int) (out []Packet) {
 			more:   whole.more || end < len(d.upper),
 			id:     whole.id,
 		}
-		out = append(out, Packet{Bytes: write6(&piece)})
+		out = append(out, Packet{Bytes: c.write6(&piece)})
 	}
 	return out
 }
