@@ -4,7 +4,12 @@ package fastpath
 
 import (
 	"encoding/binary"
+	"flag"
+	"fmt"
 	"math/rand/v2"
+	"net"
+	"os"
+	"os/signal"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -56,7 +61,11 @@ func (s *source) next() (reference.Packet, int) {
 	p := reference.Packet{Bytes: s.buf[:copy(s.buf[:], old.Bytes)]}
 	b := p.Bytes
 	for range s.IntN(3) {
-		switch s.IntN(8) {
+		switch s.IntN(12) {
+		case 8, 9, 10, 11: // a field of this header or that
+			s.Change(&p)
+			p.Offload = translator.Offload{}
+			b = p.Bytes
 		case 0:
 			b[s.IntN(min(len(b), 64))] ^= 1 << s.IntN(8)
 		case 1:
@@ -112,31 +121,50 @@ func super(r *rand.Rand, p reference.Packet) (reference.Packet, int) {
 	return p, (payload+int(p.Offload.GSOSize)-1)/int(p.Offload.GSOSize) + r.IntN(12)/11
 }
 
-// kinds counts what was translated, by what it is.
-type kinds struct {
-	mu     sync.Mutex
-	counts map[string]int
+// kind is what a translated packet is: its way, its protocol, what its mapping is
+// like, and whether it is a superpacket.
+type kind [4]uint8
+
+var kindNames = [4][]string{
+	{"4→6", "6→4"},
+	{" tcp", " udp", " echo request", " echo reply"},
+	{" address", " subnet", " port range", " port set with holes"},
+	{"", " super"},
 }
 
-func (k *kinds) add(kind string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.counts[kind]++
+func (k kind) String() (name string) {
+	for i, n := range k {
+		name += kindNames[i][n]
+	}
+	return name
 }
 
-// kind names a plain packet: its way, its protocol, what its mapping is like,
-// and whether it is a superpacket.
-func (j *judge) kind(in reference.Packet) string {
-	b, way, name := in.Bytes, "4→6", ""
+// index numbers the kinds.
+func (k kind) index() int { return int(k[0]<<5 | k[1]<<3 | k[2]<<1 | k[3]) }
+
+const numKinds = 2 * 4 * 4 * 2
+
+// allKinds are those that there must be: no echo message is a superpacket.
+func allKinds() (list []kind) {
+	for i := range uint8(numKinds) {
+		if k := (kind{i >> 5, i >> 3 & 3, i >> 1 & 3, i & 1}); k[1] < 2 || k[3] == 0 {
+			list = append(list, k)
+		}
+	}
+	return list
+}
+
+// kind names a plain packet.
+func (j *judge) kind(in reference.Packet) (k kind) {
+	b := in.Bytes
 	var e *mapping.Entry
-	var upper []byte
-	proto := b[9]
+	upper, proto := b[20:], b[9]
 	if b[0]>>4 == 6 {
-		way, proto, upper = "6→4", b[6], b[40:]
+		k[0] = 1
+		proto, upper = b[6], b[40:]
 		e = j.table.Lookup6(address(b[8:]))
 	} else {
 		dst := binary.BigEndian.Uint32(b[16:])
-		upper = b[20:]
 		if e = j.table.Lookup4(dst); e.Shared() {
 			at := 2
 			if proto == 1 {
@@ -147,115 +175,218 @@ func (j *judge) kind(in reference.Packet) string {
 	}
 	switch {
 	case proto == 6:
-		name = "tcp"
 	case proto == 17:
-		name = "udp"
+		k[1] = 1
 	case upper[0] == 8 || upper[0] == 128:
-		name = "echo request"
+		k[1] = 2
 	default:
-		name = "echo reply"
+		k[1] = 3
 	}
-	m := e.Mapping()
-	switch {
+	switch m := e.Mapping(); {
 	case m.Ports.Len() > 1:
-		name += " port set with holes"
+		k[2] = 3
 	case !m.Ports.IsZero():
-		name += " port range"
+		k[2] = 2
 	case m.IPv4.Bits() < 32:
-		name += " subnet"
-	default:
-		name += " address"
+		k[2] = 1
 	}
 	if in.Offload.GSOSize > 0 {
-		name += " super"
+		k[3] = 1
 	}
-	return way + " " + name
+	return k
 }
 
-// allKinds are those that there must be.
-func allKinds() (list []string) {
-	for _, way := range []string{"4→6", "6→4"} {
-		for _, proto := range []string{"tcp", "udp", "echo request", "echo reply"} {
-			for _, m := range []string{"address", "subnet", "port range", "port set with holes"} {
-				list = append(list, way+" "+proto+" "+m)
-				if len(proto) == 3 {
-					list = append(list, way+" "+proto+" "+m+" super")
-				}
-			}
+// The flags of a long run (make differential-bpf). A failure names the seed and
+// the episode that repeat it, with -packets 1.
+var (
+	packetsFlag = flag.Int64("packets", 500_000, "how many packets TestDifferential translates")
+	seedFlag    = flag.Uint64("seed", 7915, "what decides them")
+	episodeFlag = flag.Uint64("episode", 0, "the episode that it starts with")
+)
+
+// episodePackets is how many packets come from one seed: enough that to enter a
+// namespace, and to make the packets of the pool, takes no time.
+const episodePackets = 8192
+
+// tally is what a run has met.
+type tally struct {
+	run, refused, translated, must int64
+	kinds                          [numKinds]int64
+	verdicts                       [2][256]int64 // of the translator, for what the program passed on and what it translated
+}
+
+func (t *tally) add(o *tally) {
+	t.run, t.refused, t.translated, t.must = t.run+o.run, t.refused+o.refused, t.translated+o.translated, t.must+o.must
+	for i, n := range o.kinds {
+		t.kinds[i] += n
+	}
+	for i := range o.verdicts {
+		for v, n := range o.verdicts[i] {
+			t.verdicts[i][v] += n
 		}
 	}
-	return list
 }
 
-// cases is how many packets TestDifferential translates.
-const cases = 2_000_000
+// comparison is a run of TestDifferential: episodes, dealt out to all processors.
+// Each packet is a system call of its own: the kernel repeats a run with the same
+// packet alone, and takes many of them (BPF_F_TEST_XDP_LIVE_FRAMES) for XDP alone.
+type comparison struct {
+	t *testing.T
+	*rig
+	pairs   []*pair
+	next    atomic.Uint64 // episode
+	packets atomic.Int64
+	stop    atomic.Bool
+
+	mu     sync.Mutex
+	all    tally
+	worlds map[string]int64 // translated
+}
 
 // TestDifferential translates generated and changed packets by the program and
 // by the translator: the program gives the same bytes or leaves the packet as it
 // is, and leaves none that is plain.
 func TestDifferential(t *testing.T) {
-	r := newRig(t)
-	worlds, n := prefixed(), cases
-	if testing.Short() {
-		n /= 50
+	c := &comparison{t: t, rig: newRig(t), worlds: map[string]int64{}}
+	for _, w := range generate.AllWorlds() {
+		switch {
+		case !w.Prefix.IsValid() || w.Client || w.Name == "budget":
+			// No fast path, or one of another world.
+		case w.Host4.IsValid():
+			c.pairs = append(c.pairs, c.asking(w))
+		default:
+			if w.Config.MTU4 > 0 {
+				w.Config.MTU4 = max(w.Config.MTU4, 1280) // what IPv4 routers may have to cut, the programs leave to the daemon
+			}
+			c.pairs = append(c.pairs, newPair(t, c.rig, w, loaded(t)))
+		}
 	}
-	seen := kinds{counts: map[string]int{}}
-	var translated, must, run, refused atomic.Int64
-	var pairs []*pair
-	for _, w := range worlds {
-		pairs = append(pairs, newPair(t, r, w, loaded(t)))
-	}
-	began := time.Now()
+	c.next.Store(*episodeFlag)
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt)
+	defer signal.Stop(interrupted)
+	began, ended := time.Now(), make(chan struct{})
 	var wait sync.WaitGroup
-	for i := range runtime.GOMAXPROCS(0) {
-		wait.Go(func() {
-			r.Do(func() {
-				for k := i; k < len(pairs); k += runtime.GOMAXPROCS(0) {
-					p := pairs[k]
-					s, j := newSource(p.world, uint64(k), 3000), p.judge()
-					for range n / len(worlds) {
-						in, segments := s.next()
-						o, err := j.check(in, segments)
-						if err != nil {
-							t.Errorf("%v\n%s", err, j.describe(in, segments))
-							return
-						}
-						count(&run, !o.refused)
-						count(&refused, o.refused)
-						count(&translated, o.translated)
-						count(&must, o.must)
-						if o.translated {
-							seen.add(p.world.Name)
-							seen.add(j.kind(in))
-						}
-					}
-				}
-			})
-		})
+	for range runtime.GOMAXPROCS(0) {
+		wait.Go(func() { c.Do(c.work) })
 	}
-	wait.Wait()
-	rate := float64(run.Load()) / time.Since(began).Seconds()
-	t.Logf("%d packets, %.0f a second: %d translated, of which %d had to be; %d too short to be run",
-		run.Load(), rate, translated.Load(), must.Load(), refused.Load())
-	for _, w := range worlds {
-		if seen.counts[w.Name] == 0 {
-			t.Errorf("nothing was translated in world %s", w.Name)
+	go func() { wait.Wait(); close(ended) }()
+	for tick := time.NewTicker(30 * time.Second); ; {
+		select {
+		case <-interrupted:
+			c.stop.Store(true)
+			continue
+		case <-tick.C:
+			n := c.packets.Load()
+			rate := float64(n) / time.Since(began).Seconds()
+			fmt.Fprintf(os.Stderr, "%d packets, %.0f a second, %v left\n", n, rate,
+				time.Duration(float64(*packetsFlag-n)/rate*float64(time.Second)).Round(time.Second))
+			continue
+		case <-ended:
 		}
+		break
 	}
-	for _, kind := range allKinds() {
-		if seen.counts[kind] == 0 {
-			t.Errorf("no packet was translated that is %s", kind)
+	c.report(time.Since(began))
+}
+
+// asking is a world on a host that has routes to the translator's device: the
+// programs ask for the way of each packet.
+func (c *comparison) asking(w generate.World) *pair {
+	c.IP("tuntap add natless0 mode tun")
+	c.IP("link set natless0 up mtu 65521")
+	for _, m := range w.Mappings {
+		c.IP("route replace " + m.IPv4.String() + " dev natless0")
+	}
+	for _, to := range []string{w.Config.IPv4.String(), w.Config.IPv6.String(), w.Prefix.String()} {
+		c.IP("route add " + to + " dev natless0")
+	}
+	device := 0
+	c.Do(func() {
+		if i, err := net.InterfaceByName("natless0"); err == nil {
+			device = i.Index
 		}
-		t.Logf("%8d %s", seen.counts[kind], kind)
+	})
+	w.Name += ", asking the host"
+	f := loaded(c.t)
+	p := newPair(c.t, c.rig, w, f)
+	if err := f.SetHost(Host{Device: device, Via: c.up, Uplinks: [maxUplinks]int{c.up}}); err != nil {
+		c.t.Fatal(err)
 	}
-	if translated.Load() < run.Load()/10 {
-		t.Errorf("only %d of %d packets were translated: that proves little", translated.Load(), run.Load())
+	return p
+}
+
+// work takes episodes until enough packets are translated.
+func (c *comparison) work() {
+	var judges []*judge
+	for _, p := range c.pairs {
+		judges = append(judges, p.judge())
+	}
+	for c.packets.Load() < *packetsFlag && !c.stop.Load() {
+		number := c.next.Add(1) - 1
+		j := judges[number%uint64(len(judges))]
+		n, err := j.episode(*seedFlag, number)
+		c.packets.Add(n.run)
+		c.mu.Lock()
+		c.all.add(&n)
+		c.worlds[j.world.Name] += n.translated
+		c.mu.Unlock()
+		if err != nil {
+			c.t.Errorf("repeat with -seed %d -episode %d -packets 1\n%v", *seedFlag, number, err)
+			return
+		}
 	}
 }
 
-func count(n *atomic.Int64, yes bool) {
-	if yes {
-		n.Add(1)
+// episode is a number of packets that a seed and a number decide.
+func (j *judge) episode(seed, number uint64) (n tally, err error) {
+	s := newSource(j.world, seed<<24^number, 200)
+	for range episodePackets {
+		in, segments := s.next()
+		o, err := j.check(in, segments)
+		if err != nil {
+			return n, fmt.Errorf("%w\n%s", err, j.describe(in, segments))
+		}
+		if o.refused {
+			n.refused++
+			continue
+		}
+		n.run++
+		if !o.translated {
+			n.verdicts[0][o.verdict]++
+			continue
+		}
+		n.verdicts[1][o.verdict]++
+		n.translated++
+		if o.must {
+			n.must++
+		}
+		n.kinds[j.kind(in).index()]++
+	}
+	return n, nil
+}
+
+func (c *comparison) report(took time.Duration) {
+	a := &c.all
+	c.t.Logf("seed %d, episodes %d to %d: %d packets in %v, %.0f a second: %d translated, of which %d had to be; %d too short to be run",
+		*seedFlag, *episodeFlag, c.next.Load()-1, a.run, took.Round(time.Millisecond), float64(a.run)/took.Seconds(), a.translated, a.must, a.refused)
+	for v := range 256 {
+		if passed, translated := a.verdicts[0][v], a.verdicts[1][v]; passed+translated > 0 {
+			c.t.Logf("%12d passed on %12d translated, for the translator %v", passed, translated, translator.Verdict(v))
+		}
+	}
+	for _, k := range allKinds() {
+		c.t.Logf("%12d %v", a.kinds[k.index()], k)
+		if a.kinds[k.index()] == 0 && *packetsFlag >= 400_000 {
+			c.t.Errorf("no packet was translated that is %v", k)
+		}
+	}
+	for _, p := range c.pairs {
+		if c.worlds[p.world.Name] == 0 && *packetsFlag >= 400_000 {
+			c.t.Errorf("nothing was translated in world %s", p.world.Name)
+		}
+	}
+	if a.translated < a.run/10 {
+		c.t.Errorf("only %d of %d packets were translated: that proves little", a.translated, a.run)
 	}
 }
 

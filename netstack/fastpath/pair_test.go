@@ -172,6 +172,10 @@ func (j *judge) plain(in reference.Packet, out *translator.Packet, segments int)
 		j.table.Lookup4(binary.BigEndian.Uint32(b[16:])) == nil {
 		return false
 	}
+	dst, config := binary.BigEndian.Uint32(b[16:]), &j.world.Config
+	if dst == mapping.Addr4From(config.IPv4) || b[9] == 1 && config.Host4.IsValid() && dst == mapping.Addr4From(config.Host4) {
+		return false // which of them it is for, is up to the daemon
+	}
 	length := int(binary.BigEndian.Uint16(b[2:]))
 	switch b[9] {
 	case 6:
