@@ -169,6 +169,9 @@ func carry(old, d *datagram, changed []byte, partial bool) {
 	oldPseudo, newPseudo := old.pseudo(), d.pseudo()
 	if partial {
 		v := equallyWrong(field, sum(newPseudo), sum(oldPseudo))
+		if old.isICMP() { // which has a pseudo header in one family alone: made anew
+			v = uint16(sum(newPseudo))
+		}
 		if v == 0 && len(newPseudo) > 0 {
 			v = 0xffff
 		}
