@@ -186,24 +186,17 @@ func (p *pair) checkHeld(held []reference.Held) error {
 			return &difference{"given back", fmt.Sprintf("a fragment that nobody waits for: %v", v)}
 		}
 		r := p.collect(v, &p.held)
-		var err error
-		for i := range held {
-			if err = p.compare(held[i].Packet, p.slow.TranslateHeld(held[i], p.hints(r)), r); err == nil {
-				held = slices.Delete(held, i, i+1)
-				break
-			}
+		i := slices.IndexFunc(held, func(h reference.Held) bool { return among(p.slow.TranslateHeld(h, p.hints(r)), r) })
+		if i < 0 {
+			return p.compare(held[0].Packet, p.slow.TranslateHeld(held[0], p.hints(r)), r)
 		}
-		if err != nil {
-			return err
-		}
+		held = slices.Delete(held, i, i+1)
 	}
 }
 
 func (p *pair) compare(in reference.Packet, right []reference.Outcome, r result) error {
-	for _, o := range right {
-		if sameOutcome(o, r) {
-			return nil
-		}
+	if among(right, r) {
+		return nil
 	}
 	if p.forbidden(right, r) {
 		return nil
@@ -252,6 +245,11 @@ func describe(p reference.Packet) string {
 		b, more = b[:700], "…"
 	}
 	return fmt.Sprintf("%d bytes %+v\n     %s%s", len(p.Bytes), p.Offload, hex.EncodeToString(b), more)
+}
+
+// among says that a result is one of the right ones.
+func among(right []reference.Outcome, r result) bool {
+	return slices.ContainsFunc(right, func(o reference.Outcome) bool { return sameOutcome(o, r) })
 }
 
 func sameOutcome(o reference.Outcome, r result) bool {

@@ -100,17 +100,18 @@ func (t *Translator) covering6(a netip.Addr) *mapping.Mapping {
 
 // covering4 gives the mappings with the longest IPv4 prefix around a: several
 // when they share it.
-func (t *Translator) covering4(a netip.Addr) (best []*mapping.Mapping) {
-	for i, m := range t.mappings {
-		switch {
-		case !m.IPv4.Contains(a) || len(best) > 0 && m.IPv4.Bits() < best[0].IPv4.Bits():
-		case len(best) == 0 || m.IPv4.Bits() > best[0].IPv4.Bits():
-			best = t.mappings[i : i+1 : i+1] // the list of this one
-		default:
-			best = append(best, m)
+func (t *Translator) covering4(a netip.Addr) []*mapping.Mapping {
+	best := -1
+	for i := range t.Mappings {
+		m := &t.Mappings[i]
+		if m.IPv4.Contains(a) && (best < 0 || m.IPv4.Bits() > t.Mappings[best].IPv4.Bits()) {
+			best = i
 		}
 	}
-	return best
+	if best < 0 {
+		return nil
+	}
+	return t.alike[best]
 }
 
 func shared(list []*mapping.Mapping) bool { return len(list) > 0 && !list[0].Ports.IsZero() }

@@ -103,7 +103,7 @@ func (c *call) checksumWrong(d *datagram) bool {
 	if c.in.Offload.Flags&translator.FlagNeedsCsum != 0 {
 		return false
 	}
-	return checksum.Checksum(d.upper, checksum.Checksum(d.pseudo(), 0)) != 0xffff
+	return checksum.Checksum(d.upper, d.pseudoSum()) != 0xffff
 }
 
 // errorTo6 translates an ICMPv4 error.
@@ -148,7 +148,7 @@ func (c *call) errorTo6(old *datagram) {
 // emit writes a packet with an ICMP error.
 func (c *call) emit(v translator.Verdict, d *datagram) {
 	d.claimed = len(d.upper)
-	x := ^checksum.Checksum(d.upper, checksum.Checksum(d.pseudo(), 0))
+	x := ^checksum.Checksum(d.upper, d.pseudoSum())
 	binary.BigEndian.PutUint16(d.upper[2:], x)
 	c.forward(v, Packet{Bytes: c.write6(d)})
 }

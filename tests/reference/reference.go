@@ -44,8 +44,8 @@ type World struct {
 // has followed how often.
 type Translator struct {
 	World
-	Rules    map[string]int // nil: not counted
-	mappings []*mapping.Mapping
+	Rules    map[string]int       // nil: not counted
+	alike    [][]*mapping.Mapping // for each mapping, those with its IPv4 prefix
 	trailers map[trailerKey]bool
 	tracker  tracker
 	first    *tracked // whose first fragment was translated last
@@ -68,8 +68,13 @@ func New(w World) *Translator {
 	def(&w.MTU6, 1500)
 	def(&w.LowestMTU6, 1280)
 	t := &Translator{World: w, Rules: map[string]int{}, trailers: map[trailerKey]bool{}}
+	t.alike = make([][]*mapping.Mapping, len(w.Mappings))
 	for i := range w.Mappings {
-		t.mappings = append(t.mappings, &w.Mappings[i])
+		for j := range w.Mappings {
+			if w.Mappings[j].IPv4 == w.Mappings[i].IPv4 {
+				t.alike[i] = append(t.alike[i], &w.Mappings[j])
+			}
+		}
 	}
 	return t
 }

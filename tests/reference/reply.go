@@ -46,7 +46,7 @@ func (c *call) answer6(d *datagram, typ, code byte, rest uint32) Packet {
 	e := &datagram{src: c.t.IPv6, dst: d.src, ttl: 64, protocol: icmp6}
 	e.upper = c.about(c.in.Bytes[:min(d.total, 1280-48)], typ, code, rest)
 	e.claimed = len(e.upper)
-	x := ^checksum.Checksum(e.upper, checksum.Checksum(e.pseudo(), 0))
+	x := ^checksum.Checksum(e.upper, e.pseudoSum())
 	binary.BigEndian.PutUint16(e.upper[2:], x)
 	return Packet{Bytes: c.write6(e)}
 }

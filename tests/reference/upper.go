@@ -103,21 +103,30 @@ func isError(protocol, typ byte) bool {
 	return typ == 3 || typ == 4 || typ == 5 || typ == 11 || typ == 12
 }
 
-// pseudo is the pseudo header of RFC 793 or RFC 8200 8.1; ICMPv4 has none.
-func (d *datagram) pseudo() []byte {
-	b := make([]byte, 0, 40)
-	if d.protocol == icmp4 {
+// pseudo is the pseudo header of RFC 793 or RFC 8200 8.1, and zeros, which change no
+// sum; ICMPv4 has none.
+func (d *datagram) pseudo() (b [40]byte) {
+	switch {
+	case d.protocol == icmp4:
 		return b
-	}
-	if d.src.Is4() {
+	case d.src.Is4():
 		src, dst := d.src.As4(), d.dst.As4()
-		b = append(append(b, src[:]...), dst[:]...)
-	} else {
+		copy(b[0:], src[:])
+		copy(b[4:], dst[:])
+	default:
 		src, dst := d.src.As16(), d.dst.As16()
-		b = append(append(b, src[:]...), dst[:]...)
+		copy(b[0:], src[:])
+		copy(b[16:], dst[:])
 	}
-	b = binary.BigEndian.AppendUint32(b, uint32(d.claimed))
-	return append(b, 0, 0, 0, d.protocol)
+	binary.BigEndian.PutUint32(b[32:], uint32(d.claimed))
+	b[39] = d.protocol
+	return b
+}
+
+// pseudoSum is its sum.
+func (d *datagram) pseudoSum() uint16 {
+	b := d.pseudo()
+	return checksum.Checksum(b[:], 0)
 }
 
 // sum is the ones' complement sum of all parts, modulo 65535.
@@ -168,17 +177,17 @@ func carry(old, d *datagram, changed []byte, partial bool) {
 	}
 	oldPseudo, newPseudo := old.pseudo(), d.pseudo()
 	if partial {
-		v := equallyWrong(field, sum(newPseudo), sum(oldPseudo))
+		v := equallyWrong(field, sum(newPseudo[:]), sum(oldPseudo[:]))
 		if old.isICMP() { // which has a pseudo header in one family alone: made anew
-			v = uint16(sum(newPseudo))
+			v = uint16(sum(newPseudo[:]))
 		}
-		if v == 0 && len(newPseudo) > 0 {
+		if v == 0 && d.protocol != icmp4 {
 			v = 0xffff
 		}
 		binary.BigEndian.PutUint16(changed[at:], v)
 		return
 	}
-	v := equallyWrong(field, sum(oldPseudo, old.upper[:at], old.upper[at+2:]), sum(newPseudo, changed[:at], changed[at+2:]))
+	v := equallyWrong(field, sum(oldPseudo[:], old.upper[:at], old.upper[at+2:]), sum(newPseudo[:], changed[:at], changed[at+2:]))
 	if v == 0 && (old.protocol == udp || old.protocol == udpLite) { // RFC 768, RFC 3828 3.1
 		v = 0xffff
 	}
@@ -189,7 +198,7 @@ func carry(old, d *datagram, changed []byte, partial bool) {
 func calculate(d *datagram) {
 	length := int(binary.BigEndian.Uint16(d.upper[4:]))
 	b := d.upper[:min(length, len(d.upper))]
-	v := ^checksum.Checksum(b, checksum.Checksum(d.udpPseudo(), 0))
+	v := ^checksum.Checksum(b, d.udpPseudoSum())
 	if v == 0 {
 		v = 0xffff
 	}
@@ -200,15 +209,15 @@ func calculate(d *datagram) {
 // the sum of the pseudo header.
 func (c *call) leave(d *datagram) {
 	c.rule("4.zero-calculate-super")
-	binary.BigEndian.PutUint16(d.upper[6:], checksum.Checksum(d.udpPseudo(), 0))
+	binary.BigEndian.PutUint16(d.upper[6:], d.udpPseudoSum())
 	c.left = true
 }
 
-// udpPseudo is the pseudo header with the length that the UDP header has.
-func (d *datagram) udpPseudo() []byte {
+// udpPseudoSum is pseudoSum with the length that the UDP header has.
+func (d *datagram) udpPseudoSum() uint16 {
 	whole := *d
 	whole.claimed = int(binary.BigEndian.Uint16(d.upper[4:]))
-	return whole.pseudo()
+	return whole.pseudoSum()
 }
 
 // finish does what a device would have done for a partial checksum.
