@@ -2,17 +2,20 @@ package conformance
 
 import (
 	"bytes"
+	"net/netip"
 	"testing"
 
 	"github.com/natless/natless/tests/generate"
 	"github.com/natless/natless/tests/reference"
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
 )
 
 // TestRoundTrip translates packets there and back: what translation may keep,
 // is there again. It may not keep: options, extension headers, the flow label,
 // the high bits of a fragment's identification, the identification and DF of
-// what is not a fragment, and two hops of the TTL.
+// what is not a fragment, and two hops of the TTL. Who shares an address has a share of
+// the identifications of fragments.
 func TestRoundTrip(t *testing.T) {
 	w := generate.Worlds()[0]
 	w.UDPZeroChecksum = translator.ForwardZeroChecksum
@@ -49,6 +52,9 @@ func TestRoundTrip(t *testing.T) {
 				continue // a folded identifier comes back with a reply alone
 			}
 			if !bytes.Equal(a, b) {
+				p.share(in, a)
+			}
+			if !bytes.Equal(a, b) {
 				t.Fatalf("in   %s\nthere %s\nback %s\nkept %x\nwant %x", describe(in), describe(one.packets[0]), describe(two.packets[0]), b, a)
 			}
 			trips[one.verdict.String()]++
@@ -57,6 +63,18 @@ func TestRoundTrip(t *testing.T) {
 	t.Log(trips)
 	if trips["forward4"] < 3000 || trips["forward6"] < 3000 {
 		t.Errorf("round trips: %v", trips)
+	}
+}
+
+// share puts the identification of a fragment, of which a is kept, into the share
+// that its sender has of them.
+func (p *pair) share(in reference.Packet, a []byte) {
+	if in.Bytes[0]>>4 == 4 || len(a) < 5 {
+		return
+	}
+	if e := p.table.Lookup6(mapping.Addr6From(netip.AddrFrom16([16]byte(in.Bytes[8:24])))); e != nil && e.Shared() {
+		base, mask := e.IdentificationRange()
+		put(a[1:], base|uint16(get(a[1:]))&mask)
 	}
 }
 
