@@ -100,6 +100,9 @@ func finishOffload(b []byte, at int, off translator.Offload) reference.Packet {
 	return reference.Packet{Bytes: b, Offload: off}
 }
 
+// longRoute is a record route that fills the area.
+var longRoute = append([]byte{7, 39, 4}, make([]byte, 37)...)
+
 // options is an options area, mostly empty (RFC 791 3.1).
 func (g *Generator) options() []byte {
 	if !g.chance(10) {
@@ -118,6 +121,7 @@ func (g *Generator) options() []byte {
 		[]byte{7, 1},                                 // malformed: length 1
 		[]byte{7, 99, 4},                             // malformed: past the area
 		[]byte{1, 1, 1, 68},                          // malformed: no length
+		longRoute,                                    // the longest header: longer than IPv6's
 	)
 	b = append([]byte(nil), b...)
 	for len(b)%4 != 0 {
