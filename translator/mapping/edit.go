@@ -137,6 +137,9 @@ func (e *Edit) Expect(n int) {
 	}
 }
 
+// Get finds the mapping whose IPv6 prefix is exactly p, or nil, as the batch has it by now.
+func (e *Edit) Get(p netip.Prefix) *Entry { return e.t.Get(p) }
+
 // Table ends the batch and gives the table that it made.
 func (e *Edit) Table() *Table {
 	e.let()
@@ -169,19 +172,10 @@ func (e *Edit) Insert(m Mapping) error {
 	if err := m.Validate(); err != nil {
 		return err
 	}
-	if other := e.t.get6(Addr6From(m.IPv6.Addr()), uint8(m.IPv6.Bits())); other != nil {
-		return &Collision{m, other.Mapping(), "ipv6 " + m.IPv6.String()}
+	if err := e.t.refuses(m, 0); err != nil {
+		return err
 	}
 	v4 := Addr4From(m.IPv4.Addr())
-	head := e.t.get4(v4, uint8(m.IPv4.Bits()))
-	if head != nil {
-		if err := e.collides(m, head); err != nil {
-			return err
-		}
-	}
-	if e.t.count == maxCount {
-		return ErrFull
-	}
 	slot := e.slotFor(m)
 	*e.entry(slot) = newEntry(m, slot)
 	e.index6(m).insert(hash6(Addr6From(m.IPv6.Addr())), slot, e.epoch, e.hash6)
@@ -212,18 +206,52 @@ func (e *Edit) bringNear(v4 uint32, length int) {
 	}
 }
 
-// collides says whether m cannot stand beside head, which has its IPv4 prefix.
-func (e *Edit) collides(m Mapping, head *Entry) error {
+// Check says what Insert would say of m if the mapping instead were removed
+// first; the zero mapping is none. It makes no table.
+func (t *Table) Check(m, instead Mapping) error {
+	if err := m.Validate(); err != nil {
+		return err
+	}
+	gone := uint32(0)
+	if e := t.Get(instead.IPv6); e != nil {
+		gone = e.Slot()
+	}
+	return t.refuses(m, gone)
+}
+
+// refuses says why m cannot be among the mappings, but for that of the slot gone.
+func (t *Table) refuses(m Mapping, gone uint32) error {
+	if other := t.get6(Addr6From(m.IPv6.Addr()), uint8(m.IPv6.Bits())); other != nil && other.Slot() != gone {
+		return &Collision{m, other.Mapping(), "ipv6 " + m.IPv6.String()}
+	}
+	if head := t.get4(Addr4From(m.IPv4.Addr()), uint8(m.IPv4.Bits())); head != nil && head.Slot() != gone {
+		if err := t.collides(m, head, gone); err != nil {
+			return err
+		}
+	}
+	if t.count == maxCount && gone == 0 {
+		return ErrFull
+	}
+	return nil
+}
+
+// collides says whether m cannot stand beside head, which has its IPv4 prefix, and
+// beside those that share it, but for that of the slot gone.
+func (t *Table) collides(m Mapping, head *Entry, gone uint32) error {
 	if head.share == nil {
 		return &Collision{m, head.Mapping(), "ipv4 " + m.IPv4.String()}
 	}
 	if m.Ports.IsZero() {
-		return &Collision{m, e.t.entry(head.share.runs[0].slot).Mapping(), "a share of " + m.IPv4.String()}
+		for _, run := range head.share.runs {
+			if run.slot != gone {
+				return &Collision{m, t.entry(run.slot).Mapping(), "a share of " + m.IPv4.String()}
+			}
+		}
 	}
 	for r := range m.Ports.Runs() {
-		if run, ok := head.share.overlap(r); ok {
+		if run, ok := head.share.overlap(r, gone); ok {
 			both := ports.Range{First: max(r.First, run.First), Last: min(r.Last, run.Last)}
-			return &Collision{m, e.t.entry(run.slot).Mapping(), fmt.Sprintf("port %v of %v", both, m.IPv4.Addr())}
+			return &Collision{m, t.entry(run.slot).Mapping(), fmt.Sprintf("port %v of %v", both, m.IPv4.Addr())}
 		}
 	}
 	return nil

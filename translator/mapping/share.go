@@ -61,13 +61,17 @@ func (s *share) search(port uint16) int {
 	return lo
 }
 
-// overlap is the first run that holds a port of r.
-func (s *share) overlap(r ports.Range) (run, bool) {
-	i := s.search(r.First)
-	if i == len(s.runs) || s.runs[i].First > r.Last {
-		return run{}, false
+// overlap is the first run that holds a port of r, but for those of the slot gone.
+func (s *share) overlap(r ports.Range, gone uint32) (run, bool) {
+	for _, run := range s.runs[s.search(r.First):] {
+		if run.First > r.Last {
+			break
+		}
+		if run.slot != gone {
+			return run, true
+		}
 	}
-	return s.runs[i], true
+	return run{}, false
 }
 
 // clone is s for the edit with the given epoch.
