@@ -155,7 +155,29 @@ func TestEdit(t *testing.T) {
 		if err := f.held(t).same(f.wanted(t, &now)); err != nil {
 			t.Fatalf("edit %d, without %v, with %v: %v", n, removed, added, err)
 		}
+		if n%3 > 0 {
+			continue
+		}
+		now.Config = randomConfig(r, now.Config)
+		if err := f.Configure(now.Config); err != nil {
+			t.Fatalf("configuration %d: %v", n, err)
+		}
+		if err := f.held(t).same(f.wanted(t, &now)); err != nil {
+			t.Fatalf("configuration %d, %+v: %v", n, now.Config, err)
+		}
 	}
+}
+
+// randomConfig is c with other blocks of addresses and MTUs.
+func randomConfig(r *rand.Rand, c translator.Config) translator.Config {
+	c.MTU4, c.Pools4, c.ICMPSource4 = 1400+r.IntN(100), nil, netip.Prefix{}
+	for range r.IntN(4) {
+		c.Pools4 = append(c.Pools4, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(r.IntN(5)), byte(r.IntN(3)), 0}), 14+r.IntN(3)*8).Masked())
+	}
+	if r.IntN(2) == 0 {
+		c.ICMPSource4 = netip.MustParsePrefix("10.77.0.0/24")
+	}
+	return c
 }
 
 // TestUnsupported passes everything on, and says why.

@@ -134,9 +134,7 @@ func encode(t *Tables) (*contents, *state) {
 	for _, p := range ours4(t.Config) {
 		s.ours[p.Bits()]++
 		s.markNear(p)
-		key := key4(p)
-		key.Length |= keyOurs
-		c.keys4, c.entries4 = append(c.keys4, key), append(c.entries4, programEntry4{})
+		c.keys4, c.entries4 = append(c.keys4, ourKey(p)), append(c.entries4, programEntry4{})
 	}
 	for a := range s.shared {
 		c.keys4, c.entries4 = append(c.keys4, programKey4{Length: 32, V4: a}), append(c.entries4, s.head(a))
@@ -154,6 +152,12 @@ func ours4(c translator.Config) (blocks []netip.Prefix) {
 		}
 	}
 	return blocks
+}
+
+func ourKey(p netip.Prefix) programKey4 {
+	key := key4(p)
+	key.Length |= keyOurs
+	return key
 }
 
 // markNear says that there may be something about the addresses of p.

@@ -5,10 +5,12 @@ package fastpath
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/cilium/ebpf"
 
+	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -253,6 +255,66 @@ func (f *FastPath) SetHost(h Host) error {
 	return err
 }
 
+// Configure brings the configuration to another, for the same mappings: they are
+// not written anew, however many there are.
+func (f *FastPath) Configure(c translator.Config) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.tables == nil {
+		return errors.New("configure the fast path: it has no tables: replace them first")
+	}
+	t := *f.tables
+	t.Config = c
+	if supported(&t) != nil || f.configure(&t) != nil {
+		return f.replace(t)
+	}
+	f.tables = &t
+	return nil
+}
+
+// configure switches to t's configuration. Blocks of ours that come are there
+// before it, those that go until after it: they only have packets passed on.
+func (f *FastPath) configure(t *Tables) error {
+	before, after := ours4(f.tables.Config), ours4(t.Config)
+	near := f.near
+	for _, p := range after {
+		if !slices.Contains(before, p) {
+			f.ours[p.Bits()]++
+			f.markNear(p)
+			if err := f.inner.by4.Put(ourKey(p), &programEntry4{}); err != nil {
+				return err
+			}
+		}
+	}
+	if err := f.putNear(&near); err != nil {
+		return err
+	}
+	gone := slices.DeleteFunc(before, func(p netip.Prefix) bool { return slices.Contains(after, p) })
+	for _, p := range gone {
+		f.ours[p.Bits()]--
+	}
+	config, err := f.config(t, f.fibFlags, f.inner.perMapping)
+	if err == nil {
+		err = f.commit(&f.inner, config)
+	}
+	for _, p := range gone {
+		err = errors.Join(err, f.inner.by4.Delete(ourKey(p)))
+	}
+	return err
+}
+
+// putNear writes what is different from before.
+func (f *FastPath) putNear(before *[nearWords]uint64) error {
+	for i := range f.near {
+		if f.near[i] != before[i] {
+			if err := f.inner.near.Put(uint32(i), f.near[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // WasAlone reports whether the programs that have these maps go on without a device.
 func (f *FastPath) WasAlone() bool {
 	var current uint32
@@ -321,12 +383,8 @@ func (f *FastPath) insert(t *Tables, m mapping.Mapping) error {
 	}
 	before := f.near
 	f.count(t, m, 1)
-	for i := range f.near {
-		if f.near[i] != before[i] {
-			if err := f.inner.near.Put(uint32(i), f.near[i]); err != nil {
-				return err
-			}
-		}
+	if err := f.putNear(&before); err != nil {
+		return err
 	}
 	entry := encode4(m, e)
 	for k := range portKeys(m) {
