@@ -51,6 +51,17 @@ func (c *Config) Table() (*mapping.Table, error) {
 	return mapping.New(c.Prefix, mappings)
 }
 
+// WithTable is c with another table of the same prefix and explicit mappings, whose
+// memory somebody has anyway.
+func (c *Config) WithTable(table *mapping.Table) *Config {
+	if c.explicit == nil {
+		return c
+	}
+	own, explicit := *c, *c.explicit
+	explicit.table, own.explicit = table, &explicit
+	return &own
+}
+
 // Mapped4 is the fewest prefixes that hold the IPv4 addresses of the explicit
 // mappings and of MappedBlocks, and no others. It is empty unless the
 // configuration comes from Load or Parse.

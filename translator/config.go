@@ -63,6 +63,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// Validate says everything that is wrong with c, as New and Reload would.
+func (c Config) Validate() error { return c.withDefaults().check() }
+
 // check finds everything that is wrong with c, whose defaults are filled in.
 func (c Config) check() error {
 	var errs []error

@@ -15,8 +15,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
+	"github.com/natless/natless/cmd/internal/daemon"
 	"github.com/natless/natless/cmd/internal/usage"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/registry"
@@ -50,15 +50,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	if given.Cleanup {
-		return cleanUp(given.Config, stderr)
+		return daemon.CleanUp(given.Config, stderr)
 	}
-	settle := spare()
+	settle := daemon.Spare()
 	c, err := config.Load(given.Config)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return misconfigured
 	}
-	if _, err := registryPools(c, someUplink); err != nil {
+	if _, err := daemon.Pools(c, daemon.SomeUplink); err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", given.Config, err)
 		return misconfigured
 	}
@@ -70,7 +70,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	level := new(slog.LevelVar)
-	log := newLog(c.Log, level, stderr)
+	log := daemon.NewLog(c.Log, level, stderr)
 	if err := serve(c, given, settle, level, log); err != nil {
 		log.Error("natlessd ends", "error", err)
 		if refused := (*registry.RefusedError)(nil); errors.As(err, &refused) {
@@ -81,37 +81,18 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func newLog(c config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {
-	level.Set(c.Level.Level())
-	options := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
-}
-
 func serve(c *config.Config, given usage.Daemon, settle func(), level *slog.LevelVar, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	s, err := newServer(c, settle, given.Handover, log)
-	if err != nil {
-		return err
-	}
 	hangup := make(chan os.Signal, 1)
+	d, err := daemon.New(c, daemon.Options{Version: version, Path: given.Config, Handover: given.Handover,
+		Settle: settle, Level: level, Hangup: hangup, Log: log})
+	if err != nil {
+		return err
+	}
 	signal.Notify(hangup, syscall.SIGHUP)
-	r := &reloader{server: s, path: given.Config, level: level, hangup: hangup, config: c}
-	r.attempts.LastSuccess = time.Now()
-	ready := func() bool { return allReady(s.tasks()) == nil }
-	a, err := newAPI(s, r, ready)
-	if err != nil {
-		return err
-	}
-	w, err := newWatchdog(s, r, a)
-	if err != nil {
-		return err
-	}
 	log.Info("natlessd starts", "version", version, "config", given.Config)
-	err = s.run(ctx, tasksOf(newWeb(s, c, r, ready), append(s.tasks(), a, r, w)...))
+	err = d.Run(ctx)
 	log.Info("natlessd has ended")
 	return err
 }

@@ -146,7 +146,7 @@ func Check(path string) (r Report, err error) {
 		return db.View(func(tx *bolt.Tx) error {
 			r.Layout = string(tx.Bucket(bucketMeta).Get(keyVersion))
 			r.History = tx.Bucket(bucketHistory).Stats().KeyN
-			s := newState(nil)
+			s := newState(nil, 0)
 			return loadAll(tx, func(a *Assignment) error { r.Assignments++; return s.add(a) },
 				func(c *cooled) error { r.Cooling++; return s.cool(c) })
 		})

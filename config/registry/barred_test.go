@@ -69,7 +69,7 @@ func TestBarred(t *testing.T) {
 		clock.advance(time.Hour)
 		p.Cooldown = 2 * time.Minute
 		swap := func(iter.Seq[mapping.Mapping], []Share) error { return nil }
-		if err := r.Reconfigure([]Pool{p, uplink}, 100, swap, nothing); err != nil {
+		if err := reconfigure(r, []Pool{p, uplink}, 100, swap); err != nil {
 			t.Fatal(err)
 		}
 		if a := mustPut(t, r, 1, request(1)); bar[a.Address] != "" {

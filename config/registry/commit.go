@@ -111,9 +111,11 @@ func (r *Registry) write(batch []*op) error {
 		if !t.dirty {
 			return errClean
 		}
+		at("registry: write")
 		return nil
 	})
 	if err == nil {
+		at("registry: written")
 		r.failed.Store(nil)
 	}
 	if err == nil || err == errClean {

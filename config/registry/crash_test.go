@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/natless/natless/translator/ports"
+	bolt "go.etcd.io/bbolt"
 )
 
 // crashChild makes TestMain the process that is killed: its value is the path
@@ -23,6 +24,10 @@ const crashChild = "NATLESS_REGISTRY_CRASH_CHILD"
 func TestMain(m *testing.M) {
 	if path := os.Getenv(crashChild); path != "" {
 		beKilled(path)
+		return
+	}
+	if path := os.Getenv(moveChild); path != "" {
+		beKilledMoving(path)
 		return
 	}
 	os.Exit(m.Run())
@@ -173,5 +178,85 @@ func checkSurvivors(t *testing.T, kill int, r *Registry, acknowledged map[int]st
 	}
 	if err := r.Delete(ctx, key(99999)); err == nil {
 		t.Fatal("deleted what never was")
+	}
+}
+
+// moveChild makes TestMain the process that moves what an uplink pool has, and moves
+// it back: its value is the path of the database.
+const moveChild = "NATLESS_REGISTRY_MOVE_CHILD"
+
+func beKilledMoving(path string) {
+	failpoint = "NATLESS_FAILPOINT"
+	r, err := Open(Options{Path: path, History: 50, Pools: movePools("192.0.2.1")})
+	var p *Plan
+	if err == nil {
+		p, err = r.Plan(movePools("192.0.2.9"), 50)
+	}
+	if err == nil {
+		_, err = p.Move()
+	}
+	if err == nil {
+		err = p.Back()
+	}
+	fmt.Println("not killed:", err)
+}
+
+func movePools(host string) []Pool {
+	return []Pool{uplink("host", host, ports.MustParse("10240-60000")), shared("198.51.100.8/31", 1024)}
+}
+
+// TestKilledMoving kills a process at each moment of a move to another address of the
+// uplink: all have moved, or nobody has.
+func TestKilledMoving(t *testing.T) {
+	t.Parallel()
+	for moment, want := range map[string]string{"registry: move": "192.0.2.1", "registry: moved": "192.0.2.9", "registry: back": "192.0.2.9"} {
+		path := filepath.Join(t.TempDir(), "r.db")
+		r, err := Open(Options{Path: path, History: 50, Pools: movePools("192.0.2.1")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 20 {
+			q := request(n)
+			if n%2 == 0 {
+				q.Pool = "host"
+			}
+			mustPut(t, r, n, q)
+		}
+		r.Close()
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), moveChild+"="+path, "NATLESS_FAILPOINT="+moment)
+		if out, err := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != -1 {
+			t.Fatalf("%s: %v\n%s", moment, err, out)
+		}
+		if _, err := Check(path); err != nil {
+			t.Errorf("%s: %v", moment, err)
+		}
+		db, err := openFile(path, true)
+		if err != nil {
+			t.Fatalf("%s: %v", moment, err)
+		}
+		db.View(func(tx *bolt.Tx) error {
+			return loadAll(tx, func(a *Assignment) error {
+				if a.Pool == "host" && a.Address.String() != want {
+					t.Errorf("%s: %s has %v on disk, want %s for all", moment, a.Key, a.Address, want)
+				}
+				return nil
+			}, func(*cooled) error { return nil })
+		})
+		db.Close()
+		for _, address := range []string{want, "192.0.2.9"} { // as it is, and as the next start makes it
+			if r, err = Open(Options{Path: path, History: 50, Pools: movePools(address)}); err != nil {
+				t.Fatalf("%s: %v", moment, err)
+			}
+			for n := range 20 {
+				if a, err := r.Get(key(n)); err != nil || n%2 == 0 && a.Address.String() != address {
+					t.Errorf("%s: %d has %v, %v; want %s", moment, n, a, err, address)
+				}
+			}
+			if got := len(r.Outside()); got > 0 {
+				t.Errorf("%s: %d are outside", moment, got)
+			}
+			r.Close()
+		}
 	}
 }

@@ -146,7 +146,7 @@ func TestFullDisk(t *testing.T) {
 }
 
 // TestReconfigureFullDisk: a history that cannot be made shorter is no reason to
-// refuse a configuration; what must be on disk, and cannot be, undoes the swap.
+// refuse a configuration; what must be on disk, and cannot be, is.
 func TestReconfigureFullDisk(t *testing.T) {
 	if !aside(t) {
 		return
@@ -171,11 +171,10 @@ func TestReconfigureFullDisk(t *testing.T) {
 			break
 		}
 	}
-	swaps, backs := 0, 0
+	swaps := 0
 	swap := func(iter.Seq[mapping.Mapping], []Share) error { swaps++; return nil }
-	back := func() { backs++ }
-	if err := r.Reconfigure(o.Pools, 500, swap, back); err != nil || swaps != 1 || backs != 0 {
-		t.Errorf("less history: %v, swapped %d, back %d", err, swaps, backs)
+	if err := reconfigure(r, o.Pools, 500, swap); err != nil || swaps != 1 {
+		t.Errorf("less history: %v, swapped %d", err, swaps)
 	}
 	if !strings.Contains(log.String(), "stays longer") {
 		t.Errorf("nothing is said of the history: %s", log.String())
@@ -183,15 +182,15 @@ func TestReconfigureFullDisk(t *testing.T) {
 	before := dump(t, r)
 	moved := host
 	moved.IPv4 = netip.MustParsePrefix("192.0.2.2/32")
-	err = r.Reconfigure([]Pool{moved}, 500, swap, back)
+	err = reconfigure(r, []Pool{moved}, 500, swap)
 	if w := (*WriteError)(nil); !errors.As(err, &w) || !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("another address: %v", err)
 	}
-	if backs != swaps-1 || dump(t, r) != before {
-		t.Errorf("refused by the disk, and not undone: swapped %d, back %d", swaps, backs)
+	if swaps != 1 || dump(t, r) != before {
+		t.Errorf("refused by the disk, and swapped %d", swaps)
 	}
 	empty()
-	if err := r.Reconfigure([]Pool{moved}, 500, swap, back); err != nil {
+	if err := reconfigure(r, []Pool{moved}, 500, swap); err != nil {
 		t.Error(err)
 	}
 	if a, err := r.Get(key(1)); err != nil || a.Address != moved.IPv4.Addr() {
@@ -257,7 +256,7 @@ func TestCutShortInUse(t *testing.T) {
 	if r.Broken() == nil {
 		t.Error("it is not said to be broken")
 	}
-	if err := r.Reconfigure(damagePools, 1, func(iter.Seq[mapping.Mapping], []Share) error { return nil }, nothing); err == nil {
+	if err := reconfigure(r, damagePools, 1, func(iter.Seq[mapping.Mapping], []Share) error { return nil }); err == nil {
 		t.Error("reconfigured without a disk")
 	}
 	if _, err := r.Backup(); err == nil {

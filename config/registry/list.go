@@ -98,7 +98,11 @@ func (r *Registry) Mappings() iter.Seq[mapping.Mapping] {
 	return func(yield func(mapping.Mapping) bool) {
 		r.mu.RLock()
 		defer r.mu.RUnlock()
-		r.state.mappings()(yield)
+		for _, a := range r.state.assignments {
+			if !yield(a.Mapping()) {
+				return
+			}
+		}
 	}
 }
 

@@ -111,9 +111,9 @@ func scale(t *testing.T, n, ports int) {
 		}
 		return nil
 	}
-	same := timed(t, func() error { return r.Reconfigure(o.Pools, o.History, swap, nothing) })
+	same := timed(t, func() error { return reconfigure(r, o.Pools, o.History, swap) })
 	more := slices.Concat(o.Pools, []Pool{{Name: "more", IPv4: netip.MustParsePrefix("198.51.100.0/24"), PortsPerWorkload: 512}})
-	other := timed(t, func() error { return r.Reconfigure(more, o.History, swap, nothing) })
+	other := timed(t, func() error { return reconfigure(r, more, o.History, swap) })
 	if kept != n+len(decisions) || r.Len() != kept {
 		t.Errorf("%d mappings and %d assignments, want %d", kept, r.Len(), n+len(decisions))
 	}

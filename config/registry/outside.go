@@ -20,12 +20,17 @@ type Share struct {
 func (r *Registry) Outside() []Share {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.state.outside()
+	return r.state.outside(func(a netip.Addr) *pool { return r.state.addresses[a].pool })
 }
 
-func (s *state) outside() (out []Share) {
+// outside is what is assigned outside of the pools, where each address is in the
+// one that in says.
+func (s *state) outside(in func(netip.Addr) *pool) (out []Share) {
 	for _, a := range s.addresses {
-		if share, some := a.outside(); some {
+		if len(a.owners) == 0 {
+			continue
+		}
+		if share, some := a.outside(in(a.addr)); some {
 			out = append(out, share)
 		}
 	}
@@ -33,9 +38,9 @@ func (s *state) outside() (out []Share) {
 	return out
 }
 
-func (a *address) outside() (s Share, some bool) {
+func (a *address) outside(p *pool) (s Share, some bool) {
 	s.Address = a.addr
-	if a.pool != nil && !a.pool.Uplink || len(a.owners) == 0 {
+	if p != nil && !p.Uplink {
 		return s, false
 	}
 	var left ports.Builder
@@ -44,7 +49,7 @@ func (a *address) outside() (s Share, some bool) {
 			return s, true
 		}
 		for r := range o.Ports.Runs() {
-			if a.pool == nil || a.pool.never.OverlapsRange(r) {
+			if p == nil || p.never.OverlapsRange(r) {
 				left.Add(r)
 			}
 		}

@@ -50,7 +50,7 @@ func TestOutside(t *testing.T) {
 			[]Share{{netip.MustParseAddr("192.0.2.9"), low}, {netip.MustParseAddr("198.51.100.8"), ports.MustParse("1024-2047")}}},
 	} {
 		var told []Share
-		err := r.Reconfigure(c.pools, 10, func(_ iter.Seq[mapping.Mapping], outside []Share) error { told = outside; return nil }, nothing)
+		err := reconfigure(r, c.pools, 10, func(_ iter.Seq[mapping.Mapping], outside []Share) error { told = outside; return nil })
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}

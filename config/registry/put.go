@@ -248,7 +248,7 @@ func (t *txn) end(a *Assignment, cool bool) error {
 	ended.Until = later(t.now, a.Since)
 	err := erase(t.tx, bucketAssignments, []byte(a.Key.String()))
 	if err == nil {
-		err = putHistory(t.tx, &ended, t.history)
+		_, err = putHistory(t.tx, &ended, t.history)
 	}
 	if err != nil {
 		return storeError{err}
@@ -310,14 +310,7 @@ func (s *state) cooledDown(now time.Time) bool {
 	return len(s.cooling) > 0 && !s.cooling[0].until.After(now)
 }
 
-func (s *state) pool(name string) *pool {
-	for _, p := range s.pools {
-		if p.Name == name {
-			return p
-		}
-	}
-	return nil
-}
+func (s *state) pool(name string) *pool { return named(s.pools, name) }
 
 // poolFor is the pool that a request means.
 func (s *state) poolFor(q api.Request) (*pool, error) {

@@ -9,9 +9,9 @@ import (
 	"container/heap"
 	"context"
 	"fmt"
-	"iter"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -95,7 +95,6 @@ type Registry struct {
 	mu     sync.RWMutex // guards what follows; held for writing until what was written is on disk
 	state  state
 	barred map[netip.Addr]string // what is not assigned, and why
-	coming map[api.Key]*Assignment
 }
 
 // state is what can be built from the database and the pools alone.
@@ -144,14 +143,35 @@ func (r *Registry) load(o Options) error {
 	if err != nil {
 		return err
 	}
-	nobody := func(iter.Seq[mapping.Mapping], []Share) error { return nil }
-	return r.reconfigure(made, o.History, nobody, func() {}, func(tx *bolt.Tx) (state, error) {
-		s, err := loadState(tx, made, r.now())
-		if err != nil {
-			err = refuse(o.Path, err)
+	err = r.view(func(tx *bolt.Tx) error {
+		defer unmapped(r.db)
+		if recordsOf(tx) > manyRecords { // all that is made is kept: there is nothing to collect
+			defer debug.SetGCPercent(debug.SetGCPercent(-1))
 		}
-		return s, err
+		if r.state, err = loadState(tx, made, r.now()); err != nil {
+			return refuse(o.Path, err)
+		}
+		return nil
 	})
+	if err != nil {
+		return err
+	}
+	r.history = max(o.History, 0)
+	all, err := r.move(made, r.history)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		all[i].settle()
+	}
+	r.prune()
+	return nil
+}
+
+// SetSink replaces check and sink; for callers that need the registry to make
+// what the sink works on. Call it before the first Put.
+func (r *Registry) SetSink(check func(Change) error, sink func(context.Context, Change) error) {
+	r.check, r.sink = check, sink
 }
 
 // Close closes the database. What was answered is on disk already.
@@ -166,7 +186,8 @@ func (r *Registry) Close() error {
 
 // loadState builds the state from the database.
 func loadState(tx *bolt.Tx, pools []*pool, now time.Time) (state, error) {
-	s := newState(pools)
+	n := recordsOf(tx)
+	s := newState(pools, n)
 	err := loadAll(tx, s.add, func(c *cooled) error {
 		// The clock may have been set since: nothing cools down for longer than
 		// its pool says. From here on until is measured by the clock that nobody
@@ -177,12 +198,25 @@ func loadState(tx *bolt.Tx, pools []*pool, now time.Time) (state, error) {
 	return s, err
 }
 
-func newState(pools []*pool) state {
+// manyRecords is more than a host has that hardly has workloads.
+const manyRecords = 20_000
+
+// recordsOf is how many assignments there are to be read; 0 where that is not known.
+func recordsOf(tx *bolt.Tx) int {
+	d, err := readDigest(tx)
+	if err != nil || d[0].count > 1<<24 { // it is not believed without a look
+		return 0
+	}
+	return int(d[0].count)
+}
+
+// newState is one of nothing, with room for n assignments.
+func newState(pools []*pool, n int) state {
 	s := state{
 		pools:       pools,
-		assignments: make(map[api.Key]*Assignment),
-		ipv6:        make(map[netip.Addr]*Assignment),
-		serials:     make(map[uint64]*Assignment),
+		assignments: make(map[api.Key]*Assignment, n),
+		ipv6:        make(map[netip.Addr]*Assignment, n),
+		serials:     make(map[uint64]*Assignment, n),
 		addresses:   make(map[netip.Addr]*address),
 		lastCooled:  make(map[api.Key]*cooled),
 	}

@@ -25,8 +25,6 @@ type clock struct{ time.Time }
 func (c *clock) Now() time.Time          { return c.Time }
 func (c *clock) advance(d time.Duration) { c.Time = c.Add(d) }
 
-func nothing() {} // to undo
-
 func shared(cidr string, each int) Pool {
 	return Pool{Name: "default", IPv4: netip.MustParsePrefix(cidr), PortsPerWorkload: each,
 		Reserved: ports.MustParse("0-1023"), Cooldown: time.Minute}
@@ -333,7 +331,7 @@ func TestConcurrent(t *testing.T) {
 
 func TestHistoryIsBounded(t *testing.T) {
 	r, c := start(t, shared("198.51.100.0/32", 1024))
-	if err := r.Reconfigure([]Pool{shared("198.51.100.0/32", 1024)}, 10, func(iter.Seq[mapping.Mapping], []Share) error { return nil }, nothing); err != nil {
+	if err := reconfigure(r, []Pool{shared("198.51.100.0/32", 1024)}, 10, func(iter.Seq[mapping.Mapping], []Share) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	for n := range 30 {
@@ -412,14 +410,14 @@ func TestReconfigure(t *testing.T) {
 
 	refuse := errors.New("no")
 	host.IPv4 = netip.MustParsePrefix("192.0.2.77/32")
-	if err := r.Reconfigure([]Pool{host}, 10, func(iter.Seq[mapping.Mapping], []Share) error { return refuse }, nothing); !errors.Is(err, refuse) {
+	if err := reconfigure(r, []Pool{host}, 10, func(iter.Seq[mapping.Mapping], []Share) error { return refuse }); !errors.Is(err, refuse) {
 		t.Fatal(err)
 	}
 	if a, err := r.Get(key(2)); err != nil || a.words() != had.words() || len(r.Pools()) != 2 {
 		t.Errorf("after a refused change: %v, %v, %d pools", a, err, len(r.Pools()))
 	}
 	var swapped []mapping.Mapping
-	if err := r.Reconfigure([]Pool{host}, 10, func(all iter.Seq[mapping.Mapping], _ []Share) error { swapped = slices.Collect(all); return nil }, nothing); err != nil {
+	if err := reconfigure(r, []Pool{host}, 10, func(all iter.Seq[mapping.Mapping], _ []Share) error { swapped = slices.Collect(all); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if a, err := r.Get(key(2)); err != nil || a.words() != "192.0.2.77 512-1023" || len(swapped) != 2 {

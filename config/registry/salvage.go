@@ -92,7 +92,7 @@ func (f *findings) visit(bucket string, key, value []byte) {
 
 // write writes what does not contradict what was written before.
 func (f *findings) write(tx *bolt.Tx) error {
-	s := newState(nil)
+	s := newState(nil, 0)
 	if err := f.number(tx); err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (f *findings) write(tx *bolt.Tx) error {
 	}
 	slices.SortStableFunc(f.history, func(a, b *Assignment) int { return a.Until.Compare(b.Until) })
 	for _, a := range f.history {
-		if err := putHistory(tx, a, len(f.history)); err != nil {
+		if _, err := putHistory(tx, a, len(f.history)); err != nil {
 			return err
 		}
 	}

@@ -60,12 +60,12 @@ func TestSerials(t *testing.T) {
 	}
 	host.IPv4 = netip.MustParsePrefix("192.0.2.11/32")
 	kept := func(iter.Seq[mapping.Mapping], []Share) error { return nil }
-	if err := r.Reconfigure([]Pool{host}, 100, kept, nothing); err != nil {
+	if err := reconfigure(r, []Pool{host}, 100, kept); err != nil {
 		t.Fatal(err)
 	}
 	third := want("the uplink's new address", get(), false, second)
 	host.Name = "uplink"
-	if err := r.Reconfigure([]Pool{host}, 100, kept, nothing); err != nil {
+	if err := reconfigure(r, []Pool{host}, 100, kept); err != nil {
 		t.Fatal(err)
 	}
 	if a := get(); a.Pool != "uplink" || want("the pool's new name", a, true, second) != third {

@@ -134,13 +134,12 @@ func historyKey(a netip.Addr, end time.Time, n uint64) []byte {
 	return binary.BigEndian.AppendUint64(k, n)
 }
 
-// putHistory remembers an assignment that ended, and forgets the oldest beyond
-// the bound.
-func putHistory(tx *bolt.Tx, a *Assignment, bound int) error {
+// putHistory remembers an assignment that ended, gives its number, and forgets
+// the oldest beyond the bound: a few, where they are many.
+func putHistory(tx *bolt.Tx, a *Assignment, bound int) (n uint64, err error) {
 	order, last := tx.Bucket(bucketOrder), tx.Bucket(bucketLast)
-	n, err := order.NextSequence()
-	if err != nil {
-		return err
+	if n, err = order.NextSequence(); err != nil {
+		return 0, err
 	}
 	key := historyKey(a.Address, a.Until, n)
 	err = errors.Join(store(tx, bucketHistory, key, encode(a, time.Time{})), order.Put(number(n), key),
@@ -149,26 +148,31 @@ func putHistory(tx *bolt.Tx, a *Assignment, bound int) error {
 		err = errors.Join(err, last.Put([]byte("n"+a.Request.Name), number(n)))
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
-	_, err = pruneHistory(tx, bound)
-	return err
+	_, err = pruneHistory(tx, bound, pruneEach)
+	return n, err
 }
 
-// pruneHistory forgets the oldest entries until bound remain, and says whether
-// there were any.
-func pruneHistory(tx *bolt.Tx, bound int) (pruned bool, err error) {
+// pruneEach is how many entries of the history are forgotten for one that comes,
+// where its bound has become less.
+const pruneEach = 8
+
+// pruneHistory forgets the oldest entries until bound remain, up to most, and says
+// how many.
+func pruneHistory(tx *bolt.Tx, bound, most int) (pruned int, err error) {
 	order := tx.Bucket(bucketOrder)
-	for {
+	for pruned < most {
 		n, key := order.Cursor().First()
 		if n == nil || order.Sequence()-binary.BigEndian.Uint64(n) < uint64(bound) {
-			return pruned, nil
+			break
 		}
 		if err := forget(tx, append([]byte(nil), n...), append([]byte(nil), key...)); err != nil {
 			return pruned, err
 		}
-		pruned = true
+		pruned++
 	}
+	return pruned, nil
 }
 
 // forget removes one entry of the history and what points to it.

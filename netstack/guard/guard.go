@@ -10,8 +10,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,11 +58,18 @@ type Manager struct {
 	ready  chan struct{}
 	kick   chan struct{}
 
-	mu     sync.Mutex // guards what follows
+	looking sync.Mutex      // held by who surveys the host, which takes long where there is much; it comes before mu
+	survey  *netlink.Handle // of who holds looking
+
+	names sync.RWMutex            // guards what follows
+	named map[netip.Addr]Workload // those that are told where they are, by their mapping's address
+
+	mu     sync.Mutex // guards what follows; held for no longer than a change of the kernel's sets takes
 	handle *netlink.Handle
 	kernel *kernel
 	table  *mapping.Table
-	named  map[netip.Addr]Workload // those that are told where they are, by their mapping's address
+	epoch  int        // of the table: another when Plan's came into force
+	since  []Workload // that came since the survey under way began
 	host   *host
 	want   *desired
 	audit  bool // somebody took something away: look at what is there
@@ -69,31 +78,48 @@ type Manager struct {
 }
 
 // New makes a manager for a table of mappings; it changes nothing before Run or
-// Edit.
-func New(c Config, table *mapping.Table, named []Workload) (*Manager, error) {
+// Put. named are those of its workloads that are told where they are.
+func New(c Config, table *mapping.Table, named iter.Seq[Workload]) (*Manager, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
 	m := &Manager{config: c, ready: make(chan struct{}), kick: make(chan struct{}, 1), table: table,
 		named: map[netip.Addr]Workload{}, audit: true, want: newDesired()}
-	for _, w := range named {
+	for w := range named {
 		m.name(w)
 	}
 	var err error
 	if m.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
+	if m.survey, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		m.handle.Close()
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
 	if m.kernel, err = openKernel(c.Device); err != nil {
 		m.handle.Close()
+		m.survey.Close()
 		return nil, err
 	}
 	return m, nil
 }
 
+// name notes where a workload says that it is, or that it does not.
 func (m *Manager) name(w Workload) {
+	m.names.Lock()
+	defer m.names.Unlock()
 	if w.Interface != "" {
 		m.named[w.IPv6.Addr()] = w
+	} else {
+		delete(m.named, w.IPv6.Addr())
 	}
+}
+
+func (m *Manager) nameOf(a netip.Addr) (Workload, bool) {
+	m.names.RLock()
+	defer m.names.RUnlock()
+	w, ok := m.named[a]
+	return w, ok
 }
 
 // Ready is closed when all is policed for the first time.
@@ -121,6 +147,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	defer w.Close()
 	err = m.serve(ctx)
+	m.looking.Lock()
+	defer m.looking.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.config.Leave {
@@ -128,6 +156,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	m.kernel.close()
 	m.handle.Close()
+	m.survey.Close()
 	m.kernel = nil
 	return err
 }
@@ -166,23 +195,46 @@ func (m *Manager) serve(ctx context.Context) error {
 	}
 }
 
-// reconcile looks at the host and puts in force what that asks for.
+// reconcile looks at the host and puts in force what that asks for. Only the last
+// of it has anybody wait who comes meanwhile.
 func (m *Manager) reconcile() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.all()
+	m.looking.Lock()
+	defer m.looking.Unlock()
+	for {
+		m.mu.Lock()
+		table, epoch, ended := m.table, m.epoch, m.kernel == nil
+		m.since = nil
+		m.mu.Unlock()
+		if ended {
+			return nil
+		}
+		h, err := survey(m.survey)
+		if err != nil {
+			return err
+		}
+		want := h.wanted(m.config, table, m.nameOf)
+		m.mu.Lock()
+		if m.epoch == epoch {
+			defer m.mu.Unlock()
+			return m.adopt(h, want, m.since)
+		}
+		m.mu.Unlock() // another table came into force: this is of the one before
+	}
 }
 
-// all is reconcile for who holds mu.
-func (m *Manager) all() error {
+// adopt puts in force what a survey asks for, with those who have come since. The
+// caller holds mu.
+func (m *Manager) adopt(h *host, want *desired, since []Workload) error {
 	if m.kernel == nil {
 		return nil // it has ended
 	}
-	h, err := survey(m.handle)
-	if err != nil {
-		return err
+	for _, w := range since {
+		if err := h.refresh(m.handle, w.Interface); err != nil {
+			return err
+		}
+		h.place(m.config, w, want)
 	}
-	m.host, m.want = h, h.wanted(m.config, m.table, m.named)
+	m.host, m.want, m.since = h, want, nil
 	audit := m.audit
 	m.audit = false
 	if audit {
@@ -207,37 +259,68 @@ func (m *Manager) tell() {
 	}
 }
 
-// Replace polices the workloads of another table, before their packets are
-// translated by it. Where that cannot be, those of the table before stay policed.
-func (m *Manager) Replace(table *mapping.Table) error {
+// Plan finds out what another table asks for, and changes nothing. What it gives
+// puts that in force, before packets are translated by the table that came of it,
+// with those who have come since; where it fails, those of the table before stay
+// policed.
+func (m *Manager) Plan(table *mapping.Table) (commit func(final *mapping.Table, since ...Workload) error, err error) {
+	m.looking.Lock()
+	defer m.looking.Unlock()
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	before := m.table
-	m.table = table
-	err := m.all()
-	if err != nil {
-		m.table = before
-		m.changed()
+	ended := m.kernel == nil
+	m.mu.Unlock()
+	if ended {
+		return func(*mapping.Table, ...Workload) error { return nil }, nil
 	}
-	return err
+	h, err := survey(m.survey)
+	if err != nil {
+		return nil, err
+	}
+	want := h.wanted(m.config, table, m.nameOf)
+	return func(final *mapping.Table, since ...Workload) error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		before := m.table
+		m.table, m.epoch = final, m.epoch+1
+		defer m.changed() // the host is another by now
+		err := m.adopt(h, want, since)
+		if err != nil {
+			m.table, m.epoch = before, m.epoch+1
+		}
+		return err
+	}, nil
 }
 
-// Put polices a workload that comes, before its packets are translated: table is
-// the one with it.
-func (m *Manager) Put(table *mapping.Table, w Workload) error {
+// Put polices workloads that come, before their packets are translated: table is
+// the one with them.
+func (m *Manager) Put(table *mapping.Table, come ...Workload) error {
+	for _, w := range come {
+		m.name(w)
+	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.table = table
-	delete(m.named, w.IPv6.Addr())
-	m.name(w)
+	m.since = append(m.since, come...)
 	m.changed()
-	if m.host == nil || m.kernel == nil {
-		return m.all() // not begun, or ended
+	begun, ended := m.host != nil, m.kernel == nil
+	if begun && !ended {
+		defer m.mu.Unlock()
+		return m.extend(come)
 	}
-	if err := m.host.refresh(m.handle, w.Interface); err != nil {
-		return err
+	m.mu.Unlock()
+	if ended {
+		return nil
 	}
-	m.host.place(m.config, w, m.want)
+	return m.reconcile()
+}
+
+// extend polices those who have come in addition; the caller holds mu.
+func (m *Manager) extend(come []Workload) error {
+	for _, w := range come {
+		if err := m.host.refresh(m.handle, w.Interface); err != nil {
+			return err
+		}
+		m.host.place(m.config, w, m.want)
+	}
 	if err := m.kernel.extend(m.want); err != nil {
 		m.audit = true
 		return fmt.Errorf("police the workload: %w", err)
@@ -252,12 +335,17 @@ func (m *Manager) Lacking() []string {
 	return m.lacking()
 }
 
-// Delete forgets one that has gone: table is the one without it.
-func (m *Manager) Delete(table *mapping.Table, w Workload) {
+// Delete forgets those that have gone: table is the one without them.
+func (m *Manager) Delete(table *mapping.Table, gone ...Workload) {
+	for _, w := range gone {
+		m.name(Workload{Mapping: w.Mapping})
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.table = table
-	delete(m.named, w.IPv6.Addr())
+	m.since = slices.DeleteFunc(m.since, func(s Workload) bool {
+		return slices.ContainsFunc(gone, func(g Workload) bool { return g.IPv6 == s.IPv6 })
+	})
 	m.changed()
 }
 

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,7 +88,7 @@ func (l *lab) start() {
 		l.t.Fatal(err)
 	}
 	l.host.Do(func() {
-		l.m, err = New(Config{Device: "natless0", Log: slog.New(slog.DiscardHandler)}, l.table, all)
+		l.m, err = New(Config{Device: "natless0", Log: slog.New(slog.DiscardHandler)}, l.table, slices.Values(all))
 	})
 	if err != nil {
 		l.t.Fatal(err)
@@ -372,9 +373,11 @@ func TestFollows(t *testing.T) {
 	}
 	w := workload("2001:db8:6::13", "198.51.100.13", "p3")
 	table, err := l.table.Insert(w.Mapping)
+	l.m.looking.Lock() // a look at the host is under way, and may take long: nobody who comes waits for it
 	if err == nil {
 		err = l.m.Put(table, w)
 	}
+	l.m.looking.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -417,10 +420,24 @@ func TestFollows(t *testing.T) {
 	if said := l.m.Lacking(); len(said) != 0 {
 		t.Errorf("lacking: %q", said)
 	}
-	l.m.mu.Lock()
+	commit, err := l.m.Plan(l.table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := commit(table, w); err != nil { // it came while another table was planned
+		t.Fatal(err)
+	}
+	if !has("bridge at", "2001:db8:6::13") {
+		t.Error("who came while another table was planned is not policed")
+	}
+	l.m.Delete(l.table, w)
+	l.m.names.Lock()
 	clear(l.m.named)
-	l.m.mu.Unlock()
-	if err := l.m.Replace(l.table); err != nil {
+	l.m.names.Unlock()
+	if commit, err = l.m.Plan(l.table); err == nil {
+		err = commit(l.table)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	if said := l.m.Lacking(); len(said) != 1 || !strings.Contains(said[0], "2 workloads are at ports of bridge br0 that nobody named") {

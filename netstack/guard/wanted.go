@@ -94,25 +94,34 @@ func (h *host) outside(c Config, ifindex int) bool {
 }
 
 // wanted is what a host with these workloads asks for.
-func (h *host) wanted(c Config, table *mapping.Table, named map[netip.Addr]Workload) *desired {
+func (h *host) wanted(c Config, table *mapping.Table, named func(netip.Addr) (Workload, bool)) *desired {
 	d := newDesired()
 	for e := range table.Entries() {
 		m := e.Mapping()
-		w, ok := named[m.IPv6.Addr()]
+		w, ok := named(m.IPv6.Addr())
 		if !ok {
 			w.Mapping = m
 		}
 		h.place(c, w, d)
+		if len(d.sets[sourcesSet]) > mostSources {
+			d.tooMany() // with a million there would be much to forget at the end
+		}
 	}
 	h.inner(c, table, d)
 	d.sets[rangesSet] = joined(d.sets[rangesSet])
 	if len(d.sets[sourcesSet])+len(d.sets[rangesSet]) > mostSources {
-		d.many = true
-		clear(d.sets[attachedSet])
-		clear(d.sets[sourcesSet])
-		clear(d.sets[rangesSet])
+		d.tooMany()
 	}
 	return d
+}
+
+// tooMany has no sources policed: the kernel cannot be told of all.
+func (d *desired) tooMany() {
+	d.many = true
+	for _, set := range []string{attachedSet, sourcesSet, rangesSet} {
+		d.sets[set] = keys{}
+		delete(d.new, set)
+	}
 }
 
 // joined makes one of ranges that overlap or touch, as the kernel's sets of

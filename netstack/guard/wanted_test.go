@@ -105,7 +105,7 @@ func TestWanted(t *testing.T) {
 				t.Fatal(err)
 			}
 			h := made()
-			d := h.wanted(Config{Device: "natless0", Uplink: "uplink"}, table, named)
+			d := h.wanted(Config{Device: "natless0", Uplink: "uplink"}, table, lookup(named))
 			if diff := cmp.Diff(c.want, d.told(h)); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
@@ -150,7 +150,7 @@ func BenchmarkWanted(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		h.wanted(Config{Device: "natless0"}, table, named)
+		h.wanted(Config{Device: "natless0"}, table, lookup(named))
 	}
 }
 
@@ -164,4 +164,8 @@ func TestTextTellsDevice(t *testing.T) {
 	if !sameRules(one.rules, &one) {
 		t.Error("ours are not")
 	}
+}
+
+func lookup(named map[netip.Addr]Workload) func(netip.Addr) (Workload, bool) {
+	return func(a netip.Addr) (Workload, bool) { w, ok := named[a]; return w, ok }
 }

@@ -94,6 +94,12 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
+// Validate says what is wrong with d, as Set would before it changes anything.
+func (d Desired) Validate() error {
+	_, err := d.validate()
+	return err
+}
+
 func (d Desired) validate() (Desired, error) {
 	if d.MTU == 0 {
 		d.MTU = 1500

@@ -3,6 +3,7 @@ package attach
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 
 	"github.com/natless/natless/netstack/fastpath"
@@ -42,10 +43,10 @@ func (t *tables) unusable() error {
 }
 
 // Hint says at which interfaces workloads are, before their mappings come.
-func (m *Manager) Hint(all []Workload) {
+func (m *Manager) Hint(all iter.Seq[Workload]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, w := range all {
+	for w := range all {
 		if w.Interface != "" {
 			m.hints[w.IPv6.Addr()] = w.Interface
 		}
@@ -97,6 +98,18 @@ func (m *Manager) judge(err error) error {
 	return err
 }
 
+// Configure puts another configuration in force, for the same mappings. Errors are
+// as those of Replace.
+func (m *Manager) Configure(c translator.Config) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.translation = c
+	if m.table == nil || m.unsupported != nil || m.stale != nil {
+		return m.replace()
+	}
+	return m.judge(m.path.Configure(c))
+}
+
 // interfaceOf answers for the mappings of m.table.
 func (m *Manager) interfaceOf(mp mapping.Mapping) int {
 	if e := m.table.Get(mp.IPv6); e != nil && int(e.Slot()) < len(m.at) {
@@ -121,12 +134,12 @@ func (m *Manager) counted(ifindex, n int) {
 }
 
 // Edit follows an edit of the translator's table: table is what came of it. It
-// returns when the kernel goes by it, or by nothing any more.
-func (m *Manager) Edit(table *mapping.Table, removed, added []Workload) {
+// returns when the kernel goes by it, or by nothing any more; then an error says why.
+func (m *Manager) Edit(table *mapping.Table, removed, added []Workload) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.table == nil {
-		return
+		return nil
 	}
 	gone, come := make([]mapping.Mapping, len(removed)), make([]mapping.Mapping, len(added))
 	for i, w := range removed {
@@ -150,11 +163,13 @@ func (m *Manager) Edit(table *mapping.Table, removed, added []Workload) {
 	}
 	if m.unsupported != nil || m.stale != nil {
 		m.changed() // all is written anew then
-		return
+		return errors.Join(m.unsupported, m.stale)
 	}
-	if err := m.judge(m.path.Edit(table, gone, come)); err != nil {
+	err := m.judge(m.path.Edit(table, gone, come))
+	if err != nil {
 		m.config.Log.Warn("the fast path cannot follow, packets take the way through the daemon", "error", err)
 	}
+	return err
 }
 
 // find is where a new workload is; the last survey may not know its interface.

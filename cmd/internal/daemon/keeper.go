@@ -1,0 +1,179 @@
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/netstack/engine"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// reconcileEvery is how often namespaces are looked for.
+const reconcileEvery = 30 * time.Second
+
+// keeper is the registry with the engine behind it, and the task that frees what
+// belongs to workloads that are gone.
+type keeper struct {
+	*registry.Registry
+	engine *engine.Engine
+	socket string // recorded releases lie beside it
+	log    *slog.Logger
+	ready  chan struct{}
+	put    chan struct{} // has an element when somebody was given something
+}
+
+// openKeeper opens the registry and gives the table of the explicit mappings
+// and all assignments. A mapping of the configuration comes before an
+// assignment that it collides with.
+func openKeeper(c *config.Config, pools []registry.Pool, log *slog.Logger) (*keeper, *mapping.Table, error) {
+	if err := os.MkdirAll(filepath.Dir(c.Registry.Path), 0o700); err != nil {
+		return nil, nil, fmt.Errorf("registry.path: %w", err)
+	}
+	table, err := c.Table()
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := registry.Open(registry.Options{Path: c.Registry.Path, History: c.Registry.History, Pools: pools, Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	k := &keeper{Registry: r, socket: c.API.Socket, log: log, ready: make(chan struct{}), put: make(chan struct{}, 1)}
+	edit := table.Edit()
+	for _, a := range r.All() {
+		if err := edit.Insert(a.Mapping()); err != nil {
+			log.Error("a workload loses its assignment to a mapping of the configuration", "workload", a.Key, "name", a.Request.Name, "error", err)
+			if err := r.Delete(context.Background(), a.Key); err != nil {
+				r.Close()
+				return nil, nil, err
+			}
+		}
+	}
+	return k, edit.Table(), nil
+}
+
+// serve ties the registry to the engine: what is on disk is put into effect.
+func (k *keeper) serve(e *engine.Engine) {
+	k.engine = e
+	k.SetSink(func(c registry.Change) error { return e.Check(changeOf(c)) },
+		func(_ context.Context, c registry.Change) error { return e.Edit(changeOf(c)) })
+}
+
+// Put is the registry's. Where a stale workload stands in the way it looks
+// once whether that one is gone, since nobody may have said so.
+func (k *keeper) Put(ctx context.Context, key api.Key, q api.Request) (*registry.Assignment, error) {
+	before, _ := k.Get(key)
+	a, err := k.Registry.Put(ctx, key, q)
+	var conflict *registry.ConflictError
+	if errors.As(err, &conflict) && k.reconcile(ctx) > 0 {
+		a, err = k.Registry.Put(ctx, key, q)
+	}
+	if err == nil && before != nil && before.Request.HostInterface != a.Request.HostInterface {
+		// It keeps its assignment and is at another interface, of which the
+		// registry tells nobody.
+		err = k.engine.Moved(*workloadOf(before), *workloadOf(a))
+	}
+	select {
+	case k.put <- struct{}{}:
+	default:
+	}
+	return a, err
+}
+
+// Ready is closed when what was given back before the start is free.
+func (k *keeper) Ready() <-chan struct{} { return k.ready }
+
+// Run frees what nobody gave back, until ctx is done; then the registry is
+// closed. Without workloads it sleeps.
+func (k *keeper) Run(ctx context.Context) error {
+	k.releases(ctx)
+	close(k.ready)
+	k.reconcile(ctx)
+	var tick <-chan time.Time
+	for {
+		if tick == nil && k.Len() > 0 {
+			tick = time.After(reconcileEvery)
+		}
+		select {
+		case <-ctx.Done():
+			return k.Close()
+		case <-k.put:
+		case <-tick:
+			tick = nil
+			k.releases(ctx)
+			k.reconcile(ctx)
+		}
+	}
+}
+
+// releasesAtOnce is how many releases are asked of the registry at once, which
+// writes what waits together: one by one, each would wait for the disk, and the
+// start for thousands of them.
+const releasesAtOnce = 256
+
+// releases does what was to be deleted while no daemon was there.
+func (k *keeper) releases(ctx context.Context) {
+	all, err := api.Releases(k.socket)
+	if err != nil {
+		k.log.Warn("recorded releases", "error", err)
+	}
+	var group errgroup.Group
+	group.SetLimit(releasesAtOnce)
+	for _, r := range all {
+		group.Go(func() error { k.releaseRecorded(ctx, r); return nil })
+	}
+	group.Wait()
+}
+
+func (k *keeper) releaseRecorded(ctx context.Context, r api.Release) {
+	a, err := k.Get(r.Key)
+	// An assignment from the future is of before the clock was set back.
+	if err == nil && (!a.Since.After(r.At) || a.Since.After(time.Now())) {
+		err = k.Delete(ctx, r.Key)
+		k.log.Info("workload gave its assignment back while no daemon was there", "workload", r.Key, "error", err)
+	}
+	if err == nil || errors.Is(err, registry.ErrNotFound) {
+		err = api.WithdrawRelease(k.socket, r.Key)
+	}
+	if err != nil {
+		k.log.Warn("recorded release", "workload", r.Key, "error", err)
+	}
+}
+
+// reconcile frees the assignments of namespaces that are gone and says how many.
+func (k *keeper) reconcile(ctx context.Context) int {
+	freed, err := k.Reconcile(ctx, func(context.Context) (func(string) bool, error) { return namespaceExists, nil })
+	for _, a := range freed {
+		k.log.Info("workload is gone, its assignment is free", "workload", a.Key, "name", a.Request.Name, "namespace", a.Request.Netns)
+	}
+	if err != nil && ctx.Err() == nil {
+		k.log.Warn("free the assignments of workloads that are gone", "error", err)
+	}
+	return len(freed)
+}
+
+// namespaceExists says false only when it is certain: a directory that is not
+// there may be one that this daemon cannot see.
+func namespaceExists(path string) bool {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	dir := filepath.Dir(path)
+	if filepath.Base(dir) == "ns" { // of /proc/PID/ns/net, where the process is gone
+		dir = "/proc/self"
+	}
+	_, err := os.Stat(dir)
+	return err != nil
+}

@@ -1,0 +1,102 @@
+//go:build linux
+
+package daemon
+
+import (
+	"net/http"
+
+	"github.com/natless/natless/cmd/internal/explain"
+	"github.com/natless/natless/cmd/internal/metrics"
+	"github.com/natless/natless/cmd/internal/page"
+	"github.com/natless/natless/cmd/internal/web"
+	"github.com/natless/natless/config"
+	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/engine"
+	"github.com/natless/natless/translator/ports"
+)
+
+// newWeb makes the listener for Prometheus and people, or gives nil when none
+// is configured. More pages go onto its mux.
+func newWeb(d *Daemon, c *config.Config) *web.Server {
+	if !c.Metrics.Listen.IsValid() {
+		return nil
+	}
+	all := metrics.NewRegistry(&metrics.Collector{Sources: d.sources()})
+	if c.Metrics.CountsWorkloads() {
+		all.MustRegister(metrics.NewWorkloads(d.accounts, d.keeper.BySerial))
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", metrics.Handler(all, d.Log))
+	mux.Handle("GET /", page.New(d.shown(), d.Log))
+	return web.New(c.Metrics.Listen, mux, d.Log)
+}
+
+// shown is where the status page's facts come from.
+func (d *Daemon) shown() page.Sources {
+	return page.Sources{
+		Status:     d.status,
+		Traffic:    d.host.Traffic,
+		Registry:   d.keeper.Registry,
+		Assignable: d.reloader.assignable,
+		Complete:   d.complete,
+		Meaning:    explain.Meaning,
+	}
+}
+
+// assignable is what of an address a pool of the running configuration gives
+// away of itself.
+func (r *reloader) assignable(pool string) ports.Set {
+	for _, p := range r.running().Pools {
+		if p.Name == pool && !p.WholeAddress {
+			return p.Assignable()
+		}
+	}
+	return ports.Set{}
+}
+
+// sources is where the metrics come from.
+func (d *Daemon) sources() metrics.Sources {
+	return metrics.Sources{
+		Version:  d.Version,
+		Ready:    d.ready,
+		Traffic:  d.host.Dataplane.Snapshot,
+		FastPath: func() metrics.FastPath { return counted(d.host.FastPath) },
+		Device:   func() (metrics.Device, bool) { return describe(d.host.Dataplane) },
+		Table:    func() (int, int) { return d.host.Table().Len(), d.keeper.Len() },
+		Pools:    d.keeper.Pools,
+		Reloads:  d.reloader.counts,
+		Local:    d.host.Local.Stats,
+		Refusals: d.refusals,
+		DNS64:    d.host.Local.DNS64,
+		Spoofing: spoofed,
+	}
+}
+
+func describe(plane *dataplane.Dataplane) (metrics.Device, bool) {
+	d := plane.Device()
+	if d == nil {
+		return metrics.Device{}, false
+	}
+	link, err := d.LinkStats()
+	o := d.Offloads()
+	return metrics.Device{Name: d.Name(), IO: string(d.IO()), TSO: o.TSO, USO: o.USO, Link: link, LinkOK: err == nil}, true
+}
+
+// counted is what Prometheus is told of the fast path.
+func counted(f *engine.KernelPath) (m metrics.FastPath) {
+	m.Wanted = f.Mode != engine.FastPathOff
+	if f.Manager == nil {
+		return m
+	}
+	status, n := f.Status(), f.Snapshot()
+	m.Active = status.On
+	for _, i := range status.Interfaces {
+		if i.Error != "" {
+			m.Failed++
+		} else if status.On && (i.Left == "" || f.Mode == engine.FastPathRequired) {
+			m.Interfaces++
+		}
+	}
+	m.Counts[dataplane.To4], m.Counts[dataplane.To6] = n.Workload, n.Uplink
+	return m
+}

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package registry
+
+import bolt "go.etcd.io/bbolt"
+
+func unmapped(*bolt.DB) {}

@@ -1,0 +1,253 @@
+//go:build linux
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+
+	"github.com/natless/natless/netstack/accounting"
+	"github.com/natless/natless/netstack/guard"
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// mostEdits is how many explicit mappings may be others for the table in force to
+// be edited. Where more are, the next table is made beside it, while nobody waits.
+const mostEdits = 1024
+
+// Plan is a state that can be committed: all that takes long is done, and all that
+// can be refused has been. Until it is committed or dropped, no other can be made.
+type Plan struct {
+	engine       *Engine
+	before, next *State
+	moves        []Change // of workloads that get another mapping with the state
+
+	gone, come []mapping.Mapping // explicit ones, where they are few
+
+	beside   *mapping.Table          // else: the table to be
+	replayed int                     // of the engine's changes since: those that it has
+	slots    *accounting.Renumbering // nil: nobody counts
+	police   func(*mapping.Table, ...guard.Workload) error
+}
+
+// Plan makes one for a state, in which workloads have moved. Changes are made all
+// the while.
+func (e *Engine) Plan(next *State, moves ...Change) (*Plan, error) {
+	if err := errors.Join(next.Translator.Validate(), next.Routes.Validate()); err != nil {
+		return nil, err
+	}
+	e.one.Lock()
+	p := &Plan{engine: e, before: e.State(), next: next, moves: moves}
+	e.mu.Lock()
+	base := e.Table()
+	e.base, e.since = base, nil
+	e.mu.Unlock()
+	if err := p.make(base); err != nil {
+		p.Drop()
+		return nil, err
+	}
+	return p, nil
+}
+
+// Drop forgets a plan that is not committed. It may be called again.
+func (p *Plan) Drop() {
+	if p.engine == nil {
+		return
+	}
+	e := p.engine
+	p.engine = nil
+	e.mu.Lock()
+	e.base, e.since = nil, nil
+	e.mu.Unlock()
+	e.one.Unlock()
+}
+
+func (p *Plan) make(base *mapping.Table) error {
+	few := false
+	if p.engine.torn == nil {
+		p.gone, p.come, few = differences(p.before.Explicit, p.next.Explicit)
+	}
+	if !few {
+		return p.makeBeside(base)
+	}
+	if _, err := p.edit(base); err != nil {
+		return err
+	}
+	// The explicit mappings as an edit of those before have their memory in common.
+	edit := p.before.Explicit.Edit()
+	if err := exchange(edit, p.gone, p.come); err != nil {
+		return err
+	}
+	next := *p.next
+	next.Explicit = edit.Table()
+	p.next = &next
+	return nil
+}
+
+// makeBeside makes the table to be of the explicit mappings, and of the workloads
+// that are in the table in force.
+func (p *Plan) makeBeside(base *mapping.Table) error {
+	p.gone, p.come = nil, nil
+	edit := p.next.Explicit.Edit()
+	edit.Expect(base.Len() - p.before.Explicit.Len())
+	for m := range base.All() {
+		if !p.engine.explicit(m) {
+			if err := edit.Insert(m); err != nil {
+				return taken(err)
+			}
+		}
+	}
+	for _, c := range p.moves {
+		if err := apply(edit, c); err != nil {
+			return taken(err)
+		}
+	}
+	p.beside = edit.Table()
+	if err := p.catchUp(); err != nil {
+		return err
+	}
+	p.slots = p.engine.renumbering(p.beside)
+	var err error
+	p.police, err = p.engine.parts.Guard.Plan(p.beside)
+	return err
+}
+
+// explicit says whether a mapping of the table in force is no workload's.
+func (e *Engine) explicit(m mapping.Mapping) bool {
+	for _, table := range append([]*mapping.Table{e.State().Explicit}, e.torn...) {
+		if have := table.Get(m.IPv6); have != nil && have.Mapping().Equal(m) {
+			return true
+		}
+	}
+	return false
+}
+
+// taken says what to do about an explicit mapping that a workload stands in the
+// way of.
+func taken(err error) error {
+	return fmt.Errorf("a workload has it (natless whois, natless workloads delete): %w", err)
+}
+
+// differences are the explicit mappings that go and come, unless they are many or
+// the prefix is another.
+func differences(before, next *mapping.Table) (gone, come []mapping.Mapping, few bool) {
+	if before == next {
+		return nil, nil, true
+	}
+	if before.Prefix() != next.Prefix() {
+		return nil, nil, false
+	}
+	lacks := func(in, other *mapping.Table) (list []mapping.Mapping, few bool) {
+		for m := range in.All() {
+			if e := other.Get(m.IPv6); e != nil && e.Mapping().Equal(m) {
+				continue
+			}
+			if list = append(list, m); len(list) > mostEdits {
+				return nil, false
+			}
+		}
+		return list, true
+	}
+	if gone, few = lacks(before, next); few {
+		come, few = lacks(next, before)
+	}
+	return gone, come, few
+}
+
+// exchange takes mappings away and adds others.
+func exchange(edit *mapping.Edit, gone, come []mapping.Mapping) error {
+	for _, m := range gone {
+		if err := edit.Remove(m); err != nil {
+			return err
+		}
+	}
+	for _, m := range come {
+		if err := edit.Insert(m); err != nil {
+			if c := (*mapping.Collision)(nil); errors.As(err, &c) { // it is the workload that would lose
+				err = &mapping.Collision{Mapping: c.With, With: c.Mapping, What: c.What}
+			}
+			return taken(err)
+		}
+	}
+	return nil
+}
+
+// edit is a table with the differences that the plan is about.
+func (p *Plan) edit(table *mapping.Table) (*mapping.Table, error) {
+	edit := table.Edit()
+	if err := exchange(edit, p.gone, p.come); err != nil {
+		return nil, err
+	}
+	for _, c := range p.moves {
+		if have := table.Get(c.Old.IPv6); have == nil || !have.Mapping().Equal(c.Old.Mapping) {
+			continue // it has gone, or has something else by now
+		}
+		if err := apply(edit, c); err != nil {
+			return nil, taken(err)
+		}
+	}
+	return edit.Table(), nil
+}
+
+// unedit is a table without the differences, whatever else has changed since.
+func (p *Plan) unedit(table *mapping.Table) (*mapping.Table, error) {
+	edit := table.Edit()
+	for _, c := range p.moves {
+		if have := table.Get(c.New.IPv6); have != nil && have.Mapping().Equal(c.New.Mapping) {
+			if err := apply(edit, Change{Old: c.New, New: c.Old}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := exchange(edit, p.come, p.gone); err != nil {
+		return nil, err
+	}
+	return edit.Table(), nil
+}
+
+// fewLeft is how many changes may be left to be replayed while others wait.
+const fewLeft = 64
+
+// catchUp replays onto the table to be what has changed since, but for the last few.
+func (p *Plan) catchUp() error {
+	for p.beside != nil {
+		p.engine.mu.Lock()
+		changes := p.engine.since[p.replayed:]
+		p.engine.mu.Unlock()
+		if len(changes) < fewLeft {
+			return nil
+		}
+		if err := p.replay(changes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Plan) replay(changes []Change) error {
+	table, err := edited(p.beside, changes...)
+	if err != nil {
+		return taken(err)
+	}
+	p.beside = table
+	p.replayed += len(changes)
+	if p.slots != nil {
+		for _, c := range changes {
+			to := accounted(table, c)
+			p.slots.Edit(to, to.Slot)
+		}
+	}
+	return nil
+}
+
+// changesTranslator says whether the table or the way that packets are translated
+// is another, and changesConfig the latter.
+func (p *Plan) changesTranslator() bool {
+	return p.beside != nil || len(p.gone)+len(p.come)+len(p.moves) > 0 || p.changesConfig()
+}
+
+func (p *Plan) changesConfig() bool { return !sameConfig(p.before.Translator, p.next.Translator) }
+
+func sameConfig(a, b translator.Config) bool { return reflect.DeepEqual(a, b) }

@@ -1,0 +1,47 @@
+//go:build linux
+
+package engine
+
+import (
+	"github.com/natless/natless/netstack/dataplane"
+	"github.com/natless/natless/netstack/fastpath"
+	"github.com/natless/natless/translator"
+)
+
+// Traffic is what the daemon and the kernel did, together: no figure depends on the
+// way that a packet took.
+func (h *Host) Traffic() dataplane.Snapshot {
+	s := h.Dataplane.Snapshot()
+	if h.FastPath.Manager == nil {
+		return s
+	}
+	kernel := h.FastPath.Snapshot()
+	for _, way := range []struct {
+		to   *dataplane.Count
+		from fastpath.Count
+	}{
+		{&s.Verdicts[dataplane.To4][translator.Forward4], kernel.Workload[fastpath.Translated]},
+		{&s.Verdicts[dataplane.To6][translator.Forward6], kernel.Uplink[fastpath.Translated]},
+	} {
+		way.to.Packets += way.from.Packets
+		way.to.Bytes += way.from.Bytes
+	}
+	return s
+}
+
+// TrafficOf is what both did for the mapping with a slot of the table.
+func (h *Host) TrafficOf(slot uint32) dataplane.Traffic {
+	t := h.Dataplane.Traffic(slot)
+	if h.FastPath.Manager == nil {
+		return t
+	}
+	kernel, err := h.FastPath.Traffic(slot)
+	if err != nil {
+		h.parts.Log.Debug("traffic of a workload in the kernel", "error", err)
+	}
+	t.Sent.Packets += kernel.Sent.Packets
+	t.Sent.Bytes += kernel.Sent.Bytes
+	t.Received.Packets += kernel.Received.Packets
+	t.Received.Bytes += kernel.Received.Bytes
+	return t
+}
