@@ -56,8 +56,8 @@ func TestFailpoints(t *testing.T) {
 		h.look()
 		h.same(h.state[h.config], "killed at "+point+": after the next start")
 		h.daemon.Kill()
+		h.daemon.Release() // the one that kills itself is nobody's successor
 	}
-	h.daemon.Release()
 	h.Run(binary, "--config", h.daemon.Config, "--cleanup")
 	h.clean("at the end")
 	cancel()
