@@ -84,7 +84,7 @@ func TestDeletedBehindItsBack(t *testing.T) {
 
 // routes is what of the state is quick to read.
 func (n *topology) routes() string {
-	return n.host.Run("bash", "-c", "ip -o link show natless0 | sed 's/^[0-9]*: //'; ip route show dev natless0; ip -6 route show dev natless0")
+	return n.host.Run("bash", "-c", "ip -o link show natless0 | sed 's/^[0-9]*: //'; ip route show dev natless0; ip -6 route show dev natless0; true")
 }
 
 func (n *topology) streams() []*load.Stream {
