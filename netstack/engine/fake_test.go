@@ -46,7 +46,6 @@ type kernel struct {
 	ownersLock sync.Mutex
 	slots      map[uint32]uint64 // what was counted
 	refused    bool              // something was
-	noWay      bool              // neither forward nor back
 }
 
 func (k *kernel) call(name string) error {
