@@ -32,6 +32,10 @@ func (n *topology) traffic() *traffic {
 	}
 }
 
+// tailProbes is how many segments TCP may send again although nothing was lost: to ask
+// a receiver that waits for a processor (tail loss probes, RFC 8985 7).
+const tailProbes = 5
+
 // finish fails the test when a packet was lost.
 func (f *traffic) finish(t *testing.T, least int64) {
 	t.Helper()
@@ -45,7 +49,7 @@ func (f *traffic) finish(t *testing.T, least int64) {
 	for i, s := range f.streams {
 		again := s.Retransmitted()
 		t.Logf("connection %d: %d kB, %d segments sent again", i, s.Written()>>10, again)
-		if again != 0 || s.Written() < least*100 {
+		if again > tailProbes || s.Written() < least*100 {
 			t.Errorf("connection %d: %d bytes, %d segments sent again", i, s.Written(), again)
 		}
 		s.Finish()
