@@ -29,6 +29,7 @@ var errNo = errors.New("no")
 // refuses what it is told to.
 type kernel struct {
 	t          *testing.T
+	callLock   sync.Mutex // a plan is made while workloads come and go
 	calls      []string
 	refuse     func(call string) bool // nil: nothing
 	translator *translator.Translator
@@ -49,11 +50,16 @@ type kernel struct {
 }
 
 func (k *kernel) call(name string) error {
+	k.callLock.Lock()
 	k.calls = append(k.calls, name)
-	if f := k.during[name]; f != nil {
-		delete(k.during, name)
+	f := k.during[name]
+	delete(k.during, name)
+	k.callLock.Unlock()
+	if f != nil {
 		f()
 	}
+	k.callLock.Lock()
+	defer k.callLock.Unlock()
 	if k.refuse != nil && k.refuse(name) {
 		k.refused = true
 		return errNo

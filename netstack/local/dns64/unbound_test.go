@@ -2,12 +2,14 @@ package dns64
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -98,22 +100,31 @@ remote-control:
 	t.Fatalf("unbound does not answer at %s:\n%s", at, log)
 }
 
-// freePort finds a loopback port that is free for UDP and TCP.
+// given are the ports that freePort gave: tests run beside each other, and what a
+// port is for may open it late.
+var given sync.Map
+
+// freePort finds a loopback port that is free for UDP and TCP, below those that the
+// kernel gives by itself.
 func freePort(t testing.TB) netip.AddrPort {
 	t.Helper()
-	for range 100 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 1000 {
+		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(10000+rand.IntN(22000)))
+		if _, taken := given.LoadOrStore(at, true); taken {
+			continue
+		}
+		ln, err := net.Listen("tcp", at.String())
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		at := ln.Addr().(*net.TCPAddr).AddrPort()
-		pc, err := net.ListenPacket("udp", at.String())
 		ln.Close()
-		if err == nil {
-			pc.Close()
-			return at
+		pc, err := net.ListenPacket("udp", at.String())
+		if err != nil {
+			continue
 		}
+		pc.Close()
+		return at
 	}
-	t.Fatal("no free port")
+	t.Fatal("no port is free")
 	return netip.AddrPort{}
 }
