@@ -279,8 +279,11 @@ func gc(args *skel.CmdArgs) error {
 	return problem(errors.Join(errs...))
 }
 
-// status reports whether an ADD could be served now: 51 while nothing translates,
-// 50 where only new containers must wait.
+// status reports whether natlessd could serve an ADD now: 51 while nothing translates,
+// 50 while it starts. A full pool is not asked for: the engine would say that the
+// network of the whole node is not ready, for which Kubernetes evicts what runs
+// after five minutes. An ADD that finds no room fails with its own code, and that
+// pod alone waits.
 func status(args *skel.CmdArgs) error {
 	c, err := parse(args)
 	if err != nil {
@@ -293,17 +296,7 @@ func status(args *skel.CmdArgs) error {
 	case errors.Is(err, api.ErrUnavailable):
 		return types.NewError(types.ErrLimitedConnectivity, err.Error(), remedies[api.CodeUnavailable])
 	case err != nil:
-		return types.NewError(types.ErrPluginNotAvailable, err.Error(), "")
-	}
-	pools, err := client.Pools(ctx)
-	if err != nil {
-		return types.NewError(types.ErrPluginNotAvailable, err.Error(), "")
-	}
-	for _, p := range pools {
-		if p.Name == c.Pool && p.PortsUsed+p.PortsCooling+p.PortsOfHost >= p.Ports {
-			return types.NewError(types.ErrPluginNotAvailable, fmt.Sprintf("pool %s is full: %d workloads have all of its %d ports", p.Name,
-				p.Workloads, p.Ports), "")
-		}
+		return types.NewError(types.ErrPluginNotAvailable, err.Error(), remedies[api.CodeStarting])
 	}
 	return nil
 }

@@ -60,10 +60,11 @@ func problem(err error) error {
 }
 
 var remedies = map[api.Code]string{
-	api.CodeUnavailable: "is natlessd running, and is the plugin's socket that of its api.socket?",
-	api.CodeStarting:    "natlessd is still starting",
+	api.CodeUnavailable: "is natlessd running (systemctl status natlessd), and is the plugin's socket that of its api.socket?",
+	api.CodeStarting:    "natlessd is still starting: `natless status` says what it waits for",
+	api.CodeRateLimited: "the runtime tries again",
 	api.CodeStorage:     "look at the disk of natlessd's registry.path",
-	api.CodeExhausted:   "`natless pools` shows how full the pools are",
+	api.CodeExhausted:   "`natless pools` shows how full the pools are; add addresses to the pool, or lower ports_per_workload",
 	api.CodeForbidden:   "run the container runtime as root or in the group of api.group",
 	api.CodeConflict:    "`natless whois` says who has it",
 }

@@ -7,23 +7,44 @@
 package main
 
 import (
-	"runtime/debug"
+	"fmt"
+	"io"
+	"os"
 
 	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/containernetworking/cni/pkg/version"
+	cni "github.com/containernetworking/cni/pkg/version"
+
+	"github.com/natless/natless/cmd/internal/words"
 )
 
-func main() {
-	skel.PluginMainFuncs(
-		skel.CNIFuncs{Add: add, Del: del, Check: check, GC: gc, Status: status},
-		version.PluginSupports("0.4.0", "1.0.0", "1.1.0"),
-		"CNI plugin natless-cni "+buildVersion()+": an IPv4 address and ports for an IPv6-only container.\n"+
-			`Put {"type": "natless-cni"} behind the plugin that gives IPv6 in the network's plugin list.`)
+// version is set at build time by -ldflags.
+var version = words.Unversioned
+
+// about is what somebody reads who runs it by hand.
+func about() string {
+	return "CNI plugin natless-cni " + words.Version(version) + ": an IPv4 address and ports for an IPv6-only container.\n" +
+		`Put {"type": "natless-cni"} behind the plugin that gives IPv6 in the network's plugin list (natless cni install does).`
 }
 
-func buildVersion() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
+func main() {
+	if len(os.Args) > 1 {
+		os.Exit(byHand(os.Args[1:], os.Stdout, os.Stderr))
 	}
-	return "(devel)"
+	skel.PluginMainFuncs(
+		skel.CNIFuncs{Add: add, Del: del, Check: check, GC: gc, Status: status},
+		cni.PluginSupports("0.4.0", "1.0.0", "1.1.0"), about())
+}
+
+// byHand answers somebody at a shell: a container engine gives no arguments.
+func byHand(args []string, stdout, stderr io.Writer) int {
+	switch args[0] {
+	case "--version", "-version", "version":
+		fmt.Fprintln(stdout, "natless-cni", words.Version(version))
+	case "--help", "-help", "-h", "help":
+		fmt.Fprintln(stdout, about())
+	default:
+		fmt.Fprintf(stderr, "natless-cni: %q: there is --version and --help; container engines run it, with CNI_COMMAND in its environment\n", args[0])
+		return 2
+	}
+	return 0
 }

@@ -183,7 +183,7 @@ func TestErrorCodes(t *testing.T) {
 		{"starting", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(503, api.CodeStarting), 11, "because"},
 		{"too many requests", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(429, api.CodeRateLimited), 11, "because"},
 		{"nobody there", "ADD", pods, stdin(filepath.Join(t.TempDir(), "none.sock"), prev(pods)), "", nil, 11, "none.sock"},
-		{"STATUS: pool full", "STATUS", "", stdin(d.socket, `,"pool":"default"`), "", nil, 50, "pool default is full"},
+		{"a misspelt key", "ADD", pods, stdin(d.socket, prev(pods)+`,"prots":512`), "", nil, 2, `is it "ports"?`},
 		{"STATUS: starting", "STATUS", "", stdin(d.socket, ""), "", problem(503, api.CodeStarting), 50, "because"},
 		{"STATUS: nobody there", "STATUS", "", stdin(filepath.Join(t.TempDir(), "none.sock"), ""), "", nil, 51, "none.sock"},
 		{"pool exhausted", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(507, api.CodeExhausted), codeExhausted, "because"},
@@ -213,6 +213,30 @@ func TestErrorCodes(t *testing.T) {
 				t.Fatalf("got code %d %q %q, want %d and %q", e.Code, e.Msg, e.Details, c.code, c.message)
 			}
 		})
+	}
+}
+
+// TestStatus: a full pool leaves the node ready, and keys of others are theirs.
+func TestStatus(t *testing.T) {
+	d := startDaemon(t)
+	for _, more := range []string{"", `,"pool":"default"`, `,"example.com/extra":1,"portMappings":[]`} {
+		if _, e := call(t, "STATUS", "", stdin(d.socket, more)); e != nil {
+			t.Errorf("%s: %v", more, e)
+		}
+	}
+}
+
+// TestByHand: somebody at a shell learns what it is, and which; what is wrong is 2, as
+// with the other programs.
+func TestByHand(t *testing.T) {
+	for args, want := range map[string]string{
+		"--version": "0 natless-cni development\n", "--help": "0 " + about() + "\n", "add": "2 natless-cni: \"add\": there is --version and --help",
+	} {
+		var out bytes.Buffer
+		status := byHand([]string{args}, &out, &out)
+		if got := fmt.Sprintf("%d %s", status, &out); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, want %q", args, got, want)
+		}
 	}
 }
 

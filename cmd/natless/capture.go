@@ -44,6 +44,9 @@ missing because the disk or the reader was too slow.
   natless capture -w - | wireshark -k -i -
   natless capture -w - -c 10 | tshark -r - -T fields -e frame.interface_name -e frame.comment`,
 		RunE: func(c *cobra.Command, args []string) error {
+			if strings.TrimSpace(file) == "" {
+				return misuse("name the file: -w FILE, or -w - for standard output")
+			}
 			filter, err := s.filter(args)
 			if err != nil {
 				return err
@@ -53,7 +56,7 @@ missing because the disk or the reader was too slow.
 				return err
 			}
 			if snap < 0 || snap > longest {
-				return fmt.Errorf("--snaplen %d: is not a number from 0 to %d", snap, longest)
+				return misuse("--snaplen %d: is not a number from 0 to %d", snap, longest)
 			}
 			if snap == 0 {
 				r.snap = longest
@@ -67,7 +70,10 @@ missing because the disk or the reader was too slow.
 	f.IntVarP(&snap, "snaplen", "s", 0, "keep this many `bytes` of each packet and side; 0: all")
 	f.StringVar(&limit, "max-size", "", "end before the file exceeds this `size`, such as 100M")
 	allFlag(c, &all)
-	c.MarkFlagRequired("write")
+	for _, plain := range []string{"snaplen", "max-size"} {
+		c.RegisterFlagCompletionFunc(plain, nothing)
+	}
+	c.ValidArgsFunction = nothing
 	return c
 }
 
@@ -83,7 +89,7 @@ func parseSize(s string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || n <= 0 || n > 1<<62>>shift {
-		return 0, fmt.Errorf("--max-size %s: write a number of bytes, such as 500K, 100M or 2G", s)
+		return 0, misuse("--max-size %s: write a number of bytes, such as 500K, 100M or 2G", s)
 	}
 	return n << shift, nil
 }
@@ -139,14 +145,11 @@ func (r *recording) record(seen api.Seen, in, out []byte) error {
 
 // create opens what is written to. Only root may read what was captured.
 func create(stdout io.Writer, name string) (io.Writer, error) {
-	switch {
-	case strings.TrimSpace(name) == "":
-		return nil, errors.New("--write: name a file, or - for standard output")
-	case name != "-":
+	if name != "-" {
 		return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	}
 	if f, ok := stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return nil, errors.New("a capture is not for a terminal: name a file, or pipe it to wireshark -k -i -")
+		return nil, misuse("a capture is not for a terminal: name a file, or pipe it to wireshark -k -i -")
 	}
 	return stdout, nil
 }

@@ -50,6 +50,13 @@ func daemon(t *testing.T) (socket string) {
 		Explain: func(_ context.Context, words string) (api.Explanation, error) {
 			return api.Explanation{Packet: words, Verdict: "forward4", Text: "it passes\n"}, nil
 		},
+		Identify: func(a netip.Addr, _ int) ([]api.Owner, string) {
+			if a == netip.MustParseAddr("192.0.2.1") {
+				return []api.Owner{{Kind: api.OwnerTranslator, Name: "natlessd", Detail: "the translator's own", Address: a,
+					IPv6: []netip.Addr{netip.MustParseAddr("2001:db8::1")}}}, ""
+			}
+			return nil, ""
+		},
 		Reload: func(context.Context) error { return fmt.Errorf("natless.yaml:3: prefix: is wrong") },
 	})
 	socket = filepath.Join(dir, "n.sock")
@@ -70,6 +77,12 @@ func daemon(t *testing.T) (socket string) {
 	return socket
 }
 
+// moving takes out what no two runs have in common.
+func moving(s string) string {
+	s = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \w+( \(\d+s\))?`).ReplaceAllString(s, "TIME")
+	return regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:]+Z`).ReplaceAllString(s, "STAMP")
+}
+
 // run is the command with its words, "!" before an error.
 func run(t *testing.T, socket string, args ...string) string {
 	t.Helper()
@@ -80,10 +93,9 @@ func run(t *testing.T, socket string, args ...string) string {
 	root.SetErr(&out)
 	root.SetArgs(append(args, "--socket", socket))
 	if err := root.ExecuteContext(t.Context()); err != nil {
-		return out.String() + "!" + strings.ReplaceAll(advise(o.socket, err).Error(), socket, "SOCKET")
+		return moving(out.String() + "!" + strings.ReplaceAll(advise(o.socket, err).Error(), socket, "SOCKET"))
 	}
-	moving := regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \w+( \(\d+s\))?`)
-	return moving.ReplaceAllString(out.String(), "TIME")
+	return moving(out.String())
 }
 
 func TestCommands(t *testing.T) {
@@ -114,7 +126,18 @@ routes  ok     all there
 ns/web  00123456789a/eth0  2001:db8::1  198.51.100.0  16384-32767      default  0s
 ns/db   10123456789a/eth0  2001:db8::2  198.51.100.1  443,16384-32767  default  0s
 `},
-		{"workloads list --name nobody", "no workload has an assignment\n"},
+		{"workloads list --name nobody", "no workload is like that: `natless workloads` lists all\n"},
+		{"workloads --pool nowhere", `!pool: there is no pool "nowhere": there are default, dedicated`},
+		{"workloads --name *b --sort -age", `NAME    WORKLOAD           IPV6         ADDRESS       PORTS            POOL     AGE
+ns/web  00123456789a/eth0  2001:db8::1  198.51.100.0  16384-32767      default  0s
+ns/db   10123456789a/eth0  2001:db8::2  198.51.100.1  443,16384-32767  default  0s
+`},
+		{"workloads --address 203.0.113.0/24", `NAME  WORKLOAD           IPV6         ADDRESS      PORTS  POOL       AGE
+-     20123456789a/eth0  2001:db8::3  203.0.113.0  all    dedicated  0s
+`},
+		{"workloads --address 2001:db8::2", `NAME   WORKLOAD           IPV6         ADDRESS       PORTS            POOL     AGE
+ns/db  10123456789a/eth0  2001:db8::2  198.51.100.1  443,16384-32767  default  0s
+`},
 		{"workloads show ns/web", `name       ns/web
 workload   00123456789abcdef/eth0
 serial     1
@@ -146,12 +169,37 @@ pool      default
 since     TIME
 `},
 		{"whois 198.51.100.1:444", "!nobody has 198.51.100.1:444"},
-		{"whois 198.51.100.1", `!"198.51.100.1" is not an address and port, such as 198.51.100.7:4321`},
-		{"whois 198.51.100.1:1 --at noon", "!--at \"noon\": write 2026-01-02T15:04:05Z, '2026-01-02 15:04', or how long ago, such as 10m"},
+		{"whois 198.51.100.1", `name      ns/db
+workload  10123456789abcdef/eth0
+serial    2
+ipv6      2001:db8::2
+address   198.51.100.1
+ports     443,16384-32767
+pool      default
+since     TIME
+`},
+		{"whois 2001:db8::3", `workload  20123456789abcdef/eth0
+serial    3
+ipv6      2001:db8::3
+address   203.0.113.0
+ports     all
+pool      dedicated
+since     TIME
+`},
+		{"whois 192.0.2.1", `name     natlessd
+is       the translator's own
+ipv6     2001:db8::1
+address  192.0.2.1
+`},
+		{"whois 198.51.100.256", `!"198.51.100.256" is not an address, with or without a port, such as 198.51.100.7:4321, 198.51.100.7 or 2001:db8:6::2`},
+		{"whois 198.51.100.1:1 --at noon", "!--at \"noon\": write 15:04, 'yesterday 15:04', '2006-01-02 15:04', STAMP, or how long ago, such as 10m"},
 		{"explain ipv6 src", "it passes\n"},
 		{"reload", "!natless.yaml:3: prefix: is wrong"},
 		{"workloads delete ns/db", "ns/db gave back 198.51.100.1 ports 443,16384-32767\n"},
-		{"status extra", `!unknown command "extra" for "natless status"`},
+		{"whois 198.51.100.1:443", "!nobody has 198.51.100.1:443\n  ns/db had it last, from TIME until TIME (natless whois 198.51.100.1:443 --at STAMP)"},
+		{"whois 198.51.100.1", "!nobody has 198.51.100.1\n  ns/db had it last, from TIME until TIME (natless whois 198.51.100.1 --at STAMP)"},
+		{"whois 2001:db8::2", "!nobody has 2001:db8::2\n  ns/db had it last, from TIME until TIME (natless whois 2001:db8::2 --at STAMP)"},
+		{"status extra", `!"extra": natless status takes no arguments`},
 		{"status -o yaml", "!--output yaml: is neither text nor json"},
 	} {
 		if d := cmp.Diff(c.want, run(t, socket, strings.Fields(c.args)...)); d != "" {
@@ -163,22 +211,22 @@ since     TIME
 func TestPools(t *testing.T) {
 	socket := daemon(t)
 	run(t, socket, "workloads", "delete", "ns/db")
-	want := `default: 16384 ports each, 1 workloads, 13% used, cooldown 1m0s
-  198.51.100.0  ########........................  25%  1 workloads  16384 of 64512 ports
-  198.51.100.1  ~~~~~~~~........................  0%   0 workloads  0 of 64513 ports, 16385 cooling down
+	want := `default: 16384 ports each, 1 workload, 13% used, cooldown 1m0s
+  198.51.100.0  #####...............  25%  1 workload   16384 of 64512 ports
+  198.51.100.1  ~~~~~...............  0%   0 workloads  0 of 64513 ports, 16385 cooling down
 
-dedicated: whole addresses, 1 workloads, 3% used, cooldown 1s
-  203.0.113.0   ################################  100%  1 workloads
+dedicated: whole addresses, 1 workload, 3% used, cooldown 1s
+  203.0.113.0   ####################  100%  1 workload
 `
 	got := run(t, socket, "pools")
-	if !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "  and 16 addresses that are no fuller (--all shows them)\n") {
+	if !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "  and 16 addresses no fuller (--all shows all)\n") {
 		t.Error(cmp.Diff(want, got))
 	}
 	if got := run(t, socket, "pools", "--all"); strings.Count(got, "203.0.113.") != 32 {
 		t.Errorf("with --all:\n%s", got)
 	}
 	t.Setenv("LC_ALL", "de_DE.UTF-8")
-	if got := run(t, socket, "pools"); !strings.Contains(got, "████████░") || !strings.Contains(got, "▒▒▒▒▒▒▒▒░") {
+	if got := run(t, socket, "pools"); !strings.Contains(got, "█████░") || !strings.Contains(got, "▒▒▒▒▒░") {
 		t.Errorf("with UTF-8:\n%s", got)
 	}
 }
@@ -192,6 +240,8 @@ func TestJSON(t *testing.T) {
 		{"workloads list --name nobody", `[]`},
 		{"workloads show ns/web", `"address":"198.51.100.0"`},
 		{"whois 198.51.100.1:443", `"name":"ns/db"`},
+		{"whois 198.51.100.1", `"owners":[{"container_id"`},
+		{"workloads --sort -name", `"container_id":"00123456789abcdef"`},
 		{"pools", `"ports_used":16385`},
 		{"explain x", `"verdict":"forward4"`},
 		{"workloads delete ns/db", `"name":"ns/db"`},
@@ -266,6 +316,15 @@ func TestParseTime(t *testing.T) {
 		"2026-01-02 15:04:05":  time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local),
 		"10m":                  now.Add(-10 * time.Minute),
 		"-1h30m":               now.Add(-90 * time.Minute),
+		"10m ago":              now.Add(-10 * time.Minute),
+		"2d":                   now.Add(-48 * time.Hour),
+		"1d12h":                now.Add(-36 * time.Hour),
+		"10:32":                time.Date(2026, 3, 4, 10, 32, 0, 0, time.Local),
+		"23:10:05":             time.Date(2026, 3, 3, 23, 10, 5, 0, time.Local), // not yet today
+		"yesterday":            time.Date(2026, 3, 3, 12, 0, 0, 0, time.Local),
+		"yesterday 10:32":      time.Date(2026, 3, 3, 10, 32, 0, 0, time.Local),
+		"today 09:00":          time.Date(2026, 3, 4, 9, 0, 0, 0, time.Local),
+		"now":                  now,
 	} {
 		if got, err := parseTime(s, now); err != nil || !got.Equal(want) {
 			t.Errorf("%q: %v, %v, want %v", s, got, err, want)

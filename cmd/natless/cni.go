@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,7 +28,7 @@ type chaining struct {
 }
 
 func newCNI(o *options) *cobra.Command {
-	c := &cobra.Command{Use: "cni", Short: "Chain natless-cni into the network of this host's containers"}
+	c := group(&cobra.Command{Use: "cni", Short: "Chain natless-cni into the network of this host's containers"})
 	var ch chaining
 	install := &cobra.Command{
 		Use:   "install",
@@ -38,7 +40,7 @@ the one the engine uses. It must exist, and its plugins must give containers IPv
 Doing it twice changes nothing. With --watch it waits for the configuration, and
 appends the plugin again whenever another program rewrites the file, until you
 end it.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if c.Flags().Changed("socket") {
 				ch.socket = o.socket
@@ -49,7 +51,7 @@ end it.`,
 	remove := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Remove the plugin from the network",
-		Args:  cobra.NoArgs,
+		Args:  arguments(0, 0),
 		RunE:  func(c *cobra.Command, _ []string) error { return ch.remove(c.OutOrStdout()) },
 	}
 	for _, sub := range []*cobra.Command{install, remove} {
@@ -58,20 +60,26 @@ end it.`,
 		c.AddCommand(sub)
 	}
 	f := install.Flags()
-	f.StringVar(&ch.from, "plugin", "", "the `program` to install (default natless-cni beside this one)")
+	f.StringVar(&ch.from, "plugin", "", "the `program` to install (default natless-cni beside this one, in /usr/lib/cni or in PATH)")
 	f.StringVar(&ch.pool, "pool", "", "the `pool` from which the network's containers get their share")
 	f.IntVar(&ch.ports, "ports", 0, "how many `ports` each container gets (default the pool's ports_per_workload)")
+	install.RegisterFlagCompletionFunc("pool", o.completePool)
+	install.RegisterFlagCompletionFunc("ports", nothing)
 	f.BoolVar(&ch.watch, "watch", false, "keep running, and do it again whenever it is undone")
 	return c
 }
 
 func (ch *chaining) install(ctx context.Context, w io.Writer) error {
 	if ch.from == "" {
-		self, err := os.Executable()
-		if err != nil {
+		var err error
+		if ch.from, err = pluginProgram(); err != nil {
 			return err
 		}
-		ch.from = filepath.Join(filepath.Dir(self), conflist.Plugin)
+	}
+	for flag, dir := range map[string]string{"--conf-dir": ch.conf, "--bin-dir": ch.bin} {
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			return fmt.Errorf("%s %s: there is no such directory: is a container engine installed, and does it look elsewhere?", flag, dir)
+		}
 	}
 	if err := conflist.Copy(ch.from, filepath.Join(ch.bin, conflist.Plugin)); err != nil {
 		return fmt.Errorf("install the plugin: %w", err)
@@ -101,6 +109,32 @@ func (ch *chaining) install(ctx context.Context, w io.Writer) error {
 		case <-time.After(lookAgain):
 		}
 	}
+}
+
+// packaged is where the Debian package puts the plugin.
+const packaged = "/usr/lib/cni"
+
+// pluginProgram finds the program to install: beside this one, as it is built and in the
+// container image; where the package has it; or in PATH.
+func pluginProgram() (string, error) {
+	var looked []string
+	if self, err := os.Executable(); err == nil {
+		looked = append(looked, filepath.Dir(self))
+		if real, err := filepath.EvalSymlinks(self); err == nil && filepath.Dir(real) != looked[0] {
+			looked = append(looked, filepath.Dir(real))
+		}
+	}
+	looked = append(looked, packaged)
+	for _, dir := range looked {
+		path := filepath.Join(dir, conflist.Plugin)
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+			return path, nil
+		}
+	}
+	if path, err := exec.LookPath(conflist.Plugin); err == nil {
+		return filepath.Abs(path)
+	}
+	return "", fmt.Errorf("%s is not there: looked in %s and in PATH; name it with --plugin", conflist.Plugin, strings.Join(looked, ", "))
 }
 
 func (ch *chaining) chain() (path string, changed bool, err error) {

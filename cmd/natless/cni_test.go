@@ -71,6 +71,18 @@ func TestCNI(t *testing.T) {
 	if got, err := command(t.Context(), words("cni", "uninstall")); err != nil || !strings.Contains(got, "is taken out") || chained() {
 		t.Errorf("uninstall: %q %v", got, err)
 	}
+	if _, err := command(t.Context(), []string{"cni", "install", "--conf-dir", conf, "--bin-dir", filepath.Join(bin, "none")}); err == nil ||
+		!strings.Contains(err.Error(), "natless-cni is not there: looked in") || !strings.Contains(err.Error(), "/usr/lib/cni and in PATH; name it with --plugin") {
+		t.Errorf("where nobody has put the plugin: %v", err)
+	}
+	t.Setenv("PATH", filepath.Dir(plugin))
+	if path, err := pluginProgram(); err != nil || path != plugin {
+		t.Errorf("in PATH: %q %v", path, err)
+	}
+	if _, err := command(t.Context(), []string{"cni", "install", "--conf-dir", conf, "--bin-dir", filepath.Join(bin, "none")}); err == nil ||
+		!strings.Contains(err.Error(), "no such directory: is a container engine installed") {
+		t.Errorf("without a directory: %v", err)
+	}
 	if text, err := os.ReadFile(filepath.Join(bin, "natless-cni")); err != nil || string(text) != "program" {
 		t.Errorf("the plugin: %q %v", text, err)
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,27 +16,71 @@ import (
 // nothing.
 const completePatience = time.Second
 
-func (o *options) completeWorkload(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
+// maxCompletions is how many names a shell is given to choose from.
+const maxCompletions = 500
+
+// rows are those of workloads that a shell can offer, and when to stop waiting.
+func (o *options) rows(c *cobra.Command, f api.Filter) []api.Row {
 	ctx, cancel := context.WithTimeout(c.Context(), completePatience)
 	defer cancel()
-	all, err := o.client().List(ctx, api.Filter{})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+	rows, _ := o.client().Rows(ctx, f)
+	return rows[:min(len(rows), maxCompletions)]
+}
+
+// nothing can be completed: not with files, which a shell offers else.
+func nothing(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (o *options) completeWorkload(c *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nothing(c, args, begun)
+	}
+	rows := o.rows(c, api.Filter{Name: begun + "*"})
+	if begun != "" {
+		rows = append(rows, o.rows(c, api.Filter{Start: begun})...)
 	}
 	var words []cobra.Completion
-	for _, w := range all {
-		words = append(words, cobra.CompletionWithDesc(cmp.Or(w.Request.Name, w.Key.String()), w.Address.String()+" "+api.PortsText(w.Ports)))
+	for _, r := range rows {
+		word := cmp.Or(r.Name, r.Key.String())
+		if begun != "" && !strings.HasPrefix(word, begun) {
+			word = r.Key.String()
+		}
+		words = append(words, cobra.CompletionWithDesc(word, r.Address.String()+" "+r.Ports))
 	}
 	return words, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (o *options) completeName(c *cobra.Command, _ []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return distinct(o.rows(c, api.Filter{Name: begun + "*"}), func(r api.Row) string { return r.Name }), cobra.ShellCompDirectiveNoFileComp
+}
+
+func (o *options) completeNetwork(c *cobra.Command, _ []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return distinct(o.rows(c, api.Filter{Network: begun + "*"}), func(r api.Row) string { return r.Network }), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeAddress offers the addresses that workloads have.
+func (o *options) completeAddress(c *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nothing(c, args, begun)
+	}
+	return distinct(o.rows(c, api.Filter{}), func(r api.Row) string { return r.Address.String() }), cobra.ShellCompDirectiveNoFileComp
+}
+
+func distinct(rows []api.Row, word func(api.Row) string) (words []cobra.Completion) {
+	for _, r := range rows {
+		if w := word(r); w != "" {
+			words = append(words, w)
+		}
+	}
+	slices.Sort(words)
+	return slices.Compact(words)
 }
 
 func (o *options) completePool(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(c.Context(), completePatience)
 	defer cancel()
-	pools, err := o.client().Pools(ctx)
+	pools, err := o.client().FullestPools(ctx, 0)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -10,7 +10,7 @@ func newDemo() *cobra.Command {
 	return &cobra.Command{
 		Use:   "demo",
 		Short: "Show natless at work inside this process: no privileges, no daemon, no device",
-		Args:  cobra.NoArgs,
+		Args:  arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return demo.Run(c.Context(), c.OutOrStdout(), printOwner)
 		},

@@ -15,3 +15,11 @@ func newDoctor(*options) *cobra.Command {
 		RunE:  func(*cobra.Command, []string) error { return errors.New("doctor looks at Linux hosts only") },
 	}
 }
+
+func newBugtool(*options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "bugtool",
+		Short: "Put what a bug report needs into one archive (on Linux)",
+		RunE:  func(*cobra.Command, []string) error { return errors.New("bugtool looks at Linux hosts only") },
+	}
+}

@@ -44,7 +44,12 @@ and --map, nothing runs and nothing is sent.
   natless explain --prefix 2001:db8:64::/96 --map 2001:db8:6::2=198.51.100.2 ipv4 src 192.0.2.2 dst 198.51.100.2 icmp echo ttl 1
   natless explain --prefix 2001:db8:64::/96 --map 2001:db8:6::2=198.51.100.7:1024-2047 ipv4 src 192.0.2.2 dst 198.51.100.7 tcp sport 80 dport 2048
   natless explain -o json ipv4 src 192.0.2.9 dst 198.51.100.2 icmp too-big mtu 1400 quoting ipv4 src 198.51.100.2 dst 192.0.2.2 tcp sport 1 dport 2 len 1500`,
+		Args:              arguments(1, -1),
+		ValidArgsFunction: nothing,
 		RunE: func(c *cobra.Command, args []string) error {
+			if off.config != "" && (off.prefix != "" || off.maps != nil) {
+				return misuse("--config has prefix and mappings of its own: leave out --prefix and --map, or --config")
+			}
 			e, err := explainPacket(c.Context(), o.socket, &off, strings.Join(args, " "))
 			if err != nil {
 				return err
@@ -59,8 +64,9 @@ and --map, nothing runs and nothing is sent.
 	f.StringVar(&off.ipv4, "ipv4", "192.0.0.8", "the translator's own IPv4 `address`, with --prefix and --map")
 	f.StringVar(&off.ipv6, "ipv6", "100::1", "the translator's own IPv6 `address`, with --prefix and --map")
 	f.BoolVar(&off.nonGlobal, "allow-non-global", false, "allow non-global IPv4 under 64:ff9b::/96, with --prefix and --map")
-	c.MarkFlagsMutuallyExclusive("config", "prefix")
-	c.MarkFlagsMutuallyExclusive("config", "map")
+	for _, plain := range []string{"prefix", "map", "ipv4", "ipv6"} {
+		c.RegisterFlagCompletionFunc(plain, nothing)
+	}
 	return c
 }
 
@@ -96,19 +102,19 @@ func (off *offline) fromFlags() (*translator.Translator, error) {
 	var err error
 	if off.prefix != "" {
 		if prefix, err = netip.ParsePrefix(off.prefix); err != nil {
-			return nil, fmt.Errorf("--prefix: %w", err)
+			return nil, misuse("--prefix: %w", err)
 		}
 	}
 	if c.IPv4, err = netip.ParseAddr(off.ipv4); err != nil {
-		return nil, fmt.Errorf("--ipv4: %w", err)
+		return nil, misuse("--ipv4: %w", err)
 	}
 	if c.IPv6, err = netip.ParseAddr(off.ipv6); err != nil {
-		return nil, fmt.Errorf("--ipv6: %w", err)
+		return nil, misuse("--ipv6: %w", err)
 	}
 	mappings := make([]mapping.Mapping, len(off.maps))
 	for i, m := range off.maps {
 		if mappings[i], err = parseMapping(m); err != nil {
-			return nil, fmt.Errorf("--map %s: %w", m, err)
+			return nil, misuse("--map %s: %w", m, err)
 		}
 	}
 	table, err := mapping.New(prefix, mappings)

@@ -79,7 +79,7 @@ func TestExplainByConfig(t *testing.T) {
 		"--map x " + words:                                 "--map x: write IPv6=IPv4",
 		"--map 2001:db8::1=1.2.3.4:x " + words:             "is no port",
 		"--prefix 64:ff9b::/96 ipv4 src":                   "src needs an IPv4 address",
-		"--prefix 64:ff9b::/96 --config " + path + " ipv4": "none of the others can be",
+		"--prefix 64:ff9b::/96 --config " + path + " ipv4": "leave out --prefix and --map",
 		"--socket /none/socket " + words:                   "/none/socket",
 		"-o xml --prefix 64:ff9b::/96 " + words:            "neither text nor json",
 	} {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
 
@@ -37,7 +38,7 @@ func printFastPath(w io.Writer, o api.FastPath) error {
 	}
 	attached := ""
 	if len(o.Interfaces) > 0 {
-		attached = fmt.Sprintf("uplink %s; %d interfaces of workloads", strings.Join(uplinks, " "), workloads)
+		attached = fmt.Sprintf("uplink %s; %s", strings.Join(uplinks, " "), words.Count(workloads, "interface of workloads"))
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Translated)) {
 		translated = append(translated, fmt.Sprintf("%s %d", name, o.Translated[name].Packets))
@@ -49,7 +50,7 @@ func printFastPath(w io.Writer, o api.FastPath) error {
 	}
 	lost := ""
 	if o.Lost > 0 {
-		lost = fmt.Sprintf("%d packets that the kernel refused once they were translated", o.Lost)
+		lost = words.Count(o.Lost, "packet that the kernel refused once translated")
 	}
 	if err := facts(w, "fast path", state, "  mode", o.Mode, "  because", o.Detail, "  attached to", attached,
 		"  translated", strings.Join(translated, ", "), "  passed on", strings.Join(passed, ", "), "  lost", lost); err != nil {

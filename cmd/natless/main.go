@@ -11,26 +11,29 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
 
 // version is set at build time by -ldflags.
-var version = "development"
+var version = words.Unversioned
 
 // options are the flags that every subcommand has.
 type options struct {
 	socket string
 	output string // text or json
+	began  bool   // the command line was taken
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	version = words.Version(version)
 	o := &options{}
 	if err := newRoot(o).ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "natless:", advise(o.socket, err))
 		stop()
-		os.Exit(1)
+		os.Exit(o.status(err))
 	}
 }
 
@@ -42,20 +45,26 @@ var hidden []func() *cobra.Command
 
 func newRoot(o *options) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "natless",
-		Short:         "Stateless IPv4 for IPv6-only workloads",
+		Use:   "natless",
+		Short: "Stateless IPv4 for IPv6-only workloads",
+		Long: `Stateless IPv4 for IPv6-only workloads: what natlessd does, and to whom.
+
+Exit status: 0 when all is well; 1 when something failed, or doctor found that
+something is wrong; 2 when the command line is wrong.`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if o.output != "text" && o.output != "json" {
-				return fmt.Errorf("--output %s: is neither text nor json", o.output)
+				return misuse("--output %s: is neither text nor json", o.output)
 			}
 			return nil
 		},
 	}
 	root.PersistentFlags().StringVar(&o.socket, "socket", api.DefaultSocket, "`path` of the daemon's socket")
-	root.PersistentFlags().StringVarP(&o.output, "output", "o", "text", "text for people or json for programs")
+	root.PersistentFlags().StringVarP(&o.output, "output", "o", "text", "`format`: text for people or json for programs")
+	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]cobra.Completion{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	group(root)
 	root.AddCommand(
 		newStatus(o),
 		newWorkloads(o),
@@ -67,11 +76,17 @@ func newRoot(o *options) *cobra.Command {
 		newReload(o),
 		newRegistry(o),
 		newDoctor(o),
+		newBugtool(o),
 		newCNI(o),
 		newDemo(),
 	)
 	for _, f := range hidden {
 		root.AddCommand(f())
 	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return misuse("%w (%s --help lists the flags)", err, c.CommandPath())
+	})
+	root.SetHelpCommand(newHelp(root))
+	o.noteBeginning(root)
 	return root
 }

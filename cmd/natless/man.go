@@ -23,7 +23,7 @@ func newMan() *cobra.Command {
 		Use:    "man DIRECTORY",
 		Short:  "Write the manual pages of all of natless into a directory",
 		Hidden: true,
-		Args:   cobra.ExactArgs(1),
+		Args:   arguments(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return manual.Write(args[0], c.Root(), version, sourceDate())
 		},

@@ -61,6 +61,8 @@ lost. With -o json each packet is a line of JSON.
 	}
 	s.flags(c, o, "number")
 	c.Flags().IntVar(&rate, "rate", 100, "show at most this many `packets` a second; 0: all")
+	c.RegisterFlagCompletionFunc("rate", nothing)
+	c.ValidArgsFunction = nothing
 	c.Flags().BoolVarP(&words, "verbose", "v", false, "show both sides in the words of natless explain, and the mapping")
 	allFlag(c, &all)
 	return c

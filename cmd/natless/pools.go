@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
 
@@ -21,9 +22,13 @@ func newPools(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "pools",
 		Short: "Show how full the pools and their addresses are",
-		Args:  cobra.NoArgs,
+		Args:  arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			pools, err := o.client().Pools(c.Context())
+			ask := func() ([]api.Pool, error) { return o.client().FullestPools(c.Context(), fewAddresses) }
+			if all || o.output == "json" {
+				ask = func() ([]api.Pool, error) { return o.client().Pools(c.Context()) }
+			}
+			pools, err := ask()
 			if err != nil {
 				return err
 			}
@@ -55,18 +60,18 @@ func printPools(w io.Writer, pools []api.Pool, all bool) error {
 }
 
 func poolLine(p api.Pool) string {
-	words := []string{p.Name + ":"}
+	text := []string{p.Name + ":"}
 	if p.Uplink {
-		words = append(words, "the host's own address,")
+		text = append(text, "the host's own address,")
 	}
 	if p.WholeAddress {
-		words = append(words, "whole addresses,")
+		text = append(text, "whole addresses,")
 	} else {
-		words = append(words, fmt.Sprintf("%d ports each,", p.PortsPerWorkload))
+		text = append(text, words.Count(p.PortsPerWorkload, "port")+" each,")
 	}
 	cooldown := time.Duration(p.CooldownSeconds * float64(time.Second))
-	return strings.Join(append(words, fmt.Sprintf("%d workloads, %s used, cooldown %s", p.Workloads, percent(p.PortsUsed, p.Ports),
-		cooldown)), " ")
+	return strings.Join(append(text, fmt.Sprintf("%s, %s used, cooldown %s", words.Count(p.Workloads, "workload"),
+		percent(p.PortsUsed, p.Ports), cooldown)), " ")
 }
 
 func printAddresses(w io.Writer, p api.Pool, all bool) error {
@@ -78,8 +83,8 @@ func printAddresses(w io.Writer, p api.Pool, all bool) error {
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, a := range shown {
-		line := fmt.Sprintf("  %s\t%s\t%s\t%d workloads", a.Address, bar(32, a.PortsUsed, a.PortsCooling, a.Ports),
-			percent(a.PortsUsed, a.Ports), a.Workloads)
+		line := fmt.Sprintf("  %s\t%s\t%s\t%s", a.Address, bar(20, a.PortsUsed, a.PortsCooling, a.Ports), percent(a.PortsUsed, a.Ports),
+			words.Count(a.Workloads, "workload"))
 		if a.Barred != "" {
 			fmt.Fprintf(t, "%s\tnever assigned: it is %s\n", line, a.Barred)
 			continue
@@ -97,8 +102,8 @@ func printAddresses(w io.Writer, p api.Pool, all bool) error {
 		}
 		fmt.Fprintln(t, line)
 	}
-	if n := len(p.Addresses) - len(shown); n > 0 {
-		fmt.Fprintf(t, "  and %d addresses that are no fuller (--all shows them)\n", n)
+	if n := len(p.Addresses) - len(shown) + p.Others; n > 0 {
+		fmt.Fprintf(t, "  and %s no fuller (--all shows all)\n", words.Count(n, "address"))
 	}
 	return t.Flush()
 }

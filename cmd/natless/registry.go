@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/registry"
 )
@@ -36,7 +37,7 @@ and keeps the old file under a name with the time:
 FILE is registry.path of the configuration unless you give one.
 
 Exit status: 0 when all is well, else 1.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.PersistentFlags().StringVar(&path, "config", "/etc/natless/natless.yaml",
@@ -69,7 +70,7 @@ been checked; - means standard output. Keep a copy of the file "key" from the
 registry's directory with it.`,
 		Example: `  natless registry backup /var/backups/natless.db
   natless registry backup - | ssh backup 'cat > natless.db'`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if args[0] == "-" {
 				_, err := o.client().Backup(c.Context(), c.OutOrStdout())
@@ -106,7 +107,7 @@ func newRegistryCheck(o *options, file fileOf) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Check every record of a backup, or of a registry that no daemon uses",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := file(args, 0)
 			if err != nil {
@@ -137,7 +138,7 @@ is kept under a name with the time.
 
 Assignments made after the backup are not in it. Create those containers again,
 because other workloads may be given the addresses and ports that they have.`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: arguments(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := file(args, 1)
 			if err != nil {
@@ -159,7 +160,7 @@ func newRegistryNew(o *options, file fileOf) *cobra.Command {
 		Long: `Begin with an empty registry, with natlessd stopped. Running containers have no
 IPv4 until they are created again. The old registry is kept under a name with the
 time.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := file(args, 0)
 			if err != nil {
@@ -191,7 +192,7 @@ time.
 Each record has a checksum, so every record that is kept is right. What a missing
 record assigned may be given to other workloads: compare "natless workloads" with
 the containers that are running, and create those that it does not list again.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := file(args, 0)
 			if err != nil {
@@ -205,7 +206,7 @@ the containers that are running, and create those that it does not list again.`,
 				for _, f := range s.Faults {
 					fmt.Fprintln(c.OutOrStdout(), f)
 				}
-				fmt.Fprintf(c.OutOrStdout(), "%d records are damaged and were left out\n", s.Lost)
+				fmt.Fprintln(c.OutOrStdout(), words.Number(s.Lost, "record is damaged and was left out", "records are damaged and were left out"))
 			}
 			return printReport(c.OutOrStdout(), o, "salvaged", s.Report, aside, salvaged{s, aside})
 		},
@@ -216,8 +217,9 @@ func printReport(w io.Writer, o *options, done string, r registry.Report, aside 
 	if o.output == "json" {
 		return printJSON(w, v)
 	}
-	if _, err := fmt.Fprintf(w, "%s %s: %d assignments, %d port sets in cooldown, %d past assignments, %d bytes, layout %s\n",
-		done, r.Path, r.Assignments, r.Cooling, r.History, r.Bytes, cmp.Or(r.Layout, "?")); err != nil {
+	if _, err := fmt.Fprintf(w, "%s %s: %s, %s, %s, %d bytes, layout %s\n", done, r.Path, words.Count(r.Assignments, "assignment"),
+		words.Number(r.Cooling, "port set in cooldown", "port sets in cooldown"), words.Number(r.History, "past assignment", "past assignments"),
+		r.Bytes, cmp.Or(r.Layout, "?")); err != nil {
 		return err
 	}
 	if aside != "" {

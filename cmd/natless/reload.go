@@ -12,7 +12,7 @@ func newReload(o *options) *cobra.Command {
 		Short: "Make the daemon read its configuration again",
 		Long: `Make the daemon read its configuration again. Either all of it takes effect at
 once and no packet is lost, or it is refused with the reason and nothing changes.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := o.client().Reload(c.Context())
 			if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
 
@@ -25,7 +26,7 @@ func newStatus(o *options) *cobra.Command {
 
 Exit status: 0 when the daemon answered. With --ready, for a readiness probe, 0
 only when the daemon is also ready.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := o.client().Status(c.Context())
 			if err != nil {
@@ -62,13 +63,13 @@ func printStatus(w io.Writer, s api.Status, now time.Time) error {
 	case !s.Reload.At.IsZero():
 		reload = moment(s.Reload.At)
 	}
-	device := fmt.Sprintf("%s, MTU %d, %d queues", s.Device.Name, s.Device.MTU, s.Device.Queues)
+	device := fmt.Sprintf("%s, MTU %d, %s", s.Device.Name, s.Device.MTU, words.Count(s.Device.Queues, "queue"))
 	if len(s.Device.Offload) > 0 {
 		device += ", offload " + strings.Join(s.Device.Offload, " ")
 	}
 	if err := facts(w, "natlessd", fmt.Sprintf("%s, version %s, process %d, up %s", state, s.Version, s.PID, age(now, s.Started)),
 		"config", s.Config, "last reload", reload, "prefix", prefix, "own addresses", own, "device", device,
-		"table", fmt.Sprintf("%d mappings, %d of them workloads", s.Mappings, s.Workloads)); err != nil {
+		"table", fmt.Sprintf("%s, %d of them workloads", words.Count(s.Mappings, "mapping"), s.Workloads)); err != nil {
 		return err
 	}
 	if err := printFastPath(w, s.FastPath); err != nil {

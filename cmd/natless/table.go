@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -8,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 )
 
 // printJSON is every command's answer for programs.
@@ -18,18 +21,40 @@ func printJSON(w io.Writer, v any) error {
 }
 
 // table writes columns, the first row being the header. Without rows it says
-// so in words.
+// so in words. What a line has behind its last word is left out. It is not
+// text/tabwriter, which takes a second for fifty thousand lines.
 func table(w io.Writer, none string, header []string, rows [][]string) error {
 	if len(rows) == 0 {
 		_, err := fmt.Fprintln(w, none)
 		return err
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, strings.Join(header, "\t"))
-	for _, row := range rows {
-		fmt.Fprintln(t, strings.Join(row, "\t"))
+	widths := make([]int, len(header))
+	measure := func(row []string) {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
 	}
-	return t.Flush()
+	measure(header)
+	for _, row := range rows {
+		measure(row)
+	}
+	out := bufio.NewWriterSize(w, 64<<10)
+	line := make([]byte, 0, 256)
+	write := func(row []string) {
+		line = line[:0]
+		for i, cell := range row {
+			line = append(line, cell...)
+			for n := widths[i] + 2 - utf8.RuneCountInString(cell); n > 0; n-- {
+				line = append(line, ' ')
+			}
+		}
+		out.Write(append(bytes.TrimRight(line, " "), '\n'))
+	}
+	write(header)
+	for _, row := range rows {
+		write(row)
+	}
+	return out.Flush()
 }
 
 // facts writes names and values, one a line; those without a value are left out.
@@ -46,7 +71,6 @@ func facts(w io.Writer, pairs ...string) error {
 // age is how long ago t was, in the two greatest units that matter.
 func age(now, t time.Time) string {
 	d := now.Sub(t).Truncate(time.Second)
-	day := 24 * time.Hour
 	switch {
 	case d < 0:
 		return "0s"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,9 @@ func (s *seeing) flags(c *cobra.Command, o *options, count string) {
 	f.Uint64VarP(&s.count, count, count[:1], 0, "end after this many `packets`")
 	f.DurationVar(&s.duration, "for", 0, "end after this `time`, such as 10s")
 	c.RegisterFlagCompletionFunc("workload", o.completeWorkload)
+	for _, plain := range []string{"address", "port", "for", count} {
+		c.RegisterFlagCompletionFunc(plain, nothing)
+	}
 	c.RegisterFlagCompletionFunc("reason", completeVerdict)
 	c.RegisterFlagCompletionFunc("proto", cobra.FixedCompletions([]cobra.Completion{"tcp", "udp", "icmp"}, cobra.ShellCompDirectiveNoFileComp))
 	c.RegisterFlagCompletionFunc("direction", cobra.FixedCompletions([]cobra.Completion{"6to4", "4to6"}, cobra.ShellCompDirectiveNoFileComp))
@@ -59,12 +63,12 @@ func (s *seeing) filter(words []string) (string, error) {
 	}
 	for _, w := range s.workloads {
 		if w == "" || strings.Contains(w, `"`) {
-			return "", fmt.Errorf("--workload %s: is not a name", w)
+			return "", misuse("--workload %s: is not a name", w)
 		}
 	}
 	for _, a := range s.addresses {
 		if _, err := prefixOrAddress(a); err != nil {
-			return "", fmt.Errorf("--address %s: is neither an address nor ADDRESS/LEN", a)
+			return "", misuse("--address %s: is neither an address nor ADDRESS/LEN", a)
 		}
 	}
 	any := func(format string, values []string) {
@@ -82,7 +86,7 @@ func (s *seeing) filter(words []string) (string, error) {
 	for _, flag := range [][2]string{{"port", s.port}, {"proto", s.proto}, {"dir", s.direction}} {
 		if flag[1] != "" {
 			if strings.ContainsAny(flag[1], " ()\"!") {
-				return "", fmt.Errorf("%s %q: is one word", flag[0], flag[1])
+				return "", misuse("--%s %q: is one word", cmp.Or(map[string]string{"dir": "direction"}[flag[0]], flag[0]), flag[1])
 			}
 			all = append(all, flag[0]+" "+flag[1])
 		}
@@ -132,9 +136,17 @@ func (s *seeing) watch(ctx context.Context, stream *api.Stream, each func(seen a
 	}
 }
 
+// packetsOf is a number of packets.
+func packetsOf(n uint64) string {
+	if n == 1 {
+		return "1 packet"
+	}
+	return packets.Number(n) + " packets"
+}
+
 // summary is what everybody learns at the end.
 func summary(w io.Writer, verb string, done uint64, c api.Counts) {
-	text := fmt.Sprintf("%s packets %s, %s passed", packets.Number(done), verb, packets.Number(max(c.Seen, done)))
+	text := fmt.Sprintf("%s %s, %s passed", packetsOf(done), verb, packets.Number(max(c.Seen, done)))
 	if c.Limited > 0 {
 		text += fmt.Sprintf(", %s left out for --rate", packets.Number(c.Limited))
 	}

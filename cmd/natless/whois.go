@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"io"
 	"net/netip"
@@ -16,71 +16,160 @@ import (
 func newWhois(o *options) *cobra.Command {
 	var at string
 	c := &cobra.Command{
-		Use:   "whois ADDRESS:PORT",
-		Short: "Say which workload has, or had, an IPv4 address and port",
+		Use:   "whois ADDRESS[:PORT]",
+		Short: "Say which workload has, or had, an address and port",
+		Long: `Say which workload has, or had, an IPv4 address and port, a whole IPv4 address, or
+an IPv6 address; or that it belongs to an explicit mapping, to natlessd, to this
+host or another on its links, or stands for an address outside. Where nobody has
+it, say who had it last, and until when.
+
+With -o json a question for ADDRESS:PORT is answered with its owner, all others
+with an object that has owners, and before: who had it last.
+
+Exit status: 0 when somebody has, or had, it; else 1.`,
 		Example: `  natless whois 198.51.100.7:4321
+  natless whois 198.51.100.7
+  natless whois 2001:db8:6::2
+  natless whois 198.51.100.7:4321 --at 10:32
+  natless whois 198.51.100.7:4321 --at 'yesterday 23:10'
   natless whois 198.51.100.7:4321 --at 2026-01-02T15:04:05Z
-  natless whois 198.51.100.7:4321 --at '2026-01-02 15:04'
   natless whois 198.51.100.7:4321 --at 10m`,
-		Args: cobra.ExactArgs(1),
+		Args:              arguments(1, 1),
+		ValidArgsFunction: o.completeAddress,
 		RunE: func(c *cobra.Command, args []string) error {
-			a, err := netip.ParseAddrPort(args[0])
+			a, port, err := parseTarget(args[0])
 			if err != nil {
-				return fmt.Errorf("%q is not an address and port, such as 198.51.100.7:4321", args[0])
+				return err
 			}
 			when, err := parseTime(at, time.Now())
 			if err != nil {
 				return err
 			}
-			owner, err := o.client().Whois(c.Context(), a, when)
-			if errors.Is(err, api.ErrNotFound) {
-				return fmt.Errorf("nobody %s", has(a, when))
-			}
+			all, err := o.client().Owners(c.Context(), a, port, when)
 			if err != nil {
 				return err
 			}
+			asked := question{words: args[0], port: port, at: when}
 			if o.output == "json" {
-				return printJSON(c.OutOrStdout(), owner)
+				return asked.printJSON(c.OutOrStdout(), all)
 			}
-			return printOwner(c.OutOrStdout(), owner)
+			return asked.print(c.OutOrStdout(), all)
 		},
 	}
-	c.Flags().StringVar(&at, "at", "", "at this `time`: RFC 3339, local time as 2006-01-02 15:04[:05], or how long ago, such as 10m")
+	c.Flags().StringVar(&at, "at", "", "at this `time`: 15:04, yesterday, 'yesterday 15:04', 2006-01-02 15:04[:05] (local time), "+
+		"RFC 3339, or how long ago, such as 10m or 2d")
+	c.RegisterFlagCompletionFunc("at", cobra.FixedCompletions([]cobra.Completion{"yesterday", "10m", "1h", "1d"},
+		cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
-func has(a netip.AddrPort, at time.Time) string {
-	if at.IsZero() {
-		return "has " + a.String()
+// parseTarget reads an address, and a port where there is one, else -1.
+func parseTarget(s string) (a netip.Addr, port int, err error) {
+	if p, err := netip.ParseAddrPort(s); err == nil {
+		return p.Addr().Unmap(), int(p.Port()), nil
 	}
-	return fmt.Sprintf("had %s at %s, or the history does not reach back that far", a, moment(at))
+	if a, err = netip.ParseAddr(strings.Trim(s, "[]")); err == nil && a.Zone() == "" {
+		return a.Unmap(), -1, nil
+	}
+	return a, 0, misuse("%q is not an address, with or without a port, such as 198.51.100.7:4321, 198.51.100.7 or 2001:db8:6::2", s)
+}
+
+// question is what whois was asked.
+type question struct {
+	words string
+	port  int
+	at    time.Time
+}
+
+// nobody says that nobody has it, and who had.
+func (q question) nobody(all api.Owners) error {
+	text := "nobody has " + q.words
+	if !q.at.IsZero() {
+		text = fmt.Sprintf("nobody had %s at %s", q.words, moment(q.at))
+	}
+	if all.Detail != "" {
+		text += ": " + all.Detail
+	}
+	for i, o := range all.Before {
+		who := cmp.Or(o.Name, o.Key.String())
+		switch {
+		case i == 0:
+			text += fmt.Sprintf("\n  %s had it last, from %s until %s (natless whois %s --at %s)", who, moment(o.Since), moment(o.Until),
+				q.words, o.Until.Add(-time.Second).UTC().Format(time.RFC3339))
+		default:
+			text += fmt.Sprintf("\n  %s had ports %s of it from %s until %s", who, o.Ports, moment(o.Since), moment(o.Until))
+		}
+	}
+	if all.Before == nil && !q.at.IsZero() {
+		text += ", or the history does not reach back that far (registry.history)"
+	}
+	return fmt.Errorf("%s", text)
+}
+
+func (q question) printJSON(w io.Writer, all api.Owners) error {
+	switch {
+	case q.port < 0:
+		if err := printJSON(w, all); err != nil {
+			return err
+		}
+	case len(all.Owners) == 1:
+		return printJSON(w, all.Owners[0])
+	case len(all.Owners) > 1:
+		return printJSON(w, all)
+	}
+	if len(all.Owners) == 0 {
+		return q.nobody(all)
+	}
+	return nil
+}
+
+func (q question) print(w io.Writer, all api.Owners) error {
+	if len(all.Owners) == 0 {
+		return q.nobody(all)
+	}
+	if !q.at.IsZero() {
+		if _, err := fmt.Fprintf(w, "%s at %s:\n", q.words, moment(q.at)); err != nil {
+			return err
+		}
+	}
+	if len(all.Owners) == 1 {
+		return printOwner(w, all.Owners[0])
+	}
+	var rows [][]string
+	for _, o := range all.Owners {
+		rows = append(rows, []string{cmp.Or(o.Name, o.Detail, "-"), keyWords(o.Key), addresses(o.IPv6), api.PortsText(o.Ports),
+			moment(o.Since), moment(o.Until)})
+	}
+	return table(w, "", []string{"NAME", "WORKLOAD", "IPV6", "PORTS", "SINCE", "UNTIL"}, rows)
+}
+
+// keyWords is a key as people read it, "-" of who is no workload.
+func keyWords(k api.Key) string {
+	if k == (api.Key{}) {
+		return "-"
+	}
+	return short(k)
+}
+
+func addresses(all []netip.Addr) string {
+	words := make([]string, len(all))
+	for i, a := range all {
+		words[i] = a.String()
+	}
+	return strings.Join(words, ", ")
 }
 
 func printOwner(w io.Writer, o api.Owner) error {
-	var ipv6 []string
-	for _, ip := range o.IPv6 {
-		ipv6 = append(ipv6, ip.String())
+	key, address, ports := "", "", ""
+	if o.Key != (api.Key{}) {
+		key = o.Key.String()
 	}
-	return facts(w, "name", o.Name, "workload", o.Key.String(), "serial", serial(o.Serial), "network", o.Network, "ipv6",
-		strings.Join(ipv6, ", "),
-		"address", o.Address.String(), "ports", o.Ports.String(), "pool", o.Pool, "since", moment(o.Since), "until", moment(o.Until))
-}
-
-// parseTime reads a time as people write it; empty is the zero time.
-func parseTime(s string, now time.Time) (time.Time, error) {
-	if s == "" {
-		return time.Time{}, nil
+	if o.Address.IsValid() {
+		address = o.Address.String()
 	}
-	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
-		return t, nil
+	if o.Kind == "" || o.Kind == api.OwnerMapping {
+		ports = api.PortsText(o.Ports)
 	}
-	for _, layout := range []string{"2006-01-02 15:04:05", "2006-01-02 15:04"} {
-		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
-			return t, nil
-		}
-	}
-	if d, err := time.ParseDuration(strings.TrimPrefix(s, "-")); err == nil {
-		return now.Add(-d), nil
-	}
-	return time.Time{}, fmt.Errorf("--at %q: write 2026-01-02T15:04:05Z, '2026-01-02 15:04', or how long ago, such as 10m", s)
+	return facts(w, "name", o.Name, "workload", key, "serial", serial(o.Serial), "is", o.Detail, "network", o.Network, "ipv6", addresses(o.IPv6),
+		"address", address, "ports", ports, "pool", o.Pool, "since", moment(o.Since), "until", moment(o.Until))
 }

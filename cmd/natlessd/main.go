@@ -18,12 +18,13 @@ import (
 
 	"github.com/natless/natless/cmd/internal/daemon"
 	"github.com/natless/natless/cmd/internal/usage"
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/registry"
 )
 
 // version is set at build time by -ldflags.
-var version = "development"
+var version = words.Unversioned
 
 // misconfigured is the exit status that tells systemd that a restart changes
 // nothing (EX_CONFIG of sysexits.h): the configuration is wrong, or the registry
@@ -31,7 +32,10 @@ var version = "development"
 // ends that panics, or that the watchdog aborts.
 const misconfigured = 78
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	version = words.Version(version)
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 func run(args []string, stdout, stderr io.Writer) int {
 	var given usage.Daemon
@@ -44,6 +48,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 2
 	case flags.NArg() > 0:
 		fmt.Fprintf(stderr, "natlessd: %q: there are flags only; see --help\n", flags.Arg(0))
+		return 2
+	case given.Host && !given.Check:
+		fmt.Fprintln(stderr, "natlessd: --host goes with --check")
 		return 2
 	case given.Version:
 		fmt.Fprintln(stdout, "natlessd", version)
@@ -65,6 +72,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	for _, r := range c.Renamed() {
 		fmt.Fprintln(stderr, "warning:", r)
 	}
+	if given.Check && given.Host && !fits(c, given.Config, stderr) {
+		return misconfigured
+	}
 	if given.Check {
 		fmt.Fprintf(stdout, "%s: nothing wrong\n", given.Config)
 		return 0
@@ -72,7 +82,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	level := new(slog.LevelVar)
 	log := daemon.NewLog(c.Log, level, stderr)
 	if err := serve(c, given, settle, level, log); err != nil {
-		log.Error("natlessd ends", "error", err)
+		if !errors.As(err, new(daemon.ToldError)) {
+			log.Error("natlessd ends", "error", err)
+		}
 		if refused := (*registry.RefusedError)(nil); errors.As(err, &refused) {
 			return misconfigured
 		}

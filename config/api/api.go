@@ -101,10 +101,12 @@ func (w *Workload) Run() ports.Range {
 
 // Filter narrows a list of workloads; the zero Filter matches all.
 type Filter struct {
-	Name    string     // exactly this name
-	Network string     // exactly this network
-	Pool    string     // exactly this pool
-	Address netip.Addr // IPv4 or IPv6
+	Name    string       // this name; * is any text, ? any character
+	Network string       // this network, likewise
+	Pool    string       // exactly this pool
+	Address netip.Addr   // IPv4 or IPv6
+	Within  netip.Prefix // an address in there, IPv4 or IPv6
+	Start   string       // what the container's id, or its key, begins with
 	// Container is exactly this container's, whatever the interface.
 	Container string
 }
@@ -115,11 +117,21 @@ type Page struct {
 	Next      string     `json:"next,omitempty"`
 }
 
+// The kinds of owners that are no workloads.
+const (
+	OwnerMapping    = "mapping"    // an explicit mapping of the configuration
+	OwnerTranslator = "translator" // natlessd itself
+	OwnerHost       = "host"       // this host, or another on its links
+	OwnerPrefix     = "prefix"     // nobody here: it stands for an address outside
+)
+
 // Owner is who had an address and port, and from when to when. Until is
 // zero while they still have it.
 type Owner struct {
 	Key
 	Serial  uint64       `json:"serial,omitempty"` // of the assignment; 0: it ended before there were serials
+	Kind    string       `json:"kind,omitempty"`   // absent: a workload
+	Detail  string       `json:"detail,omitempty"` // of who is no workload, in words
 	Name    string       `json:"name,omitempty"`
 	Network string       `json:"network,omitempty"`
 	Pool    string       `json:"pool"`
@@ -128,6 +140,15 @@ type Owner struct {
 	Ports   ports.Set    `json:"ports,omitzero"`
 	Since   time.Time    `json:"since"`
 	Until   time.Time    `json:"until,omitzero"`
+}
+
+// Owners is everybody who has, or had at a time, an address, or some of its ports.
+type Owners struct {
+	Owners []Owner `json:"owners"`
+	// Before is who had it last before that, when nobody has: the latest first.
+	Before []Owner `json:"before,omitempty"`
+	// Detail is what else there is to say of the address, such as its pool.
+	Detail string `json:"detail,omitempty"`
 }
 
 // Explanation says what would become of a packet.
@@ -155,6 +176,7 @@ type Pool struct {
 	PortsOfHost      int           `json:"ports_of_host,omitempty"` // that the host itself uses: not to be had until it stops
 	Headroom         int           `json:"headroom"`                // workloads that would find ports_per_workload, or an address, free
 	Addresses        []PoolAddress `json:"addresses"`
+	Others           int           `json:"others,omitempty"` // addresses that are no fuller, where only some were asked for
 }
 
 // Barred is how many of its addresses are never assigned.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"time"
 )
 
@@ -65,10 +66,8 @@ func (c *Client) Delete(ctx context.Context, k Key) error {
 	return c.call(ctx, http.MethodDelete, workloadPath(k), nil, nil)
 }
 
-// List gives all workloads that match, sorted by key. They are read in pages:
-// what changes meanwhile may be in the list or not.
-func (c *Client) List(ctx context.Context, f Filter) ([]Workload, error) {
-	query := url.Values{"limit": {"1000"}}
+func (f Filter) query() url.Values {
+	query := url.Values{}
 	set := func(name, value string) {
 		if value != "" {
 			query.Set(name, value)
@@ -78,9 +77,21 @@ func (c *Client) List(ctx context.Context, f Filter) ([]Workload, error) {
 	set("network", f.Network)
 	set("pool", f.Pool)
 	set("container", f.Container)
+	set("start", f.Start)
 	if f.Address.IsValid() {
 		set("address", f.Address.String())
 	}
+	if f.Within.IsValid() {
+		set("within", f.Within.String())
+	}
+	return query
+}
+
+// List gives all workloads that match, sorted by key. They are read in pages:
+// what changes meanwhile may be in the list or not.
+func (c *Client) List(ctx context.Context, f Filter) ([]Workload, error) {
+	query := f.query()
+	query.Set("limit", "1000")
 	var all []Workload
 	for {
 		page, err := answer[Page](ctx, c, http.MethodGet, "/v1/workloads?"+query.Encode(), nil)
@@ -105,6 +116,19 @@ func (c *Client) Whois(ctx context.Context, a netip.AddrPort, at time.Time) (Own
 	return answer[Owner](ctx, c, http.MethodGet, "/v1/whois?"+query.Encode(), nil)
 }
 
+// Owners says who has the address, or its port, or had them at the given time; the
+// zero time is now, and port -1 any. Nobody is no error.
+func (c *Client) Owners(ctx context.Context, a netip.Addr, port int, at time.Time) (Owners, error) {
+	query := url.Values{"address": {a.String()}}
+	if port >= 0 {
+		query.Set("port", strconv.Itoa(port))
+	}
+	if !at.IsZero() {
+		query.Set("at", at.Format(time.RFC3339Nano))
+	}
+	return answer[Owners](ctx, c, http.MethodGet, "/v1/owners?"+query.Encode(), nil)
+}
+
 // Explain says what would become of the packet that the words describe.
 func (c *Client) Explain(ctx context.Context, words string) (Explanation, error) {
 	return answer[Explanation](ctx, c, http.MethodGet, "/v1/explain?"+url.Values{"packet": {words}}.Encode(), nil)
@@ -113,6 +137,12 @@ func (c *Client) Explain(ctx context.Context, words string) (Explanation, error)
 // Pools says how full the pools are.
 func (c *Client) Pools(ctx context.Context) ([]Pool, error) {
 	p, err := answer[Pools](ctx, c, http.MethodGet, "/v1/pools", nil)
+	return p.Pools, err
+}
+
+// FullestPools is Pools with no more than a number of addresses each, the fullest.
+func (c *Client) FullestPools(ctx context.Context, most int) ([]Pool, error) {
+	p, err := answer[Pools](ctx, c, http.MethodGet, "/v1/pools?addresses="+strconv.Itoa(most), nil)
 	return p.Pools, err
 }
 
@@ -148,6 +178,24 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
 		return n, fmt.Errorf("backup: %w", err)
 	}
 	return n, nil
+}
+
+// Profile takes a profile of the daemon, as api.pprof allows.
+func (c *Client) Profile(ctx context.Context, name string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://natless/v1/pprof/"+url.PathEscape(name), nil)
+	if err != nil {
+		return nil, &Problem{Code: CodeInvalid, Detail: err.Error(), Err: err}
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unavailable(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err == nil && resp.StatusCode >= 400 {
+		return nil, problemOf(resp.StatusCode, b)
+	}
+	return b, err
 }
 
 // Health is nil when the daemon is ready, ErrStarting when it is not yet and

@@ -61,12 +61,12 @@ func (r *Registry) List(f api.Filter, after string, limit int) (page []*Assignme
 	defer r.mu.RUnlock()
 	err = r.view(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketAssignments).Cursor()
-		begin, prefix := append([]byte(after), 0), []byte(nil)
+		begin, prefix := append([]byte(after), 0), []byte(f.Start)
 		if f.Container != "" {
 			prefix = []byte(f.Container + "/")
-			if bytes.Compare(begin, prefix) < 0 {
-				begin = prefix
-			}
+		}
+		if bytes.Compare(begin, prefix) < 0 {
+			begin = prefix
 		}
 		for k, _ := c.Seek(begin); k != nil && bytes.HasPrefix(k, prefix); k, _ = c.Next() {
 			container, iface, _ := bytes.Cut(k, []byte("/"))
@@ -86,10 +86,9 @@ func (r *Registry) List(f api.Filter, after string, limit int) (page []*Assignme
 }
 
 func matches(a *Assignment, f api.Filter) bool {
-	return (f.Name == "" || f.Name == a.Request.Name) &&
-		(f.Network == "" || f.Network == a.Request.Network) &&
-		(f.Pool == "" || f.Pool == a.Pool) &&
-		(!f.Address.IsValid() || f.Address == a.Address || slices.Contains(a.Request.IPv6, f.Address))
+	return like(f.Name, a.Request.Name) && like(f.Network, a.Request.Network) && (f.Pool == "" || f.Pool == a.Pool) &&
+		(!f.Address.IsValid() || f.Address == a.Address || slices.Contains(a.Request.IPv6, f.Address)) &&
+		(!f.Within.IsValid() || f.Within.Contains(a.Address) || slices.ContainsFunc(a.Request.IPv6, f.Within.Contains))
 }
 
 // Mappings yields the mappings of all assignments, in no order. No change

@@ -320,7 +320,7 @@ func (s *state) poolFor(q api.Request) (*pool, error) {
 	case q.Pool != "":
 		p := s.pool(q.Pool)
 		if p == nil {
-			return nil, field("pool", "there is no pool %q", q.Pool)
+			return nil, field("pool", "there is no pool %q: there are %s", q.Pool, s.poolNames())
 		}
 		if q.Address.IsValid() && !p.IPv4.Contains(q.Address) {
 			return nil, field("address", "%s is not in pool %q (%s)", q.Address, p.Name, p.IPv4)

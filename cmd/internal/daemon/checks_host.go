@@ -130,6 +130,7 @@ func (d *Daemon) insisted(c *config.Config) (checks []api.Check) {
 		}
 		checks = append(checks, check)
 	}
+	checks = append(checks, uplinkChecks(c)...)
 	if bridge, err := route.BridgeOf(c.Uplink); err == nil && bridge != "" {
 		check := api.Check{Name: "uplink", State: "ok", Detail: fmt.Sprintf("%s is a port of bridge %s, which is used", c.Uplink, bridge)}
 		if bridge != d.host.State().Routes.Uplink {

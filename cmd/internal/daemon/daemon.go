@@ -188,6 +188,9 @@ const devicePatience = 10 * time.Second
 // uplinkOf is the interface toward IPv4. At a port of a bridge nothing arrives
 // that is for this host: the bridge itself has the addresses and answers.
 func uplinkOf(c *config.Config, log *slog.Logger) string {
+	for _, wrong := range uplinkChecks(c) {
+		log.Error(wrong.Detail)
+	}
 	bridge, err := route.BridgeOf(c.Uplink)
 	if err != nil || bridge == "" {
 		return c.Uplink

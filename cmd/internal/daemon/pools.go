@@ -23,7 +23,7 @@ func Pools(c *config.Config, uplink func(name string) (netip.Addr, error)) ([]re
 		if p.IPv4.Uplink {
 			a, err := uplink(c.Uplink)
 			if err != nil {
-				return nil, fmt.Errorf("pools[%d]: %w", i, err)
+				return nil, fmt.Errorf("pools[%d]: %w: give the interface an IPv4 address, or the pool a prefix of its own", i, err)
 			}
 			prefix = netip.PrefixFrom(a, 32)
 		}

@@ -5,6 +5,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 
 	"github.com/natless/natless/cmd/internal/explain"
@@ -41,6 +42,7 @@ func newAPI(d *Daemon, c *config.Config) (*apiTask, error) {
 		Watch: func(ctx context.Context, w api.Watch, send apiserver.Send) error {
 			return d.watch(ctx, w, c.Device.Name, send)
 		},
+		Identify: func(a netip.Addr, port int) ([]api.Owner, string) { return d.identify(d.reloader.running(), a, port) },
 		Ready:    d.ready,
 		Complete: d.complete,
 		Profiles: c.API.Pprof,
@@ -96,7 +98,7 @@ func (d *Daemon) status() api.Status {
 		}
 	}
 	st.Checks = append(st.Checks, device)
-	st.Checks = append(st.Checks, d.checks(c)...)
+	st.Checks = append(append(st.Checks, d.checks(c)...), wayBack(c, st.Verdicts))
 	return st
 }
 

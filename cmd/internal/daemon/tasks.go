@@ -32,6 +32,7 @@ func runTasks(ctx context.Context, log *slog.Logger, tasks []engine.Task, ready 
 			err := t.Run(own)
 			if err != nil { // at once: until all have ended may take long, and this is why
 				log.Error("a task has failed, natlessd ends", "task", t.Name, "error", err)
+				err = ToldError{err}
 			}
 			return err
 		})
@@ -45,6 +46,11 @@ func runTasks(ctx context.Context, log *slog.Logger, tasks []engine.Task, ready 
 	})
 	return group.Wait()
 }
+
+// ToldError is in the log already.
+type ToldError struct{ error }
+
+func (e ToldError) Unwrap() error { return e.error }
 
 // awaitAll waits until every task is ready. false: ctx is done.
 func awaitAll(ctx context.Context, log *slog.Logger, tasks []engine.Task) bool {

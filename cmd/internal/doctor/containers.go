@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/natless/natless/cmd/internal/portlimits"
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/translator/ports"
 )
@@ -100,7 +101,7 @@ func (v *visit) portLimits(c *container) error {
 			changed)
 	case violations > 0:
 		v.warn(checkContainers, "natless monitor --workload shows which; programs that choose their own source port must stay in the set",
-			"%s sent %d packets from ports outside its set, which were refused", c.name, violations)
+			"%s sent %s, which were refused", c.name, words.Count(violations, "packet from ports outside its set"))
 	}
 	return nil
 }

@@ -2,11 +2,14 @@ package doctor
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"syscall"
 	"time"
 
+	"github.com/natless/natless/cmd/internal/words"
+	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 )
 
@@ -16,7 +19,7 @@ const aheadBy = 2 * time.Second
 func (v *visit) configuration() {
 	const check = "config"
 	switch {
-	case v.Config == nil && errors.Is(v.ConfigError, fs.ErrNotExist):
+	case v.Config == nil && errors.Is(v.ConfigError, fs.ErrNotExist) && !errors.As(v.ConfigError, new(config.Errors)): // not a file that it names
 		v.fail(check, "write one, or name it with --config; reference.yaml explains every key", "there is no file at %s", v.ConfigPath)
 	case v.Config == nil:
 		v.fail(check, "correct the file; natlessd --check says the same", "%v", v.ConfigError)
@@ -41,11 +44,14 @@ func (v *visit) api() {
 			status.Version, v.Version)
 	}
 	if !status.Ready {
-		v.warn(check, "wait a moment; if it stays so, its log says what it waits for (journalctl -u natlessd)",
+		v.warn(check, "wait a moment; if it stays so, see the lines below, and its log for what it waits for (journalctl -u natlessd)",
 			"natlessd is starting, since %s", v.Now.Sub(status.Started).Truncate(time.Second))
 	}
 	v.configurationInForce(status)
 	for _, c := range status.Checks {
+		if v.ownFinding(c.Name) {
+			continue
+		}
 		switch State(c.State) {
 		case Warn:
 			v.warn(c.Name, "natless status shows it; the daemon's log says more", "the daemon says: %s", c.Detail)
@@ -53,12 +59,32 @@ func (v *visit) api() {
 			v.fail(c.Name, "natless status shows it; the daemon's log says more", "the daemon says: %s", c.Detail)
 		}
 	}
+	if !status.Ready {
+		return // nothing can be listed yet
+	}
 	if v.workloads, err = v.Client.List(v.ctx, api.Filter{}); err != nil {
 		v.warn(check, "the daemon's log says more", "its workloads cannot be listed: %v", err)
 	}
 	if v.sound(check) {
 		v.ok(check, "natlessd answers at %s: process %d, version %s", v.Client.Socket(), status.PID, status.Version)
 	}
+}
+
+// ownFinding says whether the daemon speaks of what is looked at here as well: it is
+// told once.
+func (v *visit) ownFinding(check string) bool {
+	if v.Config == nil {
+		return false
+	}
+	switch l := v.link(v.Config.Uplink); check {
+	case checkWayBack:
+		return true
+	case "uplink":
+		return l == nil || !l.Up
+	case "mtu":
+		return l != nil && l.MTU < v.Config.MTU.IPv4
+	}
+	return false
 }
 
 func (v *visit) apiUnreachable(check string, err error) {
@@ -97,7 +123,7 @@ func (v *visit) configurationInForce(s api.Status) {
 
 func (v *visit) pools() {
 	const check = "pool space"
-	if v.status == nil {
+	if v.status == nil || !v.status.Ready {
 		return
 	}
 	pools, err := v.Client.Pools(v.ctx)
@@ -107,14 +133,34 @@ func (v *visit) pools() {
 	}
 	for _, p := range pools {
 		left := p.Ports - p.PortsUsed
+		if p.Headroom == 0 {
+			v.fail(check, "add addresses to it, lower ports_per_workload for new workloads, or delete workloads; containers wait until then",
+				"pool %s has no share left for one more workload: %s", p.Name, fullWords(p))
+			continue
+		}
 		if p.Ports > 0 && left*10 < p.Ports {
-			v.warn(check, "add addresses to it, or lower ports_per_workload for new workloads", "pool %s has %d of %d ports left", p.Name,
-				left, p.Ports)
+			v.warn(check, "add addresses to it, or lower ports_per_workload for new workloads", "pool %s has %d of %d ports left, room for %s",
+				p.Name, left, p.Ports, words.Count(p.Headroom, "workload"))
 		}
 	}
 	if v.sound(check) && len(pools) > 0 {
-		v.ok(check, "%d pools, each with at least a tenth free", len(pools))
+		v.ok(check, "%s, each with at least a tenth free", words.Count(len(pools), "pool"))
 	}
+}
+
+// fullWords is where the ports of a pool are.
+func fullWords(p api.Pool) string {
+	text := fmt.Sprintf("%s have %d of %d ports", words.Count(p.Workloads, "workload"), p.PortsUsed, p.Ports)
+	if p.PortsCooling > 0 {
+		text += fmt.Sprintf(", %d cool down for up to %s", p.PortsCooling, time.Duration(p.CooldownSeconds*float64(time.Second)))
+	}
+	if p.PortsOfHost > 0 {
+		text += fmt.Sprintf(", %d are in use by the host", p.PortsOfHost)
+	}
+	if n := p.Barred(); n > 0 {
+		text += fmt.Sprintf(", %s held by others", words.Count(n, "address"))
+	}
+	return text
 }
 
 // minFree is what the registry needs to go on, generously.

@@ -2,13 +2,15 @@
 // routes, sysctls, packet filters, MTU arithmetic, resolver, API, clock and
 // other translators. Each finding says what is the matter and what to do. It
 // only reads, but for one echo request to each of the translator's own
-// addresses, one question to its resolver, and ARP probes on the uplink; what
-// would mend something may not enter here.
+// addresses and from an address of each pool, one question to its resolver and to
+// each of its upstreams, and ARP probes on the uplink; what would mend something may
+// not enter here.
 package doctor
 
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/natless/natless/config"
@@ -43,6 +45,7 @@ type Patient struct {
 	Version     string // of this program
 	Host        Host
 	Now         time.Time
+	Probe       netip.Addr // who is asked whether pools have a way back; the zero Addr: the next hop
 }
 
 // visit is one look at a patient.
@@ -53,6 +56,7 @@ type visit struct {
 	apiError  error
 	workloads []api.Workload
 	findings  []Finding
+	before    bool // the daemon is not expected to run
 }
 
 // Examine makes every check, in an order that explains later findings by
@@ -61,8 +65,8 @@ func Examine(ctx context.Context, p Patient, progress func(Finding)) []Finding {
 	v := &visit{Patient: p, ctx: ctx}
 	told := 0
 	for _, check := range []func(*visit){
-		(*visit).configuration, (*visit).api, (*visit).kernel, (*visit).device, (*visit).sysctls, (*visit).routes, (*visit).held,
-		(*visit).mtu, (*visit).answers, (*visit).neighbours, (*visit).filters, (*visit).antiSpoofing, (*visit).connectionTracking,
+		(*visit).configuration, (*visit).api, (*visit).sockets, (*visit).kernel, (*visit).device, (*visit).uplinkAddress, (*visit).sysctls, (*visit).routes, (*visit).held,
+		(*visit).mtu, (*visit).answers, (*visit).neighbours, (*visit).wayBack, (*visit).filters, (*visit).antiSpoofing, (*visit).connectionTracking,
 		(*visit).offload, (*visit).fastPath, (*visit).resolver, (*visit).pools, (*visit).containers, (*visit).disk, (*visit).clock,
 		(*visit).translators,
 	} {
@@ -73,6 +77,17 @@ func Examine(ctx context.Context, p Patient, progress func(Finding)) []Finding {
 		for ; told < len(v.findings) && progress != nil; told++ {
 			progress(v.findings[told])
 		}
+	}
+	return v.findings
+}
+
+// BeforeStart makes the checks that need no daemon, and no daemon's work: whether a
+// configuration fits this host. What natlessd itself makes or sets is no finding.
+func BeforeStart(ctx context.Context, p Patient) []Finding {
+	v := &visit{Patient: p, ctx: ctx, before: true}
+	for _, check := range []func(*visit){(*visit).registry, (*visit).sockets, (*visit).kernel, (*visit).device, (*visit).uplinkAddress,
+		(*visit).sysctls, (*visit).held, (*visit).mtu, (*visit).upstreamsAlone, (*visit).translators} {
+		check(v)
 	}
 	return v.findings
 }

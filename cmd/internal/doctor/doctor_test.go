@@ -54,6 +54,10 @@ type made struct {
 	modified      int64
 	source        map[bool]string // of IPv6 or not
 	held, others  map[netip.Addr]string
+	noHop         bool
+	lost          map[string]RoundTrip // by source, where it is not there and back
+	dead          []string             // upstreams
+	listen        error
 }
 
 func healthy() *made {
@@ -92,6 +96,35 @@ func (m *made) Echo(_ context.Context, to netip.Addr) error {
 	}
 	return m.echo
 }
+
+func (m *made) NextHop(string) (netip.Addr, error) {
+	if m.noHop {
+		return netip.Addr{}, nil
+	}
+	return netip.MustParseAddr("192.0.2.254"), nil
+}
+
+func (m *made) RoundTrip(_ context.Context, from, _ netip.Addr) (RoundTrip, error) {
+	if trip, is := m.lost[from.String()]; is {
+		return trip, nil
+	}
+	return RoundTrip{Back: true, Ours: true}, nil
+}
+
+func (m *made) Nameservers() ([]netip.AddrPort, error) {
+	return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53"), netip.MustParseAddrPort("192.0.2.54:53")}, nil
+}
+
+func (m *made) AskRoot(_ context.Context, s netip.AddrPort) error {
+	if slices.Contains(m.dead, s.Addr().String()) {
+		return errors.New("no answer")
+	}
+	return nil
+}
+
+func (m *made) Listen(netip.AddrPort) error { return m.listen }
+
+func (m *made) UplinkAddr(string) (netip.Addr, error) { return netip.MustParseAddr("192.0.2.99"), nil }
 
 func (m *made) Held() (map[netip.Addr]string, error) { return m.held, nil }
 
@@ -206,7 +239,7 @@ func TestHealthy(t *testing.T) {
 		t.Fatalf("a healthy host:\n%s", got)
 	}
 	for _, check := range []string{"config", "api", "reload", "kernel", "device", "uplink", "sysctls", "routes", "mtu", "answers", "firewall",
-		"anti-spoofing", "conntrack", "addresses", "neighbours", "offload", "fast path", "dns64", "pool space", "containers", "disk", "clock", "translators"} {
+		"anti-spoofing", "conntrack", "addresses", "neighbours", "way back", "offload", "fast path", "dns64", "pool space", "containers", "disk", "clock", "translators"} {
 		if !slices.ContainsFunc(findings, func(f Finding) bool { return f.Check == check }) {
 			t.Errorf("nothing is said of %s", check)
 		}
@@ -235,7 +268,7 @@ func TestIll(t *testing.T) {
 		{want: "warn device: natless0 found its queue full", host: func(m *made) { m.links[0].QueueFull = 2 }},
 		{want: "fail uplink: there is no interface eth0", host: func(m *made) { m.links = slices.Delete(m.links, 1, 2) }},
 		{want: "fail uplink: eth0 is down", host: func(m *made) { m.links[1].Up = false }},
-		{want: "fail sysctls: forwarding is off", host: func(m *made) { m.sysctls["net/ipv4/conf/eth0/forwarding"] = "0" }},
+		{want: "fail sysctls: forwarding needs other sysctls", host: func(m *made) { m.sysctls["net/ipv4/conf/eth0/forwarding"] = "0" }},
 		{want: "warn sysctls: eth0 ignores router advertisements", host: func(m *made) {
 			m.sysctls["net/ipv6/conf/eth0/accept_ra"], m.sysctls["net/ipv6/conf/eth0/forwarding"] = "1", "1"
 		}},
@@ -275,7 +308,7 @@ func TestIll(t *testing.T) {
 			m.sysctls["net/netfilter/nf_conntrack_count"], m.sysctls["net/netfilter/nf_conntrack_max"] = "900", "1000"
 		}},
 		{want: "warn offload: the device takes no superpackets", status: func(s *api.Status) { s.Device.Offload = nil }},
-		{want: "fail fast path: 1 interfaces have the fast path twice", host: func(m *made) {
+		{want: "fail fast path: 1 interface with the fast path twice", host: func(m *made) {
 			m.fastPath = []string{"tcx program uplink at interface e", "x", "tcx program uplink at interface e"}
 		}},
 		{want: "fail fast path: the fast path is off, and an earlier run left x", host: func(m *made) { m.fastPath = []string{"x"} },
@@ -288,6 +321,26 @@ func TestIll(t *testing.T) {
 		}},
 		{want: "warn fast path: the kernel's fast path is not on w: no room", status: func(s *api.Status) {
 			s.FastPath = api.FastPath{Mode: "auto", State: api.FastPathPartial, Interfaces: []api.FastPathInterface{{Name: "up"}, {Name: "w", Error: "no room"}}}
+		}},
+		{want: "fail dns64: none of the upstreams of /etc/resolv.conf answers: 192.0.2.53:53: no answer; 192.0.2.54:53: no answer",
+			host: func(m *made) { m.dead = []string{"192.0.2.53", "192.0.2.54"} }},
+		{want: "warn dns64: 1 of the 2 upstreams of /etc/resolv.conf do not answer", host: func(m *made) { m.dead = []string{"192.0.2.54"} }},
+		{want: "fail dns64: the daemon says: 192.0.2.53:53 silent", status: func(s *api.Status) {
+			s.Checks = append(s.Checks, api.Check{Name: "dns64", State: "fail", Detail: "192.0.2.53:53 silent"})
+		}, host: func(m *made) { m.dead = []string{"192.0.2.53", "192.0.2.54"} }},
+		{want: "fail uplink: there is no interface eth0", host: func(m *made) { m.links = slices.Delete(m.links, 1, 2) },
+			status: func(s *api.Status) {
+				s.Checks = append(s.Checks, api.Check{Name: "uplink", State: "fail", Detail: "there is no interface eth0"})
+				s.FastPath = api.FastPath{Mode: "auto", State: api.FastPathOff, Detail: "no Ethernet interface eth0"}
+			}},
+		{want: "fail way back: pool default: 192.0.2.254 answers this host, and not 198.51.100.0", host: func(m *made) {
+			m.lost = map[string]RoundTrip{"198.51.100.0": {}}
+		}},
+		{want: "fail way back: pool default: the answer for 198.51.100.0 came back to this host, and not to natless0", host: func(m *made) {
+			m.lost = map[string]RoundTrip{"198.51.100.0": {Back: true}}
+		}},
+		{want: "warn way back: 20 packets of workloads went out to IPv4, and none has come back", status: func(s *api.Status) {
+			s.Verdicts = map[string]uint64{"forward4": 20}
 		}},
 		{want: "fail dns64: the resolver at [2001:db8::1]:53 does not answer", host: func(m *made) { m.resolved = nil }},
 		{want: "fail dns64: the resolver at [2001:db8::1]:53 says", host: func(m *made) { m.resolved[0] = netip.MustParseAddr("2001:db8:65::1") }},
@@ -384,6 +437,68 @@ func TestDaemonIsDown(t *testing.T) {
 	want := "fail api: natlessd is not running: no socket at " + p.Client.Socket() + "\nwarn device: there is no natless0 while natlessd is down\n"
 	if got := text(findings); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestUnprobed: what cannot be probed is no fault, and said to be so.
+func TestUnprobed(t *testing.T) {
+	for want, host := range map[string]func(*made){
+		"it cannot be probed: this host has no IPv4 next hop toward eth0 to ask":                         func(m *made) { m.noHop = true },
+		"it cannot be probed: this host has no IPv4 address of its own to compare with":                  func(m *made) { m.source = map[bool]string{false: "none"} },
+		"it cannot be probed: 192.0.2.254 does not answer a ping of this host's own: name one that does": func(m *made) { m.lost = map[string]RoundTrip{"192.0.2.99": {}, "198.51.100.0": {}} },
+		"explicit mappings cannot be, since all of their ports are somebody's":                           func(*made) {},
+	} {
+		m := healthy()
+		host(m)
+		findings := Examine(t.Context(), patient(t, m, nil, ""), nil)
+		i := slices.IndexFunc(findings, func(f Finding) bool { return f.Check == checkWayBack })
+		if i < 0 || findings[i].State != OK || !strings.Contains(findings[i].Detail, want) {
+			t.Errorf("want %q\n%+v", want, findings)
+		}
+	}
+	whole := api.Pool{Name: "w", WholeAddress: true, Addresses: []api.PoolAddress{{Address: netip.MustParseAddr("192.0.2.16"), Workloads: 1}}}
+	if a, why := probeFrom(whole); a.IsValid() || why != "each of its addresses is some workload's" {
+		t.Errorf("a workload's address is asked from: %v %q", a, why)
+	}
+}
+
+// TestPoolSpace: a pool with ports left and no share of them is full.
+func TestPoolSpace(t *testing.T) {
+	p := patient(t, healthy(), nil, "")
+	for i := range 2 { // with the reserved ports of the second, 16383 of 65535 are left, and no share
+		_, err := p.Client.Put(t.Context(), api.Key{ContainerID: fmt.Sprint("more", i), Interface: "eth0"}, api.Request{Name: "more", Netns: "/run/netns/web",
+			IPv6: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("2001:db8:7::1%d", i))}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.Host.(*made).elsewhere["2001:db8:7::10"], p.Host.(*made).elsewhere["2001:db8:7::11"] = "pod", "pod"
+	got := text(Examine(t.Context(), p, nil))
+	if !strings.Contains(got, "fail pool space: pool default has no share left for one more workload: 3 workloads have 49152 of 65535 ports") {
+		t.Errorf("a full pool:\n%s", got)
+	}
+}
+
+// TestBeforeStart: what natlessd makes itself is no finding, and what it cannot work
+// with is one.
+func TestBeforeStart(t *testing.T) {
+	p := patient(t, healthy(), nil, "metrics: {listen: \"[::1]:9464\"}\n")
+	m := p.Host.(*made)
+	m.links = m.links[1:]
+	m.sysctls["net/ipv4/conf/eth0/forwarding"] = "0"
+	if got := text(BeforeStart(t.Context(), p)); got != "" {
+		t.Errorf("a host that is as it should be:\n%s", got)
+	}
+	m.listen = fmt.Errorf("listen: %w", syscall.EADDRINUSE)
+	m.links = nil
+	m.dead = []string{"192.0.2.53", "192.0.2.54"}
+	m.held = map[netip.Addr]string{netip.MustParseAddr("192.0.2.1"): "the host's own on eth0"}
+	got := text(BeforeStart(t.Context(), p))
+	for _, want := range []string{"fail sockets: metrics.listen: somebody else listens on [::1]:9464", "fail uplink: there is no interface eth0",
+		"fail addresses: addresses.ipv4: 192.0.2.1 is the host's own", "fail dns64: none of the upstreams"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("want %q in\n%s", want, got)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
 
@@ -20,7 +21,7 @@ func (v *visit) leftPrograms(check string) {
 	switch {
 	case v.status != nil && v.status.FastPath.Mode != "off":
 		if twice := len(list) - len(slices.Compact(slices.Clone(list))); twice > 0 {
-			v.fail(check, remedy, "%d interfaces have the fast path twice: an earlier run left one, with tables of its own", twice)
+			v.fail(check, remedy, "%s the fast path twice: an earlier run left one, with tables of its own", words.Count(twice, "interface with"))
 		}
 	case v.status != nil && len(list) > 0:
 		v.fail(check, remedy, "the fast path is off, and an earlier run left %s, with tables of its own", strings.Join(list, ", "))
@@ -51,6 +52,9 @@ func (v *visit) fastPath() {
 	if v.status == nil {
 		return
 	}
+	if v.Config != nil && v.Config.Uplink != "" && v.link(v.Config.Uplink) == nil {
+		return // the uplink is missing, which was told: it has none either
+	}
 	switch o := v.status.FastPath; {
 	case o.Mode == "off":
 		v.ok(check, "the kernel's fast path is off, as the configuration says")
@@ -68,6 +72,6 @@ func (v *visit) fastPath() {
 			}
 		}
 	default:
-		v.ok(check, "the kernel translates plain packets at %d interfaces (%s)", len(o.Interfaces), o.Attach)
+		v.ok(check, "the kernel translates plain packets at %s (%s)", words.Count(len(o.Interfaces), "interface"), o.Attach)
 	}
 }

@@ -37,6 +37,19 @@ type Host interface {
 	Source(to netip.Addr) (netip.Addr, error)
 	// Held is the addresses on the host's links that nobody can be given, and why.
 	Held() (map[netip.Addr]string, error)
+	// NextHop is the IPv4 router that packets leave to by an interface; "": by any.
+	NextHop(uplink string) (netip.Addr, error)
+	// RoundTrip sends an echo request with identifier 0 from any address, and looks
+	// for its reply.
+	RoundTrip(ctx context.Context, from, to netip.Addr) (RoundTrip, error)
+	// Nameservers are those of this host.
+	Nameservers() ([]netip.AddrPort, error)
+	// AskRoot asks a name server for those of the root, and says why it has no answer.
+	AskRoot(context.Context, netip.AddrPort) error
+	// UplinkAddr is the IPv4 address of an interface that workloads can share.
+	UplinkAddr(name string) (netip.Addr, error)
+	// Listen says why one cannot listen on a TCP address.
+	Listen(netip.AddrPort) error
 	// Neighbours gives the MAC addresses of other hosts on an interface's link that
 	// answer ARP for one of the addresses.
 	Neighbours(ctx context.Context, iface string, addrs []netip.Addr) (map[netip.Addr]string, error)

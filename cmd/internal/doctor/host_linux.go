@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -157,6 +158,47 @@ func (ThisHost) Resolve(ctx context.Context, server netip.AddrPort, name string)
 		}
 	}
 	return addrs, nil
+}
+
+// Nameservers is Host's.
+func (ThisHost) Nameservers() (servers []netip.AddrPort, err error) {
+	c, err := dns.ClientConfigFromFile("/etc/resolv.conf")
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range c.Servers {
+		if a, err := netip.ParseAddr(s); err == nil {
+			servers = append(servers, netip.AddrPortFrom(a, 53))
+		}
+	}
+	return servers, nil
+}
+
+// AskRoot is Host's. Any answer is one, but that the server itself cannot be asked.
+func (ThisHost) AskRoot(ctx context.Context, server netip.AddrPort) error {
+	question := new(dns.Msg).SetQuestion(".", dns.TypeNS)
+	reply, _, err := new(dns.Client).ExchangeContext(ctx, question, server.String())
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded):
+		return errors.New("no answer")
+	case err != nil:
+		return err
+	case reply.Rcode == dns.RcodeServerFailure:
+		return errors.New(dns.RcodeToString[reply.Rcode] + reason(reply))
+	}
+	return nil
+}
+
+// UplinkAddr is Host's.
+func (ThisHost) UplinkAddr(name string) (netip.Addr, error) { return route.UplinkAddr(name) }
+
+// Listen is Host's.
+func (ThisHost) Listen(at netip.AddrPort) error {
+	l, err := net.Listen("tcp", at.String())
+	if err != nil {
+		return err
+	}
+	return l.Close()
 }
 
 // reason is the extended error in a reply (RFC 8914).

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/natless/natless/cmd/internal/words"
 )
 
 func (v *visit) kernel() {
@@ -40,6 +42,7 @@ func (v *visit) device() {
 	name := v.Config.Device.Name
 	l := v.link(name)
 	switch {
+	case l == nil && v.before:
 	case l == nil && v.status == nil:
 		v.warn(check, "start natlessd, which creates it", "there is no %s while natlessd is down", name)
 	case l == nil:
@@ -63,7 +66,8 @@ func (v *visit) uplink(name string) {
 	const check = "uplink"
 	switch l := v.link(name); {
 	case l == nil:
-		v.fail(check, "name the interface toward IPv4 in the key uplink", "there is no interface %s", name)
+		v.fail(check, "name the interface toward IPv4 in the key uplink (there are "+v.linkNames()+"), or make it: natlessd waits for it",
+			"there is no interface %s", name)
 	case !l.Up:
 		v.fail(check, "ip link set "+name+" up", "%s is down", name)
 	case l.Bridge != "":
@@ -71,6 +75,18 @@ func (v *visit) uplink(name string) {
 	default:
 		v.ok(check, "%s is up", name)
 	}
+}
+
+// linkNames are the interfaces that an uplink may be.
+func (v *visit) linkNames() string {
+	links, _ := v.Host.Links()
+	var names []string
+	for _, l := range links {
+		if l.Name != "lo" && l.Name != v.deviceName() {
+			names = append(names, l.Name)
+		}
+	}
+	return words.Some(names, 8)
 }
 
 // uplinkInUse is the uplink, or the bridge that it is a port of.
@@ -108,7 +124,7 @@ func (v *visit) sysctls() {
 	case v.status == nil && v.Config.ManageSysctls:
 		v.ok(check, "natlessd will set %s when it starts", strings.Join(wrong, " "))
 	default:
-		v.fail(check, "sysctl -w "+strings.Join(wrong, " "), "forwarding is off where it is needed")
+		v.fail(check, "sysctl -w "+strings.Join(wrong, " "), "forwarding needs other sysctls: it is off where it is needed")
 	}
 	v.delays()
 	if u := v.uplinkInUse(); u != "" && v.Host.Sysctl("net/ipv6/conf/"+u+"/accept_ra") == "1" &&

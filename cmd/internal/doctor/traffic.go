@@ -199,6 +199,12 @@ func (v *visit) resolver() {
 		v.ok(check, "off: workloads need another DNS64 for names, or addresses under the prefix")
 		return
 	}
+	if !v.sound(check) {
+		return // told by the daemon
+	}
+	if v.upstreams(check); !v.sound(check) {
+		return // the resolver can do no better
+	}
 	if !v.askable(v.Config.Addresses.IPv6) {
 		v.ok(check, "the resolver at %v cannot be asked from here: this host has link-local IPv6 addresses only",
 			v.Config.Addresses.IPv6)
@@ -210,7 +216,7 @@ func (v *visit) resolver() {
 	addrs, err := v.Host.Resolve(ctx, server, wellKnownName)
 	switch {
 	case err != nil:
-		v.fail(check, "check that its upstreams answer (dns64.upstreams, else /etc/resolv.conf)",
+		v.fail(check, "its upstreams answer this host: check whether a firewall drops what comes from "+v.deviceName(),
 			"the resolver at %v does not answer for %s: %v", server, wellKnownName, err)
 	case !slices.ContainsFunc(addrs, v.Config.Prefix.Contains):
 		v.fail(check, "check that prefix is the one that workloads use", "the resolver at %v says that %s is %v, which is not in %v",

@@ -12,6 +12,7 @@ import (
 type Daemon struct {
 	Config   string
 	Check    bool
+	Host     bool
 	Handover bool
 	Cleanup  bool
 	Version  bool
@@ -23,6 +24,7 @@ const DaemonText = `natlessd translates between IPv6-only workloads and IPv4, wi
 
   natlessd --config FILE            run until SIGTERM or SIGINT
   natlessd --config FILE --check    check the configuration and say what is wrong
+  natlessd --config FILE --check --host  and whether it fits this host
   natlessd --config FILE --cleanup  remove what a daemon left in the kernel
   natlessd --version
 
@@ -47,6 +49,7 @@ func (d *Daemon) Flags() *flag.FlagSet {
 	flags.Usage = func() { fmt.Fprint(flags.Output(), DaemonText); flags.PrintDefaults() }
 	flags.StringVar(&d.Config, "config", "/etc/natless/natless.yaml", "the configuration `file`")
 	flags.BoolVar(&d.Check, "check", false, "only check the configuration")
+	flags.BoolVar(&d.Host, "host", false, "with --check: hold interfaces, addresses, ports and registry against this host, too")
 	flags.BoolVar(&d.Handover, "handover", false, "leave everything to the next daemon when this one ends")
 	flags.BoolVar(&d.Cleanup, "cleanup", false, "remove what a daemon left that was killed, or that ran with --handover")
 	flags.BoolVar(&d.Version, "version", false, "print the version")

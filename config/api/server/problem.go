@@ -3,10 +3,12 @@ package server
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/translator/mapping"
 )
 
 var statuses = map[api.Code]int{
@@ -33,6 +35,7 @@ func problemOf(err error) *api.Problem {
 	var ambiguous *registry.AmbiguousError
 	var disk *registry.WriteError
 	var tooLarge *http.MaxBytesError
+	var mapped *mapping.Collision
 	switch {
 	case errors.As(err, &p):
 		return p
@@ -42,6 +45,10 @@ func problemOf(err error) *api.Problem {
 		return &api.Problem{Code: api.CodeExhausted, Pool: full.Usage.Name, Detail: err.Error()}
 	case errors.As(err, &conflict):
 		return &api.Problem{Code: api.CodeConflict, Field: conflict.Field, Detail: conflict.Error()}
+	case errors.As(err, &mapped): // the table has nothing but assignments, which the registry knows, and these
+		return &api.Problem{Code: api.CodeConflict, Field: "ipv6[0]", Detail: fmt.Sprintf(
+			"the configuration maps it itself (%v): take that mapping out of mappings or mappings_file and reload (natless reload), "+
+				"or attach this container to a network without natless-cni", mapped.With)}
 	case errors.As(err, &ambiguous):
 		return &api.Problem{Code: api.CodeConflict, Detail: err.Error()}
 	case errors.As(err, &disk):

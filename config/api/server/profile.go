@@ -45,7 +45,7 @@ func (s *Server) profile(r *http.Request) (any, error) {
 			runtime.GC() // what it shows is as of the last collection
 		}
 		err := pprof.Lookup(name).WriteTo(&b, 0)
-		return raw{"application/octet-stream", b.Bytes()}, err
+		return raw{contentType: "application/octet-stream", body: b.Bytes()}, err
 	}
 	if err := pprof.StartCPUProfile(&b); err != nil {
 		return nil, &api.Problem{Code: api.CodeConflict, Detail: "another profile of the CPU is being taken: try again when it is done"}
@@ -55,5 +55,5 @@ func (s *Server) profile(r *http.Request) (any, error) {
 	case <-r.Context().Done():
 	}
 	pprof.StopCPUProfile()
-	return raw{"application/octet-stream", b.Bytes()}, nil
+	return raw{contentType: "application/octet-stream", body: b.Bytes()}, nil
 }

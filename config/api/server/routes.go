@@ -4,11 +4,13 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/natless/natless/config/api"
@@ -31,13 +33,14 @@ func (s *Server) routes() []route {
 	return []route{
 		{pattern: "GET /v1/health", early: true, kind: health, do: (*Server).health},
 		{pattern: "GET /v1/status", early: true, kind: status, do: (*Server).status},
-		{pattern: "GET /v1/workloads", query: []string{"name", "network", "pool", "address", "container", "after", "limit"},
+		{pattern: "GET /v1/workloads", query: []string{"name", "network", "pool", "address", "within", "container", "start", "after", "limit"},
 			do: (*Server).list},
 		{pattern: "GET /v1/workloads/{container_id}/{interface}", do: (*Server).get},
 		{pattern: "PUT /v1/workloads/{container_id}/{interface}", kind: change, do: (*Server).put},
 		{pattern: "DELETE /v1/workloads/{container_id}/{interface}", kind: change, do: (*Server).delete},
 		{pattern: "GET /v1/whois", query: []string{"address", "at"}, do: (*Server).whois},
-		{pattern: "GET /v1/pools", do: (*Server).pools},
+		{pattern: "GET /v1/owners", query: []string{"address", "port", "at"}, do: (*Server).owners},
+		{pattern: "GET /v1/pools", query: []string{"addresses"}, do: (*Server).pools},
 		{pattern: "GET /v1/explain", query: []string{"packet"}, do: (*Server).explain},
 		{pattern: "GET /v1/watch", query: []string{"filter", "rate", "bytes", "all"}, kind: watch, do: (*Server).watch},
 		{pattern: "POST /v1/reload", kind: slow, do: (*Server).reload},
@@ -51,6 +54,7 @@ func (s *Server) routes() []route {
 type raw struct {
 	contentType string
 	body        []byte
+	next        string // of a page of rows
 }
 
 func (s *Server) handler(rt route) http.HandlerFunc {
@@ -65,6 +69,10 @@ func (s *Server) handler(rt route) http.HandlerFunc {
 			w.WriteHeader(http.StatusNoContent)
 		case raw:
 			w.Header().Set("Content-Type", v.contentType)
+			w.Header().Set("Content-Length", strconv.Itoa(len(v.body)))
+			if v.next != "" {
+				w.Header().Set(api.RowsNext, v.next)
+			}
 			w.Write(v.body)
 		case attachment:
 			s.serveAttachment(w, v)
@@ -124,11 +132,17 @@ func (s *Server) workload(a *registry.Assignment) api.Workload {
 
 func (s *Server) list(r *http.Request) (any, error) {
 	q := r.URL.Query()
-	f := api.Filter{Name: q.Get("name"), Network: q.Get("network"), Pool: q.Get("pool"), Container: q.Get("container")}
+	f := api.Filter{Name: q.Get("name"), Network: q.Get("network"), Pool: q.Get("pool"), Container: q.Get("container"), Start: q.Get("start")}
 	if a := q.Get("address"); a != "" {
 		var err error
 		if f.Address, err = netip.ParseAddr(a); err != nil {
 			return nil, invalid("address", err.Error())
+		}
+	}
+	if p := q.Get("within"); p != "" {
+		var err error
+		if f.Within, err = netip.ParsePrefix(p); err != nil {
+			return nil, invalid("within", err.Error())
 		}
 	}
 	limit := 1000
@@ -142,11 +156,45 @@ func (s *Server) list(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(found) == 0 && f.Pool != "" {
+		if err := s.known(f.Pool); err != nil {
+			return nil, err
+		}
+	}
+	if strings.HasPrefix(r.Header.Get("Accept"), api.RowsType) {
+		return s.rows(found, next), nil
+	}
 	page := api.Page{Workloads: make([]api.Workload, len(found)), Next: next}
 	for i, a := range found {
 		page.Workloads[i] = s.workload(a)
 	}
 	return page, nil
+}
+
+// rows is a page of a table.
+func (s *Server) rows(found []*registry.Assignment, next string) raw {
+	b := make([]byte, 0, 1024+256*len(found))
+	b = append(append(b, strings.Join(api.RowColumns, "\t")...), '\n')
+	for _, a := range found {
+		w := s.workload(a)
+		b = w.Append(b)
+	}
+	return raw{api.RowsType, b, next}
+}
+
+// known refuses a pool that is not there: who asks for its workloads has misspelt it.
+func (s *Server) known(pool string) error {
+	var names []string
+	for _, p := range s.Registry.Pools() {
+		if p.Name == pool {
+			return nil
+		}
+		names = append(names, p.Name)
+	}
+	if names == nil {
+		return invalid("pool", fmt.Sprintf("there is no pool %q: none is configured", pool))
+	}
+	return invalid("pool", fmt.Sprintf("there is no pool %q: there are %s", pool, strings.Join(names, ", ")))
 }
 
 func (s *Server) get(r *http.Request) (any, error) {
@@ -188,25 +236,97 @@ func (s *Server) whois(r *http.Request) (any, error) {
 	if err != nil || !a.Addr().Is4() {
 		return nil, invalid("address", "must be an IPv4 address and port, such as 198.51.100.7:4321")
 	}
-	var at time.Time
-	if t := q.Get("at"); t != "" {
-		if at, err = time.Parse(time.RFC3339Nano, t); err != nil {
-			return nil, invalid("at", "must be a time such as 2026-01-02T15:04:05Z (RFC 3339)")
-		}
-		if at.Year() < 1970 || at.Year() > 2200 {
-			return nil, invalid("at", "nobody was or will be there then")
-		}
+	at, err := moment(q.Get("at"))
+	if err != nil {
+		return nil, err
 	}
 	o, err := s.Registry.Whois(a, at)
 	if err != nil {
 		return nil, err
 	}
-	return api.Owner{Key: o.Key, Serial: o.Serial, Name: o.Request.Name, Network: o.Request.Network, Pool: o.Pool, IPv6: o.Request.IPv6,
-		Address: o.Address, Ports: o.Ports, Since: o.Since, Until: o.Until}, nil
+	return asOwner(o), nil
 }
 
-func (s *Server) pools(*http.Request) (any, error) {
-	return api.Pools{Pools: s.Registry.Pools()}, nil
+func asOwner(o *registry.Assignment) api.Owner {
+	return api.Owner{Key: o.Key, Serial: o.Serial, Name: o.Request.Name, Network: o.Request.Network, Pool: o.Pool, IPv6: o.Request.IPv6,
+		Address: o.Address, Ports: o.Ports, Since: o.Since, Until: o.Until}
+}
+
+// moment is a time that was asked for; empty is the zero time.
+func moment(s string) (at time.Time, err error) {
+	if s == "" {
+		return at, nil
+	}
+	if at, err = time.Parse(time.RFC3339Nano, s); err != nil {
+		return at, invalid("at", "must be a time such as 2026-01-02T15:04:05Z (RFC 3339)")
+	}
+	if at.Year() < 1970 || at.Year() > 2200 {
+		return at, invalid("at", "nobody was or will be there then")
+	}
+	return at, nil
+}
+
+// owners is whois of whole addresses, and of what belongs to no workload.
+func (s *Server) owners(r *http.Request) (any, error) {
+	q := r.URL.Query()
+	a, err := netip.ParseAddr(q.Get("address"))
+	if err != nil || a.Zone() != "" {
+		return nil, invalid("address", "must be an IPv4 or IPv6 address, such as 198.51.100.7 or 2001:db8:6::2")
+	}
+	port := -1
+	if p := q.Get("port"); p != "" {
+		if port, err = strconv.Atoi(p); err != nil || port < 0 || port > 65535 {
+			return nil, invalid("port", "must be a number from 0 to 65535")
+		}
+	}
+	at, err := moment(q.Get("at"))
+	if err != nil {
+		return nil, err
+	}
+	found, before, err := s.Registry.Had(a.Unmap(), port, at)
+	if err != nil {
+		return nil, err
+	}
+	answer := api.Owners{Owners: []api.Owner{}}
+	for _, o := range found {
+		answer.Owners = append(answer.Owners, asOwner(o))
+	}
+	if s.Identify != nil {
+		others, detail := s.Identify(a.Unmap(), port)
+		answer.Owners, answer.Detail = append(answer.Owners, others...), detail
+	}
+	if len(answer.Owners) == 0 {
+		for _, o := range before {
+			answer.Before = append(answer.Before, asOwner(o))
+		}
+	}
+	return answer, nil
+}
+
+func (s *Server) pools(r *http.Request) (any, error) {
+	pools := s.Registry.Pools()
+	text := r.URL.Query().Get("addresses")
+	if text == "" {
+		return api.Pools{Pools: pools}, nil
+	}
+	most, err := strconv.Atoi(text)
+	if err != nil || most < 0 {
+		return nil, invalid("addresses", "must be a number, of addresses of each pool")
+	}
+	for i := range pools {
+		fullest(&pools[i], most)
+	}
+	return api.Pools{Pools: pools}, nil
+}
+
+// fullest leaves a pool no more addresses than most.
+func fullest(p *api.Pool, most int) {
+	if p.Others = len(p.Addresses) - most; p.Others <= 0 {
+		p.Others = 0
+		return
+	}
+	slices.SortStableFunc(p.Addresses, func(a, b api.PoolAddress) int { return b.PortsUsed + b.PortsCooling - a.PortsUsed - a.PortsCooling })
+	p.Addresses = p.Addresses[:most]
 }
 
 func (s *Server) explain(r *http.Request) (any, error) {
@@ -234,5 +354,5 @@ func (s *Server) reload(r *http.Request) (any, error) {
 }
 
 func (s *Server) description(*http.Request) (any, error) {
-	return raw{"application/yaml", openAPI}, nil
+	return raw{contentType: "application/yaml", body: openAPI}, nil
 }

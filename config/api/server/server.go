@@ -35,12 +35,13 @@ type Registry interface {
 	Get(api.Key) (*registry.Assignment, error)
 	List(f api.Filter, after string, limit int) (page []*registry.Assignment, next string, err error)
 	Whois(netip.AddrPort, time.Time) (*registry.Assignment, error)
+	Had(a netip.Addr, port int, at time.Time) (found, before []*registry.Assignment, err error)
 	Pools() []api.Pool
 	Backup() (*registry.Copy, error)
 }
 
-// Options are what a server answers from. All fields but Watch, Complete,
-// Profiles, Group and Log are needed.
+// Options are what a server answers from. All fields but Watch, Identify,
+// Complete, Profiles, Group and Log are needed.
 type Options struct {
 	Registry Registry
 	Status   func(context.Context) (api.Status, error)
@@ -48,6 +49,9 @@ type Options struct {
 	Reload   func(context.Context) error                                      // an error is the config's fault; nothing has changed
 	Watch    func(context.Context, api.Watch, Send) error                     // sends until ctx is done; nil: nothing can be watched
 	Ready    func() bool
+	// Identify says who besides workloads has an address or its port (-1: any), and
+	// what else there is to say of it; nil: nobody.
+	Identify func(a netip.Addr, port int) (owners []api.Owner, detail string)
 	Complete func(*api.Workload) // adds what the registry does not know: prefix and traffic
 	Profiles bool                // profiles of the process may be taken
 	Group    int                 // GID that may ask, besides root; 0: none

@@ -1,0 +1,104 @@
+//go:build linux
+
+package daemon
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// identify says who besides workloads has an address or a port of it (-1: any), and
+// what else there is to say of the address.
+func (d *Daemon) identify(c *config.Config, a netip.Addr, port int) (owners []api.Owner, detail string) {
+	if o, ok := d.ownAddresses(c, a); ok {
+		return []api.Owner{o}, ""
+	}
+	if a.Is6() {
+		return d.identify6(a)
+	}
+	owners = d.explicit4(a, port)
+	if why := (*d.reloader.taken.Load())[a]; why != "" && len(owners) == 0 && (port < 0 || !d.host.Assigned(a, uint16(port))) {
+		owners = append(owners, api.Owner{Kind: api.OwnerHost, Detail: d.heldBy(a, why), Address: a})
+	}
+	for _, p := range c.Pools {
+		if p.IPv4.Prefix.IsValid() && p.IPv4.Prefix.Contains(a) {
+			return owners, fmt.Sprintf("it is in pool %s", p.Name)
+		}
+	}
+	return owners, ""
+}
+
+// heldBy is whose an address on the host's links is.
+func (d *Daemon) heldBy(a netip.Addr, why string) string {
+	if d.host.State().Routes.HostPool.Addr == a {
+		return why + " (ports of it that no workload has are the host's)"
+	}
+	return why
+}
+
+// ownAddresses are natlessd's.
+func (d *Daemon) ownAddresses(c *config.Config, a netip.Addr) (api.Owner, bool) {
+	o := api.Owner{Kind: api.OwnerTranslator, Name: "natlessd", Address: c.Addresses.IPv4, IPv6: []netip.Addr{c.Addresses.IPv6}}
+	switch {
+	case a == c.Addresses.IPv4 || a == c.Addresses.IPv6:
+		o.Detail = "the translator's own (addresses): it answers ping there, and sends its ICMP errors from there"
+	case c.ICMPSourcePool.IPv4.IsValid() && c.ICMPSourcePool.IPv4.Contains(a) || c.ICMPSourcePool.IPv6.IsValid() && c.ICMPSourcePool.IPv6.Contains(a):
+		o.Detail = "a source of ICMP errors (icmp_source_pool): they are about hops without an address in this family"
+	default:
+		return o, false
+	}
+	return o, true
+}
+
+// identify6 finds the explicit mapping of an IPv6 address, or what it stands for.
+func (d *Daemon) identify6(a netip.Addr) ([]api.Owner, string) {
+	table := d.host.Table()
+	at := mapping.Addr6From(a)
+	if e := table.Lookup6(at); e != nil {
+		if d.keeper.Assigned(e.Mapping()) {
+			return nil, ""
+		}
+		return []api.Owner{explicit(e.Mapping(), a, mapping.Addr4(e.To4(at)))}, ""
+	}
+	if v4, ok := table.Extract(at); ok {
+		out := mapping.Addr4(v4)
+		return []api.Owner{{Kind: api.OwnerPrefix, Address: out, IPv6: []netip.Addr{a},
+			Detail: fmt.Sprintf("%v outside, as workloads see it under %v", out, table.Prefix())}}, ""
+	}
+	return nil, ""
+}
+
+// explicit4 finds the explicit mappings of an IPv4 address.
+func (d *Daemon) explicit4(a netip.Addr, port int) (owners []api.Owner) {
+	table, at := d.host.Table(), mapping.Addr4From(a)
+	e := table.Lookup4(at)
+	switch {
+	case e == nil:
+		return nil
+	case !e.Shared():
+		if m := e.Mapping(); !d.keeper.Assigned(m) {
+			owners = append(owners, explicit(m, e.To6(at).Addr(), a))
+		}
+		return owners
+	case port >= 0:
+		if e = table.Port(e, at, uint16(port)); e != nil && !d.keeper.Assigned(e.Mapping()) {
+			owners = append(owners, explicit(e.Mapping(), e.To6(at).Addr(), a))
+		}
+		return owners
+	}
+	for e := range table.Entries() {
+		if m := e.Mapping(); m.IPv4.Contains(a) && !d.keeper.Assigned(m) {
+			owners = append(owners, explicit(m, e.To6(at).Addr(), a))
+		}
+	}
+	return owners
+}
+
+func explicit(m mapping.Mapping, ipv6, ipv4 netip.Addr) api.Owner {
+	return api.Owner{Kind: api.OwnerMapping, IPv6: []netip.Addr{ipv6}, Address: ipv4, Ports: m.Ports,
+		Detail: fmt.Sprintf("an explicit mapping of the configuration: %v", m)}
+}

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/natless/natless/config/api"
+)
+
+// listing is what a list of workloads was asked for.
+type listing struct {
+	filter  api.Filter
+	address string
+	sort    string
+	watch   bool
+}
+
+func newWorkloadsList(o *options) *cobra.Command {
+	var l listing
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List workloads and what they were assigned",
+		Long: `List workloads and what they were assigned. In --name and --network, * is any text
+and ? any character; put them in quotes.
+
+With --watch a line follows for each workload that has come (+), has got something
+else (~) or has gone (-), until Ctrl-C ends it; with -o json a line of JSON each.`,
+		Example: `  natless workloads --name 'default/*' --sort -age
+  natless workloads --address 198.51.100.0/24
+  natless workloads --watch`,
+		Args: arguments(0, 0),
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if err := l.parse(); err != nil {
+				return err
+			}
+			if l.watch {
+				return l.follow(c.Context(), o, c.OutOrStdout())
+			}
+			if o.output == "json" {
+				return l.printJSON(c, o)
+			}
+			rows, err := o.client().Rows(c.Context(), l.filter)
+			if err != nil {
+				return err
+			}
+			l.order(rows)
+			return l.print(c.OutOrStdout(), rows, time.Now())
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&l.filter.Name, "name", "", "only those of this `name`, in which * is any text")
+	f.StringVar(&l.filter.Network, "network", "", "only those of this `network`, in which * is any text")
+	f.StringVar(&l.filter.Pool, "pool", "", "only those of this `pool`")
+	f.StringVar(&l.address, "address", "", "only those with this IPv4 or IPv6 `address`, or in this ADDRESS/LEN")
+	f.StringVar(&l.sort, "sort", "", "sort by this `column`: "+strings.Join(sortNames(), ", ")+"; with a - before it the other way round")
+	f.BoolVarP(&l.watch, "watch", "w", false, "go on, and show what changes")
+	c.RegisterFlagCompletionFunc("pool", o.completePool)
+	c.RegisterFlagCompletionFunc("name", o.completeName)
+	c.RegisterFlagCompletionFunc("network", o.completeNetwork)
+	c.RegisterFlagCompletionFunc("address", nothing)
+	c.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(sortNames(), cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+func (l *listing) parse() (err error) {
+	if l.address != "" {
+		if l.filter.Address, err = netip.ParseAddr(l.address); err != nil {
+			if l.filter.Within, err = netip.ParsePrefix(l.address); err != nil {
+				return misuse("--address %s: is neither an address nor ADDRESS/LEN", l.address)
+			}
+		}
+	}
+	if l.sort != "" && column(l.sort) == nil {
+		return misuse("--sort %s: is none of %s", l.sort, strings.Join(sortNames(), ", "))
+	}
+	return nil
+}
+
+// columns are what rows can be sorted by. Of equal ones the key decides.
+var columns = []struct {
+	name    string
+	compare func(a, b *api.Row) int
+}{
+	{"name", func(a, b *api.Row) int { return natural(a.Name, b.Name) }},
+	{"workload", func(*api.Row, *api.Row) int { return 0 }},
+	{"network", func(a, b *api.Row) int { return natural(a.Network, b.Network) }},
+	{"ipv6", func(a, b *api.Row) int { return address(a.IPv6).Compare(address(b.IPv6)) }},
+	{"address", func(a, b *api.Row) int { return cmp.Or(a.Address.Compare(b.Address), natural(a.Ports, b.Ports)) }},
+	{"pool", func(a, b *api.Row) int { return natural(a.Pool, b.Pool) }},
+	{"age", func(a, b *api.Row) int { return b.Since.Compare(a.Since) }},
+	{"violations", func(a, b *api.Row) int { return cmp.Compare(a.Violations, b.Violations) }},
+}
+
+func sortNames() (names []string) {
+	for _, c := range columns {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+func column(words string) func(a, b *api.Row) int {
+	name, back := strings.CutPrefix(words, "-")
+	for _, c := range columns {
+		switch {
+		case c.name != name:
+		case back:
+			return func(a, b *api.Row) int { return c.compare(b, a) }
+		default:
+			return c.compare
+		}
+	}
+	return nil
+}
+
+// order sorts rows, which come sorted by key.
+func (l *listing) order(rows []api.Row) {
+	compare := column(l.sort)
+	if compare == nil {
+		return
+	}
+	sorted := make([]*api.Row, len(rows)) // a row is large to move
+	for i := range rows {
+		sorted[i] = &rows[i]
+	}
+	slices.SortFunc(sorted, func(a, b *api.Row) int {
+		if c := compare(a, b); c != 0 {
+			return c
+		}
+		return cmp.Or(strings.Compare(a.ContainerID, b.ContainerID), strings.Compare(a.Interface, b.Interface))
+	})
+	in := make([]api.Row, len(rows))
+	for i, r := range sorted {
+		in[i] = *r
+	}
+	copy(rows, in)
+}
+
+func address(s string) netip.Addr {
+	a, _ := netip.ParseAddr(s)
+	return a
+}
+
+// natural compares texts as people do: web-9 comes before web-10.
+func natural(a, b string) int {
+	for a != "" && b != "" {
+		i, j := digits(a), digits(b)
+		if i > 0 && j > 0 {
+			x, y := strings.TrimLeft(a[:i], "0"), strings.TrimLeft(b[:j], "0")
+			if c := cmp.Or(cmp.Compare(len(x), len(y)), strings.Compare(x, y)); c != 0 {
+				return c
+			}
+			a, b = a[i:], b[j:]
+			continue
+		}
+		if a[0] != b[0] {
+			return cmp.Compare(a[0], b[0])
+		}
+		a, b = a[1:], b[1:]
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// digits is how many a text begins with.
+func digits(s string) int {
+	return len(s) - len(strings.TrimLeft(s, "0123456789"))
+}
+
+var workloadHeader = []string{"NAME", "WORKLOAD", "IPV6", "ADDRESS", "PORTS", "POOL", "AGE"}
+
+func rowWords(r *api.Row, now time.Time) []string {
+	return []string{cmp.Or(r.Name, "-"), short(r.Key), r.IPv6, r.Address.String(), r.Ports, r.Pool, age(now, r.Since)}
+}
+
+func (l *listing) print(w io.Writer, all []api.Row, now time.Time) error {
+	rows := make([][]string, len(all))
+	for i := range all {
+		rows[i] = rowWords(&all[i], now)
+	}
+	return table(w, l.none(), workloadHeader, rows)
+}
+
+// none is what to say where there is nothing to list.
+func (l *listing) none() string {
+	if l.filter == (api.Filter{}) {
+		return "no workload has an assignment"
+	}
+	return "no workload is like that: `natless workloads` lists all"
+}
+
+func (l *listing) printJSON(c *cobra.Command, o *options) error {
+	if l.sort == "" {
+		return o.client().CopyList(c.Context(), l.filter, c.OutOrStdout())
+	}
+	all, err := o.client().List(c.Context(), l.filter)
+	if err != nil {
+		return err
+	}
+	compare := column(l.sort)
+	slices.SortStableFunc(all, func(a, b api.Workload) int {
+		x, y := rowOf(&a), rowOf(&b)
+		return compare(&x, &y)
+	})
+	return printJSON(c.OutOrStdout(), append([]api.Workload{}, all...))
+}
+
+func rowOf(w *api.Workload) api.Row {
+	r := api.Row{Key: w.Key, Name: w.Request.Name, Network: w.Request.Network, Address: w.Address, Ports: api.PortsText(w.Ports), Pool: w.Pool,
+		Since: w.Since, Violations: w.Violations}
+	if len(w.Request.IPv6) > 0 {
+		r.IPv6 = w.Request.IPv6[0].String()
+	}
+	return r
+}
+
+// short is a key with as much of the container's id as people read.
+func short(k api.Key) string {
+	id := k.ContainerID
+	if len(id) > 12 {
+		id = id[:12]
+	}
+	return fmt.Sprintf("%s/%s", id, k.Interface)
+}

@@ -1,0 +1,38 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+)
+
+// CopyList writes all workloads that match as a JSON array, one a line, as they
+// come: nothing of them is understood on the way, which would take several times as
+// long.
+func (c *Client) CopyList(ctx context.Context, f Filter, w io.Writer) error {
+	query := f.query()
+	query.Set("limit", "1000")
+	out, written := bufio.NewWriter(w), 0
+	for {
+		page, err := answer[struct {
+			Workloads []json.RawMessage `json:"workloads"`
+			Next      string            `json:"next"`
+		}](ctx, c, http.MethodGet, "/v1/workloads?"+query.Encode(), nil)
+		if err != nil {
+			return err
+		}
+		for _, one := range page.Workloads {
+			out.WriteString(map[bool]string{true: "[\n", false: ",\n"}[written == 0])
+			out.Write(one)
+			written++
+		}
+		if page.Next == "" {
+			break
+		}
+		query.Set("after", page.Next)
+	}
+	out.WriteString(map[bool]string{true: "[]\n", false: "\n]\n"}[written == 0])
+	return out.Flush()
+}
