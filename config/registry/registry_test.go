@@ -207,7 +207,7 @@ func TestRequests(t *testing.T) {
 		{func(q *api.Request) { q.Pool, q.ExtraPorts = "host", []uint16{40000} }, "192.0.2.10 33280-33791,40000"},
 		{func(q *api.Request) { q.Pool, q.ExtraPorts = "host", []uint16{443} }, `extra_ports: 443 is not among the ports that pool "host" may give away`},
 		{func(q *api.Request) { q.Pool, q.Ports = "host", 40000 }, `ports: 40000 are more than pool "host" has in a row on any address, which is 32768`},
-		{func(q *api.Request) { q.Pool = "nosuch" }, `pool: there is no pool "nosuch"`},
+		{func(q *api.Request) { q.Pool = "nosuch" }, `pool: there is no pool "nosuch": there are default, dedicated, host`},
 		{func(q *api.Request) { q.Pool, q.Address = "host", netip.MustParseAddr("198.51.100.1") }, `address: 198.51.100.1 is not in pool "host" (192.0.2.10/32)`},
 		{func(q *api.Request) { q.Address = netip.MustParseAddr("8.8.8.8") }, "address: 8.8.8.8 is in no pool"},
 		{func(q *api.Request) { q.Address = netip.MustParseAddr("::8") }, "address: ::8 is no IPv4 address"},
