@@ -21,6 +21,9 @@ import (
 	"github.com/natless/natless/config/registry"
 )
 
+// doctorPatience is for all of its checks: each waits for those who do not answer.
+const doctorPatience = time.Minute
+
 func newBugtool(o *options) *cobra.Command {
 	var file, conf string
 	c := &cobra.Command{
@@ -122,7 +125,7 @@ func (o *options) bugItems(c *cobra.Command, conf string, now time.Time) []bugto
 			err = (&listing{}).print(&b, rows, now)
 			return b.Bytes(), err
 		}},
-		{Name: "doctor.txt", What: "natless doctor", Get: func(ctx context.Context) ([]byte, error) {
+		{Name: "doctor.txt", What: "natless doctor", Patience: doctorPatience, Get: func(ctx context.Context) ([]byte, error) {
 			var b bytes.Buffer
 			doctor.Examine(ctx, p, func(f doctor.Finding) { printFinding(&b, f) })
 			return b.Bytes(), ctx.Err()

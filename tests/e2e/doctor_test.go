@@ -95,7 +95,7 @@ func TestDoctor(t *testing.T) {
 	n.host.IP("route del 2001:db8:64::c000:200/120 dev w1")
 
 	n.host.Run("nft", "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }")
-	n.diagnosed("a firewall that drops by default", 0, left("warn firewall")...)
+	n.diagnosed("a firewall that drops by default", 1, left("fail way back", "warn firewall")...)
 	n.host.Run("nft", "add rule ip filter FORWARD iifname natless0 accept; add rule ip filter FORWARD oifname natless0 accept")
 	n.diagnosed("the same with its remedy", 0)
 	n.host.Run("nft", "add table ip nat; add chain ip nat POSTROUTING { type nat hook postrouting priority 100; }; add rule ip nat POSTROUTING ip saddr 172.17.0.0/16 masquerade")

@@ -135,7 +135,8 @@ func TestDoctorLinkLocal(t *testing.T) {
 	daemon.OnePath(t, "it is about addresses")
 	n := &topology{t: t, host: netns.New(t, "host"), server: netns.New(t, "server")}
 	netns.Veth(t, n.host, "uplink", n.server, "eth0")
-	n.daemon = daemon.Start(t, n.host, baseConfig+"uplink: uplink\ndns64: {enabled: true, upstreams: [\"192.0.2.53:53\"]}\n")
+	dead(t, n.host, "127.0.0.1:53")
+	n.daemon = daemon.Start(t, n.host, baseConfig+"uplink: uplink\ndns64: {enabled: true, upstreams: [\"127.0.0.1:53\"]}\n")
 	within(t, 10*time.Second, "a link-local address", func() bool {
 		return strings.Contains(n.host.IP("-6 addr show dev uplink"), "fe80::")
 	})

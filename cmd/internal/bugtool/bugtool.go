@@ -7,6 +7,7 @@ package bugtool
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -19,7 +20,7 @@ import (
 )
 
 const (
-	patience = 10 * time.Second // for one item
+	patience = 10 * time.Second // for one item that asks for no more
 	most     = 8 << 20          // bytes of one item
 )
 
@@ -29,6 +30,8 @@ type Item struct {
 	What string // it is, for people
 	// Get gives the content. What it gave before an error is kept.
 	Get func(context.Context) ([]byte, error)
+	// Patience is how long it may take; 0: patience.
+	Patience time.Duration
 }
 
 // Entry is what became of an item.
@@ -89,7 +92,7 @@ func Write(ctx context.Context, w io.Writer, directory string, now time.Time, it
 // get has an item's content without secrets, and no more than may be.
 func get(ctx context.Context, item Item) ([]byte, Entry) {
 	e := Entry{Name: item.Name, What: item.What}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(item.Patience, patience))
 	defer cancel()
 	content, err := item.Get(ctx)
 	if len(content) > most {

@@ -43,11 +43,11 @@ func TestWrite(t *testing.T) {
 	var out bytes.Buffer
 	var told []Entry
 	err := Write(t.Context(), &out, "natless-bugtool-h", time.Unix(1, 0), []Item{
-		{"a.txt", "whole", text("all is well\n", nil)},
-		{"b.txt", "nothing", text("", errors.New("natlessd does not answer"))},
-		{"c.txt", "half", text("one half\n", errors.New("the other is missing"))},
-		{"d.txt", "secret", text("token: abcdef\nuser: me\n", nil)},
-		{"e.txt", "long", text(strings.Repeat("x", most+1), nil)},
+		{Name: "a.txt", What: "whole", Get: text("all is well\n", nil)},
+		{Name: "b.txt", What: "nothing", Get: text("", errors.New("natlessd does not answer"))},
+		{Name: "c.txt", What: "half", Get: text("one half\n", errors.New("the other is missing"))},
+		{Name: "d.txt", What: "secret", Get: text("token: abcdef\nuser: me\n", nil)},
+		{Name: "e.txt", What: "long", Get: text(strings.Repeat("x", most+1), nil)},
 		Run("f.txt", "a tool that is not there", "natless-no-such-tool --all", "natless-nor-this"),
 		Run("g.txt", "the second of two", "natless-no-such-tool", "echo it is there"),
 		Run("h.txt", "one that fails", "false"),

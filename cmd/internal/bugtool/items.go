@@ -15,7 +15,7 @@ import (
 // Run is an item that is what a program says. A program that is not there is no error
 // of the archive: alternatives are tried in turn.
 func Run(name, what string, commands ...string) Item {
-	return Item{name, what, func(ctx context.Context) ([]byte, error) {
+	return Item{Name: name, What: what, Get: func(ctx context.Context) ([]byte, error) {
 		var missing []string
 		for _, words := range commands {
 			args := strings.Fields(words)
@@ -38,7 +38,7 @@ func Run(name, what string, commands ...string) Item {
 
 // Files is an item that is text files, by patterns.
 func Files(name, what string, patterns ...string) Item {
-	return Item{name, what, func(context.Context) ([]byte, error) {
+	return Item{Name: name, What: what, Get: func(context.Context) ([]byte, error) {
 		var out bytes.Buffer
 		var errs []error
 		found := 0
