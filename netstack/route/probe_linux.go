@@ -95,16 +95,16 @@ func (p *prober) round(ctx context.Context, from netip.Addr) error {
 	return p.listen(ctx, probeWait)
 }
 
-// listen notes who answers for a while.
+// listen notes who answers for a while. The while is the context's: the socket takes
+// a deadline of the context for its own.
 func (p *prober) listen(ctx context.Context, d time.Duration) error {
-	if err := p.conn.SetReadDeadline(time.Now().Add(d)); err != nil {
-		return err
-	}
+	own, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
 	b := make([]byte, 256)
 	for {
-		n, _, err := p.conn.Recvfrom(ctx, b, 0)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil
+		n, _, err := p.conn.Recvfrom(own, b, 0)
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+			return ctx.Err()
 		}
 		if err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 )
 
 // TestProbe: an address that another host on the link has is found, whether that
@@ -29,9 +30,11 @@ func TestProbe(t *testing.T) {
 	var found map[netip.Addr]string
 	var err, missing, noARP error
 	l.host.Do(func() {
-		found, err = Probe(context.Background(), "eth0", addrs)
-		_, missing = Probe(context.Background(), "eth9", addrs)
-		_, noARP = Probe(context.Background(), "natless0", addrs)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // which is not waited for
+		defer cancel()
+		found, err = Probe(ctx, "eth0", addrs)
+		_, missing = Probe(ctx, "eth9", addrs)
+		_, noARP = Probe(ctx, "natless0", addrs)
 	})
 	l.must("probe", err)
 	mac := macOf(l.net)

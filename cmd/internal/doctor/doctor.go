@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/natless/natless/config"
@@ -121,6 +122,11 @@ func (v *visit) fail(check, remedy, format string, args ...any) {
 // unknown is for what could not be looked at.
 func (v *visit) unknown(check string, err error) {
 	v.warn(check, "run it as root, in the daemon's network namespace", "cannot be read: %v", err)
+}
+
+// failed reports whether check has found what is wrong.
+func (v *visit) failed(check string) bool {
+	return slices.ContainsFunc(v.findings, func(f Finding) bool { return f.Check == check && f.State == Fail })
 }
 
 // sound says that check has found nothing so far: time for its ok line.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -42,7 +41,7 @@ func (v *visit) wayBack() {
 		}
 	}
 	v.probe()
-	if v.sound(checkWayBack) || !slices.ContainsFunc(v.findings, func(f Finding) bool { return f.Check == checkWayBack && f.State == Fail }) {
+	if !v.failed(checkWayBack) {
 		v.oneWay()
 	}
 }
@@ -99,7 +98,7 @@ func (v *visit) probePools(pools []api.Pool, to netip.Addr) {
 			v.fail(checkWayBack, fmt.Sprintf("have that network route %s to this host, or, where hosts on the link must find it themselves, "+
 				"name the uplink's interface in the key uplink; look there for filters against foreign sources, too", prefixWords(p)),
 				"pool %s: %v answers this host, and not %v: what workloads send goes out, and nothing comes back", p.Name, to, from)
-		case !trip.Ours && !p.Uplink && !v.sound("routes"):
+		case !trip.Ours && !p.Uplink && v.failed("routes"):
 			not = append(not, p.Name+" (see routes)") // told already
 		case !trip.Ours && !p.Uplink:
 			v.fail(checkWayBack, fmt.Sprintf("ip route get %v from %v iif %s, nft list ruleset: see what takes or drops it before %s", from, to,
