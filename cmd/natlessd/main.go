@@ -72,12 +72,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	for _, r := range c.Renamed() {
 		fmt.Fprintln(stderr, "warning:", r)
 	}
-	if given.Check && given.Host && !fits(c, given.Config, stderr) {
-		return misconfigured
-	}
 	if given.Check {
-		fmt.Fprintf(stdout, "%s: nothing wrong\n", given.Config)
-		return 0
+		return check(c, given, stdout, stderr)
 	}
 	level := new(slog.LevelVar)
 	log := daemon.NewLog(c.Log, level, stderr)
