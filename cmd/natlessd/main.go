@@ -6,15 +6,12 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/natless/natless/cmd/internal/daemon"
 	"github.com/natless/natless/cmd/internal/usage"
@@ -87,20 +84,4 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
-}
-
-func serve(c *config.Config, given usage.Daemon, settle func(), level *slog.LevelVar, log *slog.Logger) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	hangup := make(chan os.Signal, 1)
-	d, err := daemon.New(c, daemon.Options{Version: version, Path: given.Config, Handover: given.Handover,
-		Settle: settle, Level: level, Hangup: hangup, Log: log})
-	if err != nil {
-		return err
-	}
-	signal.Notify(hangup, syscall.SIGHUP)
-	log.Info("natlessd starts", "version", version, "config", given.Config)
-	err = d.Run(ctx)
-	log.Info("natlessd has ended")
-	return err
 }
