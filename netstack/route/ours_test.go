@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -101,6 +102,7 @@ func testOursAsSource(t *testing.T, rpFilter int) {
 	}
 	// Another pool: the addresses change, and the counters go on.
 	before := dropped()
+	d.Mapped4 = slices.Clone(d.Mapped4) // the manager has the one before
 	d.Mapped4[len(d.Mapped4)-1] = netip.MustParsePrefix("198.51.100.64/26")
 	l.must("set", m.Set(d))
 	send("198.51.100.96")
