@@ -185,6 +185,9 @@ func (n *namespaces) script() string {
 func (n *namespaces) reboot(ctx context.Context) error {
 	n.manager.powerOff()
 	n.holders[host].end()
+	for _, machine := range []string{server, client} { // the kernel would, when it comes to it
+		_, _ = sh(ctx, n, machine, "ip link del eth1")
+	}
 	if err := n.boot(); err != nil {
 		return err
 	}
