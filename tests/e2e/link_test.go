@@ -82,7 +82,7 @@ func TestPoolOnLink(t *testing.T) {
 	if c := n.check("addresses"); !strings.Contains(c.Detail, "1 workloads have addresses that others hold") || !strings.Contains(c.Detail, "192.0.2.4 is the host's own on uplink") {
 		t.Errorf("%+v", c)
 	}
-	n.diagnosed("a host with a workload's address, and a neighbour with one of the pool", 0, "warn addresses", "warn neighbours")
+	n.diagnosed("a host with a workload's address, and a neighbour with one of the pool", 1, "fail way back", "warn addresses", "warn neighbours")
 	if again := n.put("two", workload2, n.w2, api.Request{}); again.Address != two.Address {
 		t.Errorf("the workload got %v meanwhile", again.Address)
 	}

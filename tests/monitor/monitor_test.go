@@ -163,11 +163,11 @@ func TestNonsense(t *testing.T) {
 	for words, want := range map[string]string{
 		"monitor port http":                  `natless: filter: column 6, "http": is neither a port such as 443 nor a range such as 1024-2047`,
 		"monitor --reason nonsense":          `natless: filter: column 9, "nonsense": is not a verdict: there are forward4,`,
-		"monitor --port 1)or(port --drops":   `natless: port "1)or(port": is one word`,
+		"monitor --port 1)or(port --drops":   `natless: --port "1)or(port": is one word`,
 		"monitor --address web":              `natless: --address web: is neither an address nor ADDRESS/LEN`,
 		"monitor --rate -1":                  `natless: rate: must be a number from 0 to 1000000000`,
 		"monitor --direction in":             `natless: filter: column 5, "in": is neither 6to4 nor 4to6`,
-		"capture":                            `natless: required flag(s) "write" not set`,
+		"capture":                            `natless: name the file: -w FILE, or -w - for standard output`,
 		"capture -w /nonsense/file":          `natless: open /nonsense/file: no such file or directory`,
 		"capture -w /dev/null -s 70000":      `natless: --snaplen 70000: is not a number from 0 to 66560`,
 		"capture -w /dev/null --max-size 3X": `natless: --max-size 3X: write a number of bytes, such as 500K, 100M or 2G`,

@@ -115,7 +115,7 @@ func (m *made) Nameservers() ([]netip.AddrPort, error) {
 	return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53"), netip.MustParseAddrPort("192.0.2.54:53")}, nil
 }
 
-func (m *made) AskRoot(_ context.Context, s netip.AddrPort) error {
+func (m *made) AskUpstream(_ context.Context, s netip.AddrPort) error {
 	if slices.Contains(m.dead, s.Addr().String()) {
 		return errors.New("no answer")
 	}

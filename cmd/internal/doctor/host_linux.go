@@ -174,9 +174,9 @@ func (ThisHost) Nameservers() (servers []netip.AddrPort, err error) {
 	return servers, nil
 }
 
-// AskRoot is Host's. Any answer is one, but that the server itself cannot be asked.
-func (ThisHost) AskRoot(ctx context.Context, server netip.AddrPort) error {
-	question := new(dns.Msg).SetQuestion(".", dns.TypeNS)
+// AskUpstream is Host's. Any answer is one, but that the server itself cannot be asked.
+func (ThisHost) AskUpstream(ctx context.Context, server netip.AddrPort) error {
+	question := new(dns.Msg).SetQuestion("localhost.", dns.TypeA)
 	reply, _, err := new(dns.Client).ExchangeContext(ctx, question, server.String())
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded):

@@ -29,7 +29,7 @@ func (v *visit) upstreams(check string) {
 		asked.Go(func() {
 			ctx, cancel := context.WithTimeout(v.ctx, patience)
 			defer cancel()
-			silent[i] = v.Host.AskRoot(ctx, s)
+			silent[i] = v.Host.AskUpstream(ctx, s)
 		})
 	}
 	asked.Wait()
@@ -39,7 +39,7 @@ func (v *visit) upstreams(check string) {
 			reasons = append(reasons, fmt.Sprintf("%v: %v", servers[i], err))
 		}
 	}
-	remedy := fmt.Sprintf("name others in dns64.upstreams, or mend the way there (dig @%s . NS); names that are not in the cache wait for them", hostOf(servers))
+	remedy := fmt.Sprintf("name others in dns64.upstreams, or mend the way there (dig @%s localhost); names that are not in the cache wait for them", hostOf(servers))
 	switch {
 	case reasons == nil:
 	case len(reasons) == len(servers):
