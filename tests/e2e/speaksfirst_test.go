@@ -101,7 +101,7 @@ func TestServerSpeaksFirst(t *testing.T) {
 			accelerated := mode == "auto"
 			k := n.talk()
 			if accelerated {
-				within(t, 10*time.Second, "the kernel translates", func() bool { return strings.Contains(n.natless("status"), "1 interfaces of workloads") })
+				within(t, 10*time.Second, "the kernel translates", func() bool { return strings.Contains(n.natless("status"), "1 interface of workloads") })
 			}
 			for name, end := range map[string]func(){"SIGTERM": n.daemon.Stop, "SIGKILL": n.daemon.Kill} {
 				end()
