@@ -12,11 +12,12 @@
 //     quarantine), so a loop that has an older table in its hands is done by then.
 //   - What is still counted for an account that has ended is settled when its slot
 //     gets the next one.
-//   - A new table keeps the slots of the one before (mapping.Table.Successor). Where
-//     it does not, accounts stand still while the tables change; see Renumbering.
+//   - A table that is an edit of the one before keeps its slots. Where another has
+//     others, accounts stand still while the tables change; see Renumbering.
 package accounting
 
 import (
+	"cmp"
 	"iter"
 	"slices"
 	"sync"
@@ -109,12 +110,7 @@ type account struct {
 // up with the others for as long as they last, so that no sum ever falls.
 func New(most int, there iter.Seq[Place], counts Counts) *Accounting {
 	places := slices.Collect(there)
-	slices.SortFunc(places, func(a, b Place) int {
-		if a.Serial < b.Serial {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(places, func(a, b Place) int { return cmp.Compare(a.Serial, b.Serial) })
 	a := &Accounting{counts: counts, most: most, slots: make(map[uint64]uint32, len(places)),
 		apart: map[uint64]account{}, over: map[uint32]struct{}{}}
 	for _, p := range places {

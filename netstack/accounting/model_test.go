@@ -190,17 +190,7 @@ func (m *model) renumber() {
 	m.commit(r, next)
 }
 
-// plan plans, by slots where there are no other assignments.
-func (m *model) plan(next map[int]Place) *Renumbering {
-	to := map[uint32]uint32{}
-	for w, p := range next {
-		if p.Succeeds != 0 {
-			return m.accounts.Plan(maps.Values(next))
-		}
-		to[m.live[w].slot] = p.Slot
-	}
-	return m.accounts.PlanSlots(func(slot uint32) uint32 { return to[slot] })
-}
+func (m *model) plan(next map[int]Place) *Renumbering { return m.accounts.Plan(maps.Values(next)) }
 
 func (m *model) commit(r *Renumbering, next map[int]Place) {
 	err := r.Commit(func() error {
@@ -309,41 +299,5 @@ func TestReadAgain(t *testing.T) {
 		if one, others := read(a); one != 0 || others != 0 {
 			t.Errorf("%s: 1, which has gone, used %d, and the others %d", name, one, others)
 		}
-	}
-}
-
-// Back undoes a step, and what was used before it is there again.
-func TestBack(t *testing.T) {
-	c := make(counters, 10)
-	places := func(all ...Place) iter.Seq[Place] { return slices.Values(all) }
-	a := New(10, places(Place{Serial: 1, Slot: 1}, Place{Serial: 2, Slot: 2}, Place{Serial: 3, Slot: 3}, Place{Serial: 4, Slot: 4}), c.at)
-	for slot := range uint32(5) {
-		c.add(slot, uint64(slot))
-	}
-	want := maps.Collect(a.All())
-	swapped := func() error { return nil }
-	// 1 and 2 change places, 3 is followed by 5 where it is, 4 is gone, 6 is new.
-	r := a.Plan(places(Place{Serial: 1, Slot: 2}, Place{Serial: 2, Slot: 1}, Place{Serial: 5, Succeeds: 3, Slot: 3}, Place{Serial: 6, Slot: 4}))
-	if err := r.Commit(swapped); err != nil {
-		t.Fatal(err)
-	}
-	if got := maps.Collect(a.All()); !maps.Equal(got, map[uint64]Usage{1: usage(1), 2: usage(2), 5: usage(3), 6: {}}) {
-		t.Errorf("after it: %v", got)
-	}
-	if err := r.Back().Commit(swapped); err != nil {
-		t.Fatal(err)
-	}
-	if got := maps.Collect(a.All()); !maps.Equal(got, want) {
-		t.Errorf("back: %v, want %v", got, want)
-	}
-	if items, _ := a.Items(); !maps.Equal(items, want) {
-		t.Errorf("items: %v, want %v", items, want)
-	}
-	c.add(1, 1)
-	if got, _ := a.Usage(1); got != usage(2) {
-		t.Errorf("and goes on: %+v", got)
-	}
-	if a.items != 4 {
-		t.Errorf("%d items", a.items)
 	}
 }

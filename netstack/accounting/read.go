@@ -1,6 +1,9 @@
 package accounting
 
-import "iter"
+import (
+	"iter"
+	"maps"
+)
 
 // Usage is what an assignment has used, with what those had used that it
 // succeeds; false where there is no account.
@@ -101,14 +104,7 @@ func (a *Accounting) moved() uint64 {
 func (a *Accounting) without() map[uint64]account {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	if len(a.apart) == 0 {
-		return nil
-	}
-	all := make(map[uint64]account, len(a.apart))
-	for serial, who := range a.apart {
-		all[serial] = who
-	}
-	return all
+	return maps.Clone(a.apart)
 }
 
 // reader reads a chunk after the other. It holds the lock while it notes what the

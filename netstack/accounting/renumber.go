@@ -11,8 +11,6 @@ type Renumbering struct {
 	a     *Accounting
 	moves map[uint64]Place // by serial
 	gone  map[uint64]bool
-	lost  map[uint64]account // what comes back with a move
-	done  []taken
 }
 
 // Plan compares the accounts with the places that assignments have in another
@@ -60,26 +58,6 @@ func (a *Accounting) Plan(next iter.Seq[Place]) *Renumbering {
 	return r
 }
 
-// PlanSlots is Plan for who knows no serials: to gives the slot that the mapping of
-// a slot has in the other table, or 0 where it has none.
-func (a *Accounting) PlanSlots(to func(slot uint32) uint32) *Renumbering {
-	return a.Plan(func(yield func(Place) bool) {
-		var all reader
-		for n := 0; all.see(a, n); n++ {
-			for _, w := range all.rows {
-				if slot := to(w.slot); w.serial != 0 && slot != 0 && !yield(Place{Serial: w.serial, Slot: slot}) {
-					return
-				}
-			}
-		}
-		for serial := range a.without() {
-			if !yield(Place{Serial: serial}) {
-				return
-			}
-		}
-	})
-}
-
 // see notes the accounts of the n-th chunk, without their counts.
 func (r *reader) see(a *Accounting, n int) bool {
 	_, ok := r.note(a, n, false)
@@ -115,30 +93,7 @@ func (r *Renumbering) Commit(swap func() error) error {
 	all := r.take()
 	err := swap()
 	r.put(all, err == nil)
-	if err == nil {
-		r.done = all
-	}
 	return err
-}
-
-// Back is the way back from a Commit: to be planned when that was done, and no edit
-// was made since.
-func (r *Renumbering) Back() *Renumbering {
-	back := &Renumbering{a: r.a, moves: map[uint64]Place{}, gone: map[uint64]bool{}, lost: map[uint64]account{}}
-	for _, t := range r.done {
-		if !t.known {
-			back.gone[t.to.Serial] = true
-			continue
-		}
-		p := t.from
-		if t.to.Serial == 0 {
-			back.lost[p.Serial] = t.account
-		} else if t.to.Serial != p.Serial {
-			p.Succeeds = t.to.Serial
-		}
-		back.moves[p.Serial] = p
-	}
-	return back
 }
 
 // taken is an account that is on its way.
@@ -165,9 +120,6 @@ func (r *Renumbering) take() []taken {
 			t.from.Serial = p.Succeeds
 			t.from.Slot, t.known = a.slots[p.Succeeds]
 			t.stays = t.known && t.from.Slot == p.Slot && p.Slot != 0
-		}
-		if !t.known {
-			t.account = r.lost[p.Serial]
 		}
 		delete(r.gone, t.from.Serial)
 		moves = append(moves, t)
@@ -205,7 +157,7 @@ func (r *Renumbering) put(all []taken, done bool) {
 		case t.stays:
 			a.rename(t.from.Serial, t.to.Serial, t.to.Slot)
 		case t.to.Serial != 0:
-			if _, again := r.lost[t.to.Serial]; !t.known && (!again || t.item) {
+			if !t.known {
 				t.item = a.admit()
 			}
 			a.attach(t.to.Serial, t.to.Slot, t.account, a.counts(t.to.Slot))

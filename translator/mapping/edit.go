@@ -148,25 +148,6 @@ func (e *Edit) Table() *Table {
 	return t
 }
 
-// SetPrefix gives the table another RFC 6052 prefix, or none. All mappings keep
-// their slots, and with them what is counted there.
-func (e *Edit) SetPrefix(prefix netip.Prefix) error {
-	if err := ValidatePrefix(prefix); err != nil {
-		return err
-	}
-	e.let()
-	e.t.prefix, e.t.embedded, e.t.inPrefix = prefix, newRFC6052(prefix), 0
-	if !prefix.IsValid() {
-		e.t.inPrefix = 1 // no address is known to have no mapping
-	}
-	for entry := range e.t.Entries() {
-		if entry.Mapping().IPv6.Overlaps(prefix) {
-			e.t.inPrefix++
-		}
-	}
-	return nil
-}
-
 // Insert adds m.
 func (e *Edit) Insert(m Mapping) error {
 	if err := m.Validate(); err != nil {

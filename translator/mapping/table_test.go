@@ -238,43 +238,6 @@ func TestSlots(t *testing.T) {
 	}
 }
 
-// TestSetPrefix: a table with another prefix is what one is that was made with it,
-// and each mapping has the slot that it had.
-func TestSetPrefix(t *testing.T) {
-	words := []string{"2001:db8::1 192.0.2.1", "2001:db8:0:1::c000:203 192.0.2.2", "2001:db8::3 192.0.2.3 1-9", "64:ff9b::/120 192.0.2.128/25"}
-	table := build(t, words...)
-	edit := table.Edit()
-	if err := errors.Join(edit.Remove(m(words[0])), edit.SetPrefix(netip.MustParsePrefix("2001:db9::/96")), edit.Insert(m(words[0]))); err != nil {
-		t.Fatal(err)
-	}
-	if err := table.Edit().SetPrefix(netip.MustParsePrefix("2001:db9::/97")); err == nil {
-		t.Error("a prefix of 97 bits is accepted")
-	}
-	for _, p := range append(prefixes, prefixes...) {
-		edit := table.Edit()
-		if err := edit.SetPrefix(p); err != nil {
-			t.Fatal(err)
-		}
-		next := edit.Table()
-		made, err := New(p, slices.Collect(table.All()))
-		if err != nil || next.Prefix() != p || next.inPrefix != made.inPrefix || next.embedded != made.embedded {
-			t.Errorf("%v: prefix %v, %d mappings in it, want %d (%v)", p, next.Prefix(), next.inPrefix, made.inPrefix, err)
-		}
-		for e := range table.Entries() {
-			if e.Slot() == 0 || next.At(e.Slot()) == nil || !next.At(e.Slot()).Mapping().Equal(e.Mapping()) {
-				t.Errorf("%v: slot %d is another's", p, e.Slot())
-			}
-		}
-		table = next
-	}
-	head := table.Lookup4(Addr4From(netip.MustParseAddr("192.0.2.3"))).Slot()
-	for _, none := range []uint32{0, head, uint32(table.Slots()), 1 << 23} {
-		if table.At(none) != nil {
-			t.Errorf("slot %d is a mapping's", none)
-		}
-	}
-}
-
 // TestRefusedChangeLeavesBatch: what an Edit refuses leaves no trace.
 func TestRefusedChangeLeavesBatch(t *testing.T) {
 	table := build(t, "2001:db8::1 192.0.2.1 1-9")
