@@ -235,10 +235,7 @@ func reversed(moves []Change) (back []Change) {
 
 // stillThere are those of whom a table has what they have come to.
 func stillThere(table *mapping.Table, changes []Change) []Change {
-	return slices.DeleteFunc(changes, func(c Change) bool {
-		have := table.Get(c.New.IPv6)
-		return have == nil || !have.Mapping().Equal(c.New.Mapping)
-	})
+	return slices.DeleteFunc(changes, func(c Change) bool { return !holds(table, c.New.Mapping) })
 }
 
 // renumber swaps configuration and table in, where workloads may have other slots.

@@ -4,6 +4,7 @@ package engine
 
 import (
 	"errors"
+	"iter"
 	"net/netip"
 
 	"github.com/natless/natless/netstack/accounting"
@@ -127,7 +128,13 @@ func (e *Engine) renumbering(table *mapping.Table, back ...Change) *accounting.R
 	for _, c := range back {
 		were[c.New.Serial] = c.Old.Serial
 	}
-	return e.parts.Accounts.Plan(func(yield func(accounting.Place) bool) {
+	return e.parts.Accounts.Plan(e.places(table, were))
+}
+
+// places are where a table has everybody's mapping. Of those whose move is taken
+// back, were has the serial before by the one since.
+func (e *Engine) places(table *mapping.Table, were map[uint64]uint64) iter.Seq[accounting.Place] {
+	return func(yield func(accounting.Place) bool) {
 		for p, o := range e.parts.Owners() {
 			if was := were[o.Serial]; was != 0 {
 				o = Owner{Serial: was, Succeeds: o.Serial}
@@ -136,7 +143,7 @@ func (e *Engine) renumbering(table *mapping.Table, back ...Change) *accounting.R
 				return
 			}
 		}
-	})
+	}
 }
 
 // follow tells fast path and guard what has become of the table.

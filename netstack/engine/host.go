@@ -63,13 +63,7 @@ func Open(o Options, state *State, table *mapping.Table, workloads iter.Seq[Work
 	if h.Translator, err = translator.New(state.Translator, table); err != nil {
 		return nil, err
 	}
-	named := func(yield func(guard.Workload) bool) {
-		for w := range workloads {
-			if w.Interface != "" && !yield(w.policed()) {
-				return
-			}
-		}
-	}
+	named := named(workloads, (*Workload).policed)
 	if h.Guard, err = guard.New(guard.Config{Device: o.Device, Uplink: o.Uplink, Leave: o.Leave, Log: o.Log}, table, named); err != nil {
 		return nil, err
 	}
@@ -106,15 +100,19 @@ func Open(o Options, state *State, table *mapping.Table, workloads iter.Seq[Work
 	return h, nil
 }
 
-func (h *Host) openFastPath(o Options, workloads iter.Seq[Workload]) (err error) {
-	located := func(yield func(attach.Workload) bool) {
+// named are the workloads that say where they are, in a part's terms.
+func named[T any](workloads iter.Seq[Workload], as func(*Workload) T) iter.Seq[T] {
+	return func(yield func(T) bool) {
 		for w := range workloads {
-			if w.Interface != "" && !yield(w.located()) {
+			if w.Interface != "" && !yield(as(&w)) {
 				return
 			}
 		}
 	}
-	h.FastPath, err = openKernelPath(o, h.Routes.Ready(), located, h.Translator)
+}
+
+func (h *Host) openFastPath(o Options, workloads iter.Seq[Workload]) (err error) {
+	h.FastPath, err = openKernelPath(o, h.Routes.Ready(), named(workloads, (*Workload).located), h.Translator)
 	if err != nil {
 		return err
 	}
@@ -136,15 +134,8 @@ func (h *Host) Account(most int, owners func() iter.Seq2[netip.Prefix, Owner]) *
 		}
 		return u
 	}
-	table := h.Table()
 	h.parts.Owners = owners
-	h.parts.Accounts = accounting.New(most, func(yield func(accounting.Place) bool) {
-		for p, o := range owners() {
-			if !yield(accounting.Place{Serial: o.Serial, Succeeds: o.Succeeds, Slot: slotOf(table, p)}) {
-				return
-			}
-		}
-	}, counts)
+	h.parts.Accounts = accounting.New(most, h.places(h.Table(), nil), counts)
 	return h.parts.Accounts
 }
 

@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"github.com/natless/natless/netstack/accounting"
 	"github.com/natless/natless/netstack/guard"
-	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -92,8 +92,9 @@ func (p *Plan) makeBeside(base *mapping.Table) error {
 	p.gone, p.come = nil, nil
 	edit := p.next.Explicit.Edit()
 	edit.Expect(base.Len() - p.before.Explicit.Len())
+	explicit := append([]*mapping.Table{p.before.Explicit}, p.engine.torn...)
 	for m := range base.All() {
-		if !p.engine.explicit(m) {
+		if !slices.ContainsFunc(explicit, func(t *mapping.Table) bool { return holds(t, m) }) {
 			if err := edit.Insert(m); err != nil {
 				return taken(err)
 			}
@@ -114,14 +115,10 @@ func (p *Plan) makeBeside(base *mapping.Table) error {
 	return err
 }
 
-// explicit says whether a mapping of the table in force is no workload's.
-func (e *Engine) explicit(m mapping.Mapping) bool {
-	for _, table := range append([]*mapping.Table{e.State().Explicit}, e.torn...) {
-		if have := table.Get(m.IPv6); have != nil && have.Mapping().Equal(m) {
-			return true
-		}
-	}
-	return false
+// holds reports whether a table has a mapping.
+func holds(table *mapping.Table, m mapping.Mapping) bool {
+	have := table.Get(m.IPv6)
+	return have != nil && have.Mapping().Equal(m)
 }
 
 // taken says what to do about an explicit mapping that a workload stands in the
@@ -141,7 +138,7 @@ func differences(before, next *mapping.Table) (gone, come []mapping.Mapping, few
 	}
 	lacks := func(in, other *mapping.Table) (list []mapping.Mapping, few bool) {
 		for m := range in.All() {
-			if e := other.Get(m.IPv6); e != nil && e.Mapping().Equal(m) {
+			if holds(other, m) {
 				continue
 			}
 			if list = append(list, m); len(list) > mostEdits {
@@ -181,7 +178,7 @@ func (p *Plan) edit(table *mapping.Table) (*mapping.Table, error) {
 		return nil, err
 	}
 	for _, c := range p.moves {
-		if have := table.Get(c.Old.IPv6); have == nil || !have.Mapping().Equal(c.Old.Mapping) {
+		if !holds(table, c.Old.Mapping) {
 			continue // it has gone, or has something else by now
 		}
 		if err := apply(edit, c); err != nil {
@@ -195,7 +192,7 @@ func (p *Plan) edit(table *mapping.Table) (*mapping.Table, error) {
 func (p *Plan) unedit(table *mapping.Table) (*mapping.Table, error) {
 	edit := table.Edit()
 	for _, c := range p.moves {
-		if have := table.Get(c.New.IPv6); have != nil && have.Mapping().Equal(c.New.Mapping) {
+		if holds(table, c.New.Mapping) {
 			if err := apply(edit, Change{Old: c.New, New: c.Old}); err != nil {
 				return nil, err
 			}
@@ -248,6 +245,6 @@ func (p *Plan) changesTranslator() bool {
 	return p.beside != nil || len(p.gone)+len(p.come)+len(p.moves) > 0 || p.changesConfig()
 }
 
-func (p *Plan) changesConfig() bool { return !sameConfig(p.before.Translator, p.next.Translator) }
-
-func sameConfig(a, b translator.Config) bool { return reflect.DeepEqual(a, b) }
+func (p *Plan) changesConfig() bool {
+	return !reflect.DeepEqual(p.before.Translator, p.next.Translator)
+}
