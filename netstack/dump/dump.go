@@ -76,15 +76,15 @@ func Unchanged(generation func() (uint32, error), read func() error) error {
 // again calls ask until it was not interrupted.
 func again(ask func() (interrupted bool, err error)) error {
 	pause := first
-	for range tries - 1 {
-		if interrupted, err := ask(); !interrupted {
+	for n := 1; ; n++ {
+		interrupted, err := ask()
+		switch {
+		case !interrupted:
 			return err
+		case n == tries:
+			return fmt.Errorf("changed each of %d times: %w", tries, ErrInterrupted)
 		}
 		time.Sleep(pause)
 		pause *= 2
 	}
-	if interrupted, err := ask(); !interrupted {
-		return err
-	}
-	return fmt.Errorf("changed each of %d times: %w", tries, ErrInterrupted)
 }

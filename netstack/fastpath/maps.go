@@ -96,17 +96,16 @@ func (f *FastPath) disable() error {
 		return fmt.Errorf("which tables are in use: %w", err)
 	}
 	before, unread := f.visible()
+	defer before.close()
 	if err := f.switchTo(1-current, programConfig{}); err != nil {
-		before.close()
 		return err
 	}
 	f.tables = nil
+	carried := f.reading.carried
 	if unread == nil {
-		f.reading.turn(&inner{}, f.carry(&before))
-	} else {
-		f.reading.turn(&inner{}, f.reading.carried)
+		carried = f.carry(&before)
 	}
-	before.close()
+	f.reading.turn(&inner{}, carried)
 	f.inner.close()
 	return f.forget(current)
 }
@@ -236,6 +235,16 @@ func (f *FastPath) Edit(table *mapping.Table, removed, added []mapping.Mapping) 
 	return f.commit(&f.inner, config)
 }
 
+// reconfigure has the programs use the tables that are there by t's configuration
+// and host.
+func (f *FastPath) reconfigure(t *Tables) error {
+	config, err := f.config(t, f.fibFlags, f.inner.perMapping)
+	if err != nil {
+		return err
+	}
+	return f.commit(&f.inner, config)
+}
+
 // SetHost says that the host is another now. Nothing else changes.
 func (f *FastPath) SetHost(h Host) error {
 	f.mu.Lock()
@@ -245,14 +254,11 @@ func (f *FastPath) SetHost(h Host) error {
 	}
 	t := *f.tables
 	t.Host = h
-	config, err := f.config(&t, f.fibFlags, f.inner.perMapping)
-	if err == nil {
-		err = f.commit(&f.inner, config)
+	if err := f.reconfigure(&t); err != nil {
+		return err
 	}
-	if err == nil {
-		f.tables = &t
-	}
-	return err
+	f.tables = &t
+	return nil
 }
 
 // Configure brings the configuration to another, for the same mappings: they are
@@ -293,10 +299,7 @@ func (f *FastPath) configure(t *Tables) error {
 	for _, p := range gone {
 		f.ours[p.Bits()]--
 	}
-	config, err := f.config(t, f.fibFlags, f.inner.perMapping)
-	if err == nil {
-		err = f.commit(&f.inner, config)
-	}
+	err := f.reconfigure(t)
 	for _, p := range gone {
 		err = errors.Join(err, f.inner.by4.Delete(ourKey(p)))
 	}

@@ -20,18 +20,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/netstack/internal/pace"
 	"github.com/natless/natless/translator/mapping"
-)
-
-const (
-	// settle is how long a change is waited with, so that a burst of them is one
-	// look at the host.
-	settle = 20 * time.Millisecond
-	// share bounds what looking at the host may take of the time: a fifth.
-	share = 4
-	// retryFirst and retryMost bound the pause after an error.
-	retryFirst = time.Second
-	retryMost  = 30 * time.Second
 )
 
 // Config is what stays the same while a manager runs.
@@ -162,32 +152,27 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 func (m *Manager) serve(ctx context.Context) error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	pause := retryFirst
-	var earliest time.Time
+	pace := pace.New()
+	defer pace.Stop()
 	for first := true; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-m.kick:
-			timer.Reset(max(settle, time.Until(earliest)))
+			pace.Changed()
 			continue
-		case <-timer.C:
+		case <-pace.Due():
 		}
 		began := time.Now()
 		err := m.reconcile()
-		earliest = time.Now().Add(share * time.Since(began))
+		retry := pace.Looked(time.Since(began), err)
 		if err != nil {
 			if e := (*MissingFeatureError)(nil); first && errors.As(err, &e) {
 				return err
 			}
-			m.config.Log.Warn("workloads are not policed as they should be", "error", err, "retry", pause)
-			timer.Reset(pause)
-			pause = min(2*pause, retryMost)
+			m.config.Log.Warn("workloads are not policed as they should be", "error", err, "retry", retry)
 			continue
 		}
-		pause = retryFirst
 		if first {
 			close(m.ready)
 			first = false

@@ -21,21 +21,12 @@ import (
 
 	"github.com/natless/natless/netstack/fastpath"
 	"github.com/natless/natless/netstack/fastpath/survey"
+	"github.com/natless/natless/netstack/internal/pace"
 )
 
-const (
-	// settle is how long a change is waited with, so that a burst of them is one
-	// look at the host.
-	settle = 20 * time.Millisecond
-	// share bounds what looking at the host may take of the time: a fifth.
-	share = 4
-	// retryFirst and retryMost bound the pause after an error.
-	retryFirst = time.Second
-	// pollEvery is how often what nothing tells of is looked at: programs, and
-	// rules of the older iptables.
-	pollEvery = 10 * time.Second
-	retryMost = 30 * time.Second
-)
+// pollEvery is how often what nothing tells of is looked at: programs, and rules of
+// the older iptables.
+const pollEvery = 10 * time.Second
 
 // Config is what stays the same while a manager runs.
 type Config struct {
@@ -227,35 +218,27 @@ func (m *Manager) Run(ctx context.Context) (err error) {
 }
 
 func (m *Manager) serve(ctx context.Context) error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	pace := pace.New()
+	defer pace.Stop()
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
-	pause := retryFirst
-	var earliest time.Time
 	for first := true; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-m.kick:
-			timer.Reset(max(settle, time.Until(earliest)))
+			pace.Changed()
 			continue
 		case <-poll.C:
 			if !m.passedBy() {
 				continue
 			}
-		case <-timer.C:
+		case <-pace.Due():
 		}
 		err := m.reconcile()
-		earliest = time.Now().Add(m.took * share)
-		switch {
-		case err == nil:
-			pause = retryFirst
-		case first && m.config.Required:
+		pace.Looked(m.took, err)
+		if err != nil && first && m.config.Required {
 			return fmt.Errorf("fast_path: required: %w", err)
-		default:
-			timer.Reset(pause)
-			pause = min(2*pause, retryMost)
 		}
 		if first {
 			close(m.ready)

@@ -69,20 +69,12 @@ func Left(device string) (list []string, err error) {
 	}
 	defer handle.Close()
 	k := newKernel(handle, device)
-	indexes, err := k.indexes()
+	all, err := k.ours()
 	if err != nil {
 		return nil, err
 	}
-	for _, i := range indexes {
-		all, err := k.at(i)
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range all {
-			if s.owner == ours {
-				list = append(list, fmt.Sprintf("tcx program %s at %s", s.place.role, nameOf(handle, i)))
-			}
-		}
+	for _, s := range all {
+		list = append(list, fmt.Sprintf("tcx program %s at %s", s.place.role, nameOf(handle, s.place.ifindex)))
 	}
 	places, err := k.filters()
 	for _, p := range places {

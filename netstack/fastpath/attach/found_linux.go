@@ -128,28 +128,39 @@ func (k *kernel) indexes() (list []int, err error) {
 	return list, nil
 }
 
-// hold takes hold of what an earlier run left, while it may: a daemon gives up the
-// right to ask for it by its ID once it is ready.
-func (k *kernel) hold() error {
+// ours are all programs of ours that TCX has, at all interfaces.
+func (k *kernel) ours() (all []stands, err error) {
 	indexes, err := k.indexes()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, i := range indexes {
 		list, err := k.at(i)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, s := range list {
-			if s.owner != ours || s.link == 0 {
-				continue
-			}
-			if l, err := link.NewFromID(s.link); err == nil {
-				k.held[s.link] = l
+			if s.owner == ours {
+				all = append(all, s)
 			}
 		}
 	}
-	return nil
+	return all, nil
+}
+
+// hold takes hold of what an earlier run left, while it may: a daemon gives up the
+// right to ask for it by its ID once it is ready.
+func (k *kernel) hold() error {
+	all, err := k.ours()
+	for _, s := range all {
+		if s.link == 0 {
+			continue
+		}
+		if l, err := link.NewFromID(s.link); err == nil {
+			k.held[s.link] = l
+		}
+	}
+	return err
 }
 
 // open is a link by its ID.
@@ -169,22 +180,13 @@ func (k *kernel) close() {
 
 // left lists where TCX has programs of ours.
 func (k *kernel) left() (places []place, err error) {
-	indexes, err := k.indexes()
-	if err != nil {
-		return nil, err
-	}
-	for _, i := range indexes {
-		list, err := k.at(i)
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range list {
-			if s.owner == ours && !slices.Contains(places, s.place) {
-				places = append(places, s.place)
-			}
+	all, err := k.ours()
+	for _, s := range all {
+		if !slices.Contains(places, s.place) {
+			places = append(places, s.place)
 		}
 	}
-	return places, nil
+	return places, err
 }
 
 // take is the link of the program of ours at p, and detaches all others there
