@@ -202,12 +202,21 @@ func (l *listing) printJSON(c *cobra.Command, o *options) error {
 	if err != nil {
 		return err
 	}
+	type sortable struct {
+		api.Workload
+		row api.Row
+	}
+	list := make([]sortable, len(all))
+	for i := range all {
+		list[i] = sortable{all[i], rowOf(&all[i])}
+	}
 	compare := column(l.sort)
-	slices.SortStableFunc(all, func(a, b api.Workload) int {
-		x, y := rowOf(&a), rowOf(&b)
-		return compare(&x, &y)
-	})
-	return printJSON(c.OutOrStdout(), append([]api.Workload{}, all...))
+	slices.SortStableFunc(list, func(a, b sortable) int { return compare(&a.row, &b.row) })
+	sorted := make([]api.Workload, len(list))
+	for i := range list {
+		sorted[i] = list[i].Workload
+	}
+	return printJSON(c.OutOrStdout(), sorted)
 }
 
 func rowOf(w *api.Workload) api.Row {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -160,19 +161,11 @@ func (c *Client) Reload(ctx context.Context) (Reload, error) {
 // Backup writes a copy of the registry, as it is now, and says how long it is.
 // After an error what was written is worth nothing.
 func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://natless/v1/registry", nil)
+	resp, err := c.open(ctx, http.MethodGet, "/v1/registry", nil, nil)
 	if err != nil {
-		return 0, &Problem{Code: CodeInvalid, Detail: err.Error(), Err: err}
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return 0, c.unavailable(err)
+		return 0, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode >= 400 {
-		answer, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-		return 0, problemOf(resp.StatusCode, answer)
-	}
 	n, err := io.Copy(w, resp.Body)
 	if err != nil {
 		return n, fmt.Errorf("backup: %w", err)
@@ -182,20 +175,12 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
 
 // Profile takes a profile of the daemon, as api.pprof allows.
 func (c *Client) Profile(ctx context.Context, name string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://natless/v1/pprof/"+url.PathEscape(name), nil)
+	resp, err := c.open(ctx, http.MethodGet, "/v1/pprof/"+url.PathEscape(name), nil, nil)
 	if err != nil {
-		return nil, &Problem{Code: CodeInvalid, Detail: err.Error(), Err: err}
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, c.unavailable(err)
+		return nil, err
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err == nil && resp.StatusCode >= 400 {
-		return nil, problemOf(resp.StatusCode, b)
-	}
-	return b, err
+	return io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 }
 
 // Health is nil when the daemon is ready, ErrStarting when it is not yet and
@@ -217,31 +202,22 @@ func answer[T any](ctx context.Context, c *Client, method, path string, in any) 
 // call sends one request and decodes the answer, or the problem.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
+	var header http.Header
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
 			return &Problem{Code: CodeInvalid, Detail: err.Error(), Err: err}
 		}
-		body = bytes.NewReader(b)
+		body, header = bytes.NewReader(b), http.Header{"Content-Type": {"application/json"}}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://natless"+path, body)
+	resp, err := c.open(ctx, method, path, header, body)
 	if err != nil {
-		return &Problem{Code: CodeInvalid, Detail: err.Error(), Err: err}
-	}
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return c.unavailable(err)
+		return err
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return c.unavailable(err)
-	}
-	if resp.StatusCode >= 400 {
-		return problemOf(resp.StatusCode, answer)
 	}
 	if out == nil {
 		return nil
@@ -250,6 +226,29 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return &Problem{Code: CodeInternal, Status: resp.StatusCode, Detail: "answer of natlessd: " + err.Error(), Err: err}
 	}
 	return nil
+}
+
+// open sends one request and gives the answer, whose body the caller closes, or the
+// problem that it is.
+func (c *Client) open(ctx context.Context, method, path string, header http.Header, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://natless"+path, body)
+	if err != nil {
+		return nil, &Problem{Code: CodeInvalid, Detail: err.Error(), Err: err}
+	}
+	maps.Copy(req.Header, header)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unavailable(err)
+	}
+	if resp.StatusCode < 400 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, c.unavailable(err)
+	}
+	return nil, problemOf(resp.StatusCode, answer)
 }
 
 func (c *Client) unavailable(err error) error {

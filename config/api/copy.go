@@ -24,7 +24,11 @@ func (c *Client) CopyList(ctx context.Context, f Filter, w io.Writer) error {
 			return err
 		}
 		for _, one := range page.Workloads {
-			out.WriteString(map[bool]string{true: "[\n", false: ",\n"}[written == 0])
+			if written > 0 {
+				out.WriteString(",\n")
+			} else {
+				out.WriteString("[\n")
+			}
 			out.Write(one)
 			written++
 		}
@@ -33,6 +37,10 @@ func (c *Client) CopyList(ctx context.Context, f Filter, w io.Writer) error {
 		}
 		query.Set("after", page.Next)
 	}
-	out.WriteString(map[bool]string{true: "[]\n", false: "\n]\n"}[written == 0])
+	if written > 0 {
+		out.WriteString("\n]\n")
+	} else {
+		out.WriteString("[]\n")
+	}
 	return out.Flush()
 }

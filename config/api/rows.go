@@ -69,14 +69,9 @@ func (c *Client) Rows(ctx context.Context, f Filter) (all []Row, err error) {
 }
 
 func (c *Client) rows(ctx context.Context, query url.Values) (body []byte, next string, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://natless/v1/workloads?"+query.Encode(), nil)
+	resp, err := c.open(ctx, http.MethodGet, "/v1/workloads?"+query.Encode(), http.Header{"Accept": {RowsType}}, nil)
 	if err != nil {
-		return nil, "", &Problem{Code: CodeInvalid, Detail: err.Error(), Err: err}
-	}
-	req.Header.Set("Accept", RowsType)
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, "", c.unavailable(err)
+		return nil, "", err
 	}
 	defer resp.Body.Close()
 	if n := resp.ContentLength; n > 0 && n <= maxAnswer {
@@ -85,11 +80,8 @@ func (c *Client) rows(ctx context.Context, query url.Values) (body []byte, next 
 	} else {
 		body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, "", c.unavailable(err)
-	case resp.StatusCode >= 400:
-		return nil, "", problemOf(resp.StatusCode, body)
 	}
 	return body, resp.Header.Get(RowsNext), nil
 }

@@ -102,22 +102,12 @@ func (c *Client) Watch(ctx context.Context, w Watch) (*Stream, error) {
 	set("bytes", strconv.Itoa(w.Bytes), w.Bytes != 0)
 	set("all", "true", w.All)
 	ctx, cancel := context.WithCancel(ctx)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://natless/v1/watch?"+query.Encode(), nil)
+	resp, err := c.open(ctx, http.MethodGet, "/v1/watch?"+query.Encode(), nil, nil)
 	if err != nil {
 		cancel()
-		return nil, &Problem{Code: CodeInvalid, Detail: err.Error(), Err: err}
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		cancel()
-		return nil, c.unavailable(err)
+		return nil, err
 	}
 	s := &Stream{client: c, body: resp.Body, r: bufio.NewReaderSize(resp.Body, maxSeen), cancel: cancel}
-	if resp.StatusCode >= 400 {
-		defer s.Close()
-		b, _ := io.ReadAll(io.LimitReader(resp.Body, maxSeen))
-		return nil, problemOf(resp.StatusCode, b)
-	}
 	first, _, _, err := s.Next()
 	if err == nil && first.Hello == nil {
 		err = &Problem{Code: CodeInternal, Detail: "natlessd does not say hello: is it of another version?"}

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/natless/natless/config/api"
@@ -199,4 +200,32 @@ func (r *Registry) Owners(a netip.Addr) []*Assignment {
 		return slices.Clone(addr.owners)
 	}
 	return nil
+}
+
+// like says whether a text is as a pattern says, in which * is any text and ? any
+// character; an empty pattern takes all.
+func like(pattern, s string) bool {
+	if pattern == "" {
+		return true
+	}
+	if !strings.ContainsAny(pattern, "*?") {
+		return pattern == s
+	}
+	p, t := []rune(pattern), []rune(s)
+	star, mark, i := -1, 0, 0
+	for j := 0; j < len(t); {
+		switch {
+		case i < len(p) && p[i] == '*':
+			star, mark = i, j
+			i++
+		case i < len(p) && (p[i] == '?' || p[i] == t[j]):
+			i, j = i+1, j+1
+		case star >= 0: // the last * takes one more
+			mark++
+			i, j = star+1, mark
+		default:
+			return false
+		}
+	}
+	return strings.Trim(string(p[i:]), "*") == ""
 }

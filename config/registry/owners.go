@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/natless/natless/translator/mapping"
@@ -36,7 +35,11 @@ func (r *Registry) Had(a netip.Addr, port int, at time.Time) (found, before []*A
 		slices.SortFunc(found, byPorts)
 		return found, nil, err
 	}
-	before, err = r.latest(a, at, wanted, map[bool]int{true: lastFew, false: 1}[a.Is4() && port < 0])
+	most := 1
+	if a.Is4() && port < 0 { // each had some of its ports
+		most = lastFew
+	}
+	before, err = r.latest(a, at, wanted, most)
 	return nil, before, err
 }
 
@@ -112,43 +115,6 @@ func (r *Registry) latest(a netip.Addr, at time.Time, wanted func(*Assignment) b
 		return nil
 	})
 	return last, err
-}
-
-// like says whether a text is as a pattern says, in which * is any text and ? any
-// character; an empty pattern takes all.
-func like(pattern, s string) bool {
-	if pattern == "" {
-		return true
-	}
-	if !strings.ContainsAny(pattern, "*?") {
-		return pattern == s
-	}
-	p, t := []rune(pattern), []rune(s)
-	star, mark, i := -1, 0, 0
-	for j := 0; j < len(t); {
-		switch {
-		case i < len(p) && p[i] == '*':
-			star, mark = i, j
-			i++
-		case i < len(p) && (p[i] == '?' || p[i] == t[j]):
-			i, j = i+1, j+1
-		case star >= 0: // the last * takes one more
-			mark++
-			i, j = star+1, mark
-		default:
-			return false
-		}
-	}
-	return strings.Trim(string(p[i:]), "*") == ""
-}
-
-// poolNames are all, for who asked for one that is not there.
-func (s *state) poolNames() string {
-	names := make([]string, len(s.pools))
-	for i, p := range s.pools {
-		names[i] = p.Name
-	}
-	return strings.Join(names, ", ")
 }
 
 // Assigned reports whether a mapping is that of an assignment.

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/bits"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -229,4 +230,13 @@ func (p *pool) usage(free map[*address]int) api.Pool {
 		u.Headroom += p.headroom(a, &taken, free[a])
 	}
 	return u
+}
+
+// poolNames are all, for who asked for one that is not there.
+func (s *state) poolNames() string {
+	names := make([]string, len(s.pools))
+	for i, p := range s.pools {
+		names[i] = p.Name
+	}
+	return strings.Join(names, ", ")
 }

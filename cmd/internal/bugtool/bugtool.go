@@ -103,7 +103,6 @@ func get(ctx context.Context, item Item) ([]byte, Entry) {
 		e.Lacking = err.Error()
 	}
 	content, e.Cut = WithoutSecrets(content)
-	var cut int
 	text, cut := WithoutSecrets([]byte(e.Lacking))
 	e.Lacking, e.Cut, e.Bytes = string(text), e.Cut+cut, len(content)
 	return content, e

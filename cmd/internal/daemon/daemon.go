@@ -11,9 +11,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
-	"iter"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -22,7 +20,6 @@ import (
 	"github.com/natless/natless/cmd/internal/systemd"
 	"github.com/natless/natless/cmd/internal/web"
 	"github.com/natless/natless/config"
-	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/accounting"
 	"github.com/natless/natless/netstack/engine"
 	"github.com/natless/natless/netstack/local"
@@ -92,17 +89,6 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	}
 	d.web = newWeb(d, c)
 	return d, nil
-}
-
-// workloads are those that there are.
-func (k *keeper) workloads() iter.Seq[engine.Workload] {
-	return func(yield func(engine.Workload) bool) {
-		for _, a := range k.All() {
-			if !yield(*workloadOf(a)) {
-				return
-			}
-		}
-	}
 }
 
 func (d *Daemon) engineOptions(c *config.Config, h host) engine.Options {
@@ -234,20 +220,4 @@ func NewLog(c config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
-}
-
-// noteInUse keeps what the host uses of its own address from workloads.
-func (k *keeper) noteInUse(u route.InUse) {
-	k.SetInUse(registry.Share{Address: u.Addr, Ports: u.Ports})
-}
-
-// owners are all who have something.
-func (k *keeper) owners() iter.Seq2[netip.Prefix, engine.Owner] {
-	return func(yield func(netip.Prefix, engine.Owner) bool) {
-		for _, a := range k.All() {
-			if !yield(netip.PrefixFrom(a.Request.IPv6[0], 128), engine.Owner{Serial: a.Serial, Succeeds: a.Succeeds}) {
-				return
-			}
-		}
-	}
 }

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/engine"
+	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -176,4 +179,31 @@ func namespaceExists(path string) bool {
 	}
 	_, err := os.Stat(dir)
 	return err != nil
+}
+
+// workloads are those that there are.
+func (k *keeper) workloads() iter.Seq[engine.Workload] {
+	return func(yield func(engine.Workload) bool) {
+		for _, a := range k.All() {
+			if !yield(*workloadOf(a)) {
+				return
+			}
+		}
+	}
+}
+
+// owners are all who have something.
+func (k *keeper) owners() iter.Seq2[netip.Prefix, engine.Owner] {
+	return func(yield func(netip.Prefix, engine.Owner) bool) {
+		for _, a := range k.All() {
+			if !yield(netip.PrefixFrom(a.Request.IPv6[0], 128), engine.Owner{Serial: a.Serial, Succeeds: a.Succeeds}) {
+				return
+			}
+		}
+	}
+}
+
+// noteInUse keeps what the host uses of its own address from workloads.
+func (k *keeper) noteInUse(u route.InUse) {
+	k.SetInUse(registry.Share{Address: u.Addr, Ports: u.Ports})
 }

@@ -44,7 +44,7 @@ type Host interface {
 	RoundTrip(ctx context.Context, from, to netip.Addr) (RoundTrip, error)
 	// Nameservers are those of this host.
 	Nameservers() ([]netip.AddrPort, error)
-	// AskUpstream asks a name server for those of the root, and says why it has no answer.
+	// AskUpstream asks a name server for localhost, and says why it has no answer.
 	AskUpstream(context.Context, netip.AddrPort) error
 	// UplinkAddr is the IPv4 address of an interface that workloads can share.
 	UplinkAddr(name string) (netip.Addr, error)

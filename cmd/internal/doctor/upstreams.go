@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// upstreams asks each server that DNS64 asks for what every one knows, the servers of
-// the root. The resolver itself is no judge: it answers for ipv4only.arpa alone, and
+// upstreams asks each server that DNS64 asks for what every one knows by itself, the
+// addresses of localhost (RFC 6761 6.3). The resolver itself is no judge: it answers for ipv4only.arpa alone, and
 // knows from its cache what nobody tells it any more.
 func (v *visit) upstreams(check string) {
 	servers := v.Config.DNS64.Upstreams
