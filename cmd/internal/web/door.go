@@ -116,9 +116,9 @@ func (a *answer) send(w http.ResponseWriter, taken func()) {
 	}
 	w.WriteHeader(max(a.status, http.StatusOK))
 	for a.body.Len() > 0 {
+		taken()
 		if _, err := w.Write(a.body.Next(sendPart)); err != nil {
 			return // who left does not hear it
 		}
-		taken()
 	}
 }
