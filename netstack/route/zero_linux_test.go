@@ -18,6 +18,8 @@ import (
 
 	"github.com/natless/natless/tests/netns"
 	"github.com/natless/natless/translator/ports"
+
+	"github.com/natless/natless/tests/output"
 )
 
 // rules are the host's policy rules in their order; those of ours, whose order
@@ -233,7 +235,7 @@ func TestNetworkd(t *testing.T) {
 		chown -R systemd-network /run/systemd/netif
 		mount -t sysfs -o ro none /sys # a container: no udev is waited for
 		SYSTEMD_LOG_TARGET=console SYSTEMD_LOG_LEVEL=debug exec `+networkd, "sh", dir)
-	var log lockedBuffer
+	var log output.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	h.must("start networkd", netns.Start(cmd))
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()

@@ -6,20 +6,20 @@
 package daemon
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/netns"
+
+	"github.com/natless/natless/tests/output"
 )
 
 // Daemon is a running natlessd.
@@ -34,7 +34,7 @@ type Daemon struct {
 	cmd     *exec.Cmd
 	manager *manager
 	exited  chan struct{}
-	log     lockedBuffer
+	log     output.Buffer
 }
 
 // New writes a configuration for a daemon in ns. It gets api and registry keys
@@ -176,20 +176,3 @@ func (d *Daemon) Client() *api.Client { return api.NewClient(d.Socket) }
 
 // Log is all that it has said so far, over all its starts.
 func (d *Daemon) Log() string { return d.log.String() }
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}

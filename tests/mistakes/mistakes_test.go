@@ -7,14 +7,12 @@
 package mistakes
 
 import (
-	"bytes"
 	"errors"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +21,8 @@ import (
 
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
+
+	"github.com/natless/natless/tests/output"
 )
 
 func TestMain(m *testing.M) {
@@ -142,7 +142,7 @@ type host struct {
 	t           *testing.T
 	ns, outside *netns.NS
 	dir, config string
-	out         locked
+	out         output.Buffer
 }
 
 func newHost(t *testing.T, m mistake) *host {
@@ -300,21 +300,4 @@ func once(t *testing.T, place, said string, m mistake) {
 	if !strings.Contains(said, m.do) {
 		t.Errorf("%s does not say what to do: %q", place, m.do)
 	}
-}
-
-type locked struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *locked) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *locked) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -20,6 +20,8 @@ import (
 	"github.com/gopacket/gopacket/pcapgo"
 
 	"github.com/natless/natless/tests/netns"
+
+	"github.com/natless/natless/tests/output"
 )
 
 // fields are what tshark is asked for.
@@ -240,7 +242,7 @@ func TestCaptureEnds(t *testing.T) {
 	k.looks(2)
 	pipe := exec.Command("sh", "-c", v.cmd.Path+" capture -w - -c 5 udp and dir 6to4 --socket "+n.daemon.Socket+
 		" | tshark -r - -n -T fields -e frame.interface_name -e frame.comment")
-	var piped lockedBuffer
+	var piped output.Buffer
 	pipe.Stdout = &piped
 	if err := pipe.Start(); err != nil {
 		t.Fatal(err)

@@ -17,6 +17,8 @@ import (
 
 	"github.com/natless/natless/tests/load"
 	"github.com/natless/natless/translator"
+
+	"github.com/natless/natless/tests/output"
 )
 
 // burst sends datagrams at up to 50,000 a second for so long, and says how
@@ -75,7 +77,7 @@ func TestSlowReader(t *testing.T) {
 	defer read.Close()
 	stuck := exec.Command(n.start("status").cmd.Path, "capture", "-w", "-", "--socket", n.daemon.Socket)
 	stuck.Stdout = write
-	var said lockedBuffer
+	var said output.Buffer
 	stuck.Stderr = &said
 	if err := stuck.Start(); err != nil {
 		t.Fatal(err)

@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
+
+	"github.com/natless/natless/tests/output"
 )
 
 // Where workloads send to: the server's port 53, where nobody listens, and an
@@ -192,7 +194,7 @@ func TestViewerDies(t *testing.T) {
 	within(t, "the killed viewer is forgotten", func() bool { return strings.Count(n.daemon.Log(), "watches packets no more") == 1 })
 
 	shell := exec.Command("sh", "-c", killed.cmd.Path+" monitor --rate 0 --socket "+n.daemon.Socket+" | head -n 1")
-	var said lockedBuffer
+	var said output.Buffer
 	shell.Stderr = &said
 	if err := shell.Start(); err != nil {
 		t.Fatal(err)

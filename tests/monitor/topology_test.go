@@ -6,7 +6,6 @@
 package monitor
 
 import (
-	"bytes"
 	"errors"
 	"net"
 	"net/netip"
@@ -14,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +20,8 @@ import (
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
+
+	"github.com/natless/natless/tests/output"
 )
 
 const (
@@ -87,7 +87,7 @@ func newTopology(t testing.TB) *topology {
 type viewer struct {
 	*topology
 	cmd         *exec.Cmd
-	out, errors lockedBuffer
+	out, errors output.Buffer
 	done        chan error
 }
 
@@ -197,21 +197,4 @@ func (n *topology) flood(packets, payload int) {
 func (n *topology) restart() *daemon.Daemon {
 	n.Helper()
 	return daemon.Start(n, n.host, configuration)
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

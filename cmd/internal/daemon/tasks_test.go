@@ -7,12 +7,13 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/natless/natless/netstack/engine"
+
+	"github.com/natless/natless/tests/output"
 )
 
 // fakeTask is ready when it is told so, and fails with what it is given.
@@ -34,28 +35,11 @@ func (f *fakeTask) Run(ctx context.Context) error {
 	}
 }
 
-type lockedText struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lockedText) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lockedText) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // TestLateStart checks that a start that takes long says what it waits for, and
 // that why a task failed is said before the others have ended.
 func TestLateStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(lockedText)
+		log := new(output.Buffer)
 		say := slog.New(slog.NewTextHandler(log, nil))
 		waits := &fakeTask{ready: make(chan struct{}), fail: make(chan error)}
 		fine := &fakeTask{ready: make(chan struct{}), slow: time.Hour}
