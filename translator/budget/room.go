@@ -1,13 +1,17 @@
 package budget
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // Room bounds how many stay at a time, such as open connections, by whom they
 // belong to. Whoever comes is let in: where it is full, one of those who have the
 // most goes, the one that has waited longest since it came or was last served. So
 // who takes much pushes out nobody but himself, and who takes little finds room.
 type Room[K comparable] struct {
-	Most int // at a time; set before the first Enter
+	Most  int           // at a time; set before the first Enter
+	Least time.Duration // that each may stay; set before the first Enter
 
 	mu      sync.Mutex // guards what follows
 	guests  map[*Guest[K]]struct{}
@@ -22,16 +26,22 @@ type Guest[K comparable] struct {
 	owner K
 	out   func()
 	since uint64 // by the room's clock: when it began to wait
-	busy  bool   // is being served, and not to be sent away
+	stays time.Time
+	busy  bool // is being served, and not to be sent away
 	gone  bool
 }
 
 // Enter lets a guest in. Where there is no room for it, out of another guest is
 // called, by the goroutine that enters, and must not wait; or else, where all
-// are being served, nobody enters and the guest is nil.
+// are being served, nobody enters and the guest is nil. Enter waits until the
+// one that goes has been there for Least.
 func (r *Room[K]) Enter(owner K, out func()) *Guest[K] {
 	g := &Guest[K]{room: r, owner: owner, out: out}
-	victim, ok := r.enter(g)
+	victim, wait, ok := r.enter(g)
+	for wait > 0 {
+		time.Sleep(wait)
+		victim, wait, ok = r.enter(g)
+	}
 	if victim != nil {
 		victim.out()
 	}
@@ -41,7 +51,7 @@ func (r *Room[K]) Enter(owner K, out func()) *Guest[K] {
 	return g
 }
 
-func (r *Room[K]) enter(g *Guest[K]) (victim *Guest[K], ok bool) {
+func (r *Room[K]) enter(g *Guest[K]) (victim *Guest[K], wait time.Duration, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.guests == nil {
@@ -49,16 +59,24 @@ func (r *Room[K]) enter(g *Guest[K]) (victim *Guest[K], ok bool) {
 	}
 	if len(r.guests) >= r.Most {
 		if victim = r.victim(g.owner); victim == nil {
-			return nil, false
+			return nil, 0, false
+		}
+		if r.Least > 0 {
+			if wait = time.Until(victim.stays); wait > 0 {
+				return nil, wait, false
+			}
 		}
 		r.remove(victim)
 		r.evicted++
 	}
 	r.clock++
 	g.since = r.clock
+	if r.Least > 0 {
+		g.stays = time.Now().Add(r.Least)
+	}
 	r.guests[g] = struct{}{}
 	r.of[g.owner]++
-	return victim, true
+	return victim, 0, true
 }
 
 // victim is who has waited longest among those whose owner has the most, the

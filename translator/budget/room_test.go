@@ -5,8 +5,10 @@ import (
 	"errors"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -41,6 +43,22 @@ func TestRoomSendsAwayTheGreediest(t *testing.T) {
 	if g := enter("e", "e1"); g != nil || r.Len() != 4 {
 		t.Error("somebody who was being served was sent away")
 	}
+}
+
+// TestRoomLeavesTime: nobody goes before he has been there for Least; who comes
+// waits for that.
+func TestRoomLeavesTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := Room[int]{Most: 2, Least: time.Second}
+		began := time.Now()
+		var went []time.Duration
+		for i := range 6 {
+			r.Enter(i, func() { went = append(went, time.Since(began)) })
+		}
+		if want := []time.Duration{1e9, 1e9, 2e9, 2e9}; !slices.Equal(went, want) || r.Len() != 2 {
+			t.Errorf("they went after %v, not %v; %d are there", went, want, r.Len())
+		}
+	})
 }
 
 // TestRoomLeavesLittle: whatever those do who take much, who has no more than an

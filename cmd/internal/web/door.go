@@ -27,7 +27,7 @@ func newDoor(next http.Handler) *door {
 		next:    next,
 		scrapes: budget.Turns[netip.Prefix]{AtOnce: scrapes, Each: 1},
 		others:  budget.Turns[netip.Prefix]{AtOnce: concurrent, Each: perSource},
-		unread:  budget.Room[netip.Prefix]{Most: unread},
+		unread:  budget.Room[netip.Prefix]{Most: unread, Least: takeTime},
 	}
 }
 
@@ -50,13 +50,12 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	conn := r.Context().Value(connKey{}).(net.Conn)
 	source := admit.Source(conn.RemoteAddr())
-	a, ok := d.answer(r, source)
+	a, g, ok := d.answer(r, conn, source)
 	if !ok {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "too many requests are being answered: try again", http.StatusServiceUnavailable)
 		return
 	}
-	g := d.unread.Enter(source, func() { conn.Close() })
 	if g == nil {
 		return
 	}
@@ -64,8 +63,9 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.send(w, func() { g.Serve()(); d.serve(r.Context())() })
 }
 
-// answer makes the answer when its turn has come; false where that took too long.
-func (d *door) answer(r *http.Request, source netip.Prefix) (*answer, bool) {
+// answer makes the answer when its turn has come, and finds room for it; false
+// where its turn did not come in time.
+func (d *door) answer(r *http.Request, conn net.Conn, source netip.Prefix) (*answer, *budget.Guest[netip.Prefix], bool) {
 	turns := &d.others
 	if r.URL.Path == "/metrics" {
 		turns = &d.scrapes
@@ -74,13 +74,13 @@ func (d *door) answer(r *http.Request, source netip.Prefix) (*answer, bool) {
 	defer cancel()
 	end, err := turns.Wait(ctx, source)
 	if err != nil {
-		return nil, false
+		return nil, nil, false
 	}
 	defer end()
 	defer d.serve(r.Context())()
 	a := &answer{header: http.Header{}}
 	d.next.ServeHTTP(a, r)
-	return a, true
+	return a, d.unread.Enter(source, func() { conn.Close() }), true
 }
 
 const (

@@ -168,7 +168,7 @@ func TestBoundedConcurrency(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	r, _ := http.NewRequestWithContext(ctx, "GET", "/metrics", nil)
-	if _, ok := d.answer(r, netip.Prefix{}); ok || d.scrapes.Refused() != 1 {
+	if _, _, ok := d.answer(r, nil, netip.Prefix{}); ok || d.scrapes.Refused() != 1 {
 		t.Error("a turn where there is none")
 	}
 }
@@ -180,7 +180,7 @@ func TestPanics(t *testing.T) {
 		func() {
 			defer func() { recover() }()
 			r, _ := http.NewRequestWithContext(t.Context(), "GET", "/metrics", nil)
-			s.door.answer(r, netip.Prefix{})
+			s.door.answer(r, nil, netip.Prefix{})
 		}()
 	}
 	if end, ok := s.door.scrapes.Try(netip.Prefix{}); !ok {

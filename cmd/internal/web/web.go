@@ -22,16 +22,17 @@ import (
 // Bounds: whoever is slow, or one too many, must not cost a dataplane beside, nor
 // a scrape.
 const (
-	connections = 256              // open at a time; beyond them the one that has waited longest, of who has the most, goes
-	scrapes     = 2                // requests for metrics being answered, of one source one; more wait
-	concurrent  = 4                // all other requests
-	perSource   = 2                // of these, of one source
-	patience    = 10 * time.Second // how long they wait
-	unread      = 32               // answers that their askers are still to take
-	readTimeout = 5 * time.Second  // for a request
-	timeout     = 30 * time.Second // for an answer
-	idleTimeout = 2 * time.Minute  // longer than Prometheus waits between scrapes
-	grace       = 2 * time.Second  // for answers under way at the end
+	connections = 256                   // open at a time; beyond them the one that has waited longest, of who has the most, goes
+	scrapes     = 2                     // requests for metrics being answered, of one source one; more wait
+	concurrent  = 4                     // all other requests
+	perSource   = 2                     // of these, of one source
+	patience    = 10 * time.Second      // how long they wait
+	unread      = 32                    // answers that their askers are still to take
+	takeTime    = 20 * time.Millisecond // that each asker has, however many wait
+	readTimeout = 5 * time.Second       // for a request
+	timeout     = 30 * time.Second      // for an answer
+	idleTimeout = 2 * time.Minute       // longer than Prometheus waits between scrapes
+	grace       = 2 * time.Second       // for answers under way at the end
 	maxHeader   = 16 << 10
 )
 
