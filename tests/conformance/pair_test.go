@@ -127,9 +127,7 @@ func (p *pair) hints(r result) reference.Hints {
 		return h
 	}
 	b := r.packets[0].Bytes
-	if last := r.packets[len(r.packets)-1].Bytes; len(last) >= 8 {
-		h.Trailer = last[len(last)-8:]
-	}
+	h.Trailer = lastBytes(r.packets)
 	switch {
 	case len(b) >= 20 && b[0]>>4 == 4:
 		h.Identification = binary.BigEndian.Uint16(b[4:])
@@ -145,6 +143,18 @@ func (p *pair) hints(r result) reference.Hints {
 		}
 	}
 	return h
+}
+
+// lastBytes is what a trailer would be: the last 8 bytes of a packet, or of its
+// IPv6 fragments, the last of which may carry less.
+func lastBytes(packets []reference.Packet) []byte {
+	const trailer, headers = 8, 48 // IPv6's and the fragment's
+	last := packets[len(packets)-1].Bytes
+	if have := len(last) - headers; len(packets) > 1 && have < trailer {
+		before := packets[len(packets)-2].Bytes
+		return slices.Concat(before[len(before)-trailer+have:], last[headers:])
+	}
+	return last[max(0, len(last)-trailer):]
 }
 
 func (p *pair) partition(m mapping.Mapping) (base, mask uint16) {
