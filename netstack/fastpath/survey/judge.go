@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/translator/special"
 )
 
 // Rules are judged by what they could do to a packet of ours, in any of the forms
@@ -41,18 +43,35 @@ func legs(o Ours) []leg {
 	}
 }
 
-// neverTranslated are as in the program's never4, notGlobal as in its non_global.
+// neverTranslated and notGlobal are destinations that the program passes on, of
+// those it does not take to be IPv4 addresses of the host or of workloads.
 var (
-	neverTranslated = parse("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
-	notGlobal       = parse("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.168.0.0/16",
-		"198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24")
+	neverTranslated = passedOn(func(e special.Entry) bool { return e.Never })
+	notGlobal       = passedOn(func(e special.Entry) bool { return !e.Never && !e.Global })
 )
 
-func parse(texts ...string) (all prefixes) {
-	for _, t := range texts {
-		all = append(all, netip.MustParsePrefix(t))
+// passedOn are the IPv4 entries that which is true of, two halves as one, but for
+// those around addresses that another entry says otherwise of.
+func passedOn(which func(special.Entry) bool) (all prefixes) {
+	for _, e := range special.Registry {
+		mixed := slices.ContainsFunc(special.Registry, func(o special.Entry) bool {
+			return e.Prefix.Overlaps(o.Prefix) && o.Global
+		})
+		if !e.Prefix.Addr().Is4() || !which(e) || mixed {
+			continue
+		}
+		if n := len(all); n > 0 && half(all[n-1]) == half(e.Prefix) && all[n-1].Bits() == e.Prefix.Bits() {
+			all[n-1] = half(e.Prefix)
+		} else {
+			all = append(all, e.Prefix)
+		}
 	}
 	return slices.Clip(all)
+}
+
+// half is what p is one half of.
+func half(p netip.Prefix) netip.Prefix {
+	return netip.PrefixFrom(p.Addr(), p.Bits()-1).Masked()
 }
 
 const (

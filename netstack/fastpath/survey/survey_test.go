@@ -124,6 +124,8 @@ func TestRules(t *testing.T) {
 		{"table inet natless { chain forward { type filter hook forward priority filter; policy drop; } }", ""},
 		{"table ip r { chain c { type filter hook prerouting priority raw; notrack; } }", ""},
 		{"table ip f { set s { type ipv4_addr; elements = { 10.0.0.1, 10.0.0.2 }; }\nchain c { type filter hook prerouting priority raw; ip saddr @s drop; ip daddr @s drop; } }", ""}, // never translated
+		{forward + "ip saddr 192.0.0.170 drop; ip saddr 224.0.0.0/3 drop; } }", ""},                                                                                                    // nor are these
+		{forward + "ip saddr 192.0.0.9 drop; } }", "drop"},                                                                                                                             // which is global (RFC 7723)
 		{"table ip f { set s { type ipv4_addr; elements = { 10.0.0.1, 10.0.0.2 }; }\nchain c { type filter hook forward priority 0; iifname natless0 ip saddr @s drop; oifname natless0 ip daddr @s drop; } }", ""},
 		{"table ip f { set s { type ipv4_addr; elements = { 10.0.0.1, 198.51.100.2 }; }\nchain c { type filter hook forward priority 0; oifname natless0 ip daddr @s drop; } }", "drop"},
 		{"table ip f { set s { type ipv4_addr; flags dynamic; }\nchain c { type filter hook forward priority 0; oifname natless0 ip daddr @s drop; }\nchain i { type filter hook input priority 0; add @s { ip saddr }; } }", "drop"},
