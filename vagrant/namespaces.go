@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/natless/natless/tests/systemd"
 )
 
 // namespaces plays the machines: each is a network namespace. The host has its
@@ -101,7 +103,11 @@ func newNamespaces(_ context.Context, dir string) (*namespaces, error) {
 	if n.scratch, err = os.MkdirTemp("", "natless-lab-"); err != nil {
 		return nil, err
 	}
-	n.manager = &manager{lab: n, log: os.Stderr, socket: filepath.Join(n.scratch, "notify")}
+	notify, err := systemd.Listen(filepath.Join(n.scratch, "notify"))
+	if err != nil {
+		return nil, err
+	}
+	n.manager = &manager{Manager: notify, lab: n, log: os.Stderr}
 	if n.disk, err = hold("unshare", "--mount", "sh", "-ec", `mkdir "$0/disk"; mount -t tmpfs tmpfs "$0/disk"; `+holdOn,
 		n.scratch); err != nil {
 		n.close()
@@ -196,6 +202,7 @@ func (n *namespaces) reboot(ctx context.Context) error {
 
 func (n *namespaces) close() {
 	n.manager.powerOff()
+	n.manager.Close()
 	for _, h := range n.holders {
 		if h != nil {
 			h.end()

@@ -17,9 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/tests/netns"
-	"github.com/natless/natless/translator/ports"
-
 	"github.com/natless/natless/tests/output"
+	"github.com/natless/natless/translator/ports"
 )
 
 // rules are the host's policy rules in their order; those of ours, whose order

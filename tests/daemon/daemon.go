@@ -18,8 +18,8 @@ import (
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/netns"
-
 	"github.com/natless/natless/tests/output"
+	"github.com/natless/natless/tests/systemd"
 )
 
 // Daemon is a running natlessd.
@@ -32,7 +32,7 @@ type Daemon struct {
 	Flags   []string // more than --config FILE
 	Env     []string // more than the test's own
 	cmd     *exec.Cmd
-	manager *manager
+	manager *systemd.Manager
 	exited  chan struct{}
 	log     output.Buffer
 }
@@ -91,16 +91,17 @@ func (d *Daemon) Start() {
 	d.t.Helper()
 	bin := Build(d.t)
 	if d.manager == nil {
-		d.manager = newManager(d.t)
-	}
-	for len(d.manager.ready) > 0 {
-		<-d.manager.ready // of a start before
+		var err error
+		if d.manager, err = systemd.Listen(filepath.Join(d.t.TempDir(), "notify")); err != nil {
+			d.t.Fatal(err)
+		}
+		d.t.Cleanup(d.manager.Close)
 	}
 	// The shell becomes the daemon, whose process id LISTEN_PID is.
 	d.cmd = d.ns.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, filepath.Join(bin, "natlessd"), "--config", d.Config)
 	d.cmd.Args = append(d.cmd.Args, d.Flags...)
 	var env []string
-	d.cmd.ExtraFiles, env = d.manager.pass()
+	d.cmd.ExtraFiles, env = d.manager.Start()
 	d.cmd.Env = append(append(os.Environ(), env...), d.Env...)
 	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
 	if err := netns.Start(d.cmd); err != nil {
@@ -116,7 +117,7 @@ func (d *Daemon) Start() {
 		}
 	})
 	select {
-	case <-d.manager.ready:
+	case <-d.manager.Ready():
 	case <-exited:
 		d.t.Fatalf("natlessd ended and was not ready\n%s", d.Log())
 	case <-time.After(time.Minute): // on a machine that does much besides
@@ -131,11 +132,11 @@ func (d *Daemon) Start() {
 
 // Notified is how often the daemon told its service manager something with
 // that text.
-func (d *Daemon) Notified(text string) int { return d.manager.count(text) }
+func (d *Daemon) Notified(text string) int { return d.manager.Count(text) }
 
 // Release closes the descriptors that the daemon left with its service manager,
 // as systemd does when it stops the unit for good.
-func (d *Daemon) Release() { d.manager.release() }
+func (d *Daemon) Release() { d.manager.Release() }
 
 // Stop ends the daemon as systemd does and waits for it.
 func (d *Daemon) Stop() { d.t.Helper(); d.end(syscall.SIGTERM) }

@@ -6,13 +6,14 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/natless/natless/tests/systemd"
 )
 
 const configuration = `
@@ -38,34 +39,36 @@ func startDaemon(ctx context.Context, host *space, program, dir string) (*natles
 	if err := os.WriteFile(config, fmt.Appendf(nil, configuration, dir), 0o600); err != nil {
 		return nil, err
 	}
-	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
+	manager, err := systemd.Listen(notify)
 	if err != nil {
 		return nil, err
 	}
 	d := &natlessd{host: host, exited: make(chan error, 1)}
 	// Not ctx: it is asked to end, and removes what it made.
 	d.cmd = host.command(context.WithoutCancel(ctx), program, "--config", config)
-	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
+	files, env := manager.Start()
+	d.cmd.Env, d.cmd.ExtraFiles = append(os.Environ(), env...), files
 	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
 	if err := d.cmd.Start(); err != nil {
+		manager.Close()
 		return nil, err
 	}
-	go func() { d.exited <- d.cmd.Wait(); ready.Close() }()
-	stop := context.AfterFunc(ctx, func() { ready.Close() })
-	defer stop()
-	ready.SetReadDeadline(time.Now().Add(20 * time.Second))
-	message := make([]byte, 4096)
-	for {
-		n, err := ready.Read(message)
-		if err != nil {
-			d.cmd.Process.Kill()
-			<-d.exited
-			return nil, fmt.Errorf("natlessd did not become ready:\n%s", d.log.Bytes())
-		}
-		if bytes.Contains(message[:n], []byte("READY=1")) {
-			return d, nil
-		}
+	go func() {
+		err := d.cmd.Wait()
+		manager.Close() // and what it keeps
+		d.exited <- err
+	}()
+	select {
+	case <-manager.Ready():
+		return d, nil
+	case err := <-d.exited:
+		return nil, fmt.Errorf("natlessd ended and was not ready: %v\n%s", err, d.log.Bytes())
+	case <-ctx.Done():
+	case <-time.After(20 * time.Second):
 	}
+	d.cmd.Process.Kill()
+	<-d.exited
+	return nil, fmt.Errorf("natlessd did not become ready:\n%s", d.log.Bytes())
 }
 
 // stop ends natlessd and looks whether it has removed all it made.

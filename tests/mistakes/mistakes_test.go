@@ -21,7 +21,6 @@ import (
 
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
-
 	"github.com/natless/natless/tests/output"
 )
 

@@ -20,7 +20,6 @@ import (
 	"github.com/gopacket/gopacket/pcapgo"
 
 	"github.com/natless/natless/tests/netns"
-
 	"github.com/natless/natless/tests/output"
 )
 

@@ -16,9 +16,8 @@ import (
 	"golang.org/x/net/ipv6"
 
 	"github.com/natless/natless/tests/load"
-	"github.com/natless/natless/translator"
-
 	"github.com/natless/natless/tests/output"
+	"github.com/natless/natless/translator"
 )
 
 // burst sends datagrams at up to 50,000 a second for so long, and says how

@@ -17,7 +17,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
-
 	"github.com/natless/natless/tests/output"
 )
 

@@ -20,7 +20,6 @@ import (
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
-
 	"github.com/natless/natless/tests/output"
 )
 

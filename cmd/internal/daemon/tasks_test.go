@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/natless/natless/netstack/engine"
-
 	"github.com/natless/natless/tests/output"
 )
 

@@ -1,27 +1,26 @@
 //go:build linux
 
-package daemon
+// Package systemd is what of systemd a daemon talks with, for tests and labs: the
+// notify socket, and the store that keeps descriptors from one start to the next
+// (sd_notify(3)).
+package systemd
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
-	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-// manager is what of systemd a daemon talks with: the notify socket, and the
-// store that keeps descriptors from one start to the next.
-type manager struct {
-	t      testing.TB
-	socket string
-	conn   *net.UnixConn
-	ready  chan struct{} // gets an element for each READY=1
+// Manager hears a daemon until Close.
+type Manager struct {
+	socket  string
+	conn    *net.UnixConn
+	stopped chan struct{}
+	ready   chan struct{} // gets an element for each READY=1
 
 	mu    sync.Mutex
 	said  []string
@@ -33,20 +32,26 @@ type stored struct {
 	file *os.File
 }
 
-func newManager(t testing.TB) *manager {
-	t.Helper()
-	m := &manager{t: t, socket: filepath.Join(t.TempDir(), "notify"), ready: make(chan struct{}, 1000)}
-	var err error
-	if m.conn, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.socket, Net: "unixgram"}); err != nil {
-		t.Fatal(err)
+// Listen makes a notify socket at a path where nothing is.
+func Listen(socket string) (*Manager, error) {
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		return nil, err
 	}
-	done := make(chan struct{})
-	go func() { defer close(done); m.serve() }()
-	t.Cleanup(func() { m.conn.Close(); <-done; m.release() })
-	return m
+	m := &Manager{socket: socket, conn: conn, stopped: make(chan struct{}), ready: make(chan struct{}, 1000)}
+	go m.serve()
+	return m, nil
 }
 
-func (m *manager) serve() {
+// Close ends the socket and closes what is stored.
+func (m *Manager) Close() {
+	m.conn.Close()
+	<-m.stopped
+	m.Release()
+}
+
+func (m *Manager) serve() {
+	defer close(m.stopped)
 	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(253*4))
 	for {
 		n, oobn, _, _, err := m.conn.ReadMsgUnix(buf, oob)
@@ -67,8 +72,8 @@ func descriptors(oob []byte) (fds []int) {
 	return fds
 }
 
-// take does what a message asks for (sd_notify(3)).
-func (m *manager) take(message string, fds []int) {
+// take does what a message asks for.
+func (m *Manager) take(message string, fds []int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.said = append(m.said, message)
@@ -98,8 +103,8 @@ func (m *manager) take(message string, fds []int) {
 	}
 }
 
-// release closes what is stored, as systemd does when a unit is stopped.
-func (m *manager) release() {
+// Release closes what is stored, as systemd does when a unit is stopped.
+func (m *Manager) Release() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, s := range m.store {
@@ -108,9 +113,13 @@ func (m *manager) release() {
 	m.store = nil
 }
 
-// pass gives what is stored to a program: its descriptors from 3 on, and the
-// environment that tells of them but LISTEN_PID.
-func (m *manager) pass() (files []*os.File, env []string) {
+// Start is what a program gets that is started now: what is stored, as its
+// descriptors from 3 on, and the environment that tells of them, but for
+// LISTEN_PID. Ready gets an element for READY=1 of this start and later ones.
+func (m *Manager) Start() (files []*os.File, env []string) {
+	for len(m.ready) > 0 {
+		<-m.ready
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var names []string
@@ -121,12 +130,15 @@ func (m *manager) pass() (files []*os.File, env []string) {
 		fmt.Sprint("LISTEN_FDS=", len(files)), "LISTEN_FDNAMES=" + strings.Join(names, ":")}
 }
 
-// count is how many messages had that text.
-func (m *manager) count(text string) (n int) {
+// Ready gets an element for each READY=1.
+func (m *Manager) Ready() <-chan struct{} { return m.ready }
+
+// Count is how many times text was said.
+func (m *Manager) Count(text string) (n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, s := range m.said {
-		n += bytes.Count([]byte(s), []byte(text))
+		n += strings.Count(s, text)
 	}
 	return n
 }
