@@ -127,6 +127,12 @@ func (f *FastPath) commit(next *inner, c programConfig) error {
 	if err := f.switchTo(1-current, c); err != nil {
 		return err
 	}
+	// A program that began before the switch may not have looked its tables up yet. The
+	// kernel waits for all such programs when a map of maps is changed, though by what
+	// it has (maybe_wait_bpf_programs in kernel/bpf/syscall.c, Linux 4.20).
+	if err := f.maps.By6.Put(1-current, next.by6); err != nil {
+		return fmt.Errorf("wait for who uses the old tables: %w", err)
+	}
 	return f.forget(current)
 }
 
@@ -144,8 +150,8 @@ func (f *FastPath) switchTo(generation uint32, c programConfig) error {
 	return nil
 }
 
-// forget takes the tables of a generation away. A program that still sees them
-// passes on; when it is done with, none does.
+// forget takes the tables of a generation away that no program sees any more, or
+// that makes who sees them pass on.
 func (f *FastPath) forget(generation uint32) error {
 	for _, outer := range f.outers() {
 		if err := outer.Delete(generation); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
