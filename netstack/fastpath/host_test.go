@@ -41,10 +41,15 @@ var hostCases = []hostCase{
 	{name: "the route to the device is narrow", do: "ip -6 route change 64:ff9b::/96 dev natless0 mtu lock 1280", undo: "ip -6 route change 64:ff9b::/96 dev natless0", four: true},
 	{name: "by an uplink", six: true, four: true, host: func(h *Host) { h.Uplinks[1] = h.Via; h.Uplinks[0] = 1 }},
 	{name: "by no uplink", host: func(h *Host) { h.Uplinks[0] = 1 }},
+	{name: "the device lost IPv4's routes", do: "ip route flush dev natless0", undo: ownRoutes, six: true, four: true, host: func(h *Host) { h.Alone = true }},
+	{name: "the device lost IPv4's routes, others are there", do: "ip route flush dev natless0", undo: ownRoutes},
 	{name: "the device lost its routes", do: "ip route flush dev natless0; ip -6 route flush dev natless0", undo: "ip route add 198.51.100.0/24 dev natless0; ip -6 route add 64:ff9b::/96 dev natless0", six: true, four: true, host: func(h *Host) { h.Alone = true }},
 	{name: "the device is gone", six: true, four: true, host: func(h *Host) { h.Device, h.Alone = noSuchDevice, true }},
 	{name: "the device is gone, others are there", host: func(h *Host) { h.Device = noSuchDevice }},
 }
+
+// ownRoutes are those of IPv4 to the device, once more.
+var ownRoutes = "ip route add 198.51.100.0/24 dev natless0; ip route add " + prefixed()[0].Config.IPv4.String() + " dev natless0"
 
 const noSuchDevice = 0x7fffffff
 

@@ -157,14 +157,16 @@ static __always_inline int back(struct __sk_buff *skb, struct config *c, struct 
 		HERE;
 		return TRANSLATED;
 	}
-	if (ask(skb, c, &f, to, 1))
-		PASS(HOST_ROUTE);
-	if (strict && f.ifindex != from)
-		PASS(HOST_ROUTE);
-	if (from != by && !outside(c, f.ifindex))
-		PASS(HOST_ROUTE);
-	HERE;
-	return TRANSLATED;
+	if (!ask(skb, c, &f, to, 1) && (!strict || f.ifindex == from) && (from == by || outside(c, f.ifindex))) {
+		HERE;
+		return TRANSLATED;
+	}
+	// A device that goes loses its routes of IPv4 first: those of IPv6 may have led here.
+	if (from == by && c->flags & ALONE && gone(skb, c)) {
+		HERE;
+		return TRANSLATED;
+	}
+	PASS(HOST_ROUTE);
 }
 
 #undef HERE
