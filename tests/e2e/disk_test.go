@@ -21,6 +21,7 @@ import (
 // over a kill too; who wants something is told to try again, a reload works, and a
 // backup can be made. A registry that was lost is not replaced in silence.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	daemon.OnePath(t, "it is about the registry")
 	netns.Require(t, netns.Root)
 	n := newNamespaces(t)

@@ -74,6 +74,7 @@ func left(want ...string) []string {
 
 // TestDoctor makes a real host ill in one way after the other.
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "nft")
 	n := newNamespaces(t)
 	n.daemon = daemon.New(t, n.host, poolsConfig+"uplink: uplink\n")

@@ -98,6 +98,7 @@ func TestStrangerWithOurSource(t *testing.T) {
 // as the plugin does; what the one sends with the other's address ends there, and
 // the doctor says what can be said.
 func TestBridgeWorkloads(t *testing.T) {
+	t.Parallel()
 	n := newNamespaces(t)
 	w3 := netns.New(t, "w3")
 	n.host.IP("link add br0 type bridge")

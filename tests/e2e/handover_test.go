@@ -28,6 +28,7 @@ func newHandover(t *testing.T, more ...string) *topology {
 // A restart under a service manager with a descriptor store loses no packet
 // that the queues can hold, however the daemon ended.
 func TestRestartLosesNothing(t *testing.T) {
+	t.Parallel()
 	for _, queues := range []string{"1", "2"} {
 		t.Run("queues="+queues, func(t *testing.T) {
 			n := newHandover(t, "device: {queues: "+queues+"}")
@@ -66,6 +67,7 @@ func TestRestartLosesNothing(t *testing.T) {
 // Connections live on over restarts, and what --handover leaves goes with
 // --cleanup.
 func TestHandover(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "nft")
 	n := newNamespaces(t)
 	before := n.state()

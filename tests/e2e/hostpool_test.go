@@ -24,6 +24,7 @@ pools:
 // TestHostPool: two workloads share the host's own address with the host, all
 // three are served and serve, also after the address changed.
 func TestHostPool(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "curl", "ping")
 	n := newNamespaces(t)
 	n.host.Run("sysctl", "-qw", "net.ipv4.ip_local_port_range=20000 32767") // else the host's own sockets might be in the way

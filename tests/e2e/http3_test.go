@@ -27,6 +27,7 @@ import (
 
 // HTTP/3: UDP superpackets with path MTU discovery of its own.
 func TestHTTP3(t *testing.T) {
+	t.Parallel()
 	n := newTopology(t)
 	for name, way := range map[string]struct {
 		from, to *netns.NS

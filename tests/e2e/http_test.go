@@ -55,6 +55,7 @@ func curl(t *testing.T, ns *netns.NS, address, port string, size int64) (peer st
 }
 
 func TestCurl(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "curl")
 	n := newTopology(t)
 	for name, way := range map[string]struct {

@@ -9,6 +9,7 @@ import (
 
 // An idle daemon is small and sleeps.
 func TestIdle(t *testing.T) {
+	t.Parallel()
 	n := newTopology(t)
 	for _, s := range n.streams() { // it has worked before
 		s.Flows(10 * time.Second)

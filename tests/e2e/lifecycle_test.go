@@ -33,6 +33,7 @@ func (n *topology) state() string {
 // What a daemon made goes with it, and a killed one leaves nothing that the
 // next would do twice.
 func TestNothingIsLeftBehind(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "nft")
 	n := newNamespaces(t)
 	before := n.state()
@@ -62,6 +63,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 func lines(s string) []string { return strings.Split(s, "\n") }
 
 func TestDeletedBehindItsBack(t *testing.T) {
+	t.Parallel()
 	n := newTopology(t)
 	streams := n.streams()
 	running, routes := n.state(), n.routes()
@@ -96,6 +98,7 @@ func (n *topology) streams() []*load.Stream {
 }
 
 func TestReloadUnderLoad(t *testing.T) {
+	t.Parallel()
 	n := newTopology(t)
 	streams := n.streams()
 	for _, s := range streams {
@@ -153,6 +156,7 @@ func TestReloadRefused(t *testing.T) {
 // The same connections live on over the death of the daemon: nobody remembers
 // them but their ends.
 func TestKilledUnderLoad(t *testing.T) {
+	t.Parallel()
 	n := newTopology(t)
 	streams := n.streams()
 	for range 3 {

@@ -43,6 +43,7 @@ func (n *topology) check(name string) (found api.Check) {
 // TestPoolOnLink: of a pool that lies in the uplink's subnet workloads get what is
 // nobody's, and are served there; the rest is said, also when it changes.
 func TestPoolOnLink(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "curl", "ping")
 	n := newNamespaces(t)
 	n.host.IP("route add default via 192.0.2.2")
@@ -132,6 +133,7 @@ func TestDeadAddresses(t *testing.T) {
 // TestDoctorLinkLocal: a host that has IPv6 on its links alone, and no IPv4 there,
 // is well.
 func TestDoctorLinkLocal(t *testing.T) {
+	t.Parallel()
 	daemon.OnePath(t, "it is about addresses")
 	n := &topology{t: t, host: netns.New(t, "host"), server: netns.New(t, "server")}
 	netns.Veth(t, n.host, "uplink", n.server, "eth0")

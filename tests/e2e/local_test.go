@@ -83,6 +83,7 @@ func resolving(t *testing.T, ns *netns.NS, command string) (string, error) {
 // TestNames: a workload that knows no resolver but the translator downloads
 // from servers that have only IPv4, by their names.
 func TestNames(t *testing.T) {
+	t.Parallel()
 	daemon.OnePath(t, "what is for the translator itself is always answered by the daemon")
 	netns.Require(t, netns.Root, "curl", "unbound", "dig", "unshare")
 	n := newTopology(t, localKeys)
@@ -117,6 +118,7 @@ func TestNames(t *testing.T) {
 // and the host it runs on by whichever of its addresses the kernel chooses, with
 // doctor; others are told that they may not ask, and the operator that they did.
 func TestNamesAreForWorkloads(t *testing.T) {
+	t.Parallel()
 	daemon.OnePath(t, "what is for the translator itself is always answered by the daemon")
 	netns.Require(t, netns.Root, "unbound", "dig", "unshare", "getent")
 	n := newTopology(t, localKeys)
@@ -156,6 +158,7 @@ func TestNamesAreForWorkloads(t *testing.T) {
 // TestOwnAddresses: the translator is a host in both families. It answers
 // pings and health checks, refuses the rest, and shows up in traceroutes.
 func TestOwnAddresses(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "curl", "ping", "traceroute")
 	n := newTopology(t, localKeys)
 	own4in6 := "2001:db8:64::c633:6401"
@@ -235,6 +238,7 @@ func TestLocalFlood(t *testing.T) {
 
 // TestLocalIdle: the stack and its services cost little while nobody asks.
 func TestLocalIdle(t *testing.T) {
+	t.Parallel()
 	daemon.OnePath(t, "what is for the translator itself is always answered by the daemon")
 	netns.Require(t, netns.Root)
 	n := newTopology(t, localKeys)

@@ -20,6 +20,7 @@ import (
 )
 
 func TestPing(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "ping")
 	n := newTopology(t)
 	for _, way := range []struct {
@@ -44,6 +45,7 @@ func TestPing(t *testing.T) {
 // have addresses that tell which they are. Where the kernel translates, the host
 // is one hop, where the way through the daemon has three.
 func TestTraceroute(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "traceroute")
 	n := newTopology(t)
 	for _, test := range []struct {
@@ -164,6 +166,7 @@ func start(t testing.TB, cmd *exec.Cmd, ready string) {
 
 // A DNS answer of 3.4 kB over UDP comes in fragments, both ways.
 func TestDNSWithFragments(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "unbound", "dig")
 	n := newTopology(t)
 	long := strings.TrimSpace(strings.Repeat(`"`+strings.Repeat("x", 200)+`" `, 16))
@@ -206,6 +209,7 @@ remote-control:
 }
 
 func TestSSH(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "sshd", "ssh", "scp", "ssh-keygen")
 	n := newTopology(t)
 	dir := t.TempDir()

@@ -58,6 +58,7 @@ func writeMappings(t *testing.T, path string, n int) {
 // reloads it and edits its table while packets flow both ways, and counts those
 // that were lost.
 func TestScaleMappings(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root)
 	n := newNamespaces(t)
 	n.daemon = daemon.New(t, n.host, baseConfig+"mappings_file: mappings\npools: [{name: default, ipv4: 198.51.100.8/30, ports_per_workload: 64, cooldown: 0s}]\n")
@@ -67,6 +68,7 @@ func TestScaleMappings(t *testing.T) {
 
 // TestScaleWorkloads is TestScaleMappings with assignments of the registry.
 func TestScaleWorkloads(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root)
 	n := newNamespaces(t)
 	n.daemon = daemon.New(t, n.host, baseConfig+"pools: [{name: default, ipv4: 10.0.0.0/18, ports_per_workload: 512, cooldown: 0s}]\n")

@@ -84,6 +84,7 @@ func (n *topology) hears(k *talk, when string) {
 // killed, and when it ends to be followed by another, also where nobody keeps its
 // device meanwhile, as in a DaemonSet.
 func TestServerSpeaksFirst(t *testing.T) {
+	t.Parallel()
 	daemon.OnePath(t, "it runs both")
 	netns.Require(t, netns.Root, "nft")
 	for _, mode := range []string{"off", "auto"} {

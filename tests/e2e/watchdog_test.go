@@ -18,6 +18,7 @@ import (
 // systemd's watchdog hears from a daemon that gets on, and nothing from one that
 // does not.
 func TestWatchdog(t *testing.T) {
+	t.Parallel()
 	daemon.OnePath(t, "it is about the daemon itself")
 	netns.Require(t, netns.Root)
 	n := newNamespaces(t)

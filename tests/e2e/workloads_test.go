@@ -116,6 +116,7 @@ func TestWorkloads(t *testing.T) {
 // TestWorkloadsWithoutDaemon: what ended while no daemon was there is free when
 // one is back, and nothing else.
 func TestWorkloadsWithoutDaemon(t *testing.T) {
+	t.Parallel()
 	daemon.OnePath(t, "it is about the registry")
 	netns.Require(t, netns.Root)
 	n := newPools(t)
