@@ -10,8 +10,9 @@ type Metrics struct {
 	MaxWorkloads int            `yaml:"max_workloads"` // how many have time series of their own
 }
 
-// CountsWorkloads says that packets are to be counted by workload.
-func (m Metrics) CountsWorkloads() bool { return m.Listen.IsValid() && m.PerWorkload }
+// CountsWorkloads says that packets are to be counted by workload: for Prometheus,
+// and for natless workloads and top, which need no listener.
+func (m Metrics) CountsWorkloads() bool { return m.PerWorkload }
 
 func (v validator) metrics() {
 	m := v.Metrics

@@ -24,6 +24,17 @@ import (
 // daemon answers on a socket from a real registry with three workloads.
 func daemon(t *testing.T) (socket string) {
 	t.Helper()
+	return daemonWith(t, func(w *api.Workload) {
+		w.Traffic = &api.Traffic{}
+		if w.Request.Name == "ns/db" {
+			w.Traffic.Sent, w.Traffic.Received = api.Count{Packets: 1234, Bytes: 5_678_901}, api.Count{Packets: 999, Bytes: 10_000}
+		}
+	})
+}
+
+// daemonWith is that, with what complete says of the workloads.
+func daemonWith(t *testing.T, complete func(*api.Workload)) (socket string) {
+	t.Helper()
 	t.Setenv("LC_ALL", "C")
 	dir := t.TempDir()
 	reg, err := registry.Open(registry.Options{Path: filepath.Join(dir, "r.db"), History: 100, Pools: []registry.Pool{
@@ -35,6 +46,7 @@ func daemon(t *testing.T) (socket string) {
 	}
 	s := server.New(server.Options{
 		Group:    os.Getgid(), // the test may ask, whoever runs it
+		Complete: complete,
 		Registry: reg, Ready: func() bool { return true },
 		Status: func(context.Context) (api.Status, error) {
 			return api.Status{Version: "1.2", PID: 42, Ready: true, Started: time.Now().Add(-90 * time.Minute), Config: "/etc/natless/natless.yaml",
@@ -122,21 +134,21 @@ malformed  2
 CHECK   STATE  DETAIL
 routes  ok     all there
 `},
-		{"workloads --pool default", `NAME    WORKLOAD           IPV6         ADDRESS       PORTS            POOL     AGE
-ns/web  00123456789a/eth0  2001:db8::1  198.51.100.0  16384-32767      default  0s
-ns/db   10123456789a/eth0  2001:db8::2  198.51.100.1  443,16384-32767  default  0s
+		{"workloads --pool default", `NAME    WORKLOAD           IPV6         ADDRESS       PORTS            POOL     AGE   SENT  PKTS  RECEIVED  PKTS
+ns/web  00123456789a/eth0  2001:db8::1  198.51.100.0  16384-32767      default  0s      0B     0        0B     0
+ns/db   10123456789a/eth0  2001:db8::2  198.51.100.1  443,16384-32767  default  0s   5.7MB  1.2k      10kB   999
 `},
 		{"workloads list --name nobody", "no workload is like that: `natless workloads` lists all\n"},
 		{"workloads --pool nowhere", `!pool: there is no pool "nowhere": there are default, dedicated`},
-		{"workloads --name *b --sort -age", `NAME    WORKLOAD           IPV6         ADDRESS       PORTS            POOL     AGE
-ns/web  00123456789a/eth0  2001:db8::1  198.51.100.0  16384-32767      default  0s
-ns/db   10123456789a/eth0  2001:db8::2  198.51.100.1  443,16384-32767  default  0s
+		{"workloads --name *b --sort -age", `NAME    WORKLOAD           IPV6         ADDRESS       PORTS            POOL     AGE   SENT  PKTS  RECEIVED  PKTS
+ns/web  00123456789a/eth0  2001:db8::1  198.51.100.0  16384-32767      default  0s      0B     0        0B     0
+ns/db   10123456789a/eth0  2001:db8::2  198.51.100.1  443,16384-32767  default  0s   5.7MB  1.2k      10kB   999
 `},
-		{"workloads --address 203.0.113.0/24", `NAME  WORKLOAD           IPV6         ADDRESS      PORTS  POOL       AGE
--     20123456789a/eth0  2001:db8::3  203.0.113.0  all    dedicated  0s
+		{"workloads --address 203.0.113.0/24", `NAME  WORKLOAD           IPV6         ADDRESS      PORTS  POOL       AGE  SENT  PKTS  RECEIVED  PKTS
+-     20123456789a/eth0  2001:db8::3  203.0.113.0  all    dedicated  0s     0B     0        0B     0
 `},
-		{"workloads --address 2001:db8::2", `NAME   WORKLOAD           IPV6         ADDRESS       PORTS            POOL     AGE
-ns/db  10123456789a/eth0  2001:db8::2  198.51.100.1  443,16384-32767  default  0s
+		{"workloads --address 2001:db8::2", `NAME   WORKLOAD           IPV6         ADDRESS       PORTS            POOL     AGE   SENT  PKTS  RECEIVED  PKTS
+ns/db  10123456789a/eth0  2001:db8::2  198.51.100.1  443,16384-32767  default  0s   5.7MB  1.2k      10kB   999
 `},
 		{"workloads show ns/web", `name       ns/web
 workload   00123456789abcdef/eth0
@@ -149,6 +161,8 @@ address    198.51.100.0
 ports      16384-32767
 pool       default
 since      TIME
+sent       0 packets, 0B
+received   0 packets, 0B
 `},
 		{"workloads show 2", `workload  20123456789abcdef/eth0
 serial    3
@@ -157,6 +171,8 @@ address   203.0.113.0
 ports     all
 pool      dedicated
 since     TIME
+sent      0 packets, 0B
+received  0 packets, 0B
 `},
 		{"workloads show nobody", "!no workload is called \"nobody\": `natless workloads` lists all"},
 		{"whois 198.51.100.1:443", `name      ns/db
@@ -242,6 +258,7 @@ func TestJSON(t *testing.T) {
 		{"whois 198.51.100.1:443", `"name":"ns/db"`},
 		{"whois 198.51.100.1", `"owners":[{"container_id"`},
 		{"workloads --sort -name", `"container_id":"00123456789abcdef"`},
+		{"workloads --sort -sent", `"traffic":{"sent":{"packets":1234,"bytes":5678901},"received":{"packets":999,"bytes":10000}}`},
 		{"pools", `"ports_used":16385`},
 		{"explain x", `"verdict":"forward4"`},
 		{"workloads delete ns/db", `"name":"ns/db"`},

@@ -103,8 +103,17 @@ func examine(c *cobra.Command, output string, p doctor.Patient) error {
 
 // printFinding indents the remedy under what it mends.
 func printFinding(w io.Writer, f doctor.Finding) {
-	fmt.Fprintf(w, "%-4s  %-13s  %s\n", f.State, f.Check, strings.ReplaceAll(f.Detail, "\n", "\n"+strings.Repeat(" ", 21)))
+	const indent = 21
+	room := widthOf(w)
+	if room > 0 {
+		room = max(room-indent-2, leastCell)
+	}
+	var lines []string
+	for _, line := range strings.Split(f.Detail, "\n") {
+		lines = append(lines, wrap(room, line)...)
+	}
+	fmt.Fprintf(w, "%-4s  %-13s  %s\n", f.State, f.Check, strings.Join(lines, "\n"+strings.Repeat(" ", indent)))
 	if f.Remedy != "" {
-		fmt.Fprintf(w, "      %-13s  → %s\n", "", f.Remedy)
+		fmt.Fprintf(w, "%*s→ %s\n", indent, "", strings.Join(wrap(room, f.Remedy), "\n"+strings.Repeat(" ", indent+2)))
 	}
 }

@@ -71,7 +71,7 @@ func printFastPath(w io.Writer, o api.FastPath) error {
 		} else if i.Error == "" {
 			line = fmt.Sprintf("  left to the daemon at %s: packets would bypass %s", i.Name, i.Left)
 		}
-		if _, err := fmt.Fprintln(w, line); err != nil {
+		if err := sentence(w, line); err != nil {
 			return err
 		}
 	}

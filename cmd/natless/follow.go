@@ -97,12 +97,11 @@ func (l *listing) differences(o *options, w io.Writer, known map[api.Key]api.Row
 		before, was := known[r.Key]
 		delete(gone, r.Key)
 		known[r.Key] = *r
-		before.Violations = r.Violations
 		what := ""
 		switch {
 		case !was:
 			what = "added"
-		case before != *r:
+		case assigned(before) != assigned(*r):
 			what = "changed"
 		default:
 			continue
@@ -119,6 +118,12 @@ func (l *listing) differences(o *options, w io.Writer, known map[api.Key]api.Row
 		}
 	}
 	return nil
+}
+
+// assigned is a row without what is counted.
+func assigned(r api.Row) api.Row {
+	r.Violations, r.Traffic, r.Clock = 0, api.Traffic{}, 0
+	return r
 }
 
 func (l *listing) tell(o *options, w io.Writer, what string, r *api.Row) error {

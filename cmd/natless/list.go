@@ -54,22 +54,35 @@ else (~) or has gone (-), until Ctrl-C ends it; with -o json a line of JSON each
 			return l.print(c.OutOrStdout(), rows, time.Now())
 		},
 	}
+	l.filters(c, o)
+	f := c.Flags()
+	f.StringVar(&l.sort, "sort", "", "sort by this `column`: "+strings.Join(sortNames(), ", ")+"; with a - before it the other way round")
+	f.BoolVarP(&l.watch, "watch", "w", false, "go on, and show what changes")
+	c.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(sortNames(), cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+// filters are the flags that say which workloads.
+func (l *listing) filters(c *cobra.Command, o *options) {
 	f := c.Flags()
 	f.StringVar(&l.filter.Name, "name", "", "only those of this `name`, in which * is any text")
 	f.StringVar(&l.filter.Network, "network", "", "only those of this `network`, in which * is any text")
 	f.StringVar(&l.filter.Pool, "pool", "", "only those of this `pool`")
 	f.StringVar(&l.address, "address", "", "only those with this IPv4 or IPv6 `address`, or in this ADDRESS/LEN")
-	f.StringVar(&l.sort, "sort", "", "sort by this `column`: "+strings.Join(sortNames(), ", ")+"; with a - before it the other way round")
-	f.BoolVarP(&l.watch, "watch", "w", false, "go on, and show what changes")
 	c.RegisterFlagCompletionFunc("pool", o.completePool)
 	c.RegisterFlagCompletionFunc("name", o.completeName)
 	c.RegisterFlagCompletionFunc("network", o.completeNetwork)
 	c.RegisterFlagCompletionFunc("address", nothing)
-	c.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(sortNames(), cobra.ShellCompDirectiveNoFileComp))
-	return c
 }
 
-func (l *listing) parse() (err error) {
+func (l *listing) parse() error {
+	if l.sort != "" && comparison(l.sort) == nil {
+		return misuse("--sort %s: is none of %s", l.sort, strings.Join(sortNames(), ", "))
+	}
+	return l.parseFilter()
+}
+
+func (l *listing) parseFilter() (err error) {
 	if l.address != "" {
 		if l.filter.Address, err = netip.ParseAddr(l.address); err != nil {
 			if l.filter.Within, err = netip.ParsePrefix(l.address); err != nil {
@@ -77,14 +90,11 @@ func (l *listing) parse() (err error) {
 			}
 		}
 	}
-	if l.sort != "" && column(l.sort) == nil {
-		return misuse("--sort %s: is none of %s", l.sort, strings.Join(sortNames(), ", "))
-	}
 	return nil
 }
 
-// columns are what rows can be sorted by. Of equal ones the key decides.
-var columns = []struct {
+// sortable are what rows can be sorted by. Of equal ones the key decides.
+var sortable = []struct {
 	name    string
 	compare func(a, b *api.Row) int
 }{
@@ -96,18 +106,21 @@ var columns = []struct {
 	{"pool", func(a, b *api.Row) int { return natural(a.Pool, b.Pool) }},
 	{"age", func(a, b *api.Row) int { return b.Since.Compare(a.Since) }},
 	{"violations", func(a, b *api.Row) int { return cmp.Compare(a.Violations, b.Violations) }},
+	{"sent", func(a, b *api.Row) int { return cmp.Compare(a.Traffic.Sent.Bytes, b.Traffic.Sent.Bytes) }},
+	{"received", func(a, b *api.Row) int { return cmp.Compare(a.Traffic.Received.Bytes, b.Traffic.Received.Bytes) }},
+	{"traffic", func(a, b *api.Row) int { return cmp.Compare(bytesOf(a), bytesOf(b)) }},
 }
 
 func sortNames() (names []string) {
-	for _, c := range columns {
+	for _, c := range sortable {
 		names = append(names, c.name)
 	}
 	return names
 }
 
-func column(words string) func(a, b *api.Row) int {
+func comparison(words string) func(a, b *api.Row) int {
 	name, back := strings.CutPrefix(words, "-")
-	for _, c := range columns {
+	for _, c := range sortable {
 		switch {
 		case c.name != name:
 		case back:
@@ -121,7 +134,7 @@ func column(words string) func(a, b *api.Row) int {
 
 // order sorts rows, which come sorted by key.
 func (l *listing) order(rows []api.Row) {
-	compare := column(l.sort)
+	compare := comparison(l.sort)
 	if compare == nil {
 		return
 	}
@@ -172,18 +185,37 @@ func digits(s string) int {
 	return len(s) - len(strings.TrimLeft(s, "0123456789"))
 }
 
-var workloadHeader = []string{"NAME", "WORKLOAD", "IPV6", "ADDRESS", "PORTS", "POOL", "AGE"}
+func bytesOf(r *api.Row) uint64 { return r.Traffic.Sent.Bytes + r.Traffic.Received.Bytes }
 
-func rowWords(r *api.Row, now time.Time) []string {
-	return []string{cmp.Or(r.Name, "-"), short(r.Key), r.IPv6, r.Address.String(), r.Ports, r.Pool, age(now, r.Since)}
+var workloadColumns = []column{{head: "NAME"}, {head: "WORKLOAD", leave: 9}, {head: "IPV6", leave: 8}, {head: "ADDRESS"}, {head: "PORTS"},
+	{head: "POOL", leave: 7}, {head: "AGE", leave: 1}}
+
+// trafficColumns are there where packets are counted by workload.
+var trafficColumns = []column{{head: "SENT", right: true}, {head: "PKTS", right: true, leave: 6}, {head: "RECEIVED", right: true},
+	{head: "PKTS", right: true, leave: 5}}
+
+func rowWords(r *api.Row, now time.Time, counted bool) []string {
+	words := make([]string, 0, len(workloadColumns)+len(trafficColumns))
+	words = append(words, cmp.Or(r.Name, "-"), short(r.Key), r.IPv6, r.Address.String(), r.Ports, r.Pool, age(now, r.Since))
+	if counted {
+		for _, n := range [...]api.Count{r.Traffic.Sent, r.Traffic.Received} {
+			words = append(words, scaled(float64(n.Bytes))+"B", scaled(float64(n.Packets)))
+		}
+	}
+	return words
 }
 
 func (l *listing) print(w io.Writer, all []api.Row, now time.Time) error {
+	counted := slices.ContainsFunc(all, func(r api.Row) bool { return r.Counted })
+	columns := workloadColumns
+	if counted {
+		columns = slices.Concat(columns, trafficColumns)
+	}
 	rows := make([][]string, len(all))
 	for i := range all {
-		rows[i] = rowWords(&all[i], now)
+		rows[i] = rowWords(&all[i], now, counted)
 	}
-	return table(w, l.none(), workloadHeader, rows)
+	return table(w, l.none(), columns, rows)
 }
 
 // none is what to say where there is nothing to list.
@@ -202,16 +234,16 @@ func (l *listing) printJSON(c *cobra.Command, o *options) error {
 	if err != nil {
 		return err
 	}
-	type sortable struct {
+	type both struct {
 		api.Workload
 		row api.Row
 	}
-	list := make([]sortable, len(all))
+	list := make([]both, len(all))
 	for i := range all {
-		list[i] = sortable{all[i], rowOf(&all[i])}
+		list[i] = both{all[i], rowOf(&all[i])}
 	}
-	compare := column(l.sort)
-	slices.SortStableFunc(list, func(a, b sortable) int { return compare(&a.row, &b.row) })
+	compare := comparison(l.sort)
+	slices.SortStableFunc(list, func(a, b both) int { return compare(&a.row, &b.row) })
 	sorted := make([]api.Workload, len(list))
 	for i := range list {
 		sorted[i] = list[i].Workload
@@ -221,7 +253,10 @@ func (l *listing) printJSON(c *cobra.Command, o *options) error {
 
 func rowOf(w *api.Workload) api.Row {
 	r := api.Row{Key: w.Key, Name: w.Request.Name, Network: w.Request.Network, Address: w.Address, Ports: api.PortsText(w.Ports), Pool: w.Pool,
-		Since: w.Since, Violations: w.Violations}
+		Since: w.Since, Violations: w.Violations, Counted: w.Traffic != nil}
+	if r.Counted {
+		r.Traffic = *w.Traffic
+	}
 	if len(w.Request.IPv6) > 0 {
 		r.IPv6 = w.Request.IPv6[0].String()
 	}

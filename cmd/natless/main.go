@@ -68,6 +68,7 @@ something is wrong; 2 when the command line is wrong.`,
 	root.AddCommand(
 		newStatus(o),
 		newWorkloads(o),
+		newTop(o),
 		newWhois(o),
 		newPools(o),
 		newExplain(o),

@@ -51,7 +51,9 @@ func printPools(w io.Writer, pools []api.Pool, all bool) error {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		fmt.Fprintln(w, poolLine(p))
+		if err := sentence(w, poolLine(p)); err != nil {
+			return err
+		}
 		if err := printAddresses(w, p, all); err != nil {
 			return err
 		}

@@ -93,7 +93,7 @@ func printVerdicts(w io.Writer, verdicts map[string]uint64) error {
 		}
 	}
 	fmt.Fprintln(w)
-	return table(w, "no packet has come yet", []string{"VERDICT", "PACKETS"}, rows)
+	return table(w, "no packet has come yet", plain("VERDICT", "PACKETS"), rows)
 }
 
 // printLimits says which budgets were used up.
@@ -106,7 +106,7 @@ func printLimits(w io.Writer, limits []api.Limit) error {
 		rows = append(rows, []string{l.What, l.Budget, fmt.Sprint(l.Refused)})
 	}
 	fmt.Fprintln(w)
-	return table(w, "", []string{"LIMIT", "BUDGET", "REFUSED"}, rows)
+	return table(w, "", plain("LIMIT", "BUDGET", "REFUSED"), rows)
 }
 
 func printChecks(w io.Writer, checks []api.Check) error {
@@ -118,5 +118,5 @@ func printChecks(w io.Writer, checks []api.Check) error {
 		rows = append(rows, []string{c.Name, c.State, c.Detail})
 	}
 	fmt.Fprintln(w)
-	return table(w, "", []string{"CHECK", "STATE", "DETAIL"}, rows)
+	return table(w, "", plain("CHECK", "STATE", "DETAIL"), rows)
 }

@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/term"
 )
 
 // printJSON is every command's answer for programs.
@@ -20,52 +23,250 @@ func printJSON(w io.Writer, v any) error {
 	return encoder.Encode(v)
 }
 
-// table writes columns, the first row being the header. Without rows it says
-// so in words. What a line has behind its last word is left out. It is not
+// column is one of a table.
+type column struct {
+	head  string
+	right bool // numbers
+	// leave is how soon it is left out where the line is too long: the highest first;
+	// 0: never.
+	leave int
+}
+
+// plain are columns that are never left out.
+func plain(heads ...string) []column {
+	all := make([]column, len(heads))
+	for i, h := range heads {
+		all[i].head = h
+	}
+	return all
+}
+
+// leastCell is what a cell is cut to at least.
+const leastCell = 8
+
+// table writes rows under a header. Without rows it says so in words. What a line has
+// behind its last word is left out. On a terminal, lines are no longer than it is
+// wide: columns are left out, of which the last line tells, then the first one is cut,
+// unless the last one is of sentences, which go on in the next line. It is not
 // text/tabwriter, which takes a second for fifty thousand lines.
-func table(w io.Writer, none string, header []string, rows [][]string) error {
+func table(w io.Writer, none string, columns []column, rows [][]string) error {
 	if len(rows) == 0 {
 		_, err := fmt.Fprintln(w, none)
 		return err
 	}
-	widths := make([]int, len(header))
-	measure := func(row []string) {
-		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
-		}
-	}
-	measure(header)
-	for _, row := range rows {
-		measure(row)
-	}
+	widths := measure(columns, rows)
+	shown, gone := fitting(widthOf(w), columns, widths)
 	out := bufio.NewWriterSize(w, 64<<10)
 	line := make([]byte, 0, 256)
-	write := func(row []string) {
+	write := func(cell func(int) string) {
 		line = line[:0]
-		for i, cell := range row {
-			line = append(line, cell...)
-			for n := widths[i] + 2 - utf8.RuneCountInString(cell); n > 0; n-- {
-				line = append(line, ' ')
-			}
+		for _, i := range shown {
+			line = append(pad(line, cell(i), widths[i], columns[i].right), "  "...)
 		}
 		out.Write(append(bytes.TrimRight(line, " "), '\n'))
 	}
-	write(header)
+	write(func(i int) string { return columns[i].head })
 	for _, row := range rows {
-		write(row)
+		rest := breakLast(row, shown, widths)
+		write(func(i int) string { return row[i] })
+		for _, more := range rest {
+			write(func(i int) string {
+				if i == shown[len(shown)-1] {
+					return more
+				}
+				return ""
+			})
+		}
+	}
+	if gone != nil {
+		fmt.Fprintf(out, "(no room for %s: a wider terminal, a pipe and -o json have all)\n", strings.Join(gone, ", "))
 	}
 	return out.Flush()
 }
 
-// facts writes names and values, one a line; those without a value are left out.
-func facts(w io.Writer, pairs ...string) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
-			fmt.Fprintf(t, "%s\t%s\n", pairs[i], pairs[i+1])
+func measure(columns []column, rows [][]string) []int {
+	widths := make([]int, len(columns))
+	for i, c := range columns {
+		widths[i] = utf8.RuneCountInString(c.head)
+	}
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
-	return t.Flush()
+	return widths
+}
+
+// fitting are the columns that there is room for in a line, of 0 for any length, and
+// the names of the others. What is still too long, the first and the last are made
+// narrower for.
+func fitting(room int, columns []column, widths []int) (shown []int, gone []string) {
+	total := -2
+	for i := range columns {
+		shown = append(shown, i)
+		total += widths[i] + 2
+	}
+	for room > 0 && total > room {
+		worst := -1
+		for at, i := range shown {
+			if columns[i].leave > 0 && (worst < 0 || columns[i].leave > columns[shown[worst]].leave) {
+				worst = at
+			}
+		}
+		if worst < 0 {
+			break
+		}
+		i := shown[worst]
+		gone, total, shown = append(gone, columns[i].head), total-widths[i]-2, slices.Delete(shown, worst, worst+1)
+	}
+	if room > 0 && total > room {
+		i := shown[0]
+		if last := shown[len(shown)-1]; widths[last] > widths[i] {
+			i = last
+		}
+		widths[i] = max(widths[i]-(total-room), leastCell)
+	}
+	return shown, gone
+}
+
+// breakLast breaks the last cell of a row, where it is too long, and gives what of it
+// goes into lines of their own.
+func breakLast(row []string, shown, widths []int) (rest []string) {
+	last := shown[len(shown)-1]
+	if len(row[last]) <= widths[last] || !strings.Contains(row[last], " ") {
+		return nil
+	}
+	lines := wrap(widths[last], row[last])
+	row[last] = lines[0]
+	return lines[1:]
+}
+
+// pad adds a cell, with spaces around it, or as much of it as there is room for.
+func pad(line []byte, cell string, width int, right bool) []byte {
+	n := width - utf8.RuneCountInString(cell)
+	if n < 0 {
+		return append(append(line, string([]rune(cell)[:width-1])...), ellipsis()...)
+	}
+	if !right {
+		line = append(line, cell...)
+	}
+	for ; n > 0; n-- {
+		line = append(line, ' ')
+	}
+	if right {
+		line = append(line, cell...)
+	}
+	return line
+}
+
+func ellipsis() string {
+	if utf8Locale() {
+		return "…"
+	}
+	return "~"
+}
+
+// widthOf is how long a line may be: as long as the terminal is wide, or as $COLUMNS
+// says of it, or 0 for any length where it is no terminal.
+func widthOf(w io.Writer) int {
+	columns, _ := sizeOf(w)
+	return columns
+}
+
+// sized is a writer that has a size besides terminals.
+type sized interface{ Size() (columns, lines int) }
+
+func sizeOf(w io.Writer) (columns, lines int) {
+	if s, ok := w.(sized); ok {
+		return s.Size()
+	}
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0, 0
+	}
+	columns, lines, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0, 0
+	}
+	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
+		columns = n
+	}
+	return columns, lines
+}
+
+// wrap breaks a text between words into lines of a width, where that is possible; 0:
+// it is not broken.
+func wrap(width int, text string) (lines []string) {
+	if width <= 0 || utf8.RuneCountInString(text) <= width {
+		return []string{text}
+	}
+	line := ""
+	for _, word := range strings.Fields(text) {
+		switch {
+		case line == "":
+			line = word
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= width:
+			line += " " + word
+		default:
+			lines, line = append(lines, line), word
+		}
+	}
+	return append(lines, line)
+}
+
+// facts writes names and values, one a line; those without a value are left out.
+func facts(w io.Writer, pairs ...string) error {
+	width := 0
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			width = max(width, utf8.RuneCountInString(pairs[i])+2)
+		}
+	}
+	room := widthOf(w)
+	if room > 0 {
+		room = max(room-width, leastCell)
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] == "" {
+			continue
+		}
+		name := pairs[i]
+		for _, line := range wrap(room, pairs[i+1]) {
+			if _, err := fmt.Fprintf(w, "%-*s%s\n", width, name, line); err != nil {
+				return err
+			}
+			name = ""
+		}
+	}
+	return nil
+}
+
+// sentence writes a line; what of it is too long goes on in the next, further in.
+func sentence(w io.Writer, text string) error {
+	const further = 4
+	indent := text[:len(text)-len(strings.TrimLeft(text, " "))]
+	room := widthOf(w)
+	if room > 0 {
+		room = max(room-len(indent)-further, leastCell)
+	}
+	_, err := fmt.Fprintln(w, indent+strings.Join(wrap(room, text[len(indent):]), "\n"+indent+strings.Repeat(" ", further)))
+	return err
+}
+
+// scaled is a number in three digits or so: 999, 1.2k, 45M.
+func scaled(n float64) string {
+	for _, unit := range []string{"", "k", "M", "G", "T", "P"} {
+		switch {
+		case unit == "" && n < 999.5:
+			return strconv.FormatFloat(n, 'f', 0, 64)
+		case unit != "" && n < 9.95:
+			return strconv.FormatFloat(n, 'f', 1, 64) + unit
+		case n < 999.5:
+			return strconv.FormatFloat(n, 'f', 0, 64) + unit
+		}
+		n /= 1000
+	}
+	return strconv.FormatFloat(n, 'f', 0, 64) + "E"
 }
 
 // age is how long ago t was, in the two greatest units that matter.

@@ -140,7 +140,8 @@ func (q question) print(w io.Writer, all api.Owners) error {
 		rows = append(rows, []string{cmp.Or(o.Name, o.Detail, "-"), keyWords(o.Key), addresses(o.IPv6), api.PortsText(o.Ports),
 			moment(o.Since), moment(o.Until)})
 	}
-	return table(w, "", []string{"NAME", "WORKLOAD", "IPV6", "PORTS", "SINCE", "UNTIL"}, rows)
+	return table(w, "", []column{{head: "NAME"}, {head: "WORKLOAD", leave: 2}, {head: "IPV6", leave: 3}, {head: "PORTS"}, {head: "SINCE", leave: 1},
+		{head: "UNTIL"}}, rows)
 }
 
 // keyWords is a key as people read it, "-" of who is no workload.

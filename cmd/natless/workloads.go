@@ -66,7 +66,19 @@ func printWorkload(out io.Writer, w api.Workload, now time.Time) error {
 	}
 	return facts(out, "name", w.Request.Name, "workload", w.Key.String(), "serial", serial(w.Serial), "network", w.Request.Network, "namespace", w.Request.Netns, "interface", w.Request.HostInterface,
 		"ipv6", strings.Join(ipv6, ", "), "address", w.Address.String(), "ports", api.PortsText(w.Ports), "asked for", asked, "pool", w.Pool,
-		"prefix", prefix, "since", moment(w.Since)+" ("+age(now, w.Since)+")", "violations", violations)
+		"prefix", prefix, "since", moment(w.Since)+" ("+age(now, w.Since)+")", "sent", trafficOf(w, true), "received", trafficOf(w, false), "violations", violations)
+}
+
+// trafficOf is what was translated for a workload, in one direction.
+func trafficOf(w api.Workload, sent bool) string {
+	if w.Traffic == nil {
+		return ""
+	}
+	n := w.Traffic.Received
+	if sent {
+		n = w.Traffic.Sent
+	}
+	return packetsOf(n.Packets) + ", " + scaled(float64(n.Bytes)) + "B"
 }
 
 // serial is an assignment's number, where it has one.

@@ -88,6 +88,22 @@ type Workload struct {
 	// Violations is how many packets it sent from ports outside its set since
 	// the daemon knows it: they were refused.
 	Violations uint64 `json:"violations"`
+	// Traffic is what was translated for it since the daemon knows it, by daemon and
+	// fast path together; nil where packets are not counted by workload.
+	Traffic *Traffic `json:"traffic,omitempty"`
+}
+
+// Traffic is what a workload sent, and what it was sent.
+type Traffic struct {
+	Sent     Count `json:"sent"`
+	Received Count `json:"received"`
+}
+
+// Count is a number of packets, superpackets counting as one, and of their bytes
+// from the IP header on, as they came in.
+type Count struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
 }
 
 // Run is the longest contiguous run of the set, for ip_local_port_range; a

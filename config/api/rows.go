@@ -19,10 +19,18 @@ import (
 const (
 	RowsType = "text/tab-separated-values" // to be accepted by who asks for workloads
 	RowsNext = "Natless-Next"              // the header that has the parameter after of the page behind
+	// RowsClock is the header that has the time at which a page's packets were counted,
+	// in seconds of a clock that nobody sets and that begins with the daemon.
+	RowsClock = "Natless-Clock"
 )
 
-// RowColumns are the columns of a row, in this order. More may follow.
-var RowColumns = []string{"container_id", "interface", "name", "network", "ipv6", "address", "ports", "pool", "since", "violations"}
+// RowColumns are the columns of a row, in this order. More may follow. Those from
+// sent_packets on are empty where packets are not counted by workload.
+var RowColumns = []string{"container_id", "interface", "name", "network", "ipv6", "address", "ports", "pool", "since", "violations",
+	"sent_packets", "sent_bytes", "received_packets", "received_bytes"}
+
+// leastColumns is how many of them there were in the first table of all.
+const leastColumns = 10
 
 // Row is a workload in a table.
 type Row struct {
@@ -32,6 +40,9 @@ type Row struct {
 	Ports, Pool         string
 	Since               time.Time
 	Violations          uint64
+	Traffic             Traffic
+	Counted             bool          // packets are counted by workload
+	Clock               time.Duration // when they were, by RowsClock
 }
 
 // Append adds the row of a workload to a table.
@@ -46,7 +57,15 @@ func (w *Workload) Append(b []byte) []byte {
 	b = append(append(b, PortsText(w.Ports)...), '\t')
 	b = append(append(b, w.Pool...), '\t')
 	b = append(w.Since.UTC().AppendFormat(b, time.RFC3339Nano), '\t')
-	return append(strconv.AppendUint(b, w.Violations, 10), '\n')
+	b = strconv.AppendUint(b, w.Violations, 10)
+	if t := w.Traffic; t != nil {
+		for _, n := range [...]uint64{t.Sent.Packets, t.Sent.Bytes, t.Received.Packets, t.Received.Bytes} {
+			b = strconv.AppendUint(append(b, '\t'), n, 10)
+		}
+	} else {
+		b = append(b, "\t\t\t\t"...)
+	}
+	return append(b, '\n')
 }
 
 // Rows gives what a table shows of all workloads that match, sorted by key.
@@ -54,13 +73,14 @@ func (c *Client) Rows(ctx context.Context, f Filter) (all []Row, err error) {
 	query := f.query()
 	query.Set("limit", "10000")
 	for {
-		body, next, err := c.rows(ctx, query)
+		body, header, err := c.rows(ctx, query)
 		if err != nil {
 			return nil, err
 		}
-		if all, err = readRows(all, body); err != nil {
+		if all, err = readRows(all, body, clockOf(header)); err != nil {
 			return nil, &Problem{Code: CodeInternal, Detail: "answer of natlessd: " + err.Error(), Err: err}
 		}
+		next := header.Get(RowsNext)
 		if next == "" {
 			return all, nil
 		}
@@ -68,10 +88,16 @@ func (c *Client) Rows(ctx context.Context, f Filter) (all []Row, err error) {
 	}
 }
 
-func (c *Client) rows(ctx context.Context, query url.Values) (body []byte, next string, err error) {
+// clockOf is the time of a page; 0 of a daemon that does not tell.
+func clockOf(h http.Header) time.Duration {
+	seconds, _ := strconv.ParseFloat(h.Get(RowsClock), 64)
+	return time.Duration(seconds * float64(time.Second))
+}
+
+func (c *Client) rows(ctx context.Context, query url.Values) (body []byte, header http.Header, err error) {
 	resp, err := c.open(ctx, http.MethodGet, "/v1/workloads?"+query.Encode(), http.Header{"Accept": {RowsType}}, nil)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	defer resp.Body.Close()
 	if n := resp.ContentLength; n > 0 && n <= maxAnswer {
@@ -81,15 +107,17 @@ func (c *Client) rows(ctx context.Context, query url.Values) (body []byte, next 
 		body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	}
 	if err != nil {
-		return nil, "", c.unavailable(err)
+		return nil, nil, c.unavailable(err)
 	}
-	return body, resp.Header.Get(RowsNext), nil
+	return body, resp.Header, nil
 }
 
-func readRows(all []Row, body []byte) ([]Row, error) {
+func readRows(all []Row, body []byte, clock time.Duration) ([]Row, error) {
 	text := string(body) // once: the rows' words are parts of it
 	head, text, _ := strings.Cut(text, "\n")
-	if columns := strings.Split(head, "\t"); len(columns) < len(RowColumns) || !slices.Equal(columns[:len(RowColumns)], RowColumns) {
+	columns := strings.Split(head, "\t")
+	known := min(len(columns), len(RowColumns)) // an older daemon has fewer
+	if known < leastColumns || !slices.Equal(columns[:known], RowColumns[:known]) {
 		return nil, fmt.Errorf("it is no table of workloads: natlessd is of another version")
 	}
 	all = slices.Grow(all, strings.Count(text, "\n"))
@@ -101,21 +129,38 @@ func readRows(all []Row, body []byte) ([]Row, error) {
 			word, rest, more = strings.Cut(rest, "\t")
 			words = append(words, word)
 		}
-		if len(words) < len(RowColumns) {
+		if len(words) < known {
 			return nil, fmt.Errorf("a row has %d columns", len(words))
 		}
-		r := Row{Key: Key{words[0], words[1]}, Name: words[2], Network: words[3], IPv6: words[4], Ports: words[6], Pool: words[7]}
-		var err error
-		if r.Address, err = netip.ParseAddr(words[5]); err != nil {
+		r, err := readRow(words[:known])
+		if err != nil {
 			return nil, err
 		}
-		if r.Since, err = time.Parse(time.RFC3339Nano, words[8]); err != nil {
-			return nil, err
-		}
-		if r.Violations, err = strconv.ParseUint(words[9], 10, 64); err != nil {
-			return nil, err
-		}
+		r.Clock = clock
 		all = append(all, r)
 	}
 	return all, nil
+}
+
+func readRow(words []string) (r Row, err error) {
+	r = Row{Key: Key{words[0], words[1]}, Name: words[2], Network: words[3], IPv6: words[4], Ports: words[6], Pool: words[7]}
+	if r.Address, err = netip.ParseAddr(words[5]); err != nil {
+		return r, err
+	}
+	if r.Since, err = time.Parse(time.RFC3339Nano, words[8]); err != nil {
+		return r, err
+	}
+	if r.Violations, err = strconv.ParseUint(words[9], 10, 64); err != nil {
+		return r, err
+	}
+	if len(words) < len(RowColumns) || words[leastColumns] == "" {
+		return r, nil
+	}
+	r.Counted = true
+	for i, n := range [...]*uint64{&r.Traffic.Sent.Packets, &r.Traffic.Sent.Bytes, &r.Traffic.Received.Packets, &r.Traffic.Received.Bytes} {
+		if *n, err = strconv.ParseUint(words[leastColumns+i], 10, 64); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
 }

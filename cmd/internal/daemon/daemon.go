@@ -51,6 +51,7 @@ type Daemon struct {
 	api       *apiTask
 	web       *web.Server // nil: off
 	accounts  *accounting.Accounting
+	counted   bool // packets, by workload
 	othersNAT othersNAT
 }
 
@@ -82,6 +83,7 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 		return nil, err
 	}
 	d.keeper.serve(d.host.Engine)
+	d.counted = c.Metrics.CountsWorkloads()
 	d.accounts = d.host.Account(c.Metrics.MaxWorkloads, d.keeper.owners)
 	d.reloader = newReloader(c, d, h)
 	if d.api, err = newAPI(d, c); err != nil {

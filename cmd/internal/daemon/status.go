@@ -68,8 +68,11 @@ func (a *apiTask) Run(ctx context.Context) error {
 // complete adds what the translator knows of a workload.
 func (d *Daemon) complete(w *api.Workload) {
 	w.Prefix = d.host.Table().Prefix()
-	used, _ := d.accounts.Usage(w.Serial)
+	used, known := d.accounts.Usage(w.Serial)
 	w.Violations = used.Violations
+	if known && d.counted {
+		w.Traffic = &api.Traffic{Sent: api.Count(used.Sent), Received: api.Count(used.Received)}
+	}
 }
 
 func (d *Daemon) status() api.Status {

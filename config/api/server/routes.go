@@ -54,7 +54,8 @@ func (s *Server) routes() []route {
 type raw struct {
 	contentType string
 	body        []byte
-	next        string // of a page of rows
+	next        string        // of a page of rows
+	clock       time.Duration // likewise; 0: none
 }
 
 func (s *Server) handler(rt route) http.HandlerFunc {
@@ -72,6 +73,9 @@ func (s *Server) handler(rt route) http.HandlerFunc {
 			w.Header().Set("Content-Length", strconv.Itoa(len(v.body)))
 			if v.next != "" {
 				w.Header().Set(api.RowsNext, v.next)
+			}
+			if v.clock > 0 {
+				w.Header().Set(api.RowsClock, strconv.FormatFloat(v.clock.Seconds(), 'f', 9, 64))
 			}
 			w.Write(v.body)
 		case attachment:
@@ -173,13 +177,14 @@ func (s *Server) list(r *http.Request) (any, error) {
 
 // rows is a page of a table.
 func (s *Server) rows(found []*registry.Assignment, next string) raw {
+	clock := time.Since(s.began)
 	b := make([]byte, 0, 1024+256*len(found))
 	b = append(append(b, strings.Join(api.RowColumns, "\t")...), '\n')
 	for _, a := range found {
 		w := s.workload(a)
 		b = w.Append(b)
 	}
-	return raw{api.RowsType, b, next}
+	return raw{api.RowsType, b, next, clock}
 }
 
 // known refuses a pool that is not there: who asks for its workloads has misspelt it.

@@ -66,6 +66,7 @@ type Server struct {
 	kinds  map[string]kind // of the mux's patterns
 	limits limits
 	inside inside
+	began  time.Time
 	ending context.Context // done when streams are to end
 	end    context.CancelFunc
 }
@@ -78,7 +79,7 @@ func New(o Options) *Server {
 	if o.Complete == nil {
 		o.Complete = func(*api.Workload) {}
 	}
-	s := &Server{Options: o, mux: http.NewServeMux(), kinds: map[string]kind{}, inside: newInside()}
+	s := &Server{Options: o, mux: http.NewServeMux(), kinds: map[string]kind{}, inside: newInside(), began: time.Now()}
 	s.ending, s.end = context.WithCancel(context.Background())
 	for _, r := range s.routes() {
 		s.mux.HandleFunc(r.pattern, s.handler(r))
