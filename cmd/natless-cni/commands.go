@@ -283,7 +283,8 @@ func gc(args *skel.CmdArgs) error {
 // 50 while it starts. A full pool is not asked for: the engine would say that the
 // network of the whole node is not ready, for which Kubernetes evicts what runs
 // after five minutes. An ADD that finds no room fails with its own code, and that
-// pod alone waits.
+// pod alone waits. For the same reason STATUS is well on a host that is drained: what
+// runs there is to go on until it is moved.
 func status(args *skel.CmdArgs) error {
 	c, err := parse(args)
 	if err != nil {

@@ -25,6 +25,7 @@ const (
 	codePortsOverride = 108 // CHECK: somebody changed the port range in the container
 	codeNoCommonPorts = 109 // the container's attachments have no ports in common
 	codeSource        = 110 // the container's kernel sends from an address that is not mapped
+	codeDrained       = 111 // the host, or the pool, takes no new workloads
 )
 
 // patience is how long natlessd may take before the runtime is told to try
@@ -49,6 +50,8 @@ func problem(err error) error {
 		code = types.ErrInvalidNetworkConfig
 	case api.CodeExhausted:
 		code = codeExhausted
+	case api.CodeDrained:
+		code = codeDrained
 	case api.CodeConflict:
 		code = codeConflict
 	case api.CodeForbidden:
@@ -65,6 +68,7 @@ var remedies = map[api.Code]string{
 	api.CodeRateLimited: "the runtime tries again",
 	api.CodeStorage:     "look at the disk of natlessd's registry.path",
 	api.CodeExhausted:   "`natless pools` shows how full the pools are; add addresses to the pool, or lower ports_per_workload",
+	api.CodeDrained:     "somebody drains it on purpose (natless drain); have this container start on another host, or end it with `natless undrain`",
 	api.CodeForbidden:   "run the container runtime as root or in the group of api.group",
 	api.CodeConflict:    "`natless whois` says who has it",
 }

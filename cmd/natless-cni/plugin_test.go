@@ -187,6 +187,7 @@ func TestErrorCodes(t *testing.T) {
 		{"STATUS: starting", "STATUS", "", stdin(d.socket, ""), "", problem(503, api.CodeStarting), 50, "because"},
 		{"STATUS: nobody there", "STATUS", "", stdin(filepath.Join(t.TempDir(), "none.sock"), ""), "", nil, 51, "none.sock"},
 		{"pool exhausted", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(507, api.CodeExhausted), codeExhausted, "because"},
+		{"drained", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(503, api.CodeDrained), codeDrained, "because"},
 		{"address taken", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(409, api.CodeConflict), codeConflict, "because"},
 		{"not allowed", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(403, api.CodeForbidden), codeForbidden, "because"},
 		{"IPv4 only", "ADD", pods, stdin(d.socket, `,"prevResult":{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"`+pods+`"}],"ips":[{"address":"192.0.2.9/24","interface":0}]}`), "", nil, codeNoIPv6, "eth0"},

@@ -26,6 +26,8 @@ func remedy(socket string, err error) string {
 		return "it will be ready in a moment; `natless status` shows what it waits for"
 	case errors.Is(err, api.ErrRateLimited):
 		return "too many ask at a time; try again"
+	case errors.Is(err, api.ErrDrained):
+		return "`natless status` says what is drained, and since when"
 	case errors.Is(err, api.ErrExhausted):
 		return "`natless pools` shows how full each address is"
 	case errors.Is(err, api.ErrStorage):

@@ -348,3 +348,32 @@ func TestParseTime(t *testing.T) {
 		}
 	}
 }
+
+// TestDrain: who drains learns who is left, waits until nobody is, and how it ends.
+func TestDrain(t *testing.T) {
+	socket := daemon(t)
+	for _, c := range []struct{ args, want string }{
+		{"undrain", "this host is not drained\n"},
+		{"drain --pool nowhere", `!pool: there is no pool "nowhere": there are default, dedicated`},
+		{"undrain --pool nowhere", `!pool: there is no pool "nowhere": there are default, dedicated`},
+		{"drain --timeout 1s", "!--timeout 1s: is for how long to --wait"},
+		{"drain --pool dedicated", "pool dedicated takes no new workloads since TIME, 1 workload left\n"},
+		{"drain --wait --timeout 1ms", "this host takes no new workloads since TIME, 3 workloads left\n" +
+			"CLOCK  3 workloads left: ns/web, ns/db, 20123456789a/eth0\n!3 workloads left after 1ms: `natless workloads` lists them"},
+		{"undrain", "new workloads get something of this host again\n"},
+	} {
+		got := regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d `).ReplaceAllString(run(t, socket, strings.Fields(c.args)...), "CLOCK ")
+		if d := cmp.Diff(c.want, got); d != "" {
+			t.Errorf("natless %s (-want +got):\n%s", c.args, d)
+		}
+	}
+	if got := run(t, socket, "pools"); !strings.Contains(got, "cooldown 1s, drained since TIME\n") || strings.Count(got, "drained") != 1 {
+		t.Error(got)
+	}
+	done := make(chan string, 1)
+	go func() { done <- run(t, socket, "drain", "--pool", "dedicated", "--wait", "-o", "json") }()
+	run(t, socket, "workloads", "delete", "2")
+	if got := <-done; !strings.Contains(got, `"pool": "dedicated"`) || !strings.Contains(got, `"left": 0`) {
+		t.Error(got)
+	}
+}

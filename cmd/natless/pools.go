@@ -72,8 +72,12 @@ func poolLine(p api.Pool) string {
 		text = append(text, words.Count(p.PortsPerWorkload, "port")+" each,")
 	}
 	cooldown := time.Duration(p.CooldownSeconds * float64(time.Second))
-	return strings.Join(append(text, fmt.Sprintf("%s, %s used, cooldown %s", words.Count(p.Workloads, "workload"),
+	line := strings.Join(append(text, fmt.Sprintf("%s, %s used, cooldown %s", words.Count(p.Workloads, "workload"),
 		percent(p.PortsUsed, p.Ports), cooldown)), " ")
+	if !p.Drained.IsZero() {
+		line += ", drained since " + moment(p.Drained)
+	}
+	return line
 }
 
 func printAddresses(w io.Writer, p api.Pool, all bool) error {

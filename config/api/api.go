@@ -191,6 +191,7 @@ type Pool struct {
 	PortsCooling     int           `json:"ports_cooling"`           // given back, and not yet to be had
 	PortsOfHost      int           `json:"ports_of_host,omitempty"` // that the host itself uses: not to be had until it stops
 	Headroom         int           `json:"headroom"`                // workloads that would find ports_per_workload, or an address, free
+	Drained          time.Time     `json:"drained,omitzero"`        // since then no new workload gets anything of it
 	Addresses        []PoolAddress `json:"addresses"`
 	Others           int           `json:"others,omitempty"` // addresses that are no fuller, where only some were asked for
 }
@@ -223,6 +224,19 @@ type Pools struct {
 	Pools []Pool `json:"pools"`
 }
 
+// Drain is a pool, or the whole host, of which no new workload gets anything.
+type Drain struct {
+	Pool    string    `json:"pool,omitempty"` // empty: the host
+	Since   time.Time `json:"since"`
+	Left    int       `json:"left"`              // workloads that have something of it still
+	Unknown bool      `json:"unknown,omitempty"` // no such pool is configured any more
+}
+
+// Drains are all that is drained, the host first.
+type Drains struct {
+	Drains []Drain `json:"drains"`
+}
+
 // Status is the daemon at a glance.
 type Status struct {
 	Version   string       `json:"version"`
@@ -239,6 +253,8 @@ type Status struct {
 	// Verdicts counts packets by verdict or reason.
 	Verdicts map[string]uint64 `json:"verdicts"`
 	Reload   Reload            `json:"reload"`
+	// Drains are what no new workload gets anything of.
+	Drains []Drain `json:"drains,omitempty"`
 	// Limits are the budgets that were used up since the start, and how often.
 	Limits []Limit `json:"limits,omitempty"`
 	// Checks are what the daemon watches, such as routes and the rules against

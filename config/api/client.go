@@ -152,6 +152,30 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return answer[Status](ctx, c, http.MethodGet, "/v1/status", nil)
 }
 
+// Drain has no new workload given anything of a pool, or for "" of the whole host; those
+// that have something keep it. It lasts until Undrain, over restarts.
+func (c *Client) Drain(ctx context.Context, pool string) (Drain, error) {
+	return answer[Drain](ctx, c, http.MethodPut, drainPath(pool), nil)
+}
+
+// Undrain undoes Drain. ErrNotFound where it is not drained.
+func (c *Client) Undrain(ctx context.Context, pool string) error {
+	return c.call(ctx, http.MethodDelete, drainPath(pool), nil, nil)
+}
+
+// Drains gives what is drained, and who is left there.
+func (c *Client) Drains(ctx context.Context) ([]Drain, error) {
+	d, err := answer[Drains](ctx, c, http.MethodGet, "/v1/drains", nil)
+	return d.Drains, err
+}
+
+func drainPath(pool string) string {
+	if pool == "" {
+		return "/v1/drains/host"
+	}
+	return "/v1/drains/pools/" + url.PathEscape(pool)
+}
+
 // Reload makes the daemon read its config again. When it is wrong the error
 // says why, and nothing has changed.
 func (c *Client) Reload(ctx context.Context) (Reload, error) {

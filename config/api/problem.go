@@ -14,6 +14,7 @@ const (
 	CodeConflict         Code = "conflict"           // 409, somebody else has it: Detail says who
 	CodeTooLarge         Code = "too_large"          // 413
 	CodeExhausted        Code = "pool_exhausted"     // 507, Pool says which, Detail how full
+	CodeDrained          Code = "drained"            // 503, the host, or the pool that Pool says, takes no new workloads
 	CodeRateLimited      Code = "rate_limited"       // 429, try again a little later
 	CodeInternal         Code = "internal"           // 500
 	CodeReloadRefused    Code = "reload_refused"     // 422, the new config is wrong, the old one stays
@@ -44,6 +45,7 @@ var (
 	ErrNotFound    = &Problem{Code: CodeNotFound}
 	ErrConflict    = &Problem{Code: CodeConflict}
 	ErrExhausted   = &Problem{Code: CodeExhausted}
+	ErrDrained     = &Problem{Code: CodeDrained}
 	ErrRateLimited = &Problem{Code: CodeRateLimited}
 	ErrStorage     = &Problem{Code: CodeStorage}
 	ErrStarting    = &Problem{Code: CodeStarting}

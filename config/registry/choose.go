@@ -12,7 +12,7 @@ import (
 // last if it can be had, else the emptiest address that has what is wanted.
 // old is what the workload has now, or nil; it is not given up here.
 func (t *txn) choose(a, old *Assignment) error {
-	p, err := t.state.poolFor(a.Request)
+	p, err := t.open(a.Request)
 	if err != nil {
 		return err
 	}

@@ -172,9 +172,14 @@ func (r *Registry) Pools() []api.Pool {
 			free[r.state.addresses[c.Address]] += size(c.Ports)
 		}
 	}
-	all := make([]api.Pool, 0, len(r.state.pools))
+	all, drained := make([]api.Pool, 0, len(r.state.pools)), r.drained()
 	for _, p := range r.state.pools {
-		all = append(all, p.usage(free))
+		u := p.usage(free)
+		u.Drained = drained[p.Name]
+		if since, is := drained[wholeHost]; is && u.Drained.IsZero() {
+			u.Drained = since
+		}
+		all = append(all, u)
 	}
 	return all
 }

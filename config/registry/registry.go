@@ -89,8 +89,10 @@ type Registry struct {
 
 	commits  queue
 	copying  sync.Mutex // held while there is a copy
+	draining sync.Mutex // held while drains change
 	inMemory int64      // the largest copy that is not put on disk
 	inUse    atomic.Pointer[inUse]
+	drains   atomic.Pointer[drains]
 
 	mu     sync.RWMutex // guards what follows; held for writing until what was written is on disk
 	state  state
@@ -129,7 +131,12 @@ func Open(o Options) (*Registry, error) {
 		return nil, err
 	}
 	r := &Registry{db: db, path: o.Path, inMemory: copyInMemory, log: o.Log, now: o.Now, check: o.Check, sink: o.Sink}
-	if err := r.load(o); err != nil {
+	drained, err := readDrains(o.Path)
+	if err == nil {
+		r.drains.Store(&drained)
+		err = r.load(o)
+	}
+	if err != nil {
 		db.Close()
 		return nil, err
 	}

@@ -254,6 +254,7 @@ func (n *topology) figures(p *prometheus, sent, foul float64) {
 		`natless_pool_workloads{pool="default"}`:                                   1,
 		`natless_pool_ports_used{pool="default"}`:                                  1024,
 		`natless_pool_headroom_workloads{pool="default"}`:                          62,
+		`natless_pool_drained{pool="default"}`:                                     0, `natless_host_drained`: 0,
 		`natless_workloads`: 1, `natless_mappings`: 1, `natless_ready`: 1, `natless_device_up`: 1,
 		`natless_dns64_queries_total`: 2, `natless_dns64_synthesised_total`: 2,
 		`natless_dns64_responses_total{rcode="NOERROR"}`: 2,

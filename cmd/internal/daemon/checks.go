@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/route"
@@ -21,6 +22,9 @@ func (d *Daemon) checks(c *config.Config) []api.Check {
 	all := []api.Check{homeless(d.keeper.Registry), written(d.keeper.Registry), d.hostPorts(),
 		d.othersNAT.look(d.host.State().Routes), d.spoofing(), d.held(c)}
 	all = append(all, d.insisted(c)...)
+	if drains := d.keeper.Drains(); drains != nil {
+		all = append(all, drained(drains, time.Now()))
+	}
 	if c.Uplink != "" {
 		all = append(all, announcements(d.host.Routes))
 	}
@@ -36,6 +40,23 @@ func (d *Daemon) hostPorts() api.Check {
 		return api.Check{Name: "host ports", State: "warn", Detail: u.String()}
 	}
 	return api.Check{Name: "host ports", State: "ok"}
+}
+
+// drained says what no new workload gets anything of, so that nobody forgets it.
+func drained(drains []api.Drain, now time.Time) api.Check {
+	var said []string
+	for _, d := range drains {
+		what, end := "this host", "natless undrain"
+		if d.Pool != "" {
+			what, end = "pool "+d.Pool, "natless undrain --pool "+d.Pool
+			if d.Unknown {
+				what += ", which is not configured any more,"
+			}
+		}
+		said = append(said, fmt.Sprintf("%s takes no new workloads since %s (%v ago), %s left: %s ends it", what,
+			d.Since.Local().Format("2006-01-02 15:04:05 MST"), now.Sub(d.Since).Truncate(time.Minute), words.Count(d.Left, "workload"), end))
+	}
+	return api.Check{Name: "drained", State: "warn", Detail: strings.Join(said, "; ")}
 }
 
 // othersNATLasts is how long what was found of others' rules is told again: where

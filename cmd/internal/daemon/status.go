@@ -82,7 +82,7 @@ func (d *Daemon) status() api.Status {
 		Prefix: c.Prefix, IPv4: c.Addresses.IPv4, IPv6: c.Addresses.IPv6,
 		Device:   api.Device{Name: c.Device.Name, MTU: c.Device.MTU, Queues: queues(c)},
 		Mappings: d.host.Table().Len(), Workloads: d.keeper.Len(),
-		Reload: d.reloader.last(), FastPath: fastPathStatus(d.host.FastPath, c.FastPath),
+		Drains: d.keeper.Drains(), Reload: d.reloader.last(), FastPath: fastPathStatus(d.host.FastPath, c.FastPath),
 	}
 	st.Offload = st.FastPath
 	traffic := d.host.Traffic()

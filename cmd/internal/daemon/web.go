@@ -64,6 +64,7 @@ func (d *Daemon) sources() metrics.Sources {
 		Device:   func() (metrics.Device, bool) { return describe(d.host.Dataplane) },
 		Table:    func() (int, int) { return d.host.Table().Len(), d.keeper.Len() },
 		Pools:    d.keeper.Pools,
+		Drained:  d.keeper.HostDrained,
 		Reloads:  d.reloader.counts,
 		Local:    d.host.Local.Stats,
 		Refusals: d.refusals,

@@ -31,6 +31,7 @@ type Sources struct {
 	Device   func() (Device, bool) // false while there is none
 	Table    func() (mappings, workloads int)
 	Pools    func() []api.Pool
+	Drained  func() bool // the whole host is
 	Reloads  func() Reloads
 	Local    func() local.Stats
 	Refusals func() []api.Limit

@@ -73,7 +73,8 @@ func sources() Sources {
 		Device: func() (Device, bool) {
 			return Device{Name: "natless0", IO: "io_uring", TSO: true, Link: link, LinkOK: true}, true
 		},
-		Table: func() (int, int) { return 7, 5 },
+		Table:   func() (int, int) { return 7, 5 },
+		Drained: func() bool { return true },
 		Pools: func() []api.Pool {
 			return []api.Pool{{Name: "default", Workloads: 5, Ports: 100, PortsUsed: 50, PortsCooling: 10, Headroom: 4, Addresses: make([]api.PoolAddress, 2)}}
 		},

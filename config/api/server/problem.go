@@ -24,6 +24,7 @@ var statuses = map[api.Code]int{
 	api.CodeStarting:         http.StatusServiceUnavailable,
 	api.CodeStorage:          http.StatusServiceUnavailable,
 	api.CodeExhausted:        http.StatusInsufficientStorage,
+	api.CodeDrained:          http.StatusServiceUnavailable,
 }
 
 // problemOf says in the API's words what went wrong.
@@ -31,6 +32,7 @@ func problemOf(err error) *api.Problem {
 	var p *api.Problem
 	var wrong *registry.FieldError
 	var full *registry.ExhaustedError
+	var drained *registry.DrainedError
 	var conflict *registry.ConflictError
 	var ambiguous *registry.AmbiguousError
 	var disk *registry.WriteError
@@ -43,6 +45,8 @@ func problemOf(err error) *api.Problem {
 		return &api.Problem{Code: api.CodeInvalid, Field: wrong.Field, Detail: wrong.Reason}
 	case errors.As(err, &full):
 		return &api.Problem{Code: api.CodeExhausted, Pool: full.Usage.Name, Detail: err.Error()}
+	case errors.As(err, &drained):
+		return &api.Problem{Code: api.CodeDrained, Pool: drained.Pool, Detail: err.Error()}
 	case errors.As(err, &conflict):
 		return &api.Problem{Code: api.CodeConflict, Field: conflict.Field, Detail: conflict.Error()}
 	case errors.As(err, &mapped): // the table has nothing but assignments, which the registry knows, and these

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -41,6 +42,11 @@ func (s *Server) routes() []route {
 		{pattern: "GET /v1/whois", query: []string{"address", "at"}, do: (*Server).whois},
 		{pattern: "GET /v1/owners", query: []string{"address", "port", "at"}, do: (*Server).owners},
 		{pattern: "GET /v1/pools", query: []string{"addresses"}, do: (*Server).pools},
+		{pattern: "GET /v1/drains", do: (*Server).drains},
+		{pattern: "PUT /v1/drains/host", kind: change, do: (*Server).drain},
+		{pattern: "DELETE /v1/drains/host", kind: change, do: (*Server).undrain},
+		{pattern: "PUT /v1/drains/pools/{pool}", kind: change, do: (*Server).drain},
+		{pattern: "DELETE /v1/drains/pools/{pool}", kind: change, do: (*Server).undrain},
 		{pattern: "GET /v1/explain", query: []string{"packet"}, do: (*Server).explain},
 		{pattern: "GET /v1/watch", query: []string{"filter", "rate", "bytes", "all"}, kind: watch, do: (*Server).watch},
 		{pattern: "POST /v1/reload", kind: slow, do: (*Server).reload},
@@ -322,6 +328,29 @@ func (s *Server) pools(r *http.Request) (any, error) {
 		fullest(&pools[i], most)
 	}
 	return api.Pools{Pools: pools}, nil
+}
+
+func (s *Server) drains(*http.Request) (any, error) {
+	return api.Drains{Drains: append([]api.Drain{}, s.Registry.Drains()...)}, nil
+}
+
+// drain drains the pool of the path, or the host where it names none.
+func (s *Server) drain(r *http.Request) (any, error) {
+	pool, p := r.PathValue("pool"), peerOf(r.Context())
+	d, err := s.Registry.Drain(pool)
+	if err == nil {
+		s.Log.Info("no new workload gets anything here", "drained", cmp.Or(pool, "host"), "left", d.Left, "uid", p.uid, "pid", p.pid)
+	}
+	return some(d, err)
+}
+
+func (s *Server) undrain(r *http.Request) (any, error) {
+	pool, p := r.PathValue("pool"), peerOf(r.Context())
+	err := s.Registry.Undrain(pool)
+	if err == nil {
+		s.Log.Info("new workloads get something again", "undrained", cmp.Or(pool, "host"), "uid", p.uid, "pid", p.pid)
+	}
+	return nil, err
 }
 
 // fullest leaves a pool no more addresses than most.

@@ -37,6 +37,9 @@ type Registry interface {
 	Whois(netip.AddrPort, time.Time) (*registry.Assignment, error)
 	Had(a netip.Addr, port int, at time.Time) (found, before []*registry.Assignment, err error)
 	Pools() []api.Pool
+	Drain(pool string) (api.Drain, error)
+	Undrain(pool string) error
+	Drains() []api.Drain
 	Backup() (*registry.Copy, error)
 }
 
