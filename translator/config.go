@@ -63,6 +63,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// Filled is c with its defaults, as Translator.Config gives it.
+func (c Config) Filled() Config { return c.withDefaults() }
+
 // Validate says everything that is wrong with c, as New and Reload would.
 func (c Config) Validate() error { return c.withDefaults().check() }
 

@@ -168,7 +168,12 @@ func (p *Plan) replacing() []step {
 		undo: back(before, func(table *mapping.Table) error { return e.renumber(was, table, e.renumbering(table, p.moves...)) }),
 	}, {
 		name: "fast path", partial: true,
-		do:   func() error { return e.replaceFastPath(p.beside, e.parts.Translator.Config()) },
+		do: func() error {
+			if p.kernel == nil {
+				return nil
+			}
+			return p.kernel.Commit(p.beside)
+		},
 		undo: back(before, func(table *mapping.Table) error { return e.replaceFastPath(table, was) }),
 	}}
 }

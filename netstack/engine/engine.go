@@ -79,6 +79,18 @@ type FastPath interface {
 	Edit(table *mapping.Table, gone, come []attach.Workload) error
 	Configure(translator.Config) error
 	Replace(*mapping.Table, translator.Config) error
+	// Plan writes other tables beside those in force.
+	Plan(*mapping.Table, translator.Config) FastPathPlan
+}
+
+// FastPathPlan is tables that are written beside those in force, and follow the edits
+// of the table that they are of. Err says that they cannot be; Commit is Replace, and
+// takes a moment.
+type FastPathPlan interface {
+	Edit(table *mapping.Table, gone, come []attach.Workload)
+	Err() error
+	Commit(*mapping.Table) error
+	Drop()
 }
 
 // Routes is what the engine asks of *route.Manager.

@@ -296,7 +296,7 @@ func TestNoWayBack(t *testing.T) {
 	t.Parallel()
 	met := 0
 	for _, tr := range transitions(t) {
-		for _, call := range []string{"guard put", "guard plan", "guard commit", "reload", "replace"} {
+		for _, call := range []string{"guard put", "guard plan", "guard commit", "fast path plan", "fast path planned", "reload", "replace"} {
 			behind, refused := false, false
 			k, e, want, _, err := tr.run(t, func(name string) bool {
 				if name == "routes" {

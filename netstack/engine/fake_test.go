@@ -158,6 +158,46 @@ func (f fakeFastPath) Replace(table *mapping.Table, c translator.Config) error {
 	return nil
 }
 
+// fakePlan is what the fast path is to translate.
+type fakePlan struct {
+	fakeFastPath
+	all    map[string]bool
+	config translator.Config
+}
+
+func (f fakeFastPath) Plan(table *mapping.Table, c translator.Config) FastPathPlan {
+	p := &fakePlan{f, texts(table), c}
+	_ = f.call("fast path plan") // while workloads come and go
+	return p
+}
+
+func (p *fakePlan) Edit(table *mapping.Table, gone, come []attach.Workload) {
+	for _, w := range gone {
+		if !p.all[w.Mapping.String()] {
+			p.t.Errorf("%v goes from a plan that does not have it", w.Mapping)
+		}
+		delete(p.all, w.Mapping.String())
+	}
+	for _, w := range come {
+		p.all[w.Mapping.String()] = true
+	}
+}
+
+func (p *fakePlan) Err() error { return p.call("fast path planned") }
+func (p *fakePlan) Drop()      {}
+
+func (p *fakePlan) Commit(table *mapping.Table) error {
+	p.kernel.config, p.kernel.kernel = translator.Config{}, map[string]bool{} // it lies about nothing when it fails
+	if err := p.call("replace"); err != nil {
+		return err
+	}
+	if !maps.Equal(p.all, texts(table)) {
+		p.t.Errorf("the fast path gets %v for a table of %v", p.all, texts(table))
+	}
+	p.kernel.config, p.kernel.kernel = p.config, p.all
+	return nil
+}
+
 type fakeRoutes struct{ *kernel }
 
 func (f fakeRoutes) Set(d route.Desired) error {

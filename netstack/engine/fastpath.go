@@ -83,6 +83,20 @@ func (f *KernelPath) Replace(table *mapping.Table, c translator.Config) error {
 	return f.heard(f.Manager.Replace(table, c))
 }
 
+// Plan see Edit.
+func (f *KernelPath) Plan(table *mapping.Table, c translator.Config) FastPathPlan {
+	return kernelPlan{f.Manager.Plan(table, c), f}
+}
+
+type kernelPlan struct {
+	*attach.Plan
+	path *KernelPath
+}
+
+func (p kernelPlan) Err() error { return p.path.heard(p.Plan.Err()) }
+
+func (p kernelPlan) Commit(table *mapping.Table) error { return p.path.heard(p.Plan.Commit(table)) }
+
 func (f *KernelPath) heard(err error) error {
 	if err == nil || f.Mode != FastPathRequired {
 		return nil

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/natless/natless/netstack/accounting"
+	"github.com/natless/natless/netstack/fastpath/attach"
 	"github.com/natless/natless/netstack/guard"
 	"github.com/natless/natless/translator/mapping"
 )
@@ -30,6 +31,7 @@ type Plan struct {
 	replayed int                     // of the engine's changes since: those that it has
 	slots    *accounting.Renumbering // nil: nobody counts
 	police   func(*mapping.Table, ...guard.Workload) error
+	kernel   FastPathPlan // nil: there is no fast path
 }
 
 // Plan makes one for a state, in which workloads have moved. Changes are made all
@@ -58,6 +60,9 @@ func (p *Plan) Drop() {
 	}
 	e := p.engine
 	p.engine = nil
+	if p.kernel != nil {
+		p.kernel.Drop()
+	}
 	e.mu.Lock()
 	e.base, e.since = nil, nil
 	e.mu.Unlock()
@@ -111,8 +116,14 @@ func (p *Plan) makeBeside(base *mapping.Table) error {
 	}
 	p.slots = p.engine.renumbering(p.beside)
 	var err error
-	p.police, err = p.engine.parts.Guard.Plan(p.beside)
-	return err
+	if p.police, err = p.engine.parts.Guard.Plan(p.beside); err != nil {
+		return err
+	}
+	if f := p.engine.parts.FastPath; f != nil {
+		p.kernel = f.Plan(p.beside, p.next.Translator.Filled())
+		return p.kernel.Err()
+	}
+	return nil
 }
 
 // holds reports whether a table has a mapping.
@@ -224,19 +235,39 @@ func (p *Plan) catchUp() error {
 }
 
 func (p *Plan) replay(changes []Change) error {
-	table, err := edited(p.beside, changes...)
-	if err != nil {
-		return taken(err)
-	}
-	p.beside = table
-	p.replayed += len(changes)
-	if p.slots != nil {
-		for _, c := range changes {
+	for _, c := range changes {
+		before := p.beside
+		table, err := edited(before, c)
+		if err != nil {
+			return taken(err)
+		}
+		p.beside = table
+		p.replayed++
+		if p.slots != nil {
 			to := accounted(table, c)
 			p.slots.Edit(to, to.Slot)
 		}
+		p.replayFastPath(before, c)
 	}
 	return nil
+}
+
+// replayFastPath has the kernel's tables to be follow a change. What goes is what the
+// table to be had of the workload: it may have moved with the plan.
+func (p *Plan) replayFastPath(before *mapping.Table, c Change) {
+	if p.kernel == nil {
+		return
+	}
+	var gone, come []attach.Workload
+	if c.Old != nil {
+		if have := before.Get(c.Old.IPv6); have != nil {
+			gone = append(gone, attach.Workload{Mapping: have.Mapping(), Interface: c.Old.Interface})
+		}
+	}
+	if c.New != nil {
+		come = append(come, c.New.located())
+	}
+	p.kernel.Edit(p.beside, gone, come)
 }
 
 // changesTranslator says whether the table or the way that packets are translated

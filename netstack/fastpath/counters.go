@@ -103,11 +103,12 @@ func (t *Traffic) add(n programTraffic) {
 // reading is what Traffic needs. It has a lock of its own: whoever asks for a figure
 // does not wait until a million mappings are written.
 type reading struct {
-	mu         sync.RWMutex
-	counters   *ebpf.Map // those that the programs use; nil: none
-	perMapping int
-	slots      int
-	carried    map[uint32]Traffic // by slot: what was counted in maps that are gone
+	settling sync.Mutex // held by who carries over, which takes long; it comes before mu
+
+	mu      sync.RWMutex       // guards what follows
+	now     inner              // whose counters the programs use
+	before  inner              // whose counters are still to be carried over; a handle of its own
+	carried map[uint32]Traffic // by slot: what was counted in maps that are gone
 }
 
 // Traffic sums up what was ever counted at a slot (mapping.Entry.Slot), whoever
@@ -117,32 +118,79 @@ func (f *FastPath) Traffic(slot uint32) (Traffic, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	t := r.carried[slot]
-	if r.counters == nil || int(slot) >= r.slots {
-		return t, nil
-	}
-	for i := range r.perMapping {
-		var n programTraffic
-		if err := r.counters.Lookup(slot*uint32(r.perMapping)+uint32(i), &n); err != nil {
-			return t, fmt.Errorf("counters of slot %d in the fast path: %w", slot, err)
-		}
-		t.add(n)
-	}
-	return t, nil
+	return t, errors.Join(r.before.count(slot, &t), r.now.count(slot, &t))
 }
 
-// turn has Traffic read the counters of other maps, and what was carried over.
-func (r *reading) turn(n *inner, carried map[uint32]Traffic) {
+// count adds what was counted at a slot.
+func (n *inner) count(slot uint32, t *Traffic) error {
+	if n.counters == nil || int(slot) >= n.slots {
+		return nil
+	}
+	for i := range n.perMapping {
+		var c programTraffic
+		if err := n.counters.Lookup(slot*uint32(n.perMapping)+uint32(i), &c); err != nil {
+			return fmt.Errorf("counters of slot %d in the fast path: %w", slot, err)
+		}
+		t.add(c)
+	}
+	return nil
+}
+
+// turn has Traffic read the counters of other maps, besides those before, which
+// nobody counts in any more and which are settled.
+func (r *reading) turn(now, before *inner) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.counters, r.perMapping, r.slots, r.carried = n.counters, n.perMapping, n.slots, carried
+	r.now, r.before = *now, *before
+}
+
+// end has Traffic read no map any more.
+func (r *reading) end() {
+	r.settling.Lock()
+	defer r.settling.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.before.close()
+	r.now = inner{}
+}
+
+// Settle does what a Plan's Commit has left for later: it notes what maps that are
+// gone have counted, and lets go of them. It takes time for each slot, and is done
+// without f's lock: nothing but another Replace, or another Commit, waits for it.
+func (f *FastPath) Settle() {
+	for f.forgetOne() {
+	}
+	f.settle()
+}
+
+// settle notes what was counted; the caller may hold f's lock.
+func (f *FastPath) settle() {
+	r := &f.reading
+	r.settling.Lock()
+	defer r.settling.Unlock()
+	r.mu.RLock()
+	before := r.before
+	r.mu.RUnlock()
+	if before.counters == nil {
+		return
+	}
+	carried := r.carry(&before)
+	r.mu.Lock()
+	r.carried, r.before = carried, inner{}
+	r.mu.Unlock()
+	before.close()
 }
 
 // Forget has all slots begin at 0 that were carried over from who had the maps
 // before.
 func (f *FastPath) Forget() {
-	f.reading.mu.Lock()
-	defer f.reading.mu.Unlock()
-	clear(f.reading.carried)
+	f.settle()
+	r := &f.reading
+	r.settling.Lock()
+	defer r.settling.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.carried)
 }
 
 // visible is the counters of the generation that the programs see: ours, or that
@@ -178,13 +226,10 @@ func (f *FastPath) visible() (n inner, err error) {
 
 // carry is what the maps before have counted at each slot, and those before them.
 // Nothing counts there any more.
-func (f *FastPath) carry(before *inner) map[uint32]Traffic {
-	carried := maps.Clone(f.reading.carried) // whose map only we replace
+func (r *reading) carry(before *inner) map[uint32]Traffic {
+	carried := maps.Clone(r.carried) // which changes while settling is held alone
 	if carried == nil {
 		carried = map[uint32]Traffic{}
-	}
-	if before.counters == nil {
-		return carried
 	}
 	each(before.counters, func(key uint32, n programTraffic) { // what cannot be read counts as 0
 		if n == (programTraffic{}) {

@@ -129,7 +129,19 @@ func TestEdit(t *testing.T) {
 	}
 	r := rand.New(rand.NewPCG(6, 1))
 	var in []mapping.Mapping
+	var plan *Plan // begun at each 20th edit, and edited like what is in use
 	for n := range 300 {
+		switch n % 20 {
+		case 0:
+			plan = f.Plan(now)
+		case 10:
+			if err := plan.Commit(now); err != nil {
+				t.Fatalf("plan, before edit %d: %v", n, err)
+			}
+			if err := f.held(t).same(f.wanted(t, &now)); err != nil {
+				t.Fatalf("plan, before edit %d: %v", n, err)
+			}
+		}
 		edit := now.Table.Edit()
 		var removed, added []mapping.Mapping
 		for range 1 + r.IntN(3) {
@@ -154,6 +166,10 @@ func TestEdit(t *testing.T) {
 		}
 		if err := f.held(t).same(f.wanted(t, &now)); err != nil {
 			t.Fatalf("edit %d, without %v, with %v: %v", n, removed, added, err)
+		}
+		if n%20 < 10 {
+			plan.Edit(now.Table, removed, added)
+			continue
 		}
 		if n%3 > 0 {
 			continue
@@ -247,6 +263,14 @@ func TestMillion(t *testing.T) {
 		}
 		replaced := time.Since(began)
 		began = time.Now()
+		plan := f.Plan(now)
+		planned := time.Since(began)
+		began = time.Now()
+		if err := plan.Commit(now); err != nil {
+			t.Fatal(err)
+		}
+		committed := time.Since(began)
+		began = time.Now()
 		for i := range uint32(200) {
 			m := number(2_000_000 + i)
 			table, err := now.Table.Insert(m)
@@ -258,7 +282,7 @@ func TestMillion(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		t.Logf("%d mappings: written in %v, one more in %v", n, replaced, time.Since(began)/200)
+		t.Logf("%d mappings: written in %v, planned in %v and committed in %v, one more in %v", n, replaced, planned, committed, time.Since(began)/200)
 		if f.tables.Table.Len() != int(n)+200 {
 			t.Error("tables lack what was added")
 		}

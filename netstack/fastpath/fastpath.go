@@ -39,11 +39,13 @@ type FastPath struct {
 	fibFlags     uint32
 	counterBytes int
 
-	mu     sync.Mutex
-	tables *Tables // as last replaced or edited; nil before
-	paused bool
-	inner  inner // what the programs see
-	state
+	mu         sync.Mutex
+	generation // what the programs see; its tables are nil before the first Replace
+	paused     bool
+
+	beside sync.Mutex  // comes after mu; guards what follows, and who changes which generation is in use
+	placed *Plan       // whose maps stand where the next generation's are to be; nil: none's
+	left   []*ebpf.Map // where a generation before has maps still, which no program sees
 
 	reading reading
 }
@@ -155,7 +157,7 @@ func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, device string) (
 func (f *FastPath) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.reading.turn(&inner{}, f.reading.carried)
+	f.reading.end()
 	f.inner.close()
 	return errors.Join(f.Uplink.Close(), f.Workload.Close(), f.maps.Close())
 }

@@ -46,36 +46,11 @@ func (f *FastPath) Replace(t Tables) error {
 }
 
 func (f *FastPath) replace(t Tables) error {
-	c, s, err := f.encode(&t)
-	if unsupported := (*UnsupportedError)(nil); errors.As(err, &unsupported) {
-		return errors.Join(err, f.disable())
-	}
-	if err != nil {
+	p := f.plan(t)
+	if err := f.adopt(p); err != nil {
 		return err
 	}
-	next, err := c.load(s, t.Table.Slots(), f.counterBytes)
-	if err != nil {
-		next.close()
-		return err
-	}
-	before, err := f.visible()
-	if err != nil {
-		next.close()
-		return err
-	}
-	config, err := s.config(&t, f.fibFlags, next.perMapping)
-	if err == nil {
-		err = f.commit(&next, config)
-	}
-	if err != nil {
-		next.close()
-		before.close()
-		return err
-	}
-	f.reading.turn(&next, f.carry(&before))
-	before.close()
-	f.inner.close()
-	f.tables, f.inner, f.state = &t, next, *s
+	f.settle()
 	return nil
 }
 
@@ -96,44 +71,72 @@ func (f *FastPath) disable() error {
 		return fmt.Errorf("which tables are in use: %w", err)
 	}
 	before, unread := f.visible()
-	defer before.close()
+	if unread != nil {
+		before = inner{}
+	}
+	f.beside.Lock()
+	defer f.beside.Unlock()
+	f.placed, f.left = nil, nil
 	if err := f.switchTo(1-current, programConfig{}); err != nil {
+		before.close()
 		return err
 	}
 	f.tables = nil
-	carried := f.reading.carried
-	if unread == nil {
-		carried = f.carry(&before)
-	}
-	f.reading.turn(&inner{}, carried)
+	f.settle()
+	f.reading.turn(&inner{}, &before)
 	f.inner.close()
 	return f.forget(current)
 }
 
 // commit makes next what the programs see.
 func (f *FastPath) commit(next *inner, c programConfig) error {
-	var current uint32
+	f.beside.Lock()
+	defer f.beside.Unlock()
+	return f.commitBeside(next, c)
+}
+
+// commitBeside is commit; the caller holds beside.
+func (f *FastPath) commitBeside(next *inner, c programConfig) error {
+	current, err := f.place(next)
+	if err != nil {
+		return err
+	}
+	if err := f.switchTo(1-current, c); err != nil {
+		return err
+	}
+	if err := f.await(1-current, next); err != nil {
+		return err
+	}
+	return f.forget(current)
+}
+
+// await returns when no program runs any more that began before, and may not have
+// looked its tables up yet. For that the kernel waits when a map of maps is changed,
+// though by what it has (maybe_wait_bpf_programs in kernel/bpf/syscall.c, Linux 4.20).
+func (f *FastPath) await(generation uint32, current *inner) error {
+	if err := f.maps.By6.Put(generation, current.by6); err != nil {
+		return fmt.Errorf("wait for who uses the old tables: %w", err)
+	}
+	return nil
+}
+
+// place puts maps beside those in use, where no program looks before they are
+// switched to, and says which generation is in use. For each the kernel waits until
+// no program runs that has begun before.
+func (f *FastPath) place(next *inner) (current uint32, err error) {
+	f.placed, f.left = nil, nil
 	if err := f.maps.Active.Lookup(uint32(0), &current); err != nil {
-		return fmt.Errorf("which tables are in use: %w", err)
+		return 0, fmt.Errorf("which tables are in use: %w", err)
 	}
 	for _, o := range []struct{ outer, inner *ebpf.Map }{
 		{f.maps.By6, next.by6}, {f.maps.By4, next.by4}, {f.maps.Ports, next.ports},
 		{f.maps.Near, next.near}, {f.maps.Counters, next.counters},
 	} {
 		if err := o.outer.Put(1-current, o.inner); err != nil {
-			return fmt.Errorf("put new tables beside those in use: %w", err)
+			return 0, fmt.Errorf("put new tables beside those in use: %w", err)
 		}
 	}
-	if err := f.switchTo(1-current, c); err != nil {
-		return err
-	}
-	// A program that began before the switch may not have looked its tables up yet. The
-	// kernel waits for all such programs when a map of maps is changed, though by what
-	// it has (maybe_wait_bpf_programs in kernel/bpf/syscall.c, Linux 4.20).
-	if err := f.maps.By6.Put(1-current, next.by6); err != nil {
-		return fmt.Errorf("wait for who uses the old tables: %w", err)
-	}
-	return f.forget(current)
+	return current, nil
 }
 
 // switchTo has the programs use a generation, with this configuration.
@@ -312,18 +315,6 @@ func (f *FastPath) configure(t *Tables) error {
 	return err
 }
 
-// putNear writes what is different from before.
-func (f *FastPath) putNear(before *[nearWords]uint64) error {
-	for i := range f.near {
-		if f.near[i] != before[i] {
-			if err := f.inner.near.Put(uint32(i), f.near[i]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // WasAlone reports whether the programs that have these maps go on without a device.
 func (f *FastPath) WasAlone() bool {
 	var current uint32
@@ -343,75 +334,6 @@ func inUse(counts []int) (lengths []int) {
 		}
 	}
 	return lengths
-}
-
-func (f *FastPath) edit(t *Tables, removed, added []mapping.Mapping) error {
-	for _, m := range removed {
-		if err := f.remove(t, m); err != nil {
-			return err
-		}
-	}
-	for _, m := range added {
-		if err := f.insert(t, m); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (f *FastPath) remove(t *Tables, m mapping.Mapping) error {
-	if err := f.inner.by6.Lookup(key6(m.IPv6), new(programEntry6)); err != nil {
-		return err
-	}
-	f.count(t, m, -1)
-	err := f.inner.by6.Delete(key6(m.IPv6))
-	if m.Ports.IsZero() {
-		return errors.Join(err, f.inner.by4.Delete(key4(m.IPv4)))
-	}
-	err = errors.Join(err, f.putHead(m))
-	for k := range portKeys(m) {
-		err = errors.Join(err, f.inner.ports.Delete(k))
-	}
-	return err
-}
-
-// putHead writes the entry of a shared address, or takes it away.
-func (f *FastPath) putHead(m mapping.Mapping) error {
-	v4 := mapping.Addr4From(m.IPv4.Addr())
-	if f.shared[v4] == nil {
-		return f.inner.by4.Delete(key4(m.IPv4))
-	}
-	head := f.head(v4)
-	return f.inner.by4.Put(key4(m.IPv4), &head)
-}
-
-func (f *FastPath) insert(t *Tables, m mapping.Mapping) error {
-	e := t.Table.Get(m.IPv6)
-	if e == nil || int(e.Slot()) >= f.inner.slots {
-		return fmt.Errorf("mapping %v: no room in the fast path", m)
-	}
-	before := f.near
-	f.count(t, m, 1)
-	if err := f.putNear(&before); err != nil {
-		return err
-	}
-	entry := encode4(m, e)
-	for k := range portKeys(m) {
-		if err := f.inner.ports.Put(k, &entry); err != nil {
-			return err
-		}
-	}
-	var err error
-	if m.Ports.IsZero() {
-		err = f.inner.by4.Put(key4(m.IPv4), &entry)
-	} else {
-		err = f.putHead(m)
-	}
-	if err != nil {
-		return err
-	}
-	key, entry6 := encode6(t, m, e)
-	return f.inner.by6.Put(key, &entry6)
 }
 
 // SetInterface says that a workload sends through another interface; 0 is none

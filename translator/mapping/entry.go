@@ -103,7 +103,7 @@ func (e *Entry) Slot() uint32 { return e.word & slotMask }
 // Mapping gives the mapping back in words.
 func (e *Entry) Mapping() Mapping {
 	m := Mapping{
-		IPv6: netip.PrefixFrom(e.v6.Addr(), int(e.len6)),
+		IPv6: e.IPv6(),
 		IPv4: netip.PrefixFrom(Addr4(e.v4), int(e.len4)),
 	}
 	if e.Shared() {
@@ -111,6 +111,9 @@ func (e *Entry) Mapping() Mapping {
 	}
 	return m
 }
+
+// IPv6 is the IPv6 prefix of the mapping.
+func (e *Entry) IPv6() netip.Prefix { return netip.PrefixFrom(e.v6.Addr(), int(e.len6)) }
 
 // portSet is the port set of a shared mapping.
 func (e *Entry) portSet() ports.Set {

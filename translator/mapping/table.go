@@ -179,6 +179,17 @@ func (t *Table) All() iter.Seq[Mapping] {
 	}
 }
 
+// At is the entry of the mapping that has a slot, or nil.
+func (t *Table) At(slot uint32) *Entry {
+	if slot == 0 || slot >= t.slots {
+		return nil
+	}
+	if e := t.entry(slot); e.word&live != 0 {
+		return e
+	}
+	return nil
+}
+
 // Entries yields the entry of every mapping by rising Slot.
 func (t *Table) Entries() iter.Seq[*Entry] {
 	return func(yield func(*Entry) bool) {

@@ -61,15 +61,23 @@ type Manager struct {
 	ready  chan struct{}
 	kick   chan struct{}
 
-	mu       sync.Mutex // guards what follows
-	store    *store
+	store  *store
+	path   *fastpath.FastPath
+	hook   hook
+	kernel *kernel
+
+	looking   sync.Mutex      // held by who surveys the host or writes tables, which takes long where there is much; it comes before mu
+	surveying *netlink.Handle // of who holds looking, as what follows
+	survey    *survey.Survey
+	covered   covered
+	took      time.Duration // to look at the host
+
+	names sync.RWMutex // guards what follows
+	hints hints
+
+	mu       sync.Mutex // guards what follows; held for no longer than a change of few interfaces takes
 	handle   *netlink.Handle
-	path     *fastpath.FastPath
-	hook     hook
-	kernel   *kernel
-	survey   *survey.Survey
 	passed   survey.Passed // what packets would bypass
-	covered  covered
 	host     *host
 	fresh    bool              // the maps are not pinned yet
 	adopted  bool              // the maps are an earlier daemon's
@@ -78,11 +86,11 @@ type Manager struct {
 	base     fastpath.Counters // what an earlier daemon's packets came to
 	seen     fastpath.Counters // as last read
 	tables
+	since    since
 	attached map[place]bool
 	errs     map[place]string // why a program is not where it should be
 	uplinks  []int
 	said     string
-	took     time.Duration // to look at the host
 }
 
 // New makes a manager and loads the programs, or takes over what an earlier
@@ -93,8 +101,7 @@ func New(c Config) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{config: c, ready: make(chan struct{}), kick: make(chan struct{}, 1),
-		attached: map[place]bool{}, errs: map[place]string{}}
-	m.tables.hints = hints{}
+		attached: map[place]bool{}, errs: map[place]string{}, hints: hints{}}
 	if err := m.open(); err != nil {
 		m.release()
 		return nil, err
@@ -104,6 +111,9 @@ func New(c Config) (*Manager, error) {
 
 func (m *Manager) open() (err error) {
 	if m.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	if m.surveying, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
 	if m.store, err = openStore(m.config.Root, m.config.Device); err != nil {
@@ -119,16 +129,18 @@ func (m *Manager) open() (err error) {
 		return err
 	}
 	m.seen = m.base
-	if err := m.look(); err != nil {
+	v, err := m.look(inForce{})
+	if err != nil {
 		return err
 	}
-	m.kernel = newKernel(m.handle, m.config.Device)
+	m.host, m.forwards, m.uplinks = v.host, v.forwards, v.uplinks
+	m.kernel = newKernel(m.surveying, m.config.Device)
 	m.kernel.remember(m.path.Uplink, uplink)
 	m.kernel.remember(m.path.Workload, workload)
 	if err := m.kernel.hold(); err != nil {
 		return err
 	}
-	if m.survey, err = survey.New(m.handle); err != nil {
+	if m.survey, err = survey.New(m.surveying); err != nil {
 		return err
 	}
 	var other hook
@@ -173,8 +185,10 @@ func (m *Manager) release() {
 	if m.store != nil {
 		m.store.close()
 	}
-	if m.handle != nil {
-		m.handle.Close()
+	for _, h := range []*netlink.Handle{m.handle, m.surveying} {
+		if h != nil {
+			h.Close()
+		}
 	}
 }
 
@@ -207,6 +221,8 @@ func (m *Manager) Run(ctx context.Context) (err error) {
 	m.routed = true
 	m.mu.Unlock()
 	err = m.serve(ctx)
+	m.looking.Lock()
+	defer m.looking.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.release()
@@ -247,37 +263,6 @@ func (m *Manager) serve(ctx context.Context) error {
 	}
 }
 
-// reconcile looks at the host and puts everything where it should be.
-func (m *Manager) reconcile() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	began := time.Now()
-	if err := m.look(); err != nil {
-		return err
-	}
-	err := m.locate()
-	m.passed = m.surveyed()
-	m.took = time.Since(began)
-	want := m.wanted()
-	err = errors.Join(err, m.detachAllBut(want), m.attach(want))
-	if m.fresh && err == nil {
-		err = m.pin()
-	}
-	m.tell()
-	return err
-}
-
-// look surveys the host.
-func (m *Manager) look() (err error) {
-	if m.host, err = readHost(m.handle); err != nil {
-		return err
-	}
-	device := m.host.byName[m.config.Device]
-	m.forwards = device == 0 || m.host.forwards(device)
-	m.uplinks, err = m.host.uplinks(m.config.Uplink, m.config.Device)
-	return err
-}
-
 // wanted is where programs should be: nowhere while the maps are not right.
 func (m *Manager) wanted() map[place]bool {
 	want := map[place]bool{}
@@ -296,7 +281,12 @@ func (m *Manager) wanted() map[place]bool {
 // among them.
 func (m *Manager) detachAllBut(want map[place]bool) error {
 	left, err := m.hook.left()
-	errs := []error{err}
+	return errors.Join(err, m.detachBut(want, left))
+}
+
+// detachBut is detachAllBut, where programs are known to be at these places.
+func (m *Manager) detachBut(want map[place]bool, left []place) error {
+	var errs []error
 	for _, p := range left {
 		if want[p] {
 			continue

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -42,8 +43,11 @@ const (
 type kernel struct {
 	handle *netlink.Handle
 	device string
-	known  map[ebpf.ProgramID]known
-	held   map[link.ID]link.Link // of an earlier run
+
+	mu    sync.Mutex // guards known
+	known map[ebpf.ProgramID]known
+
+	held map[link.ID]link.Link // of an earlier run
 }
 
 type known struct {
@@ -52,13 +56,15 @@ type known struct {
 }
 
 func newKernel(handle *netlink.Handle, device string) *kernel {
-	return &kernel{handle, device, map[ebpf.ProgramID]known{}, map[link.ID]link.Link{}}
+	return &kernel{handle: handle, device: device, known: map[ebpf.ProgramID]known{}, held: map[link.ID]link.Link{}}
 }
 
 // remember says that a program is ours, which may not be looked at by its ID.
 func (k *kernel) remember(p *ebpf.Program, r role) {
 	if info, err := p.Info(); err == nil {
 		if id, ok := info.ID(); ok {
+			k.mu.Lock()
+			defer k.mu.Unlock()
 			k.known[id] = known{ours, r}
 		}
 	}
@@ -66,6 +72,8 @@ func (k *kernel) remember(p *ebpf.Program, r role) {
 
 // look says whose a program is.
 func (k *kernel) look(id ebpf.ProgramID) known {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if w, ok := k.known[id]; ok {
 		return w
 	}

@@ -2,6 +2,7 @@ package attach
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 
@@ -10,7 +11,6 @@ import (
 
 	"github.com/natless/natless/netstack/dump"
 	"github.com/natless/natless/netstack/internal/nexthops"
-	"github.com/natless/natless/translator/mapping"
 )
 
 // host is what the kernel says of its interfaces and routes, at one moment.
@@ -49,15 +49,15 @@ func (h *host) addLink(l netlink.Link) {
 	h.byName[a.Name] = a.Index
 }
 
-// interfaceOf is where packets of a mapping's workload come in: at the interface
+// interfaceOf is where packets of a mapping's workload, by its IPv6 prefix, come in: at the interface
 // that it was said to have, or else, as when that is gone since a reboot, where
 // the host's route to it leads. A prefix has one only where one route covers all of it. Those whose links a
 // bridge joins are at the bridge: as for the daemon, which goes by routes, one of
 // them that uses another's address is not told from it.
-func (h *host) interfaceOf(m mapping.Mapping, hint string) int {
+func (h *host) interfaceOf(p netip.Prefix, hint string) int {
 	ifindex := h.byName[hint]
 	if ifindex == 0 {
-		ifindex = h.hops.To(m.IPv6).Interface
+		ifindex = h.hops.To(p).Interface
 	}
 	// At a port of a bridge, packets are for the bridge and not for the port.
 	if master := h.links[ifindex].master; h.links[master].bridge {

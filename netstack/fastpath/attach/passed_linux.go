@@ -10,6 +10,7 @@ import (
 
 	"github.com/natless/natless/netstack/fastpath"
 	"github.com/natless/natless/netstack/fastpath/survey"
+	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -52,18 +53,44 @@ func (m *Manager) last(p place) bool {
 	return at < 0 || !slices.ContainsFunc(list[at:], func(s stands) bool { return s.owner != ours })
 }
 
+// scene is where the programs are, or could be, as of one moment.
+type scene struct {
+	ours        survey.Ours // but for what takes long
+	table       *mapping.Table
+	translation translator.Config
+	uplinks     []int
+	device      int
+	places      map[place]bool // that could be
+}
+
+// scene is that of now; the caller holds mu.
+func (m *Manager) scene() scene {
+	s := scene{table: m.table, translation: m.translation, uplinks: m.uplinks, device: m.host.byName[m.config.Device], places: m.possible()}
+	s.ours.Device = m.config.Device
+	for _, i := range m.uplinks {
+		s.ours.Uplinks = append(s.ours.Uplinks, m.host.links[i].name)
+	}
+	for i, n := range m.count {
+		if n > 0 {
+			s.ours.Workloads = append(s.ours.Workloads, m.host.links[i].name)
+		}
+	}
+	slices.Sort(s.ours.Workloads)
+	return s
+}
+
 // surveyed is what packets would bypass now.
-func (m *Manager) surveyed() survey.Passed {
-	p, err := m.survey.Look(m.ours())
+func (m *Manager) surveyed(s scene) survey.Passed {
+	p, err := m.survey.Look(m.ours(s))
 	if err != nil && p.Host == "" {
 		p.Host = "what cannot be read: " + err.Error()
 	}
-	if device := m.host.byName[m.config.Device]; device != 0 && p.Host == "" {
-		if list, _ := m.kernel.at(device); len(list) > 0 {
+	if s.device != 0 && p.Host == "" {
+		if list, _ := m.kernel.at(s.device); len(list) > 0 {
 			p.Host = fmt.Sprintf("program %d at %s", list[0].program, m.config.Device)
 		}
 	}
-	for place := range m.possible() {
+	for place := range s.places {
 		list, _ := m.kernel.at(place.ifindex)
 		for _, s := range list {
 			if s.owner == unseen && p.Interfaces[place.ifindex] == "" && !m.pinned(s) {
@@ -94,13 +121,16 @@ func (m *Manager) pinned(s stands) bool {
 
 // passedBy reports whether that has changed.
 func (m *Manager) passedBy() bool {
+	m.looking.Lock()
+	defer m.looking.Unlock()
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := m.surveyed()
-	if now.Host != m.passed.Host || !maps.Equal(now.Interfaces, m.passed.Interfaces) {
+	s, before, attached := m.scene(), m.passed, maps.Clone(m.attached)
+	m.mu.Unlock()
+	now := m.surveyed(s)
+	if now.Host != before.Host || !maps.Equal(now.Interfaces, before.Interfaces) {
 		return true
 	}
-	for p := range m.attached {
+	for p := range attached {
 		if !m.last(p) {
 			return true
 		}
@@ -110,30 +140,24 @@ func (m *Manager) passedBy() bool {
 
 // ours is which packets are translated. A great many addresses are covered by
 // fewer and larger prefixes.
-func (m *Manager) ours() survey.Ours {
-	o := survey.Ours{Device: m.config.Device}
-	for _, i := range m.uplinks {
-		o.Uplinks = append(o.Uplinks, m.host.links[i].name)
-	}
-	for i, n := range m.count {
-		if n > 0 {
-			o.Workloads = append(o.Workloads, m.host.links[i].name)
-		}
-	}
-	slices.Sort(o.Workloads)
-	if m.table == nil {
+func (m *Manager) ours(s scene) survey.Ours {
+	o := s.ours
+	if s.table == nil {
 		return o
 	}
-	o.Prefix, o.Elsewhere = m.table.Prefix(), m.elsewhere()
-	o.GlobalOnly = o.Prefix == fastpath.WellKnown && !m.translation.AllowNonGlobal
-	if m.covered.table != m.table {
+	o.Prefix, o.Elsewhere = s.table.Prefix(), m.elsewhere(s.uplinks)
+	o.GlobalOnly = o.Prefix == fastpath.WellKnown && !s.translation.AllowNonGlobal
+	if m.covered.table != s.table {
 		var six, four covering
-		for e := range m.table.Entries() {
+		for e := range s.table.Entries() {
+			if six.any && four.any {
+				break
+			}
 			mp := e.Mapping()
 			six.add(mp.IPv6, 64, 32)
 			four.add(mp.IPv4, 32, 16)
 		}
-		m.covered = covered{m.table, six.list(), four.list()}
+		m.covered = covered{s.table, six.list(), four.list()}
 	}
 	o.Mapped6, o.Mapped4 = m.covered.six, m.covered.four
 	return o

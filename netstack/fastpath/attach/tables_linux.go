@@ -2,11 +2,11 @@ package attach
 
 import (
 	"errors"
-	"fmt"
 	"iter"
 	"net/netip"
 
 	"github.com/natless/natless/netstack/fastpath"
+	"github.com/natless/natless/netstack/internal/nexthops"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
 )
@@ -25,13 +25,64 @@ type Workload struct {
 type tables struct {
 	table       *mapping.Table // nil before the first Replace
 	translation translator.Config
-	hints       hints
-	at          []int         // by slot: the interface where its packets come in, 0 for none
-	count       map[int]int   // mappings by interface
-	nowhere     int           // mappings without one
+	epoch       int // counts tables that are no edit of those before
+	located
 	ways        fastpath.Host // how the host leads packets
 	unsupported error         // why the programs cannot do it: they pass everything on
 	stale       error         // why the maps are not what they should be: nothing may be attached
+}
+
+// located is where workloads are.
+type located struct {
+	at      []int32     // by slot: the interface where its packets come in, 0 for none
+	count   map[int]int // mappings by interface
+	nowhere int         // mappings without one
+}
+
+// nobody is at a slot that no mapping has.
+const nobody = -1
+
+// set notes where the workload of a slot is.
+func (l *located) set(slot uint32, ifindex int32) {
+	for len(l.at) <= int(slot) {
+		l.at = append(l.at, nobody)
+	}
+	l.add(l.at[slot], -1)
+	l.at[slot] = ifindex
+	l.add(ifindex, 1)
+}
+
+func (l *located) add(ifindex int32, n int) {
+	switch ifindex {
+	case nobody:
+	case 0:
+		l.nowhere += n
+	default:
+		l.count[int(ifindex)] += n
+	}
+}
+
+// of is where a mapping's workload is, by its slot in a table.
+func (l *located) of(table *mapping.Table, mp mapping.Mapping) int {
+	if e := table.Get(mp.IPv6); e != nil && int(e.Slot()) < len(l.at) {
+		return max(int(l.at[e.Slot()]), 0)
+	}
+	return 0
+}
+
+// locate finds where all workloads of a table are.
+func (m *Manager) locate(h *host, table *mapping.Table) located {
+	l := located{at: make([]int32, table.Slots()), count: map[int]int{}}
+	for i := range l.at {
+		l.at[i] = nobody
+	}
+	for e := range table.Entries() {
+		p := e.IPv6()
+		i := int32(h.interfaceOf(p, m.hint(p.Addr())))
+		l.at[e.Slot()] = i
+		l.add(i, 1)
+	}
+	return l
 }
 
 // unusable says why nothing should be attached.
@@ -44,40 +95,35 @@ func (t *tables) unusable() error {
 
 // Hint says at which interfaces workloads are, before their mappings come.
 func (m *Manager) Hint(all iter.Seq[Workload]) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	for w := range all {
-		if w.Interface != "" {
-			m.hints[w.IPv6.Addr()] = w.Interface
-		}
+		m.setHint(w.IPv6.Addr(), w.Interface)
 	}
 }
 
-// Replace puts other tables in force, at once. When it fails, nothing is
-// attached any more, so that no packet goes by tables that are not in force,
-// and it is tried again. An error is for who required the fast path.
+// setHint notes at which interface an address is said to be; "": at none.
+func (m *Manager) setHint(a netip.Addr, name string) {
+	m.names.Lock()
+	defer m.names.Unlock()
+	if name == "" {
+		delete(m.hints, a)
+	} else {
+		m.hints[a] = name
+	}
+}
+
+func (m *Manager) hint(a netip.Addr) string {
+	m.names.RLock()
+	defer m.names.RUnlock()
+	return m.hints[a]
+}
+
+// Replace puts other tables in force, at once, after it has written them. When it
+// fails, nothing is attached any more, so that no packet goes by tables that are not
+// in force, and it is tried again. An error is for who required the fast path.
 func (m *Manager) Replace(table *mapping.Table, c translator.Config) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	first := m.table == nil
-	m.table, m.translation = table, c
-	err := m.replace()
-	if first {
-		m.path.Forget() // a daemon's figures begin with it
-	}
-	return err
-}
-
-func (m *Manager) replace() error {
-	m.ways = m.wayFinding()
-	m.at = make([]int, m.table.Slots())
-	for e := range m.table.Entries() {
-		mp := e.Mapping()
-		m.at[e.Slot()] = m.host.interfaceOf(mp, m.hints[mp.IPv6.Addr()])
-	}
-	m.recount()
-	err := m.path.Replace(fastpath.Tables{Table: m.table, Config: m.translation, Interface: m.interfaceOf, Host: m.ways})
-	return m.judge(err)
+	p := m.Plan(table, c)
+	defer p.Drop()
+	return p.Commit(table)
 }
 
 // judge takes note of what became of the maps. What cannot be trusted is
@@ -102,34 +148,24 @@ func (m *Manager) judge(err error) error {
 // as those of Replace.
 func (m *Manager) Configure(c translator.Config) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.translation = c
-	if m.table == nil || m.unsupported != nil || m.stale != nil {
-		return m.replace()
+	table := m.table
+	if table != nil && m.unsupported == nil && m.stale == nil {
+		defer m.mu.Unlock()
+		m.translation = c
+		return m.judge(m.path.Configure(c))
 	}
-	return m.judge(m.path.Configure(c))
+	m.mu.Unlock()
+	return m.Replace(table, c)
 }
 
-// interfaceOf answers for the mappings of m.table.
-func (m *Manager) interfaceOf(mp mapping.Mapping) int {
-	if e := m.table.Get(mp.IPv6); e != nil && int(e.Slot()) < len(m.at) {
-		return m.at[e.Slot()]
-	}
-	return 0
-}
+// interfaceOf answers for the mappings of m.table; the caller holds mu.
+func (m *Manager) interfaceOf(mp mapping.Mapping) int { return m.of(m.table, mp) }
 
-func (m *Manager) recount() {
-	m.count, m.nowhere = map[int]int{}, 0
-	for e := range m.table.Entries() {
-		m.counted(m.at[e.Slot()], 1)
-	}
-}
-
-func (m *Manager) counted(ifindex, n int) {
-	if ifindex == 0 {
-		m.nowhere += n
-	} else {
-		m.count[ifindex] += n
+// set notes where the workload of a slot is now.
+func (m *Manager) set(slot uint32, ifindex int32) {
+	m.located.set(slot, ifindex)
+	if m.since.slots != nil {
+		m.since.slots[slot] = true
 	}
 }
 
@@ -141,89 +177,58 @@ func (m *Manager) Edit(table *mapping.Table, removed, added []Workload) error {
 	if m.table == nil {
 		return nil
 	}
-	gone, come := make([]mapping.Mapping, len(removed)), make([]mapping.Mapping, len(added))
-	for i, w := range removed {
-		gone[i] = w.Mapping
-		if e := m.table.Get(w.IPv6); e != nil && int(e.Slot()) < len(m.at) {
-			m.counted(m.at[e.Slot()], -1)
-			m.at[e.Slot()] = 0
+	for _, w := range removed {
+		if e := m.table.Get(w.IPv6); e != nil {
+			m.set(e.Slot(), nobody)
 		}
-		delete(m.hints, w.IPv6.Addr())
+		m.setHint(w.IPv6.Addr(), "")
 	}
 	m.table = table
-	for len(m.at) < table.Slots() {
-		m.at = append(m.at, 0)
-	}
-	for i, w := range added {
-		come[i] = w.Mapping
+	for _, w := range added {
 		if e := table.Get(w.IPv6); e != nil {
-			m.at[e.Slot()] = m.find(w)
-			m.counted(m.at[e.Slot()], 1)
+			m.set(e.Slot(), int32(m.find(w)))
 		}
 	}
 	if m.unsupported != nil || m.stale != nil {
+		if m.since.keep {
+			m.since.edits = append(m.since.edits, edit{table, removed, added})
+		}
 		m.changed() // all is written anew then
 		return errors.Join(m.unsupported, m.stale)
 	}
-	err := m.judge(m.path.Edit(table, gone, come))
+	err := m.judge(m.path.Edit(table, mappings(removed), mappings(added)))
 	if err != nil {
 		m.config.Log.Warn("the fast path cannot follow, packets take the way through the daemon", "error", err)
 	}
 	return err
 }
 
-// find is where a new workload is; the last survey may not know its interface.
+func mappings(all []Workload) []mapping.Mapping {
+	list := make([]mapping.Mapping, len(all))
+	for i, w := range all {
+		list[i] = w.Mapping
+	}
+	return list
+}
+
+// find is where a new workload is; the last survey may not know its interface. The
+// caller holds mu.
 func (m *Manager) find(w Workload) int {
 	if w.Interface != "" {
-		m.hints[w.IPv6.Addr()] = w.Interface
+		m.setHint(w.IPv6.Addr(), w.Interface)
 		if l, err := m.handle.LinkByName(w.Interface); err == nil {
 			m.host.addLink(l)
+			if m.since.slots != nil {
+				m.since.links = append(m.since.links, l.Attrs().Index)
+			}
 		}
-		return m.host.interfaceOf(w.Mapping, w.Interface)
+		return m.host.interfaceOf(w.IPv6, w.Interface)
 	}
-	i := m.host.hops.Ask(w.IPv6.Addr()).Interface
+	i := nexthops.Ask(m.handle, w.IPv6.Addr()).Interface
 	if !m.host.links[i].ethernet {
 		return 0
 	}
 	return i
-}
-
-// locate tells the maps what has changed on the host.
-func (m *Manager) locate() error {
-	if m.table == nil {
-		return nil
-	}
-	if m.stale != nil || m.unsupported != nil {
-		err := m.replace()
-		if m.unsupported != nil && !m.config.Required {
-			return nil // no waiting helps
-		}
-		return err
-	}
-	var errs []error
-	if ways := m.wayFinding(); ways != m.ways {
-		if err := m.path.SetHost(ways); err != nil {
-			errs = append(errs, err)
-		} else {
-			m.ways = ways
-		}
-	}
-	for e := range m.table.Entries() {
-		mp := e.Mapping()
-		now := m.host.interfaceOf(mp, m.hints[mp.IPv6.Addr()])
-		was := m.at[e.Slot()]
-		if now == was {
-			continue
-		}
-		if err := m.path.SetInterface(mp, now); err != nil {
-			errs = append(errs, fmt.Errorf("%v: %w", mp, err))
-			continue
-		}
-		m.at[e.Slot()] = now
-		m.counted(was, -1)
-		m.counted(now, 1)
-	}
-	return errors.Join(errs...)
 }
 
 // Pause has the programs pass everything on while on, so that every packet

@@ -21,36 +21,36 @@ const noDevice = 0x7fffffff
 // wayFinding is what the programs must know of the host's ways. Without a device
 // they go on as long as the host gave nobody else a way inside prefix and
 // mappings: its route to the device went with it.
-func (m *Manager) wayFinding() (h fastpath.Host) {
-	h.Strict = m.host.strict(m.uplinks)
-	if len(m.uplinks) <= len(h.Uplinks) {
-		copy(h.Uplinks[:], m.uplinks)
+func (m *Manager) wayFinding(v *view, in inForce) (h fastpath.Host) {
+	h.Strict = v.host.strict(v.uplinks)
+	if len(v.uplinks) <= len(h.Uplinks) {
+		copy(h.Uplinks[:], v.uplinks)
 	}
-	for _, i := range m.uplinks {
-		if h.Via == 0 && m.host.forwards(i) {
+	for _, i := range v.uplinks {
+		if h.Via == 0 && v.host.forwards(i) {
 			h.Via = i
 		}
 	}
-	if h.Device = m.host.byName[m.config.Device]; h.Device == 0 || !m.routed {
-		h.Device, h.Alone = noDevice, m.ways.Alone // as it was when the device and its routes were there
+	if h.Device = v.host.byName[m.config.Device]; h.Device == 0 || !in.routed {
+		h.Device, h.Alone = noDevice, in.alone // as it was when the device and its routes were there
 		return h
 	}
-	h.Alone = m.table != nil && h.Via != 0 && m.alone(h.Device)
+	h.Alone = in.table != nil && h.Via != 0 && m.alone(h.Device, in)
 	return h
 }
 
 // alone says that no route leads away what the device's routes cover, and no rule
 // of somebody else could.
-func (m *Manager) alone(device int) bool {
+func (m *Manager) alone(device int, in inForce) bool {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		rules, err := dump.Whole(func() ([]netlink.Rule, error) { return m.handle.RuleList(family) })
+		rules, err := dump.Whole(func() ([]netlink.Rule, error) { return m.surveying.RuleList(family) })
 		if err != nil || slices.ContainsFunc(rules, foreignRule) {
 			return false
 		}
 		routes, err := dump.Whole(func() ([]netlink.Route, error) {
-			return m.handle.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+			return m.surveying.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 		})
-		if err != nil || slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.LinkIndex != device && m.inside(&r) }) {
+		if err != nil || slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.LinkIndex != device && in.leads(&r) }) {
 			return false
 		}
 	}
@@ -59,12 +59,12 @@ func (m *Manager) alone(device int) bool {
 
 // elsewhere lists what IPv4 is behind interfaces that are not uplinks: the fast path
 // has no packets from there or to it.
-func (m *Manager) elsewhere() (list []netip.Prefix) {
-	rules, err := dump.Whole(func() ([]netlink.Rule, error) { return m.handle.RuleList(netlink.FAMILY_V4) })
-	if err != nil || slices.ContainsFunc(rules, foreignRule) || len(m.uplinks) == 0 || len(m.uplinks) > len(m.ways.Uplinks) {
+func (m *Manager) elsewhere(indexes []int) (list []netip.Prefix) {
+	rules, err := dump.Whole(func() ([]netlink.Rule, error) { return m.surveying.RuleList(netlink.FAMILY_V4) })
+	if err != nil || slices.ContainsFunc(rules, foreignRule) || len(indexes) == 0 || len(indexes) > len(fastpath.Host{}.Uplinks) {
 		return nil
 	}
-	routes, err := dump.Whole(func() ([]netlink.Route, error) { return m.handle.RouteList(nil, netlink.FAMILY_V4) })
+	routes, err := dump.Whole(func() ([]netlink.Route, error) { return m.surveying.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil
 	}
@@ -73,7 +73,7 @@ func (m *Manager) elsewhere() (list []netip.Prefix) {
 		p, ok := prefixOf(r.Dst)
 		switch {
 		case !ok:
-		case r.LinkIndex == 0 || r.Type != unix.RTN_UNICAST || slices.Contains(m.uplinks, r.LinkIndex):
+		case r.LinkIndex == 0 || r.Type != unix.RTN_UNICAST || slices.Contains(indexes, r.LinkIndex):
 			uplinks = append(uplinks, p)
 		default:
 			list = append(list, p)
@@ -99,9 +99,9 @@ func foreignRule(r netlink.Rule) bool {
 		r.Table != route.HostPoolTable
 }
 
-// inside says that a route is to a part of the prefix or of a mapping, or to all
+// leads says that a route is to a part of the prefix or of a mapping, or to all
 // of one. An address that is shared with the host leads to both.
-func (m *Manager) inside(r *netlink.Route) bool {
+func (in *inForce) leads(r *netlink.Route) bool {
 	if r.Dst == nil {
 		return false
 	}
@@ -109,13 +109,13 @@ func (m *Manager) inside(r *netlink.Route) bool {
 	a = a.Unmap()
 	bits, _ := r.Dst.Mask.Size()
 	if a.Is6() {
-		p := m.table.Prefix()
+		p := in.table.Prefix()
 		return p.Contains(a) && bits >= p.Bits()
 	}
-	if !a.Is4() || a == m.translation.Host4 {
+	if !a.Is4() || a == in.translation.Host4 {
 		return false
 	}
-	e := m.table.Lookup4(mapping.Addr4From(a))
+	e := in.table.Lookup4(mapping.Addr4From(a))
 	return e != nil && bits >= e.Mapping().IPv4.Bits()
 }
 

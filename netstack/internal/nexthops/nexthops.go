@@ -85,8 +85,11 @@ func (t *Table) To(p netip.Prefix) Hop {
 }
 
 // Ask asks the kernel where it sends packets for one address now.
-func (t *Table) Ask(a netip.Addr) Hop {
-	routes, err := t.handle.RouteGet(a.AsSlice())
+func (t *Table) Ask(a netip.Addr) Hop { return Ask(t.handle, a) }
+
+// Ask asks the kernel where it sends packets for one address now.
+func Ask(handle *netlink.Handle, a netip.Addr) Hop {
+	routes, err := handle.RouteGet(a.AsSlice())
 	if err != nil || len(routes) != 1 {
 		return Hop{}
 	}
