@@ -15,8 +15,12 @@ import (
 )
 
 // mostEdits is how many explicit mappings may be others for the table in force to
-// be edited. Where more are, the next table is made beside it, while nobody waits.
-const mostEdits = 1024
+// be edited. Where more are, the next table is made beside it, while nobody waits: as
+// an edit of it, unless more than one in fewest are others.
+const (
+	mostEdits = 1024
+	fewest    = 8
+)
 
 // Plan is a state that can be committed: all that takes long is done, and all that
 // can be refused has been. Until it is committed or dropped, no other can be made.
@@ -70,14 +74,20 @@ func (p *Plan) Drop() {
 }
 
 func (p *Plan) make(base *mapping.Table) error {
-	few := false
+	most := 0
 	if p.engine.torn == nil {
-		p.gone, p.come, few = differences(p.before.Explicit, p.next.Explicit)
+		most = max(mostEdits, p.before.Explicit.Len()/fewest)
 	}
+	gone, come, few := differences(p.before.Explicit, p.next.Explicit, most)
 	if !few {
-		return p.makeBeside(base)
+		return p.makeBeside(base, p.anew)
 	}
-	if _, err := p.edit(base); err != nil {
+	p.gone, p.come = gone, come
+	if len(gone)+len(come) > mostEdits {
+		if err := p.makeBeside(base, p.edit); err != nil {
+			return err
+		}
+	} else if _, err := p.edit(base); err != nil {
 		return err
 	}
 	// The explicit mappings as an edit of those before have their memory in common.
@@ -91,31 +101,36 @@ func (p *Plan) make(base *mapping.Table) error {
 	return nil
 }
 
-// makeBeside makes the table to be of the explicit mappings, and of the workloads
-// that are in the table in force.
-func (p *Plan) makeBeside(base *mapping.Table) error {
-	p.gone, p.come = nil, nil
+// anew is a table of the explicit mappings to be, and of the workloads that are in the
+// table in force.
+func (p *Plan) anew(base *mapping.Table) (*mapping.Table, error) {
 	edit := p.next.Explicit.Edit()
 	edit.Expect(base.Len() - p.before.Explicit.Len())
 	explicit := append([]*mapping.Table{p.before.Explicit}, p.engine.torn...)
-	for m := range base.All() {
-		if !slices.ContainsFunc(explicit, func(t *mapping.Table) bool { return holds(t, m) }) {
-			if err := edit.Insert(m); err != nil {
-				return taken(err)
+	for e := range base.Entries() {
+		if !slices.ContainsFunc(explicit, func(t *mapping.Table) bool { return t.Holds(e) }) {
+			if err := edit.Insert(e.Mapping()); err != nil {
+				return nil, taken(err)
 			}
 		}
 	}
 	for _, c := range p.moves {
 		if err := apply(edit, c); err != nil {
-			return taken(err)
+			return nil, taken(err)
 		}
 	}
-	p.beside = edit.Table()
+	return edit.Table(), nil
+}
+
+// makeBeside makes the table to be beside the one in force, and all that goes with it.
+func (p *Plan) makeBeside(base *mapping.Table, of func(*mapping.Table) (*mapping.Table, error)) (err error) {
+	if p.beside, err = of(base); err != nil {
+		return err
+	}
 	if err := p.catchUp(); err != nil {
 		return err
 	}
 	p.slots = p.engine.renumbering(p.beside)
-	var err error
 	if p.police, err = p.engine.parts.Guard.Plan(p.beside); err != nil {
 		return err
 	}
@@ -138,29 +153,36 @@ func taken(err error) error {
 	return fmt.Errorf("a workload has it (natless whois, natless workloads delete): %w", err)
 }
 
-// differences are the explicit mappings that go and come, unless they are many or
-// the prefix is another.
-func differences(before, next *mapping.Table) (gone, come []mapping.Mapping, few bool) {
+// differences are the explicit mappings that go and come, unless either are more than
+// most or the prefix is another.
+func differences(before, next *mapping.Table, most int) (gone, come []mapping.Mapping, few bool) {
 	if before == next {
 		return nil, nil, true
 	}
-	if before.Prefix() != next.Prefix() {
+	if before.Prefix() != next.Prefix() || most == 0 {
 		return nil, nil, false
 	}
-	lacks := func(in, other *mapping.Table) (list []mapping.Mapping, few bool) {
-		for m := range in.All() {
-			if holds(other, m) {
+	lacks := func(in, other *mapping.Table, want int) (list []mapping.Mapping, few bool) {
+		for e := range in.Entries() {
+			if want == 0 {
+				break
+			}
+			if other.Holds(e) {
 				continue
 			}
-			if list = append(list, m); len(list) > mostEdits {
+			want--
+			if list = append(list, e.Mapping()); len(list) > most {
 				return nil, false
 			}
 		}
 		return list, true
 	}
-	if gone, few = lacks(before, next); few {
-		come, few = lacks(next, before)
+	gone, few = lacks(before, next, before.Len())
+	if !few {
+		return nil, nil, false
 	}
+	// What they have in common is known by now, and so how many come.
+	come, few = lacks(next, before, next.Len()-(before.Len()-len(gone)))
 	return gone, come, few
 }
 

@@ -326,3 +326,37 @@ func TestExpect(t *testing.T) {
 		}
 	}
 }
+
+// TestHolds compares entries of tables, one of which differs from the other by one
+// mapping in each thing that a mapping has.
+func TestHolds(t *testing.T) {
+	t.Parallel()
+	mapped := func(v6, v4, set string) (m Mapping) {
+		m = Mapping{IPv6: netip.MustParsePrefix(v6), IPv4: netip.MustParsePrefix(v4)}
+		if set != "" {
+			m.Ports = ports.MustParse(set)
+		}
+		return m
+	}
+	all := []Mapping{
+		mapped("2001:db8::1/128", "192.0.2.1/32", ""), mapped("2001:db8::1/128", "192.0.2.2/32", ""),
+		mapped("2001:db8::1/128", "192.0.2.1/32", "1024-2047"), mapped("2001:db8::1/128", "192.0.2.1/32", "1024-2046"),
+		mapped("2001:db8::1/128", "192.0.2.1/32", "80,1024-2047"), mapped("2001:db8::1/128", "192.0.2.1/32", "81,1024-2047"),
+		mapped("2001:db8::/64", "192.0.2.0/24", ""), mapped("2001:db8::/64", "192.0.2.0/25", ""), mapped("2001:db8::/80", "192.0.2.0/24", ""),
+	}
+	for i, m := range all {
+		table, err := New(netip.Prefix{}, []Mapping{m})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j, o := range all {
+			other, err := New(netip.Prefix{}, []Mapping{mapped("2001:db8:1::/64", "198.51.100.0/24", ""), o})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := other.Holds(table.Get(m.IPv6)); got != (i == j) {
+				t.Errorf("a table of %v holds %v: %v", o, m, got)
+			}
+		}
+	}
+}
