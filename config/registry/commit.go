@@ -137,7 +137,7 @@ func (r *Registry) write(batch []*op) error {
 func (r *Registry) update(f func(*bolt.Tx) error) error {
 	id := 0
 	err := r.guarded(func() error {
-		return r.db.Update(func(tx *bolt.Tx) error { id = tx.ID(); return f(tx) })
+		return change(r.db, func(tx *bolt.Tx) error { id = tx.ID(); return f(tx) })
 	})
 	if err == nil || err == errClean || r.broken.Load() != nil {
 		return err

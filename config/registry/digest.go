@@ -17,6 +17,7 @@ import (
 var (
 	keyVersion = []byte("version")
 	keyDigest  = []byte("digest")
+	keyChange  = []byte("change")
 	castagnoli = crc32.MakeTable(crc32.Castagnoli) // of hardware, where there is one
 )
 
@@ -140,6 +141,27 @@ func sumUp(tx *bolt.Tx) (d digest, err error) {
 		err = fmt.Errorf("the history has %d entries, and %d in its order, or others", entries.count, ordered.count)
 	}
 	return d, err
+}
+
+// change is bbolt's Update, which notes which change it is. A root page of before has
+// a digest that is right for the pages it leads to, but not that.
+func change(db *bolt.DB, f func(*bolt.Tx) error) error {
+	return db.Update(func(tx *bolt.Tx) error {
+		if err := f(tx); err != nil {
+			return err
+		}
+		return tx.Bucket(bucketMeta).Put(keyChange, binary.BigEndian.AppendUint64(nil, uint64(tx.ID())))
+	})
+}
+
+// checkChange sees whether what tx reads is what its change wrote. Files of before
+// do not say.
+func checkChange(tx *bolt.Tx) error {
+	b := tx.Bucket(bucketMeta).Get(keyChange)
+	if b == nil || bytes.Equal(b, binary.BigEndian.AppendUint64(nil, uint64(tx.ID()))) {
+		return nil
+	}
+	return fmt.Errorf("what it holds is not what change %d, its last, has written", tx.ID())
 }
 
 // checkDigest compares what the buckets hold with what they must.

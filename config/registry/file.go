@@ -124,7 +124,7 @@ func writeBlank(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(db.Update(blank), db.Sync(), db.Close())
+	return errors.Join(change(db, blank), db.Sync(), db.Close())
 }
 
 func syncDir(path string) error {
@@ -151,7 +151,7 @@ func openFile(path string, readOnly bool) (db *bolt.DB, err error) {
 			if readOnly {
 				return db.View(checkLayout)
 			}
-			return db.Update(prepare)
+			return change(db, prepare)
 		})
 	}
 	if err == errClean {

@@ -36,7 +36,7 @@ func Salvage(path string) (s Salvaged, aside string, err error) {
 		if err != nil {
 			return err
 		}
-		return errors.Join(db.Update(found.write), db.Sync(), db.Close())
+		return errors.Join(change(db, found.write), db.Sync(), db.Close())
 	})
 	s.Faults, s.Lost = []string{}, found.lost
 	for _, f := range found.faults {

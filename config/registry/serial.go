@@ -46,7 +46,7 @@ func skipForgotten(path string, now time.Time) error {
 		return err
 	}
 	err = guard(func() error {
-		return db.Update(func(tx *bolt.Tx) error {
+		return change(db, func(tx *bolt.Tx) error {
 			return skipSerials(tx, uint64(max(now.UnixMilli(), 0))*forgotten)
 		})
 	})

@@ -220,5 +220,5 @@ func checkContent(tx *bolt.Tx) error {
 	if string(tx.Bucket(bucketMeta).Get(keyVersion)) == layoutUnsummed {
 		return nil
 	}
-	return checkDigest(tx)
+	return errors.Join(checkChange(tx), checkDigest(tx))
 }
