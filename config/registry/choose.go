@@ -54,7 +54,7 @@ func (t *txn) choose(a, old *Assignment) error {
 // conflict says who has an extra port that the assignment wants, or the whole
 // address that it wants, or nil.
 func (a *address) conflict(wants *Assignment) error {
-	for _, o := range a.owners {
+	for o := range look(a.owners) {
 		if wants.size == maxPorts || o.Ports.IsZero() {
 			return &ConflictError{Field: "address", What: a.addr.String(), Owner: o.Key, Name: o.Request.Name}
 		}
@@ -75,7 +75,7 @@ func (t *txn) beside(a *Assignment, p *pool) bool {
 	c := t.tx.Bucket(bucketAssignments).Cursor()
 	prefix := []byte(a.Key.ContainerID + "/")
 	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
-		o := t.state.assignments[api.Key{ContainerID: a.Key.ContainerID, Interface: string(k[len(prefix):])}]
+		o := t.state.assignment(api.Key{ContainerID: a.Key.ContainerID, Interface: string(k[len(prefix):])})
 		if o == nil || o.Key == a.Key || o.Ports.IsZero() || !sameSet(o, a, p) {
 			continue
 		}

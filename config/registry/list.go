@@ -21,7 +21,7 @@ import (
 func (r *Registry) Get(k api.Key) (*Assignment, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if a := r.state.assignments[k]; a != nil {
+	if a := r.state.assignment(k); a != nil {
 		return a, nil
 	}
 	return nil, fmt.Errorf("workload %s: %w", k, ErrNotFound)
@@ -31,8 +31,8 @@ func (r *Registry) Get(k api.Key) (*Assignment, error) {
 func (r *Registry) BySerial(serial uint64) (*Assignment, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if a := r.state.serials[serial]; a != nil {
-		return a, nil
+	if h := r.state.bySerial(serial); h != nil {
+		return h.assignment(), nil
 	}
 	return nil, fmt.Errorf("assignment %d: %w", serial, ErrNotFound)
 }
@@ -41,18 +41,27 @@ func (r *Registry) BySerial(serial uint64) (*Assignment, error) {
 func (r *Registry) Len() int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return len(r.state.assignments)
+	return r.state.assignments.n
 }
 
-// All gives every assignment, in no order.
+// All gives every assignment that there is now, in no order.
 func (r *Registry) All() []*Assignment {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	all := make([]*Assignment, 0, len(r.state.assignments))
-	for _, a := range r.state.assignments {
-		all = append(all, a)
+	all := make([]*Assignment, 0, r.Len())
+	for _, h := range r.present() {
+		all = append(all, h.assignment())
 	}
 	return all
+}
+
+// Each yields every assignment that there is now, in no order. It is for looking at,
+// and is gone with the next: who keeps one takes its Clone. Changes are made meanwhile.
+func (r *Registry) Each() iter.Seq[*Assignment] { return look(r.present()) }
+
+// present is all that is held at this moment.
+func (r *Registry) present() []*held {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.state.assignments.all()
 }
 
 // List gives up to limit assignments that match, sorted by key, from behind
@@ -71,7 +80,7 @@ func (r *Registry) List(f api.Filter, after string, limit int) (page []*Assignme
 		}
 		for k, _ := c.Seek(begin); k != nil && bytes.HasPrefix(k, prefix); k, _ = c.Next() {
 			container, iface, _ := bytes.Cut(k, []byte("/"))
-			a := r.state.assignments[api.Key{ContainerID: string(container), Interface: string(iface)}]
+			a := r.state.assignment(api.Key{ContainerID: string(container), Interface: string(iface)})
 			if a == nil || !matches(a, f) {
 				continue
 			}
@@ -92,13 +101,10 @@ func matches(a *Assignment, f api.Filter) bool {
 		(!f.Within.IsValid() || f.Within.Contains(a.Address) || slices.ContainsFunc(a.Request.IPv6, f.Within.Contains))
 }
 
-// Mappings yields the mappings of all assignments, in no order. No change
-// happens meanwhile.
+// Mappings yields the mappings of all assignments, in no order, as Each does.
 func (r *Registry) Mappings() iter.Seq[mapping.Mapping] {
 	return func(yield func(mapping.Mapping) bool) {
-		r.mu.RLock()
-		defer r.mu.RUnlock()
-		for _, a := range r.state.assignments {
+		for a := range r.Each() {
 			if !yield(a.Mapping()) {
 				return
 			}
@@ -114,10 +120,10 @@ func (r *Registry) Whois(a netip.AddrPort, at time.Time) (*Assignment, error) {
 	defer r.mu.RUnlock()
 	var found []*Assignment
 	if addr := r.state.addresses[a.Addr()]; addr != nil {
-		for _, o := range addr.owners {
+		for o := range look(addr.owners) {
 			// A beginning that is yet to come is that of a clock that was set back.
 			if o.has(a.Port()) && (at.IsZero() || !at.Before(o.Since) || !at.Before(r.now())) {
-				found = append(found, o)
+				found = append(found, o.Clone())
 			}
 		}
 	}
@@ -163,17 +169,17 @@ func whoHad(tx *bolt.Tx, a netip.AddrPort, at time.Time) (found []*Assignment, e
 // answers with a test whether the namespace of a path exists. Assignments
 // without a namespace stay.
 func (r *Registry) Reconcile(ctx context.Context, list func(context.Context) (exists func(path string) bool, err error)) ([]*Assignment, error) {
-	all := r.All()
+	all := r.Each()
 	exists, err := list(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list network namespaces: %w", err)
 	}
 	var stale []*Assignment
 	var ops []*op
-	for _, a := range all {
+	for a := range all {
 		if a.Request.Netns != "" && !exists(a.Request.Netns) {
-			stale = append(stale, a)
-			ops = append(ops, free(a.Key, a))
+			stale = append(stale, a.Clone())
+			ops = append(ops, free(a.Key, a.held))
 		}
 	}
 	if ops == nil {
@@ -197,7 +203,11 @@ func (r *Registry) Owners(a netip.Addr) []*Assignment {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if addr := r.state.addresses[a]; addr != nil {
-		return slices.Clone(addr.owners)
+		var all []*Assignment
+		for _, h := range addr.owners {
+			all = append(all, h.assignment())
+		}
+		return all
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ func (a *address) outside(p *pool) (s Share, some bool) {
 		return s, false
 	}
 	var left ports.Builder
-	for _, o := range a.owners {
+	for o := range look(a.owners) {
 		if o.Ports.IsZero() {
 			return s, true
 		}

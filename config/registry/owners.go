@@ -56,18 +56,18 @@ func byPorts(a, b *Assignment) int {
 func (r *Registry) ownersNow(a netip.Addr, port int, at time.Time) (found []*Assignment) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	var all []*Assignment
+	var all []*held
 	if a.Is6() {
-		if o := r.state.ipv6[a]; o != nil {
+		if o := r.state.byIPv6(a); o != nil {
 			all, port = append(all, o), -1
 		}
 	} else if addr := r.state.addresses[a]; addr != nil {
 		all = addr.owners
 	}
-	for _, o := range all {
+	for o := range look(all) {
 		// A beginning that is yet to come is that of a clock that was set back.
 		if (port < 0 || o.has(uint16(port))) && (at.IsZero() || !at.Before(o.Since) || !at.Before(r.now())) {
-			found = append(found, o)
+			found = append(found, o.Clone())
 		}
 	}
 	return found
@@ -121,6 +121,10 @@ func (r *Registry) latest(a netip.Addr, at time.Time, wanted func(*Assignment) b
 func (r *Registry) Assigned(m mapping.Mapping) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	a := r.state.ipv6[m.IPv6.Addr()]
-	return a != nil && m.IPv6.IsSingleIP() && a.Address == m.IPv4.Addr() && a.Ports.Equal(m.Ports)
+	h := r.state.byIPv6(m.IPv6.Addr())
+	if h == nil {
+		return false
+	}
+	a := h.assignment()
+	return m.IPv6.IsSingleIP() && a.Address == m.IPv4.Addr() && a.Ports.Equal(m.Ports)
 }

@@ -34,7 +34,7 @@ type address struct {
 	assigned int           // ports
 	cooling  int           // ports
 	fit      int           // a run of more ports than this is known not to be free
-	owners   []*Assignment
+	owners   []*held
 	barred   string // why nothing of it is assigned; "": it is
 }
 

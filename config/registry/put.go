@@ -56,11 +56,11 @@ func (r *Registry) Delete(ctx context.Context, k api.Key) error {
 
 // free gives back what the workload has, if it still is what it was seen to
 // have.
-func free(k api.Key, seen *Assignment) *op {
+func free(k api.Key, seen *held) *op {
 	o := new(op)
 	o.apply = func(t *txn) error {
-		a := t.state.assignments[k]
-		if a == nil || seen != nil && seen != a {
+		a := t.state.assignment(k)
+		if a == nil || seen != nil && seen != a.held {
 			return fmt.Errorf("workload %s: %w", k, ErrNotFound)
 		}
 		o.change.Old = a
@@ -143,7 +143,7 @@ func (t *txn) put(k api.Key, q api.Request) (*Assignment, Change, error) {
 	if err := t.ipv6Free(k, q.IPv6); err != nil {
 		return nil, none, err
 	}
-	old := t.state.assignments[k]
+	old := t.state.assignment(k)
 	fresh := &Assignment{Key: k, Request: q, Since: t.now}
 	if old != nil {
 		fresh.Succeeds = old.Serial
@@ -218,7 +218,11 @@ func sameWish(a, b api.Request) bool {
 
 func (t *txn) ipv6Free(k api.Key, ips []netip.Addr) error {
 	for i, ip := range ips {
-		if o := t.state.ipv6[ip]; o != nil && o.Key != k {
+		h := t.state.byIPv6(ip)
+		if h == nil {
+			continue
+		}
+		if o := h.assignment(); o.Key != k {
 			return &ConflictError{Field: fmt.Sprintf("ipv6[%d]", i), What: ip.String(), Owner: o.Key, Name: o.Request.Name}
 		}
 	}
@@ -245,7 +249,7 @@ func (t *txn) begin(a *Assignment) (err error) {
 func (t *txn) end(a *Assignment, cool bool) error {
 	t.dirty = true
 	ended := *a
-	ended.Until = later(t.now, a.Since)
+	ended.Until, ended.held = later(t.now, a.Since), nil
 	err := erase(t.tx, bucketAssignments, []byte(a.Key.String()))
 	if err == nil {
 		_, err = putHistory(t.tx, &ended, t.history)

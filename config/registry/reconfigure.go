@@ -129,7 +129,7 @@ func (t *txn) arrive(m *moved, history int) (err error) {
 		m.settle()
 	} else {
 		ended := *m.old
-		ended.Until = later(t.now, m.old.Since)
+		ended.Until, ended.held = later(t.now, m.old.Since), nil
 		if m.ended, err = putHistory(t.tx, &ended, history); err != nil {
 			return storeError{err}
 		}
@@ -169,7 +169,7 @@ func (p *Plan) Back() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	back := slices.DeleteFunc(p.moved, func(m moved) bool {
-		if r.state.assignments[m.new.Key] == m.new {
+		if r.state.has(m.new) {
 			return false
 		}
 		m.settle() // it has gone, or has something else
@@ -212,10 +212,10 @@ func (t *txn) comeBack(m *moved) error {
 }
 
 func (s *state) comeBack(m *moved) error {
-	if s.assignments[m.old.Key] == m.old {
+	if s.has(m.old) {
 		return nil // it never left
 	}
-	if s.assignments[m.new.Key] == m.new {
+	if s.has(m.new) {
 		s.remove(m.new).give(m.new.Ports)
 	}
 	m.settle()
@@ -325,13 +325,14 @@ func (s *state) moves(pools []*pool, now time.Time) (all []moved) {
 	if !slices.ContainsFunc(pools, func(p *pool) bool { return p.Uplink }) {
 		return nil
 	}
-	for _, a := range s.assignments {
-		p := s.uplinkPool(a, pools)
-		if p == nil || p.Name == a.Pool && p.IPv4.Contains(a.Address) {
+	for seen := range look(s.assignments.all()) {
+		p := s.uplinkPool(seen, pools)
+		if p == nil || p.Name == seen.Pool && p.IPv4.Contains(seen.Address) {
 			continue
 		}
+		a := seen.Clone()
 		begun := *a
-		begun.Pool = p.Name
+		begun.Pool, begun.held = p.Name, nil
 		if !p.IPv4.Contains(a.Address) {
 			begun.Since, begun.Address = now, p.IPv4.Addr()
 		}

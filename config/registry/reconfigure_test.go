@@ -63,7 +63,7 @@ func TestBack(t *testing.T) {
 	if err := p.Back(); err != nil {
 		t.Fatal(err)
 	}
-	if a, _ := r.Get(key(0)); a != had {
+	if a, _ := r.Get(key(0)); a.held != had.held {
 		t.Errorf("it has %v, had %v", a, had)
 	}
 	mustPut(t, r, 10, request(10)) // which frees what has cooled down

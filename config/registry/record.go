@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/netip"
 	"time"
-	"unique"
 
 	"github.com/natless/natless/translator/ports"
 )
@@ -71,16 +70,17 @@ func encode(a *Assignment, cool time.Time) []byte {
 	return binary.BigEndian.AppendUint32(b, checksum(b))
 }
 
-// unpacker reads what encode wrote. After the first thing amiss it gives zeros.
+// unpacker reads what encode wrote. After the first thing amiss it gives zeros. What
+// it gives are parts of what it reads.
 type unpacker struct {
-	rest []byte
+	rest string
 	bad  bool
 }
 
-func (u *unpacker) bytes(n uint64) []byte {
+func (u *unpacker) bytes(n uint64) string {
 	if u.bad || n > uint64(len(u.rest)) {
 		u.bad = true
-		return nil
+		return ""
 	}
 	b := u.rest[:n]
 	u.rest = u.rest[n:]
@@ -88,13 +88,20 @@ func (u *unpacker) bytes(n uint64) []byte {
 }
 
 func (u *unpacker) number() uint64 {
-	v, n := binary.Uvarint(u.rest)
-	if n <= 0 {
-		u.bad = true
-		return 0
+	v := uint64(0)
+	for i := range min(len(u.rest), binary.MaxVarintLen64) {
+		b := u.rest[i]
+		v |= uint64(b&0x7f) << (7 * i)
+		if b < 0x80 {
+			if i == binary.MaxVarintLen64-1 && b > 1 {
+				break // more than 64 bits
+			}
+			u.rest = u.rest[i+1:]
+			return v
+		}
 	}
-	u.rest = u.rest[n:]
-	return v
+	u.bad = true
+	return 0
 }
 
 // count is a number of things that each take a byte at least.
@@ -109,14 +116,24 @@ func (u *unpacker) count() int {
 
 func (u *unpacker) port() uint16 { return uint16(u.number()) }
 
-func (u *unpacker) text() string { return string(u.bytes(u.number())) }
-
-// word is a text that many assignments have in common, which is kept once.
-func (u *unpacker) word() string { return unique.Make(u.text()).Value() }
+func (u *unpacker) text() string { return u.bytes(u.number()) }
 
 func (u *unpacker) address() netip.Addr {
-	a, _ := netip.AddrFromSlice(u.bytes(u.number()))
-	return a
+	switch b := u.text(); len(b) {
+	case 4:
+		return netip.AddrFrom4([4]byte([]byte(b)))
+	case 16:
+		return netip.AddrFrom16([16]byte([]byte(b)))
+	}
+	return netip.Addr{}
+}
+
+func (u *unpacker) ipv6() netip.Addr {
+	b := u.bytes(16)
+	if u.bad {
+		return netip.Addr{}
+	}
+	return netip.AddrFrom16([16]byte([]byte(b)))
 }
 
 func (u *unpacker) when() time.Time {
@@ -127,66 +144,98 @@ func (u *unpacker) when() time.Time {
 	return time.Unix(0, int64(n))
 }
 
-// unseal gives what stands between a record's first byte and its checksum.
-func unseal(b []byte) (body []byte, err error) {
+// sealed says that a record is of a kind that we know, and whole as far as that can
+// be seen.
+func sealed(b []byte) bool {
 	if len(b) == 0 {
-		return nil, errRecord
+		return false
 	}
 	switch b[0] {
 	case recordUnsummed, recordUnsummedHost:
-		return b[1:], nil
+		return true
 	case recordUnnumbered, recordUnnumberedHost, record, recordHost:
 		end := len(b) - 4
-		if end < 1 || checksum(b[:end]) != binary.BigEndian.Uint32(b[end:]) {
-			return nil, errRecord
-		}
-		return b[1:end], nil
+		return end >= 1 && checksum(b[:end]) == binary.BigEndian.Uint32(b[end:])
 	}
-	return nil, errRecord
+	return false
 }
 
 // decode unpacks an assignment. It keeps nothing of b.
 func decode(b []byte) (a *Assignment, cool time.Time, err error) {
-	body, err := unseal(b)
-	if err != nil {
+	if !sealed(b) {
+		return nil, cool, errRecord
+	}
+	a = new(Assignment)
+	if cool, err = unpack(a, string(b), nil); err != nil {
 		return nil, cool, err
 	}
-	kind := b[0]
-	u := unpacker{rest: body}
-	a = new(Assignment)
-	if kind == record || kind == recordHost {
+	return a, cool, nil
+}
+
+// unpack unpacks a record that is sealed, whose texts are parts of it from then on.
+// Lists lie in room, if there is some.
+func unpack(a *Assignment, b string, room *scratch) (cool time.Time, err error) {
+	kind, u := b[0], unpacker{rest: b[1:]}
+	if kind >= recordUnnumbered {
+		u.rest = b[1 : len(b)-4]
+	}
+	*a = Assignment{}
+	if numbered(kind) {
 		a.Serial, a.Succeeds = u.number(), u.number()
 	}
 	q := &a.Request
-	a.Key.ContainerID, a.Key.Interface = u.text(), u.word()
-	q.Name, q.Network, q.Netns = u.text(), u.word(), u.text()
-	q.Pool, a.Pool = u.word(), u.word()
+	a.Key.ContainerID, a.Key.Interface = u.text(), u.text()
+	q.Name, q.Network, q.Netns = u.text(), u.text(), u.text()
+	q.Pool, a.Pool = u.text(), u.text()
 	if kind%2 == 0 {
 		q.HostInterface = u.text()
 	}
 	q.Address, a.Address = u.address(), u.address()
 	q.Ports = int(u.number())
-	q.IPv6 = make([]netip.Addr, u.count())
-	for i := range q.IPv6 {
-		q.IPv6[i], _ = netip.AddrFromSlice(u.bytes(16))
-	}
-	if n := u.count(); n > 0 {
-		q.ExtraPorts = make([]uint16, n)
-	}
-	for i := range q.ExtraPorts {
-		q.ExtraPorts[i] = u.port()
-	}
-	runs := make([]ports.Range, u.count())
-	for i := range runs {
-		runs[i] = ports.Range{First: u.port(), Last: u.port()}
-	}
-	if a.Ports, err = ports.Disjoint(runs); err != nil {
-		return nil, cool, errRecord
+	if err := u.lists(a, room); err != nil {
+		return cool, err
 	}
 	a.size = int(u.number())
 	a.Since, a.Until, cool = u.when(), u.when(), u.when()
 	if u.bad || len(u.rest) > 0 || !a.Address.Is4() || len(q.IPv6) == 0 {
-		return nil, cool, errRecord
+		return cool, errRecord
 	}
-	return a, cool, nil
+	return cool, nil
+}
+
+// numbered says that records of a kind have serials.
+func numbered(kind byte) bool { return kind == record || kind == recordHost }
+
+// lists unpacks the IPv6 addresses and ports.
+func (u *unpacker) lists(a *Assignment, room *scratch) (err error) {
+	if room == nil {
+		room = new(scratch)
+	}
+	q := &a.Request
+	q.IPv6 = within(room.ipv6, u.count())
+	for i := range q.IPv6 {
+		q.IPv6[i] = u.ipv6()
+	}
+	if n := u.count(); n > 0 {
+		q.ExtraPorts = within(room.extra, n)
+	}
+	for i := range q.ExtraPorts {
+		q.ExtraPorts[i] = u.port()
+	}
+	runs := within(room.run, u.count())
+	for i := range runs {
+		runs[i] = ports.Range{First: u.port(), Last: u.port()}
+	}
+	if a.Ports, err = ports.Disjoint(runs); err != nil {
+		return errRecord
+	}
+	return nil
+}
+
+// within is a list of n, in room if it has as much.
+func within[T any](room []T, n int) []T {
+	if n <= len(room) {
+		return room[:n:n]
+	}
+	return make([]T, n)
 }

@@ -39,6 +39,7 @@ type Assignment struct {
 	Since   time.Time
 	Until   time.Time // zero while it lasts
 	size    int       // of the run, 65536 for a whole address
+	held    *held     // as the registry has it; nil: it has not
 }
 
 // Mapping is the assignment as the translator's table wants it.
@@ -49,6 +50,9 @@ func (a *Assignment) Mapping() mapping.Mapping {
 		Ports: a.Ports,
 	}
 }
+
+// Clone is an assignment of Each, to be kept.
+func (a *Assignment) Clone() *Assignment { return a.held.assignment() }
 
 // has says whether the assignment owns the port.
 func (a *Assignment) has(port uint16) bool {
@@ -102,9 +106,9 @@ type Registry struct {
 // state is what can be built from the database and the pools alone.
 type state struct {
 	pools       []*pool
-	assignments map[api.Key]*Assignment
-	ipv6        map[netip.Addr]*Assignment
-	serials     map[uint64]*Assignment
+	assignments *index                  // by key
+	ipv6        *index                  // by each of their IPv6 addresses
+	serials     *index                  // by serial
 	addresses   map[netip.Addr]*address // of the pools, and others that are still assigned
 	cooling     coolingHeap
 	lastCooled  map[api.Key]*cooled
@@ -221,11 +225,14 @@ func recordsOf(tx *bolt.Tx) int {
 func newState(pools []*pool, n int) state {
 	s := state{
 		pools:       pools,
-		assignments: make(map[api.Key]*Assignment, n),
-		ipv6:        make(map[netip.Addr]*Assignment, n),
-		serials:     make(map[uint64]*Assignment, n),
+		assignments: new(index),
+		ipv6:        new(index),
+		serials:     new(index),
 		addresses:   make(map[netip.Addr]*address),
 		lastCooled:  make(map[api.Key]*cooled),
+	}
+	for _, x := range []*index{s.assignments, s.ipv6, s.serials} {
+		x.expect(n)
 	}
 	for _, p := range pools {
 		for _, a := range p.addresses {
@@ -249,8 +256,8 @@ func (s *state) address(a netip.Addr) *address {
 // add notes an assignment. It fails only when two claim the same port or the same
 // serial, which means that the database was not written by this package.
 func (s *state) add(a *Assignment) error {
-	if o := s.serials[a.Serial]; o != nil {
-		return fmt.Errorf("%s and %s have the same serial %d", a.Key, o.Key, a.Serial)
+	if o := s.bySerial(a.Serial); o != nil {
+		return fmt.Errorf("%s and %s have the same serial %d", a.Key, o.assignment().Key, a.Serial)
 	}
 	addr := s.address(a.Address)
 	if !addr.free(a.Ports) {
@@ -258,13 +265,16 @@ func (s *state) add(a *Assignment) error {
 	}
 	addr.take(a.Ports)
 	addr.assigned += size(a.Ports)
-	addr.owners = append(addr.owners, a)
-	s.assignments[a.Key] = a
+	if a.held == nil {
+		a.held = pack(a)
+	}
+	addr.owners = append(addr.owners, a.held)
+	s.assignments.add(hashKey(a.Key), a.held)
 	if a.Serial != 0 { // which those of an older layout have not, while it is only read
-		s.serials[a.Serial] = a
+		s.serials.add(hashSerial(a.Serial), a.held)
 	}
 	for _, ip := range a.Request.IPv6 {
-		s.ipv6[ip] = a
+		s.ipv6.add(hashIPv6(ip), a.held)
 	}
 	return nil
 }
@@ -274,19 +284,17 @@ func (s *state) remove(a *Assignment) *address {
 	addr := s.address(a.Address)
 	addr.assigned -= size(a.Ports)
 	for i, o := range addr.owners {
-		if o == a {
+		if o == a.held {
 			last := len(addr.owners) - 1
 			addr.owners[i], addr.owners[last] = addr.owners[last], nil
 			addr.owners = addr.owners[:last]
 			break
 		}
 	}
-	delete(s.assignments, a.Key)
-	delete(s.serials, a.Serial)
+	s.assignments.remove(hashKey(a.Key), a.held)
+	s.serials.remove(hashSerial(a.Serial), a.held)
 	for _, ip := range a.Request.IPv6 {
-		if s.ipv6[ip] == a {
-			delete(s.ipv6, ip)
-		}
+		s.ipv6.remove(hashIPv6(ip), a.held)
 	}
 	return addr
 }

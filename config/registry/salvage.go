@@ -97,7 +97,7 @@ func (f *findings) write(tx *bolt.Tx) error {
 		return err
 	}
 	for _, a := range f.assignments {
-		if s.assignments[a.Key] != nil || s.add(a) != nil {
+		if s.byKey(a.Key) != nil || s.add(a) != nil {
 			f.lost++
 		} else if err := putAssignment(tx, a); err != nil {
 			return err

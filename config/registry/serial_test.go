@@ -33,7 +33,7 @@ func TestSerials(t *testing.T) {
 		if same != (a.Serial <= highest) || a.Succeeds != succeeds {
 			t.Errorf("%s: serial %d after %d, succeeds %d, want %d", what, a.Serial, highest, a.Succeeds, succeeds)
 		}
-		if found, err := r.BySerial(a.Serial); err != nil || found != a {
+		if found, err := r.BySerial(a.Serial); err != nil || found.held != a.held {
 			t.Errorf("%s: by serial %d: %v, %v", what, a.Serial, found, err)
 		}
 		highest = max(highest, a.Serial)

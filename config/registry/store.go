@@ -1,12 +1,14 @@
 package registry
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
+	"github.com/natless/natless/config/api"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
@@ -79,15 +81,18 @@ func seal(tx *bolt.Tx) error {
 	return errors.Join(tx.Bucket(bucketMeta).Put(keyVersion, []byte(layout)), tx.Bucket(bucketMeta).Put(keyDigest, d.encode()))
 }
 
-// loadAll reads assignments and sets that cool down.
+// loadAll reads assignments, each of which is gone with the next, and sets that cool
+// down.
 func loadAll(tx *bolt.Tx, add func(*Assignment) error, cool func(*cooled) error) error {
+	var a Assignment
+	room := newScratch()
 	err := tx.Bucket(bucketAssignments).ForEach(func(k, v []byte) error {
-		a, _, err := decode(v)
-		if err == nil && string(k) != a.Key.String() {
+		err := decodeInto(&a, v, room)
+		if err == nil && !isKey(k, a.Key) {
 			err = fmt.Errorf("speaks of %s", a.Key)
 		}
 		if err == nil {
-			err = add(a)
+			err = add(&a)
 		}
 		if err != nil {
 			return fmt.Errorf("assignment %q: %w", k, err)
@@ -107,6 +112,26 @@ func loadAll(tx *bolt.Tx, add func(*Assignment) error, cool func(*cooled) error)
 		}
 		return nil
 	})
+}
+
+// decodeInto is decode for who looks at one after the other; what the registry would
+// hold of it is there with it.
+func decodeInto(a *Assignment, b []byte, room *scratch) error {
+	if !sealed(b) {
+		return errRecord
+	}
+	h := &held{string(b)}
+	_, err := unpack(a, h.record, room)
+	if numbered(b[0]) {
+		a.held = h
+	}
+	return err
+}
+
+// isKey says that a key of the bucket is a workload's.
+func isKey(k []byte, w api.Key) bool {
+	container, iface, _ := bytes.Cut(k, []byte("/"))
+	return string(container) == w.ContainerID && string(iface) == w.Interface
 }
 
 func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }

@@ -55,7 +55,7 @@ func openKeeper(c *config.Config, pools []registry.Pool, log *slog.Logger) (*kee
 	}
 	k := &keeper{Registry: r, socket: c.API.Socket, log: log, ready: make(chan struct{}), put: make(chan struct{}, 1)}
 	edit := table.Edit()
-	for _, a := range r.All() {
+	for a := range r.Each() {
 		if err := edit.Insert(a.Mapping()); err != nil {
 			log.Error("a workload loses its assignment to a mapping of the configuration", "workload", a.Key, "name", a.Request.Name, "error", err)
 			if err := r.Delete(context.Background(), a.Key); err != nil {
@@ -181,11 +181,11 @@ func namespaceExists(path string) bool {
 	return err != nil
 }
 
-// workloads are those that there are.
+// workloads are those that say where they are.
 func (k *keeper) workloads() iter.Seq[engine.Workload] {
 	return func(yield func(engine.Workload) bool) {
-		for _, a := range k.All() {
-			if !yield(*workloadOf(a)) {
+		for a := range k.Each() {
+			if a.Request.HostInterface != "" && !yield(*workloadOf(a.Clone())) {
 				return
 			}
 		}
@@ -195,7 +195,7 @@ func (k *keeper) workloads() iter.Seq[engine.Workload] {
 // owners are all who have something.
 func (k *keeper) owners() iter.Seq2[netip.Prefix, engine.Owner] {
 	return func(yield func(netip.Prefix, engine.Owner) bool) {
-		for _, a := range k.All() {
+		for a := range k.Each() {
 			if !yield(netip.PrefixFrom(a.Request.IPv6[0], 128), engine.Owner{Serial: a.Serial, Succeeds: a.Succeeds}) {
 				return
 			}

@@ -198,12 +198,16 @@ func (r *watching) name(m mapping.Mapping) string {
 func (k *keeper) called(word string) (found []monitor.Workload) {
 	var started []monitor.Workload
 	id, iface, hasIface := strings.Cut(word, "/")
-	for _, a := range k.All() {
+	for a := range k.Each() {
+		called := a.Request.Name == word || a.Key.String() == word
+		if !called && (!strings.HasPrefix(a.Key.ContainerID, id) || hasIface && iface != a.Key.Interface) {
+			continue
+		}
+		a = a.Clone()
 		one := monitor.Workload{IPv6: a.Request.IPv6, IPv4: a.Address, Ports: a.Mapping().Ports}
-		switch {
-		case a.Request.Name == word || a.Key.String() == word:
+		if called {
 			found = append(found, one)
-		case strings.HasPrefix(a.Key.ContainerID, id) && (!hasIface || iface == a.Key.Interface):
+		} else {
 			started = append(started, one)
 		}
 	}
