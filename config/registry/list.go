@@ -61,6 +61,9 @@ func (r *Registry) Each() iter.Seq[*Assignment] { return look(r.present()) }
 func (r *Registry) present() []*held {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
+	if r.state.order != nil {
+		return r.state.order
+	}
 	return r.state.assignments.all()
 }
 

@@ -107,6 +107,7 @@ type Registry struct {
 type state struct {
 	pools       []*pool
 	assignments *index                  // by key
+	order       []*held                 // all, as they lie in memory, until one comes or goes; nil since
 	ipv6        *index                  // by each of their IPv6 addresses
 	serials     *index                  // by serial
 	addresses   map[netip.Addr]*address // of the pools, and others that are still assigned
@@ -199,13 +200,20 @@ func (r *Registry) Close() error {
 func loadState(tx *bolt.Tx, pools []*pool, now time.Time) (state, error) {
 	n := recordsOf(tx)
 	s := newState(pools, n)
-	err := loadAll(tx, s.add, func(c *cooled) error {
+	order := make([]*held, 0, n)
+	add := func(a *Assignment) error {
+		err := s.add(a)
+		order = append(order, a.held)
+		return err
+	}
+	err := loadAll(tx, add, func(c *cooled) error {
 		// The clock may have been set since: nothing cools down for longer than
 		// its pool says. From here on until is measured by the clock that nobody
 		// sets, which now has a reading of.
 		c.until = now.Add(min(max(c.until.Sub(now), 0), s.cooldown(c.Pool)))
 		return s.cool(c)
 	})
+	s.order = order
 	return s, err
 }
 
@@ -259,6 +267,7 @@ func (s *state) add(a *Assignment) error {
 	if o := s.bySerial(a.Serial); o != nil {
 		return fmt.Errorf("%s and %s have the same serial %d", a.Key, o.assignment().Key, a.Serial)
 	}
+	s.order = nil
 	addr := s.address(a.Address)
 	if !addr.free(a.Ports) {
 		return fmt.Errorf("%s and another have the same ports of %s", a.Key, a.Address)
@@ -281,6 +290,7 @@ func (s *state) add(a *Assignment) error {
 
 // remove forgets an assignment; its ports stay taken.
 func (s *state) remove(a *Assignment) *address {
+	s.order = nil
 	addr := s.address(a.Address)
 	addr.assigned -= size(a.Ports)
 	for i, o := range addr.owners {

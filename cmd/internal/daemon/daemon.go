@@ -57,6 +57,7 @@ type Daemon struct {
 
 // New makes a daemon, which does nothing before Run.
 func New(c *config.Config, o Options) (*Daemon, error) {
+	defer keepAll()() // of what a start makes, hardly anything goes again
 	d := &Daemon{Options: o, needs: needs(c), started: time.Now()}
 	h := host{uplink: uplinkOf(c, o.Log), own: ownAddress}
 	var err error
@@ -137,12 +138,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 // announce tells the world that every task is ready, and when they end.
 func (d *Daemon) announce(ctx context.Context) {
-	d.Settle()
 	if err := confine.Confine(d.needs); err != nil {
 		d.Log.Warn("natlessd runs with more rights than it needs", "error", err)
 	}
 	d.Log.Info("natlessd is ready", "mappings", d.host.Table().Len())
 	notify(d.Log, "READY=1")
+	d.Settle()
 	<-ctx.Done()
 	notify(d.Log, "STOPPING=1")
 }

@@ -170,7 +170,8 @@ func (r *reloader) reload() error {
 	notify(r.log, "RELOADING=1\n"+daemon.SdNotifyMonotonicUsec())
 	defer notify(r.log, "READY=1")
 	result := api.Reload{At: time.Now()}
-	defer Spare()()
+	settle := Spare()
+	defer func() { go settle() }() // nobody needs to wait until all is collected
 	err := r.load()
 	switch half := (*engine.StepError)(nil); {
 	case errors.As(err, &half) && half.Back != nil:
