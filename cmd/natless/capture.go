@@ -24,7 +24,7 @@ func newCapture(o *options) *cobra.Command {
 	var s seeing
 	var file, limit string
 	var snap int
-	var all bool
+	var all, leave bool
 	c := &cobra.Command{
 		Use:   "capture -w FILE [FILTER]",
 		Short: "Write packets to a file for Wireshark, before and after translation",
@@ -33,6 +33,9 @@ interfaces: one has the packets as they came to the translator, the other as the
 left it. Each packet has a comment with the verdict, or the reason why it was
 dropped, the workload and the mapping. Both sides of one packet have the same
 packet identifier. TCP and UDP superpackets stay whole; their comment says so.
+
+Of packets that the kernel's fast path translates by itself it has a sample, unless
+--all has all of them take the way through the daemon; see natless monitor --help.
 
 The file is complete however the capture ends: by -c, --for, --max-size or Ctrl-C,
 or because the daemon died. Its interface statistics say how many packets are
@@ -61,7 +64,7 @@ missing because the disk or the reader was too slow.
 			if snap == 0 {
 				r.snap = longest
 			}
-			return r.run(c, o, file, api.Watch{Filter: filter, Bytes: r.snap, All: all})
+			return r.run(c, o, file, api.Watch{Filter: filter, Bytes: r.snap, All: all, Leave: leave})
 		},
 	}
 	s.flags(c, o, "count")
@@ -69,7 +72,7 @@ missing because the disk or the reader was too slow.
 	f.StringVarP(&file, "write", "w", "", "write to this `file`; - means standard output")
 	f.IntVarP(&snap, "snaplen", "s", 0, "keep this many `bytes` of each packet and side; 0: all")
 	f.StringVar(&limit, "max-size", "", "end before the file exceeds this `size`, such as 100M")
-	allFlag(c, &all)
+	pathFlags(c, &all, &leave)
 	for _, plain := range []string{"snaplen", "max-size"} {
 		c.RegisterFlagCompletionFunc(plain, nothing)
 	}

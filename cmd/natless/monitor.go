@@ -21,7 +21,7 @@ const gapEvery = time.Second
 func newMonitor(o *options) *cobra.Command {
 	var s seeing
 	var rate int
-	var words, all bool
+	var words, all, leave bool
 	c := &cobra.Command{
 		Use:   "monitor [FILTER]",
 		Short: "Show packets as they pass, and what becomes of each",
@@ -30,6 +30,12 @@ came and, after the double arrow, as it left. A dropped packet has the reason.
 A packet is shown when all flags and FILTER match; put FILTER in quotes when it
 has parentheses. At most --rate packets a second are shown; the others are
 counted. Ctrl-C ends it; a summary then goes to standard error.
+
+Packets that the kernel's fast path translates by itself are seen as a sample: up to
+1000 a second take the way through the daemon meanwhile, all of them where there are
+fewer, and the summary says how many nobody saw. With --all, all take it, which is
+slower; with --undisturbed none that does not take it anyway. Drops are always seen: it
+is the daemon that drops packets.
 
 A slow reader does not slow down the packets: those that it misses are counted as
 lost. With -o json each packet is a line of JSON.
@@ -45,7 +51,7 @@ lost. With -o json each packet is a line of JSON.
 			if err != nil {
 				return err
 			}
-			stream, err := o.client().Watch(c.Context(), api.Watch{Filter: filter, Rate: rate, All: all})
+			stream, err := o.client().Watch(c.Context(), api.Watch{Filter: filter, Rate: rate, All: all, Leave: leave})
 			if err != nil {
 				return err
 			}
@@ -64,12 +70,14 @@ lost. With -o json each packet is a line of JSON.
 	c.RegisterFlagCompletionFunc("rate", nothing)
 	c.ValidArgsFunction = nothing
 	c.Flags().BoolVarP(&words, "verbose", "v", false, "show both sides in the words of natless explain, and the mapping")
-	allFlag(c, &all)
+	pathFlags(c, &all, &leave)
 	return c
 }
 
-func allFlag(c *cobra.Command, all *bool) {
-	c.Flags().BoolVar(all, "all", false, "make the fast path leave all packets to the daemon meanwhile")
+func pathFlags(c *cobra.Command, all, leave *bool) {
+	c.Flags().BoolVar(all, "all", false, "make the fast path leave all packets to the daemon meanwhile, and not only a sample")
+	c.Flags().BoolVar(leave, "undisturbed", false, "see no packet that the fast path translates: all take the way that they take anyway")
+	c.MarkFlagsMutuallyExclusive("all", "undisturbed")
 }
 
 // colorful reports whether w is a terminal whose user wants colors

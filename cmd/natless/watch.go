@@ -150,6 +150,9 @@ func summary(w io.Writer, verb string, done uint64, c api.Counts) {
 	if c.Limited > 0 {
 		text += fmt.Sprintf(", %s left out for --rate", packets.Number(c.Limited))
 	}
+	if c.FastPath > 0 {
+		text += fmt.Sprintf(", the fast path translated %s more that nobody saw", packets.Number(c.FastPath))
+	}
 	if c.Lost > 0 {
 		text += fmt.Sprintf(", %s lost because the reader was too slow", packets.Number(c.Lost))
 	}

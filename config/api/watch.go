@@ -20,6 +20,8 @@ type Watch struct {
 	Rate   int    // packets a second at most; 0: all
 	Bytes  int    // bytes of each packet and side that come behind its event; 0: none
 	All    bool   // the kernel's fast path leaves all packets to the daemon meanwhile
+	// Leave: it leaves none that it would not leave anyway. Else it leaves a sample.
+	Leave bool
 }
 
 // Seen is one line of the stream: Hello is in the first, Packet in one for each
@@ -73,7 +75,9 @@ type Counts struct {
 	Matched uint64 `json:"matched"` // passed, and the filter wants them
 	Limited uint64 `json:"limited"` // of these, left out for the rate
 	Lost    uint64 `json:"lost"`    // of these, left out because the reader was slow
-	End     bool   `json:"end,omitempty"`
+	// FastPath are those that the kernel translated by itself, and nobody saw.
+	FastPath uint64 `json:"fast_path,omitempty"`
+	End      bool   `json:"end,omitempty"`
 }
 
 // Stream is what is seen, until it is closed or the daemon ends it.
@@ -101,6 +105,7 @@ func (c *Client) Watch(ctx context.Context, w Watch) (*Stream, error) {
 	set("rate", strconv.Itoa(w.Rate), w.Rate != 0)
 	set("bytes", strconv.Itoa(w.Bytes), w.Bytes != 0)
 	set("all", "true", w.All)
+	set("sample", "false", w.Leave)
 	ctx, cancel := context.WithCancel(ctx)
 	resp, err := c.open(ctx, http.MethodGet, "/v1/watch?"+query.Encode(), nil, nil)
 	if err != nil {

@@ -2,7 +2,11 @@
 
 package dataplane
 
-import "time"
+import (
+	"time"
+
+	"github.com/natless/natless/translator"
+)
 
 // Snapshot sums up the counters.
 func (d *Dataplane) Snapshot() Snapshot {
@@ -20,6 +24,16 @@ func (d *Dataplane) Snapshot() Snapshot {
 	}
 	s.Tracker = d.config.Translator.Tracker(int64(time.Since(start)))
 	return s
+}
+
+// Translated is how many packets were translated, both ways.
+func (d *Dataplane) Translated() (n uint64) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, l := range d.loops {
+		n += l.counters.verdicts[To4][translator.Forward4].packets.Load() + l.counters.verdicts[To6][translator.Forward6].packets.Load()
+	}
+	return n
 }
 
 // Traffic sums up what all queues counted for the slot of a mapping

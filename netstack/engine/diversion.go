@@ -5,50 +5,138 @@ package engine
 import (
 	"fmt"
 	"sync"
+	"time"
 )
 
-// Diversion has the fast path leave every packet to the daemon while somebody wants
-// to see all. Being stateless, packets may take either way at any time. The zero
-// value is of a daemon that sees all packets anyway.
+// Diversion has the fast path leave packets to the daemon while somebody wants to see
+// them. Being stateless, packets may take either way at any time. The zero value is of
+// a daemon that sees all packets anyway.
 type Diversion struct {
 	pause      func(on bool) error // nil: there is no other way
 	interfaces func() int          // where packets take it just now
+	daemon     func() uint64       // packets that the daemon has translated
 
-	mu     sync.Mutex // guards what follows
-	wanted int
+	mu       sync.Mutex // guards what follows
+	all      int        // who wants to see all
+	samplers int        // who wants to see some
+	slice    bool       // they see them just now
+	paused   bool
+	stop     chan struct{} // ends the sampling
 }
 
-// Begin diverts packets until end is called.
-func (d *Diversion) Begin() (end func(), err error) {
+// Sampling: the packets of a moment take the way through the daemon, of each period as
+// many as are wanted, at most. Where there are fewer, all do.
+const (
+	samplePeriod = time.Second
+	sampleMost   = 1000
+	sampleLook   = 5 * time.Millisecond
+)
+
+// All diverts packets until end is called.
+func (d *Diversion) All() (end func(), err error) {
 	if d.pause == nil {
 		return func() {}, nil
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.wanted == 0 {
-		if err := d.pause(true); err != nil {
-			return nil, fmt.Errorf("have the kernel's fast path leave all packets to the daemon: %w", err)
-		}
+	d.all++
+	if err := d.settle(); err != nil {
+		d.all--
+		return nil, fmt.Errorf("have the kernel's fast path leave all packets to the daemon: %w", err)
 	}
-	d.wanted++
 	return func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if d.wanted--; d.wanted == 0 {
-			d.pause(false)
-		}
+		d.all--
+		d.settle()
 	}, nil
 }
 
-// Note says what is not seen without it; "" when all is.
-func (d *Diversion) Note() string {
+// Sample diverts a sample of the packets until end is called.
+func (d *Diversion) Sample() (end func()) {
+	if d.pause == nil {
+		return func() {}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.pause == nil || d.wanted > 0 {
+	if d.samplers++; d.samplers == 1 {
+		d.stop, d.slice = make(chan struct{}), true // from the first packet on
+		d.settle()
+		go d.sample(d.stop, d.daemon())
+	}
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.samplers--; d.samplers == 0 {
+			close(d.stop)
+			d.slice = false
+			d.settle()
+		}
+	}
+}
+
+// sample begins a slice of packets in each period, and ends it when there are enough.
+func (d *Diversion) sample(stop <-chan struct{}, first uint64) {
+	look := time.NewTicker(sampleLook)
+	defer look.Stop()
+	until := time.Now().Add(samplePeriod)
+	for {
+		now, seen := time.Now(), d.daemon()
+		switch {
+		case !now.Before(until):
+			until, first = now.Add(samplePeriod), seen
+			d.cut(stop, true)
+		case seen-first >= sampleMost:
+			d.cut(stop, false)
+		}
+		select {
+		case <-stop:
+			return
+		case <-look.C:
+		}
+	}
+}
+
+// cut begins or ends a slice, unless the sampling has ended.
+func (d *Diversion) cut(stop <-chan struct{}, on bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	select {
+	case <-stop:
+	default:
+		d.slice = on
+		d.settle() // which is tried again
+	}
+}
+
+// settle has the fast path do what is wanted.
+func (d *Diversion) settle() error {
+	on := d.all > 0 || d.slice
+	if on == d.paused {
+		return nil
+	}
+	err := d.pause(on)
+	if err == nil {
+		d.paused = on
+	}
+	return err
+}
+
+// Note says what is not seen without it; "" when all is. sampled: what is seen is a
+// sample.
+func (d *Diversion) Note(sampled bool) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.pause == nil || d.all > 0 {
 		return ""
 	}
-	if n := d.interfaces(); n > 0 {
-		return fmt.Sprintf("the kernel's fast path translates plain packets on %d interfaces by itself: they are not shown; --all shows them", n)
+	n := d.interfaces()
+	switch {
+	case n == 0:
+		return ""
+	case sampled:
+		return fmt.Sprintf("the kernel's fast path translates plain packets on %d interfaces by itself: of these, up to %d a second take "+
+			"the way through the daemon meanwhile and are seen; --all shows all of them", n, sampleMost)
 	}
-	return ""
+	return fmt.Sprintf("the kernel's fast path translates plain packets on %d interfaces by itself: they are not shown", n)
 }

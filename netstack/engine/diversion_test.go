@@ -5,41 +5,109 @@ package engine
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
-// The fast path is paused for the first who wants to see all, until the last
-// has gone.
+// diverted is a fast path that notes what it is told.
+type diverted struct {
+	said  []bool
+	wrong error
+}
+
+func (f *diverted) pause(on bool) error {
+	if f.wrong == nil {
+		f.said = append(f.said, on)
+	}
+	return f.wrong
+}
+
 func TestDiversion(t *testing.T) {
 	var none Diversion
-	if end, err := none.Begin(); err != nil || none.Note() != "" {
-		t.Error(err, none.Note())
+	if end, err := none.All(); err != nil || none.Note(true) != "" {
+		t.Error(err, none.Note(true))
 	} else {
 		end()
 	}
-	var said []bool
-	var wrong error
-	d := Diversion{pause: func(on bool) error { said = append(said, on); return wrong }, interfaces: func() int { return 3 }}
-	if note := d.Note(); !strings.Contains(note, "on 3 interfaces") || !strings.Contains(note, "--all") {
-		t.Error(note)
+	none.Sample()()
+	var f diverted
+	d := Diversion{pause: f.pause, interfaces: func() int { return 3 }}
+	for _, sampled := range []bool{false, true} {
+		if note := d.Note(sampled); !strings.Contains(note, "on 3 interfaces") || strings.Contains(note, "--all") != sampled {
+			t.Error(note)
+		}
 	}
-	first, err1 := d.Begin()
-	second, err2 := d.Begin()
-	if err1 != nil || err2 != nil || d.Note() != "" {
-		t.Error(err1, err2, d.Note())
+	first, err1 := d.All()
+	second, err2 := d.All()
+	if err1 != nil || err2 != nil || d.Note(true) != "" {
+		t.Error(err1, err2, d.Note(true))
 	}
 	first()
-	if len(said) != 1 || !said[0] {
-		t.Error(said)
+	if len(f.said) != 1 || !f.said[0] {
+		t.Error(f.said)
 	}
 	second()
-	if len(said) != 2 || said[1] {
-		t.Error(said)
+	if len(f.said) != 2 || f.said[1] {
+		t.Error(f.said)
 	}
-	if wrong = errors.New("no map"); d.Note() == "" {
+	if f.wrong = errors.New("no map"); d.Note(true) == "" {
 		t.Error("no note")
 	}
-	if _, err := d.Begin(); !errors.Is(err, wrong) || d.wanted != 0 {
-		t.Error(err, d.wanted)
+	if _, err := d.All(); !errors.Is(err, f.wrong) || d.all != 0 {
+		t.Error(err, d.all)
 	}
+}
+
+// TestSample: few packets are seen all, of many no more than a sample in each period,
+// however many look; somebody who wants all gets all; in the end no packet is diverted.
+func TestSample(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f diverted
+		var rate, translated atomic.Uint64 // packets of a millisecond; those that the daemon gets
+		d := Diversion{pause: f.pause, interfaces: func() int { return 1 }, daemon: translated.Load}
+		flows := func(duration time.Duration) (seen uint64) {
+			before := translated.Load()
+			for range duration / time.Millisecond {
+				time.Sleep(time.Millisecond)
+				synctest.Wait()
+				d.mu.Lock()
+				if d.paused {
+					translated.Add(rate.Load())
+				}
+				d.mu.Unlock()
+			}
+			return translated.Load() - before
+		}
+		end, other := d.Sample(), d.Sample()
+		synctest.Wait()
+		rate.Store(0)
+		flows(10 * time.Millisecond)
+		rate.Store(1) // 1000 a second, but for the last of a period
+		if seen := flows(5 * time.Second); seen < 4900 {
+			t.Errorf("of 5000 packets in 5 s %d were seen", seen)
+		}
+		rate.Store(100)
+		flows(time.Second) // the period in which there become many
+		if seen := flows(10 * time.Second); seen < 10*sampleMost || seen > 10*(sampleMost+100*6) {
+			t.Errorf("of 1,000,000 packets in 10 s %d were seen", seen)
+		}
+		other()
+		all, err := d.All()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen := flows(time.Second); seen != 100_000 {
+			t.Errorf("who wants all sees %d of 100,000", seen)
+		}
+		end()
+		if !d.paused {
+			t.Error("who wants all gets none when the sampling ends")
+		}
+		all()
+		if seen := flows(time.Second); seen != 0 || d.paused {
+			t.Errorf("%d are diverted when nobody looks", seen)
+		}
+	})
 }

@@ -120,6 +120,7 @@ func (h *Host) openFastPath(o Options, workloads iter.Seq[Workload]) (err error)
 		h.parts.FastPath = h.FastPath
 	}
 	h.Diversion.pause, h.Diversion.interfaces = h.FastPath.diverts()
+	h.Diversion.daemon = func() uint64 { return h.Dataplane.Translated() }
 	return nil
 }
 

@@ -45,6 +45,26 @@ func (f *Filter) String() string { return f.text }
 // only when nothing that is yet to come can make it yes.
 func (f *Filter) Wants(p *Packet) bool { return f.root == nil || f.root.judge(p) != no }
 
+// MayWant reports whether a packet with such a verdict may be wanted.
+func (f *Filter) MayWant(v translator.Verdict) bool {
+	return f.root == nil || possible(f.root, v) != no
+}
+
+// possible is what a node says of a packet of which only the verdict is known.
+func possible(n node, v translator.Verdict) truth {
+	switch n := n.(type) {
+	case and:
+		return min(possible(n.a, v), possible(n.b, v))
+	case or:
+		return max(possible(n.a, v), possible(n.b, v))
+	case not:
+		return yes - possible(n.a, v)
+	case verdict:
+		return truthOf(n(v))
+	}
+	return maybe
+}
+
 // Workloads are the names that the filter asks for.
 func (f *Filter) Workloads() []string {
 	var names []string

@@ -126,6 +126,20 @@ func TestFilters(t *testing.T) {
 	}
 }
 
+// TestMayWant: who wants drops only wants nothing of what is forwarded.
+func TestMayWant(t *testing.T) {
+	for text, want := range map[string]bool{"": true, "drop": false, "not drop": true, "verdict forward4": true, "tcp and drop": false, "tcp or drop": true,
+		"not (drop or verdict forward4)": false, "port 53": true, "not port 53": true, "reason malformed": false, "(udp) and (drop)": false} {
+		f, err := Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := f.MayWant(translator.Forward4); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
+
 func TestWrongFilters(t *testing.T) {
 	for text, want := range map[string]string{
 		"host":                        "at the end: an address is missing",

@@ -3,6 +3,7 @@
 package monitor
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,9 +11,11 @@ import (
 	"github.com/natless/natless/tests/daemon"
 )
 
-// TestAll: packets that the kernel translates are not seen, and the viewer says
-// so; with --all they take the way through the daemon until nobody looks.
-func TestAll(t *testing.T) {
+// TestFastPath: packets that the kernel translates are seen as a sample, all of them where
+// they are few, with no further flag, and the reader learns it; with --all all take the
+// way through the daemon until nobody looks; who wants drops only, or not to disturb,
+// changes nothing.
+func TestFastPath(t *testing.T) {
 	n := newTopology(t)
 	n.daemon.Stop()
 	n.daemon = daemon.Start(t, n.host, strings.Replace(configuration, seen, "fast_path: required\n", 1))
@@ -23,29 +26,73 @@ func TestAll(t *testing.T) {
 		}
 		return s.FastPath.Translated["forward4"].Packets
 	}
-	for deadline := time.Now().Add(10 * time.Second); inKernel() == 0; n.send("["+workload6+"]:40000", closed, 100) {
-		if time.Now().After(deadline) {
-			t.Fatal("the kernel translates nothing")
-		}
+	send := func() { n.send("["+workload6+"]:40000", closed, 100) }
+	inKernelAgain := func() {
+		t.Helper()
+		before := inKernel()
+		within(t, "the kernel translates", func() bool { send(); return inKernel() > before })
 	}
-	some, all := n.watch("monitor", "--rate", "0", "proto udp"), n.start("monitor", "--all", "-n", "3", "--rate", "0", "dir", "6to4", "and", "proto", "udp")
-	some.looks(2)
+	inKernelAgain()
+	watched := 0
+	watch := func(words ...string) *viewer {
+		t.Helper()
+		v := n.start(words...)
+		watched++
+		v.looks(watched)
+		if !slices.Contains(words, "--all") && !slices.Contains(words, "--drops") {
+			within(t, "the reader is greeted", func() bool { return strings.Contains(v.errors.String(), "note: ") })
+		}
+		return v
+	}
+
+	// A few packets: all are seen, and none is said not to be.
+	v := watch("monitor", "--rate", "0", "dir 6to4 and proto udp")
 	before := inKernel()
 	for range 3 {
-		n.send("["+workload6+"]:40000", closed, 100)
+		send()
 	}
-	if out, _ := all.wait(); strings.Count(out, "forward4") != 3 {
-		t.Errorf("with --all: %s", out)
+	within(t, "three packets are seen", func() bool { return strings.Count(v.out.String(), "forward4") >= 3 })
+	if during := inKernel(); during != before {
+		t.Errorf("the kernel translated %d packets while few came", during-before)
+	}
+	if _, said := v.end(); !strings.Contains(said, "up to 1000 a second take the way through the daemon") || strings.Contains(said, "nobody saw") {
+		t.Errorf("said %s", said)
+	}
+	inKernelAgain()
+
+	// Many: a sample, and how many were not seen.
+	v = watch("monitor", "--rate", "0", "dir 6to4 and proto udp")
+	before = inKernel()
+	began := time.Now()
+	within(t, "the kernel translates what is too much", func() bool {
+		n.flood(1000, 100)
+		return inKernel() > before+2000 && time.Since(began) > time.Second // the reader is told ten times a second
+	})
+	out, said := v.end()
+	many := inKernel() - before
+	if shown := strings.Count(out, "forward4"); shown < 100 || many < 2000 || !strings.Contains(said, "more that nobody saw") {
+		t.Errorf("%d shown, %d in the kernel; said %s", shown, many, said)
+	}
+	inKernelAgain()
+
+	all := watch("monitor", "--all", "-n", "3", "--rate", "0", "dir", "6to4", "and", "proto", "udp")
+	before = inKernel()
+	for range 3 {
+		send()
+	}
+	if out, said := all.wait(); strings.Count(out, "forward4") != 3 || strings.Contains(said, "fast path") {
+		t.Errorf("with --all: %s%s", out, said)
 	}
 	if during := inKernel(); during != before {
 		t.Errorf("the kernel translated %d packets while somebody wanted to see all", during-before)
 	}
-	for deadline := time.Now().Add(10 * time.Second); inKernel() == before; n.send("["+workload6+"]:40000", closed, 100) {
-		if time.Now().After(deadline) {
-			t.Fatal("the kernel translates nothing any more")
+	inKernelAgain()
+
+	for words, note := range map[string]string{"--drops": "", "--undisturbed": "they are not shown"} {
+		v := watch("monitor", words)
+		inKernelAgain()
+		if _, said := v.end(); !strings.Contains(said, note) || note == "" && strings.Contains(said, "note:") {
+			t.Errorf("%s: said %s", words, said)
 		}
-	}
-	if _, said := some.end(); !strings.Contains(said, "they are not shown; --all shows them") {
-		t.Errorf("said %s", said)
 	}
 }

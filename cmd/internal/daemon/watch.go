@@ -15,6 +15,7 @@ import (
 	"github.com/natless/natless/cmd/internal/explain"
 	"github.com/natless/natless/config/api"
 	apiserver "github.com/natless/natless/config/api/server"
+	"github.com/natless/natless/netstack/fastpath"
 	"github.com/natless/natless/netstack/monitor"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
@@ -34,6 +35,7 @@ type watching struct {
 	bytes  bool
 	send   apiserver.Send
 	names  map[netip.Addr]string // of workloads, by IPv6 address
+	before uint64                // packets that the kernel had translated at the beginning
 	out    []byte
 }
 
@@ -51,14 +53,18 @@ func (d *Daemon) watch(ctx context.Context, w api.Watch, device string, send api
 	for _, name := range filter.Resolve(d.keeper.called) {
 		hello.Notes = append(hello.Notes, fmt.Sprintf("no workload is called %q just now", name))
 	}
-	if w.All {
-		end, err := d.host.Diversion.Begin()
+	forwarded := filter.MayWant(translator.Forward4) || filter.MayWant(translator.Forward6) // the kernel does nothing else
+	switch {
+	case w.All:
+		end, err := d.host.Diversion.All()
 		if err != nil {
 			return err
 		}
 		defer end()
+	case !w.Leave && forwarded:
+		defer d.host.Diversion.Sample()()
 	}
-	if note := d.host.Diversion.Note(); note != "" {
+	if note := d.host.Diversion.Note(!w.Leave); note != "" && forwarded {
 		hello.Notes = append(hello.Notes, note)
 	}
 	viewer, err := d.host.Hub.Open(o)
@@ -69,7 +75,7 @@ func (d *Daemon) watch(ctx context.Context, w api.Watch, device string, send api
 		return err
 	}
 	defer viewer.Close()
-	r := &watching{Daemon: d, filter: filter, bytes: w.Bytes > 0, send: send, names: map[netip.Addr]string{}}
+	r := &watching{Daemon: d, filter: filter, bytes: w.Bytes > 0, send: send, names: map[netip.Addr]string{}, before: d.inKernel()}
 	r.line(api.Seen{Hello: &hello})
 	if err := r.Flush(); err != nil {
 		return nil // he has gone
@@ -95,7 +101,17 @@ func (r *watching) Packet(record *monitor.Record) (gathered int) {
 
 // Counts writes how many packets there were.
 func (r *watching) Counts(c monitor.Counts, end bool) {
-	r.line(api.Seen{Counts: &api.Counts{Seen: c.Seen, Matched: c.Matched, Limited: c.Limited, Lost: c.Lost, End: end}})
+	r.line(api.Seen{Counts: &api.Counts{Seen: c.Seen, Matched: c.Matched, Limited: c.Limited, Lost: c.Lost,
+		FastPath: max(r.inKernel(), r.before) - r.before, End: end}})
+}
+
+// inKernel is how many packets the fast path has translated.
+func (d *Daemon) inKernel() uint64 {
+	if d.host.FastPath.Manager == nil {
+		return 0
+	}
+	n := d.host.FastPath.Snapshot()
+	return n.Workload[fastpath.Translated].Packets + n.Uplink[fastpath.Translated].Packets
 }
 
 func (r *watching) line(s api.Seen) {

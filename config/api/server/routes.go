@@ -48,7 +48,7 @@ func (s *Server) routes() []route {
 		{pattern: "PUT /v1/drains/pools/{pool}", kind: change, do: (*Server).drain},
 		{pattern: "DELETE /v1/drains/pools/{pool}", kind: change, do: (*Server).undrain},
 		{pattern: "GET /v1/explain", query: []string{"packet"}, do: (*Server).explain},
-		{pattern: "GET /v1/watch", query: []string{"filter", "rate", "bytes", "all"}, kind: watch, do: (*Server).watch},
+		{pattern: "GET /v1/watch", query: []string{"filter", "rate", "bytes", "all", "sample"}, kind: watch, do: (*Server).watch},
 		{pattern: "POST /v1/reload", kind: slow, do: (*Server).reload},
 		{pattern: "GET /v1/registry", kind: slow, do: (*Server).backup},
 		{pattern: "GET /v1/pprof/{profile}", query: []string{"seconds"}, early: true, kind: slow, do: (*Server).profile},

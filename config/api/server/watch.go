@@ -42,6 +42,13 @@ func (s *Server) watch(r *http.Request) (any, error) {
 			return nil, invalid("all", "must be true or false")
 		}
 	}
+	if sample := q.Get("sample"); sample != "" {
+		wanted, err := strconv.ParseBool(sample)
+		if err != nil {
+			return nil, invalid("sample", "must be true or false")
+		}
+		w.Leave = !wanted
+	}
 	p := peerOf(r.Context())
 	return stream{"application/x-ndjson", func(ctx context.Context, send Send) error {
 		s.Log.Info("somebody watches packets", "filter", w.Filter, "bytes", w.Bytes, "uid", p.uid, "pid", p.pid)
