@@ -162,15 +162,19 @@ func (r *Registry) Drains() []api.Drain {
 		return nil
 	}
 	r.mu.RLock()
-	defer r.mu.RUnlock()
-	left := map[string]int{wholeHost: len(r.state.assignments)}
-	for _, a := range r.state.assignments {
+	there := r.state.assignments.all()
+	unknown := map[string]bool{}
+	for pool := range all {
+		unknown[pool] = pool != wholeHost && r.state.pool(pool) == nil
+	}
+	r.mu.RUnlock()
+	left := map[string]int{wholeHost: len(there)}
+	for a := range look(there) {
 		left[a.Pool]++
 	}
 	var told []api.Drain
 	for _, pool := range slices.Sorted(maps.Keys(all)) {
-		told = append(told, api.Drain{Pool: pool, Since: all[pool], Left: left[pool],
-			Unknown: pool != wholeHost && r.state.pool(pool) == nil})
+		told = append(told, api.Drain{Pool: pool, Since: all[pool], Left: left[pool], Unknown: unknown[pool]})
 	}
 	return told
 }
