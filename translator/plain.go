@@ -105,6 +105,7 @@ func (w *Worker) plainTo6(p *Packet) Verdict {
 	}
 	ttl := h.ttl() - 1
 	w.destination = e.Slot()
+	w.src4, w.dst4 = src4, dst4
 	p.End = p.Start + end
 	p.Start -= size6 - size4
 	put6(p.Buf[p.Start:], class, end-size4, proto, ttl, src, dst)

@@ -187,6 +187,7 @@ func (w *Worker) toWorkload(h *parsed, p port) (v Verdict) {
 	var e *mapping.Entry
 	h.dst6, e, v = w.s.destination6(h.dst4, p)
 	w.destination = slotOf(e)
+	w.src4, w.dst4 = h.src4, h.dst4
 	return v
 }
 

@@ -15,6 +15,7 @@ type Worker struct {
 	idsLeft int
 
 	source, destination uint32 // see Slots
+	src4, dst4          uint32 // see Addrs4
 
 	batch mapping.Batch // see Prepare
 
@@ -58,6 +59,10 @@ func (w *Worker) Done() { w.s = nil }
 // that it is for. 0 is none. They belong to the table of that packet's time, and
 // mean something only where its verdict is a forward.
 func (w *Worker) Slots() (source, destination uint32) { return w.source, w.destination }
+
+// Addrs4 are the IPv4 addresses of the last packet, where it leaves as IPv6. They
+// mean something only where its verdict is Forward6 or Hairpin.
+func (w *Worker) Addrs4() (src, dst uint32) { return w.src4, w.dst4 }
 
 // ErrorsLimited is how many ICMP errors the budgets forbade, to senders of IPv4
 // and of IPv6. Any goroutine may ask.

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/netstack/flows"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
 )
@@ -49,6 +50,8 @@ type Config struct {
 	Log   *slog.Logger // nil: slog.Default
 	// PerMapping counts packets by mapping, for Traffic.
 	PerMapping bool
+	// Flows are where queues itemise what they translate, by the queue's index.
+	Flows []*flows.Queue
 }
 
 // Dataplane is a task: Run it once.

@@ -18,6 +18,7 @@ type Driver struct {
 	segmenter tun.Segmenter
 	counters  *counters // nil: nothing is counted
 	traffic   *traffic  // nil: nothing is counted by mapping
+	flows     flowTable // of the batch
 }
 
 // Port is where a driver's packets go. Each packet comes to it once, and is its own
@@ -87,7 +88,7 @@ func (d *Driver) MoveOwn(p *translator.Packet) translator.Verdict {
 // settle finishes a packet that came in a direction with size bytes, and the
 // fragments that waited for it, which came in the same direction.
 func (d *Driver) settle(p *translator.Packet, v translator.Verdict, direction Direction, size int) {
-	d.count(direction, v, size)
+	d.count(p, direction, v, size)
 	d.do(p, v)
 	for d.worker.Held() {
 		held := d.port.Buffer()
@@ -96,18 +97,23 @@ func (d *Driver) settle(p *translator.Packet, v translator.Verdict, direction Di
 			d.port.Release(held)
 			return
 		}
-		d.count(direction, v, held.End-held.Start)
+		d.flows.held = true
+		d.count(held, direction, v, held.End-held.Start)
+		d.flows.held = false
 		d.do(held, v)
 	}
 }
 
-// count counts what the worker has just translated.
-func (d *Driver) count(direction Direction, v translator.Verdict, size int) {
+// count counts p, which the worker has just translated.
+func (d *Driver) count(p *translator.Packet, direction Direction, v translator.Verdict, size int) {
 	if d.counters != nil {
 		d.counters.add(direction, v, size)
 	}
 	if d.traffic != nil && v.IsForward() {
 		d.traffic.add(d.worker, size)
+	}
+	if d.flows.Table != nil && v.IsForward() {
+		d.flows.add(d.worker, p, direction, size)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/natless/natless/netstack/flows"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
 )
@@ -21,6 +22,7 @@ type loop struct {
 	plane *Dataplane
 	queue tun.Queue
 	out   []*translator.Packet // to be written, or to be given back
+	seen  *flows.Queue         // nil: flows are not itemised
 
 	turns, awake atomic.Uint64 // see began
 }
@@ -30,6 +32,9 @@ func newLoop(d *Dataplane, index int) *loop {
 	l.Driver = Driver{worker: d.config.Translator.NewWorker(), port: l, index: index, counters: new(counters)}
 	if d.config.PerMapping {
 		l.traffic = new(traffic)
+	}
+	if index < len(d.config.Flows) {
+		l.seen = d.config.Flows[index]
 	}
 	return l
 }
@@ -53,6 +58,9 @@ func (l *loop) run() error {
 // batch moves packets that were read together.
 func (l *loop) batch(packets []*translator.Packet) {
 	l.worker.Prepare(packets)
+	if l.seen != nil {
+		l.flows.Table = l.seen.Begin()
+	}
 	for _, p := range packets {
 		if p.GSOType != translator.GSONone {
 			l.counters.superpackets.Add(1)
@@ -61,6 +69,9 @@ func (l *loop) batch(packets []*translator.Packet) {
 		l.Move(p)
 	}
 	l.worker.Done()
+	if l.seen != nil {
+		l.seen.End(l.flows.Table)
+	}
 	l.flush()
 }
 
@@ -69,6 +80,7 @@ func (l *loop) begin() {
 	l.began()
 	now := time.Since(start)
 	l.worker.SetTime(int64(now))
+	l.flows.now = flowStart + int64(now)
 	l.plane.placed.look(now, l.plane.loops)
 	l.observer = nil
 	if o := l.plane.observer.Load(); o != nil {

@@ -1,0 +1,39 @@
+package dataplane
+
+import (
+	"github.com/natless/natless/netstack/flows"
+	"github.com/natless/natless/translator"
+)
+
+// flowStart is when start was, by the clock that flows have.
+var flowStart = flows.Now()
+
+// flowTable is where a driver itemises flows.
+type flowTable struct {
+	*flows.Table // nil: nowhere
+	now          int64
+	held         bool // how long it was when it came is not known any more
+}
+
+// add counts a packet that was translated, which came in a direction with size bytes.
+func (f *flowTable) add(w *translator.Worker, p *translator.Packet, direction Direction, size int) {
+	seen := flows.Packet{Bytes: p.Buf[p.Start:p.End], Length: size}
+	if seen.Source, seen.Target = w.Slots(); seen.Source|seen.Target == 0 {
+		return
+	}
+	switch six := seen.Bytes[0]>>4 == 6; {
+	case six:
+		seen.Src, seen.Dst = w.Addrs4()
+		if direction == To4 { // a hairpin, which was IPv4 in between
+			seen.Length -= 20
+		} else if f.held { // a fragment, then
+			seen.Length = len(seen.Bytes) - 28
+		}
+	default:
+		seen.Length = len(seen.Bytes)
+	}
+	if p.GSOType&^translator.GSOECN != translator.GSONone {
+		seen.GSO = int(p.GSOSize)
+	}
+	f.AddPacket(&seen, f.now)
+}

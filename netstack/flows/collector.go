@@ -1,0 +1,207 @@
+package flows
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Record is a flow that has ended, or a part of one that goes on.
+type Record struct {
+	Key
+	Sum
+	Start, End time.Time
+	Reason     Reason
+	Owner      any // what Config.Owner said
+}
+
+// Source is where tables are filled.
+type Source interface {
+	// Drain takes away what was seen since the last time.
+	Drain(flow func(*Key, *Sum), lost func(slot uint32, n Lost)) error
+	// Presses says that it should be drained soon.
+	Presses() bool
+}
+
+// Config is what a collector is made from.
+type Config struct {
+	Limits
+	Sources []Source
+	// Owner is whose an address and port was at a time, by slot where the port says
+	// nothing (0). It is called often, for few slots.
+	Owner func(slot uint32, local netip.AddrPort, at time.Time) any
+	// Sinks get records, in the order of their ends, and must not wait: what they
+	// cannot take they count. Nobody changes a batch.
+	Sinks []func(batch []Record)
+	Log   *slog.Logger
+}
+
+const (
+	// drainEvery is how often tables are taken away, and pressEvery how often one
+	// that fills fast may be.
+	drainEvery = 2 * time.Second
+	pressEvery = 100 * time.Millisecond
+	// batch is how many records go to the sinks at once.
+	batch = 512
+	// told is of how many workloads it is known what was lost of them.
+	told = 1024
+)
+
+// Stats is what a collector has done since the start.
+type Stats struct {
+	Open, Most int
+	Records    map[Reason]uint64
+	Lost       Lost // found no room in the tables of queues or kernel, or among the open flows
+	By         map[any]Lost
+	LastLost   time.Time
+	Stuck      uint64 // times that a source could not be drained
+}
+
+// Collector is a task: Run it once.
+type Collector struct {
+	config Config
+	ready  chan struct{}
+
+	mu    sync.Mutex // guards what follows; no packet waits for it
+	open  *Open
+	clock Clock
+	out   []Record
+	stats Stats
+}
+
+// NewCollector makes a collector.
+func NewCollector(c Config) *Collector {
+	return &Collector{config: c, ready: make(chan struct{}), open: NewOpen(c.Limits), clock: NewClock(),
+		stats: Stats{Most: c.Most, Records: map[Reason]uint64{}, By: map[any]Lost{}}}
+}
+
+// Ready is closed when it collects.
+func (c *Collector) Ready() <-chan struct{} { return c.ready }
+
+// Run collects until ctx is done; then all open flows end.
+func (c *Collector) Run(ctx context.Context) error {
+	close(c.ready)
+	tick := time.NewTicker(pressEvery)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			c.pass()
+			c.end()
+			return nil
+		case <-tick.C:
+			if time.Since(last) >= drainEvery || c.presses() {
+				last = time.Now()
+				c.pass()
+			}
+		}
+	}
+}
+
+func (c *Collector) presses() bool {
+	for _, s := range c.config.Sources {
+		if s.Presses() {
+			return true
+		}
+	}
+	return false
+}
+
+// pass drains all sources and closes what has ended by now.
+func (c *Collector) pass() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := Now()
+	c.clock = NewClock()
+	for _, s := range c.config.Sources {
+		err := s.Drain(c.merge, func(slot uint32, n Lost) { c.lose(slot, netip.AddrPort{}, n) })
+		if err != nil {
+			c.stats.Stuck++
+			c.config.Log.Warn("flows are not collected everywhere", "error", err)
+		}
+	}
+	c.open.Expire(now, c.emit)
+	c.flush()
+}
+
+func (c *Collector) merge(k *Key, s *Sum) {
+	if !c.open.Merge(k, s) {
+		c.lose(k.Slot, k.LocalAddr(), Lost{s.Packets[Sent] + s.Packets[Received], s.Bytes[Sent] + s.Bytes[Received]})
+	}
+}
+
+func (c *Collector) lose(slot uint32, local netip.AddrPort, n Lost) {
+	if time.Since(c.stats.LastLost) > time.Minute {
+		c.config.Log.Warn("flows found no room and are not itemised: natless status says whose", "packets", n.Packets)
+	}
+	c.stats.LastLost = time.Now()
+	c.stats.Lost.Packets += n.Packets
+	c.stats.Lost.Bytes += n.Bytes
+	who := c.config.Owner(slot, local, c.stats.LastLost)
+	by, known := c.stats.By[who]
+	if !known && len(c.stats.By) >= told {
+		return
+	}
+	c.stats.By[who] = Lost{by.Packets + n.Packets, by.Bytes + n.Bytes}
+}
+
+func (c *Collector) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open.End(c.emit)
+	c.flush()
+}
+
+// record says what is known of a flow.
+func (c *Collector) record(k *Key, s *Sum, why Reason) Record {
+	r := Record{Key: *k, Sum: *s, Start: c.clock.At(s.First), End: c.clock.At(s.Last), Reason: why}
+	r.Owner = c.config.Owner(k.Slot, k.LocalAddr(), r.End)
+	return r
+}
+
+func (c *Collector) emit(k *Key, s *Sum, why Reason) {
+	c.stats.Records[why]++
+	if c.out = append(c.out, c.record(k, s, why)); len(c.out) == batch {
+		c.flush()
+	}
+}
+
+func (c *Collector) flush() {
+	if len(c.out) == 0 {
+		return
+	}
+	for _, sink := range c.config.Sinks {
+		sink(c.out)
+	}
+	c.out = nil
+}
+
+// Open gives the flows that are open, as far as they were collected, and that wanted
+// wants.
+func (c *Collector) Open(wanted func(*Record) bool) (all []Record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open.Each(func(k *Key, s *Sum) {
+		if r := c.record(k, s, 0); wanted(&r) {
+			all = append(all, r)
+		}
+	})
+	return all
+}
+
+// Collect has everything collected that was seen before the call.
+func (c *Collector) Collect() { c.pass() }
+
+// Stats says what was done.
+func (c *Collector) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.stats
+	s.Open = c.open.Len()
+	s.Records, s.By = maps.Clone(s.Records), maps.Clone(s.By)
+	return s
+}

@@ -1,0 +1,229 @@
+package flows
+
+import (
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+	"unsafe"
+)
+
+// What lies in the kernel's map.
+func TestLayout(t *testing.T) {
+	if k, s := unsafe.Sizeof(Key{}), unsafe.Sizeof(Sum{}); k != 20 || s != 64 {
+		t.Errorf("a key has %d bytes and a sum %d", k, s)
+	}
+}
+
+func keyOf(n int) Key {
+	return Key{Local: 0xc6336402, Remote: 0xc0000200 + uint32(n>>16), Slot: uint32(1 + n%3), LocalPort: uint16(n), RemotePort: 443, Proto: protoTCP}
+}
+
+// A table holds what a map holds, and what finds no room is lost to the byte.
+func TestTableAgainstMap(t *testing.T) {
+	t.Parallel()
+	const room = 500
+	table := NewTable(room)
+	for round := range 3 { // a drained table is as a new one
+		r := rand.New(rand.NewPCG(1, uint64(round)))
+		want, lost := map[Key]*Sum{}, map[uint32]Lost{}
+		for now := int64(1); now < 20_000; now++ {
+			k, d, bytes, flags := keyOf(r.IntN(600)), Direction(r.IntN(2)), r.Uint64N(1500), uint8(r.IntN(64))
+			table.Add(k, d, 2, bytes, flags, now)
+			s := want[k]
+			if s == nil && len(want) == room {
+				lost[k.Slot] = Lost{lost[k.Slot].Packets + 2, lost[k.Slot].Bytes + bytes}
+				continue
+			}
+			if s == nil {
+				s = &Sum{First: now, Began: d}
+				want[k] = s
+			}
+			s.Last = now
+			s.Packets[d] += 2
+			s.Bytes[d] += bytes
+			s.Flags[d] |= uint32(flags)
+		}
+		if len(want) != room || len(lost) != 3 {
+			t.Fatalf("%d flows, %d have lost some: the test tests nothing", len(want), len(lost))
+		}
+		seen := 0
+		table.Drain(func(k *Key, s *Sum) {
+			seen++
+			if w := want[*k]; w == nil || *w != *s {
+				t.Errorf("%+v has %+v, want %+v", k, s, w)
+			}
+		}, func(slot uint32, n Lost) {
+			if lost[slot] != n {
+				t.Errorf("slot %d lost %+v, want %+v", slot, n, lost[slot])
+			}
+			delete(lost, slot)
+		})
+		if seen != room || len(lost) != 0 || table.Len() != 0 {
+			t.Errorf("%d flows; nothing said of %v; %d are left", seen, lost, table.Len())
+		}
+	}
+}
+
+// More workloads lose something than a table knows by name: the sum is right.
+func TestTableLosesOfMany(t *testing.T) {
+	t.Parallel()
+	table := NewTable(1)
+	for i := range uint32(5000) {
+		table.Add(Key{Slot: i + 1}, Sent, 1, 100, 0, 1)
+	}
+	var sum Lost
+	table.Drain(func(_ *Key, s *Sum) { sum.Packets += s.Packets[Sent] }, func(_ uint32, n Lost) {
+		sum.Packets += n.Packets
+		sum.Bytes += n.Bytes
+	})
+	if sum.Packets != 5000 || sum.Bytes != 4999*100 {
+		t.Errorf("%+v", sum)
+	}
+}
+
+func TestTableDoesNotAllocate(t *testing.T) {
+	table, n := NewTable(10_000), 0
+	packet := Packet{Bytes: make([]byte, 40), Length: 40, Source: 1, Target: 2}
+	packet.Bytes[0], packet.Bytes[9] = 0x45, protoTCP
+	if a := testing.AllocsPerRun(20_000, func() {
+		packet.Bytes[20], packet.Bytes[21] = byte(n>>8), byte(n)
+		table.AddPacket(&packet, 1)
+		n++
+	}); a != 0 {
+		t.Errorf("%v allocations for a packet", a)
+	}
+}
+
+// A loop that never rests and one that sleeps hand over all that they saw, once.
+func TestQueueHandsOver(t *testing.T) {
+	t.Parallel()
+	for _, rest := range []time.Duration{0, 200 * time.Microsecond} {
+		s := NewQueueSource(1000)
+		var loop sync.WaitGroup
+		const batches = 20_000
+		sent := 0
+		loop.Go(func() {
+			for end := time.Now().Add(300 * time.Millisecond); sent < batches && time.Now().Before(end); sent++ {
+				table := s.Begin()
+				table.Add(keyOf(sent%100), Sent, 1, 60, 0, 1)
+				s.End(table)
+				if rest > 0 {
+					time.Sleep(rest)
+				}
+			}
+		})
+		done := make(chan struct{})
+		go func() { loop.Wait(); close(done) }()
+		got := uint64(0)
+		count := func(_ *Key, s *Sum) { got += s.Packets[Sent] }
+		drains := 0
+		for running := true; running; drains++ {
+			select {
+			case <-done:
+				running = false
+			default:
+			}
+			if err := s.Drain(count, func(uint32, Lost) { t.Error("something is lost") }); err != nil && rest > 0 {
+				t.Error(err)
+			}
+		}
+		if got != uint64(sent) || drains < 3 {
+			t.Errorf("rests %v: %d packets of %d, drained %d times", rest, got, sent, drains)
+		}
+	}
+}
+
+// A loop in the middle of a batch keeps its table, and nobody waits for it for long.
+func TestQueueStuck(t *testing.T) {
+	t.Parallel()
+	s := NewQueueSource(10)
+	table := s.Begin()
+	if err := s.Drain(nil, nil); err == nil {
+		t.Error("took the table of a batch")
+	}
+	table.Add(keyOf(1), Sent, 1, 60, 0, 1)
+	s.End(table)
+	seen := 0
+	if err := s.Drain(func(*Key, *Sum) { seen++ }, nil); err != nil || seen != 1 {
+		t.Errorf("%v, %d flows", err, seen)
+	}
+}
+
+func TestExpire(t *testing.T) {
+	t.Parallel()
+	const second = int64(time.Second)
+	o := NewOpen(Limits{Idle: 15 * second, Active: 60 * second, Most: 4})
+	tcp, quiet, long := keyOf(1), keyOf(2), keyOf(3)
+	put := func(k Key, first, last int64, flags [2]uint32) bool {
+		return o.Merge(&k, &Sum{First: first * second, Last: last * second, Packets: [2]uint64{1, 1}, Flags: flags})
+	}
+	put(tcp, 100, 100, [2]uint32{fin, 0})
+	put(tcp, 101, 102, [2]uint32{0, fin})
+	put(quiet, 95, 101, [2]uint32{})
+	put(long, 50, 110, [2]uint32{fin, 0}) // half closed: it goes on
+	put(keyOf(4), 110, 110, [2]uint32{rst, 0})
+	if put(keyOf(5), 110, 110, [2]uint32{}) || o.Len() != 4 {
+		t.Error("more are open than may be")
+	}
+	for _, c := range []struct {
+		now  int64
+		want map[Key]Reason
+	}{
+		{103, nil},
+		{104, map[Key]Reason{tcp: Ended}},
+		{110, map[Key]Reason{long: Active}},
+		{116, map[Key]Reason{quiet: Idle, keyOf(4): Ended}},
+	} {
+		got := map[Key]Reason{}
+		o.Expire(c.now*second, func(k *Key, s *Sum, why Reason) {
+			got[*k] = why
+			if *k == tcp && (s.Packets != [2]uint64{2, 2} || s.First != 100*second || s.Last != 102*second) {
+				t.Errorf("not merged: %+v", s)
+			}
+		})
+		for k, why := range got {
+			if c.want[k] != why {
+				t.Errorf("at %d: %+v ended: %v", c.now, k, why)
+			}
+		}
+		if len(got) != len(c.want) {
+			t.Errorf("at %d: %d ended, want %d", c.now, len(got), len(c.want))
+		}
+	}
+	if o.Len() != 0 {
+		t.Errorf("%d are open", o.Len())
+	}
+}
+
+// The earlier of two sums says who began.
+func TestMergeBegan(t *testing.T) {
+	t.Parallel()
+	s := Sum{First: 10, Last: 20, Began: Sent}
+	s.Add(&Sum{First: 5, Last: 7, Began: Received})
+	s.Add(&Sum{First: 6, Last: 30, Began: Sent})
+	if s.First != 5 || s.Last != 30 || s.Began != Received {
+		t.Errorf("%+v", s)
+	}
+}
+
+func BenchmarkAdd(b *testing.B) {
+	for _, flows := range []int{1, 100_000} {
+		b.Run(map[bool]string{true: "one", false: "100000"}[flows == 1], func(b *testing.B) {
+			table := NewTable(100_000)
+			for i := range b.N {
+				table.Add(keyOf(i%flows), Sent, 1, 60, 0, int64(i))
+			}
+		})
+	}
+}
+
+func BenchmarkMergeMillion(b *testing.B) {
+	o := NewOpen(Limits{Idle: 1 << 60, Active: 1 << 60, Most: 1 << 20})
+	s := Sum{First: 1, Last: 1, Packets: [2]uint64{1, 1}}
+	for i := range b.N {
+		k := keyOf(i & (1<<20 - 1))
+		k.Remote = uint32(i>>16) & 15
+		o.Merge(&k, &s)
+	}
+}

@@ -1,0 +1,126 @@
+package flows
+
+// Reason is why a flow ended, as RFC 5102 5.11.3 numbers it.
+type Reason uint8
+
+// The reasons.
+const (
+	Idle   Reason = 1
+	Active Reason = 2 // it goes on, in another record
+	Ended  Reason = 3 // FIN both ways, or RST
+	Forced Reason = 4 // who watches goes away
+)
+
+func (r Reason) String() string {
+	switch r {
+	case Idle:
+		return "idle"
+	case Active:
+		return "active"
+	case Ended:
+		return "end"
+	case Forced:
+		return "forced"
+	}
+	return "open"
+}
+
+// Limits are those of open flows.
+type Limits struct {
+	Idle, Active int64 // nanoseconds
+	Most         int
+}
+
+// linger is how long a TCP connection that has ended waits for its last packets.
+const linger = 2e9
+
+// Open is the flows that are open, of all queues and of the kernel together. One
+// goroutine at a time uses it.
+type Open struct {
+	limits Limits
+	at     map[Key]uint32
+	chunks []*[openChunk]entry // where the flows are, by at; First 0: nobody
+	free   []uint32
+}
+
+const openChunk = 4096
+
+// NewOpen makes an Open without flows.
+func NewOpen(l Limits) *Open { return &Open{limits: l, at: map[Key]uint32{}} }
+
+// Len is how many are open.
+func (o *Open) Len() int { return len(o.at) }
+
+// Merge puts what was seen of a flow to it. false: there is no room for another one.
+func (o *Open) Merge(k *Key, s *Sum) bool {
+	if at, known := o.at[*k]; known {
+		o.entry(at).Sum.Add(s)
+		return true
+	}
+	if len(o.at) >= o.limits.Most {
+		return false
+	}
+	if len(o.free) == 0 {
+		o.grow()
+	}
+	at := o.free[len(o.free)-1]
+	o.free = o.free[:len(o.free)-1]
+	*o.entry(at) = entry{*k, *s}
+	o.at[*k] = at
+	return true
+}
+
+func (o *Open) entry(at uint32) *entry { return &o.chunks[at/openChunk][at%openChunk] }
+
+func (o *Open) grow() {
+	first := uint32(len(o.chunks) * openChunk)
+	o.chunks = append(o.chunks, new([openChunk]entry))
+	for i := uint32(openChunk); i > 0; i-- {
+		o.free = append(o.free, first+i-1)
+	}
+}
+
+// Expire closes what has ended by a time, before which all that was seen is merged.
+func (o *Open) Expire(now int64, close func(*Key, *Sum, Reason)) {
+	o.each(func(e *entry) {
+		switch {
+		case now-e.Last >= o.limits.Idle:
+			o.close(e, Idle, close)
+		case e.over(&e.Sum) && now-e.Last >= linger:
+			o.close(e, Ended, close)
+		case now-e.First >= o.limits.Active:
+			o.close(e, Active, close)
+		}
+	})
+	if len(o.at) == 0 && len(o.chunks) > 1 { // what many flows once took
+		o.at, o.chunks, o.free = map[Key]uint32{}, nil, nil
+	}
+}
+
+// End closes all.
+func (o *Open) End(close func(*Key, *Sum, Reason)) {
+	o.each(func(e *entry) { o.close(e, Forced, close) })
+}
+
+// Each shows all, which nobody may keep.
+func (o *Open) Each(f func(*Key, *Sum)) {
+	o.each(func(e *entry) { f(&e.Key, &e.Sum) })
+}
+
+func (o *Open) each(f func(*entry)) {
+	for _, c := range o.chunks {
+		for i := range c {
+			if c[i].First != 0 {
+				f(&c[i])
+			}
+		}
+	}
+}
+
+func (o *Open) close(e *entry, why Reason, close func(*Key, *Sum, Reason)) {
+	close(&e.Key, &e.Sum, why)
+	at := o.at[e.Key]
+	delete(o.at, e.Key)
+	*e = entry{}
+	o.free = append(o.free, at)
+}

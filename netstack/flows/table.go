@@ -1,0 +1,114 @@
+package flows
+
+import (
+	"math/bits"
+	"math/rand/v2"
+)
+
+// Table is what one queue has seen since its table was taken away: open addressing
+// over entries of a fixed number. It allocates nothing after it was made. One
+// goroutine at a time uses it; see Queue.
+type Table struct {
+	entries []entry
+	index   []uint64 // the upper half of a key's hash, and 1 + where its entry is
+	mask    uint64
+	seed    [2]uint64
+	lost    [lostSlots]lostBy
+	others  Lost // of slots that found no room in lost
+}
+
+type entry struct {
+	Key
+	Sum
+}
+
+// lostSlots is of how many workloads a table knows what it lost.
+const lostSlots = 256
+
+type lostBy struct {
+	slot uint32
+	Lost
+}
+
+// NewTable makes a table with room for some flows.
+func NewTable(room int) *Table {
+	size := 1 << bits.Len(uint(max(room, 1)*2-1))
+	return &Table{entries: make([]entry, 0, room), index: make([]uint64, size), mask: uint64(size - 1),
+		seed: [2]uint64{rand.Uint64() | 1, rand.Uint64() | 1}} // who chooses ports does not choose the chain
+}
+
+// hash of a key. Who sends packets does not know the seed.
+func (t *Table) hash(k *Key) uint64 {
+	a := (uint64(k.Local)<<32 | uint64(k.Remote)) ^ t.seed[0]
+	b := (uint64(k.Slot)<<32 | uint64(k.LocalPort)<<16 | uint64(k.RemotePort)) ^ t.seed[1]
+	hi, lo := bits.Mul64(a^uint64(k.Proto)<<56, b^0x9e3779b97f4a7c15)
+	h := hi ^ lo
+	hi, lo = bits.Mul64(h^t.seed[1], 0xe7037ed1a0b428db)
+	return hi ^ lo
+}
+
+// Add counts packets of a flow. What finds no room is counted as lost.
+func (t *Table) Add(k Key, d Direction, packets, bytes uint64, flags uint8, now int64) {
+	h := t.hash(&k)
+	i := h & t.mask
+	for ; t.index[i] != 0; i = (i + 1) & t.mask {
+		if at := t.index[i]; at>>32 == h>>32 {
+			if e := &t.entries[uint32(at)-1]; e.Key == k {
+				e.Last = now
+				e.Packets[d] += packets
+				e.Bytes[d] += bytes
+				e.Flags[d] |= uint32(flags)
+				return
+			}
+		}
+	}
+	n := len(t.entries)
+	if n == cap(t.entries) {
+		t.lose(k.Slot, Lost{packets, bytes})
+		return
+	}
+	t.entries = t.entries[:n+1]
+	e := &t.entries[n]
+	*e = entry{Key: k, Sum: Sum{First: now, Last: now, Began: d}}
+	e.Packets[d], e.Bytes[d], e.Flags[d] = packets, bytes, uint32(flags)
+	t.index[i] = h>>32<<32 | uint64(n+1)
+}
+
+func (t *Table) lose(slot uint32, n Lost) {
+	for i := range uint32(4) { // a place of its own, or one of the next
+		l := &t.lost[(slot+i)%lostSlots]
+		if l.Packets == 0 || l.slot == slot {
+			l.slot = slot
+			l.Packets += n.Packets
+			l.Bytes += n.Bytes
+			return
+		}
+	}
+	t.others.Packets += n.Packets
+	t.others.Bytes += n.Bytes
+}
+
+// Len is how many flows there are, Room for how many more there is room.
+func (t *Table) Len() int { return len(t.entries) }
+
+// Room see Len.
+func (t *Table) Room() int { return cap(t.entries) - len(t.entries) }
+
+// Drain hands over what there is, and empties the table. Slot 0 of lost is of
+// whoever it was.
+func (t *Table) Drain(flow func(*Key, *Sum), lost func(slot uint32, n Lost)) {
+	for i := range t.entries {
+		flow(&t.entries[i].Key, &t.entries[i].Sum)
+	}
+	for i := range t.lost {
+		if l := &t.lost[i]; l.Packets > 0 {
+			lost(l.slot, l.Lost)
+		}
+	}
+	if t.others.Packets > 0 {
+		lost(0, t.others)
+	}
+	t.entries = t.entries[:0]
+	clear(t.index)
+	t.lost, t.others = [lostSlots]lostBy{}, Lost{}
+}
