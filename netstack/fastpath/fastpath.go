@@ -8,7 +8,7 @@
 // byte for byte, or nothing.
 package fastpath
 
-//go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type key6 -type entry6 -type key4 -type entry4 -type key_port -type traffic -type reason program bpf/program.c
+//go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type key6 -type entry6 -type key4 -type entry4 -type key_port -type traffic -type flow_key -type flow_sum -type reason program bpf/program.c
 
 import (
 	"errors"
@@ -25,7 +25,7 @@ import (
 
 // Layout is the version of what lies in the maps: pinned maps of another one
 // must be replaced, not adopted.
-const Layout = 3
+const Layout = 4
 
 // FastPath is the two programs and their maps. Until Replace has filled the
 // maps, the programs pass everything on. It is safe for concurrent use.

@@ -92,6 +92,28 @@ type programEntry6 struct {
 	Pad     uint16
 }
 
+type programFlowKey struct {
+	_          structs.HostLayout
+	Local      uint32
+	Remote     uint32
+	Slot       uint32
+	LocalPort  uint16
+	RemotePort uint16
+	Proto      uint8
+	Pad        [3]uint8
+}
+
+type programFlowSum struct {
+	_       structs.HostLayout
+	First   uint64
+	Last    uint64
+	Packets [2]uint64
+	Bytes   [2]uint64
+	Flags   [2]uint32
+	Began   uint8
+	Pad     [7]uint8
+}
+
 type programIds struct {
 	_    structs.HostLayout
 	Next uint32
@@ -167,6 +189,7 @@ const (
 	programMapConfigs   = "configs"
 	programMapCounters  = "counters"
 	programMapDrawn     = "drawn"
+	programMapFlows     = "flows"
 	programMapNear      = "near"
 	programMapPorts     = "ports"
 	programMapReasons   = "reasons"
@@ -174,11 +197,14 @@ const (
 	programProgWorkload = "workload"
 	programVarEntry4    = "_entry4"
 	programVarEntry6    = "_entry6"
+	programVarFlowKey   = "_flow_key"
+	programVarFlowSum   = "_flow_sum"
 	programVarKey4      = "_key4"
 	programVarKey6      = "_key6"
 	programVarKeyPort   = "_key_port"
 	programVarReason    = "_reason"
 	programVarTraffic   = "_traffic"
+	programVarItemising = "itemising"
 )
 
 // loadProgram returns the embedded CollectionSpec for program.
@@ -238,6 +264,7 @@ type programMapSpecs struct {
 	Configs  *ebpf.MapSpec `ebpf:"configs"`
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	Drawn    *ebpf.MapSpec `ebpf:"drawn"`
+	Flows    *ebpf.MapSpec `ebpf:"flows"`
 	Near     *ebpf.MapSpec `ebpf:"near"`
 	Ports    *ebpf.MapSpec `ebpf:"ports"`
 	Reasons  *ebpf.MapSpec `ebpf:"reasons"`
@@ -247,13 +274,16 @@ type programMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programVariableSpecs struct {
-	Entry4  *ebpf.VariableSpec `ebpf:"_entry4"`
-	Entry6  *ebpf.VariableSpec `ebpf:"_entry6"`
-	Key4    *ebpf.VariableSpec `ebpf:"_key4"`
-	Key6    *ebpf.VariableSpec `ebpf:"_key6"`
-	KeyPort *ebpf.VariableSpec `ebpf:"_key_port"`
-	Reason  *ebpf.VariableSpec `ebpf:"_reason"`
-	Traffic *ebpf.VariableSpec `ebpf:"_traffic"`
+	Entry4    *ebpf.VariableSpec `ebpf:"_entry4"`
+	Entry6    *ebpf.VariableSpec `ebpf:"_entry6"`
+	FlowKey   *ebpf.VariableSpec `ebpf:"_flow_key"`
+	FlowSum   *ebpf.VariableSpec `ebpf:"_flow_sum"`
+	Key4      *ebpf.VariableSpec `ebpf:"_key4"`
+	Key6      *ebpf.VariableSpec `ebpf:"_key6"`
+	KeyPort   *ebpf.VariableSpec `ebpf:"_key_port"`
+	Reason    *ebpf.VariableSpec `ebpf:"_reason"`
+	Traffic   *ebpf.VariableSpec `ebpf:"_traffic"`
+	Itemising *ebpf.VariableSpec `ebpf:"itemising"`
 }
 
 // programObjects contains all objects after they have been loaded into the kernel.
@@ -283,6 +313,7 @@ type programMaps struct {
 	Configs  *ebpf.Map `ebpf:"configs"`
 	Counters *ebpf.Map `ebpf:"counters"`
 	Drawn    *ebpf.Map `ebpf:"drawn"`
+	Flows    *ebpf.Map `ebpf:"flows"`
 	Near     *ebpf.Map `ebpf:"near"`
 	Ports    *ebpf.Map `ebpf:"ports"`
 	Reasons  *ebpf.Map `ebpf:"reasons"`
@@ -297,6 +328,7 @@ func (m *programMaps) Close() error {
 		m.Configs,
 		m.Counters,
 		m.Drawn,
+		m.Flows,
 		m.Near,
 		m.Ports,
 		m.Reasons,
@@ -307,13 +339,16 @@ func (m *programMaps) Close() error {
 //
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programVariables struct {
-	Entry4  *ebpf.Variable `ebpf:"_entry4"`
-	Entry6  *ebpf.Variable `ebpf:"_entry6"`
-	Key4    *ebpf.Variable `ebpf:"_key4"`
-	Key6    *ebpf.Variable `ebpf:"_key6"`
-	KeyPort *ebpf.Variable `ebpf:"_key_port"`
-	Reason  *ebpf.Variable `ebpf:"_reason"`
-	Traffic *ebpf.Variable `ebpf:"_traffic"`
+	Entry4    *ebpf.Variable `ebpf:"_entry4"`
+	Entry6    *ebpf.Variable `ebpf:"_entry6"`
+	FlowKey   *ebpf.Variable `ebpf:"_flow_key"`
+	FlowSum   *ebpf.Variable `ebpf:"_flow_sum"`
+	Key4      *ebpf.Variable `ebpf:"_key4"`
+	Key6      *ebpf.Variable `ebpf:"_key6"`
+	KeyPort   *ebpf.Variable `ebpf:"_key_port"`
+	Reason    *ebpf.Variable `ebpf:"_reason"`
+	Traffic   *ebpf.Variable `ebpf:"_traffic"`
+	Itemising *ebpf.Variable `ebpf:"itemising"`
 }
 
 // programPrograms contains all programs after they have been loaded into the kernel.

@@ -2,6 +2,7 @@
 // IPv6 to IPv4, as translator/plain.go and to4.go have it.
 #pragma once
 #include "enter.h"
+#include "flow.h"
 
 #define HERE COVER(5)
 #define PASS(why) do { HERE; return why; } while (0)
@@ -231,6 +232,7 @@ static __always_inline int to4(struct __sk_buff *skb, int *action)
 	if ((why = resize(skb, &p, SIZE6 + p.payload, ETH_P_IP)) || (why = write4(skb, &p)))
 		return why;
 	number(&t, p.slot, bytes, 0);
+	itemise(skb, &p, p.slot, SIZE4, 0);
 	*action = out(&f);
 	return TRANSLATED;
 }

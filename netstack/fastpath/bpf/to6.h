@@ -2,6 +2,7 @@
 // IPv4 to IPv6, as translator/plain.go and to6.go have it.
 #pragma once
 #include "enter.h"
+#include "flow.h"
 
 #define HERE COVER(6)
 #define PASS(why) do { HERE; return why; } while (0)
@@ -175,6 +176,7 @@ static __always_inline int to6(struct __sk_buff *skb, int *action)
 	    (why = write6(skb, &p)))
 		return why;
 	number(&t, p.slot, bytes, 1);
+	itemise(skb, &p, p.slot, SIZE6, 1);
 	*action = out(&f);
 	return TRANSLATED;
 }

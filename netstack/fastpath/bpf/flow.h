@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// Itemising what was translated by flow, as the daemon's queues do (package flows).
+// The daemon takes the map away every few seconds and leaves an empty one. No packet
+// depends on any of it: what finds no room is summed up by mapping, and told.
+#pragma once
+#include "rewrite.h"
+
+// itemising is set before the program is loaded: where it is 0, the kernel's verifier
+// takes all of this out.
+const volatile __u32 itemising = 0;
+
+enum { ITEMISED, UNITEMISED, NUM_FLOW_MAPS };
+
+struct flow_key {
+	__u32 local, remote; // the workload's IPv4 address, and the other's
+	__u32 slot;
+	__u16 local_port, remote_port; // of an echo message: its identifier, and its type
+	__u8 proto;
+	__u8 pad[3];
+};
+
+struct flow_sum {
+	__u64 first, last;         // of CLOCK_MONOTONIC
+	__u64 packets[2], bytes[2]; // sent and received, as on an IPv4 wire
+	__u32 flags[2];            // of TCP
+	__u8 began;                // the direction of the first packet
+	__u8 pad[7];
+};
+
+struct inner_flows {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(struct flow_key));
+	__uint(value_size, sizeof(struct flow_sum));
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, NUM_FLOW_MAPS);
+	__type(key, __u32);
+	__array(values, struct inner_flows);
+} flows SEC(".maps");
+
+static void *(*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
+static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
+
+enum { BPF_NOEXIST = 1 };
+
+// one is what a packet adds.
+struct one {
+	__u64 now, packets, bytes;
+	__u32 flags;
+	__u32 received;
+};
+
+// counted adds to a flow that is there, or begins one. 0: there is no room.
+static __always_inline int counted(void *map, struct flow_key *k, struct one *o)
+{
+	struct flow_sum *s = bpf_map_lookup_elem(map, k);
+	__u32 d = o->received & 1;
+
+	if (!s) {
+		struct flow_sum new = { .first = o->now, .last = o->now, .began = d };
+
+		new.packets[d] = o->packets;
+		new.bytes[d] = o->bytes;
+		new.flags[d] = o->flags;
+		if (!bpf_map_update_elem(map, k, &new, BPF_NOEXIST))
+			return 1;
+		s = bpf_map_lookup_elem(map, k); // another CPU may have begun it meanwhile
+		if (!s)
+			return 0;
+	}
+	s->last = o->now;
+	__sync_fetch_and_add(&s->packets[d], o->packets);
+	__sync_fetch_and_add(&s->bytes[d], o->bytes);
+	if ((s->flags[d] & o->flags) != o->flags)
+		__sync_fetch_and_or(&s->flags[d], o->flags);
+	return 1;
+}
+
+// itemise counts a packet that is IPv4 or IPv6 now, with an upper layer behind ip
+// bytes of header.
+static __always_inline void itemise(struct __sk_buff *skb, struct packet *p, __u32 slot, __u32 ip, int received)
+{
+	__u32 which = ITEMISED, headers = p->headers, data = p->payload - headers;
+	struct flow_key k = { .slot = slot };
+	struct one o = { .packets = 1, .received = received };
+	void *map;
+
+	if (!itemising)
+		return;
+	map = bpf_map_lookup_elem(&flows, &which);
+	if (!map)
+		return;
+	k.local = received ? p->dst4 : p->src4;
+	k.remote = received ? p->src4 : p->dst4;
+	k.proto = p->proto;
+	if (p->proto == TCP) {
+		__u8 *flags = (__u8 *)(long)skb->data + ETH + ip + 13;
+
+		if (flags + 1 <= (__u8 *)(long)skb->data_end)
+			o.flags = *flags;
+	}
+	if (p->proto == TCP || p->proto == UDP) {
+		k.local_port = received ? p->dport : p->sport;
+		k.remote_port = received ? p->sport : p->dport;
+	} else {
+		k.proto = ICMP4;
+		k.local_port = p->sport;
+		k.remote_port = 8 << 8;
+	}
+	if (p->gso && data > p->gso)
+		o.packets = (data + p->gso - 1) / p->gso;
+	o.bytes = data + o.packets * (SIZE4 + headers);
+	o.now = bpf_ktime_get_ns();
+	if (counted(map, &k, &o))
+		return;
+	which = UNITEMISED;
+	map = bpf_map_lookup_elem(&flows, &which);
+	if (!map)
+		return;
+	__builtin_memset(&k, 0, sizeof(k));
+	k.slot = slot;
+	if (!counted(map, &k, &o)) {
+		k.slot = 0; // which is there from the beginning
+		counted(map, &k, &o);
+	}
+}
+
+const struct flow_key *_flow_key __attribute__((unused));
+const struct flow_sum *_flow_sum __attribute__((unused));
