@@ -47,7 +47,8 @@ type FastPath struct {
 	placed *Plan       // whose maps stand where the next generation's are to be; nil: none's
 	left   []*ebpf.Map // where a generation before has maps still, which no program sees
 
-	reading reading
+	reading   reading
+	itemising *itemising // nil: flows are not itemised
 }
 
 // LayoutError says that what is pinned is of another version.
@@ -98,18 +99,18 @@ func HasMaps(info *ebpf.ProgramInfo) bool {
 }
 
 // Load makes the maps and loads the programs, for a translator's device.
-func Load(device string) (*FastPath, error) {
+func Load(device string, options ...Option) (*FastPath, error) {
 	spec, err := loadProgram()
 	if err != nil {
 		return nil, fmt.Errorf("read the fast path: %w", err)
 	}
-	return load(spec, nil, device)
+	return load(spec, nil, device, options...)
 }
 
 // Adopt takes over the maps pinned in dir and loads the programs of this build
 // on top of them; whatever runs the pinned ones goes on meanwhile. Without any
 // pins, the error is an fs.ErrNotExist; with those of another layout, a *LayoutError.
-func Adopt(dir, device string) (*FastPath, error) {
+func Adopt(dir, device string, options ...Option) (*FastPath, error) {
 	have, err := pinnedLayout(dir)
 	if err != nil {
 		return nil, err
@@ -134,10 +135,26 @@ func Adopt(dir, device string) (*FastPath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the fast path: %w", err)
 	}
-	return load(spec, maps, device)
+	f, err := load(spec, maps, device, options...)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.inheritFlows(dir); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
-func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, device string) (*FastPath, error) {
+func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, device string, options ...Option) (*FastPath, error) {
+	f := &FastPath{counterBytes: maxCounterBytes}
+	for _, o := range options {
+		o(f)
+	}
+	if f.itemising != nil {
+		if err := spec.Variables[programVarItemising].Set(uint32(1)); err != nil {
+			return nil, fmt.Errorf("read the fast path: %w", err)
+		}
+	}
 	for role, p := range spec.Programs {
 		p.Name = programName(role, device)
 	}
@@ -145,7 +162,12 @@ func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, device string) (
 	if err := spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
 		return nil, fmt.Errorf("load the fast path: %w", err)
 	}
-	f := &FastPath{Uplink: objects.Uplink, Workload: objects.Workload, maps: objects.programMaps, counterBytes: maxCounterBytes}
+	f.Uplink, f.Workload, f.maps = objects.Uplink, objects.Workload, objects.programMaps
+	if f.itemising != nil {
+		if err := f.itemising.begin(spec, f.maps.Flows); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
 	// Before Linux 6.3 the kernel looks the neighbour up twice.
 	if v, err := features.LinuxVersionCode(); err == nil && v >= 6<<16|3<<8 {
 		f.fibFlags = fibSkipNeighbour
@@ -159,6 +181,7 @@ func (f *FastPath) Close() error {
 	defer f.mu.Unlock()
 	f.reading.end()
 	f.inner.close()
+	f.itemising.close(f.maps.Flows)
 	return errors.Join(f.Uplink.Close(), f.Workload.Close(), f.maps.Close())
 }
 
@@ -178,6 +201,11 @@ func (f *FastPath) Pin(dir string) error {
 			return err
 		}
 	}
+	if f.itemising != nil {
+		if err := f.itemising.pin(dir); err != nil {
+			return err
+		}
+	}
 	return layout.Pin(filepath.Join(dir, layoutName)) // last: with it, all are there
 }
 
@@ -186,6 +214,9 @@ func Unpin(dir string) error {
 	names := []string{layoutName} // first: without it, none count
 	for name := range (&programMaps{}).byName() {
 		names = append(names, name)
+	}
+	for _, pair := range flowPins {
+		names = append(names, pair[:]...)
 	}
 	for _, name := range names {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -212,7 +243,7 @@ func pinnedLayout(dir string) (version uint32, err error) {
 func (m *programMaps) byName() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		programMapActive: m.Active, programMapBlocks: m.Blocks, programMapBy4: m.By4, programMapBy6: m.By6,
-		programMapConfigs: m.Configs, programMapCounters: m.Counters, programMapDrawn: m.Drawn,
+		programMapConfigs: m.Configs, programMapCounters: m.Counters, programMapDrawn: m.Drawn, programMapFlows: m.Flows,
 		programMapNear: m.Near, programMapPorts: m.Ports, programMapReasons: m.Reasons,
 	}
 }

@@ -38,7 +38,10 @@ type Config struct {
 	// After is closed when the kernel forwards: before, it cannot tell where
 	// packets go, and nothing is attached. nil: it does.
 	After <-chan struct{}
-	Log   *slog.Logger
+	// Itemise is with room for how many flows the programs itemise what they
+	// translate; 0: they do not.
+	Itemise int
+	Log     *slog.Logger
 
 	clsact bool // even where there is TCX, for tests
 }
@@ -155,7 +158,11 @@ func (m *Manager) open() (err error) {
 // load adopts the maps that are pinned, if they are of this version. Those of
 // another stay in use until the new programs have taken their place.
 func (m *Manager) load() (err error) {
-	m.path, err = fastpath.Adopt(m.store.dir, m.config.Device)
+	var options []fastpath.Option
+	if m.config.Itemise > 0 {
+		options = append(options, fastpath.Itemising(m.config.Itemise))
+	}
+	m.path, err = fastpath.Adopt(m.store.dir, m.config.Device, options...)
 	if err == nil {
 		m.adopted, m.ways.Alone = true, m.path.WasAlone()
 		return nil
@@ -164,7 +171,7 @@ func (m *Manager) load() (err error) {
 		m.config.Log.Warn("the fast path that is there is replaced", "why", err)
 	}
 	m.fresh = true
-	m.path, err = fastpath.Load(m.config.Device)
+	m.path, err = fastpath.Load(m.config.Device, options...)
 	return err
 }
 
