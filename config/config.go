@@ -41,6 +41,7 @@ type Config struct {
 	DNS64           DNS64          `yaml:"dns64" restart:"yes"`
 	Health          Health         `yaml:"health" restart:"yes"`
 	Metrics         Metrics        `yaml:"metrics" restart:"yes"`
+	Flows           Flows          `yaml:"flows" restart:"yes"`
 
 	explicit *explicit // what Mappings and MappingsFile say; behind all keys
 	renamed  []Renamed
@@ -151,6 +152,7 @@ func Default() Config {
 			Cache:   10_000,
 		},
 		Metrics: Metrics{PerWorkload: true, MaxWorkloads: 1000},
+		Flows:   defaultFlows(),
 	}
 }
 

@@ -130,6 +130,7 @@ func TestReference(t *testing.T) {
 	want.Uplink, want.Prefix, want.Addresses, want.ICMPSourcePool = c.Uplink, c.Prefix, c.Addresses, c.ICMPSourcePool
 	want.Mappings, want.Pools, want.DNS64.Upstreams, want.DNS64.Clients = c.Mappings, c.Pools, c.DNS64.Upstreams, c.DNS64.Clients
 	want.UDPGRO, want.MappingsFile, want.MappedBlocks, want.Metrics.Listen = c.UDPGRO, c.MappingsFile, c.MappedBlocks, c.Metrics.Listen
+	want.Flows.JSON.Path, want.Flows.IPFIX.Collectors, want.Flows.IPFIX.CA = c.Flows.JSON.Path, c.Flows.IPFIX.Collectors, c.Flows.IPFIX.CA
 	compare(t, want, *c)
 
 	for _, left := range []string{"ports", "reserved_ports", "cooldown", "ports_per_workload"} {

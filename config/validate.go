@@ -25,6 +25,7 @@ func validate(c *Config, report func(Error)) {
 	v.pools()
 	v.services()
 	v.metrics()
+	v.flows()
 }
 
 // validator reports what is wrong; where an error names no file it is about the

@@ -262,6 +262,8 @@ type Status struct {
 	Checks []Check `json:"checks,omitempty"`
 	// FastPath is what of it the kernel does by itself.
 	FastPath FastPath `json:"fast_path,omitzero"`
+	// Flows is what is recorded of who talked to whom.
+	Flows FlowStatus `json:"flows,omitzero"`
 	// Offload is FastPath by the name that it had: it goes in the release after next.
 	Offload FastPath `json:"offload,omitzero"`
 }

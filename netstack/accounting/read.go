@@ -32,6 +32,16 @@ func (a *Accounting) find(serial uint64) (w row, known bool) {
 	return a.chunks[slot/chunkSlots].row(slot), true
 }
 
+// Serial is the assignment whose account is at a slot, or 0.
+func (a *Accounting) Serial(slot uint32) uint64 {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if n := int(slot / chunkSlots); n < len(a.chunks) {
+		return a.chunks[n].serial[slot%chunkSlots]
+	}
+	return 0
+}
+
 // Len is how many accounts there are.
 func (a *Accounting) Len() int {
 	a.mu.RLock()

@@ -39,6 +39,9 @@ type KernelPath struct {
 func openKernelPath(o Options, routed <-chan struct{}, workloads iter.Seq[attach.Workload], t *translator.Translator) (*KernelPath, error) {
 	f := &KernelPath{Mode: o.FastPath, log: o.Log}
 	c := attach.Config{Device: o.Device, Uplink: o.Uplink, Required: o.FastPath == FastPathRequired, Keep: o.Leave, After: routed, Log: o.Log}
+	if o.Flows {
+		c.Itemise = kernelRoom
+	}
 	if o.FastPath == FastPathOff {
 		removed, err := attach.Cleanup(c)
 		for _, what := range removed {

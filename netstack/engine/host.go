@@ -12,6 +12,7 @@ import (
 	"github.com/natless/natless/netstack/accounting"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/fastpath/attach"
+	"github.com/natless/natless/netstack/flows"
 	"github.com/natless/natless/netstack/gro"
 	"github.com/natless/natless/netstack/guard"
 	"github.com/natless/natless/netstack/local"
@@ -36,6 +37,7 @@ type Options struct {
 	GRO           []string     // patterns of interfaces
 	Local         local.Config // but for what the host knows by itself
 	PerMapping    bool         // packets are counted by mapping
+	Flows         bool         // and itemised
 	InUse         func(route.InUse)
 	Log           *slog.Logger
 }
@@ -52,7 +54,9 @@ type Host struct {
 	GRO        *gro.Task
 	Hub        *monitor.Hub
 	Diversion  Diversion
-	perMapping bool
+	// FlowSources are where flows are itemised.
+	FlowSources []flows.Source
+	perMapping  bool
 }
 
 // Open makes a host that will be as state says when its tasks run, with these
@@ -88,7 +92,8 @@ func Open(o Options, state *State, table *mapping.Table, workloads iter.Seq[Work
 	if err := h.openFastPath(o, workloads); err != nil {
 		return nil, err
 	}
-	h.Dataplane = dataplane.New(dataplane.Config{Translator: h.Translator, Local: h.Local, Log: o.Log, Open: o.Open, PerMapping: o.PerMapping})
+	h.Dataplane = dataplane.New(dataplane.Config{Translator: h.Translator, Local: h.Local, Log: o.Log, Open: o.Open, PerMapping: o.PerMapping,
+		Flows: h.flowSources(o)})
 	h.GRO = gro.New(gro.Config{Interfaces: o.GRO, Log: o.Log})
 	h.Hub = monitor.NewHub(h.Translator, o.Queues, func(s *monitor.Set) {
 		if s == nil {

@@ -22,7 +22,7 @@ type Key struct {
 	Slot                  uint32
 	LocalPort, RemotePort uint16 // of ICMP: see ICMP
 	Proto                 uint8
-	_                     [3]byte
+	Pad                   [3]byte
 }
 
 // Protocols that flows know more of than that they are.
@@ -66,7 +66,7 @@ type Sum struct {
 	Packets, Bytes [2]uint64 // by Direction; as on an IPv4 wire: a superpacket is the packets that it stands for
 	Flags          [2]uint32 // of TCP, all that were seen
 	Began          Direction // of the first packet
-	_              [7]byte
+	Pad            [7]byte
 }
 
 // Add puts what was seen elsewhere of the same flow to it.

@@ -19,7 +19,7 @@ func needs(c *config.Config) confine.Needs {
 		// Device, routes, nftables and net.* sysctls; the fast path's programs. Not
 		// NET_RAW: the socket that announces addresses is open by now.
 		Capabilities: []cap.Value{cap.NET_ADMIN, cap.BPF, cap.PERFMON},
-		Write:        []string{filepath.Dir(c.API.Socket), filepath.Dir(c.Registry.Path), "/sys/fs/bpf"},
+		Write:        append([]string{filepath.Dir(c.API.Socket), filepath.Dir(c.Registry.Path), "/sys/fs/bpf"}, flowDirs(c)...),
 		Set:          []string{filepath.Join(c.SysctlDir, "net")},
 		Devices:      []string{"/dev/net/tun"},
 	}

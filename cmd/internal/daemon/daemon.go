@@ -53,6 +53,7 @@ type Daemon struct {
 	accounts  *accounting.Accounting
 	counted   bool // packets, by workload
 	othersNAT othersNAT
+	recorder  *recorder
 }
 
 // New makes a daemon, which does nothing before Run.
@@ -86,6 +87,7 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	d.keeper.serve(d.host.Engine)
 	d.counted = c.Metrics.CountsWorkloads()
 	d.accounts = d.host.Account(c.Metrics.MaxWorkloads, d.keeper.owners)
+	d.recorder = newRecorder(d, c)
 	d.reloader = newReloader(c, d, h)
 	if d.api, err = newAPI(d, c); err != nil {
 		return nil, err
@@ -100,7 +102,7 @@ func (d *Daemon) engineOptions(c *config.Config, h host) engine.Options {
 		Open: opener(device, d.Handover, d.Log), Device: c.Device.Name, Queues: queues(c), Uplink: h.uplink,
 		ManageSysctls: c.ManageSysctls, SysctlDir: c.SysctlDir, StateDir: filepath.Dir(c.API.Socket), Leave: d.Handover,
 		FastPath: fastPathModes[c.FastPath], GRO: c.UDPGRO, Local: d.localConfig(c), PerMapping: c.Metrics.CountsWorkloads(),
-		InUse: d.keeper.noteInUse, Log: d.Log,
+		Flows: c.Flows.Enabled, InUse: d.keeper.noteInUse, Log: d.Log,
 	}
 }
 
@@ -127,6 +129,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.web != nil {
 		tasks = append(tasks, engine.Task{Name: "web", Runner: d.web})
 	}
+	tasks = append(tasks, d.recorder.tasks()...)
 	watchdog, err := newWatchdog(d)
 	if err != nil {
 		return err

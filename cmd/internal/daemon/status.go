@@ -32,7 +32,7 @@ func newAPI(d *Daemon, c *config.Config) (*apiTask, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := apiserver.New(apiserver.Options{
+	options := apiserver.Options{
 		Registry: d.keeper,
 		Status:   func(context.Context) (api.Status, error) { return d.status(), nil },
 		Explain: func(_ context.Context, words string) (api.Explanation, error) {
@@ -48,7 +48,11 @@ func newAPI(d *Daemon, c *config.Config) (*apiTask, error) {
 		Profiles: c.API.Pprof,
 		Group:    group,
 		Log:      d.Log,
-	})
+	}
+	if d.recorder.collector != nil {
+		options.Flows = d.recorder.flows
+	}
+	server := apiserver.New(options)
 	return &apiTask{Server: server, path: c.API.Socket, group: group, ready: make(chan struct{})}, nil
 }
 
@@ -85,6 +89,7 @@ func (d *Daemon) status() api.Status {
 		Drains: d.keeper.Drains(), Reload: d.reloader.last(), FastPath: fastPathStatus(d.host.FastPath, c.FastPath),
 	}
 	st.Offload = st.FastPath
+	st.Flows = d.recorder.status()
 	traffic := d.host.Traffic()
 	st.Verdicts = verdicts(traffic)
 	st.Limits = d.limits(traffic)
@@ -102,6 +107,7 @@ func (d *Daemon) status() api.Status {
 	}
 	st.Checks = append(st.Checks, device)
 	st.Checks = append(append(st.Checks, d.checks(c)...), wayBack(c, st.Verdicts))
+	st.Checks = append(st.Checks, d.recorder.check()...)
 	return st
 }
 

@@ -49,6 +49,8 @@ func (s *Server) routes() []route {
 		{pattern: "DELETE /v1/drains/pools/{pool}", kind: change, do: (*Server).undrain},
 		{pattern: "GET /v1/explain", query: []string{"packet"}, do: (*Server).explain},
 		{pattern: "GET /v1/watch", query: []string{"filter", "rate", "bytes", "all", "sample"}, kind: watch, do: (*Server).watch},
+		{pattern: "GET /v1/flows", query: []string{"workload", "remote", "port", "proto", "since", "open", "follow"}, kind: watch,
+			do: (*Server).flows},
 		{pattern: "POST /v1/reload", kind: slow, do: (*Server).reload},
 		{pattern: "GET /v1/registry", kind: slow, do: (*Server).backup},
 		{pattern: "GET /v1/pprof/{profile}", query: []string{"seconds"}, early: true, kind: slow, do: (*Server).profile},

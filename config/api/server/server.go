@@ -43,7 +43,7 @@ type Registry interface {
 	Backup() (*registry.Copy, error)
 }
 
-// Options are what a server answers from. All fields but Watch, Identify,
+// Options are what a server answers from. All fields but Watch, Flows, Identify,
 // Complete, Profiles, Group and Log are needed.
 type Options struct {
 	Registry Registry
@@ -51,6 +51,7 @@ type Options struct {
 	Explain  func(ctx context.Context, words string) (api.Explanation, error) // an error is the words' fault
 	Reload   func(context.Context) error                                      // an error is the config's fault; nothing has changed
 	Watch    func(context.Context, api.Watch, Send) error                     // sends until ctx is done; nil: nothing can be watched
+	Flows    func(context.Context, api.FlowFilter, Send) error                // sends what is wanted; nil: flows are off
 	Ready    func() bool
 	// Identify says who besides workloads has an address or its port (-1: any), and
 	// what else there is to say of it; nil: nobody.

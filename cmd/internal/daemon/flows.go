@@ -1,0 +1,248 @@
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/natless/natless/cmd/internal/flowlog"
+	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/api"
+	apiserver "github.com/natless/natless/config/api/server"
+	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/netstack/accounting"
+	"github.com/natless/natless/netstack/engine"
+	"github.com/natless/natless/netstack/flows"
+)
+
+// recorder is what collects flows and what their records go to.
+type recorder struct {
+	collector *flows.Collector // nil: flows are off
+	recent    *flowlog.Recent
+	receivers []receiver
+}
+
+// receiver takes records and is a task.
+type receiver interface {
+	engine.Runner
+	Put([]flows.Record)
+	Status() api.FlowReceiver
+}
+
+func newRecorder(d *Daemon, c *config.Config) *recorder {
+	r := &recorder{}
+	if !c.Flows.Enabled {
+		return r
+	}
+	r.recent = flowlog.NewRecent()
+	sinks := []func([]flows.Record){r.recent.Put}
+	if j := c.Flows.JSON; j.Path != "" {
+		r.receivers = append(r.receivers, flowlog.NewFile(j.Path, int64(j.MaxSize)<<20, j.Keep, d.Log))
+	}
+	for _, to := range r.receivers {
+		sinks = append(sinks, to.Put)
+	}
+	o := &owners{keeper: d.keeper, accounts: d.accounts}
+	r.collector = flows.NewCollector(flows.Config{
+		Limits:  flows.Limits{Idle: int64(c.Flows.Idle), Active: int64(c.Flows.Active), Most: c.Flows.MaxFlows},
+		Sources: d.host.FlowSources, Owner: o.of, Sinks: sinks, Log: d.Log,
+	})
+	return r
+}
+
+// tasks are in the order in which they may end, the last first: what takes records
+// is there until the last of them, and what collects until no packet comes any more.
+func (r *recorder) tasks() (tasks []engine.Task) {
+	for _, to := range r.receivers {
+		tasks = append(tasks, engine.Task{Name: "flows to " + to.Status().Name, Runner: to})
+	}
+	if r.collector != nil {
+		tasks = append(tasks, engine.Task{Name: "flows", Runner: r.collector})
+	}
+	return tasks
+}
+
+// owners tells whose flows are. The collector alone asks.
+type owners struct {
+	keeper   *keeper
+	accounts *accounting.Accounting
+	bySlot   map[uint32]*registry.Assignment // nil: nobody's
+	since    time.Time
+}
+
+// ownersFor is how long an owner is believed without asking again: a slot has no
+// other one so soon (see mapping.Table).
+const ownersFor = time.Second
+
+// of is whose an address and port was at a time: by arithmetic; or by the slot, where
+// a packet has no port.
+func (o *owners) of(slot uint32, local netip.AddrPort, at time.Time) any {
+	if time.Since(o.since) > ownersFor {
+		o.bySlot, o.since = map[uint32]*registry.Assignment{}, time.Now()
+	}
+	a, known := o.bySlot[slot]
+	if !known || a != nil && !owns(a, local) {
+		if a = o.ask(slot, local, at); a == nil || owns(a, local) {
+			o.bySlot[slot] = a
+		}
+	}
+	if a == nil {
+		return nil
+	}
+	return a
+}
+
+func owns(a *registry.Assignment, local netip.AddrPort) bool {
+	return !local.IsValid() || a.Address == local.Addr() && (local.Port() == 0 || a.Ports.IsZero() || a.Ports.Contains(local.Port()))
+}
+
+func (o *owners) ask(slot uint32, local netip.AddrPort, at time.Time) *registry.Assignment {
+	if a, err := o.keeper.BySerial(o.accounts.Serial(slot)); err == nil && owns(a, local) {
+		return a
+	}
+	if local.IsValid() {
+		if a, err := o.keeper.Whois(local, at); err == nil {
+			return a
+		}
+	}
+	return nil
+}
+
+// flows sends what a filter wants.
+func (r *recorder) flows(ctx context.Context, f api.FlowFilter, send apiserver.Send) error {
+	wanted := func(one *flows.Record) bool { return flowlog.Wants(&f, one) }
+	since := time.Now()
+	if f.Since > 0 {
+		since = since.Add(-f.Since)
+	}
+	ended, next := r.recent.Since(since, f.Follow, wanted)
+	if next != nil {
+		defer r.recent.Leave(next)
+	}
+	if f.Since == 0 {
+		ended = nil
+	}
+	if f.Open {
+		r.collector.Collect()
+		ended = append(ended, r.collector.Open(wanted)...)
+	}
+	if err := sendFlows(send, ended, 0); err != nil || next == nil {
+		return nil // he has gone, or has all
+	}
+	for told := uint64(0); ; {
+		batch, ok := next.Next(ctx)
+		if !ok {
+			return nil
+		}
+		some := make([]flows.Record, 0, len(batch))
+		for i := range batch {
+			if wanted(&batch[i]) {
+				some = append(some, batch[i])
+			}
+		}
+		lost := next.Dropped() - told
+		told += lost
+		if err := sendFlows(send, some, lost); err != nil {
+			return nil
+		}
+	}
+}
+
+// sendAtOnce is how many records are sent in one piece.
+const sendAtOnce = 256
+
+func sendFlows(send apiserver.Send, all []flows.Record, lost uint64) error {
+	var b []byte
+	line := func(s api.SeenFlow) {
+		j, err := json.Marshal(s)
+		if err == nil {
+			b = append(append(b, j...), '\n')
+		}
+	}
+	if lost > 0 {
+		line(api.SeenFlow{Lost: lost})
+	}
+	for i := range all {
+		f := flowlog.Of(&all[i])
+		line(api.SeenFlow{Flow: &f})
+		if i%sendAtOnce == sendAtOnce-1 {
+			if err := send(b); err != nil {
+				return err
+			}
+			b = b[:0]
+		}
+	}
+	return send(b) // also of nothing: he is to know that he is heard
+}
+
+// status is what is recorded of flows.
+func (r *recorder) status() (s api.FlowStatus) {
+	for _, to := range r.receivers {
+		s.Receivers = append(s.Receivers, to.Status())
+	}
+	if r.collector == nil {
+		return s
+	}
+	n := r.collector.Stats()
+	s.Enabled, s.Open, s.MaxFlows, s.Stuck, s.LostAt = true, n.Open, n.Most, n.Stuck, n.LastLost
+	s.Lost = api.FlowCount{Packets: n.Lost.Packets, Bytes: n.Lost.Bytes}
+	s.Records, s.LostBy = map[string]uint64{}, map[string]api.FlowCount{}
+	for why, count := range n.Records {
+		s.Records[why.String()] = count
+	}
+	for who, lost := range n.By {
+		name := "-"
+		if a, ok := who.(*registry.Assignment); ok && a != nil {
+			name = nameOf(a)
+		}
+		by := s.LostBy[name]
+		s.LostBy[name] = api.FlowCount{Packets: by.Packets + lost.Packets, Bytes: by.Bytes + lost.Bytes}
+	}
+	return s
+}
+
+func nameOf(a *registry.Assignment) string {
+	if a.Request.Name != "" {
+		return a.Request.Name
+	}
+	return a.Key.String()
+}
+
+// check is how records do, for status and doctor.
+func (r *recorder) check() (all []api.Check) {
+	s := r.status()
+	if !s.Enabled && s.Receivers == nil {
+		return nil
+	}
+	c := api.Check{Name: "flows", State: "ok", Detail: fmt.Sprintf("%d of %d open", s.Open, s.MaxFlows)}
+	var wrong []string
+	if time.Since(s.LostAt) < lostLately {
+		wrong = append(wrong, fmt.Sprintf("%d packets found no room and are in no record: see flows.max_flows", s.Lost.Packets))
+	}
+	for _, to := range s.Receivers {
+		if to.State != "ok" {
+			wrong = append(wrong, to.Name+": "+to.State)
+		}
+	}
+	if wrong != nil {
+		c.State, c.Detail = "warn", strings.Join(wrong, "; ")
+	}
+	return []api.Check{c}
+}
+
+// lostLately is for how long a table that was full is told of as a problem.
+const lostLately = 10 * time.Minute
+
+// flowDirs are the directories that records are written to.
+func flowDirs(c *config.Config) []string {
+	if c.Flows.JSON.Path == "" {
+		return nil
+	}
+	return []string{filepath.Dir(c.Flows.JSON.Path)}
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/natless/natless/config/api"
+)
+
+// flowQuery is what `natless flows` was asked.
+type flowQuery struct {
+	api.FlowFilter
+	remote string
+	top    string
+	most   int
+}
+
+func newFlows(o *options) *cobra.Command {
+	q := &flowQuery{}
+	c := &cobra.Command{
+		Use:   "flows",
+		Short: "Show who talks to whom",
+		Long: `Show who talks to whom: the flows of workloads that are open, in packets and bytes
+as an IPv4 wire has them, both ways. With --since, the records of those that ended,
+too, as far as natlessd remembers them (the last 32,768); with --follow, records as
+they come.
+
+--top sums up by workload, remote address or remote port, the most bytes first.
+
+With -o json, each flow is a line. Needs flows in the configuration.`,
+		Example: `  natless flows
+  natless flows --workload web --since 10m
+  natless flows --top remote --since 1h
+  natless flows --remote 203.0.113.0/24 --port 443 --follow -o json`,
+		Args: arguments(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if q.remote != "" {
+				p, err := prefixOrAddress(q.remote)
+				if err != nil {
+					return misuse("--remote %s: is neither an address nor ADDRESS/LEN", q.remote)
+				}
+				q.Remote = p
+			}
+			if q.top != "" && q.top != "workload" && q.top != "remote" && q.top != "port" {
+				return misuse("--top %s: is neither workload, remote nor port", q.top)
+			}
+			if q.top != "" && q.Follow {
+				return misuse("--top and --follow exclude each other")
+			}
+			q.Open = !q.Follow
+			return q.run(c, o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&q.Workload, "workload", "", "of this workload: its `name`, key or serial, or how its container's id begins")
+	f.StringVar(&q.remote, "remote", "", "with this `address` or prefix")
+	f.IntVar(&q.Port, "port", 0, "with this `port` at either end")
+	f.StringVar(&q.Proto, "proto", "", "of this `protocol`: tcp, udp, icmp or a number")
+	f.DurationVar(&q.Since, "since", 0, "and those that ended so `long` ago at most, such as 10m")
+	f.BoolVarP(&q.Follow, "follow", "f", false, "show records as they come")
+	f.StringVar(&q.top, "top", "", "sum up by `what`: workload, remote or port")
+	f.IntVarP(&q.most, "number", "n", 20, "how many `lines` at most; 0: all")
+	c.RegisterFlagCompletionFunc("top", cobra.FixedCompletions([]cobra.Completion{"workload", "remote", "port"}, cobra.ShellCompDirectiveNoFileComp))
+	c.RegisterFlagCompletionFunc("proto", cobra.FixedCompletions([]cobra.Completion{"tcp", "udp", "icmp"}, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+func (q *flowQuery) run(c *cobra.Command, o *options) error {
+	w := c.OutOrStdout()
+	var all []api.Flow
+	lost := uint64(0)
+	asJSON := json.NewEncoder(w)
+	err := o.client().Flows(c.Context(), q.FlowFilter, func(s api.SeenFlow) error {
+		lost += s.Lost
+		switch {
+		case s.Flow == nil:
+			return nil
+		case o.output == "json" && q.top == "":
+			return asJSON.Encode(s.Flow)
+		case q.Follow:
+			_, err := fmt.Fprintf(w, "%s  %s\n", s.Flow.End.Local().Format(time.TimeOnly), flowWords(s.Flow))
+			return err
+		}
+		all = append(all, *s.Flow)
+		return nil
+	})
+	if lost > 0 {
+		fmt.Fprintf(c.ErrOrStderr(), "%d records were lost because the reader was too slow\n", lost)
+	}
+	if err != nil || q.Follow || o.output == "json" && q.top == "" {
+		return quiet(err)
+	}
+	if q.top != "" {
+		return q.printTop(w, o, all)
+	}
+	return q.print(w, all)
+}
+
+// ends are both ends of a flow, who began it first.
+func ends(f *api.Flow) (from, to string) {
+	local, remote := f.Local.String(), f.Remote.String()
+	if f.Proto == "tcp" || f.Proto == "udp" {
+		local, remote = local+":"+strconv.Itoa(int(f.LocalPort)), remote+":"+strconv.Itoa(int(f.RemotePort))
+	}
+	if f.Initiator == "remote" {
+		return remote, local
+	}
+	return local, remote
+}
+
+func flowWords(f *api.Flow) string {
+	from, to := ends(f)
+	return fmt.Sprintf("%s %s > %s  %s  sent %d packets, %d bytes, received %d, %d  %s %s", f.Proto, from, to, cmp.Or(f.Workload, "-"),
+		f.Sent.Packets, f.Sent.Bytes, f.Received.Packets, f.Received.Bytes, f.End.Sub(f.Start).Round(time.Millisecond), f.Reason)
+}
+
+func (q *flowQuery) print(w io.Writer, all []api.Flow) error {
+	slices.SortStableFunc(all, func(a, b api.Flow) int {
+		return cmp.Compare(b.Sent.Bytes+b.Received.Bytes, a.Sent.Bytes+a.Received.Bytes)
+	})
+	var rows [][]string
+	for i := range all {
+		if q.most > 0 && i == q.most {
+			break
+		}
+		f := &all[i]
+		from, to := ends(f)
+		rows = append(rows, []string{cmp.Or(f.Workload, "-"), f.Proto, from, to, fmt.Sprint(f.Sent.Bytes), fmt.Sprint(f.Received.Bytes),
+			fmt.Sprint(f.Sent.Packets + f.Received.Packets), f.End.Sub(f.Start).Round(time.Millisecond).String(), f.Reason})
+	}
+	if err := table(w, "no flows", []column{{head: "WORKLOAD"}, {head: "PROTO", leave: 1}, {head: "FROM"}, {head: "TO"}, {head: "SENT", right: true},
+		{head: "RECEIVED", right: true}, {head: "PACKETS", right: true, leave: 3}, {head: "LASTED", right: true, leave: 2}, {head: "STATE", leave: 4}}, rows); err != nil {
+		return err
+	}
+	if len(rows) < len(all) {
+		_, err := fmt.Fprintf(w, "and %d more (--number 0 shows all)\n", len(all)-len(rows))
+		return err
+	}
+	return nil
+}
+
+// topLine is what flows come to that have something in common.
+type topLine struct {
+	What     string        `json:"what"`
+	Flows    int           `json:"flows"`
+	Sent     api.FlowCount `json:"sent"`
+	Received api.FlowCount `json:"received"`
+}
+
+func (q *flowQuery) sum(all []api.Flow) []*topLine {
+	by := map[string]*topLine{}
+	var lines []*topLine
+	for i := range all {
+		f := &all[i]
+		what := cmp.Or(f.Workload, f.Local.String())
+		switch q.top {
+		case "remote":
+			what = f.Remote.String()
+		case "port":
+			what = f.Proto
+			if f.Proto == "tcp" || f.Proto == "udp" {
+				what += "/" + strconv.Itoa(int(served(f)))
+			}
+		}
+		l := by[what]
+		if l == nil {
+			l = &topLine{What: what}
+			by[what] = l
+			lines = append(lines, l)
+		}
+		l.Flows++
+		l.Sent.Packets, l.Sent.Bytes = l.Sent.Packets+f.Sent.Packets, l.Sent.Bytes+f.Sent.Bytes
+		l.Received.Packets, l.Received.Bytes = l.Received.Packets+f.Received.Packets, l.Received.Bytes+f.Received.Bytes
+	}
+	slices.SortStableFunc(lines, func(a, b *topLine) int {
+		return cmp.Compare(b.Sent.Bytes+b.Received.Bytes, a.Sent.Bytes+a.Received.Bytes)
+	})
+	if q.most > 0 && len(lines) > q.most {
+		lines = lines[:q.most]
+	}
+	return lines
+}
+
+// served is the port of who was called.
+func served(f *api.Flow) uint16 {
+	if f.Initiator == "remote" {
+		return f.LocalPort
+	}
+	return f.RemotePort
+}
+
+func (q *flowQuery) printTop(w io.Writer, o *options, all []api.Flow) error {
+	lines := q.sum(all)
+	if o.output == "json" {
+		return printJSON(w, lines)
+	}
+	var rows [][]string
+	for _, l := range lines {
+		rows = append(rows, []string{l.What, fmt.Sprint(l.Flows), fmt.Sprint(l.Sent.Bytes), fmt.Sprint(l.Received.Bytes),
+			fmt.Sprint(l.Sent.Packets), fmt.Sprint(l.Received.Packets)})
+	}
+	return table(w, "no flows", []column{{head: map[string]string{"workload": "WORKLOAD", "remote": "REMOTE", "port": "PORT"}[q.top]},
+		{head: "FLOWS", right: true}, {head: "SENT", right: true}, {head: "RECEIVED", right: true},
+		{head: "PACKETS SENT", right: true, leave: 2}, {head: "PACKETS RECEIVED", right: true, leave: 1}}, rows)
+}
