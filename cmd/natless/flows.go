@@ -63,10 +63,14 @@ With -o json, each flow is a line. Needs flows in the configuration.`,
 	f.StringVar(&q.remote, "remote", "", "with this `address` or prefix")
 	f.IntVar(&q.Port, "port", 0, "with this `port` at either end")
 	f.StringVar(&q.Proto, "proto", "", "of this `protocol`: tcp, udp, icmp or a number")
-	f.DurationVar(&q.Since, "since", 0, "and those that ended so `long` ago at most, such as 10m")
+	f.DurationVar(&q.Since, "since", 0, "and those that ended at most a `duration` ago, such as 10m")
 	f.BoolVarP(&q.Follow, "follow", "f", false, "show records as they come")
-	f.StringVar(&q.top, "top", "", "sum up by `what`: workload, remote or port")
-	f.IntVarP(&q.most, "number", "n", 20, "how many `lines` at most; 0: all")
+	f.StringVar(&q.top, "top", "", "sum up by a `column`: workload, remote or port")
+	f.IntVarP(&q.most, "number", "n", 20, "a `count` of lines to show at most; 0: all")
+	c.RegisterFlagCompletionFunc("workload", o.completeName)
+	for _, name := range []string{"remote", "port", "since", "number"} {
+		c.RegisterFlagCompletionFunc(name, nothing)
+	}
 	c.RegisterFlagCompletionFunc("top", cobra.FixedCompletions([]cobra.Completion{"workload", "remote", "port"}, cobra.ShellCompDirectiveNoFileComp))
 	c.RegisterFlagCompletionFunc("proto", cobra.FixedCompletions([]cobra.Completion{"tcp", "udp", "icmp"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
