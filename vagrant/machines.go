@@ -32,7 +32,8 @@ func newMachines(ctx context.Context, dir string) (*machines, error) {
 	}
 	m.sshConfig = filepath.Join(m.dir, "config")
 	// One connection for each machine; a machine that reboots is noticed.
-	more := fmt.Sprintf("\nHost *\n  ControlMaster auto\n  ControlPath %s/%%n\n  ControlPersist 10m\n  ServerAliveInterval 5\n  ServerAliveCountMax 6\n  ConnectTimeout 10\n", m.dir)
+	more := fmt.Sprintf("\nHost *\n  ControlMaster auto\n  ControlPath %s/%%n\n  ControlPersist 10m\n"+
+		"  ServerAliveInterval 5\n  ServerAliveCountMax 6\n  ConnectTimeout 10\n", m.dir)
 	return m, os.WriteFile(m.sshConfig, append(out, more...), 0o600)
 }
 

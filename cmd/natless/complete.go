@@ -56,7 +56,8 @@ func (o *options) completeName(c *cobra.Command, _ []string, begun string) ([]co
 }
 
 func (o *options) completeNetwork(c *cobra.Command, _ []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return distinct(o.rows(c, api.Filter{Network: begun + "*"}), func(r api.Row) string { return r.Network }), cobra.ShellCompDirectiveNoFileComp
+	rows := o.rows(c, api.Filter{Network: begun + "*"})
+	return distinct(rows, func(r api.Row) string { return r.Network }), cobra.ShellCompDirectiveNoFileComp
 }
 
 // completeAddress offers the addresses that workloads have.

@@ -71,7 +71,8 @@ With -o json, each flow is a line. Needs flows in the configuration.`,
 	for _, name := range []string{"remote", "port", "since", "number"} {
 		c.RegisterFlagCompletionFunc(name, nothing)
 	}
-	c.RegisterFlagCompletionFunc("top", cobra.FixedCompletions([]cobra.Completion{"workload", "remote", "port"}, cobra.ShellCompDirectiveNoFileComp))
+	c.RegisterFlagCompletionFunc("top",
+		cobra.FixedCompletions([]cobra.Completion{"workload", "remote", "port"}, cobra.ShellCompDirectiveNoFileComp))
 	c.RegisterFlagCompletionFunc("proto", cobra.FixedCompletions([]cobra.Completion{"tcp", "udp", "icmp"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
@@ -139,7 +140,8 @@ func (q *flowQuery) print(w io.Writer, all []api.Flow) error {
 		rows = append(rows, []string{cmp.Or(f.Workload, "-"), f.Proto, from, to, fmt.Sprint(f.Sent.Bytes), fmt.Sprint(f.Received.Bytes),
 			fmt.Sprint(f.Sent.Packets + f.Received.Packets), f.End.Sub(f.Start).Round(time.Millisecond).String(), f.Reason})
 	}
-	if err := table(w, "no flows", []column{{head: "WORKLOAD"}, {head: "PROTO", leave: 1}, {head: "FROM"}, {head: "TO"}, {head: "SENT", right: true},
+	if err := table(w, "no flows", []column{{head: "WORKLOAD"}, {head: "PROTO", leave: 1}, {head: "FROM"}, {head: "TO"},
+		{head: "SENT", right: true},
 		{head: "RECEIVED", right: true}, {head: "PACKETS", right: true, leave: 3}, {head: "LASTED", right: true, leave: 2}, {head: "STATE", leave: 4}}, rows); err != nil {
 		return err
 	}

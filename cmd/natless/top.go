@@ -239,7 +239,8 @@ func (t *topping) counters(ctx context.Context, client *api.Client) (map[api.Key
 		return nil, err
 	}
 	if len(rows) > 0 && !slices.ContainsFunc(rows, func(r api.Row) bool { return r.Counted }) {
-		return nil, errors.New("packets are not counted by workload: say metrics: {per_workload: true} in natlessd's configuration, and restart it")
+		return nil, errors.New("packets are not counted by workload: say metrics: {per_workload: true} in natlessd's " +
+			"configuration, and restart it")
 	}
 	return index(rows), nil
 }
@@ -331,7 +332,8 @@ type topWorkload struct {
 }
 
 func (t *topping) showJSON(w io.Writer, l *look) error {
-	out := topJSON{At: l.at, Seconds: l.over.Seconds(), Workloads: []topWorkload{}, Total: topTotal{len(l.all), l.active, l.sent, l.received, l.refused}}
+	out := topJSON{At: l.at, Seconds: l.over.Seconds(), Workloads: []topWorkload{},
+		Total: topTotal{len(l.all), l.active, l.sent, l.received, l.refused}}
 	for i := range l.all {
 		if t.limit > 0 && i == t.limit {
 			break

@@ -44,7 +44,8 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 	if d, ok := ago(strings.TrimSpace(strings.TrimSuffix(strings.TrimPrefix(s, "-"), "ago"))); ok {
 		return now.Add(-d), nil
 	}
-	return time.Time{}, misuse("--at %q: write 15:04, 'yesterday 15:04', '2006-01-02 15:04', 2006-01-02T15:04:05Z, or how long ago, such as 10m", s)
+	return time.Time{}, misuse("--at %q: write 15:04, 'yesterday 15:04', '2006-01-02 15:04', 2006-01-02T15:04:05Z, or how long ago, such as 10m",
+		s)
 }
 
 // atClock is a time of a day.

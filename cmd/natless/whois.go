@@ -140,7 +140,8 @@ func (q question) print(w io.Writer, all api.Owners) error {
 		rows = append(rows, []string{cmp.Or(o.Name, o.Detail, "-"), keyWords(o.Key), addresses(o.IPv6), api.PortsText(o.Ports),
 			moment(o.Since), moment(o.Until)})
 	}
-	return table(w, "", []column{{head: "NAME"}, {head: "WORKLOAD", leave: 2}, {head: "IPV6", leave: 3}, {head: "PORTS"}, {head: "SINCE", leave: 1},
+	return table(w, "", []column{{head: "NAME"}, {head: "WORKLOAD", leave: 2}, {head: "IPV6", leave: 3},
+		{head: "PORTS"}, {head: "SINCE", leave: 1},
 		{head: "UNTIL"}}, rows)
 }
 
@@ -171,6 +172,7 @@ func printOwner(w io.Writer, o api.Owner) error {
 	if o.Kind == "" || o.Kind == api.OwnerMapping {
 		ports = api.PortsText(o.Ports)
 	}
-	return facts(w, "name", o.Name, "workload", key, "serial", serial(o.Serial), "is", o.Detail, "network", o.Network, "ipv6", addresses(o.IPv6),
+	return facts(w, "name", o.Name, "workload", key, "serial", serial(o.Serial), "is", o.Detail,
+		"network", o.Network, "ipv6", addresses(o.IPv6),
 		"address", address, "ports", ports, "pool", o.Pool, "since", moment(o.Since), "until", moment(o.Until))
 }

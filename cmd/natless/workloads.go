@@ -64,7 +64,8 @@ func printWorkload(out io.Writer, w api.Workload, now time.Time) error {
 	if w.Violations > 0 {
 		violations = count.Count(w.Violations, "packet from ports outside the set, refused")
 	}
-	return facts(out, "name", w.Request.Name, "workload", w.Key.String(), "serial", serial(w.Serial), "network", w.Request.Network, "namespace", w.Request.Netns, "interface", w.Request.HostInterface,
+	return facts(out, "name", w.Request.Name, "workload", w.Key.String(), "serial", serial(w.Serial), "network", w.Request.Network,
+		"namespace", w.Request.Netns, "interface", w.Request.HostInterface,
 		"ipv6", strings.Join(ipv6, ", "), "address", w.Address.String(), "ports", api.PortsText(w.Ports), "asked for", asked, "pool", w.Pool,
 		"prefix", prefix, "since", moment(w.Since)+" ("+age(now, w.Since)+")", "sent", trafficOf(w, true), "received", trafficOf(w, false), "violations", violations)
 }
@@ -109,7 +110,8 @@ workload, is not told.`,
 			if o.output == "json" {
 				return printJSON(c.OutOrStdout(), w)
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "%s gave back %s ports %s\n", cmp.Or(w.Request.Name, w.Key.String()), w.Address, api.PortsText(w.Ports))
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s gave back %s ports %s\n",
+				cmp.Or(w.Request.Name, w.Key.String()), w.Address, api.PortsText(w.Ports))
 			return err
 		},
 	}

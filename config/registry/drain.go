@@ -35,7 +35,8 @@ func (e *DrainedError) Error() string {
 	if e.Pool == wholeHost {
 		return fmt.Sprintf("this host is drained since %s: no new workload gets anything here (natless undrain ends it)", since)
 	}
-	return fmt.Sprintf("pool %q is drained since %s: no new workload gets anything of it (natless undrain --pool %s ends it)", e.Pool, since, e.Pool)
+	return fmt.Sprintf("pool %q is drained since %s: no new workload gets anything of it (natless undrain --pool %s ends it)",
+		e.Pool, since, e.Pool)
 }
 
 // drains are the pools that are drained, and since when. It is never changed once made.

@@ -118,7 +118,8 @@ func newPool(c Pool) (*pool, error) {
 	}
 	p.PortsPerWorkload = powerOfTwo(c.PortsPerWorkload)
 	if c.PortsPerWorkload < 1 || p.PortsPerWorkload > p.longest {
-		return nil, fmt.Errorf("ports_per_workload %d: must be 1 to %d, the longest run of ports on an address that is a power of two and aligned to itself", c.PortsPerWorkload, p.longest)
+		return nil, fmt.Errorf("ports_per_workload %d: must be 1 to %d, the longest run of ports on an address that is a power of two "+
+			"and aligned to itself", c.PortsPerWorkload, p.longest)
 	}
 	p.shares = empty.FreeBlocks(&p.closed, p.PortsPerWorkload)
 	return p, nil

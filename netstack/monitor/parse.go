@@ -257,7 +257,8 @@ func (p *parser) at1(e end, w string) (node, error) {
 			return nil, p.errorf("a number alone says nothing: write port, proto, less or greater before it")
 		}
 		if !strings.ContainsAny(w, ".:") {
-			return nil, p.errorf("not understood: there are host, net, port, src, dst, tcp, udp, icmp, proto, workload, dir, drop, forward, local, replied, verdict, reason, less, greater, fragment")
+			return nil, p.errorf("not understood: there are host, net, port, src, dst, tcp, udp, icmp, proto, workload, dir, drop, forward, " +
+				"local, replied, verdict, reason, less, greater, fragment")
 		}
 	}
 	if a, err := netip.ParseAddr(w); err == nil && a.Zone() == "" && !a.Is4In6() {

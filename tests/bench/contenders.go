@@ -197,7 +197,8 @@ func (l *lab) beginDaemon(program string, w way, yaml string) (*exec.Cmd, error)
 func (l *lab) taygaConfig() string { return filepath.Join(l.files, "tayga.conf") }
 
 func (l *lab) beginTayga(w way) (*exec.Cmd, error) {
-	config := fmt.Sprintf("tun-device tayga0\nipv4-addr %s\nipv6-addr 2001:db8:1::65\nprefix %s\nmap %s %s\n", w.own4(), w.prefix, w.ipv4, workload6)
+	config := fmt.Sprintf("tun-device tayga0\nipv4-addr %s\nipv6-addr 2001:db8:1::65\nprefix %s\nmap %s %s\n",
+		w.own4(), w.prefix, w.ipv4, workload6)
 	if err := os.WriteFile(l.taygaConfig(), []byte(config), 0o600); err != nil {
 		return nil, err
 	}

@@ -99,7 +99,8 @@ func Host(device, uplink string) []Item {
 }
 
 func sysctls(device, uplink string) (paths []string) {
-	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/ip_local_port_range", "net/ipv4/ip_local_reserved_ports",
+	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/ip_local_port_range",
+		"net/ipv4/ip_local_reserved_ports",
 		"net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max", "net/core/bpf_jit_enable", "kernel/unprivileged_bpf_disabled"} {
 		paths = append(paths, "/proc/sys/"+key)
 	}

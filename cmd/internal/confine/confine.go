@@ -68,7 +68,8 @@ func noNewPrivileges() error {
 const (
 	read   = ll.AccessFSReadFile | ll.AccessFSReadDir
 	set    = read | ll.AccessFSWriteFile | ll.AccessFSTruncate
-	change = set | ll.AccessFSMakeReg | ll.AccessFSMakeDir | ll.AccessFSMakeSock | ll.AccessFSRemoveFile | ll.AccessFSRemoveDir | ll.AccessFSRefer
+	change = set | ll.AccessFSMakeReg | ll.AccessFSMakeDir | ll.AccessFSMakeSock |
+		ll.AccessFSRemoveFile | ll.AccessFSRemoveDir | ll.AccessFSRefer
 )
 
 func restrictFiles(n Needs) error {

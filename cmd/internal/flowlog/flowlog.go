@@ -33,7 +33,8 @@ func Of(r *flows.Record) api.Flow {
 		f.LocalPort, f.RemotePort = local.Port(), remote.Port()
 	}
 	if a, ok := r.Owner.(*registry.Assignment); ok && a != nil {
-		f.Serial, f.Workload, f.Container, f.Interface, f.Network = a.Serial, a.Request.Name, a.Key.ContainerID, a.Key.Interface, a.Request.Network
+		f.Serial, f.Workload, f.Container, f.Interface, f.Network = a.Serial, a.Request.Name,
+			a.Key.ContainerID, a.Key.Interface, a.Request.Network
 	}
 	return f
 }

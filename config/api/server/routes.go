@@ -230,7 +230,8 @@ func (s *Server) put(r *http.Request) (any, error) {
 		return nil, err
 	}
 	w := s.workload(a)
-	s.Log.Info("workload has an assignment", "workload", k, "name", q.Name, "address", w.Address, "ports", api.PortsText(w.Ports), "ipv6", q.IPv6, "uid", p.uid, "pid", p.pid)
+	s.Log.Info("workload has an assignment", "workload", k, "name", q.Name, "address", w.Address, "ports", api.PortsText(w.Ports),
+		"ipv6", q.IPv6, "uid", p.uid, "pid", p.pid)
 	return w, nil
 }
 
