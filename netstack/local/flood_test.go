@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -64,6 +65,41 @@ func newServed(t *testing.T) *peer {
 		t.Fatal(err)
 	}
 	return run(t, Config{HealthPort: 80, Translator: tr, DNS64: &dns64.Config{Upstreams: []netip.AddrPort{dnsUpstream(t)}}})
+}
+
+// TestAnswersWait: while nothing that the stack says can be written, it answers no
+// more than it has room for, and afterwards all the rest.
+func TestAnswersWait(t *testing.T) {
+	var held sync.Mutex
+	held.Lock()
+	s, err := New(Config{IPv4: own[0], IPv6: own[1], Write: func(*translator.Packet) error { held.Lock(); held.Unlock(); return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- s.Run(ctx) }()
+	<-s.Ready()
+	const sent = 2 * queuePackets
+	for i := range sent {
+		s.Deliver(crafted(address(i), 1, []byte{8, 0, 0xf7, 0xff, 0, 0, 0, 0}, 0))
+		if i%32 == 0 {
+			time.Sleep(burstTime)
+		}
+	}
+	held.Unlock()
+	for end := time.Now().Add(patient); s.Stats().Written+s.Stats().Dropped < sent; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("of %d packets, after %v: %+v", sent, patient, s.Stats())
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if n := s.Stats(); n.Written != n.Delivered || n.Delivered <= queuePackets {
+		t.Errorf("answers got lost: %+v", n)
+	}
 }
 
 // TestFloodsLeaveOthers: while one host floods the stack as fast as it can, or

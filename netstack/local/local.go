@@ -73,6 +73,7 @@ type Stack struct {
 	health   [2]atomic.Pointer[admit.Connections[translator.Sender]] // IPv4, IPv6; nil: off
 
 	in       *queues
+	room     chan struct{} // has an element when answers have been written
 	errors   errorBudget
 	fallback maphash.Seed // where there is no translator
 
@@ -89,7 +90,7 @@ func New(c Config) (*Stack, error) {
 	}
 	s := &Stack{
 		config: c, addr: [2]netip.Addr{c.IPv4, c.IPv6},
-		ready: make(chan struct{}), in: newQueues(), fallback: maphash.MakeSeed(),
+		ready: make(chan struct{}), in: newQueues(), room: make(chan struct{}, 1), fallback: maphash.MakeSeed(),
 	}
 	s.link = channel.New(queuePackets, uint32(c.MTU), "")
 	var err error
@@ -158,11 +159,21 @@ func (s *Stack) close() {
 	s.link.Close()
 }
 
-// receive hands what was delivered to the stack, at a bounded rate.
+// receive hands what was delivered to the stack, at a bounded rate, and no faster
+// than its answers are written: they have one queue, and what finds it full is lost,
+// whoever filled it.
 func (s *Stack) receive(ctx context.Context) error {
 	for {
 		began := time.Now()
 		for taken := 0; taken < burst; {
+			if s.link.NumQueued() >= queuePackets/2 { // the next may have more than one answer
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-s.room:
+				}
+				continue
+			}
 			if b := s.in.get(); b != nil {
 				s.inject(*b)
 				s.in.done(b)
@@ -222,6 +233,10 @@ func (s *Stack) send(ctx context.Context) error {
 		p.DecRef()
 		if s.errors.allows(out.Bytes(), s.sender) {
 			issue(&out)
+		}
+		select {
+		case s.room <- struct{}{}:
+		default:
 		}
 	}
 }
