@@ -58,6 +58,12 @@ func (a *Accounting) Plan(next iter.Seq[Place]) *Renumbering {
 	return r
 }
 
+// Stay is a Renumbering to a table that is an edit of the one in force: nobody has
+// another slot there.
+func (a *Accounting) Stay() *Renumbering {
+	return &Renumbering{a: a, moves: map[uint64]Place{}, gone: map[uint64]bool{}}
+}
+
 // see notes the accounts of the n-th chunk, without their counts.
 func (r *reader) see(a *Accounting, n int) bool {
 	_, ok := r.note(a, n, false)

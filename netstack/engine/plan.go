@@ -127,10 +127,15 @@ func (p *Plan) makeBeside(base *mapping.Table, of func(*mapping.Table) (*mapping
 	if p.beside, err = of(base); err != nil {
 		return err
 	}
+	if p.stays() {
+		p.slots = p.engine.parts.Accounts.Stay()
+	}
 	if err := p.catchUp(); err != nil {
 		return err
 	}
-	p.slots = p.engine.renumbering(p.beside)
+	if p.slots == nil {
+		p.slots = p.engine.renumbering(p.beside)
+	}
 	if p.police, err = p.engine.parts.Guard.Plan(p.beside); err != nil {
 		return err
 	}
@@ -139,6 +144,12 @@ func (p *Plan) makeBeside(base *mapping.Table, of func(*mapping.Table) (*mapping
 		return p.kernel.Err()
 	}
 	return nil
+}
+
+// stays reports whether everybody who is counted keeps his slot with the plan: the table
+// to be is an edit of the one in force.
+func (p *Plan) stays() bool {
+	return len(p.gone)+len(p.come) > 0 && len(p.moves) == 0 && p.engine.parts.Accounts != nil
 }
 
 // holds reports whether a table has a mapping.

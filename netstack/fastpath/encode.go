@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
@@ -111,19 +112,28 @@ func supported(t *Tables) error {
 	return nil
 }
 
-// encode is t as it lies in the maps.
+// encode is t as it lies in the maps: what workloads send by, and beside it, on another
+// processor, what is sent to them by.
 func encode(t *Tables) (*contents, *state) {
 	n := t.Table.Len()
-	c := &contents{
-		keys6: make([]programKey6, 0, n), entries6: make([]programEntry6, 0, n),
-		keys4: make([]programKey4, 0, n), entries4: make([]programEntry4, 0, n),
-	}
+	c := &contents{keys6: make([]programKey6, 0, n), entries6: make([]programEntry6, 0, n)}
+	var six sync.WaitGroup
+	six.Go(func() {
+		for e := range t.Table.Entries() {
+			key, entry := encode6(t, e.Mapping(), e)
+			c.keys6, c.entries6 = append(c.keys6, key), append(c.entries6, entry)
+		}
+	})
+	defer six.Wait()
+	return c, c.encodeOthers(t)
+}
+
+// encodeOthers encodes all but the IPv6 side.
+func (c *contents) encodeOthers(t *Tables) *state {
 	s := &state{shared: map[uint32]*[portSizes]int{}}
 	for e := range t.Table.Entries() {
 		m := e.Mapping()
 		s.count(t, m, 1)
-		key, entry := encode6(t, m, e)
-		c.keys6, c.entries6 = append(c.keys6, key), append(c.entries6, entry)
 		if m.Ports.IsZero() {
 			c.keys4, c.entries4 = append(c.keys4, key4(m.IPv4)), append(c.entries4, encode4(m, e))
 		}
@@ -139,7 +149,7 @@ func encode(t *Tables) (*contents, *state) {
 	for a := range s.shared {
 		c.keys4, c.entries4 = append(c.keys4, programKey4{Length: 32, V4: a}), append(c.entries4, s.head(a))
 	}
-	return c, s
+	return s
 }
 
 // ours4 are the blocks of addresses that are ours, whatever mappings there are.

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
@@ -202,8 +203,10 @@ func (c *contents) load(s *state, slots, limit int) (n inner, err error) {
 	for i := range words {
 		words[i] = uint32(i)
 	}
-	return n, errors.Join(fill(n.by6, c.keys6, c.entries6), fill(n.by4, c.keys4, c.entries4),
-		fill(n.ports, c.keysPort, c.ownerPort), fill(n.near, words, s.near[:]))
+	var six errgroup.Group // beside the others, on another processor
+	six.Go(func() error { return fill(n.by6, c.keys6, c.entries6) })
+	err = errors.Join(fill(n.by4, c.keys4, c.entries4), fill(n.ports, c.keysPort, c.ownerPort), fill(n.near, words, s.near[:]))
+	return n, errors.Join(six.Wait(), err)
 }
 
 // fill writes many entries with few system calls.
