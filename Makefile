@@ -103,8 +103,10 @@ scale: ## a million mappings and a million workloads: lookup, edit, memory, load
 	$(GO) test -run '^$$' -bench 'Lookup|Edit|Build|Memory' -benchtime 300ms ./translator/mapping
 	$(GO) test -run '^$$' -bench LoadMillion ./config
 	$(GO) test -v -count=1 -timeout 15m -run TestScale ./config/registry -workloads 1000000
-	NATLESS_FAST_PATH=off NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run 'TestScale|TestManyWorkloads' ./tests/e2e -mappings 1000000 -workloads 1000000 -strict
-	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestScaleMappings ./tests/e2e -mappings 1000000
+	@mkdir -p .test-output; registry=$$(mktemp -u); trap "rm -f $$registry" EXIT; status=0; for path in off auto; do \
+		NATLESS_FAST_PATH=$$path NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 30m -run 'TestScale|TestManyWorkloads' ./tests/e2e \
+			-mappings 1000000 -workloads 1000000 -strict -registry $$registry -profiles $(CURDIR)/.test-output || status=1; \
+	done; exit $$status
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestPodman ./tests/cni -containers 20
 
 .PHONY: soak

@@ -24,17 +24,20 @@ import (
 
 // Daemon is a running natlessd.
 type Daemon struct {
-	t       testing.TB
-	ns      *netns.NS
-	Dir     string // holds the configuration, the registry and the socket
-	Config  string // path of the configuration
-	Socket  string
-	Flags   []string // more than --config FILE
-	Env     []string // more than the test's own
-	cmd     *exec.Cmd
-	manager *systemd.Manager
-	exited  chan struct{}
-	log     output.Buffer
+	t      testing.TB
+	ns     *netns.NS
+	Dir    string // holds the configuration, the registry and the socket
+	Config string // path of the configuration
+	Socket string
+	Flags  []string // more than --config FILE
+	Env    []string // more than the test's own
+	// Patience is how long it may take to be ready; 0: a minute, on a machine that does
+	// much besides.
+	Patience time.Duration
+	cmd      *exec.Cmd
+	manager  *systemd.Manager
+	exited   chan struct{}
+	log      output.Buffer
 }
 
 // New writes a configuration for a daemon in ns. It gets api and registry keys
@@ -120,7 +123,7 @@ func (d *Daemon) Start() {
 	case <-d.manager.Ready():
 	case <-exited:
 		d.t.Fatalf("natlessd ended and was not ready\n%s", d.Log())
-	case <-time.After(time.Minute): // on a machine that does much besides
+	case <-time.After(cmp.Or(d.Patience, time.Minute)):
 		d.Signal(syscall.SIGQUIT) // which shows what it does
 		select {
 		case <-exited:
@@ -133,6 +136,10 @@ func (d *Daemon) Start() {
 // Notified is how often the daemon told its service manager something with
 // that text.
 func (d *Daemon) Notified(text string) int { return d.manager.Count(text) }
+
+// Longest is the longest that its service manager has waited for something with that
+// text since the daemon was ready.
+func (d *Daemon) Longest(text string) time.Duration { return d.manager.Longest(text) }
 
 // Release closes the descriptors that the daemon left with its service manager,
 // as systemd does when it stops the unit for good.

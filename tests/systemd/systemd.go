@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +25,7 @@ type Manager struct {
 
 	mu    sync.Mutex
 	said  []string
+	when  []time.Time // each of said came
 	store []stored
 }
 
@@ -76,7 +78,7 @@ func descriptors(oob []byte) (fds []int) {
 func (m *Manager) take(message string, fds []int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.said = append(m.said, message)
+	m.said, m.when = append(m.said, message), append(m.when, time.Now())
 	name := "stored"
 	for line := range strings.Lines(message) {
 		if n, ok := strings.CutPrefix(line, "FDNAME="); ok {
@@ -141,4 +143,22 @@ func (m *Manager) Count(text string) (n int) {
 		n += strings.Count(s, text)
 	}
 	return n
+}
+
+// Longest is the longest time between two messages with that text, from the first
+// on that said READY=1 until now.
+func (m *Manager) Longest(text string) (most time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var last time.Time
+	for i, s := range m.said {
+		if ready := last.IsZero() && strings.Contains(s, "READY=1"); !ready && !strings.Contains(s, text) {
+			continue
+		}
+		if !last.IsZero() {
+			most = max(most, m.when[i].Sub(last))
+		}
+		last = m.when[i]
+	}
+	return max(most, time.Since(last))
 }

@@ -74,6 +74,7 @@ type Manager struct {
 	survey    *survey.Survey
 	covered   covered
 	took      time.Duration // to look at the host
+	room      []int32       // for where all workloads are: a million of them are looked at again and again
 
 	names sync.RWMutex // guards what follows
 	hints hints

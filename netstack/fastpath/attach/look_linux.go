@@ -133,14 +133,16 @@ func (m *Manager) follow(v *view, in *inForce) error {
 	if in.table == nil {
 		return m.still(*in, func() error { m.see(v); return nil })
 	}
-	found := m.locate(v.host, in.table)
 	if in.broken {
+		found := m.locate(v.host, in.table, nil)
 		err := m.rewrite(v, in, found)
 		if unsupported := (*fastpath.UnsupportedError)(nil); errors.As(err, &unsupported) && !m.config.Required {
 			return nil // no waiting helps
 		}
 		return err
 	}
+	found := m.locate(v.host, in.table, m.room)
+	m.room = found.at
 	errs := []error{m.still(*in, func() error { m.see(v); return m.setWays(v.ways) })}
 	for slot := 0; slot < len(found.at) && !errors.Is(errs[0], errOvertaken); {
 		err := m.still(*in, func() (err error) {

@@ -27,7 +27,7 @@ func (m *Manager) Plan(table *mapping.Table, c translator.Config) *Plan {
 	if err != nil {
 		return &Plan{m: m, err: err, tables: tables{table: table, translation: c}}
 	}
-	return m.planOf(v, in, m.locate(v.host, table))
+	return m.planOf(v, in, m.locate(v.host, table, nil))
 }
 
 func (m *Manager) planOf(v *view, in inForce, found located) *Plan {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"iter"
 	"net/netip"
+	"slices"
 
 	"github.com/natless/natless/netstack/fastpath"
 	"github.com/natless/natless/netstack/internal/nexthops"
@@ -70,9 +71,10 @@ func (l *located) of(table *mapping.Table, mp mapping.Mapping) int {
 	return 0
 }
 
-// locate finds where all workloads of a table are.
-func (m *Manager) locate(h *host, table *mapping.Table) located {
-	l := located{at: make([]int32, table.Slots()), count: map[int]int{}}
+// locate finds where all workloads of a table are, and notes it in room where that is
+// enough.
+func (m *Manager) locate(h *host, table *mapping.Table, room []int32) located {
+	l := located{at: slices.Grow(room[:0], table.Slots())[:table.Slots()], count: map[int]int{}}
 	for i := range l.at {
 		l.at[i] = nobody
 	}
