@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 
 	"github.com/natless/natless/translator/mapping"
@@ -13,6 +14,8 @@ import (
 const (
 	// maxRoutes bounds the kernel routes that explicit mappings take.
 	maxRoutes = 4096
+	// breath is after how many lines others come first who have something to do.
+	breath = 512
 	// maxFileErrors bounds what is said of one file of mappings.
 	maxFileErrors = 10
 	// sample is how many mappings of a file show what the rest will be like.
@@ -104,6 +107,9 @@ func (g *gatherer) file(path string) error {
 	}
 	r, wrong, seen := newMappingReader(f), 0, 0
 	for r.next() {
+		if seen%breath == 0 {
+			runtime.Gosched()
+		}
 		if seen++; seen == sample {
 			g.edit.Expect(int(before.Size() / max(r.read/sample, 1)))
 		}

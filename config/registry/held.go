@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"iter"
 	"net/netip"
+	"runtime"
 	"slices"
 	"time"
 
@@ -42,13 +43,19 @@ func newScratch() *scratch {
 	return &scratch{make([]netip.Addr, maxIPv6), make([]uint16, maxExtra), make([]ports.Range, 1)}
 }
 
+// breath is after how many assignments others come first who have something to do.
+const breath = 1 << 10
+
 // look gives assignments one after the other. Each is for looking at, and is gone with
 // the next.
 func look(all []*held) iter.Seq[*Assignment] {
 	return func(yield func(*Assignment) bool) {
 		var a Assignment
 		room := newScratch()
-		for _, h := range all {
+		for i, h := range all {
+			if i%breath == breath-1 {
+				runtime.Gosched()
+			}
 			if h.into(&a, room); !yield(&a) {
 				return
 			}

@@ -3,6 +3,7 @@ package mapping
 import (
 	"iter"
 	"net/netip"
+	"runtime"
 )
 
 // Table is an immutable snapshot of one RFC 6052 prefix and any number of
@@ -197,10 +198,18 @@ func (t *Table) At(slot uint32) *Entry {
 	return nil
 }
 
+// breath is after how many entries others come first who have something to do: a
+// million of them take a second, and who is at it would be interrupted only each ten
+// milliseconds. A put in the API waits for a processor several times.
+const breath = 1 << 10
+
 // Entries yields the entry of every mapping by rising Slot.
 func (t *Table) Entries() iter.Seq[*Entry] {
 	return func(yield func(*Entry) bool) {
 		for slot := uint32(1); slot < t.slots; slot++ {
+			if slot%breath == 0 {
+				runtime.Gosched()
+			}
 			if e := t.entry(slot); e.word&live != 0 && !yield(e) {
 				return
 			}
