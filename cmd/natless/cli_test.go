@@ -313,7 +313,8 @@ func TestNoDaemon(t *testing.T) {
 		missing: "!natlessd does not answer on SOCKET: dial unix SOCKET: connect: no such file or directory\n  there is no socket: is natlessd running (systemctl status natlessd), and is this its api.socket? --socket names another",
 		dead:    "!natlessd does not answer on SOCKET: dial unix SOCKET: connect: connection refused\n  nobody listens there any more: natlessd died without cleaning up (journalctl -u natlessd says why); start it again",
 	} {
-		for _, command := range []string{"status", "pools", "workloads", "reload", "whois 192.0.2.1:1", "workloads show x", "explain x"} {
+		for _, command := range []string{"status", "pools", "workloads", "reload", "whois 192.0.2.1:1", "workloads show x", "explain x",
+			"top", "top --once -o json", "drain", "drain --wait", "undrain", "workloads --watch", "workloads delete x", "monitor", "status -o json"} {
 			if got := run(t, socket, strings.Fields(command)...); got != want {
 				t.Errorf("%s: %s", command, cmp.Diff(want, got))
 			}
@@ -375,5 +376,26 @@ func TestDrain(t *testing.T) {
 	run(t, socket, "workloads", "delete", "2")
 	if got := <-done; !strings.Contains(got, `"pool": "dedicated"`) || !strings.Contains(got, `"left": 0`) {
 		t.Error(got)
+	}
+}
+
+// TestSilentDaemon: one that takes questions and answers none, as a stopped one does,
+// keeps no command for ever.
+func TestSilentDaemon(t *testing.T) {
+	before := patience
+	patience = 50 * time.Millisecond
+	t.Cleanup(func() { patience = before })
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	for _, command := range []string{"status", "status -o json", "pools", "workloads", "whois 192.0.2.1:1", "workloads show x", "workloads delete x", "explain x",
+		"top --once", "drain --wait", "undrain", "monitor", "capture -w /dev/null"} {
+		if got := run(t, socket, strings.Fields(command)...); !strings.HasPrefix(got, "!natlessd does not answer on SOCKET: ") ||
+			!strings.HasSuffix(got, "  is natlessd alive (systemctl status natlessd)?") {
+			t.Errorf("%s: %s", command, got)
+		}
 	}
 }

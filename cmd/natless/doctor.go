@@ -76,7 +76,7 @@ func (o *options) patient(c *cobra.Command, path string, now time.Time) doctor.P
 	if p.Config != nil {
 		host.Device = p.Config.Device.Name
 		if !c.Flags().Changed("socket") {
-			p.Client = api.NewClient(p.Config.API.Socket)
+			p.Client = api.NewClient(p.Config.API.Socket).Patience(patience)
 		}
 	}
 	p.Host = host

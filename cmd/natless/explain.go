@@ -72,7 +72,7 @@ and --map, nothing runs and nothing is sent.
 
 func explainPacket(ctx context.Context, socket string, off *offline, words string) (api.Explanation, error) {
 	if off.config == "" && off.prefix == "" && off.maps == nil {
-		return api.NewClient(socket).Explain(ctx, words)
+		return api.NewClient(socket).Patience(patience).Explain(ctx, words)
 	}
 	t, err := off.translator()
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -37,8 +38,14 @@ func main() {
 	}
 }
 
+// patience is how long the answer to a question may take that is not slow by nature.
+var patience = 15 * time.Second
+
 // client is made anew for each question, since one process asks few.
-func (o *options) client() *api.Client { return api.NewClient(o.socket) }
+func (o *options) client() *api.Client { return o.patientClient().Patience(patience) }
+
+// patientClient is for what takes as long as it takes: reloads, backups, and packets.
+func (o *options) patientClient() *api.Client { return api.NewClient(o.socket) }
 
 // hidden are commands that only builds with a tag have.
 var hidden []func() *cobra.Command

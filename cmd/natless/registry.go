@@ -73,7 +73,7 @@ registry's directory with it.`,
 		Args: arguments(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if args[0] == "-" {
-				_, err := o.client().Backup(c.Context(), c.OutOrStdout())
+				_, err := o.patientClient().Backup(c.Context(), c.OutOrStdout())
 				return err
 			}
 			r, err := backup(c, o, args[0])
@@ -92,7 +92,7 @@ func backup(c *cobra.Command, o *options, path string) (r registry.Report, err e
 		return r, err
 	}
 	defer os.Remove(f.Name())
-	_, err = o.client().Backup(c.Context(), f)
+	_, err = o.patientClient().Backup(c.Context(), f)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return r, err
 	}

@@ -14,7 +14,7 @@ func newReload(o *options) *cobra.Command {
 once and no packet is lost, or it is refused with the reason and nothing changes.`,
 		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			r, err := o.client().Reload(c.Context())
+			r, err := o.patientClient().Reload(c.Context())
 			if err != nil {
 				return err
 			}

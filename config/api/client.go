@@ -44,6 +44,13 @@ func NewClientBy(socket string, dial func(context.Context) (net.Conn, error)) *C
 	return &Client{socket, &http.Client{Transport: &http.Transport{DialContext: connect, MaxIdleConnsPerHost: 16}}}
 }
 
+// Patience has every question end as ErrUnavailable whose answer does not begin in
+// time, as that of a daemon that was stopped in the middle. It gives the client.
+func (c *Client) Patience(d time.Duration) *Client {
+	c.http.Transport.(*http.Transport).ResponseHeaderTimeout = d
+	return c
+}
+
 // Socket is the path that the client was made for.
 func (c *Client) Socket() string { return c.socket }
 

@@ -9,6 +9,7 @@ package mistakes
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
 	"github.com/natless/natless/tests/output"
@@ -38,13 +40,21 @@ const (
 	doctor = "natless doctor"
 )
 
+// What a container engine does to /proc/sys, and what a host has that forwards.
+const (
+	readOnlySysctls = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys"
+	forwarding      = "sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv4.ip_forward=1 net.ipv6.conf.up0.accept_ra=2 net.ipv4.neigh.up0.proxy_delay=0\n"
+)
+
 // mistake is a row of the table.
 type mistake struct {
 	name    string
 	config  string // %DIR% is the daemon's own directory; instead of the least that works
 	prepare func(h *host)
-	says    string // in each of the places, once
-	do      string // what to do, in each of them
+	after   func(h *host) // when natlessd runs
+	mounts  string        // a command of the shell, run in mount namespaces of the programs' own
+	says    string        // in each of the places, once
+	do      string        // what to do, in each of them
 	in      []string
 	starts  int  // the exit status of the start; -1: it runs
 	waits   bool // it runs, and is never ready
@@ -128,6 +138,17 @@ var mistakes = []mistake{
 	{name: "a key of an earlier release", config: least + "offload: auto\n", says: "offload is called fast_path now", do: "natless.yaml:", in: []string{check, log}, starts: running},
 
 	// What natlessd may do.
+	{name: "the API's socket is somebody else's", prepare: func(h *host) { h.listenUnix("natless.sock") },
+		says: "natless.sock: another process answers there", do: "is natlessd running already", in: []string{check, log, doctor}, starts: 1},
+	{name: "a kernel without BTF, which nothing needs", mounts: "mount -t tmpfs none /sys/kernel/btf",
+		says: "fast path      on", in: []string{status}, starts: running},
+	{name: "a read-only /proc/sys", mounts: readOnlySysctls,
+		says: "forwarding needs other sysctls", do: "where they may be set", in: []string{check, log, doctor}, starts: 1},
+	{name: "a read-only /proc/sys, and nothing to set", config: least + "manage_sysctls: false\n", mounts: forwarding + readOnlySysctls,
+		in: []string{}, starts: running},
+	{name: "a container's MTU above the uplink's", prepare: func(h *host) { h.ns.IP("link add w0 mtu 9000 type veth peer name w1 mtu 9000") },
+		after: func(h *host) { h.workload("w0") },
+		says:  "w0 has an MTU of 9000, and up0 takes packets of 1500 bytes at most", do: "an MTU of 1500", in: []string{doctor}, starts: running},
 	{name: "forwarding is off, and natlessd may not switch it on", config: least + "manage_sysctls: false\n",
 		says: "forwarding needs other sysctls", do: "sysctl -w", in: []string{check, log, doctor}, starts: 1},
 	{name: "a group that there is not", config: strings.TrimSpace(least) + "\napi: {socket: \"%DIR%/natless.sock\", group: nosuchgroup}\n",
@@ -139,13 +160,14 @@ var mistakes = []mistake{
 // host is one on which a mistake is made, with somebody outside.
 type host struct {
 	t           *testing.T
+	mounts      string
 	ns, outside *netns.NS
 	dir, config string
 	out         output.Buffer
 }
 
 func newHost(t *testing.T, m mistake) *host {
-	h := &host{t: t, ns: netns.New(t, "host"), outside: netns.New(t, "outside"), dir: t.TempDir()}
+	h := &host{t: t, mounts: m.mounts, ns: netns.New(t, "host"), outside: netns.New(t, "outside"), dir: t.TempDir()}
 	netns.Veth(t, h.ns, "up0", h.outside, "eth0")
 	h.ns.IP("addr add 192.0.2.1/24 dev up0")
 	h.outside.IP("addr add 192.0.2.2/24 dev eth0")
@@ -201,10 +223,44 @@ func (h *host) newerRegistry() {
 	}
 }
 
+// command is one of the programs on the host, with the mounts that the mistake is.
+func (h *host) command(program string, args ...string) *exec.Cmd {
+	path := filepath.Join(daemon.Build(h.t), program)
+	if h.mounts == "" {
+		return h.ns.Command(path, args...)
+	}
+	return h.ns.Command("unshare", append([]string{"--mount", "sh", "-ec", h.mounts + "\nexec \"$0\" \"$@\"", path}, args...)...)
+}
+
+// listenUnix has somebody else listen on a socket in the daemon's directory.
+func (h *host) listenUnix(name string) {
+	l, err := net.Listen("unix", filepath.Join(h.dir, name))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { l.Close() })
+	go func() {
+		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+			c.Close()
+		}
+	}()
+}
+
+// workload makes one that is at an interface of the host.
+func (h *host) workload(iface string) {
+	h.ns.IP("link set " + iface + " up")
+	h.ns.IP("-6 route add 2001:db8:6::2 dev " + iface)
+	client := api.NewClient(filepath.Join(h.dir, "natless.sock"))
+	key := api.Key{ContainerID: "0123456789abcdef", Interface: "eth0"}
+	if _, err := client.Put(h.t.Context(), key, api.Request{Name: "shop/web", IPv6: []netip.Addr{netip.MustParseAddr("2001:db8:6::2")}}); err != nil {
+		h.t.Error(err)
+	}
+}
+
 // run runs one of the programs on the host, and gives its words and exit status.
 func (h *host) run(program string, args ...string) (string, int) {
 	h.t.Helper()
-	c := h.ns.Command(filepath.Join(daemon.Build(h.t), program), args...)
+	c := h.command(program, args...)
 	out, err := c.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -216,7 +272,7 @@ func (h *host) run(program string, args ...string) (string, int) {
 // start runs the daemon until it ends, or says how it is; ended is its exit status.
 func (h *host) start(waits bool) (ended int, stop func()) {
 	h.t.Helper()
-	c := h.ns.Command(filepath.Join(daemon.Build(h.t), "natlessd"), "--config", h.config)
+	c := h.command("natlessd", "--config", h.config)
 	c.Stdout, c.Stderr = &h.out, &h.out
 	if err := netns.Start(c); err != nil {
 		h.t.Fatal(err)
@@ -259,6 +315,9 @@ func TestMistakes(t *testing.T) {
 			ended, stop := h.start(m.waits)
 			if ended != m.starts {
 				t.Errorf("the start: exit status %d, want %d", ended, m.starts)
+			}
+			if m.after != nil {
+				m.after(h)
 			}
 			said[status], _ = h.run("natless", "--socket", filepath.Join(h.dir, "natless.sock"), "status")
 			said[doctor], _ = h.run("natless", "doctor", "--config", h.config)

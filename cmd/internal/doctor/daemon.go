@@ -1,9 +1,11 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -97,8 +99,19 @@ func (v *visit) apiUnreachable(check string, err error) {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		v.fail(check, "journalctl -u natlessd says why; start it again", "natlessd has died: nobody listens at %s", v.Client.Socket())
 	default:
-		v.fail(check, "systemctl status natlessd shows whether it is alive", "natlessd does not answer: %v", err)
+		v.silent(check, err)
 	}
+}
+
+// silent: somebody listens, and has no answer of natlessd's.
+func (v *visit) silent(check string, err error) {
+	if wait := net.Error(nil); errors.As(err, &wait) && wait.Timeout() || errors.Is(err, context.DeadlineExceeded) {
+		v.fail(check, "systemctl status natlessd shows whether it is alive", "natlessd does not answer: %v", err)
+		return
+	}
+	socket := v.Client.Socket()
+	v.fail(check, "is natlessd running already, of another version? \"ss -lxp src "+socket+"\" shows who it is; end it, or name another path in api.socket",
+		"api.socket %s: another process answers there, and not as natlessd does", socket)
 }
 
 // configurationInForce compares the file with what the daemon runs.
@@ -132,6 +145,9 @@ func (v *visit) pools() {
 		return
 	}
 	for _, p := range pools {
+		if !p.Drained.IsZero() {
+			continue // it is to give nothing away, which is told
+		}
 		left := p.Ports - p.PortsUsed
 		if p.Headroom == 0 {
 			v.fail(check, "add addresses to it, lower ports_per_workload for new workloads, or delete workloads; containers wait until then",

@@ -36,6 +36,7 @@ dns64: {enabled: true}
 
 // made is a host as the tests want it.
 type made struct {
+	settable      error
 	sysctls       map[string]string
 	node, echo    error
 	links         []Link
@@ -77,6 +78,7 @@ func healthy() *made {
 }
 
 func (m *made) Sysctl(key string) string         { return m.sysctls[key] }
+func (m *made) Settable(string) error            { return m.settable }
 func (m *made) DeviceNode() error                { return m.node }
 func (m *made) Links() ([]Link, error)           { return m.links, nil }
 func (m *made) Chains() ([]Chain, error)         { return m.chains, nil }

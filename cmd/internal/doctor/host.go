@@ -12,6 +12,9 @@ import (
 type Host interface {
 	// Sysctl reads a value by its key with slashes, "" when there is none.
 	Sysctl(key string) string
+	// Settable says why a sysctl cannot be set, at its path below /proc/sys or where
+	// that is mounted.
+	Settable(path string) error
 	// DeviceNode says why /dev/net/tun cannot be used, or nil.
 	DeviceNode() error
 	// Links are the network interfaces.

@@ -35,6 +35,9 @@ func (ThisHost) Sysctl(key string) string {
 	return strings.TrimSpace(string(value))
 }
 
+// Settable is Host's.
+func (ThisHost) Settable(path string) error { return unix.Access(path, unix.W_OK) }
+
 // DeviceNode is Host's.
 func (ThisHost) DeviceNode() error {
 	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)

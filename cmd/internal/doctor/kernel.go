@@ -1,11 +1,14 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/natless/natless/cmd/internal/words"
 )
@@ -121,6 +124,9 @@ func (v *visit) sysctls() {
 	switch {
 	case wrong == nil:
 		v.ok(check, "forwarding is on where it is needed")
+	case v.status == nil && v.Config.ManageSysctls && v.readOnly():
+		v.fail(check, "run sysctl -w "+strings.Join(wrong, " ")+" where they may be set, such as on this container's host, or mount /proc/sys read-write here",
+			"forwarding needs other sysctls, and %s is read-only", v.Config.SysctlDir)
 	case v.status == nil && v.Config.ManageSysctls:
 		v.ok(check, "natlessd will set %s when it starts", strings.Join(wrong, " "))
 	default:
@@ -133,6 +139,11 @@ func (v *visit) sysctls() {
 		v.warn(check, "sysctl -w net.ipv6.conf."+u+".accept_ra=2, if this host gets its addresses or default route that way",
 			"%s ignores router advertisements, since the host forwards", u)
 	}
+}
+
+// readOnly says whether the file system is so where natlessd sets sysctls.
+func (v *visit) readOnly() bool {
+	return errors.Is(v.Host.Settable(filepath.Join(v.Config.SysctlDir, "net/ipv6/conf/all/forwarding")), syscall.EROFS)
 }
 
 // routes asks the kernel where packets for us go: a route that is longer than

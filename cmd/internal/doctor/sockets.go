@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -8,6 +9,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/natless/natless/config/api"
 )
 
 // sockets looks at what a daemon listens on, when none does.
@@ -27,11 +30,23 @@ func (v *visit) sockets() {
 		}
 	}
 	if v.before && v.daemonRuns() {
-		v.ok(check, "a natlessd runs here, and answers at %s", v.Config.API.Socket)
+		v.runsAlready(check)
 	}
 	dir := filepath.Dir(v.Config.API.Socket)
 	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
 		v.fail(check, "name another path in api.socket", "api.socket: %s is no directory", dir)
+	}
+}
+
+// runsAlready asks who listens on the API's socket.
+func (v *visit) runsAlready(check string) {
+	ctx, cancel := context.WithTimeout(v.ctx, patience)
+	defer cancel()
+	switch err := v.Client.Health(ctx); {
+	case err == nil, errors.Is(err, api.ErrStarting), errors.Is(err, api.ErrForbidden), errors.Is(err, os.ErrPermission):
+		v.ok(check, "a natlessd runs here, and answers at %s", v.Config.API.Socket)
+	default:
+		v.silent(check, err)
 	}
 }
 

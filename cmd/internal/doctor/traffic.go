@@ -3,12 +3,14 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
 
@@ -52,7 +54,9 @@ func (v *visit) mtu() {
 }
 
 func (v *visit) mtuOfWorkloads() {
-	narrow := map[string]int{}
+	narrow, wide := map[string]int{}, map[string]int{}
+	uplink := v.link(v.uplinkInUse())
+	defer func() { v.wide(wide, uplink) }()
 	for _, w := range v.workloads[:min(len(v.workloads), maxContainers)] {
 		if len(w.Request.IPv6) == 0 {
 			continue
@@ -61,12 +65,27 @@ func (v *visit) mtuOfWorkloads() {
 		if err != nil || narrow[device] > 0 {
 			continue
 		}
-		if l := v.link(device); l != nil && l.MTU < v.Config.MTU.IPv6 {
+		l := v.link(device)
+		if l != nil && uplink != nil && l.MTU > uplink.MTU+headerDifference && device != v.Config.Device.Name {
+			wide[device] = l.MTU
+		}
+		if l != nil && l.MTU < v.Config.MTU.IPv6 {
 			narrow[device] = l.MTU
 			v.warn("mtu", fmt.Sprintf("mtu: {ipv6: %d}, or a larger MTU there", l.MTU),
 				"mtu.ipv6 is %d, but %s, toward %s, takes packets of %d bytes at most", v.Config.MTU.IPv6, device, w.Key, l.MTU)
 		}
 	}
+}
+
+// wide: what a workload sends is longer than the uplink takes.
+func (v *visit) wide(links map[string]int, uplink *Link) {
+	if len(links) == 0 || v.failed("mtu") { // one thing at a time
+		return
+	}
+	names := slices.Sorted(maps.Keys(links))
+	v.warn("mtu", fmt.Sprintf("give the workloads' links an MTU of %d (the plugin before natless-cni: \"mtu\")", uplink.MTU),
+		"%s has an MTU of %d, and %s takes packets of %d bytes at most: each connection to IPv4 first loses its long packets, until "+
+			"natlessd's answer (packet too big) has arrived", words.Some(names, 3), links[names[0]], uplink.Name, uplink.MTU)
 }
 
 // patience is how long one answer is waited for.
