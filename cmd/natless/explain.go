@@ -152,6 +152,5 @@ func printExplanation(w io.Writer, format string, e api.Explanation) error {
 	if format == "json" {
 		return printJSON(w, e)
 	}
-	_, err := io.WriteString(w, cmp.Or(e.Text, e.Verdict+"\n"))
-	return err
+	return sentences(w, cmp.Or(e.Text, e.Verdict))
 }

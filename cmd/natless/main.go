@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -32,7 +31,7 @@ func main() {
 	version = words.Version(version)
 	o := &options{}
 	if err := newRoot(o).ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "natless:", advise(o.socket, err))
+		sentences(os.Stderr, "natless: "+advise(o.socket, err).Error())
 		stop()
 		os.Exit(o.status(err))
 	}

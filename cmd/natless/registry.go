@@ -217,14 +217,13 @@ func printReport(w io.Writer, o *options, done string, r registry.Report, aside 
 	if o.output == "json" {
 		return printJSON(w, v)
 	}
-	if _, err := fmt.Fprintf(w, "%s %s: %s, %s, %s, %d bytes, layout %s\n", done, r.Path, words.Count(r.Assignments, "assignment"),
+	if err := sentence(w, fmt.Sprintf("%s %s: %s, %s, %s, %d bytes, layout %s", done, r.Path, words.Count(r.Assignments, "assignment"),
 		words.Number(r.Cooling, "port set in cooldown", "port sets in cooldown"), words.Number(r.History, "past assignment", "past assignments"),
-		r.Bytes, cmp.Or(r.Layout, "?")); err != nil {
+		r.Bytes, cmp.Or(r.Layout, "?"))); err != nil {
 		return err
 	}
 	if aside != "" {
-		_, err := fmt.Fprintf(w, "the old registry is kept as %s\n", aside)
-		return err
+		return sentence(w, "the old registry is kept as "+aside)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,7 +80,9 @@ func table(w io.Writer, none string, columns []column, rows [][]string) error {
 		}
 	}
 	if gone != nil {
-		fmt.Fprintf(out, "(no room for %s: a wider terminal, a pipe and -o json have all)\n", strings.Join(gone, ", "))
+		for _, line := range wrap(widthOf(w), fmt.Sprintf("(no room for %s: a wider terminal, a pipe and -o json have all)", strings.Join(gone, ", "))) {
+			fmt.Fprintln(out, line)
+		}
 	}
 	return out.Flush()
 }
@@ -241,16 +244,32 @@ func facts(w io.Writer, pairs ...string) error {
 	return nil
 }
 
-// sentence writes a line; what of it is too long goes on in the next, further in.
+// labelled is a line that begins with a word of its own column.
+var labelled = regexp.MustCompile(`^ *\S* {2,}`)
+
+// sentence writes a line; what of it is too long goes on in the next, further in, or
+// under what stands behind its label.
 func sentence(w io.Writer, text string) error {
-	const further = 4
-	indent := text[:len(text)-len(strings.TrimLeft(text, " "))]
+	head, further := "", 4
+	if label := labelled.FindString(text); label != "" && len(label) < 30 {
+		head, further = label, len(label)
+	}
 	room := widthOf(w)
 	if room > 0 {
-		room = max(room-len(indent)-further, leastCell)
+		room = max(room-further, leastCell)
 	}
-	_, err := fmt.Fprintln(w, indent+strings.Join(wrap(room, text[len(indent):]), "\n"+indent+strings.Repeat(" ", further)))
+	_, err := fmt.Fprintln(w, head+strings.Join(wrap(room, text[len(head):]), "\n"+strings.Repeat(" ", further)))
 	return err
+}
+
+// sentences writes each line of a text so.
+func sentences(w io.Writer, text string) error {
+	for line := range strings.Lines(text) {
+		if err := sentence(w, strings.TrimSuffix(line, "\n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // scaled is a number in three digits or so: 999, 1.2k, 45M.
