@@ -145,7 +145,7 @@ type look struct {
 
 // between compares two looks. Who was not there at the first, or whose counters have
 // begun anew, is compared with nothing: he does nothing yet.
-func between(before map[api.Key]api.Row, rows []api.Row) look {
+func between(before map[api.Key]counted, rows []api.Row) look {
 	l := look{at: time.Now(), all: make([]busy, 0, len(rows))}
 	for i := range rows {
 		r := &rows[i]
@@ -233,7 +233,7 @@ func firstLine(err error) string {
 }
 
 // counters are those to compare with.
-func (t *topping) counters(ctx context.Context, client *api.Client) (map[api.Key]api.Row, error) {
+func (t *topping) counters(ctx context.Context, client *api.Client) (map[api.Key]counted, error) {
 	rows, err := client.Rows(ctx, t.filter)
 	if err != nil {
 		return nil, err
@@ -245,10 +245,18 @@ func (t *topping) counters(ctx context.Context, client *api.Client) (map[api.Key
 	return index(rows), nil
 }
 
-func index(rows []api.Row) map[api.Key]api.Row {
-	all := make(map[api.Key]api.Row, len(rows))
-	for _, r := range rows {
-		all[r.Key] = r
+// counted is what is remembered of a row.
+type counted struct {
+	api.Traffic
+	Violations uint64
+	Clock      time.Duration
+}
+
+func index(rows []api.Row) map[api.Key]counted {
+	all := make(map[api.Key]counted, len(rows))
+	for i := range rows {
+		r := &rows[i]
+		all[r.Key] = counted{r.Traffic, r.Violations, r.Clock}
 	}
 	return all
 }

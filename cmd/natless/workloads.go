@@ -130,10 +130,10 @@ func find(ctx context.Context, c *api.Client, words string) (api.Workload, error
 	if words == "" {
 		return api.Workload{}, misuse("a name, or the start of a container's id, has at least one character")
 	}
-	found, err := c.List(ctx, api.Filter{Name: words})
+	found, err := c.Rows(ctx, api.Filter{Name: words})
 	if err == nil && len(found) == 0 {
-		found, err = c.List(ctx, api.Filter{Start: id})
-		found = slices.DeleteFunc(found, func(w api.Workload) bool { return hasIface && iface != w.Interface })
+		found, err = c.Rows(ctx, api.Filter{Start: id})
+		found = slices.DeleteFunc(found, func(r api.Row) bool { return hasIface && iface != r.Interface })
 	}
 	if err != nil {
 		return api.Workload{}, err
@@ -142,11 +142,11 @@ func find(ctx context.Context, c *api.Client, words string) (api.Workload, error
 	case 0:
 		return api.Workload{}, fmt.Errorf("no workload is called %q: `natless workloads` lists all", words)
 	case 1:
-		return found[0], nil
+		return c.Get(ctx, found[0].Key)
 	}
 	var keys []string
-	for _, w := range found {
-		keys = append(keys, w.Key.String())
+	for _, r := range found {
+		keys = append(keys, r.Key.String())
 	}
 	return api.Workload{}, fmt.Errorf("%q may be %s: %s", words, count.Count(len(found), "workload"), count.Some(keys, 5))
 }

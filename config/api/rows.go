@@ -17,6 +17,9 @@ import (
 // tabs between them, the first line naming them. A hundred thousand of them are
 // written and read in a tenth of the time of their JSON.
 const (
+	// LinesType is a workload in JSON a line, the page behind in RowsNext.
+	LinesType = "application/x-ndjson"
+
 	RowsType = "text/tab-separated-values" // to be accepted by who asks for workloads
 	RowsNext = "Natless-Next"              // the header that has the parameter after of the page behind
 	// RowsClock is the header that has the time at which a page's packets were counted,
@@ -69,20 +72,23 @@ func (w *Workload) Append(b []byte) []byte {
 }
 
 // Rows gives what a table shows of all workloads that match, sorted by key.
-func (c *Client) Rows(ctx context.Context, f Filter) (all []Row, err error) {
+func (c *Client) Rows(ctx context.Context, f Filter) ([]Row, error) {
+	var pages [][]Row // put together once: a row is large to move
 	query := f.query()
 	query.Set("limit", "10000")
 	for {
-		body, header, err := c.rows(ctx, query)
+		body, header, err := c.page(ctx, query, RowsType)
 		if err != nil {
 			return nil, err
 		}
-		if all, err = readRows(all, body, clockOf(header)); err != nil {
+		rows, err := readRows(body, clockOf(header))
+		if err != nil {
 			return nil, &Problem{Code: CodeInternal, Detail: "answer of natlessd: " + err.Error(), Err: err}
 		}
+		pages = append(pages, rows)
 		next := header.Get(RowsNext)
 		if next == "" {
-			return all, nil
+			return slices.Concat(pages...), nil
 		}
 		query.Set("after", next)
 	}
@@ -94,8 +100,9 @@ func clockOf(h http.Header) time.Duration {
 	return time.Duration(seconds * float64(time.Second))
 }
 
-func (c *Client) rows(ctx context.Context, query url.Values) (body []byte, header http.Header, err error) {
-	resp, err := c.open(ctx, http.MethodGet, "/v1/workloads?"+query.Encode(), http.Header{"Accept": {RowsType}}, nil)
+// page reads a page of a list in another form than JSON.
+func (c *Client) page(ctx context.Context, query url.Values, form string) (body []byte, header http.Header, err error) {
+	resp, err := c.open(ctx, http.MethodGet, "/v1/workloads?"+query.Encode(), http.Header{"Accept": {form}}, nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -112,7 +119,7 @@ func (c *Client) rows(ctx context.Context, query url.Values) (body []byte, heade
 	return body, resp.Header, nil
 }
 
-func readRows(all []Row, body []byte, clock time.Duration) ([]Row, error) {
+func readRows(body []byte, clock time.Duration) ([]Row, error) {
 	text := string(body) // once: the rows' words are parts of it
 	head, text, _ := strings.Cut(text, "\n")
 	columns := strings.Split(head, "\t")
@@ -120,7 +127,7 @@ func readRows(all []Row, body []byte, clock time.Duration) ([]Row, error) {
 	if known < leastColumns || !slices.Equal(columns[:known], RowColumns[:known]) {
 		return nil, fmt.Errorf("it is no table of workloads: natlessd is of another version")
 	}
-	all = slices.Grow(all, strings.Count(text, "\n"))
+	all := make([]Row, 0, strings.Count(text, "\n"))
 	words := make([]string, 0, len(RowColumns)+4)
 	for line := range strings.Lines(text) {
 		words = words[:0]

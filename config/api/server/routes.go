@@ -1,9 +1,11 @@
 package server
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -176,6 +178,9 @@ func (s *Server) list(r *http.Request) (any, error) {
 	if strings.HasPrefix(r.Header.Get("Accept"), api.RowsType) {
 		return s.rows(found, next), nil
 	}
+	if strings.HasPrefix(r.Header.Get("Accept"), api.LinesType) {
+		return s.lines(found, next)
+	}
 	page := api.Page{Workloads: make([]api.Workload, len(found)), Next: next}
 	for i, a := range found {
 		page.Workloads[i] = s.workload(a)
@@ -193,6 +198,18 @@ func (s *Server) rows(found []*registry.Assignment, next string) raw {
 		b = w.Append(b)
 	}
 	return raw{api.RowsType, b, next, clock}
+}
+
+// lines is a page of which nothing need be understood at once.
+func (s *Server) lines(found []*registry.Assignment, next string) (any, error) {
+	b := bytes.NewBuffer(make([]byte, 0, 1024+512*len(found)))
+	encoder := json.NewEncoder(b)
+	for _, a := range found {
+		if err := encoder.Encode(s.workload(a)); err != nil {
+			return nil, err
+		}
+	}
+	return raw{contentType: api.LinesType, body: b.Bytes(), next: next}, nil
 }
 
 // known refuses a pool that is not there: who asks for its workloads has misspelt it.
