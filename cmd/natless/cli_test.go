@@ -47,6 +47,15 @@ func daemonWith(t *testing.T, complete func(*api.Workload)) (socket string) {
 	s := server.New(server.Options{
 		Group:    os.Getgid(), // the test may ask, whoever runs it
 		Complete: complete,
+		Flows: func(_ context.Context, _ api.FlowFilter, send server.Send) error {
+			flow, err := json.Marshal(api.SeenFlow{Flow: &api.Flow{Workload: "a-namespace/a-workload-of-a-long-name", Proto: "tcp",
+				Local: netip.MustParseAddr("198.51.100.1"), LocalPort: 20000, Remote: netip.MustParseAddr("203.0.113.254"), RemotePort: 443,
+				Start: time.Now().Add(-time.Minute), End: time.Now(), Sent: api.FlowCount{Packets: 12345, Bytes: 12345678}}})
+			if err != nil {
+				return err
+			}
+			return send(append(flow, '\n'))
+		},
 		Registry: reg, Ready: func() bool { return true },
 		Status: func(context.Context) (api.Status, error) {
 			return api.Status{Version: "1.2", PID: 42, Ready: true, Started: time.Now().Add(-90 * time.Minute), Config: "/etc/natless/natless.yaml",

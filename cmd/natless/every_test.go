@@ -34,6 +34,8 @@ var every = []struct {
 	{words: "workloads delete ns/db", bad: "workloads delete a b"},
 	{words: "top --once -d 100ms", bad: "top --interval 1ms"},
 	{words: "top -n 1 -d 100ms", bad: "top --sort shoe", lines: true},
+	{words: "flows", bad: "flows --remote x", lines: true},
+	{words: "flows --top remote", bad: "flows --top shoe"},
 	{words: "whois 198.51.100.0", bad: "whois 1.2.3"},
 	{words: "whois 198.51.100.0:20000", bad: "whois 198.51.100.0:x"},
 	{words: "pools", bad: "pools default"},
