@@ -80,7 +80,8 @@ func table(w io.Writer, none string, columns []column, rows [][]string) error {
 		}
 	}
 	if gone != nil {
-		for _, line := range wrap(widthOf(w), fmt.Sprintf("(no room for %s: a wider terminal, a pipe and -o json have all)", strings.Join(gone, ", "))) {
+		left := fmt.Sprintf("(no room for %s: a wider terminal, a pipe and -o json have all)", strings.Join(gone, ", "))
+		for _, line := range wrap(widthOf(w), left) {
 			fmt.Fprintln(out, line)
 		}
 	}

@@ -110,8 +110,8 @@ func (v *visit) silent(check string, err error) {
 		return
 	}
 	socket := v.Client.Socket()
-	v.fail(check, "is natlessd running already, of another version? \"ss -lxp src "+socket+"\" shows who it is; end it, or name another path in api.socket",
-		"api.socket %s: another process answers there, and not as natlessd does", socket)
+	v.fail(check, "is natlessd running already, of another version? \"ss -lxp src "+socket+"\" shows who it is; end it, or name another "+
+		"path in api.socket", "api.socket %s: another process answers there, and not as natlessd does", socket)
 }
 
 // configurationInForce compares the file with what the daemon runs.

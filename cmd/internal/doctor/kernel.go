@@ -125,7 +125,8 @@ func (v *visit) sysctls() {
 	case wrong == nil:
 		v.ok(check, "forwarding is on where it is needed")
 	case v.status == nil && v.Config.ManageSysctls && v.readOnly():
-		v.fail(check, "run sysctl -w "+strings.Join(wrong, " ")+" where they may be set, such as on this container's host, or mount /proc/sys read-write here",
+		v.fail(check, "run sysctl -w "+strings.Join(wrong, " ")+" where they may be set, such as on this container's host, or mount "+
+			"/proc/sys read-write here",
 			"forwarding needs other sysctls, and %s is read-only", v.Config.SysctlDir)
 	case v.status == nil && v.Config.ManageSysctls:
 		v.ok(check, "natlessd will set %s when it starts", strings.Join(wrong, " "))
