@@ -72,6 +72,9 @@ func (d *Driver) Move(p *translator.Packet) translator.Verdict {
 		d.observer.Read(d.index, p)
 	}
 	direction, size := directionOf(p), p.End-p.Start
+	if d.flows.Table != nil {
+		d.flows.before(p)
+	}
 	v := d.worker.Translate(p)
 	d.settle(p, v, direction, size)
 	return v

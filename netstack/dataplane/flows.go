@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"encoding/binary"
+
 	"github.com/natless/natless/netstack/flows"
 	"github.com/natless/natless/translator"
 )
@@ -12,12 +14,22 @@ var flowStart = flows.Now()
 type flowTable struct {
 	*flows.Table // nil: nowhere
 	now          int64
-	held         bool // how long it was when it came is not known any more
+	id           uint16 // of an IPv4 packet, if it is an echo message
+	held         bool   // how long it was when it came is not known any more
+}
+
+// before looks at a packet that is to be translated: the identifier of an echo message
+// is another one behind it, where a workload shares its address.
+func (f *flowTable) before(p *translator.Packet) {
+	f.id = 0
+	if b := p.Buf[p.Start:p.End]; len(b) >= 28 && b[0] == 0x45 && b[9] == 1 {
+		f.id = binary.BigEndian.Uint16(b[24:])
+	}
 }
 
 // add counts a packet that was translated, which came in a direction with size bytes.
 func (f *flowTable) add(w *translator.Worker, p *translator.Packet, direction Direction, size int) {
-	seen := flows.Packet{Bytes: p.Buf[p.Start:p.End], Length: size}
+	seen := flows.Packet{Bytes: p.Buf[p.Start:p.End], Length: size, ID: f.id}
 	if seen.Source, seen.Target = w.Slots(); seen.Source|seen.Target == 0 {
 		return
 	}

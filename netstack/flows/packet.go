@@ -7,6 +7,7 @@ type Packet struct {
 	Bytes          []byte // as it leaves, IPv4 or IPv6
 	Src, Dst       uint32 // its IPv4 addresses, where it leaves as IPv6
 	Length         int    // as IPv4, from the IP header on
+	ID             uint16 // of an echo message, where it was IPv4 when it came
 	GSO            int    // bytes of data in a segment of a superpacket, or 0
 	Source, Target uint32 // slots of the workloads that sent it and that it is for; 0: none
 }
@@ -35,12 +36,12 @@ func (t *Table) AddPacket(p *Packet, now int64) {
 	packets, bytes := p.wire(header)
 	if k.Slot = p.Source; k.Slot != 0 {
 		k.Local, k.Remote, k.LocalPort, k.RemotePort = src, dst, sport, dport
-		k.icmp(l4)
+		k.icmp(l4, p.ID)
 		t.Add(k, Sent, packets, bytes, flags, now)
 	}
 	if k.Slot = p.Target; k.Slot != 0 {
 		k.Local, k.Remote, k.LocalPort, k.RemotePort = dst, src, dport, sport
-		k.icmp(l4)
+		k.icmp(l4, p.ID)
 		t.Add(k, Received, packets, bytes, flags, now)
 	}
 }
@@ -81,7 +82,7 @@ func (p *Packet) upper(proto *uint8) (l4 []byte, header int) {
 }
 
 // icmp makes a key of an ICMP message, in the words of IPv4.
-func (k *Key) icmp(l4 []byte) {
+func (k *Key) icmp(l4 []byte, id uint16) {
 	if k.Proto != protoICMP && k.Proto != protoICMP6 {
 		return
 	}
@@ -93,7 +94,9 @@ func (k *Key) icmp(l4 []byte) {
 	typ, code := l4[0], l4[1]
 	switch {
 	case six && (typ == echo6 || typ == reply6), !six && (typ == echo4 || typ == reply4):
-		k.LocalPort, k.RemotePort = binary.BigEndian.Uint16(l4[4:]), echo4<<8
+		if k.LocalPort, k.RemotePort = id, echo4<<8; id == 0 {
+			k.LocalPort = binary.BigEndian.Uint16(l4[4:])
+		}
 	case six:
 		k.RemotePort = icmp4Of(typ, code)
 	default:

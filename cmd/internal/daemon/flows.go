@@ -72,7 +72,8 @@ func (r *recorder) tasks() (tasks []engine.Task) {
 type owners struct {
 	keeper   *keeper
 	accounts *accounting.Accounting
-	bySlot   map[uint32]*registry.Assignment // nil: nobody's
+	bySlot   map[uint32]*registry.Assignment // nil: no workload's
+	nobodys  map[uint32]bool
 	since    time.Time
 }
 
@@ -84,34 +85,31 @@ const ownersFor = time.Second
 // a packet has no port.
 func (o *owners) of(slot uint32, local netip.AddrPort, at time.Time) any {
 	if time.Since(o.since) > ownersFor {
-		o.bySlot, o.since = map[uint32]*registry.Assignment{}, time.Now()
+		o.bySlot, o.nobodys, o.since = map[uint32]*registry.Assignment{}, map[uint32]bool{}, time.Now()
 	}
 	a, known := o.bySlot[slot]
-	if !known || a != nil && !owns(a, local) {
-		if a = o.ask(slot, local, at); a == nil || owns(a, local) {
-			o.bySlot[slot] = a
-		}
+	if !known {
+		a, _ = o.keeper.BySerial(o.accounts.Serial(slot))
+		o.bySlot[slot] = a
 	}
-	if a == nil {
+	if a != nil && owns(a, local) {
+		return a
+	}
+	if o.nobodys[slot] || !local.IsValid() {
 		return nil
 	}
-	return a
+	had, err := o.keeper.Whois(local, at)
+	if err == nil {
+		return had
+	}
+	if a == nil && slot != 0 {
+		o.nobodys[slot] = true // a mapping of the configuration's
+	}
+	return nil
 }
 
 func owns(a *registry.Assignment, local netip.AddrPort) bool {
 	return !local.IsValid() || a.Address == local.Addr() && (local.Port() == 0 || a.Ports.IsZero() || a.Ports.Contains(local.Port()))
-}
-
-func (o *owners) ask(slot uint32, local netip.AddrPort, at time.Time) *registry.Assignment {
-	if a, err := o.keeper.BySerial(o.accounts.Serial(slot)); err == nil && owns(a, local) {
-		return a
-	}
-	if local.IsValid() {
-		if a, err := o.keeper.Whois(local, at); err == nil {
-			return a
-		}
-	}
-	return nil
 }
 
 // flows sends what a filter wants.
