@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -70,6 +71,7 @@ type Collector struct {
 	clock Clock
 	out   []Record
 	stats Stats
+	soon  atomic.Bool
 }
 
 // NewCollector makes a collector.
@@ -102,7 +104,14 @@ func (c *Collector) Run(ctx context.Context) error {
 	}
 }
 
+// Soon asks for what was seen to be collected at once, such as that of a workload
+// which is about to be forgotten.
+func (c *Collector) Soon() { c.soon.Store(true) }
+
 func (c *Collector) presses() bool {
+	if c.soon.Swap(false) {
+		return true
+	}
 	for _, s := range c.config.Sources {
 		if s.Presses() {
 			return true
@@ -129,7 +138,7 @@ func (c *Collector) pass() {
 }
 
 func (c *Collector) merge(k *Key, s *Sum) {
-	if !c.open.Merge(k, s) {
+	if !c.open.Merge(k, s, c.owner) {
 		c.lose(k.Slot, k.LocalAddr(), Lost{s.Packets[Sent] + s.Packets[Received], s.Bytes[Sent] + s.Bytes[Received]})
 	}
 }
@@ -156,16 +165,19 @@ func (c *Collector) end() {
 	c.flush()
 }
 
-// record says what is known of a flow.
-func (c *Collector) record(k *Key, s *Sum, why Reason) Record {
-	r := Record{Key: *k, Sum: *s, Start: c.clock.At(s.First), End: c.clock.At(s.Last), Reason: why}
-	r.Owner = c.config.Owner(k.Slot, k.LocalAddr(), r.End)
-	return r
+// owner is whose a flow is.
+func (c *Collector) owner(k *Key, s *Sum) any {
+	return c.config.Owner(k.Slot, k.LocalAddr(), c.clock.At(s.Last))
 }
 
-func (c *Collector) emit(k *Key, s *Sum, why Reason) {
+// record says what is known of a flow.
+func (c *Collector) record(k *Key, s *Sum, owner any, why Reason) Record {
+	return Record{Key: *k, Sum: *s, Start: c.clock.At(s.First), End: c.clock.At(s.Last), Reason: why, Owner: owner}
+}
+
+func (c *Collector) emit(k *Key, s *Sum, owner any, why Reason) {
 	c.stats.Records[why]++
-	if c.out = append(c.out, c.record(k, s, why)); len(c.out) == batch {
+	if c.out = append(c.out, c.record(k, s, owner, why)); len(c.out) == batch {
 		c.flush()
 	}
 }
@@ -185,8 +197,8 @@ func (c *Collector) flush() {
 func (c *Collector) Open(wanted func(*Record) bool) (all []Record) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.open.Each(func(k *Key, s *Sum) {
-		if r := c.record(k, s, 0); wanted(&r) {
+	c.open.Each(func(k *Key, s *Sum, owner any) {
+		if r := c.record(k, s, owner, 0); wanted(&r) {
 			all = append(all, r)
 		}
 	})

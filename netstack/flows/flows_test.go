@@ -156,7 +156,7 @@ func TestExpire(t *testing.T) {
 	o := NewOpen(Limits{Idle: 15 * second, Active: 60 * second, Most: 4})
 	tcp, quiet, long := keyOf(1), keyOf(2), keyOf(3)
 	put := func(k Key, first, last int64, flags [2]uint32) bool {
-		return o.Merge(&k, &Sum{First: first * second, Last: last * second, Packets: [2]uint64{1, 1}, Flags: flags})
+		return o.Merge(&k, &Sum{First: first * second, Last: last * second, Packets: [2]uint64{1, 1}, Flags: flags}, func(*Key, *Sum) any { return nil })
 	}
 	put(tcp, 100, 100, [2]uint32{fin, 0})
 	put(tcp, 101, 102, [2]uint32{0, fin})
@@ -176,7 +176,7 @@ func TestExpire(t *testing.T) {
 		{116, map[Key]Reason{quiet: Idle, keyOf(4): Ended}},
 	} {
 		got := map[Key]Reason{}
-		o.Expire(c.now*second, func(k *Key, s *Sum, why Reason) {
+		o.Expire(c.now*second, func(k *Key, s *Sum, _ any, why Reason) {
 			got[*k] = why
 			if *k == tcp && (s.Packets != [2]uint64{2, 2} || s.First != 100*second || s.Last != 102*second) {
 				t.Errorf("not merged: %+v", s)
@@ -224,6 +224,6 @@ func BenchmarkMergeMillion(b *testing.B) {
 	for i := range b.N {
 		k := keyOf(i & (1<<20 - 1))
 		k.Remote = uint32(i>>16) & 15
-		o.Merge(&k, &s)
+		o.Merge(&k, &s, func(*Key, *Sum) any { return nil })
 	}
 }

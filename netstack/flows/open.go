@@ -39,7 +39,7 @@ const linger = 2e9
 type Open struct {
 	limits Limits
 	at     map[Key]uint32
-	chunks []*[openChunk]entry // where the flows are, by at; First 0: nobody
+	chunks []*[openChunk]owned // where the flows are, by at; First 0: nobody
 	free   []uint32
 }
 
@@ -51,8 +51,9 @@ func NewOpen(l Limits) *Open { return &Open{limits: l, at: map[Key]uint32{}} }
 // Len is how many are open.
 func (o *Open) Len() int { return len(o.at) }
 
-// Merge puts what was seen of a flow to it. false: there is no room for another one.
-func (o *Open) Merge(k *Key, s *Sum) bool {
+// Merge puts what was seen of a flow to it. Of one that is new, owner says whose it
+// is, now that this is known. false: there is no room for another one.
+func (o *Open) Merge(k *Key, s *Sum, owner func(*Key, *Sum) any) bool {
 	if at, known := o.at[*k]; known {
 		o.entry(at).Sum.Add(s)
 		return true
@@ -65,24 +66,24 @@ func (o *Open) Merge(k *Key, s *Sum) bool {
 	}
 	at := o.free[len(o.free)-1]
 	o.free = o.free[:len(o.free)-1]
-	*o.entry(at) = entry{*k, *s}
+	*o.entry(at) = owned{entry{*k, *s}, owner(k, s)}
 	o.at[*k] = at
 	return true
 }
 
-func (o *Open) entry(at uint32) *entry { return &o.chunks[at/openChunk][at%openChunk] }
+func (o *Open) entry(at uint32) *owned { return &o.chunks[at/openChunk][at%openChunk] }
 
 func (o *Open) grow() {
 	first := uint32(len(o.chunks) * openChunk)
-	o.chunks = append(o.chunks, new([openChunk]entry))
+	o.chunks = append(o.chunks, new([openChunk]owned))
 	for i := uint32(openChunk); i > 0; i-- {
 		o.free = append(o.free, first+i-1)
 	}
 }
 
 // Expire closes what has ended by a time, before which all that was seen is merged.
-func (o *Open) Expire(now int64, close func(*Key, *Sum, Reason)) {
-	o.each(func(e *entry) {
+func (o *Open) Expire(now int64, close func(*Key, *Sum, any, Reason)) {
+	o.each(func(e *owned) {
 		switch {
 		case now-e.Last >= o.limits.Idle:
 			o.close(e, Idle, close)
@@ -98,16 +99,16 @@ func (o *Open) Expire(now int64, close func(*Key, *Sum, Reason)) {
 }
 
 // End closes all.
-func (o *Open) End(close func(*Key, *Sum, Reason)) {
-	o.each(func(e *entry) { o.close(e, Forced, close) })
+func (o *Open) End(close func(*Key, *Sum, any, Reason)) {
+	o.each(func(e *owned) { o.close(e, Forced, close) })
 }
 
 // Each shows all, which nobody may keep.
-func (o *Open) Each(f func(*Key, *Sum)) {
-	o.each(func(e *entry) { f(&e.Key, &e.Sum) })
+func (o *Open) Each(f func(*Key, *Sum, any)) {
+	o.each(func(e *owned) { f(&e.Key, &e.Sum, e.owner) })
 }
 
-func (o *Open) each(f func(*entry)) {
+func (o *Open) each(f func(*owned)) {
 	for _, c := range o.chunks {
 		for i := range c {
 			if c[i].First != 0 {
@@ -117,10 +118,10 @@ func (o *Open) each(f func(*entry)) {
 	}
 }
 
-func (o *Open) close(e *entry, why Reason, close func(*Key, *Sum, Reason)) {
-	close(&e.Key, &e.Sum, why)
+func (o *Open) close(e *owned, why Reason, close func(*Key, *Sum, any, Reason)) {
+	close(&e.Key, &e.Sum, e.owner, why)
 	at := o.at[e.Key]
 	delete(o.at, e.Key)
-	*e = entry{}
+	*e = owned{}
 	o.free = append(o.free, at)
 }

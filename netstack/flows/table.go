@@ -22,6 +22,12 @@ type entry struct {
 	Sum
 }
 
+// owned is an open flow.
+type owned struct {
+	entry
+	owner any
+}
+
 // lostSlots is of how many workloads a table knows what it lost.
 const lostSlots = 256
 

@@ -87,7 +87,9 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	d.keeper.serve(d.host.Engine)
 	d.counted = c.Metrics.CountsWorkloads()
 	d.accounts = d.host.Account(c.Metrics.MaxWorkloads, d.keeper.owners)
-	d.recorder = newRecorder(d, c)
+	if d.recorder, err = newRecorder(d, c); err != nil {
+		return nil, err
+	}
 	d.reloader = newReloader(c, d, h)
 	if d.api, err = newAPI(d, c); err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/natless/natless/cmd/internal/flowlog"
+	"github.com/natless/natless/cmd/internal/ipfix"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	apiserver "github.com/natless/natless/config/api/server"
@@ -26,6 +27,7 @@ type recorder struct {
 	collector *flows.Collector // nil: flows are off
 	recent    *flowlog.Recent
 	receivers []receiver
+	exporters []*ipfix.Exporter // of them
 }
 
 // receiver takes records and is a task.
@@ -35,10 +37,14 @@ type receiver interface {
 	Status() api.FlowReceiver
 }
 
-func newRecorder(d *Daemon, c *config.Config) *recorder {
+func newRecorder(d *Daemon, c *config.Config) (*recorder, error) {
 	r := &recorder{}
+	if err := r.export(d, c.Flows.IPFIX); err != nil {
+		return nil, err
+	}
+	d.keeper.own = r.own
 	if !c.Flows.Enabled {
-		return r
+		return r, nil
 	}
 	r.recent = flowlog.NewRecent()
 	sinks := []func([]flows.Record){r.recent.Put}
@@ -53,7 +59,7 @@ func newRecorder(d *Daemon, c *config.Config) *recorder {
 		Limits:  flows.Limits{Idle: int64(c.Flows.Idle), Active: int64(c.Flows.Active), Most: c.Flows.MaxFlows},
 		Sources: d.host.FlowSources, Owner: o.of, Sinks: sinks, Log: d.Log,
 	})
-	return r
+	return r, nil
 }
 
 // tasks are in the order in which they may end, the last first: what takes records
@@ -74,12 +80,16 @@ type owners struct {
 	accounts *accounting.Accounting
 	bySlot   map[uint32]*registry.Assignment // nil: no workload's
 	nobodys  map[uint32]bool
+	had      map[uint32]*registry.Assignment // the last that was known
 	since    time.Time
 }
 
 // ownersFor is how long an owner is believed without asking again: a slot has no
 // other one so soon (see mapping.Table).
 const ownersFor = time.Second
+
+// hadMost is of how many slots it is remembered who had them last.
+const hadMost = 65_536
 
 // of is whose an address and port was at a time: by arithmetic; or by the slot, where
 // a packet has no port.
@@ -90,22 +100,36 @@ func (o *owners) of(slot uint32, local netip.AddrPort, at time.Time) any {
 	a, known := o.bySlot[slot]
 	if !known {
 		a, _ = o.keeper.BySerial(o.accounts.Serial(slot))
-		o.bySlot[slot] = a
+		o.note(slot, a)
 	}
 	if a != nil && owns(a, local) {
 		return a
 	}
-	if o.nobodys[slot] || !local.IsValid() {
+	if a == nil && o.had[slot] != nil && owns(o.had[slot], local) && (!local.IsValid() || local.Port() == 0) {
+		return o.had[slot] // who is gone, and no port tells
+	}
+	if o.nobodys[slot] || !local.IsValid() || local.Port() == 0 {
 		return nil
 	}
 	had, err := o.keeper.Whois(local, at)
-	if err == nil {
-		return had
+	if err != nil {
+		o.nobodys[slot] = a == nil && slot != 0 // a mapping of the configuration's
+		return nil
 	}
 	if a == nil && slot != 0 {
-		o.nobodys[slot] = true // a mapping of the configuration's
+		o.note(slot, had)
 	}
-	return nil
+	return had
+}
+
+func (o *owners) note(slot uint32, a *registry.Assignment) {
+	o.bySlot[slot] = a
+	if len(o.had) > hadMost || o.had == nil {
+		o.had = map[uint32]*registry.Assignment{}
+	}
+	if a != nil {
+		o.had[slot] = a
+	}
 }
 
 func owns(a *registry.Assignment, local netip.AddrPort) bool {

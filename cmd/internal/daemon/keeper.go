@@ -35,7 +35,8 @@ type keeper struct {
 	socket string // recorded releases lie beside it
 	log    *slog.Logger
 	ready  chan struct{}
-	put    chan struct{} // has an element when somebody was given something
+	own    func(registry.Change) // is told who was given what, and who gave it back; may be nil
+	put    chan struct{}         // has an element when somebody was given something
 }
 
 // openKeeper opens the registry and gives the table of the explicit mappings
@@ -71,7 +72,20 @@ func openKeeper(c *config.Config, pools []registry.Pool, log *slog.Logger) (*kee
 func (k *keeper) serve(e *engine.Engine) {
 	k.engine = e
 	k.SetSink(func(c registry.Change) error { return e.Check(changeOf(c)) },
-		func(_ context.Context, c registry.Change) error { return e.Edit(changeOf(c)) })
+		func(_ context.Context, c registry.Change) error {
+			err := e.Edit(changeOf(c))
+			if err == nil {
+				k.owned(c)
+			}
+			return err
+		})
+}
+
+// owned tells of a change who wants to know.
+func (k *keeper) owned(c registry.Change) {
+	if k.own != nil {
+		k.own(c)
+	}
 }
 
 // Put is the registry's. Where a stale workload stands in the way it looks

@@ -238,6 +238,9 @@ func (r *reloader) replace(next *config.Config) error {
 		return err
 	}
 	plan.Commit()
+	for _, c := range moved {
+		r.keeper.owned(c)
+	}
 	if !slices.EqualFunc(outside, r.keeper.Outside(), sameShare) { // who came meanwhile was given of the old pools
 		return r.commit(next, pools, r.keeper.Outside(), nil)
 	}

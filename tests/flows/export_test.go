@@ -1,0 +1,149 @@
+//go:build linux
+
+package flows
+
+import (
+	"encoding/csv"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/tests/netns"
+)
+
+// udpListens waits until somebody in a namespace listens.
+func (n *topology) udpListens(ns *netns.NS, port string) {
+	n.t.Helper()
+	within(n.t, 20*time.Second, "somebody at port "+port, func() bool {
+		return strings.Contains(ns.Run("ss", "-lunH", "sport", "=", port), ":"+port)
+	})
+}
+
+// collector runs a program in a namespace until stop, which ends it as its
+// operator would.
+func collector(t testing.TB, ns *netns.NS, name string, args ...string) (stop func()) {
+	t.Helper()
+	cmd := ns.Command(name, args...)
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := netns.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	stopped := false
+	stop = func() {
+		if !stopped {
+			stopped = true
+			cmd.Process.Signal(syscall.SIGTERM)
+			cmd.Wait()
+		}
+	}
+	t.Cleanup(func() {
+		stop()
+		if t.Failed() {
+			b, _ := os.ReadFile(log.Name())
+			t.Logf("%s:\n%.4000s", name, b)
+		}
+	})
+	return stop
+}
+
+// sums has, of records, what any collector can tell: by protocol and ports.
+func sums(all []api.Flow) map[string]count {
+	by := map[string]count{}
+	for _, f := range all {
+		key := fmt.Sprintf("%s %d %d", f.Proto, f.LocalPort, f.RemotePort)
+		n := by[key]
+		n.packets[0], n.bytes[0] = n.packets[0]+f.Sent.Packets, n.bytes[0]+f.Sent.Bytes
+		n.packets[1], n.bytes[1] = n.packets[1]+f.Received.Packets, n.bytes[1]+f.Received.Bytes
+		by[key] = n
+	}
+	return by
+}
+
+// same holds what a collector has, of TCP and UDP, against the file of records.
+func (n *topology) same(who string, got map[string]count) {
+	n.t.Helper()
+	seen := 0
+	for key, want := range sums(records(n.t, n.file)) {
+		if strings.HasPrefix(key, "icmp") || strings.HasSuffix(key, " 0 0") {
+			continue
+		}
+		seen++
+		if g := got[key]; g != want {
+			n.t.Errorf("%s, %s: %+v, records have %+v", who, key, g, want)
+		}
+	}
+	if seen < 15 {
+		n.t.Errorf("%d flows", seen)
+	}
+}
+
+// TestNfdump: nfcapd takes what is sent by UDP; nfdump shows the same flows, and who
+// was given ports.
+func TestNfdump(t *testing.T) {
+	netns.Require(t, netns.Root, "nfcapd", "nfdump", "ethtool", "ping", "ss")
+	n := newTopology(t, "flows: {json: {path: FILE}, ipfix: {collectors: [\"udp://192.0.2.2:4739\"]}}\n")
+	dir := t.TempDir()
+	stop := collector(t, n.server, "nfcapd", "-w", dir, "-p", "4739", "-b", server, "-t", "3600", "-P", filepath.Join(t.TempDir(), "pid"))
+	n.udpListens(n.server, "4739")
+	n.daemon.Stop()
+	n.daemon.Start() // with somebody who hears the templates
+	w := n.put()
+	tcp, udp := n.serve()
+	n.talk(tcp, udp, 10)
+	if err := n.daemon.Client().Delete(t.Context(), w.Key); err != nil {
+		t.Fatal(err)
+	}
+	n.natless("flows") // which has all collected
+	n.daemon.Stop()
+	time.Sleep(500 * time.Millisecond) // what is in the socket
+	stop()
+	out, err := exec.Command("nfdump", "-R", dir, "-q", "-N", "-o", "fmt:%pr,%sap,%dap,%ipkt,%ibyt,%opkt,%obyt").CombinedOutput()
+	if err != nil {
+		t.Fatalf("nfdump: %v\n%s", err, out)
+	}
+	got := map[string]count{}
+	rows, _ := csv.NewReader(strings.NewReader(strings.ReplaceAll(string(out), " ", ""))).ReadAll()
+	for _, r := range rows {
+		if len(r) == 7 {
+			_, sport, _ := strings.Cut(r[1], ":")
+			_, dport, _ := strings.Cut(r[2], ":")
+			got[map[string]string{"6": "tcp", "17": "udp"}[r[0]]+" "+sport+" "+dport] = countOf(r[3:])
+		}
+	}
+	n.same("nfdump", got)
+	if t.Failed() {
+		t.Logf("%s", out)
+	}
+	raw, err := exec.Command("nfdump", "-R", dir, "-q", "-o", "raw").CombinedOutput()
+	text := strings.Join(strings.Fields(string(raw)), " ")
+	for what, min := range map[string]int{"nat event = 16:": 1, "nat event = 17:": 1, "src xlt ip = 198.51.100.8": 2, fmt.Sprintf("obs pointID = 0x%010x", w.Serial): 18,
+		"proto = 1 ICMP": 1} {
+		if strings.Count(text, what) < min {
+			t.Errorf("%d times %q, %v in\n%.3000s", strings.Count(text, what), what, err, raw)
+		}
+	}
+	if strings.Contains(text, "obs pointID = 0x0000000000") {
+		t.Error("a flow without a workload")
+	}
+}
+
+func countOf(fields []string) (n count) {
+	var all [4]uint64
+	for i := range all {
+		all[i], _ = strconv.ParseUint(fields[i], 10, 64)
+	}
+	n.packets, n.bytes = [2]uint64{all[0], all[2]}, [2]uint64{all[1], all[3]}
+	return n
+}
