@@ -44,8 +44,15 @@ func collector(t testing.TB, ns *netns.NS, name string, args ...string) (stop fu
 	stop = func() {
 		if !stopped {
 			stopped = true
-			cmd.Process.Signal(syscall.SIGTERM)
-			cmd.Wait()
+			cmd.Process.Signal(syscall.SIGINT)
+			ended := make(chan struct{})
+			go func() { cmd.Wait(); close(ended) }()
+			select {
+			case <-ended:
+			case <-time.After(5 * time.Second):
+				cmd.Process.Kill()
+				<-ended
+			}
 		}
 	}
 	t.Cleanup(func() {
@@ -146,4 +153,52 @@ func countOf(fields []string) (n count) {
 	}
 	n.packets, n.bytes = [2]uint64{all[0], all[2]}, [2]uint64{all[1], all[3]}
 	return n
+}
+
+// TestPmacct: nfacctd, which has TCP besides UDP only where it is built so, adds up
+// what is sent to it as the records do.
+func TestPmacct(t *testing.T) {
+	netns.Require(t, netns.Root, "nfacctd", "ethtool", "ping", "ss")
+	n := newTopology(t, "flows: {json: {path: FILE}, ipfix: {collectors: [\"udp://192.0.2.2:4739\"]}}\n")
+	dir := t.TempDir()
+	printed, config := filepath.Join(dir, "printed"), filepath.Join(dir, "nfacctd.conf")
+	if err := os.WriteFile(config, []byte("daemonize: false\nnfacctd_ip: "+server+"\nnfacctd_port: 4739\nplugins: print[a]\n"+
+		"aggregate[a]: src_port, dst_port, proto\nprint_output[a]: csv\nprint_output_file[a]: "+printed+"\nprint_refresh_time[a]: 3600\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stop := collector(t, n.server, "nfacctd", "-f", config)
+	n.udpListens(n.server, "4739")
+	n.daemon.Stop()
+	n.daemon.Start()
+	n.put()
+	tcp, udp := n.serve()
+	n.talk(tcp, udp, 10)
+	n.daemon.Stop()
+	time.Sleep(500 * time.Millisecond)
+	stop()
+	got := map[string]count{}
+	within(t, 10*time.Second, "what nfacctd prints at its end", func() bool { _, err := os.Stat(printed); return err == nil })
+	time.Sleep(200 * time.Millisecond)
+	b, err := os.ReadFile(printed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) { // SRC_PORT,DST_PORT,PROTOCOL,PACKETS,BYTES
+		f := strings.Split(strings.TrimSpace(line), ",")
+		if len(f) != 5 {
+			continue
+		}
+		packets, _ := strconv.ParseUint(f[3], 10, 64)
+		bytes, _ := strconv.ParseUint(f[4], 10, 64)
+		got[f[2]+" "+f[0]+" "+f[1]] = count{packets: [2]uint64{packets}, bytes: [2]uint64{bytes}}
+	}
+	t.Logf("%.3000s", b)
+	for key, want := range sums(records(t, n.file)) {
+		if strings.HasPrefix(key, "icmp") || strings.HasSuffix(key, " 0 0") {
+			continue
+		}
+		if g := got[key]; g.packets[0] != want.packets[0] || g.bytes[0] != want.bytes[0] {
+			t.Errorf("%s: nfacctd has %+v, records %+v", key, g, want)
+		}
+	}
 }
