@@ -155,8 +155,8 @@ func countOf(fields []string) (n count) {
 	return n
 }
 
-// TestPmacct: nfacctd, which has TCP besides UDP only where it is built so, adds up
-// what is sent to it as the records do.
+// TestPmacct: nfacctd adds up what is sent to it as the records do. What goes the other
+// way in a biflow it does not look at.
 func TestPmacct(t *testing.T) {
 	netns.Require(t, netns.Root, "nfacctd", "ethtool", "ping", "ss")
 	n := newTopology(t, "flows: {json: {path: FILE}, ipfix: {collectors: [\"udp://192.0.2.2:4739\"]}}\n")
