@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/talkers"
 	"github.com/natless/natless/config/api"
 )
 
@@ -152,58 +153,8 @@ func (q *flowQuery) print(w io.Writer, all []api.Flow) error {
 	return nil
 }
 
-// topLine is what flows come to that have something in common.
-type topLine struct {
-	What     string        `json:"what"`
-	Flows    int           `json:"flows"`
-	Sent     api.FlowCount `json:"sent"`
-	Received api.FlowCount `json:"received"`
-}
-
-func (q *flowQuery) sum(all []api.Flow) []*topLine {
-	by := map[string]*topLine{}
-	var lines []*topLine
-	for i := range all {
-		f := &all[i]
-		what := cmp.Or(f.Workload, f.Local.String())
-		switch q.top {
-		case "remote":
-			what = f.Remote.String()
-		case "port":
-			what = f.Proto
-			if f.Proto == "tcp" || f.Proto == "udp" {
-				what += "/" + strconv.Itoa(int(served(f)))
-			}
-		}
-		l := by[what]
-		if l == nil {
-			l = &topLine{What: what}
-			by[what] = l
-			lines = append(lines, l)
-		}
-		l.Flows++
-		l.Sent.Packets, l.Sent.Bytes = l.Sent.Packets+f.Sent.Packets, l.Sent.Bytes+f.Sent.Bytes
-		l.Received.Packets, l.Received.Bytes = l.Received.Packets+f.Received.Packets, l.Received.Bytes+f.Received.Bytes
-	}
-	slices.SortStableFunc(lines, func(a, b *topLine) int {
-		return cmp.Compare(b.Sent.Bytes+b.Received.Bytes, a.Sent.Bytes+a.Received.Bytes)
-	})
-	if q.most > 0 && len(lines) > q.most {
-		lines = lines[:q.most]
-	}
-	return lines
-}
-
-// served is the port of who was called.
-func served(f *api.Flow) uint16 {
-	if f.Initiator == "remote" {
-		return f.LocalPort
-	}
-	return f.RemotePort
-}
-
 func (q *flowQuery) printTop(w io.Writer, o *options, all []api.Flow) error {
-	lines := q.sum(all)
+	lines := talkers.Top(all, q.top, q.most)
 	if o.output == "json" {
 		return printJSON(w, lines)
 	}
