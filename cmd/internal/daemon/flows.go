@@ -176,6 +176,22 @@ func (r *recorder) flows(ctx context.Context, f api.FlowFilter, send apiserver.S
 	}
 }
 
+// flowsOf gives the flows of an assignment that are open, as far as they were
+// collected, and those that ended so long ago at most.
+func (r *recorder) flowsOf(serial uint64, since time.Duration) (all []api.Flow) {
+	wanted := func(one *flows.Record) bool {
+		a, ok := one.Owner.(*registry.Assignment)
+		return ok && a != nil && a.Serial == serial
+	}
+	ended, _ := r.recent.Since(time.Now().Add(-since), false, wanted)
+	for _, records := range [][]flows.Record{ended, r.collector.Open(wanted)} {
+		for i := range records {
+			all = append(all, flowlog.Of(&records[i]))
+		}
+	}
+	return all
+}
+
 // sendAtOnce is how many records are sent in one piece.
 const sendAtOnce = 256
 

@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"net/http"
+	"os"
 
 	"github.com/natless/natless/cmd/internal/explain"
 	"github.com/natless/natless/cmd/internal/metrics"
@@ -33,14 +34,22 @@ func newWeb(d *Daemon, c *config.Config) *web.Server {
 
 // shown is where the status page's facts come from.
 func (d *Daemon) shown() page.Sources {
-	return page.Sources{
+	host, _ := os.Hostname() // without it the page has no name
+	s := page.Sources{
+		Host:       host,
 		Status:     d.status,
 		Traffic:    d.host.Traffic,
 		Registry:   d.keeper.Registry,
 		Assignable: d.reloader.assignable,
 		Complete:   d.complete,
 		Meaning:    explain.Meaning,
+		Used:       d.accounts.All,
+		Counted:    d.counted,
 	}
+	if d.recorder.collector != nil {
+		s.Flows = d.recorder.flowsOf
+	}
+	return s
 }
 
 // assignable is what of an address a pool of the running configuration gives

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
+	"iter"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/netstack/accounting"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/ports"
@@ -31,9 +33,17 @@ var assets embed.FS
 // Sources is where the page's facts come from. They are asked at each view, by
 // any number of goroutines.
 type Sources struct {
+	Host     string // what this host is called
 	Status   func() api.Status
 	Traffic  func() dataplane.Snapshot
 	Registry *registry.Registry
+	// Used is what all assignments have used, by serial. Counted: packets are counted,
+	// too, and not only those that were refused.
+	Used    func() iter.Seq2[uint64, accounting.Usage]
+	Counted bool
+	// Flows are those of an assignment that are open or have ended since; nil: they
+	// are not recorded.
+	Flows func(serial uint64, since time.Duration) []api.Flow
 	// Assignable is what of an address a pool may give away; empty: all.
 	Assignable func(pool string) ports.Set
 	// Complete adds what only the translator knows of a workload.
@@ -46,9 +56,11 @@ type Sources struct {
 // Page answers for every address below its root.
 type Page struct {
 	Sources
-	log    *slog.Logger
-	views  map[string]*template.Template
-	recent recent
+	log     *slog.Logger
+	views   map[string]*template.Template
+	recent  history[counts]
+	meter   meter
+	watched watched
 }
 
 // New makes the handler.
@@ -58,7 +70,7 @@ func New(s Sources, log *slog.Logger) http.Handler {
 	}
 	p := &Page{Sources: s, log: log, views: map[string]*template.Template{}}
 	for _, name := range []string{"overview", "address", "workloads", "workload", "whois", "problem"} {
-		p.views[name] = template.Must(template.New("frame.html").Funcs(words).ParseFS(assets, "assets/frame.html", "assets/"+name+".html",
+		p.views[name] = template.Must(template.New("frame.html").Funcs(functions).ParseFS(assets, "assets/frame.html", "assets/"+name+".html",
 			"assets/parts.html"))
 	}
 	mux := http.NewServeMux()
@@ -75,7 +87,10 @@ func New(s Sources, log *slog.Logger) http.Handler {
 // view is what a template gets.
 type view struct {
 	Title  string
-	Live   bool // worth looking at again by itself
+	Live   bool   // worth looking at again by itself
+	Place  string // in the navigation
+	Host   string
+	Now    time.Time
 	Status api.Status
 	Uptime string
 	Ask    string // what stands in the search field
@@ -105,8 +120,8 @@ func (p *Page) show(name string, make func(*http.Request) (view, error)) http.Ha
 			status, name = mine.status, "problem"
 			v = view{Title: http.StatusText(status), Ask: v.Ask, Body: mine.text}
 		}
-		v.Status = p.Status()
-		v.Uptime = ago(p.Now().Sub(v.Status.Started))
+		v.Host, v.Now, v.Status = p.Host, p.Now(), p.Status()
+		v.Uptime = ago(v.Now.Sub(v.Status.Started))
 		var b bytes.Buffer
 		if err := p.views[name].Execute(&b, v); err != nil {
 			p.log.Error("status page", "page", name, "error", err)

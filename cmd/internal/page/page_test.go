@@ -5,7 +5,9 @@ package page
 import (
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -18,6 +20,7 @@ import (
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
+	"github.com/natless/natless/netstack/accounting"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/ports"
@@ -28,6 +31,8 @@ type lab struct {
 	t       *testing.T
 	now     time.Time
 	counts  dataplane.Snapshot
+	used    map[uint64]accounting.Usage
+	flows   []api.Flow
 	status  api.Status
 	reg     *registry.Registry
 	handler http.Handler
@@ -35,7 +40,7 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{t: t, now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)}
+	l := &lab{t: t, now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC), used: map[uint64]accounting.Usage{}}
 	var err error
 	l.reg, err = registry.Open(registry.Options{Path: filepath.Join(t.TempDir(), "r.db"), History: 10, Pools: []registry.Pool{
 		{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 16384, Reserved: ports.MustParse("0-1023")},
@@ -57,15 +62,23 @@ func newLab(t *testing.T) *lab {
 			}
 			return ports.Set{}
 		},
-		Complete: func(w *api.Workload) { w.Violations = 5 },
-		Meaning:  func(v translator.Verdict) string { return "meaning of " + v.String() },
-		Now:      func() time.Time { return l.now },
+		Complete: func(w *api.Workload) {
+			u := l.used[w.Serial]
+			w.Violations, w.Traffic = u.Violations, &api.Traffic{Sent: api.Count(u.Sent), Received: api.Count(u.Received)}
+		},
+		Host: "node-7", Counted: true,
+		Used:    func() iter.Seq2[uint64, accounting.Usage] { return maps.All(l.used) },
+		Flows:   func(uint64, time.Duration) []api.Flow { return l.flows },
+		Meaning: func(v translator.Verdict) string { return "meaning of " + v.String() },
+		Now:     func() time.Time { return l.now },
 	}, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	for n, q := range []api.Request{{Name: "ns/web"}, {Name: "<script>alert(1)</script>", ExtraPorts: []uint16{443}}, {Pool: "dedicated"}} {
 		q.IPv6 = []netip.Addr{netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", n+1))}
-		if _, err := l.reg.Put(t.Context(), api.Key{ContainerID: fmt.Sprintf("%d0123456789abcdef", n), Interface: "eth0"}, q); err != nil {
+		a, err := l.reg.Put(t.Context(), api.Key{ContainerID: fmt.Sprintf("%d0123456789abcdef", n), Interface: "eth0"}, q)
+		if err != nil {
 			t.Fatal(err)
 		}
+		l.used[a.Serial] = accounting.Usage{Violations: 5}
 	}
 	return l
 }
@@ -111,13 +124,13 @@ func (l *lab) shows(path string, status int, want ...string) {
 func TestPages(t *testing.T) {
 	l := newLab(t)
 	l.shows("/", 200, "ready", "1\u202f234 mappings, 3 of them workloads", "prefix 64:ff9b::/96", "anti-spoofing", "its rules are gone", "icmp-errors too-big workload 12", "No packet has been dropped.",
-		"up 1 h 30 min", "198.51.100.0", "and 48 addresses that are no fuller", `<title>ns/web: 16384-32767</title>`, `<title>0-1023: not given away by itself</title>`)
+		"up 1 h 30 min", "198.51.100.0", "node-7", "1 of 64 addresses", `<title>ns/web: 16384-32767</title>`, `<title>0-1023: not given away by itself</title>`)
 	l.shows("/addresses/198.51.100.1", 200, "443,16384-32767", "2001:db8::2", `<title>&lt;script&gt;alert(1)&lt;/script&gt;: 443</title>`)
 	l.shows("/addresses/198.51.100.9", 404, "198.51.100.9 is in no pool")
 	l.shows("/addresses/nonsense", 404, "no such page")
 	l.shows("/workloads", 200, "ns/web", "20123456789a/eth0", "all")
 	l.shows("/workloads?name=ns/web", 200, "198.51.100.0")
-	l.shows("/workloads?name=nobody", 200, "No workload has an assignment under that name")
+	l.shows("/workloads?name=nobody", 200, "No workload is like that")
 	l.shows("/workloads/00123456789abcdef/eth0", 200, "ns/web", "16384-32767", "5 packets from ports that are not its own")
 	l.shows("/workloads/none/eth0", 404, "There is no workload none/eth0 any more.")
 	l.shows("/whois?address=198.51.100.1:443", 200, "<dt>Workload</dt><dd><a href=\"/workloads/10123456789abcdef/eth0\">")
@@ -142,7 +155,7 @@ func TestTraffic(t *testing.T) {
 	l.now = l.now.Add(2 * time.Second)
 	l.counts.Verdicts[dataplane.To4][translator.Forward4] = dataplane.Count{Packets: 2_000_010, Bytes: 250_001_000}
 	l.counts.Verdicts[dataplane.To6][translator.PortUnassigned].Packets = 20
-	l.shows("/", 200, "1.00\u00a0Gbit/s", "1.00\u00a0M/s now", "port-unassigned", "meaning of port-unassigned", "10\u00a0/s")
+	l.shows("/", 200, "1.00\u00a0Gbit/s", "1.00\u00a0M/s packets now", "port-unassigned", "meaning of port-unassigned", "10\u00a0/s")
 	// A look after a long time says nothing of a rate from before.
 	l.now = l.now.Add(time.Hour)
 	if text, _ := l.get("/", 200); strings.Contains(text, "bit/s") {
@@ -152,7 +165,7 @@ func TestTraffic(t *testing.T) {
 
 // TestMany views do not let samples grow, nor one take the other's time.
 func TestManySamples(t *testing.T) {
-	var r recent
+	var r history[dataplane.Snapshot]
 	now := time.Now()
 	for range 3 * keep {
 		now = now.Add(time.Second)

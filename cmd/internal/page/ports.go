@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
@@ -20,13 +21,14 @@ const allPorts = ports.Count
 type strip struct {
 	First, Width int
 	Runs         []run
+	Label        string // for who cannot see it
 }
 
 // run is a rectangle in a strip.
 type run struct {
 	X, Width int
-	Kind     string // own, other, closed
-	Colour   string // of own
+	Kind     string // own, other, many, closed
+	Colour   string // class of own
 	Link     string
 	Text     string // on hover
 }
@@ -52,8 +54,10 @@ func short(id string) string { return id[:min(len(id), 12)] }
 
 func linkTo(k api.Key) string { return "/workloads/" + k.ContainerID + "/" + k.Interface }
 
-// colour goes round the wheel by the golden angle, so that neighbours differ.
-func colour(i int) string { return fmt.Sprintf("hsl(%d 62%% %d%%)", i*137%360, 52+i%3*7) }
+// colours is how many there are: neighbours differ.
+const colours = 8
+
+func colour(i int) string { return "c" + strconv.Itoa(i%colours) }
 
 // owners gives who has ports of an address, by the first of their longest run:
 // single ports besides do not order.
@@ -76,6 +80,10 @@ func ownerOf(a *registry.Assignment) owner {
 	return owner{Name: nameOf(a.Key, a.Request.Name), Link: linkTo(a.Key), Ports: api.PortsText(a.Ports), Workload: w}
 }
 
+// mostDrawn is how many workloads of an address have a colour of their own in a row:
+// of more there would be nothing to be seen, and much to load.
+const mostDrawn = 128
+
 // draw makes the pictures of an address: its ports cut into rows.
 func draw(owners []owner, assignable ports.Set, rows int) []strip {
 	width := allPorts / rows
@@ -83,22 +91,56 @@ func draw(owners []owner, assignable ports.Set, rows int) []strip {
 	for i := range strips {
 		s := &strips[i]
 		s.First, s.Width = i*width, width
+		s.Label = fmt.Sprintf("Ports %d to %d", s.First, s.First+width-1)
 		s.closed(assignable)
+		if len(owners) > mostDrawn*rows {
+			s.crowd(owners)
+			continue
+		}
 		for _, o := range owners {
-			own := o.Workload.Ports
-			if own.IsZero() {
-				own = ports.All()
-			}
-			kind := "own"
-			if o.Colour == "" {
-				kind = "other"
-			}
-			for r := range own.Runs() {
-				s.add(r, run{Kind: kind, Colour: o.Colour, Link: o.Link, Text: fmt.Sprintf("%s: %v", o.Name, r)})
-			}
+			s.own(o)
 		}
 	}
 	return strips
+}
+
+// drawOne makes the picture of an address on which one workload alone has a colour.
+func drawOne(owners []owner, assignable ports.Set) strip {
+	s := strip{Width: allPorts}
+	s.closed(assignable)
+	if len(owners) > mostDrawn {
+		s.crowd(owners)
+		owners = slices.DeleteFunc(owners, func(o owner) bool { return o.Colour == "" })
+	}
+	for _, o := range owners {
+		s.own(o)
+	}
+	return s
+}
+
+// own draws what a workload has.
+func (s *strip) own(o owner) {
+	has, kind := o.Workload.Ports, "own"
+	if has.IsZero() {
+		has = ports.All()
+	}
+	if o.Colour == "" {
+		kind = "other"
+	}
+	for r := range has.Runs() {
+		s.add(r, run{Kind: kind, Colour: o.Colour, Link: o.Link, Text: fmt.Sprintf("%s: %v", o.Name, r)})
+	}
+}
+
+// crowd draws what many have, without saying who.
+func (s *strip) crowd(owners []owner) {
+	var all []ports.Range
+	for _, o := range owners {
+		all = slices.AppendSeq(all, o.Workload.Ports.Runs())
+	}
+	for r := range ports.Of(all...).Runs() {
+		s.add(r, run{Kind: "many", Text: fmt.Sprintf("%v: of many workloads", r)})
+	}
 }
 
 // closed draws what the pool does not give away by itself.

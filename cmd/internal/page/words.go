@@ -7,13 +7,16 @@ import (
 	"html/template"
 	"strings"
 	"time"
+
+	"github.com/natless/natless/cmd/internal/words"
+	"github.com/natless/natless/config/api"
 )
 
-// words are what templates say figures with.
-var words = template.FuncMap{
-	"count": count, "rate": rate, "bits": bits, "size": size, "line": line, "moment": moment,
+// functions are what templates say figures with.
+var functions = template.FuncMap{
+	"count": count, "rate": rate, "bits": bits, "size": size, "moment": moment, "clock": clock, "many": many,
 	"state": func(s string) string { return map[string]string{"ok": "good", "warn": "so-so", "fail": "bad"}[s] },
-	"sub":   func(a, b int) int { return a - b },
+	"left":  func(a api.PoolAddress) int { return max(a.Ports-a.PortsUsed-a.PortsCooling-a.PortsOfHost, 0) },
 }
 
 // count is a whole number, not negative, with its thousands apart.
@@ -51,20 +54,28 @@ func rate(n float64) string {
 	return scaled(n, 1000, "/s", "k/s", "M/s")
 }
 
-// line is the points of a polyline through values, 100 wide and 28 high.
-func line(values []float64) string {
-	if len(values) < 2 {
-		return ""
+// many is a number of things.
+func many(n int, thing string) string {
+	number, rest, _ := strings.Cut(words.Count(n, thing), " ")
+	return count(number) + "\u00a0" + rest
+}
+
+// percent is a part of a whole: 0 and 100 are said of nothing and of all alone.
+func percent(part, whole float64) string {
+	switch p := part * 100 / whole; {
+	case whole <= 0 || part <= 0:
+		return "0\u00a0%"
+	case part >= whole:
+		return "100\u00a0%"
+	case p < 0.1:
+		return "under 0.1\u00a0%"
+	case p > 99.9:
+		return "over 99.9\u00a0%"
+	case p < 10 || p > 90:
+		return fmt.Sprintf("%.1f\u00a0%%", p)
+	default:
+		return fmt.Sprintf("%.0f\u00a0%%", p)
 	}
-	most := 1.0
-	for _, v := range values {
-		most = max(most, v)
-	}
-	points := make([]string, len(values))
-	for i, v := range values {
-		points[i] = fmt.Sprintf("%.1f,%.1f", float64(i)*100/float64(len(values)-1), 27-26*v/most)
-	}
-	return strings.Join(points, " ")
 }
 
 // moment is in UTC, since the reader's clock is unknown without JavaScript.
@@ -75,10 +86,14 @@ func moment(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05 UTC")
 }
 
+// clock is a moment of today.
+func clock(t time.Time) string { return t.UTC().Format(time.TimeOnly) }
+
+// ago is how long something is, or was.
 func ago(d time.Duration) string {
 	switch d = d.Truncate(time.Second); {
 	case d < time.Minute:
-		return d.String()
+		return fmt.Sprintf("%d s", d/time.Second)
 	case d < time.Hour:
 		return fmt.Sprintf("%d min", d/time.Minute)
 	case d < 48*time.Hour:
