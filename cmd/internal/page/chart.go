@@ -16,6 +16,9 @@ const chartWidth, chartHeight = 100, 30
 // not look like a history.
 const leastWindow = 30 * time.Second
 
+// whole takes from the end of an axis what is always nothing.
+var whole = strings.NewReplacer(".00", "", ".0", "")
+
 // point is a rate over a time.
 type point struct {
 	from, to time.Time
@@ -58,7 +61,7 @@ func chartOf(line []point) (c chart) {
 	}
 	c.Line = b.String()
 	c.Area = fmt.Sprintf("%sL%.2f,%dL%.2f,%dZ", c.Line, x(c.To), chartHeight, x(line[0].from), chartHeight)
-	c.Most, c.Peak, c.Over = bits(most), bits(peak), ago(c.To.Sub(c.From))
+	c.Most, c.Peak, c.Over = whole.Replace(bits(most)), bits(peak), ago(c.To.Sub(c.From))
 	return c
 }
 

@@ -17,8 +17,8 @@ import (
 	"github.com/natless/natless/config/registry"
 )
 
-// perPage is how many workloads a list has.
-const perPage = 100
+// perPage is how many workloads a page of a list has.
+var perPage = 100
 
 // list is the page of workloads.
 type list struct {
@@ -84,7 +84,7 @@ var orders = []order{
 	{"received", "Received", "n", true, func(a, b *candidate) int {
 		return cmp.Or(cmp.Compare(b.busy.ReceivedRate, a.busy.ReceivedRate), cmp.Compare(b.busy.Received.Bytes, a.busy.Received.Bytes))
 	}},
-	{"refused", "Refused", "n", false, func(a, b *candidate) int {
+	{"refused", "Refused", "n side", false, func(a, b *candidate) int {
 		return cmp.Or(cmp.Compare(b.busy.RefusedRate, a.busy.RefusedRate), cmp.Compare(b.busy.Violations, a.busy.Violations))
 	}},
 	{"traffic", "", "", true, func(a, b *candidate) int {
@@ -193,7 +193,7 @@ func finder(words string) func(*registry.Assignment) bool {
 		return func(*registry.Assignment) bool { return true }
 	}
 	within, err := netip.ParsePrefix(words)
-	if a, wrong := netip.ParseAddr(words); wrong == nil && a.Zone() == "" {
+	if a, wrong := netip.ParseAddr(words); wrong == nil && a.Zone() == "" && !strings.HasSuffix(words, "::") {
 		within, err = netip.PrefixFrom(a, a.BitLen()), nil
 	}
 	if err == nil {
@@ -237,7 +237,7 @@ func (l *list) head(by *order, back bool) {
 		}
 		h := heading{Title: o.title, Class: o.class, Query: l.query(o.name, 1)}
 		if o == by {
-			quantity := o.class == "n"
+			quantity := strings.HasPrefix(o.class, "n")
 			h.Sorted = "ascending"
 			if quantity != back {
 				h.Sorted = "descending"

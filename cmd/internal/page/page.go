@@ -65,6 +65,11 @@ type Page struct {
 
 // New makes the handler.
 func New(s Sources, log *slog.Logger) http.Handler {
+	_, h := newPage(s, log)
+	return h
+}
+
+func newPage(s Sources, log *slog.Logger) (*Page, http.Handler) {
 	if s.Now == nil {
 		s.Now = time.Now
 	}
@@ -81,7 +86,7 @@ func New(s Sources, log *slog.Logger) http.Handler {
 	mux.HandleFunc("GET /whois", p.show("whois", p.whois))
 	mux.HandleFunc("GET /assets/{name}", serveAsset)
 	mux.HandleFunc("GET /", p.show("problem", func(*http.Request) (view, error) { return view{}, errNoPage }))
-	return secured(mux)
+	return p, secured(mux)
 }
 
 // view is what a template gets.

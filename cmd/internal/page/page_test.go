@@ -36,6 +36,7 @@ type lab struct {
 	status  api.Status
 	reg     *registry.Registry
 	handler http.Handler
+	page    *Page
 }
 
 func newLab(t *testing.T) *lab {
@@ -45,6 +46,7 @@ func newLab(t *testing.T) *lab {
 	l.reg, err = registry.Open(registry.Options{Path: filepath.Join(t.TempDir(), "r.db"), History: 10, Pools: []registry.Pool{
 		{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 16384, Reserved: ports.MustParse("0-1023")},
 		{Name: "dedicated", IPv4: netip.MustParsePrefix("203.0.113.0/26"), Whole: true},
+		{Name: "spare", IPv4: netip.MustParsePrefix("192.0.2.0/28"), PortsPerWorkload: 1024},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +56,7 @@ func newLab(t *testing.T) *lab {
 		Prefix: netip.MustParsePrefix("64:ff9b::/96"), Device: api.Device{Name: "natless0", MTU: 1500},
 		Limits: []api.Limit{{What: "icmp-errors too-big", Budget: "workload", Refused: 12}},
 		Checks: []api.Check{{Name: "anti-spoofing", State: "fail", Detail: "its rules are gone"}}}
-	l.handler = New(Sources{
+	l.page, l.handler = newPage(Sources{
 		Status: func() api.Status { return l.status }, Traffic: func() dataplane.Snapshot { return l.counts }, Registry: l.reg,
 		Assignable: func(pool string) ports.Set {
 			if pool == "default" {
@@ -155,7 +157,7 @@ func TestTraffic(t *testing.T) {
 	l.now = l.now.Add(2 * time.Second)
 	l.counts.Verdicts[dataplane.To4][translator.Forward4] = dataplane.Count{Packets: 2_000_010, Bytes: 250_001_000}
 	l.counts.Verdicts[dataplane.To6][translator.PortUnassigned].Packets = 20
-	l.shows("/", 200, "1.00\u00a0Gbit/s", "1.00\u00a0M/s packets now", "port-unassigned", "meaning of port-unassigned", "10\u00a0/s")
+	l.shows("/", 200, "1.00\u00a0Gbit/s", "1.00\u00a0M\u00a0packets/s now", "port-unassigned", "meaning of port-unassigned", "10\u00a0/s")
 	// A look after a long time says nothing of a rate from before.
 	l.now = l.now.Add(time.Hour)
 	if text, _ := l.get("/", 200); strings.Contains(text, "bit/s") {

@@ -24,6 +24,12 @@ type strip struct {
 	Label        string // for who cannot see it
 }
 
+// Linked says that it leads to workloads. All that it says stands beside it in words,
+// too, with the same links.
+func (s *strip) Linked() bool {
+	return slices.ContainsFunc(s.Runs, func(r run) bool { return r.Link != "" })
+}
+
 // run is a rectangle in a strip.
 type run struct {
 	X, Width int
@@ -85,13 +91,13 @@ func ownerOf(a *registry.Assignment) owner {
 const mostDrawn = 128
 
 // draw makes the pictures of an address: its ports cut into rows.
-func draw(owners []owner, assignable ports.Set, rows int) []strip {
+func draw(owners []owner, assignable ports.Set, rows int) []*strip {
 	width := allPorts / rows
-	strips := make([]strip, rows)
+	strips := make([]*strip, rows)
 	for i := range strips {
-		s := &strips[i]
-		s.First, s.Width = i*width, width
+		s := &strip{First: i * width, Width: width}
 		s.Label = fmt.Sprintf("Ports %d to %d", s.First, s.First+width-1)
+		strips[i] = s
 		s.closed(assignable)
 		if len(owners) > mostDrawn*rows {
 			s.crowd(owners)
@@ -105,8 +111,8 @@ func draw(owners []owner, assignable ports.Set, rows int) []strip {
 }
 
 // drawOne makes the picture of an address on which one workload alone has a colour.
-func drawOne(owners []owner, assignable ports.Set) strip {
-	s := strip{Width: allPorts}
+func drawOne(owners []owner, assignable ports.Set) *strip {
+	s := &strip{Width: allPorts}
 	s.closed(assignable)
 	if len(owners) > mostDrawn {
 		s.crowd(owners)

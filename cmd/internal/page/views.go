@@ -76,8 +76,8 @@ func (p *Page) rows(all []leader) (rows []row) {
 
 type pool struct {
 	api.Pool
-	Bar    strip // its ports by what they are used for; one unit is one port
-	Left   int   // ports, or addresses, that can still be had
+	Bar    *strip // its ports by what they are used for; one unit is one port
+	Left   int    // ports, or addresses, that can still be had
 	Used   string
 	Shown  []picture
 	Unused int // addresses of which nobody has anything
@@ -87,8 +87,7 @@ type pool struct {
 
 type picture struct {
 	Address api.PoolAddress
-	Strip   strip
-	Many    bool // workloads, too many to draw each
+	Strip   *strip
 }
 
 func (p *Page) pool(one api.Pool) *pool {
@@ -110,9 +109,8 @@ func (p *Page) pool(one api.Pool) *pool {
 	out.Hidden = len(some) - len(shown)
 	slices.SortFunc(shown, func(a, b api.PoolAddress) int { return a.Address.Compare(b.Address) })
 	for _, a := range shown {
-		pic := picture{Address: a, Many: a.Workloads > mostDrawn}
-		pic.Strip = draw(p.owners(a.Address), p.Assignable(one.Name), 1)[0]
-		pic.Strip.Label = fmt.Sprintf("Ports of %v: %s", a.Address, portsInWords(a))
+		pic := picture{a, draw(p.owners(a.Address), p.Assignable(one.Name), 1)[0]}
+		pic.Strip.Label = fmt.Sprintf("Ports of %v: %d of %d used", a.Address, a.PortsUsed, a.Ports)
 		out.Shown = append(out.Shown, pic)
 	}
 	return out
@@ -122,7 +120,7 @@ func (p *Page) pool(one api.Pool) *pool {
 func (p *pool) bar() {
 	p.Used = percent(float64(p.PortsUsed), float64(p.Ports))
 	p.Left = max(p.Ports-p.PortsUsed-p.PortsCooling-p.PortsOfHost, 0)
-	p.Bar.Width = max(p.Ports, 1)
+	p.Bar = &strip{Width: max(p.Ports, 1)}
 	at := 0
 	for _, part := range []struct {
 		kind string
@@ -139,14 +137,10 @@ func (p *pool) bar() {
 // InAddresses is a number of ports as addresses, of a pool of whole ones.
 func (p *pool) InAddresses(n int) int { return n / allPorts }
 
-func portsInWords(a api.PoolAddress) string {
-	return fmt.Sprintf("%d of %d used, by %d workloads", a.PortsUsed, a.Ports, a.Workloads)
-}
-
 type address struct {
 	Pool    string
 	Address netip.Addr
-	Strips  []strip
+	Strips  []*strip
 	Owners  []owner
 	Hidden  int
 }

@@ -14,7 +14,7 @@ import (
 
 // functions are what templates say figures with.
 var functions = template.FuncMap{
-	"count": count, "rate": rate, "bits": bits, "size": size, "moment": moment, "clock": clock, "many": many,
+	"count": count, "rate": rate, "bits": bits, "size": size, "moment": moment, "clock": clock, "packets": packets, "many": many,
 	"state": func(s string) string { return map[string]string{"ok": "good", "warn": "so-so", "fail": "bad"}[s] },
 	"left":  func(a api.PoolAddress) int { return max(a.Ports-a.PortsUsed-a.PortsCooling-a.PortsOfHost, 0) },
 }
@@ -52,6 +52,14 @@ func rate(n float64) string {
 		return fmt.Sprintf("%.1f\u00a0/s", n)
 	}
 	return scaled(n, 1000, "/s", "k/s", "M/s")
+}
+
+// packets is a rate in words.
+func packets(n float64) string {
+	if n > 0 && n < 10 {
+		return fmt.Sprintf("%.1f\u00a0packets/s", n)
+	}
+	return scaled(n, 1000, "packets/s", "k\u00a0packets/s", "M\u00a0packets/s")
 }
 
 // many is a number of things.

@@ -45,7 +45,7 @@ func (w *watched) of(serial uint64) *watching {
 
 type workload struct {
 	owner
-	Strip       strip
+	Strip       *strip
 	Directions  []flow // absent where packets are not counted by workload
 	RefusedRate float64
 	Recorded    bool // flows are

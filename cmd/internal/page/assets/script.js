@@ -58,7 +58,7 @@ pause.type = "button";
 pause.id = "pause";
 pause.textContent = "Pause";
 pause.setAttribute("aria-pressed", "false");
-bar.append(told, pause);
+bar.append(pause, told);
 
 function stale(text) {
   document.body.classList.toggle("stale", text !== "");
