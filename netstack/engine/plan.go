@@ -16,11 +16,9 @@ import (
 
 // mostEdits is how many explicit mappings may be others for the table in force to
 // be edited. Where more are, the next table is made beside it, while nobody waits: as
-// an edit of it, unless more than one in fewest are others.
-const (
-	mostEdits = 1024
-	fewest    = 8
-)
+// an edit of it, in which workloads keep their slots, unless those that go or come are
+// more than half of what is in it.
+const mostEdits = 1024
 
 // Plan is a state that can be committed: all that takes long is done, and all that
 // can be refused has been. Until it is committed or dropped, no other can be made.
@@ -76,7 +74,7 @@ func (p *Plan) Drop() {
 func (p *Plan) make(base *mapping.Table) error {
 	most := 0
 	if p.engine.torn == nil {
-		most = max(mostEdits, p.before.Explicit.Len()/fewest)
+		most = max(mostEdits, base.Len()/2)
 	}
 	gone, come, few := differences(p.before.Explicit, p.next.Explicit, most)
 	if !few {
