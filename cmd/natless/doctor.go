@@ -110,10 +110,10 @@ func printFinding(w io.Writer, f doctor.Finding) {
 	}
 	var lines []string
 	for _, line := range strings.Split(f.Detail, "\n") {
-		lines = append(lines, wrap(room, line)...)
+		lines = append(lines, wrap(room, room, line)...)
 	}
 	fmt.Fprintf(w, "%-4s  %-13s  %s\n", f.State, f.Check, strings.Join(lines, "\n"+strings.Repeat(" ", indent)))
 	if f.Remedy != "" {
-		fmt.Fprintf(w, "%*s→ %s\n", indent, "", strings.Join(wrap(room, f.Remedy), "\n"+strings.Repeat(" ", indent+2)))
+		fmt.Fprintf(w, "%*s→ %s\n", indent, "", strings.Join(wrap(room, room, f.Remedy), "\n"+strings.Repeat(" ", indent+2)))
 	}
 }

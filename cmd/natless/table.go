@@ -42,13 +42,17 @@ func plain(heads ...string) []column {
 	return all
 }
 
-// leastCell is what a cell is cut to at least.
-const leastCell = 8
+// leastCell is what a cell is cut to at least, and leastFirst the first of a line before
+// columns are left out for it.
+const (
+	leastCell  = 8
+	leastFirst = 24
+)
 
 // table writes rows under a header. Without rows it says so in words. What a line has
 // behind its last word is left out. On a terminal, lines are no longer than it is
-// wide: columns are left out, of which the last line tells, then the first one is cut,
-// unless the last one is of sentences, which go on in the next line. It is not
+// wide: the first column is cut, then columns are left out, of which the last line
+// tells; a last one of sentences goes on in the next line. It is not
 // text/tabwriter, which takes a second for fifty thousand lines.
 func table(w io.Writer, none string, columns []column, rows [][]string) error {
 	if len(rows) == 0 {
@@ -80,8 +84,8 @@ func table(w io.Writer, none string, columns []column, rows [][]string) error {
 		}
 	}
 	if gone != nil {
-		left := fmt.Sprintf("(no room for %s: a wider terminal, a pipe and -o json have all)", strings.Join(gone, ", "))
-		for _, line := range wrap(widthOf(w), left) {
+		left := fmt.Sprintf("(no room for %s: see a wider terminal, a pipe, or -o json)", strings.Join(gone, ", "))
+		for _, line := range wrap(widthOf(w), widthOf(w), left) {
 			fmt.Fprintln(out, line)
 		}
 	}
@@ -110,20 +114,27 @@ func fitting(room int, columns []column, widths []int) (shown []int, gone []stri
 		shown = append(shown, i)
 		total += widths[i] + 2
 	}
-	for room > 0 && total > room {
-		worst := -1
+	if room == 0 || total <= room {
+		return shown, nil
+	}
+	spare := max(widths[0]-leastFirst, 0) // of the first column
+	for total-spare > room {
+		worst := 0
 		for at, i := range shown {
-			if columns[i].leave > 0 && (worst < 0 || columns[i].leave > columns[shown[worst]].leave) {
+			if columns[i].leave > columns[shown[worst]].leave {
 				worst = at
 			}
 		}
-		if worst < 0 {
+		i := shown[worst]
+		if columns[i].leave == 0 {
 			break
 		}
-		i := shown[worst]
-		gone, total, shown = append(gone, columns[i].head), total-widths[i]-2, slices.Delete(shown, worst, worst+1)
+		total, shown = total-widths[i]-2, slices.Delete(shown, worst, worst+1)
+		if !slices.Contains(gone, columns[i].head) {
+			gone = append(gone, columns[i].head)
+		}
 	}
-	if room > 0 && total > room {
+	if total > room {
 		i := shown[0]
 		if last := shown[len(shown)-1]; widths[last] > widths[i] {
 			i = last
@@ -140,7 +151,7 @@ func breakLast(row []string, shown, widths []int) (rest []string) {
 	if len(row[last]) <= widths[last] || !strings.Contains(row[last], " ") {
 		return nil
 	}
-	lines := wrap(widths[last], row[last])
+	lines := wrap(widths[last], widths[last], row[last])
 	row[last] = lines[0]
 	return lines[1:]
 }
@@ -149,7 +160,9 @@ func breakLast(row []string, shown, widths []int) (rest []string) {
 func pad(line []byte, cell string, width int, right bool) []byte {
 	n := width - utf8.RuneCountInString(cell)
 	if n < 0 {
-		return append(append(line, string([]rune(cell)[:width-1])...), ellipsis()...)
+		letters, tail := []rune(cell), (width-1)/2 // names differ at their ends
+		line = append(append(line, string(letters[:width-1-tail])...), ellipsis()...)
+		return append(line, string(letters[len(letters)-tail:])...)
 	}
 	if !right {
 		line = append(line, cell...)
@@ -198,21 +211,21 @@ func sizeOf(w io.Writer) (columns, lines int) {
 	return columns, lines
 }
 
-// wrap breaks a text between words into lines of a width, where that is possible; 0:
-// it is not broken.
-func wrap(width int, text string) (lines []string) {
-	if width <= 0 || utf8.RuneCountInString(text) <= width {
+// wrap breaks a text between words into lines of a width, the first one of its own, where
+// that is possible; 0: it is not broken.
+func wrap(first, width int, text string) (lines []string) {
+	if first <= 0 || utf8.RuneCountInString(text) <= first {
 		return []string{text}
 	}
-	line := ""
+	line, room := "", first
 	for _, word := range strings.Fields(text) {
 		switch {
 		case line == "":
 			line = word
-		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= width:
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= room:
 			line += " " + word
 		default:
-			lines, line = append(lines, line), word
+			lines, line, room = append(lines, line), word, width
 		}
 	}
 	return append(lines, line)
@@ -235,7 +248,7 @@ func facts(w io.Writer, pairs ...string) error {
 			continue
 		}
 		name := pairs[i]
-		for _, line := range wrap(room, pairs[i+1]) {
+		for _, line := range wrap(room, room, pairs[i+1]) {
 			if _, err := fmt.Fprintf(w, "%-*s%s\n", width, name, line); err != nil {
 				return err
 			}
@@ -255,11 +268,11 @@ func sentence(w io.Writer, text string) error {
 	if label := labelled.FindString(text); label != "" && len(label) < 30 {
 		head, further = label, len(label)
 	}
-	room := widthOf(w)
+	first, room := widthOf(w), widthOf(w)
 	if room > 0 {
-		room = max(room-further, leastCell)
+		first, room = max(first-len(head), leastCell), max(room-further, leastCell)
 	}
-	_, err := fmt.Fprintln(w, head+strings.Join(wrap(room, text[len(head):]), "\n"+strings.Repeat(" ", further)))
+	_, err := fmt.Fprintln(w, head+strings.Join(wrap(first, room, text[len(head):]), "\n"+strings.Repeat(" ", further)))
 	return err
 }
 

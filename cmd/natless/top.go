@@ -24,6 +24,7 @@ type topping struct {
 	count  int
 	once   bool
 	limit  int
+	idle   bool // who does nothing is shown as well
 	screen bool // a terminal is written anew each time
 	json   bool
 }
@@ -43,9 +44,10 @@ packets from the IP header on. REFUSED are packets from ports that are not the
 workload's own.
 
 On a terminal the table is written anew every --interval until Ctrl-C ends it, with as
-many workloads as there is room for. Elsewhere one table follows another. With -o json
-each look is a line of JSON, and --once gives one document; both have all workloads
-that match, unless --limit says how many.`,
+many workloads as there is room for. Elsewhere one table follows another. Those without
+traffic are left out, but for --idle. With -o json each look is a line of JSON, and
+--once gives one document; both have all workloads that match, unless --limit says how
+many.`,
 		Example: `  natless top
   natless top --sort received --name 'default/*'
   natless top --once --limit 10
@@ -68,6 +70,7 @@ that match, unless --limit says how many.`,
 	f.IntVarP(&t.count, "number", "n", 0, "end after this `count` of looks")
 	f.BoolVar(&t.once, "once", false, "end after the first look")
 	f.IntVar(&t.limit, "limit", 0, "show this `count` of workloads at most")
+	f.BoolVar(&t.idle, "idle", false, "show those without traffic as well")
 	for _, plain := range []string{"interval", "number", "limit"} {
 		c.RegisterFlagCompletionFunc(plain, nothing)
 	}
@@ -110,6 +113,7 @@ type busy struct {
 }
 
 func (b *busy) bytes() float64   { return b.sent.Bytes + b.received.Bytes }
+func (b *busy) active() bool     { return b.packets() > 0 || b.refused > 0 }
 func (b *busy) packets() float64 { return b.sent.Packets + b.received.Packets }
 
 // tops are what top sorts by; the greatest comes first, but for names.
@@ -159,7 +163,7 @@ func between(before map[api.Key]counted, rows []api.Row) look {
 			b.sent, b.received = per(r.Traffic.Sent, was.Traffic.Sent), per(r.Traffic.Received, was.Traffic.Received)
 			b.refused = float64(r.Violations-was.Violations) / over.Seconds()
 		}
-		if b.packets() > 0 || b.refused > 0 {
+		if b.active() {
 			l.active++
 		}
 		l.sent, l.received, l.refused = l.sent.plus(b.sent), l.received.plus(b.received), l.refused+b.refused
@@ -265,22 +269,26 @@ func (t *topping) show(w io.Writer, l *look) error {
 	if t.json {
 		return t.showJSON(w, l)
 	}
-	most := len(l.all)
+	shown := l.all
+	if !t.idle {
+		shown = slices.DeleteFunc(slices.Clone(shown), func(b busy) bool { return !b.active() })
+	}
+	most := len(shown)
 	if _, lines := sizeOf(w); t.screen && lines > 0 {
-		most = max(lines-4, 1)
+		const others = 5 // the first line, the header, the total, and what there is no room for
+		most = min(most, max(lines-others, 1))
 	}
 	if t.limit > 0 {
 		most = min(most, t.limit)
 	}
-	most = min(most, len(l.all))
 	var b strings.Builder
 	text := &screen{Builder: &b}
 	text.columns, text.lines = sizeOf(w)
 	sentence(text, fmt.Sprintf("%s  %s, %d with traffic, in %.1f s", l.at.Format(time.TimeOnly), words.Count(len(l.all), "workload"),
 		l.active, l.over.Seconds()))
 	rows := [][]string{topRow("total", "", "", l.sent, l.received, l.refused)}
-	for i := range l.all[:most] {
-		a := &l.all[i]
+	for i := range shown[:most] {
+		a := &shown[i]
 		rows = append(rows, topRow(cmp.Or(a.row.Name, short(a.row.Key)), a.row.Address.String(), a.row.Ports, a.sent, a.received, a.refused))
 	}
 	if err := table(text, "", topColumns, rows); err != nil {
