@@ -6,9 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -16,6 +14,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	cni "github.com/containernetworking/cni/pkg/version"
 
+	"github.com/natless/natless/cmd/internal/conflist"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/translator/special"
 )
@@ -82,54 +81,15 @@ func parse(args *skel.CmdArgs) (*pluginConfig, error) {
 	return c, nil
 }
 
-// ownKeys are the plugin's own in the network configuration. Others are those of CNI,
-// of which there may be new ones, so that only what is nearly one of these is refused.
-var ownKeys = []string{"socket", "pool", "ports", "address", "extraPorts", "tcpTwReuse"}
-
-var cniKeys = []string{"cniVersion", "name", "type", "capabilities", "ipam", "dns", "args", "runtimeConfig", "prevResult", "ipMasq",
-	"ipMasqBackend", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "plugins"}
-
-// misspelt finds a key that somebody meant to be one of ours: it would do nothing,
+// misspelt refuses a key that somebody meant to be one of ours: it would do nothing,
 // and nobody would be told.
 func misspelt(stdin []byte) error {
-	var keys map[string]json.RawMessage
-	if err := json.Unmarshal(stdin, &keys); err != nil {
-		return nil // told by who reads all of it
+	key, meant := conflist.Misspelt(stdin)
+	if key == "" {
+		return nil
 	}
-	for _, key := range slices.Sorted(maps.Keys(keys)) {
-		if slices.Contains(ownKeys, key) || slices.Contains(cniKeys, key) {
-			continue
-		}
-		for _, own := range ownKeys {
-			if apart(strings.ToLower(key), strings.ToLower(own)) <= (len(own)+1)/3 {
-				return types.NewError(types.ErrUnsupportedField, fmt.Sprintf("unsupported field %q in the network configuration: is it %q?", key, own),
-					"known are "+strings.Join(ownKeys, ", "))
-			}
-		}
-	}
-	return nil
-}
-
-// apart is how many letters must be put in, taken out or replaced to make a word of
-// another (Levenshtein).
-func apart(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range a {
-		before := row[0]
-		row[0] = i + 1
-		for j := range b {
-			cost := before
-			if a[i] != b[j] {
-				cost++
-			}
-			before = row[j+1]
-			row[j+1] = min(cost, before+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
+	return types.NewError(types.ErrUnsupportedField, fmt.Sprintf("unsupported field %q in the network configuration: is it %q?", key, meant),
+		"known are "+strings.Join(conflist.Keys, ", "))
 }
 
 func (w *wishes) override(by wishes) {

@@ -93,6 +93,7 @@ func (o *options) makeArchive(c *cobra.Command, file, conf string) error {
 func (o *options) bugItems(c *cobra.Command, conf string, now time.Time) []bugtool.Item {
 	client := o.client()
 	p := o.patient(c, conf, now)
+	p.NetworkConfigs = defaultNetworks
 	if p.Config != nil && !c.Flags().Changed("socket") {
 		client = p.Client
 	}

@@ -16,6 +16,9 @@ import (
 	"github.com/natless/natless/cmd/internal/conflist"
 )
 
+// defaultNetworks is where container engines look for network configurations.
+const defaultNetworks = "/etc/cni/net.d"
+
 // lookAgain is how often --watch looks: some network plugins write their
 // configuration anew, and containers that start in between have no IPv4.
 const lookAgain = 2 * time.Second
@@ -55,7 +58,7 @@ end it.`,
 		RunE:  func(c *cobra.Command, _ []string) error { return ch.remove(c.OutOrStdout()) },
 	}
 	for _, sub := range []*cobra.Command{install, remove} {
-		sub.Flags().StringVar(&ch.conf, "conf-dir", "/etc/cni/net.d", "`directory` of the network configurations")
+		sub.Flags().StringVar(&ch.conf, "conf-dir", defaultNetworks, "`directory` of the network configurations")
 		sub.Flags().StringVar(&ch.bin, "bin-dir", "/opt/cni/bin", "`directory` of the engine's plugins")
 		c.AddCommand(sub)
 	}

@@ -23,14 +23,15 @@ const defaultConfig = "/etc/natless/natless.yaml"
 var errUnwell = errors.New("something is wrong; see above for what to do")
 
 func newDoctor(o *options) *cobra.Command {
-	path, probe := "", ""
+	path, probe, networks := "", "", ""
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check the host and say what to fix",
 		Long: `Check everything that natless needs on this host: configuration, API, kernel,
 device, routes, addresses, neighbours, the way back from outside, sysctls, MTU,
-firewall, anti-spoofing, fast path, resolver, pools, containers, registry, disk,
-clock, and other translators. Each line is ok, warn or fail; the remedy is below it.
+firewall, anti-spoofing, fast path, resolver, pools, the plugin's configuration,
+containers, registry, disk, clock, and other translators. Each line is ok, warn or
+fail; the remedy is below it.
 
 It changes nothing. It sends one ping to each of the translator's own addresses,
 and, from this host's own address and one of each pool, one to the next hop toward
@@ -45,6 +46,7 @@ Exit status: 0 when no check failed (a warning is not a failure), else 1.`,
 		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			p := o.patient(c, path, time.Now())
+			p.NetworkConfigs = networks
 			if probe != "" {
 				var err error
 				if p.Probe, err = netip.ParseAddr(probe); err != nil || !p.Probe.Is4() {
@@ -55,6 +57,7 @@ Exit status: 0 when no check failed (a warning is not a failure), else 1.`,
 		},
 	}
 	c.Flags().StringVar(&path, "config", "", "the daemon's configuration `file` (default the one that natlessd runs, else "+defaultConfig+")")
+	c.Flags().StringVar(&networks, "conf-dir", defaultNetworks, "`directory` of the container engine's network configurations")
 	c.Flags().StringVar(&probe, "probe", "", "ask this IPv4 `address`, and not the next hop, whether pools have a way back")
 	c.RegisterFlagCompletionFunc("probe", nothing)
 	return c

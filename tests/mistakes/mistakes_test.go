@@ -8,6 +8,7 @@ package mistakes
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -137,6 +138,16 @@ var mistakes = []mistake{
 		says: "there is no prefix to synthesise addresses with", do: "dns64", in: []string{check, log, doctor}, starts: 78},
 	{name: "a key of an earlier release", config: least + "offload: auto\n", says: "offload is called fast_path now", do: "natless.yaml:", in: []string{check, log}, starts: running},
 
+	// What the plugin is told. The plugin itself is told of in cmd/natless-cni.
+	{name: "a misspelt key of the plugin", prepare: func(h *host) { h.conflist(`"prots": 512`) },
+		says: `natless-cni has no key "prots": is it "ports"?`, do: "write ports instead", in: []string{doctor}, starts: running},
+	{name: "a pool that the plugin asks for and that there is not", prepare: func(h *host) { h.conflist(`"pool": "defualt"`) },
+		says: `natless-cni asks for pool "defualt"`, do: "name one of pools (default)", in: []string{doctor}, starts: running},
+	{name: "a plugin with another socket", prepare: func(h *host) { h.write("10-pods.conflist", conflist(`"socket": "/run/other.sock"`)) },
+		says: "natless-cni asks at /run/other.sock", do: `say "socket": `, in: []string{doctor}, starts: running},
+	{name: "a drain that was forgotten", after: func(h *host) { h.drain() },
+		says: "this host takes no new workloads since", do: "natless undrain ends it", in: []string{status, doctor}, starts: running},
+
 	// What natlessd may do.
 	{name: "the API's socket is somebody else's", prepare: func(h *host) { h.listenUnix("natless.sock") },
 		says: "natless.sock: another process answers there", do: "is natlessd running already", in: []string{check, log, doctor}, starts: 1},
@@ -257,6 +268,21 @@ func (h *host) workload(iface string) {
 	}
 }
 
+// conflist is a network that has the plugin, with these keys.
+func conflist(keys string) string {
+	return `{"cniVersion": "1.1.0", "name": "pods", "plugins": [{"type": "ptp"}, {"type": "natless-cni", ` + keys + `}]}`
+}
+
+func (h *host) conflist(keys string) {
+	h.write("10-pods.conflist", conflist(fmt.Sprintf(`%s, "socket": %q`, keys, filepath.Join(h.dir, "natless.sock"))))
+}
+
+func (h *host) drain() {
+	if _, err := api.NewClient(filepath.Join(h.dir, "natless.sock")).Drain(h.t.Context(), ""); err != nil {
+		h.t.Error(err)
+	}
+}
+
 // run runs one of the programs on the host, and gives its words and exit status.
 func (h *host) run(program string, args ...string) (string, int) {
 	h.t.Helper()
@@ -320,7 +346,7 @@ func TestMistakes(t *testing.T) {
 				m.after(h)
 			}
 			said[status], _ = h.run("natless", "--socket", filepath.Join(h.dir, "natless.sock"), "status")
-			said[doctor], _ = h.run("natless", "doctor", "--config", h.config)
+			said[doctor], _ = h.run("natless", "doctor", "--config", h.config, "--conf-dir", h.dir)
 			stop()
 			said[log] = h.out.String()
 			for _, place := range m.in {

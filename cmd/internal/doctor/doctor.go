@@ -45,8 +45,10 @@ type Patient struct {
 	Client      *api.Client
 	Version     string // of this program
 	Host        Host
-	Now         time.Time
-	Probe       netip.Addr // who is asked whether pools have a way back; the zero Addr: the next hop
+	// NetworkConfigs is the directory of the container engine's; empty: there is none.
+	NetworkConfigs string
+	Now            time.Time
+	Probe          netip.Addr // who is asked whether pools have a way back; the zero Addr: the next hop
 }
 
 // visit is one look at a patient.
@@ -68,7 +70,7 @@ func Examine(ctx context.Context, p Patient, progress func(Finding)) []Finding {
 	for _, check := range []func(*visit){
 		(*visit).configuration, (*visit).api, (*visit).sockets, (*visit).kernel, (*visit).device, (*visit).uplinkAddress, (*visit).sysctls, (*visit).routes, (*visit).held,
 		(*visit).mtu, (*visit).answers, (*visit).neighbours, (*visit).wayBack, (*visit).filters, (*visit).antiSpoofing, (*visit).connectionTracking,
-		(*visit).offload, (*visit).fastPath, (*visit).resolver, (*visit).pools, (*visit).containers, (*visit).disk, (*visit).clock,
+		(*visit).offload, (*visit).fastPath, (*visit).resolver, (*visit).pools, (*visit).plugin, (*visit).containers, (*visit).disk, (*visit).clock,
 		(*visit).translators,
 	} {
 		if ctx.Err() != nil {
