@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/natless/natless/translator/mapping"
 	"github.com/natless/natless/translator/ports"
 	"github.com/natless/natless/translator/special"
 )
@@ -93,6 +94,11 @@ type Mapping struct {
 	IPv6  netip.Prefix `yaml:"ipv6"`
 	IPv4  netip.Prefix `yaml:"ipv4"`
 	Ports ports.Set    `yaml:"ports"` // empty: all
+}
+
+// translated is m as the translator has it.
+func (m Mapping) translated() mapping.Mapping {
+	return mapping.Mapping{IPv6: m.IPv6, IPv4: m.IPv4, Ports: m.Ports}
 }
 
 // API is where the daemon listens for the operator and for the CNI plugin.

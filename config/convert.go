@@ -46,7 +46,7 @@ func (c *Config) Table() (*mapping.Table, error) {
 	}
 	mappings := make([]mapping.Mapping, len(c.Mappings))
 	for i, m := range c.Mappings {
-		mappings[i] = mapping.Mapping(m)
+		mappings[i] = m.translated()
 	}
 	return mapping.New(c.Prefix, mappings)
 }

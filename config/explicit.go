@@ -87,7 +87,7 @@ func (g *gatherer) list() {
 		case !m.IPv4.IsValid():
 			g.fail(key+".ipv4", errors.New("missing"))
 		default:
-			g.insert(mapping.Mapping(m), Error{Key: key})
+			g.insert(m.translated(), Error{Key: key})
 			g.check(!m.IPv6.Contains(g.Addresses.IPv6), key+".ipv6", "%s covers addresses.ipv6, which is the translator's own", m.IPv6)
 			g.check(!m.IPv4.Contains(g.Addresses.IPv4), key+".ipv4", "%s covers addresses.ipv4, which is the translator's own", m.IPv4)
 		}
@@ -197,7 +197,7 @@ func (g *gatherer) locate() {
 		}
 	}
 	for i, m := range g.Mappings {
-		note(mapping.Mapping(m), fmt.Sprintf("mappings[%d]", i))
+		note(m.translated(), fmt.Sprintf("mappings[%d]", i))
 	}
 	for _, path := range g.MappingsFile {
 		f, err := openRegular(path)

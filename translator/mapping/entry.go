@@ -30,6 +30,7 @@ const (
 
 	live   = 1 << 24 // a mapping, not a free entry and not a head
 	shared = 1 << 25 // ports decide
+	inside = 1 << 26 // the workload has the IPv4 address itself
 )
 
 // newEntry makes the entry of m, which is valid and in normal form.
@@ -38,6 +39,9 @@ func newEntry(m Mapping, slot uint32) Entry {
 		v6: Addr6From(m.IPv6.Addr()), v4: Addr4From(m.IPv4.Addr()),
 		word: slot | live, run: ports.Range{First: 0, Last: 65535},
 		len6: uint8(m.IPv6.Bits()), len4: uint8(m.IPv4.Bits()),
+	}
+	if m.Inside {
+		e.word |= inside
 	}
 	if m.Ports.IsZero() {
 		return e
@@ -53,6 +57,10 @@ func newEntry(m Mapping, slot uint32) Entry {
 
 // Shared says that ports decide: the mapping has a port set.
 func (e *Entry) Shared() bool { return e.word&shared != 0 }
+
+// Inside says that the workload has its IPv4 address itself: it speaks IPv4,
+// and no IPv6 is made of what is for it.
+func (e *Entry) Inside() bool { return e.word&inside != 0 }
 
 // To4 copies the suffix bits that both prefixes have: those right behind the
 // IPv6 prefix become the IPv4 suffix (RFC 7757 3.3). A shift by 64 or more is
@@ -105,6 +113,8 @@ func (e *Entry) Mapping() Mapping {
 	m := Mapping{
 		IPv6: e.IPv6(),
 		IPv4: netip.PrefixFrom(Addr4(e.v4), int(e.len4)),
+
+		Inside: e.Inside(),
 	}
 	if e.Shared() {
 		m.Ports = e.portSet()

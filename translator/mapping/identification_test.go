@@ -16,7 +16,7 @@ func TestIdentificationRange(t *testing.T) {
 		"1024-1151,3072-3199": 256, mapt.String(): 128,
 	} {
 		set := ports.MustParse(in)
-		e := newEntry(Mapping{mustPrefix("2001:db8::1/128"), mustPrefix("192.0.2.1/32"), set}, 1)
+		e := newEntry(Mapping{IPv6: mustPrefix("2001:db8::1/128"), IPv4: mustPrefix("192.0.2.1/32"), Ports: set}, 1)
 		base, mask := e.IdentificationRange()
 		got := map[uint16]bool{}
 		for id := range 65536 {
@@ -31,7 +31,7 @@ func TestIdentificationRange(t *testing.T) {
 			t.Errorf("%s: %d identifications, want %d", in, len(got), least)
 		}
 	}
-	whole := newEntry(Mapping{mustPrefix("2001:db8::1/128"), mustPrefix("192.0.2.1/32"), ports.Set{}}, 1)
+	whole := newEntry(Mapping{IPv6: mustPrefix("2001:db8::1/128"), IPv4: mustPrefix("192.0.2.1/32"), Ports: ports.Set{}}, 1)
 	if base, mask := whole.IdentificationRange(); base != 0 || mask != 0xffff {
 		t.Errorf("whole: %#x %#x", base, mask)
 	}
@@ -42,7 +42,7 @@ func TestEchoRange(t *testing.T) {
 		"": {First: 0, Last: 65535}, "443": {First: 443, Last: 443}, "1024-2047": {First: 1024, Last: 2047},
 		"80,443,1024-2047,8080": {First: 1024, Last: 2047}, "1-9,11-19": {First: 1, Last: 9},
 	} {
-		e := newEntry(Mapping{mustPrefix("2001:db8::1/128"), mustPrefix("192.0.2.1/32"), ports.MustParse(in)}, 1)
+		e := newEntry(Mapping{IPv6: mustPrefix("2001:db8::1/128"), IPv4: mustPrefix("192.0.2.1/32"), Ports: ports.MustParse(in)}, 1)
 		if got := e.EchoRange(); got != want {
 			t.Errorf("%q: %v, want %v", in, got, want)
 		}

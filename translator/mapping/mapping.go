@@ -25,28 +25,38 @@ import (
 // Mapping ties an IPv6 prefix to an IPv4 prefix (RFC 7757 section 3.1), or,
 // where Ports is not empty, to a share of one IPv4 address. Its suffix in IPv4
 // (32 − length) must not be longer than that in IPv6 (128 − length).
+//
+// Inside says that the workload has the IPv4 address itself: it sends and gets
+// IPv4, which is forwarded to it, and nothing is translated for it but what goes
+// between it and an IPv6-only workload. It takes one address of each family.
 type Mapping struct {
-	IPv6  netip.Prefix
-	IPv4  netip.Prefix
-	Ports ports.Set
+	IPv6   netip.Prefix
+	IPv4   netip.Prefix
+	Ports  ports.Set
+	Inside bool
 }
 
-// String is "2001:db8::2/128 ↔ 192.0.2.2/32 ports 1024-2047".
+// String is "2001:db8::2/128 ↔ 192.0.2.2/32 ports 1024-2047 inside".
 func (m Mapping) String() string {
-	if m.Ports.IsZero() {
-		return fmt.Sprintf("%v ↔ %v", m.IPv6, m.IPv4)
+	inside := ""
+	if m.Inside {
+		inside = " inside"
 	}
-	return fmt.Sprintf("%v ↔ %v ports %v", m.IPv6, m.IPv4, m.Ports)
+	if m.Ports.IsZero() {
+		return fmt.Sprintf("%v ↔ %v%s", m.IPv6, m.IPv4, inside)
+	}
+	return fmt.Sprintf("%v ↔ %v ports %v%s", m.IPv6, m.IPv4, m.Ports, inside)
 }
 
-// Equal says whether m and o tie the same prefixes and ports together.
+// Equal says whether m and o tie the same prefixes and ports together, in the
+// same way.
 func (m Mapping) Equal(o Mapping) bool {
-	return m.IPv6 == o.IPv6 && m.IPv4 == o.IPv4 && m.Ports.Equal(o.Ports)
+	return m.IPv6 == o.IPv6 && m.IPv4 == o.IPv4 && m.Inside == o.Inside && m.Ports.Equal(o.Ports)
 }
 
 // Validate says what is wrong with m by itself: a family, host bits, a suffix
 // longer in IPv4 than in IPv6 (RFC 7757 3.3), addresses that are never
-// translated, or a port set for more than one address.
+// translated, or a port set or IPv4 inside for more than one address.
 func (m Mapping) Validate() error {
 	if err := checkPrefix(m.IPv6, "ipv6"); err != nil {
 		return err
@@ -60,6 +70,9 @@ func (m Mapping) Validate() error {
 	}
 	if !m.Ports.IsZero() && m.IPv4.Bits() != 32 {
 		return fmt.Errorf("ipv4 %v: a port set shares one address: give a /32", m.IPv4)
+	}
+	if m.Inside && (m.IPv4.Bits() != 32 || m.IPv6.Bits() != 128) {
+		return fmt.Errorf("%v: IPv4 inside the workload takes one address of each family: give a /128 and a /32", m)
 	}
 	return nil
 }

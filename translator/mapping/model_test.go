@@ -62,6 +62,9 @@ func (w *world) mapping() Mapping {
 			port = last + 2
 		}
 	}
+	if m.IPv6.Bits() == 128 && m.IPv4.Bits() == 32 {
+		m.Inside = w.next()&1 != 0
+	}
 	return m
 }
 
@@ -287,12 +290,12 @@ func numbered(n uint32) Mapping {
 	switch n & 3 {
 	case 0:
 		k := n >> 2
-		return Mapping{netip.PrefixFrom(a.Addr(), 128), netip.PrefixFrom(Addr4(0x0a000000|k>>4), 32),
-			ports.Of(ports.Range{First: uint16(k&15) << 12, Last: uint16(k&15)<<12 | 0xfff})}
+		return Mapping{IPv6: netip.PrefixFrom(a.Addr(), 128), IPv4: netip.PrefixFrom(Addr4(0x0a000000|k>>4), 32),
+			Ports: ports.Of(ports.Range{First: uint16(k&15) << 12, Last: uint16(k&15)<<12 | 0xfff})}
 	case 1:
-		return Mapping{netip.PrefixFrom(a.Addr(), 120), netip.PrefixFrom(Addr4(0x0b000000|n<<2), 30), ports.Set{}}
+		return Mapping{IPv6: netip.PrefixFrom(a.Addr(), 120), IPv4: netip.PrefixFrom(Addr4(0x0b000000|n<<2), 30)}
 	default:
-		return Mapping{netip.PrefixFrom(a.Addr(), 128), netip.PrefixFrom(Addr4(0x0c000000|n), 32), ports.Set{}}
+		return Mapping{IPv6: netip.PrefixFrom(a.Addr(), 128), IPv4: netip.PrefixFrom(Addr4(0x0c000000|n), 32), Inside: n&4 != 0}
 	}
 }
 

@@ -171,6 +171,35 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestInside: a mapping with IPv4 inside the workload is another than one without,
+// and takes one address of each family.
+func TestInside(t *testing.T) {
+	for _, s := range []string{"2001:db8::1 192.0.2.1", "2001:db8::1 192.0.2.1 1-9,20"} {
+		without, with := m(s), m(s)
+		with.Inside = true
+		if with.Equal(without) || without.Equal(with) || with.String() != without.String()+" inside" {
+			t.Errorf("%v and %v", with, without)
+		}
+		table, err := New(netip.Prefix{}, []Mapping{with})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := table.Get(with.IPv6); !e.Inside() || !e.Mapping().Equal(with) {
+			t.Errorf("%v has become %v", with, e.Mapping())
+		}
+		if _, err := table.Remove(without); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%v goes as %v: %v", with, without, err)
+		}
+	}
+	for _, s := range []string{"2001:db8::/127 192.0.2.1", "2001:db8::/96 192.0.2.0/24"} {
+		wide := m(s)
+		wide.Inside = true
+		if err := wide.Validate(); err == nil || !strings.Contains(err.Error(), "/128 and a /32") {
+			t.Errorf("%v: %v", wide, err)
+		}
+	}
+}
+
 // TestLegalOverlap: prefixes that differ may overlap, also around addresses
 // that are never translated.
 func TestLegalOverlap(t *testing.T) {
@@ -203,8 +232,8 @@ func TestSlots(t *testing.T) {
 	was := map[uint32]int{} // when a slot was let go
 	next := func(i int) (Mapping, Mapping) {
 		a := Addr6{0x20010db8_00000001, uint64(i)}.Addr()
-		return Mapping{netip.PrefixFrom(a, 128), netip.PrefixFrom(Addr4(0x0a000000|uint32(i)), 32), ports.Set{}},
-			Mapping{netip.PrefixFrom(a, 128), netip.PrefixFrom(Addr4(0x0b000000|uint32(i)), 32), ports.MustParse("1-9")}
+		return Mapping{IPv6: netip.PrefixFrom(a, 128), IPv4: netip.PrefixFrom(Addr4(0x0a000000|uint32(i)), 32)},
+			Mapping{IPv6: netip.PrefixFrom(a, 128), IPv4: netip.PrefixFrom(Addr4(0x0b000000|uint32(i)), 32), Ports: ports.MustParse("1-9")}
 	}
 	for i := range 5 * quarantine {
 		plain, shared := next(i)
