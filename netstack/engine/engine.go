@@ -31,6 +31,15 @@ type State struct {
 	// Outside are addresses that lead here only for as long as workloads keep what
 	// they have of them: when some of that is given back, another state is due.
 	Outside map[netip.Addr]bool
+	// Inside is what workloads with IPv4 inside need (mapping.Mapping.Inside).
+	Inside Inside
+}
+
+// Inside says how packets of workloads with IPv4 inside come to the daemon.
+type Inside struct {
+	// Device is the TAP by which they come and go, such as "natless4"; "": no
+	// workload may have IPv4 inside. It stays the same for as long as a host runs.
+	Device string
 }
 
 // Workload is a mapping, and what guard and fast path must know of who has it.
