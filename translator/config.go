@@ -132,6 +132,7 @@ type snapshot struct {
 	global    bool // which is the well-known one: global addresses alone
 	zeroClass bool
 	client    bool
+	inside    bool          // some workload has its IPv4 address inside
 	ours      ranges4       // addresses that are routed to us whether or not a workload has them
 	pooled6   bool          // there is an ICMP source pool of IPv6,
 	sources6  mapping.Addr6 // this,
@@ -166,6 +167,7 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		global:    prefix == wellKnown && !c.AllowNonGlobal, // rule 1.1.non-global-knob
 		zeroClass: c.ZeroTrafficClass,
 		client:    c.Client,
+		inside:    table.AnyInside() && !c.Client,
 		ours:      ours4(c),
 		pooled6:   c.ICMPSource6.IsValid(),
 		sources6:  sources6,
@@ -180,6 +182,7 @@ func (s *snapshot) with(table *mapping.Table) *snapshot {
 	prefix := table.Prefix()
 	next.table, next.prefix = table, prefix.IsValid()
 	next.global = prefix == wellKnown && !s.config.AllowNonGlobal
+	next.inside = table.AnyInside() && !s.client
 	return &next
 }
 

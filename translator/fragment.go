@@ -17,6 +17,9 @@ func (w *Worker) NextFragment(p, dst *Packet) bool {
 	const headers = size6 + sizeFragment
 	c := &w.cut
 	b := p.Bytes()
+	if c.active && b[0]>>4 == 4 {
+		return w.nextFragment4(p, dst)
+	}
 	if !c.active || len(b) <= headers+c.done {
 		c.active = false
 		return false
@@ -87,7 +90,7 @@ func (w *Worker) firstFragment(h *parsed, number uint16) {
 // its verdict. dst.Buf must hold 65535 bytes besides Headroom and Tailroom.
 func (w *Worker) NextHeld(dst *Packet) (v Verdict, ok bool) {
 	w.cut = cutting{}
-	w.source, w.destination = 0, 0
+	w.source, w.destination, w.inside = 0, 0, 0
 	if w.held == 0 || len(dst.Buf) < Headroom+Tailroom {
 		return 0, false
 	}

@@ -140,6 +140,9 @@ func (w *Worker) errorAddressesTo4(h, q *parsed, quote []byte) (v Verdict) {
 	if v.IsDrop() {
 		return v
 	}
+	if sender != nil && sender.Inside() {
+		return PrefixClosed
+	}
 	h.src4, w.source = src, slotOf(sender)
 	if h.dst4, _, v = w.s.destination4(h.dst6); v.IsDrop() {
 		return v

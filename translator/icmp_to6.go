@@ -135,7 +135,7 @@ func (w *Worker) errorAddressesTo6(h, q *parsed, quote []byte, from way) (v Verd
 		h.src6 = w.s.own6
 	case special.Many4(h.src4):
 		return NeverTranslated
-	case from == arrived && w.s.inside(q.dst4, far): // rule 6.error-inside
+	case from == arrived && w.s.unrouted(q.dst4, far): // rule 6.error-inside
 		return SpoofedSource // what goes between workloads passes nobody who could speak
 	default:
 		h.src6 = w.s.hop6(h.src4, far)

@@ -99,12 +99,12 @@ func (s *snapshot) workloads4(a uint32, p port) bool {
 	case a == s.host4: // the host's, too, but for their ports
 		return e.Shared() && p.known && s.table.Port(e, a, p.number) != nil
 	}
-	return s.prefix || e.Shared()
+	return s.prefix || e.Shared() || e.Inside()
 }
 
 // spoofed4 says that an IPv4 packet has an address of ours as its source. What
-// comes to us by IPv4 comes from the IPv4 side, and workloads have no IPv4. In a
-// client they have nothing else (RFC 6877).
+// comes to us by IPv4 comes from the IPv4 side: workloads have no IPv4, or come
+// with it to Pass4. In a client they have nothing else (RFC 6877).
 func (s *snapshot) spoofed4(h *parsed, b []byte) bool {
 	if s.client {
 		return false
@@ -132,8 +132,8 @@ func (s *snapshot) spoofed6(a mapping.Addr6) bool {
 	return s.ours.has(v4) || v4 == s.host4 && v4 != 0 || s.table.Lookup4(v4) != nil // rule 1.1.ours-source6
 }
 
-// inside says that a packet to a was one that no router has seen: its
+// unrouted says that a packet to a was one that no router has seen: its
 // destination is of ours.
-func (s *snapshot) inside(a uint32, p port) bool {
+func (s *snapshot) unrouted(a uint32, p port) bool {
 	return !s.client && (s.nobodys4(a) || s.workloads4(a, p))
 }

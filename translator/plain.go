@@ -38,7 +38,7 @@ func (w *Worker) plainTo4(p *Packet) Verdict {
 		s.ours.has(dst4) || s.ours6(src) || s.ours6(dst) {
 		return w.to4(p)
 	}
-	if e.Shared() && !e.Owns(binary.BigEndian.Uint16(b[size6:])) {
+	if e.Inside() || e.Shared() && !e.Owns(binary.BigEndian.Uint16(b[size6:])) {
 		return w.to4(p)
 	}
 	field := b[size6+at : size6+at+2]
@@ -94,7 +94,7 @@ func (w *Worker) plainTo6(p *Packet) Verdict {
 		}
 	}
 	src, dst := s.table.Embed(src4), e.To6(dst4)
-	if s.ours6(dst) {
+	if e.Inside() || s.ours6(dst) {
 		return w.to6(p, arrived)
 	}
 	field := b[size4+at : size4+at+2]

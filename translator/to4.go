@@ -44,6 +44,9 @@ func (w *Worker) to4(p *Packet) Verdict {
 	if v.IsDrop() {
 		return v
 	}
+	if e != nil && e.Inside() { // rule 1.6.closed
+		return w.reply6(p, PrefixClosed, icmp6Unreachable, icmp6Prohibited, 0)
+	}
 	if v := w.headersTo4(p, &h); v.IsDrop() {
 		return v
 	}
@@ -195,29 +198,42 @@ func (w *Worker) upperTo4(p *Packet, h *parsed, e *mapping.Entry, trailer int) {
 }
 
 // onward says where a packet that is IPv4 now goes: out, to the local stack, or
-// back to IPv6, where its destination is a workload too (RFC 7757 4.2.2).
+// back to where workloads are, if its destination is one of them, too (RFC 7757 4.2.2).
 func (w *Worker) onward(p *Packet, dst uint32) Verdict {
+	if v, ends := w.ends(p, dst); ends {
+		return v
+	}
+	return w.back(p)
+}
+
+// ends says that a packet that is IPv4 now is for no workload, and where it goes.
+func (w *Worker) ends(p *Packet, dst uint32) (v Verdict, ends bool) {
 	if dst == w.s.own4 {
 		var h parsed
 		if h.read4(p.Bytes(), false); !w.forWorkload(&h, p.Bytes()) {
-			return Local
+			return Local, true
 		}
 	} else if w.s.client || w.s.table.Lookup4(dst) == nil {
-		return Forward4
+		return Forward4, true
 	} else if dst == w.s.host4 {
 		var h parsed
 		b := p.Bytes()
 		h.read4(b, false)
 		request := h.proto == protoICMP4 && h.first() && b[h.upper] == icmp4EchoRequest
 		if request || !w.forWorkload(&h, b) { // the host answers for the address, as it does to others; rule 1.4.host
-			return Forward4
+			return Forward4, true
 		}
 	}
+	return 0, false
+}
+
+// back takes a packet that is IPv4 now, and whose hop is counted, to a workload.
+func (w *Worker) back(p *Packet) Verdict {
 	v := w.to6(p, hairpinned) // rule 1.4.hairpin
 	if v == Forward6 {
 		return Hairpin
 	}
-	if v.Replied() && w.to6(p, answered) != Forward6 {
+	if v.Replied() && !w.to6(p, answered).IsForward() {
 		return v.Reason() // the sender cannot be told; rule 1.4.answered
 	}
 	return v

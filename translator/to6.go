@@ -41,6 +41,15 @@ func (w *Worker) to6(p *Packet, from way) Verdict {
 	if !ok || !formed || !p.checkOffload(&h, 4) {
 		return Malformed
 	}
+	if w.s.inside {
+		e, waits := w.insideOwner(&h, b)
+		if waits {
+			return w.laterFragment(&h, b, from) // rule 1.6.held
+		}
+		if e != nil {
+			return w.deliver4(p, &h, e, delivery{upperLen, route, from}) // rule 1.6.deliver
+		}
+	}
 	if h.proto == protoICMP4 && !h.fragment && icmpError4(b[h.upper]) {
 		return w.errorTo6(p, &h, route, from)
 	}

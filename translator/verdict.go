@@ -15,6 +15,8 @@ const (
 	Forward4 Verdict = iota // translated 6→4: write the packet
 	Forward6                // translated 4→6: write the packet, in fragments if Worker says so
 	Hairpin                 // translated 6→4→6 (RFC 7757 4.2.2): write the packet
+	Pass4                   // IPv4 of a workload that has it inside, as it came: write the packet, whose hop the host counts
+	Deliver4                // IPv4 for a workload that has it inside: give it to that one (Worker.Inside), in fragments if Worker says so
 	Local                   // for the translator's own address, as IPv4 or IPv6: give it to the local stack
 	Segment                 // a superpacket that must be segmented first, each segment translated by itself; untouched
 
@@ -41,8 +43,9 @@ const (
 	ProtocolNotShareable      // no ports, from or to a shared address
 	FragmentHeld              // came before its first fragment; NextHeld gives it back when that arrives
 	FragmentUnknown           // a later fragment for a shared address that nothing is known about
-	SpoofedSource             // from an address of ours, or an error about another's packet
+	SpoofedSource             // from an address of ours or, of a workload's IPv4, not its own; or an error about another's packet
 	ProtocolUntranslatable    // a protocol that the other family cannot carry: IPsec AH, IPv6's own headers
+	PrefixClosed              // to the prefix, from a workload that has its IPv4 address inside
 
 	// NumVerdicts is the number of verdicts, Replied left aside: the length
 	// of an array of counters.
@@ -63,8 +66,8 @@ func (v Verdict) Replied() bool { return v&Replied != 0 }
 // IsDrop says that the packet went no further, replied to or not.
 func (v Verdict) IsDrop() bool { return v.Reason() >= Malformed }
 
-// IsForward says that the packet is translated and to be written to the device.
-func (v Verdict) IsForward() bool { return v <= Hairpin }
+// IsForward says that the packet goes on: it is translated, or IPv4 that stays so.
+func (v Verdict) IsForward() bool { return v <= Deliver4 }
 
 // Leaves says that there is a packet to be written to the device: the translated
 // one, or an ICMP error of ours about it.
@@ -75,6 +78,8 @@ var verdicts = [NumVerdicts]struct{ name, section string }{
 	Forward4:                  {"forward4", "RFC 7915 5.1"},
 	Forward6:                  {"forward6", "RFC 7915 4.1"},
 	Hairpin:                   {"hairpin", "RFC 7757 4.2.2"},
+	Pass4:                     {"pass4", "RFC 1812 5.3, RFC 7597 5.1"},
+	Deliver4:                  {"deliver4", "RFC 1812 5.3, RFC 7597 5.1"},
 	Local:                     {"local", "RFC 7915 1.1"},
 	Segment:                   {"segment", "RFC 7915 4.1"},
 	Malformed:                 {"malformed", "RFC 791 3.1, RFC 8200 3"},
@@ -99,6 +104,7 @@ var verdicts = [NumVerdicts]struct{ name, section string }{
 	FragmentUnknown:           {"fragment-unknown", "RFC 7599 10.2"},
 	SpoofedSource:             {"spoofed-source", "RFC 2827 3, RFC 5927 4"},
 	ProtocolUntranslatable:    {"protocol-untranslatable", "RFC 4302 3.3.3, RFC 7045 2"},
+	PrefixClosed:              {"prefix-closed", "RFC 4443 3.1"},
 }
 
 const repliedSuffix = "/replied"

@@ -14,8 +14,9 @@ type Worker struct {
 	ids     uint16 // the next identification of our block
 	idsLeft int
 
-	source, destination uint32 // see Slots
-	src4, dst4          uint32 // see Addrs4
+	source, destination uint32      // see Slots
+	src4, dst4          uint32      // see Addrs4
+	inside              mapping.Tag // see Inside
 
 	batch mapping.Batch // see Prepare
 
@@ -46,7 +47,7 @@ func (w *Worker) Translate(p *Packet) Verdict {
 func (w *Worker) begin() {
 	w.s = w.t.snapshot.Load()
 	w.held, w.cut = 0, cutting{}
-	w.source, w.destination = 0, 0
+	w.source, w.destination, w.inside = 0, 0, 0
 }
 
 // Done says that everything was asked that was to be asked of the last packet. It
@@ -64,13 +65,18 @@ func (w *Worker) Slots() (source, destination uint32) { return w.source, w.desti
 // mean something only where its verdict is Forward6 or Hairpin.
 func (w *Worker) Addrs4() (src, dst uint32) { return w.src4, w.dst4 }
 
+// Inside names the workload that the last packet is to be given to, as IPv4, where
+// it has its address inside: what is Deliver4, or an ICMP error of ours for it. 0 is
+// none: what leaves goes where it came from.
+func (w *Worker) Inside() mapping.Tag { return w.inside }
+
 // ErrorsLimited is how many ICMP errors the budgets forbade, to senders of IPv4
 // and of IPv6. Any goroutine may ask.
 func (w *Worker) ErrorsLimited() (v4, v6 ErrorsLimited) { return w.limited4.load(), w.limited6.load() }
 
-// Fragments says that the packet just translated (by Translate or NextHeld,
-// Forward6 or Hairpin) is too long for the IPv6 side and must be written as the
-// packets that NextFragment makes, not as it is.
+// Fragments says that the packet just translated (by Translate, Pass4 or NextHeld;
+// Forward6, Hairpin or Deliver4) is too long for the workloads' side and must be
+// written as the packets that NextFragment makes, not as it is.
 func (w *Worker) Fragments() bool { return w.cut.active }
 
 // Held says that fragments were held for the packet just translated, which

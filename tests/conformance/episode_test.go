@@ -161,7 +161,11 @@ func (e *episode) flood(begin int64) error {
 // ping sends an echo request and the answer to what became of it.
 func (e *episode) ping(begin int64) error {
 	got, err := e.give(e.Ping(), begin)
-	if err != nil || got.verdict != translator.Forward4 && got.verdict != translator.Hairpin || len(got.packets) != 1 {
+	if err != nil || got.verdict != translator.Forward4 && got.verdict != translator.Hairpin && got.verdict != translator.Pass4 || len(got.packets) != 1 {
+		return err
+	}
+	if got.verdict == translator.Pass4 && e.IntN(4) == 0 {
+		_, err = e.give(e.Expired(got.packets[0]), begin)
 		return err
 	}
 	if b := got.packets[0].Bytes; b[0]>>4 == 6 && b[6] == 58 || b[0]>>4 == 4 && b[9] == 1 {

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -23,8 +24,8 @@ const (
 )
 
 // seeds gives a fuzz target packets of every world from the generator.
-func seeds(f *testing.F, next func(*generate.Generator) reference.Packet) {
-	for i, w := range generate.Worlds() {
+func seeds(f *testing.F, worlds []generate.World, next func(*generate.Generator) reference.Packet) {
+	for i, w := range worlds {
 		g := generate.New(w, uint64(1000+i))
 		for range 60 {
 			p := next(g)
@@ -41,19 +42,25 @@ func seeds(f *testing.F, next func(*generate.Generator) reference.Packet) {
 
 // FuzzDifferential4 compares the translators on packets from IPv4.
 func FuzzDifferential4(f *testing.F) {
-	seeds(f, (*generate.Generator).Next4)
-	fuzz(f, 4)
+	seeds(f, generate.Worlds(), (*generate.Generator).Next4)
+	fuzz(f, generate.Worlds(), 4, false)
+}
+
+// FuzzDifferentialInside compares them on IPv4 packets of workloads that have it inside.
+func FuzzDifferentialInside(f *testing.F) {
+	seeds(f, generate.InsideWorlds(), (*generate.Generator).NextInside)
+	fuzz(f, generate.InsideWorlds(), 4, true)
 }
 
 // FuzzDifferential6 compares them on packets from IPv6.
 func FuzzDifferential6(f *testing.F) {
-	seeds(f, (*generate.Generator).Next6)
-	fuzz(f, 6)
+	seeds(f, generate.Worlds(), (*generate.Generator).Next6)
+	fuzz(f, generate.Worlds(), 6, false)
 }
 
-func fuzz(f *testing.F, version byte) {
+func fuzz(f *testing.F, worlds []generate.World, version byte, inside bool) {
 	var pairs []*pair
-	for _, w := range generate.Worlds() {
+	for _, w := range worlds {
 		pairs = append(pairs, newPair(f, w))
 	}
 	now := int64(1)
@@ -67,6 +74,9 @@ func fuzz(f *testing.F, version byte) {
 		p.slow = reference.New(p.world.World)
 		p.setTime(now)
 		in := prepare(mode, gso, append([]byte(nil), b...), version)
+		if inside {
+			in.From = sender(p.world, in.Bytes)
+		}
 		r, err := p.check(in)
 		if err != nil {
 			t.Fatal(err)
@@ -78,6 +88,21 @@ func fuzz(f *testing.F, version byte) {
 			t.Fatalf("%v\n%s", err, describe(in))
 		}
 	})
+}
+
+// sender is a workload with IPv4 inside that has the source of a packet, as far as
+// there is one, and else another.
+func sender(w generate.World, b []byte) (from netip.Prefix) {
+	for _, m := range w.Mappings {
+		if !m.Inside {
+			continue
+		}
+		from = m.IPv6
+		if len(b) >= 24 && m.IPv4.Addr() == netip.AddrFrom4([4]byte(b[12:16])) && m.Ports.Contains(binary.BigEndian.Uint16(b[20:])) {
+			return from
+		}
+	}
+	return from
 }
 
 // prepare repairs what mode says.

@@ -96,6 +96,9 @@ func (p *pair) run(in reference.Packet) result {
 	buf := p.arena[len(p.arena)-n:]
 	copy(buf[translator.Headroom:], in.Bytes)
 	p.packet = translator.Packet{Buf: buf, Start: translator.Headroom, End: n - translator.Tailroom, Offload: in.Offload}
+	if in.From.IsValid() {
+		return p.collect(p.fast.Pass4(&p.packet, p.table.Get(in.From).Tag()), &p.packet)
+	}
 	return p.collect(p.fast.Translate(&p.packet), &p.packet)
 }
 

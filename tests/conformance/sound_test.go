@@ -24,6 +24,9 @@ func sound(in reference.Packet, r result) error {
 		if err := parses(p.Bytes); err != nil {
 			return fmt.Errorf("%v, packet %d: %w", r.verdict, i, err)
 		}
+		if r.verdict < translator.Pass4 && p.Bytes[0]>>4 == 4 && p.Bytes[0] != 0x45 {
+			return fmt.Errorf("%v, packet %d: IPv4 options in what was translated", r.verdict, i)
+		}
 	}
 	if r.packets[0].Offload.Flags&translator.FlagNeedsCsum != 0 {
 		return nil
@@ -45,8 +48,8 @@ func parses(b []byte) error {
 		if err := ip.DecodeFromBytes(b, gopacket.NilDecodeFeedback); err != nil {
 			return err
 		}
-		if int(ip.Length) != len(b) || ip.IHL != 5 || onesSum(b[:20]) != 0xffff {
-			return fmt.Errorf("length %d of %d, header length %d, checksum %#x", ip.Length, len(b), ip.IHL, onesSum(b[:20]))
+		if int(ip.Length) != len(b) || int(ip.IHL)*4 > len(b) || onesSum(b[:ip.IHL*4]) != 0xffff {
+			return fmt.Errorf("length %d of %d, header length %d", ip.Length, len(b), ip.IHL)
 		}
 		return nil
 	}
@@ -81,12 +84,30 @@ func reassembled(packets []reference.Packet) []byte {
 	if len(packets) == 1 {
 		return packets[0].Bytes
 	}
+	if packets[0].Bytes[0]>>4 == 4 {
+		return reassembled4(packets)
+	}
 	b := append([]byte(nil), packets[0].Bytes[:40]...)
 	b[6] = packets[0].Bytes[40]
 	for _, p := range packets {
 		b = append(b, p.Bytes[48:]...)
 	}
 	put(b[4:], uint16(len(b)-40))
+	return b
+}
+
+// reassembled4 is reassembled for what stayed IPv4, without what it is a part of.
+func reassembled4(packets []reference.Packet) []byte {
+	n := int(packets[0].Bytes[0]&15) * 4
+	b := append([]byte(nil), packets[0].Bytes[:n]...)
+	for _, p := range packets {
+		b = append(b, p.Bytes[n:]...)
+	}
+	put(b[2:], uint16(len(b)))
+	last := packets[len(packets)-1].Bytes
+	b[6] = last[6]&0x20 | b[6]&0x1f
+	put(b[10:], 0)
+	put(b[10:], ^onesSum(b[:n]))
 	return b
 }
 
@@ -125,7 +146,7 @@ func checksumsRight(b []byte) bool {
 // circles says that a packet leaves toward where it would come back from (rule
 // 1.1.ours-once).
 func (p *pair) circles(in reference.Packet, r result) error {
-	if !r.verdict.IsForward() || p.world.Client || p.leadsHere(in.Bytes) == "" {
+	if !r.verdict.IsForward() || r.verdict == translator.Deliver4 || in.From.IsValid() || p.world.Client || p.leadsHere(in.Bytes) == "" {
 		return nil // somebody else's route has brought it here
 	}
 	for _, out := range r.packets {

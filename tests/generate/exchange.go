@@ -45,6 +45,9 @@ func (g *Generator) Datagram() (out []reference.Packet) {
 
 // Ping is an echo request from a workload that shares its address.
 func (g *Generator) Ping() reference.Packet {
+	if g.World.Inside() && g.chance(50) {
+		return g.pingInside()
+	}
 	src := netip.MustParseAddr(pick(g, "2001:db8:5::1", "2001:db8:5::2", "2001:db8:5::3", "2001:db8:5:1::77"))
 	dst := g.embed(pick(g, g.peer4(), g.peer4(), g.peer4(), g.workload4()))
 	b := make([]byte, 40, 2000)
@@ -56,6 +59,36 @@ func (g *Generator) Ping() reference.Packet {
 	copy(b[8:], src.AsSlice())
 	copy(b[24:], dst.AsSlice())
 	return reference.Packet{Bytes: append(b, m...)}
+}
+
+// pingInside is an echo request from a workload with IPv4 inside.
+func (g *Generator) pingInside() reference.Packet {
+	from := g.insider()
+	src, dst := from.IPv4.Addr(), pick(g, g.peer4(), g.peer4(), g.peer4(), g.workload4())
+	m := g.echo(src, dst)
+	m[0], m[1] = 8, 0
+	b := make([]byte, 20, 20+len(m))
+	b[0], b[8], b[9] = 0x45, 64, 1
+	put16(b[2:], 20+len(m))
+	copy(b[12:], src.AsSlice())
+	copy(b[16:], dst.AsSlice())
+	Repair(b)
+	return reference.Packet{Bytes: append(b, g.sealedICMP(src, dst, m)...), From: from.IPv6}
+}
+
+// Expired is what a router says about an IPv4 packet, which it quotes as far as it likes.
+func (g *Generator) Expired(p reference.Packet) reference.Packet {
+	src := g.peer4()
+	dst, _ := netip.AddrFromSlice(p.Bytes[12:16])
+	m := append(make([]byte, 8), p.Bytes[:pick(g, len(p.Bytes), len(p.Bytes), 28)]...)
+	m[0] = 11
+	b := make([]byte, 20, 20+len(m))
+	b[0], b[8], b[9] = 0x45, 64, 1
+	put16(b[2:], 20+len(m))
+	copy(b[12:], src.AsSlice())
+	copy(b[16:], dst.AsSlice())
+	Repair(b)
+	return reference.Packet{Bytes: append(b, g.sealedICMP(src, dst, m)...)}
 }
 
 // Pong is what a host answers to an echo request; at times something has gone

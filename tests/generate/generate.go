@@ -6,6 +6,7 @@ import (
 
 	"github.com/natless/natless/tests/reference"
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
 	"github.com/natless/natless/translator/special"
 )
 
@@ -61,6 +62,32 @@ func (g *Generator) Next6() reference.Packet {
 		dst = g.embed(g.nobodys4())
 	}
 	return g.next(src, dst)
+}
+
+// NextInside is a packet that a workload with IPv4 inside sends.
+func (g *Generator) NextInside() reference.Packet {
+	from := g.insider()
+	src, dst := from.IPv4.Addr(), g.peer4()
+	switch g.IntN(12) {
+	case 0:
+		src = pick(g, g.workload4(), g.odd4())
+	case 1:
+		dst = pick(g, g.odd4(), g.nobodys4(), Own4)
+	case 2, 3, 4:
+		dst = g.workload4()
+	}
+	p := g.next(src, dst)
+	p.From = from.IPv6
+	return p
+}
+
+// insider is a workload with IPv4 inside.
+func (g *Generator) insider() mapping.Mapping {
+	for {
+		if m := pick(g, g.World.Mappings...); m.Inside {
+			return m
+		}
+	}
 }
 
 func (g *Generator) next(src, dst netip.Addr) reference.Packet {

@@ -39,6 +39,9 @@ func (s *Stream) Start(seed, episode uint64) {
 
 // fresh is a new packet.
 func (s *Stream) fresh() reference.Packet {
+	if s.World.Inside() && s.chance(40) {
+		return s.NextInside()
+	}
 	if s.chance(50) {
 		return s.Next4()
 	}
@@ -73,7 +76,7 @@ func (s *Stream) keep(p reference.Packet) {
 }
 
 func (s *Stream) copied(p reference.Packet) reference.Packet {
-	return reference.Packet{Bytes: s.buf[:copy(s.buf, p.Bytes)], Offload: p.Offload}
+	return reference.Packet{Bytes: s.buf[:copy(s.buf, p.Bytes)], Offload: p.Offload, From: p.From}
 }
 
 // changed is p with up to four changes, and mostly repaired where one has broken

@@ -2,6 +2,7 @@ package generate
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/natless/natless/tests/reference"
 	"github.com/natless/natless/translator"
@@ -72,7 +73,30 @@ func AllWorlds() []World {
 	budget := world("budget", "64:ff9b::/96", translator.Config{AllowNonGlobal: true})
 	budget.Config.ErrorRate, budget.Config.ErrorBurst = 10, 5
 	budget.Config.ErrorTotalRate, budget.Config.ErrorTotalBurst = 50, 20
-	return append(Worlds(), host, own, client, budget)
+	return append(append(Worlds(), host, own, client, budget), InsideWorlds()...)
+}
+
+// InsideWorlds are those where some workloads have their IPv4 address inside, alone,
+// with ports of their own, and beside such as have IPv6 alone.
+func InsideWorlds() []World {
+	inside := world("inside", "64:ff9b::/96", translator.Config{AllowNonGlobal: true})
+	global := world("inside-global", "64:ff9b::/96", translator.Config{MTU4: 1400, MTU6: 1300})
+	host := world("inside-host", "2001:db8:122::/48", translator.Config{Host4: netip.MustParseAddr("198.51.100.7")})
+	own := world("inside-own", "2001:db8:100::/40", translator.Config{})
+	own.Config.IPv4 = netip.MustParseAddr("198.51.100.7")
+	worlds := []World{inside, global, host, own}
+	for _, w := range worlds {
+		for i := range w.Mappings {
+			m := &w.Mappings[i]
+			m.Inside = m.IPv6.Bits() == 128 && m.IPv6.Addr() != netip.MustParseAddr("2001:db8:5::3")
+		}
+	}
+	return worlds
+}
+
+// Inside says that some workload has its IPv4 address inside.
+func (w *World) Inside() bool {
+	return slices.ContainsFunc(w.Mappings, func(m mapping.Mapping) bool { return m.Inside })
 }
 
 // Worlds are the configurations that packets are translated under.

@@ -233,6 +233,9 @@ func (c *call) errorTo4(old *datagram) {
 		c.fault(translator.ICMPUntranslatable)
 	}
 	src, m := c.errorSourceTo4(old)
+	if m != nil && m.Inside {
+		c.fault(translator.PrefixClosed)
+	}
 	quote := c.quoteTo4(in.quote, src, m)
 	dst, why := c.destination4(old.dst)
 	if why != ok {

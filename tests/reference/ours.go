@@ -19,7 +19,7 @@ func (t *Translator) ours(a netip.Addr) bool {
 // there is no prefix, hosts of the IPv4 side have mappings, too.
 func (t *Translator) workload4(a netip.Addr) bool {
 	list := t.covering4(a)
-	return len(list) > 0 && (t.Prefix.IsValid() || shared(list))
+	return len(list) > 0 && (t.Prefix.IsValid() || shared(list) || list[0].Inside)
 }
 
 // spoofed drops a packet that comes from an address of ours.

@@ -11,6 +11,7 @@ import (
 type Packet struct {
 	Bytes   []byte
 	Offload translator.Offload
+	From    netip.Prefix // of the workload that sent it by IPv4, which it has inside; else zero
 }
 
 // Outcome is one right answer: a verdict, and the packets that come out (the
@@ -143,6 +144,8 @@ func (c *call) reads(r reading) bool {
 
 func (c *call) translate() {
 	switch b := c.in.Bytes; {
+	case c.in.From.IsValid():
+		c.pass()
 	case len(b) > 0 && b[0]>>4 == 4:
 		c.to6()
 	case len(b) > 0 && b[0]>>4 == 6:

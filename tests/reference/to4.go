@@ -106,6 +106,10 @@ func (c *call) addressesTo4(d *datagram, readable bool) (src, dst netip.Addr, m 
 	} else if m != nil && !m.Ports.IsZero() {
 		c.enforce(d, m, readable)
 	}
+	if m != nil && m.Inside {
+		c.rule("1.6.closed")
+		c.faultReply(translator.PrefixClosed, 1, 1, 0)
+	}
 	dst, why = c.destination4(d.dst)
 	if why != ok {
 		c.rule("3.untranslatable-destination")
@@ -170,7 +174,7 @@ func (c *call) packetTo4(old *datagram, src, dst netip.Addr, m *mapping.Mapping)
 		c.rule("7.length")
 		switch {
 		case c.gso() && len(c.faults) == 0: // for the translator itself, too
-			c.results = append(c.results, Outcome{translator.Segment, []Packet{{c.in.Bytes[:old.total], c.in.Offload}}})
+			c.results = append(c.results, Outcome{translator.Segment, []Packet{{Bytes: c.in.Bytes[:old.total], Offload: c.in.Offload}}})
 		case !c.gso():
 			c.faultReply(translator.TooBig, 2, 0, uint32(max(1280, c.t.MTU4+20-(d.claimed-old.claimed))))
 		}

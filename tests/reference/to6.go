@@ -39,6 +39,9 @@ func (c *call) to6() {
 	if c.hosts(d) {
 		return
 	}
+	if c.inside(d) {
+		return
+	}
 	c.silent = d.isICMP() && (len(d.upper) == 0 || !isEcho(d.protocol, d.upper[0]))
 	c.options(d)
 	if d.ttl <= 1 && !c.hairpin {
@@ -311,7 +314,7 @@ func (c *call) lengthTo6(old, d *datagram, at int, partial bool) {
 	case !d.df && segment > c.t.LowestMTU6:
 		c.rule("2.fragmented")
 		if c.gso() {
-			c.forward(translator.Segment, Packet{c.in.Bytes[:old.total], c.in.Offload})
+			c.forward(translator.Segment, Packet{Bytes: c.in.Bytes[:old.total], Offload: c.in.Offload})
 			return
 		}
 		if partial {

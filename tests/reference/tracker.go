@@ -102,7 +102,7 @@ func (c *call) hold(d *datagram) {
 	if n := len(e.held); n > 0 && e.held[n-1].until < c.t.now {
 		e.held = nil // all of it is forgotten
 	}
-	p := Packet{slices.Clone(c.in.Bytes[:d.total]), c.in.Offload}
+	p := Packet{Bytes: slices.Clone(c.in.Bytes[:d.total]), Offload: c.in.Offload}
 	e.held = append(e.held, heldFragment{Held{p, c.hairpin}, c.t.now + holdFor})
 }
 

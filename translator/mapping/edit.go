@@ -166,6 +166,9 @@ func (e *Edit) Insert(m Mapping) error {
 		e.index4(m.IPv4.Bits()).insert(hash4(v4), slot, e.epoch, e.hash4)
 	}
 	e.t.count++
+	if m.Inside {
+		e.t.insides++
+	}
 	if m.IPv6.Overlaps(e.t.prefix) {
 		e.t.inPrefix++
 	}
@@ -260,6 +263,9 @@ func (e *Edit) Remove(m Mapping) error {
 	e.let()
 	e.held = held{v6, uint8(m.IPv6.Bits()), slot}
 	e.t.count--
+	if m.Inside {
+		e.t.insides--
+	}
 	if m.IPv6.Overlaps(e.t.prefix) {
 		e.t.inPrefix--
 	}

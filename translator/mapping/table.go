@@ -18,6 +18,7 @@ type Table struct {
 	prefix   netip.Prefix
 	inPrefix int // mappings whose IPv6 prefix overlaps prefix; never 0 without one
 	count    int
+	insides  int    // of them, those with IPv4 inside
 	slots    uint32 // entries in use or free: all slots are below
 	free     uint32 // the slot that is free for longest, or 0; see release
 	freeLast uint32
@@ -47,6 +48,9 @@ func (t *Table) Prefix() netip.Prefix { return t.prefix }
 
 // Len is the number of mappings.
 func (t *Table) Len() int { return t.count }
+
+// AnyInside says that a workload has its IPv4 address inside.
+func (t *Table) AnyInside() bool { return t.insides > 0 }
 
 // Slots is a number that all of the table's slots are below.
 func (t *Table) Slots() int { return int(t.slots) }

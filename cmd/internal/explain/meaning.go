@@ -7,6 +7,8 @@ var meaning = [translator.NumVerdicts]string{
 	translator.Forward4:                  "translated to IPv4",
 	translator.Forward6:                  "translated to IPv6",
 	translator.Hairpin:                   "translated to IPv4 and straight back to IPv6, for another workload",
+	translator.Pass4:                     "forwarded as IPv4, as it came from a workload that has it inside",
+	translator.Deliver4:                  "given as IPv4 to a workload that has it inside",
 	translator.Local:                     "for the translator itself, whose own stack answers",
 	translator.Segment:                   "a superpacket that is segmented first",
 	translator.Malformed:                 "dropped: lengths or headers that disagree",
@@ -31,6 +33,7 @@ var meaning = [translator.NumVerdicts]string{
 	translator.FragmentUnknown:           "dropped: a later fragment for a shared address, of an unknown datagram",
 	translator.SpoofedSource:             "dropped: the source is an address of ours, or the error is about another workload's packet",
 	translator.ProtocolUntranslatable:    "dropped: the protocol cannot be translated (IPsec AH, Mobility, HIP, Shim6)",
+	translator.PrefixClosed:              "dropped: the workload has IPv4 inside, and reaches IPv4 by that alone",
 }
 
 // Meaning is a verdict in a sentence, such as "dropped: ...".

@@ -30,7 +30,7 @@ func directions(samples []sample[counts]) (both []flow) {
 }
 
 func translated(s *dataplane.Snapshot, d dataplane.Direction) (n dataplane.Count) {
-	for v := translator.Forward4; v <= translator.Hairpin; v++ {
+	for v := translator.Forward4; v.IsForward(); v++ {
 		n.Packets += s.Verdicts[d][v].Packets
 		n.Bytes += s.Verdicts[d][v].Bytes
 	}
