@@ -9,6 +9,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
 )
 
 // bytesOf is where the bytes of a packet lie, from its IP header on.
@@ -79,6 +80,9 @@ func (x *path) Send(p *translator.Packet, v translator.Verdict) {
 	list.PushBack(x.endpoint.wrap(x.view, p, x.was))
 	x.view = nil
 }
+
+// Deliver is the port's: who has IPv4 inside is behind the same link.
+func (x *path) Deliver(p *translator.Packet, _ mapping.Tag, v translator.Verdict) { x.Send(p, v) }
 
 // Local is the port's: the address is not ours, but that of a stack above.
 func (x *path) Local(p *translator.Packet) { x.Send(p, translator.Local) }

@@ -10,20 +10,18 @@ import (
 // Direction is where a packet was going when it was read.
 type Direction uint8
 
-// The two directions; hairpins and what is for the local stack count as what
-// they came in as.
+// The directions; hairpins and what is for the local stack count as what they came in
+// as. What stays IPv4, from or for a workload that has it inside, is Across.
 const (
 	To4 Direction = iota
 	To6
+	Across
 	NumDirections
 )
 
-func (d Direction) String() string {
-	if d == To4 {
-		return "6→4"
-	}
-	return "4→6"
-}
+var directionNames = [NumDirections]string{To4: "6→4", To6: "4→6", Across: "4→4"}
+
+func (d Direction) String() string { return directionNames[d] }
 
 // Count is a number of packets, superpackets counting as one, and their bytes
 // from the IP header on, as they were read.
@@ -46,6 +44,7 @@ type Snapshot struct {
 	Superpackets  uint64 // superpackets read
 	Fragments     uint64 // fragments made
 	LocalDropped  uint64 // packets that the local stack did not take
+	CrossDropped  uint64 // packets that were for the other device, and did not get there
 	Unsegmentable uint64 // superpackets that were to be segmented and made no sense
 	Reopened      uint64 // times that the device was made anew
 	Device        tun.Stats
@@ -63,6 +62,7 @@ type counters struct {
 	superpackets  atomic.Uint64
 	fragments     atomic.Uint64
 	localDropped  atomic.Uint64
+	crossDropped  atomic.Uint64
 	unsegmentable atomic.Uint64
 	load          atomic.Uint64 // of placement
 	_             [64]byte
@@ -88,5 +88,6 @@ func (c *counters) addTo(s *Snapshot) {
 	s.Superpackets += c.superpackets.Load()
 	s.Fragments += c.fragments.Load()
 	s.LocalDropped += c.localDropped.Load()
+	s.CrossDropped += c.crossDropped.Load()
 	s.Unsegmentable += c.unsegmentable.Load()
 }

@@ -52,6 +52,11 @@ type Config struct {
 	PerMapping bool
 	// Flows are where queues itemise what they translate, by the queue's index.
 	Flows []*flows.Queue
+	// Inside says that the device is a TAP, by which workloads send and get IPv4 that
+	// they have inside; see Pair. FirstQueue is the number of its first queue, for
+	// observers, who see all queues of both devices.
+	Inside     bool
+	FirstQueue int
 }
 
 // Dataplane is a task: Run it once.
@@ -60,6 +65,8 @@ type Dataplane struct {
 	ready    chan struct{}
 	observer atomic.Pointer[Observer]
 	placed   placement
+	other    *Dataplane                 // of the other device; nil: there is none
+	current  atomic.Pointer[tun.Device] // device, for the loops of the other
 
 	mu       sync.RWMutex // guards what follows
 	device   *tun.Device  // nil while there is none
@@ -113,6 +120,7 @@ func (d *Dataplane) adopt(device *tun.Device) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.device = device
+	d.current.Store(device)
 	for i, q := range device.Queues() {
 		if i == len(d.loops) {
 			d.loops = append(d.loops, newLoop(d, i))
@@ -129,6 +137,7 @@ func (d *Dataplane) drop(device *tun.Device) {
 	defer d.mu.Unlock()
 	device.AddTo(&d.before)
 	d.device = nil
+	d.current.Store(nil)
 	if err := device.Close(); err != nil {
 		d.config.Log.Warn("close the device", "device", device.Name(), "error", err)
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
 )
 
 // Driver does what verdicts say, in the only place that knows it: a queue's loop,
@@ -16,9 +17,10 @@ type Driver struct {
 	observer  Observer // nil: nobody looks
 	index     int      // of the queue, for the observer
 	segmenter tun.Segmenter
-	counters  *counters // nil: nothing is counted
-	traffic   *traffic  // nil: nothing is counted by mapping
-	flows     flowTable // of the batch
+	counters  *counters   // nil: nothing is counted
+	traffic   *traffic    // nil: nothing is counted by mapping
+	from      mapping.Tag // of who sent the packet, as IPv4; 0: it came as any packet does
+	flows     flowTable   // of the batch
 }
 
 // Port is where a driver's packets go. Each packet comes to it once, and is its own
@@ -30,6 +32,9 @@ type Port interface {
 	// Send takes a packet that leaves: v says how it came about, translated, or
 	// Replied, as an ICMP error of ours that goes back to the sender.
 	Send(p *translator.Packet, v translator.Verdict)
+	// Deliver takes an IPv4 packet that leaves for one workload, which has its IPv4
+	// address inside: that of the tag.
+	Deliver(p *translator.Packet, to mapping.Tag, v translator.Verdict)
 	// Local takes a packet for the translator's own addresses, as it came or, where
 	// a workload wrote to our IPv4 address, translated. It may be a superpacket or
 	// have a partial checksum.
@@ -80,6 +85,20 @@ func (d *Driver) Move(p *translator.Packet) translator.Verdict {
 	return v
 }
 
+// Pass is Move for an IPv4 packet of a workload that has its address inside, which the
+// tag names.
+func (d *Driver) Pass(p *translator.Packet, from mapping.Tag) translator.Verdict {
+	if d.observer != nil {
+		d.observer.Read(d.index, p)
+	}
+	d.from = from
+	size := p.End - p.Start
+	v := d.worker.Pass4(p, from)
+	d.settle(p, v, Across, size)
+	d.from = 0
+	return v
+}
+
 // MoveOwn is Move for what the stack behind the translator's own addresses sends.
 func (d *Driver) MoveOwn(p *translator.Packet) translator.Verdict {
 	direction, size := directionOf(p), p.End-p.Start
@@ -109,6 +128,9 @@ func (d *Driver) settle(p *translator.Packet, v translator.Verdict, direction Di
 
 // count counts p, which the worker has just translated.
 func (d *Driver) count(p *translator.Packet, direction Direction, v translator.Verdict, size int) {
+	if v == translator.Deliver4 && direction == To6 {
+		direction = Across
+	}
 	if d.counters != nil {
 		d.counters.add(direction, v, size)
 	}
@@ -129,7 +151,7 @@ func (d *Driver) do(p *translator.Packet, v translator.Verdict) {
 	case v.IsForward() && d.worker.Fragments():
 		d.sendFragments(p, v)
 	case v.Leaves():
-		d.port.Send(p, v)
+		d.leave(p, v)
 	case v == translator.Local:
 		d.port.Local(p)
 	case v == translator.Segment:
@@ -139,13 +161,21 @@ func (d *Driver) do(p *translator.Packet, v translator.Verdict) {
 	}
 }
 
+func (d *Driver) leave(p *translator.Packet, v translator.Verdict) {
+	if to := d.worker.Inside(); to != 0 {
+		d.port.Deliver(p, to, v)
+	} else {
+		d.port.Send(p, v)
+	}
+}
+
 func (d *Driver) sendFragments(p *translator.Packet, v translator.Verdict) {
 	fragment := d.port.Buffer()
 	for d.worker.NextFragment(p, fragment) {
 		if d.counters != nil {
 			d.counters.fragments.Add(1)
 		}
-		d.port.Send(fragment, v)
+		d.leave(fragment, v)
 		fragment = d.port.Buffer()
 	}
 	d.port.Release(fragment)
@@ -161,13 +191,18 @@ func (d *Driver) moveSegments(p *translator.Packet) {
 		d.port.Release(p)
 		return
 	}
+	from := d.from
 	for {
 		segment := d.port.Buffer()
 		if !d.segmenter.Next(segment) {
 			d.port.Release(segment)
 			break
 		}
-		d.Move(segment)
+		if from != 0 {
+			d.Pass(segment, from)
+		} else {
+			d.Move(segment)
+		}
 	}
 	d.port.Release(p)
 }

@@ -25,6 +25,8 @@ type ledger struct {
 	longest int
 	local   int
 	dropped int
+
+	delivered int // of those sent: to a workload by name
 }
 
 func newLedger(t testing.TB) *ledger {
@@ -50,6 +52,11 @@ func (l *ledger) Send(p *translator.Packet, v translator.Verdict) {
 	l.sent = append(l.sent, v)
 	l.longest = max(l.longest, p.End-p.Start)
 	p.Buf = nil // it is ours: whoever still reads it fails
+}
+
+func (l *ledger) Deliver(p *translator.Packet, _ mapping.Tag, v translator.Verdict) {
+	l.delivered++
+	l.Send(p, v)
 }
 
 func (l *ledger) Local(p *translator.Packet)   { l.take(p); l.local++; p.Buf = nil }

@@ -24,12 +24,15 @@ type loop struct {
 	out   []*translator.Packet // to be written, or to be given back
 	seen  *flows.Queue         // nil: flows are not itemised
 
+	inside bool // the device is the one of workloads with IPv4 inside
+
 	turns, awake atomic.Uint64 // see began
 }
 
 func newLoop(d *Dataplane, index int) *loop {
 	l := &loop{plane: d, out: make([]*translator.Packet, 0, maxOut)}
-	l.Driver = Driver{worker: d.config.Translator.NewWorker(), port: l, index: index, counters: new(counters)}
+	l.Driver = Driver{worker: d.config.Translator.NewWorker(), port: l, index: d.config.FirstQueue + index, counters: new(counters)}
+	l.inside = d.config.Inside
 	if d.config.PerMapping {
 		l.traffic = new(traffic)
 	}
@@ -66,7 +69,11 @@ func (l *loop) batch(packets []*translator.Packet) {
 			l.counters.superpackets.Add(1)
 		}
 		l.counters.load.Add(uint64(p.End-p.Start) + packetCost)
-		l.Move(p)
+		if l.inside {
+			l.pass(p)
+		} else {
+			l.Move(p)
+		}
 	}
 	l.worker.Done()
 	if l.seen != nil {
@@ -100,6 +107,15 @@ func (l *loop) Buffer() *translator.Packet { return l.queue.Buffer() }
 
 // Send is the port's.
 func (l *loop) Send(p *translator.Packet, _ translator.Verdict) {
+	if l.inside {
+		l.cross(p) // no packet leaves here but to a workload
+		return
+	}
+	l.put(p)
+}
+
+// put has a packet written, or given back.
+func (l *loop) put(p *translator.Packet) {
 	l.out = append(l.out, p)
 	if len(l.out) == maxOut {
 		l.flush()
@@ -109,7 +125,7 @@ func (l *loop) Send(p *translator.Packet, _ translator.Verdict) {
 // Release is the port's.
 func (l *loop) Release(p *translator.Packet) {
 	p.End = p.Start
-	l.Send(p, 0)
+	l.put(p)
 }
 
 // Local gives a packet to the local stack, which knows nothing of partial

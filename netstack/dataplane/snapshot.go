@@ -19,7 +19,11 @@ func (d *Dataplane) Snapshot() Snapshot {
 	for _, l := range d.loops {
 		l.counters.addTo(&s)
 		v4, v6 := l.worker.ErrorsLimited()
-		s.ErrorsLimited[To6].Add(v4)
+		if d.config.Inside {
+			s.ErrorsLimited[Across].Add(v4)
+		} else {
+			s.ErrorsLimited[To6].Add(v4)
+		}
 		s.ErrorsLimited[To4].Add(v6)
 	}
 	s.Tracker = d.config.Translator.Tracker(int64(time.Since(start)))

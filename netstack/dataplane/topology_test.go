@@ -5,6 +5,7 @@ package dataplane_test
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -40,7 +41,10 @@ type topology struct {
 	t         *testing.T
 	w6, x, s4 *netns.NS
 	plane     *dataplane.Dataplane
-	stop      func() error // ends Run and gives its error
+	inside    *dataplane.Dataplane // of IPv4 inside
+	stop      func() error         // ends Run and gives its error
+
+	translator *translator.Translator
 }
 
 // newTopology builds the three namespaces and runs a dataplane in the middle.
@@ -59,10 +63,14 @@ func newTopology(t *testing.T, c tun.Config, local dataplane.Local) *topology {
 	n.s4.IP("route add default via 192.0.2.1")
 
 	tr := newTranslator(t)
+	n.translator = tr
 	n.plane = dataplane.New(dataplane.Config{Translator: tr, Local: local, PerMapping: true, Open: func() (d *tun.Device, err error) {
 		n.x.Do(func() { d, err = tun.Open(c) })
 		return d, err
 	}})
+	n.inside = dataplane.New(dataplane.Config{Translator: tr, Local: local, PerMapping: true, Inside: true, FirstQueue: max(c.Queues, 1),
+		Open: func() (*tun.Device, error) { return openTAP(n.x, c) }})
+	n.plane.Pair(n.inside)
 	n.run()
 	n.route()
 	return n
@@ -85,13 +93,16 @@ func newTranslator(t *testing.T) *translator.Translator {
 func (n *topology) run() {
 	n.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- n.plane.Run(ctx) }()
-	select {
-	case <-n.plane.Ready():
-	case err := <-done:
-		n.t.Fatal(err)
+	both, done := make(chan error, 2), make(chan error, 1)
+	for _, plane := range []*dataplane.Dataplane{n.plane, n.inside} {
+		go func() { both <- plane.Run(ctx) }()
+		select {
+		case <-plane.Ready():
+		case err := <-both:
+			n.t.Fatal(err)
+		}
 	}
+	go func() { done <- errors.Join(<-both, <-both) }()
 	n.stop = sync.OnceValue(func() error {
 		cancel()
 		return <-done

@@ -20,7 +20,11 @@ func (h *Host) flowSources(o Options) (queues []*flows.Queue) {
 	if !o.Flows {
 		return nil
 	}
-	for range o.Queues {
+	n := o.Queues
+	if o.OpenInside != nil {
+		n *= 2 // those of workloads with IPv4 inside come last
+	}
+	for range n {
 		q := flows.NewQueueSource(queueRoom)
 		queues = append(queues, q.Queue)
 		h.FlowSources = append(h.FlowSources, q)

@@ -25,8 +25,10 @@ import (
 
 // Options are what stays the same for as long as a host runs.
 type Options struct {
-	Open          func() (*tun.Device, error) // makes the device, first and again whenever it was deleted
-	Device        string                      // its name
+	Open   func() (*tun.Device, error) // makes the device, first and again whenever it was deleted
+	Device string                      // its name
+	// OpenInside makes the TAP of State.Inside; nil: there is none.
+	OpenInside    func() (*tun.Device, error)
 	Queues        int
 	Uplink        string
 	ManageSysctls bool
@@ -50,6 +52,7 @@ type Host struct {
 	Routes     *route.Manager
 	FastPath   *KernelPath
 	Dataplane  *dataplane.Dataplane
+	Inside     *dataplane.Dataplane // of workloads with IPv4 inside; nil: there are none
 	Local      *local.Stack
 	GRO        *gro.Task
 	Hub        *monitor.Hub
@@ -86,23 +89,53 @@ func Open(o Options, state *State, table *mapping.Table, workloads iter.Seq[Work
 	o.Local.Translator, o.Local.Log, o.Local.MTU = h.Translator, o.Log, state.Routes.MTU
 	o.Local.Host = new(route.Addresses).Has
 	o.Local.Write = func(p *translator.Packet) error { return h.Dataplane.Inject(p) }
+	o.Local.Deliver = func(p *translator.Packet, to mapping.Tag) error { return h.Dataplane.InjectInside(p, to) }
 	if h.Local, err = local.New(o.Local); err != nil {
 		return nil, err
 	}
 	if err := h.openFastPath(o, workloads); err != nil {
 		return nil, err
 	}
+	seen := h.flowSources(o)
 	h.Dataplane = dataplane.New(dataplane.Config{Translator: h.Translator, Local: h.Local, Log: o.Log, Open: o.Open, PerMapping: o.PerMapping,
-		Flows: h.flowSources(o)})
+		Flows: seen})
+	queues := o.Queues
+	if o.OpenInside != nil {
+		h.openInside(o, seen[min(queues, len(seen)):])
+		queues *= 2
+	}
 	h.GRO = gro.New(gro.Config{Interfaces: o.GRO, Log: o.Log})
-	h.Hub = monitor.NewHub(h.Translator, o.Queues, func(s *monitor.Set) {
+	h.Hub = monitor.NewHub(h.Translator, queues, func(s *monitor.Set) {
 		if s == nil {
-			h.Dataplane.Observe(nil)
+			h.observe(nil)
 			return
 		}
-		h.Dataplane.Observe(s)
+		h.observe(s)
 	})
 	return h, nil
+}
+
+// openInside makes the dataplane of workloads with IPv4 inside.
+func (h *Host) openInside(o Options, seen []*flows.Queue) {
+	h.Inside = dataplane.New(dataplane.Config{
+		Translator: h.Translator, Local: h.Local, Log: o.Log, PerMapping: o.PerMapping, Inside: true, FirstQueue: o.Queues, Flows: seen,
+		Open: func() (*tun.Device, error) {
+			d, err := o.OpenInside()
+			if err == nil {
+				err = route.SetUpInside(d.Name())
+			}
+			return d, err
+		},
+	})
+	h.Dataplane.Pair(h.Inside)
+}
+
+// observe has somebody see the packets of both devices.
+func (h *Host) observe(o dataplane.Observer) {
+	h.Dataplane.Observe(o)
+	if h.Inside != nil {
+		h.Inside.Observe(o)
+	}
 }
 
 // named are the workloads that say where they are, in a part's terms.
@@ -167,8 +200,12 @@ type Task struct {
 // the guard: no packet is to come before what judges it. The fast path follows the
 // routes.
 func (h *Host) Tasks() []Task {
-	tasks := []Task{{"device", h.Dataplane}, {"guard", h.Guard},
-		{"routes", following{h.Routes, []<-chan struct{}{h.Dataplane.Ready(), h.Guard.Ready()}}}}
+	tasks := []Task{{"device", h.Dataplane}}
+	if h.Inside != nil {
+		tasks = append(tasks, Task{"device of IPv4 inside", h.Inside})
+	}
+	tasks = append(tasks, Task{"guard", h.Guard}, Task{
+		"routes", following{h.Routes, []<-chan struct{}{h.Dataplane.Ready(), h.Guard.Ready()}}})
 	if r := h.FastPath.runner(); r != nil {
 		tasks = append(tasks, Task{FastPathTask, r})
 	}
@@ -194,7 +231,7 @@ func (f following) Run(ctx context.Context) error {
 // Healthy says why packets are not translated as they should be, or nil; for who
 // has seen that all tasks are ready.
 func (h *Host) Healthy() error {
-	if h.Dataplane.Device() == nil {
+	if h.Dataplane.Device() == nil || h.Inside != nil && h.Inside.Device() == nil {
 		return errors.New("the device is gone and is being made anew")
 	}
 	return h.FastPath.Insufficient()

@@ -12,6 +12,9 @@ import (
 // way that a packet took.
 func (h *Host) Traffic() dataplane.Snapshot {
 	s := h.Dataplane.Snapshot()
+	if h.Inside != nil {
+		s.Add(h.Inside.Snapshot())
+	}
 	if h.FastPath.Manager == nil {
 		return s
 	}
@@ -32,6 +35,9 @@ func (h *Host) Traffic() dataplane.Snapshot {
 // TrafficOf is what both did for the mapping with a slot of the table.
 func (h *Host) TrafficOf(slot uint32) dataplane.Traffic {
 	t := h.Dataplane.Traffic(slot)
+	if h.Inside != nil {
+		t.Add(h.Inside.Traffic(slot))
+	}
 	if h.FastPath.Manager == nil {
 		return t
 	}

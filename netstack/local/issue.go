@@ -4,6 +4,7 @@ import (
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
 )
 
 // issuer translates what the stack says to workloads by IPv4. The translator
@@ -39,6 +40,16 @@ func (i *issuer) Send(p *translator.Packet, v translator.Verdict) {
 	i.Release(p)
 }
 
+// Deliver is the port's.
+func (i *issuer) Deliver(p *translator.Packet, to mapping.Tag, v translator.Verdict) {
+	if v.Replied() || i.stack.config.Deliver == nil {
+		i.Send(p, v)
+		return
+	}
+	i.stack.wrote(i.stack.config.Deliver(p, to))
+	i.Release(p)
+}
+
 // Local is the port's.
 func (i *issuer) Local(p *translator.Packet) {
 	i.stack.Deliver(p.Bytes())
@@ -53,8 +64,10 @@ func (i *issuer) Release(p *translator.Packet) {
 }
 
 // write gives a packet to the device.
-func (s *Stack) write(p *translator.Packet) {
-	if err := s.config.Write(p); err != nil {
+func (s *Stack) write(p *translator.Packet) { s.wrote(s.config.Write(p)) }
+
+func (s *Stack) wrote(err error) {
+	if err != nil {
 		s.writeErrors.Add(1) // lost, as on any link; the device's task speaks of its troubles itself
 		return
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/natless/natless/netstack/local/dns64"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/budget/admit"
+	"github.com/natless/natless/translator/mapping"
 )
 
 // How fast the stack takes packets from its queue.
@@ -52,7 +53,10 @@ type Config struct {
 	// Write takes a packet of the stack, with complete checksums, and keeps
 	// nothing of it.
 	Write func(*translator.Packet) error
-	Log   *slog.Logger // nil: slog.Default
+	// Deliver takes a packet of the stack for a workload with IPv4 inside, as Write
+	// takes others; nil: there is none.
+	Deliver func(*translator.Packet, mapping.Tag) error
+	Log     *slog.Logger // nil: slog.Default
 }
 
 // Stats counts since the start.

@@ -43,6 +43,18 @@ func (c *Counters) lost(errno syscall.Errno) {
 	c.errors[min(int(errno), maxErrno-1)].Add(1)
 }
 
+// Add adds another's.
+func (s *Stats) Add(o Stats) {
+	s.Waits += o.Waits
+	s.Segmented += o.Segmented
+	for errno, n := range o.WriteErrors {
+		if s.WriteErrors == nil {
+			s.WriteErrors = make(map[syscall.Errno]uint64)
+		}
+		s.WriteErrors[errno] += n
+	}
+}
+
 // Clone is a copy that shares nothing with s.
 func (s Stats) Clone() Stats {
 	s.WriteErrors = maps.Clone(s.WriteErrors)

@@ -28,6 +28,7 @@ type Config struct {
 	IO       IO            // how packets are read and written
 	Patience time.Duration // with a device that another process holds; 0: a second
 	Adopt    []int         // descriptors of a predecessor's queues, which are ours from now on; see inherit
+	TAP      bool          // packets have Ethernet headers
 }
 
 // IO is a way to read and write packets.
@@ -46,11 +47,12 @@ type Offloads struct {
 	USO bool // UDP superpackets; Linux 6.2
 }
 
-// Device is an open TUN device. It goes away when it is closed, and with the
+// Device is an open TUN device or TAP. It goes away when it is closed, and with the
 // process, unless it was there before as a persistent one.
 type Device struct {
 	name     string
 	index    int
+	link     int // size of a packet's link header
 	offloads Offloads
 	io       IO
 	queues   []queue
@@ -67,7 +69,7 @@ type Device struct {
 // Open makes the device in the calling thread's network namespace, or adopts a
 // persistent one of that name that nobody holds.
 func Open(c Config) (*Device, error) {
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil && !c.TAP {
 		return nil, &MissingError{"IPv6", "load the kernel module ipv6, or boot without ipv6.disable=1", err}
 	}
 	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -75,6 +77,9 @@ func Open(c Config) (*Device, error) {
 		return nil, fmt.Errorf("device %s: netlink: %w", c.Name, err)
 	}
 	d := &Device{name: c.Name, netlink: handle}
+	if c.TAP {
+		d.link = LinkLen
+	}
 	if err := d.open(c); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("device %s: %w", c.Name, err)
@@ -97,12 +102,18 @@ func (d *Device) open(c Config) error {
 		return fmt.Errorf("find it: %w", err)
 	}
 	d.index = link.Attrs().Index
+	if c.TAP {
+		return nil
+	}
 	return d.requireIPv6()
 }
 
 // attachAll opens one descriptor for each queue.
 func (d *Device) attachAll(c Config) error {
 	n, flags := max(c.Queues, 1), uint16(unix.IFF_TUN|unix.IFF_NO_PI|unix.IFF_VNET_HDR)
+	if c.TAP {
+		flags ^= unix.IFF_TUN | unix.IFF_TAP
+	}
 	if n > 1 {
 		flags |= unix.IFF_MULTI_QUEUE
 	}
@@ -132,7 +143,7 @@ func (d *Device) addQueue(fd int, io IO) error {
 		unix.Close(fd)
 		return fmt.Errorf("eventfd: %w", err)
 	}
-	c := &common{name: d.name, fd: fd, wake: wake, counters: new(Counters)}
+	c := &common{name: d.name, fd: fd, wake: wake, link: d.link, counters: new(Counters)}
 	if d.io != "" {
 		io = d.io
 	}
@@ -174,8 +185,12 @@ func (d *Device) adopt(flags uint16) (int, error) {
 		return -1, fmt.Errorf("%w: %w", ErrBusy, err)
 	}
 	old, ok := link.(*netlink.Tuntap)
-	if !ok || old.Mode != netlink.TUNTAP_MODE_TUN {
-		return -1, fmt.Errorf("a device of that name exists and is not a TUN device: choose another name, or delete it")
+	mode, kind := netlink.TuntapMode(netlink.TUNTAP_MODE_TUN), "TUN device"
+	if d.link != 0 {
+		mode, kind = netlink.TUNTAP_MODE_TAP, "TAP"
+	}
+	if !ok || old.Mode != mode {
+		return -1, fmt.Errorf("a device of that name exists and is not a %s: choose another name, or delete it", kind)
 	}
 	multi := old.Flags&netlink.TUNTAP_MULTI_QUEUE != 0
 	if multi && old.Queues+old.DisabledQueues > 0 {
@@ -298,14 +313,18 @@ func (d *Device) LinkStats() (netlink.LinkStatistics64, error) {
 }
 
 // Inject writes a packet from any goroutine. The packet stays the caller's;
-// its buffer needs 10 bytes before Start.
-func (d *Device) Inject(p *translator.Packet) error {
+// its buffer needs 10 bytes before Start, or before the link header.
+func (d *Device) Inject(p *translator.Packet) error { return d.InjectAt(0, p) }
+
+// InjectAt is Inject by one of the queues, modulo their number: who writes much has one
+// for himself.
+func (d *Device) InjectAt(queue int, p *translator.Packet) error {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if d.closed {
 		return os.ErrClosed
 	}
-	return d.inject.write(d.queues[0].descriptor(), p)
+	return d.inject.write(d.queues[queue%len(d.queues)].descriptor(), p, d.link)
 }
 
 // Stop makes every queue's Read answer ErrStopped, without waiting for a
@@ -348,8 +367,8 @@ type injector struct {
 	scratch   *translator.Packet
 }
 
-func (i *injector) write(fd int, p *translator.Packet) error {
-	errno := writePacket(fd, p)
+func (i *injector) write(fd int, p *translator.Packet, link int) error {
+	errno := writePacket(fd, p, link)
 	if errno == unix.EINVAL && retryable(p) {
 		i.mu.Lock()
 		defer i.mu.Unlock()
@@ -357,7 +376,7 @@ func (i *injector) write(fd int, p *translator.Packet) error {
 			i.scratch = new(Buffers).Buffer()
 		}
 		i.counters.Segmented.Add(1)
-		errno = writeSegmented(fd, &i.segmenter, p, i.scratch)
+		errno = writeSegmented(fd, &i.segmenter, p, i.scratch, link)
 	}
 	if errno == 0 {
 		return nil

@@ -57,10 +57,10 @@ func (q *plainQueue) Read() (packets []*translator.Packet, fresh bool, err error
 	}
 	p := q.Buffer()
 	for {
-		n, errno := readPacket(q.fd, p)
+		n, errno := readPacket(q.fd, p, q.link)
 		switch {
-		case errno == 0 && n >= headerLen:
-			decode(p)
+		case errno == 0 && n >= headerLen+q.link:
+			decode(p, q.link)
 			q.one[0] = p
 			return q.one[:], fresh, nil
 		case errno == 0, errno == unix.EINTR:
@@ -105,6 +105,7 @@ type common struct {
 	Buffers
 	name      string
 	fd, wake  int // the device; an eventfd that is written to once, by stop
+	link      int // size of the link header in front of each packet: 0 for TUN
 	stopped   atomic.Bool
 	segmenter Segmenter
 	scratch   *translator.Packet // of refused; nil until then
@@ -144,7 +145,7 @@ func (q *plainQueue) Write(packets []*translator.Packet) {
 // write writes one packet at once.
 func (q *common) write(p *translator.Packet) {
 	if p.End > p.Start {
-		if errno := writePacket(q.fd, p); errno != 0 {
+		if errno := writePacket(q.fd, p, q.link); errno != 0 {
 			q.refused(p, errno)
 		}
 	}
@@ -158,7 +159,7 @@ func (q *common) refused(p *translator.Packet, errno syscall.Errno) {
 		if q.scratch == nil {
 			q.scratch = new(Buffers).Buffer() // not of Buffers: a ring could not name it
 		}
-		errno = writeSegmented(q.fd, &q.segmenter, p, q.scratch)
+		errno = writeSegmented(q.fd, &q.segmenter, p, q.scratch, q.link)
 	}
 	if errno != 0 {
 		q.counters.lost(errno)
@@ -182,38 +183,39 @@ func retryable(p *translator.Packet) bool {
 
 // writeSegmented writes a refused packet in pieces that ask nothing of the
 // kernel. It answers the last error.
-func writeSegmented(fd int, s *Segmenter, p, scratch *translator.Packet) (result syscall.Errno) {
+func writeSegmented(fd int, s *Segmenter, p, scratch *translator.Packet, link int) (result syscall.Errno) {
 	if p.GSOType == translator.GSONone {
 		if !CompleteChecksum(p) {
 			return unix.EINVAL
 		}
-		return writePacket(fd, p)
+		return writePacket(fd, p, link)
 	}
 	if s.Reset(p) != nil {
 		return unix.EINVAL
 	}
+	copy(scratch.Buf[scratch.Start-link:scratch.Start], p.Buf[p.Start-link:p.Start])
 	for s.Next(scratch) {
-		if errno := writePacket(fd, scratch); errno != 0 {
+		if errno := writePacket(fd, scratch, link); errno != 0 {
 			result = errno
 		}
 	}
 	return result
 }
 
-// readPacket reads a packet with its virtio-net header right in front of
-// p.Start, and sets p.End.
-func readPacket(fd int, p *translator.Packet) (int, syscall.Errno) {
-	frame := p.Buf[p.Start-headerLen : len(p.Buf)-translator.Tailroom]
+// readPacket reads a packet with its virtio-net header, and a link header of so many
+// bytes, right in front of p.Start, and sets p.End.
+func readPacket(fd int, p *translator.Packet, link int) (int, syscall.Errno) {
+	frame := p.Buf[p.Start-link-headerLen : len(p.Buf)-translator.Tailroom]
 	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(frame))), uintptr(len(frame)))
 	if errno != 0 {
 		return 0, errno
 	}
-	p.End = p.Start - headerLen + int(n)
+	p.End = p.Start - link - headerLen + int(n)
 	return int(n), 0
 }
 
-func writePacket(fd int, p *translator.Packet) syscall.Errno {
-	frame := encode(p)
+func writePacket(fd int, p *translator.Packet, link int) syscall.Errno {
+	frame := encode(p, link)
 	for {
 		_, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(frame))), uintptr(len(frame)))
 		if errno != unix.EINTR {

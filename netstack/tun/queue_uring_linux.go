@@ -168,12 +168,12 @@ func (q *uringQueue) read() {
 	if q.waiting == nil {
 		s := q.slot(q.Buffer())
 		q.waiting = s
-		q.push(s, s.Buf[s.Start-headerLen:len(s.Buf)-translator.Tailroom], uringOpRead, 0, aboutRead)
+		q.push(s, s.Buf[s.Start-q.link-headerLen:len(s.Buf)-translator.Tailroom], uringOpRead, 0, aboutRead)
 	}
 	for range q.depth - 1 {
 		s := q.slot(q.Buffer())
 		q.tries++
-		q.push(s, s.Buf[s.Start-headerLen:len(s.Buf)-translator.Tailroom], uringOpRead, unix.RWF_NOWAIT, aboutTry)
+		q.push(s, s.Buf[s.Start-q.link-headerLen:len(s.Buf)-translator.Tailroom], uringOpRead, unix.RWF_NOWAIT, aboutTry)
 	}
 }
 
@@ -198,7 +198,7 @@ func (q *uringQueue) Write(packets []*translator.Packet) {
 			q.reap()
 		}
 		q.writes++
-		q.push(q.slot(p), encode(p), uringOpWrite, 0, aboutWrite)
+		q.push(q.slot(p), encode(p, q.link), uringOpWrite, 0, aboutWrite)
 	}
 }
 
@@ -229,9 +229,9 @@ func (q *uringQueue) reap() {
 
 func (q *uringQueue) hasRead(s *slot, result int32) {
 	switch errno := syscall.Errno(-result); {
-	case result >= headerLen:
-		s.End = s.Start - headerLen + int(result)
-		decode(&s.Packet)
+	case int(result) >= headerLen+q.link:
+		s.End = s.Start - q.link - headerLen + int(result)
+		decode(&s.Packet, q.link)
 		q.ready = append(q.ready, &s.Packet)
 		return
 	case result >= 0, errno == unix.EAGAIN, errno == unix.EINTR, errno == unix.ECANCELED:

@@ -230,7 +230,7 @@ func FuzzSegmenter(f *testing.F) {
 		p := new(Buffers).Buffer()
 		p.End = p.Start + copy(p.Buf[p.Start:len(p.Buf)-translator.Tailroom], b)
 		p.Offload = translator.Offload{Flags: translator.FlagNeedsCsum, GSOType: gsoType, GSOSize: size, CsumStart: start, CsumOffset: offset}
-		encode(p)
+		encode(p, 0)
 		var s Segmenter
 		dst := new(Buffers).Buffer()
 		for n, err := 0, s.Reset(p); err == nil && s.Next(dst); n++ {
@@ -243,13 +243,18 @@ func FuzzSegmenter(f *testing.F) {
 }
 
 func TestHeaderSurvivesTheWay(t *testing.T) {
-	p := superpacket(t, true, &layers.TCP{SrcPort: 1, DstPort: 2}, random(5000), translator.Offload{GSOType: translator.GSOTCPv6, GSOSize: 1400, HdrLen: 9})
-	want := p.Offload
-	want.HdrLen = 60 // not what the reader was told, but what is there
-	encode(p)
-	p.Offload = translator.Offload{}
-	decode(p)
-	if p.Offload != want {
-		t.Errorf("got %+v, want %+v", p.Offload, want)
+	for _, link := range []int{0, LinkLen} {
+		p := superpacket(t, true, &layers.TCP{SrcPort: 1, DstPort: 2}, random(5000), translator.Offload{GSOType: translator.GSOTCPv6, GSOSize: 1400, HdrLen: 9})
+		want := p.Offload
+		want.HdrLen = 60 + uint16(link) // not what the reader was told, but what is there
+		frame := encode(p, link)
+		if got := int(binary.NativeEndian.Uint16(frame[6:])); got != int(want.CsumStart)+link {
+			t.Errorf("the checksum of a frame begins at %d, want %d behind %d", got, want.CsumStart, link)
+		}
+		p.Offload = translator.Offload{}
+		decode(p, link)
+		if p.Offload != want {
+			t.Errorf("got %+v, want %+v", p.Offload, want)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-// Package tun is the TUN device: opening it, virtio-net headers and offloads,
+// Package tun is the TUN device, and the TAP: opening it, virtio-net headers and offloads,
 // queues that read and write packets in place, and the cutting of superpackets
 // where the kernel takes none. What a packet means, and addresses, routes and
 // the MTU of the device, may not enter here.
@@ -10,6 +10,9 @@ import (
 
 	"github.com/natless/natless/translator"
 )
+
+// LinkLen is the size of an Ethernet header.
+const LinkLen = 14
 
 // bufferSize holds the longest superpacket with room for the translator before
 // and behind it.
@@ -43,11 +46,13 @@ func (e *MissingError) Unwrap() error { return e.Err }
 // All methods but Counters belong to the one goroutine that owns the queue, which
 // must be locked to its thread from the first Read on.
 //
-// Shape: a packet is IP from Start to End, without a link header, ordinary or a
-// superpacket, as its Offload says. Its buffer is the queue's own. A packet that
+// Shape: a packet is IP from Start to End, ordinary or a superpacket, as its Offload
+// says. In front of Start a TAP has the Ethernet header: Read gives it, Write wants it
+// there, and no offset counts it. Its buffer is the queue's own. A packet that
 // Read or Buffer gives has translator.Headroom before Start and room for the
 // longest packet and translator.Tailroom behind that. One that Write gets needs 10
-// bytes before Start, for the virtio-net header, which is put there.
+// bytes before Start, or before the Ethernet header, for the virtio-net header, which
+// is put there.
 //
 // Ownership: what Read and Buffer give belongs to the caller until Write, and every
 // packet goes back by Write, once, in any order and in any batch. The slice that

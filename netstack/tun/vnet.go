@@ -11,9 +11,11 @@ import (
 const headerLen = 10
 
 // decode reads the virtio-net header that the kernel wrote in front of the
-// packet. TUN uses the machine's byte order unless told otherwise.
-func decode(p *translator.Packet) {
-	h := p.Buf[p.Start-headerLen : p.Start]
+// packet and of its link header of so many bytes. TUN uses the machine's byte order
+// unless told otherwise.
+func decode(p *translator.Packet, link int) {
+	at := p.Start - link
+	h := p.Buf[at-headerLen : at]
 	p.Offload = translator.Offload{
 		Flags:      h[0],
 		GSOType:    h[1],
@@ -22,21 +24,31 @@ func decode(p *translator.Packet) {
 		CsumStart:  binary.NativeEndian.Uint16(h[6:]),
 		CsumOffset: binary.NativeEndian.Uint16(h[8:]),
 	}
+	if p.Flags&translator.FlagNeedsCsum != 0 {
+		p.CsumStart -= uint16(link)
+	}
 }
 
 // encode writes the header in front of the packet and returns both as the
 // bytes to be written. The header's length is computed anew: what a packet
 // was read with is not to be trusted.
-func encode(p *translator.Packet) []byte {
-	frame := p.Buf[p.Start-headerLen : p.End]
+func encode(p *translator.Packet, link int) []byte {
+	frame := p.Buf[p.Start-link-headerLen : p.End]
 	if p.Flags&translator.FlagNeedsCsum == 0 && p.GSOType == translator.GSONone {
 		*(*[headerLen]byte)(frame) = [headerLen]byte{}
 		return frame
 	}
 	frame[0], frame[1] = p.Flags, p.GSOType
-	binary.NativeEndian.PutUint16(frame[2:], headersLen(p))
+	hdrLen, csumStart := headersLen(p), p.CsumStart
+	if hdrLen != 0 {
+		hdrLen += uint16(link)
+	}
+	if p.Flags&translator.FlagNeedsCsum != 0 {
+		csumStart += uint16(link)
+	}
+	binary.NativeEndian.PutUint16(frame[2:], hdrLen)
 	binary.NativeEndian.PutUint16(frame[4:], p.GSOSize)
-	binary.NativeEndian.PutUint16(frame[6:], p.CsumStart)
+	binary.NativeEndian.PutUint16(frame[6:], csumStart)
 	binary.NativeEndian.PutUint16(frame[8:], p.CsumOffset)
 	return frame
 }

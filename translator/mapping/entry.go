@@ -1,7 +1,6 @@
 package mapping
 
 import (
-	"math/bits"
 	"net/netip"
 
 	"github.com/natless/natless/translator/ports"
@@ -65,28 +64,6 @@ func (e *Entry) Inside() bool { return e.word&inside != 0 }
 
 // Addr4 is the first IPv4 address of the mapping: the only one, of a workload that has it inside.
 func (e *Entry) Addr4() uint32 { return e.v4 }
-
-// Tag names a mapping, in 40 bits, to who hands packets to and fro while tables
-// change: a tag of one that is gone is not another's who has its slot since.
-type Tag uint64
-
-// Tag names the entry. It is the same for as long as the mapping keeps its slot.
-func (e *Entry) Tag() Tag {
-	check := e.v6.Hi*0x9e3779b97f4a7c15 ^ bits.RotateLeft64(e.v6.Lo*0xd6e8feb86659fd93, 32)
-	return Tag(check>>48<<slotBits | uint64(e.Slot()))
-}
-
-// Tagged is the entry that a tag names, or nil.
-func (t *Table) Tagged(tag Tag) *Entry {
-	slot := uint32(tag & slotMask)
-	if slot >= t.slots {
-		return nil
-	}
-	if e := t.entry(slot); e.word&live != 0 && e.Tag() == tag {
-		return e
-	}
-	return nil
-}
 
 // To4 copies the suffix bits that both prefixes have: those right behind the
 // IPv6 prefix become the IPv4 suffix (RFC 7757 3.3). A shift by 64 or more is

@@ -81,7 +81,7 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.host, err = engine.Open(d.engineOptions(c, h), state, table, d.keeper.workloads()); err != nil {
+	if d.host, err = engine.Open(d.engineOptions(c, h, state), state, table, d.keeper.workloads()); err != nil {
 		return nil, err
 	}
 	d.keeper.serve(d.host.Engine)
@@ -98,10 +98,22 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	return d, nil
 }
 
-func (d *Daemon) engineOptions(c *config.Config, h host) engine.Options {
+func (d *Daemon) engineOptions(c *config.Config, h host, state *engine.State) engine.Options {
 	device := tun.Config{Name: c.Device.Name, Queues: queues(c), Patience: devicePatience}
+	left := systemd.Stored(queuesName, insideQueuesName)
+	device.Adopt = left[queuesName]
+	var openInside func() (*tun.Device, error)
+	if state.Inside.Device != "" {
+		tap := device
+		tap.Name, tap.TAP, tap.Adopt = state.Inside.Device, true, left[insideQueuesName]
+		openInside = opener(tap, insideQueuesName, d.Handover, d.Log)
+	} else if fds := left[insideQueuesName]; fds != nil {
+		if err := systemd.Forget(insideQueuesName, fds); err != nil {
+			d.Log.Debug("queues of IPv4 inside that nobody needs", "error", err)
+		}
+	}
 	return engine.Options{
-		Open: opener(device, d.Handover, d.Log), Device: c.Device.Name, Queues: queues(c), Uplink: h.uplink,
+		Open: opener(device, queuesName, d.Handover, d.Log), OpenInside: openInside, Device: c.Device.Name, Queues: queues(c), Uplink: h.uplink,
 		ManageSysctls: c.ManageSysctls, SysctlDir: c.SysctlDir, StateDir: filepath.Dir(c.API.Socket), Leave: d.Handover,
 		FastPath: fastPathModes[c.FastPath], GRO: c.UDPGRO, Local: d.localConfig(c), PerMapping: c.Metrics.CountsWorkloads(),
 		Flows: c.Flows.Enabled, InUse: d.keeper.noteInUse, Log: d.Log,

@@ -26,13 +26,15 @@ import (
 // --cleanup removes, which the service manager runs then: see
 // config/deploy/systemd.
 
-// queuesName is what the service manager knows the device's queues by.
-const queuesName = "natless-queues"
+// The names that the service manager knows the queues of our devices by.
+const (
+	queuesName       = "natless-queues"
+	insideQueuesName = "natless-inside-queues"
+)
 
 // opener makes the device: first of the queues that a predecessor left, and
 // anew whenever it was deleted.
-func opener(c tun.Config, handover bool, log *slog.Logger) func() (*tun.Device, error) {
-	c.Adopt = systemd.Stored(queuesName)
+func opener(c tun.Config, stored string, handover bool, log *slog.Logger) func() (*tun.Device, error) {
 	return func() (*tun.Device, error) {
 		d, err := tun.Open(c)
 		c.Adopt = nil // they are in use, or closed
@@ -41,7 +43,7 @@ func opener(c tun.Config, handover bool, log *slog.Logger) func() (*tun.Device, 
 		}
 		if d.Inherited() {
 			log.Info("the device was left to us, with what waits in its queues", "device", d.Name())
-		} else if err := systemd.Store(queuesName, d.Descriptors()...); err != nil {
+		} else if err := systemd.Store(stored, d.Descriptors()...); err != nil {
 			log.Warn("packets will be lost at a restart", "error", err)
 		}
 		return d, nil

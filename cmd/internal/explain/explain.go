@@ -12,6 +12,7 @@ import (
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
 )
 
 // Packet explains the packet that words describe, as t would treat it now. The
@@ -53,6 +54,9 @@ func (o *outputs) Send(p *translator.Packet, _ translator.Verdict) {
 	o.described = append(o.described, Describe(p.Bytes()))
 	o.Release(p)
 }
+
+// Deliver is the port's.
+func (o *outputs) Deliver(p *translator.Packet, _ mapping.Tag, v translator.Verdict) { o.Send(p, v) }
 
 // Local is the port's.
 func (o *outputs) Local(p *translator.Packet) { o.Release(p) }

@@ -43,7 +43,8 @@ type FastPath struct {
 	Counts             [dataplane.NumDirections][fastpath.NumReasons]fastpath.Count
 }
 
-var forward = [dataplane.NumDirections]translator.Verdict{dataplane.To4: translator.Forward4, dataplane.To6: translator.Forward6}
+var forward = [dataplane.NumDirections]translator.Verdict{
+	dataplane.To4: translator.Forward4, dataplane.To6: translator.Forward6, dataplane.Across: translator.Pass4}
 
 func (c *Collector) fastPath(s sink) {
 	f := c.FastPath()

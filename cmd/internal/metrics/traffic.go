@@ -36,7 +36,7 @@ var (
 )
 
 // directions in the order of the dataplane's.
-var directions = [dataplane.NumDirections]dataplane.Direction{dataplane.To4, dataplane.To6}
+var directions = [dataplane.NumDirections]dataplane.Direction{dataplane.To4, dataplane.To6, dataplane.Across}
 
 func (c *Collector) verdicts(s sink, t dataplane.Snapshot) {
 	for _, d := range directions {
@@ -83,7 +83,13 @@ func byVerdict(s sink, direction, way string, counts *[translator.NumVerdicts]da
 	}
 }
 
-// possible leaves out what never happens: IPv4 made from IPv4.
+// possible leaves out what never happens, such as IPv4 made from IPv4.
 func possible(direction string, v translator.Verdict) bool {
-	return (v == translator.Forward6) == (direction == dataplane.To6.String())
+	switch direction {
+	case dataplane.To4.String():
+		return v == translator.Forward4 || v == translator.Hairpin || v == translator.Deliver4
+	case dataplane.To6.String():
+		return v == translator.Forward6
+	}
+	return v == translator.Pass4 || v == translator.Deliver4 || v == translator.Hairpin
 }

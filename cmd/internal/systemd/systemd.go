@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -52,10 +53,20 @@ func Store(name string, fds ...int) error {
 	return errors.Join(removed, stored)
 }
 
-// Stored gives the descriptors that a predecessor left under a name. They are
+// Forget has the service manager close what it keeps under a name, and closes what it
+// gave of that.
+func Forget(name string, fds []int) error {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+	_, err := Notify("FDSTOREREMOVE=1\nFDNAME=" + name)
+	return err
+}
+
+// Stored gives the descriptors that a predecessor left under some names. They are
 // the caller's; all others that were left are closed. It is to be called once,
 // before anything is opened.
-func Stored(name string) []int {
+func Stored(wanted ...string) map[string][]int {
 	defer os.Unsetenv("LISTEN_PID")
 	defer os.Unsetenv("LISTEN_FDS")
 	defer os.Unsetenv("LISTEN_FDNAMES")
@@ -66,12 +77,12 @@ func Stored(name string) []int {
 	// to the runtime's poller, which every packet would wake from then on.
 	n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
 	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
-	var fds []int
+	fds := map[string][]int{}
 	for i := range n {
 		fd := firstFD + i
-		if i < len(names) && names[i] == name {
+		if i < len(names) && slices.Contains(wanted, names[i]) {
 			unix.CloseOnExec(fd)
-			fds = append(fds, fd)
+			fds[names[i]] = append(fds[names[i]], fd)
 		} else {
 			unix.Close(fd)
 		}
