@@ -24,7 +24,8 @@ type Reason uint8
 // passed on, which the daemon counts when it gets them.
 const (
 	Translated = Reason(programReasonTRANSLATED)
-	Lost       = Reason(programReasonLOST) // the kernel failed in the middle: dropped
+	Spoofed    = Reason(programReasonSPOOFED) // IPv4 that is not the workload's whose interface it came by: dropped
+	Lost       = Reason(programReasonLOST)    // the kernel failed in the middle: dropped
 	NumReasons = Reason(programReasonNUM_REASONS)
 )
 
@@ -55,6 +56,9 @@ var reasonNames = [NumReasons]string{
 	programReasonNO_ROUTE:             "no-route",
 	programReasonHOST_ROUTE:           "host-route",
 	programReasonUNCHANGED:            "unchanged",
+	programReasonHAS_INSIDE:           "has-inside",
+	programReasonSTEERING:             "steering",
+	programReasonSPOOFED:              "spoofed",
 	programReasonLOST:                 "lost",
 }
 
@@ -66,20 +70,19 @@ func (r Reason) String() string {
 }
 
 // Counters is what the programs have counted since their maps were made: by
-// reason, what came in at uplinks (4→6) and at workloads (6→4).
-type Counters struct{ Uplink, Workload [NumReasons]Count }
+// reason, what came in at uplinks (4→6) and at workloads (6→4), as IPv4 of workloads
+// that have it inside, and of the daemon for them.
+type Counters struct{ Uplink, Workload, Inside, Given [NumReasons]Count }
 
 // Counters sums up what the CPUs have counted.
 func (f *FastPath) Counters() (c Counters, err error) {
-	for i := range 2 * uint32(NumReasons) {
+	programs := []*[NumReasons]Count{&c.Uplink, &c.Workload, &c.Inside, &c.Given}
+	for i := range uint32(len(programs)) * uint32(NumReasons) {
 		var perCPU []programCount
 		if err := f.maps.Reasons.Lookup(i, &perCPU); err != nil {
 			return c, fmt.Errorf("counters of the fast path: %w", err)
 		}
-		n := &c.Uplink[i%uint32(NumReasons)]
-		if i >= uint32(NumReasons) {
-			n = &c.Workload[i-uint32(NumReasons)]
-		}
+		n := &programs[i/uint32(NumReasons)][i%uint32(NumReasons)]
 		for _, cpu := range perCPU {
 			n.Packets += cpu.Packets
 			n.Bytes += cpu.Bytes

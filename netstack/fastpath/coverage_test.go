@@ -114,7 +114,7 @@ func TestBranches(t *testing.T) {
 	r.IP("route add 192.0.2.64/26 via 172.31.0.2 mtu lock 600")
 	b := &branchRun{T: t, rig: r, f: f}
 	b.disabled()
-	for i, w := range append(prefixed(), oddWorlds()...) {
+	for i, w := range append(append(prefixed(), oddWorlds()...), generate.InsideWorlds()...) {
 		b.world(w, uint64(i))
 	}
 	b.odd()
@@ -122,6 +122,7 @@ func TestBranches(t *testing.T) {
 	b.links()
 	b.summed()
 	hostWays(t, r, f)
+	insideWays(t, r, f)
 	var wrong uint64
 	if err := marks.Lookup(uint32(0), &wrong); err != nil || wrong > 0 {
 		t.Errorf("%d packets whose sum a device had computed got a wrong one (%v)", wrong, err)

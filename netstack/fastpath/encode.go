@@ -24,6 +24,11 @@ type Tables struct {
 	// comes in by another one, and all while it is not known, is passed on.
 	Interface func(mapping.Mapping) int
 
+	// Inside is where a workload with IPv4 inside sends it: at its own interface, also
+	// where that is the port of a bridge; 0 where it is not known, which drops it.
+	// steered says that all of it is to go by the daemon. nil: none have it.
+	Inside func(mapping.Mapping) (ifindex int, steered bool)
+
 	Host Host
 }
 
@@ -43,6 +48,11 @@ type Host struct {
 	// Uplinks are the interfaces that IPv4 packets come from and go to, none or
 	// too many for being asked for: all. Others are passed on.
 	Uplinks [maxUplinks]int
+
+	// Inside is the TAP of workloads with IPv4 inside; 0: there is none. Steer has all
+	// of their IPv4 go by the daemon.
+	Inside int
+	Steer  bool
 
 	// Strict says that an IPv4 packet must come in by the interface that the
 	// host would send to its source by (rp_filter=1).
@@ -64,11 +74,18 @@ const (
 	flagCountShared    = 16
 	flagStrictSource   = 32
 	flagAlone          = 64
+	flagSteer          = 128
 
 	keyOurs = 64
 
-	flagShared = 1
-	flagHoles  = 2
+	flagShared  = 1
+	flagHoles   = 2
+	flagInside  = 4
+	flagSteered = 8
+
+	flagInside4 = flagInside // of an entry4
+
+	keyBySlot = 1 << 31
 
 	nearWords  = 1024
 	portSizes  = 17
@@ -97,6 +114,9 @@ type contents struct {
 	entries4  []programEntry4
 	keysPort  []programKeyPort
 	ownerPort []programEntry4
+
+	keysInside []uint32
+	inside     []programEntryInside
 }
 
 // supported says what is in the way of a fast path.
@@ -139,6 +159,13 @@ func (c *contents) encodeOthers(t *Tables) *state {
 		}
 		for k := range portKeys(m) {
 			c.keysPort, c.ownerPort = append(c.keysPort, k), append(c.ownerPort, encode4(m, e))
+		}
+		if m.Inside {
+			_, entry := encode6(t, m, e)
+			keys, inside := encodeInside(t, m, e, entry)
+			for _, k := range keys {
+				c.keysInside, c.inside = append(c.keysInside, k), append(c.inside, inside)
+			}
 		}
 	}
 	for _, p := range ours4(t.Config) {
@@ -227,6 +254,7 @@ func (s *state) config(t *Tables, fibFlags uint32, counters int) (c programConfi
 		OwnHi: own6.Hi, OwnLo: own6.Lo, Own4: mapping.Addr4From(t.Config.IPv4),
 		Mtu4: uint32(t.Config.MTU4), Mtu6: uint32(t.Config.MTU6), Lowest6: uint32(t.Config.LowestMTU6),
 		FibFlags: fibFlags, Device: uint32(t.Host.Device), Via: uint32(t.Host.Via), Counters: uint32(counters),
+		Inside: uint32(t.Host.Inside),
 	}
 	for i, u := range t.Host.Uplinks {
 		c.Uplinks[i] = uint32(u)
@@ -250,6 +278,7 @@ func (s *state) config(t *Tables, fibFlags uint32, counters int) (c programConfi
 		{counters == 1, flagCountShared},
 		{t.Host.Strict, flagStrictSource},
 		{t.Host.Alone, flagAlone},
+		{t.Host.Steer, flagSteer},
 	} {
 		if f.set {
 			c.Flags |= f.flag
@@ -324,6 +353,9 @@ func encode6(t *Tables, m mapping.Mapping, e *mapping.Entry) (programKey6, progr
 		entry.Flags, entry.First, entry.Last = flagShared, run.First, run.Last
 		entry.IdBase, entry.IdMask = e.IdentificationRange()
 	}
+	if e.Inside() {
+		entry.Flags |= flagInside
+	}
 	if m.Ports.Len() > 1 {
 		entry.Flags |= flagHoles
 		for k := range portKeys(m) {
@@ -335,7 +367,32 @@ func encode6(t *Tables, m mapping.Mapping, e *mapping.Entry) (programKey6, progr
 
 func encode4(m mapping.Mapping, e *mapping.Entry) programEntry4 {
 	a := mapping.Addr6From(m.IPv6.Addr())
-	return programEntry4{Hi: a.Hi, Lo: a.Lo, Slot: e.Slot(), Length6: uint32(m.IPv6.Bits())}
+	entry := programEntry4{Hi: a.Hi, Lo: a.Lo, Slot: e.Slot(), Length6: uint32(m.IPv6.Bits())}
+	if m.Inside {
+		entry.Flags = flagInside4
+	}
+	return entry
+}
+
+// encodeInside is a workload with IPv4 inside, and by which keys it is found: what the
+// daemon calls it and, where it is known, its interface.
+func encodeInside(t *Tables, m mapping.Mapping, e *mapping.Entry, of programEntry6) (keys []uint32, entry programEntryInside) {
+	a := mapping.Addr6From(m.IPv6.Addr())
+	entry = programEntryInside{Hi: a.Hi, Lo: a.Lo, Of: of}
+	e.Tag().Put(entry.Name[:])
+	keys = []uint32{keyBySlot | e.Slot()}
+	if t.Inside == nil {
+		return keys, entry
+	}
+	ifindex, steered := t.Inside(m)
+	if ifindex != 0 {
+		entry.Ifindex = uint32(ifindex)
+		keys = append(keys, entry.Ifindex)
+	}
+	if steered {
+		entry.Of.Flags |= flagSteered
+	}
+	return keys, entry
 }
 
 // portKeys cuts the ports of m into aligned blocks of powers of two.

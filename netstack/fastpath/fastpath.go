@@ -8,7 +8,7 @@
 // byte for byte, or nothing.
 package fastpath
 
-//go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type key6 -type entry6 -type key4 -type entry4 -type key_port -type traffic -type flow_key -type flow_sum -type reason program bpf/program.c
+//go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type key6 -type entry6 -type key4 -type entry4 -type entry_inside -type key_port -type traffic -type flow_key -type flow_sum -type reason program bpf/program.c
 
 import (
 	"errors"
@@ -25,15 +25,18 @@ import (
 
 // Layout is the version of what lies in the maps: pinned maps of another one
 // must be replaced, not adopted.
-const Layout = 4
+const Layout = 5
 
-// FastPath is the two programs and their maps. Until Replace has filled the
+// FastPath is the four programs and their maps. Until Replace has filled the
 // maps, the programs pass everything on. It is safe for concurrent use.
 type FastPath struct {
 	// Uplink is for ingress of the interfaces where IPv4 packets for
 	// workloads come in, Workload for ingress of workloads' interfaces on
 	// the host's side. Ethernet only.
 	Uplink, Workload *ebpf.Program
+	// Sent4 is for ingress of the interface of a workload that has its IPv4 inside,
+	// its own and no bridge, and Given4 for that of the TAP.
+	Sent4, Given4 *ebpf.Program
 
 	maps         programMaps
 	fibFlags     uint32
@@ -162,7 +165,7 @@ func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, device string, o
 	if err := spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
 		return nil, fmt.Errorf("load the fast path: %w", err)
 	}
-	f.Uplink, f.Workload, f.maps = objects.Uplink, objects.Workload, objects.programMaps
+	f.Uplink, f.Workload, f.Sent4, f.Given4, f.maps = objects.Uplink, objects.Workload, objects.Sent4, objects.Given4, objects.programMaps
 	if f.itemising != nil {
 		if err := f.itemising.begin(spec, f.maps.Flows); err != nil {
 			return nil, errors.Join(err, f.Close())
@@ -182,7 +185,7 @@ func (f *FastPath) Close() error {
 	f.reading.end()
 	f.inner.close()
 	f.itemising.close(f.maps.Flows)
-	return errors.Join(f.Uplink.Close(), f.Workload.Close(), f.maps.Close())
+	return errors.Join(f.Uplink.Close(), f.Workload.Close(), f.Sent4.Close(), f.Given4.Close(), f.maps.Close())
 }
 
 // Pin puts the maps into dir, in a BPF file system, and says there which layout
@@ -244,6 +247,7 @@ func (m *programMaps) byName() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		programMapActive: m.Active, programMapBlocks: m.Blocks, programMapBy4: m.By4, programMapBy6: m.By6,
 		programMapConfigs: m.Configs, programMapCounters: m.Counters, programMapDrawn: m.Drawn, programMapFlows: m.Flows,
-		programMapNear: m.Near, programMapPorts: m.Ports, programMapReasons: m.Reasons,
+		programMapInside: m.Inside,
+		programMapNear:   m.Near, programMapPorts: m.Ports, programMapReasons: m.Reasons,
 	}
 }

@@ -31,11 +31,15 @@ func (g *generation) edit(t *Tables, removed, added []mapping.Mapping) error {
 }
 
 func (g *generation) remove(t *Tables, m mapping.Mapping) error {
-	if err := g.inner.by6.Lookup(key6(m.IPv6), new(programEntry6)); err != nil {
+	var was programEntry6
+	if err := g.inner.by6.Lookup(key6(m.IPv6), &was); err != nil {
 		return err
 	}
 	g.count(t, m, -1)
 	err := g.inner.by6.Delete(key6(m.IPv6))
+	if m.Inside {
+		err = errors.Join(err, g.removeInside(was.Slot))
+	}
 	if m.Ports.IsZero() {
 		return errors.Join(err, g.inner.by4.Delete(key4(m.IPv4)))
 	}
@@ -82,6 +86,11 @@ func (g *generation) insert(t *Tables, m mapping.Mapping) error {
 		return err
 	}
 	key, entry6 := encode6(t, m, e)
+	if m.Inside {
+		if err := g.putInside(t, m, e, entry6); err != nil {
+			return err
+		}
+	}
 	return g.inner.by6.Put(key, &entry6)
 }
 

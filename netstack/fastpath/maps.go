@@ -17,13 +17,13 @@ import (
 
 // inner is one generation of tables.
 type inner struct {
-	by6, by4, ports, near, counters *ebpf.Map
-	perMapping                      int // counters of each mapping
-	slots                           int // that there are counters for
+	by6, by4, ports, inside, near, counters *ebpf.Map
+	perMapping                              int // counters of each mapping
+	slots                                   int // that there are counters for
 }
 
 func (n *inner) close() {
-	for _, m := range []*ebpf.Map{n.by6, n.by4, n.ports, n.near, n.counters} {
+	for _, m := range []*ebpf.Map{n.by6, n.by4, n.ports, n.inside, n.near, n.counters} {
 		if m != nil {
 			m.Close()
 		}
@@ -131,7 +131,7 @@ func (f *FastPath) place(next *inner) (current uint32, err error) {
 	}
 	for _, o := range []struct{ outer, inner *ebpf.Map }{
 		{f.maps.By6, next.by6}, {f.maps.By4, next.by4}, {f.maps.Ports, next.ports},
-		{f.maps.Near, next.near}, {f.maps.Counters, next.counters},
+		{f.maps.Inside, next.inside}, {f.maps.Near, next.near}, {f.maps.Counters, next.counters},
 	} {
 		if err := o.outer.Put(1-current, o.inner); err != nil {
 			return 0, fmt.Errorf("put new tables beside those in use: %w", err)
@@ -166,7 +166,7 @@ func (f *FastPath) forget(generation uint32) error {
 }
 
 func (f *FastPath) outers() []*ebpf.Map {
-	return []*ebpf.Map{f.maps.By6, f.maps.By4, f.maps.Ports, f.maps.Near, f.maps.Counters}
+	return []*ebpf.Map{f.maps.By6, f.maps.By4, f.maps.Ports, f.maps.Inside, f.maps.Near, f.maps.Counters}
 }
 
 // load writes c into maps of their own. Within the limit, in bytes, each CPU has
@@ -194,6 +194,7 @@ func (c *contents) load(s *state, slots, limit int) (n inner, err error) {
 	n.by6 = table(programMapBy6, headroom(len(c.keys6)))
 	n.by4 = table(programMapBy4, headroom(len(c.keys4)))
 	n.ports = table(programMapPorts, headroom(len(c.keysPort)))
+	n.inside = table(programMapInside, headroom(len(c.keysInside)))
 	n.near = table(programMapNear, nearWords)
 	n.counters = table(programMapCounters, uint32(n.slots*n.perMapping))
 	if err != nil {
@@ -205,7 +206,8 @@ func (c *contents) load(s *state, slots, limit int) (n inner, err error) {
 	}
 	var six errgroup.Group // beside the others, on another processor
 	six.Go(func() error { return fill(n.by6, c.keys6, c.entries6) })
-	err = errors.Join(fill(n.by4, c.keys4, c.entries4), fill(n.ports, c.keysPort, c.ownerPort), fill(n.near, words, s.near[:]))
+	err = errors.Join(fill(n.by4, c.keys4, c.entries4), fill(n.ports, c.keysPort, c.ownerPort),
+		fill(n.inside, c.keysInside, c.inside), fill(n.near, words, s.near[:]))
 	return n, errors.Join(six.Wait(), err)
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/natless/natless/tests/generate"
@@ -32,12 +33,23 @@ func newPair(t testing.TB, r *rig, w generate.World, f *FastPath) *pair {
 		p.slow, err = translator.New(w.Config, p.table)
 	}
 	if err == nil {
-		err = f.Replace(Tables{Table: p.table, Config: p.slow.Config(), Interface: func(mapping.Mapping) int { return r.work }})
+		err = f.Replace(Tables{Table: p.table, Config: p.slow.Config(), Interface: func(mapping.Mapping) int { return r.work }, Inside: p.at,
+			Host: Host{Inside: r.up}})
 	}
 	if err != nil {
 		t.Fatalf("world %s: %v", w.Name, err)
 	}
 	return p
+}
+
+// at is where the IPv4 of a workload comes in.
+func (p *pair) at(m mapping.Mapping) (ifindex int, steered bool) {
+	for i, w := range p.world.Mappings {
+		if w.IPv6 == m.IPv6 {
+			return p.rig.insides[i%len(p.rig.insides)], false
+		}
+	}
+	return 0, false
 }
 
 func loaded(t testing.TB) *FastPath {
@@ -55,11 +67,19 @@ type judge struct {
 	*pair
 	worker           *translator.Worker
 	uplink, workload *runner
+	sent             map[netip.Prefix]*runner // IPv4 of workloads that have it inside
 	buffer           []byte
 }
 
 func (p *pair) judge() *judge {
-	return &judge{pair: p, worker: p.slow.NewWorker(),
+	sent := map[netip.Prefix]*runner{}
+	for _, m := range p.world.Mappings {
+		if m.Inside {
+			ifindex, _ := p.at(m)
+			sent[m.IPv6] = newRunner(p.fast.Sent4.FD(), ifindex, p.rig.workMAC)
+		}
+	}
+	return &judge{pair: p, worker: p.slow.NewWorker(), sent: sent,
 		uplink:   newRunner(p.fast.Uplink.FD(), p.rig.up, p.rig.upMAC),
 		workload: newRunner(p.fast.Workload.FD(), p.rig.work, p.rig.workMAC),
 		buffer:   make([]byte, translator.Headroom+4096+translator.Tailroom)}
@@ -78,6 +98,9 @@ type outcome struct {
 // checksums, so both take the checksum for a whole one; TestDevices has those.
 func (j *judge) check(in reference.Packet, segments int) (o outcome, err error) {
 	in.Offload.Flags = 0
+	if in.From.IsValid() {
+		return j.checkInside(in, segments)
+	}
 	run := j.uplink
 	if in.Bytes[0]>>4 == 6 {
 		run = j.workload
@@ -93,7 +116,8 @@ func (j *judge) check(in reference.Packet, segments int) (o outcome, err error) 
 	want := &translator.Packet{Buf: j.buffer, Start: translator.Headroom, Offload: in.Offload}
 	want.End = want.Start + copy(j.buffer[want.Start:], in.Bytes)
 	o.verdict = j.worker.Translate(want)
-	forward := (o.verdict == translator.Forward4 || o.verdict == translator.Forward6) && !j.worker.Fragments()
+	forward := (o.verdict == translator.Forward4 || o.verdict == translator.Forward6 || o.verdict == translator.Deliver4 && in.Bytes[0]>>4 == 4) &&
+		!j.worker.Fragments()
 	o.must = forward && j.plain(in, want, segments)
 	switch {
 	case !o.translated && action != actNext:
@@ -110,6 +134,92 @@ func (j *judge) check(in reference.Packet, segments int) (o outcome, err error) 
 	return o, j.same(frame, want.Bytes())
 }
 
+// checkInside is check for IPv4 of a workload that has it inside: it is forwarded as
+// the translator would have it, or comes to the daemon as it is, by its name, or is
+// dropped for its source.
+func (j *judge) checkInside(in reference.Packet, segments int) (o outcome, err error) {
+	run := j.sent[in.From]
+	action, frame, err := run.run(in, segments)
+	if err != nil {
+		if len(in.Bytes) < 40 {
+			return outcome{refused: true}, nil
+		}
+		return o, err
+	}
+	tag := j.table.Get(in.From).Tag()
+	steered := action == actRedirect && mapping.TagOf(frame[mapping.TagLen:]) == tag
+	o.translated = action == actRedirect && !steered
+	want := &translator.Packet{Buf: j.buffer, Start: translator.Headroom, Offload: in.Offload}
+	want.End = want.Start + copy(j.buffer[want.Start:], in.Bytes)
+	o.verdict = j.worker.Pass4(want, tag)
+	forward := (o.verdict == translator.Pass4 || o.verdict == translator.Deliver4) && !j.worker.Fragments()
+	o.must = forward && j.plainInside(in, want, segments)
+	switch {
+	case in.Bytes[0]>>4 != 4:
+		return o, nil // it says to be something else, and is none of the program's business
+	case action == actShot && o.verdict != translator.SpoofedSource:
+		return o, fmt.Errorf("dropped, but for the translator it is %v", o.verdict)
+	case action == actShot:
+		return o, nil
+	case action != actRedirect:
+		return o, fmt.Errorf("action %d", int32(action))
+	case steered && o.must:
+		return o, fmt.Errorf("is plain, and came to the daemon")
+	case steered && !bytes.Equal(frame[sizeEthernet-2:], run.frame()[sizeEthernet-2:]):
+		return o, fmt.Errorf("came to the daemon, but changed:\n%x", frame)
+	case steered:
+		return o, nil
+	case !forward:
+		return o, fmt.Errorf("forwarded, but for the translator it is %v:\n%x", o.verdict, frame)
+	}
+	if o.verdict == translator.Pass4 {
+		want.Bytes()[8]-- // the host counts its hop
+		generate.Repair(want.Bytes())
+	}
+	if got := frame[sizeEthernet:]; !bytes.Equal(got, want.Bytes()) {
+		return o, fmt.Errorf("differs:\ngot  %x\nwant %x", got, want.Bytes())
+	}
+	return o, nil
+}
+
+// plainInside is plain for what a workload with IPv4 inside sends.
+func (j *judge) plainInside(in reference.Packet, out *translator.Packet, segments int) bool {
+	b := in.Bytes
+	length := int(binary.BigEndian.Uint16(b[2:]))
+	dst, c := binary.BigEndian.Uint32(b[16:]), &j.world.Config
+	if b[0] != 0x45 || binary.BigEndian.Uint16(b[6:])&0xbfff != 0 || out.End-out.Start != length || b[8] <= 1 ||
+		dst == mapping.Addr4From(c.IPv4) {
+		return false
+	}
+	if e := j.table.Lookup4(dst); c.Host4.IsValid() && dst == mapping.Addr4From(c.Host4) &&
+		(b[9] == 1 || e == nil || j.table.Port(e, dst, binary.BigEndian.Uint16(b[22:])) == nil) {
+		return false
+	}
+	segment := length
+	if size := int(in.Offload.GSOSize); size > 0 && b[9] == 6 {
+		segment = min(length, 20+int(b[32]>>4)*4+size)
+	} else if size > 0 {
+		segment = min(length, 28+size)
+	}
+	if segment > j.slow.Config().MTU4 && j.table.Lookup4(dst) == nil {
+		return false // the host cuts it up
+	}
+	switch b[9] {
+	case 6:
+	case 17:
+		if b[26]|b[27] == 0 {
+			return false
+		}
+	case 1:
+		if b[20] != 0 && b[20] != 8 || b[21] != 0 || b[20] == 0 && length >= 36 && b[length-8] == 0x6e && b[length-7] == 0x6c {
+			return false
+		}
+	default:
+		return false
+	}
+	return plainSuper(in, b[9], 20, length-20, segments)
+}
+
 // same compares what the program made with what the translator made. The
 // identification of an IPv4 packet with DF=0 comes from a counter on either side.
 func (j *judge) same(frame, want []byte) error {
@@ -121,7 +231,7 @@ func (j *judge) same(frame, want []byte) error {
 	if binary.BigEndian.Uint16(frame[12:]) != ethertype {
 		return fmt.Errorf("Ethernet type %x", frame[12:14])
 	}
-	if want[0]>>4 == 4 && want[6]&0x40 == 0 && len(got) >= 20 {
+	if want[0]>>4 == 4 && want[6]&0x40 == 0 && len(got) >= 20 && j.worker.Inside() == 0 {
 		id := binary.BigEndian.Uint16(got[4:])
 		if err := j.allowed(id, want); err != nil {
 			return err
@@ -184,7 +294,7 @@ func (j *judge) plain(in reference.Packet, out *translator.Packet, segments int)
 			return false
 		}
 	case 1:
-		if b[20] != 0 && b[20] != 8 || b[22]|b[23] == 0 || b[20] == 0 && length >= 36 && b[length-8] == 0x6e && b[length-7] == 0x6c {
+		if b[20] != 0 && b[20] != 8 || b[21] != 0 || b[22]|b[23] == 0 || b[20] == 0 && length >= 36 && b[length-8] == 0x6e && b[length-7] == 0x6c {
 			return false // what might be without checksum, or with a trailer
 		}
 	default:

@@ -35,7 +35,7 @@ type programConfig struct {
 	Count6       uint32
 	Count4       uint32
 	Uplinks      [4]uint32
-	Pad          uint32
+	Inside       uint32
 	Levels6      [16]struct {
 		_      structs.HostLayout
 		MaskHi uint64
@@ -74,7 +74,7 @@ type programEntry4 struct {
 	Slot    uint32
 	Sizes   uint32
 	Length6 uint32
-	Pad     uint32
+	Flags   uint32
 }
 
 type programEntry6 struct {
@@ -89,6 +89,16 @@ type programEntry6 struct {
 	IdMask  uint16
 	Length4 uint8
 	Flags   uint8
+	Pad     uint16
+}
+
+type programEntryInside struct {
+	_       structs.HostLayout
+	Hi      uint64
+	Lo      uint64
+	Of      programEntry6
+	Ifindex uint32
+	Name    [6]uint8
 	Pad     uint16
 }
 
@@ -168,8 +178,11 @@ const (
 	programReasonNO_ROUTE             programReason = 23
 	programReasonHOST_ROUTE           programReason = 24
 	programReasonUNCHANGED            programReason = 25
-	programReasonLOST                 programReason = 26
-	programReasonNUM_REASONS          programReason = 27
+	programReasonHAS_INSIDE           programReason = 26
+	programReasonSTEERING             programReason = 27
+	programReasonSPOOFED              programReason = 28
+	programReasonLOST                 programReason = 29
+	programReasonNUM_REASONS          programReason = 30
 )
 
 type programTraffic struct {
@@ -182,29 +195,33 @@ type programTraffic struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	programMapActive    = "active"
-	programMapBlocks    = "blocks"
-	programMapBy4       = "by4"
-	programMapBy6       = "by6"
-	programMapConfigs   = "configs"
-	programMapCounters  = "counters"
-	programMapDrawn     = "drawn"
-	programMapFlows     = "flows"
-	programMapNear      = "near"
-	programMapPorts     = "ports"
-	programMapReasons   = "reasons"
-	programProgUplink   = "uplink"
-	programProgWorkload = "workload"
-	programVarEntry4    = "_entry4"
-	programVarEntry6    = "_entry6"
-	programVarFlowKey   = "_flow_key"
-	programVarFlowSum   = "_flow_sum"
-	programVarKey4      = "_key4"
-	programVarKey6      = "_key6"
-	programVarKeyPort   = "_key_port"
-	programVarReason    = "_reason"
-	programVarTraffic   = "_traffic"
-	programVarItemising = "itemising"
+	programMapActive      = "active"
+	programMapBlocks      = "blocks"
+	programMapBy4         = "by4"
+	programMapBy6         = "by6"
+	programMapConfigs     = "configs"
+	programMapCounters    = "counters"
+	programMapDrawn       = "drawn"
+	programMapFlows       = "flows"
+	programMapInside      = "inside"
+	programMapNear        = "near"
+	programMapPorts       = "ports"
+	programMapReasons     = "reasons"
+	programProgGiven4     = "given4"
+	programProgSent4      = "sent4"
+	programProgUplink     = "uplink"
+	programProgWorkload   = "workload"
+	programVarEntry4      = "_entry4"
+	programVarEntry6      = "_entry6"
+	programVarEntryInside = "_entry_inside"
+	programVarFlowKey     = "_flow_key"
+	programVarFlowSum     = "_flow_sum"
+	programVarKey4        = "_key4"
+	programVarKey6        = "_key6"
+	programVarKeyPort     = "_key_port"
+	programVarReason      = "_reason"
+	programVarTraffic     = "_traffic"
+	programVarItemising   = "itemising"
 )
 
 // loadProgram returns the embedded CollectionSpec for program.
@@ -249,6 +266,8 @@ type programSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programProgramSpecs struct {
+	Given4   *ebpf.ProgramSpec `ebpf:"given4"`
+	Sent4    *ebpf.ProgramSpec `ebpf:"sent4"`
 	Uplink   *ebpf.ProgramSpec `ebpf:"uplink"`
 	Workload *ebpf.ProgramSpec `ebpf:"workload"`
 }
@@ -265,6 +284,7 @@ type programMapSpecs struct {
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	Drawn    *ebpf.MapSpec `ebpf:"drawn"`
 	Flows    *ebpf.MapSpec `ebpf:"flows"`
+	Inside   *ebpf.MapSpec `ebpf:"inside"`
 	Near     *ebpf.MapSpec `ebpf:"near"`
 	Ports    *ebpf.MapSpec `ebpf:"ports"`
 	Reasons  *ebpf.MapSpec `ebpf:"reasons"`
@@ -274,16 +294,17 @@ type programMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programVariableSpecs struct {
-	Entry4    *ebpf.VariableSpec `ebpf:"_entry4"`
-	Entry6    *ebpf.VariableSpec `ebpf:"_entry6"`
-	FlowKey   *ebpf.VariableSpec `ebpf:"_flow_key"`
-	FlowSum   *ebpf.VariableSpec `ebpf:"_flow_sum"`
-	Key4      *ebpf.VariableSpec `ebpf:"_key4"`
-	Key6      *ebpf.VariableSpec `ebpf:"_key6"`
-	KeyPort   *ebpf.VariableSpec `ebpf:"_key_port"`
-	Reason    *ebpf.VariableSpec `ebpf:"_reason"`
-	Traffic   *ebpf.VariableSpec `ebpf:"_traffic"`
-	Itemising *ebpf.VariableSpec `ebpf:"itemising"`
+	Entry4      *ebpf.VariableSpec `ebpf:"_entry4"`
+	Entry6      *ebpf.VariableSpec `ebpf:"_entry6"`
+	EntryInside *ebpf.VariableSpec `ebpf:"_entry_inside"`
+	FlowKey     *ebpf.VariableSpec `ebpf:"_flow_key"`
+	FlowSum     *ebpf.VariableSpec `ebpf:"_flow_sum"`
+	Key4        *ebpf.VariableSpec `ebpf:"_key4"`
+	Key6        *ebpf.VariableSpec `ebpf:"_key6"`
+	KeyPort     *ebpf.VariableSpec `ebpf:"_key_port"`
+	Reason      *ebpf.VariableSpec `ebpf:"_reason"`
+	Traffic     *ebpf.VariableSpec `ebpf:"_traffic"`
+	Itemising   *ebpf.VariableSpec `ebpf:"itemising"`
 }
 
 // programObjects contains all objects after they have been loaded into the kernel.
@@ -314,6 +335,7 @@ type programMaps struct {
 	Counters *ebpf.Map `ebpf:"counters"`
 	Drawn    *ebpf.Map `ebpf:"drawn"`
 	Flows    *ebpf.Map `ebpf:"flows"`
+	Inside   *ebpf.Map `ebpf:"inside"`
 	Near     *ebpf.Map `ebpf:"near"`
 	Ports    *ebpf.Map `ebpf:"ports"`
 	Reasons  *ebpf.Map `ebpf:"reasons"`
@@ -329,6 +351,7 @@ func (m *programMaps) Close() error {
 		m.Counters,
 		m.Drawn,
 		m.Flows,
+		m.Inside,
 		m.Near,
 		m.Ports,
 		m.Reasons,
@@ -339,28 +362,33 @@ func (m *programMaps) Close() error {
 //
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programVariables struct {
-	Entry4    *ebpf.Variable `ebpf:"_entry4"`
-	Entry6    *ebpf.Variable `ebpf:"_entry6"`
-	FlowKey   *ebpf.Variable `ebpf:"_flow_key"`
-	FlowSum   *ebpf.Variable `ebpf:"_flow_sum"`
-	Key4      *ebpf.Variable `ebpf:"_key4"`
-	Key6      *ebpf.Variable `ebpf:"_key6"`
-	KeyPort   *ebpf.Variable `ebpf:"_key_port"`
-	Reason    *ebpf.Variable `ebpf:"_reason"`
-	Traffic   *ebpf.Variable `ebpf:"_traffic"`
-	Itemising *ebpf.Variable `ebpf:"itemising"`
+	Entry4      *ebpf.Variable `ebpf:"_entry4"`
+	Entry6      *ebpf.Variable `ebpf:"_entry6"`
+	EntryInside *ebpf.Variable `ebpf:"_entry_inside"`
+	FlowKey     *ebpf.Variable `ebpf:"_flow_key"`
+	FlowSum     *ebpf.Variable `ebpf:"_flow_sum"`
+	Key4        *ebpf.Variable `ebpf:"_key4"`
+	Key6        *ebpf.Variable `ebpf:"_key6"`
+	KeyPort     *ebpf.Variable `ebpf:"_key_port"`
+	Reason      *ebpf.Variable `ebpf:"_reason"`
+	Traffic     *ebpf.Variable `ebpf:"_traffic"`
+	Itemising   *ebpf.Variable `ebpf:"itemising"`
 }
 
 // programPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programPrograms struct {
+	Given4   *ebpf.Program `ebpf:"given4"`
+	Sent4    *ebpf.Program `ebpf:"sent4"`
 	Uplink   *ebpf.Program `ebpf:"uplink"`
 	Workload *ebpf.Program `ebpf:"workload"`
 }
 
 func (p *programPrograms) Close() error {
 	return _ProgramClose(
+		p.Given4,
+		p.Sent4,
 		p.Uplink,
 		p.Workload,
 	)

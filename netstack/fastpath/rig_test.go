@@ -19,7 +19,8 @@ type rig struct {
 	*netns.NS
 	up, work         int
 	upMAC, workMAC   net.HardwareAddr
-	uplink, workload int // the taps
+	uplink, workload int   // the taps
+	insides          []int // interfaces of workloads with IPv4 inside
 }
 
 func newRig(t testing.TB) *rig {
@@ -46,6 +47,16 @@ func newRig(t testing.TB) *rig {
 	r.IP("route add default via 172.31.0.2")
 	r.IP("neigh add fe80::2 lladdr 02:00:00:00:00:03 dev work")
 	r.IP("route add default via fe80::2 dev work")
+	for i := range 16 {
+		r.IP(fmt.Sprintf("tuntap add inside%d mode tap", i))
+		r.IP(fmt.Sprintf("link set inside%d up", i))
+		r.Do(func() {
+			device, err := net.InterfaceByName(fmt.Sprintf("inside%d", i))
+			if err == nil {
+				r.insides = append(r.insides, device.Index)
+			}
+		})
+	}
 	return r
 }
 

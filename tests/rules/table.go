@@ -19,6 +19,7 @@ var inKernel = []string{
 	"1.1.32", "1.1.40", "1.1.48", "1.1.56", "1.1.64", "1.1.96", "1.1.octet-u", "1.1.non-global", "1.1.never4", "1.1.never6",
 	"1.2.suffix", "1.2.longest-prefix",
 	"1.3.source-port", "1.3.destination-port",
+	"1.6.source", "1.6.source-port", "1.6.identification",
 	"2.traffic-class", "2.traffic-class-knob", "2.flow-label", "2.payload-length", "2.next-header-icmp", "2.hop-limit", "2.addresses",
 	"3.version", "3.tos", "3.tos-knob", "3.total-length", "3.identification-df", "3.identification-counter", "3.df", "3.protocol-icmp",
 	"3.ttl", "3.addresses",

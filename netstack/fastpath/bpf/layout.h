@@ -7,7 +7,7 @@
 #include "kernel.h"
 
 enum {
-	LAYOUT = 4,
+	LAYOUT = 5,
 	MAX_LENGTHS = 16, // prefix lengths in use, of each family
 	ALL_LENGTHS4 = 33, // a pool without an address that somebody else holds is of many
 	GENERATIONS = 2,
@@ -25,6 +25,7 @@ enum {
 	COUNT_SHARED = 16,   // CPUs share the counters of a mapping
 	STRICT_SOURCE = 32,  // IPv4 comes in where the host would send to its source (RFC 3704 2.2)
 	ALONE = 64,          // nothing but the translator has a way of its own in prefix and mappings
+	STEER = 128,         // all IPv4 of workloads that have it inside goes by the daemon
 };
 
 struct level6 {
@@ -54,7 +55,7 @@ struct config {
 	__u32 counters;     // of each mapping: one for each CPU, or one
 	__u32 count6, count4; // levels
 	__u32 uplinks[MAX_UPLINKS]; // where IPv4 comes from and goes to; none: wherever
-	__u32 pad;
+	__u32 inside;       // the TAP of workloads with IPv4 inside; 0: there is none
 	struct level6 levels6[MAX_LENGTHS]; // longest first
 	struct level4 levels4[MAX_LENGTHS];
 	struct level4 ours4[ALL_LENGTHS4]; // of blocks of ours, shortest first: see OURS
@@ -73,6 +74,8 @@ struct key6 {
 enum {
 	SHARED = 1, // ports decide
 	HOLES = 2,  // the port set is more than first to last
+	INSIDE = 4, // the workload has its IPv4 address inside: its IPv6 is not translated
+	STEERED = 8, // in an entry_inside: what it sends goes by the daemon
 };
 
 // entry6 is a mapping by its IPv6 prefix.
@@ -105,7 +108,20 @@ struct entry4 {
 	__u32 slot;
 	__u32 sizes;
 	__u32 length6;
-	__u32 pad;
+	__u32 flags; // INSIDE
+};
+
+// BY_SLOT in the key of an entry_inside: the rest is the slot of the mapping, else
+// the interface that the workload is at.
+enum { BY_SLOT = 1u << 31 };
+
+// entry_inside is a workload that has its IPv4 address inside.
+struct entry_inside {
+	__u64 hi, lo;     // its IPv6 address, by which it is reached
+	struct entry6 of; // its mapping
+	__u32 ifindex;    // its own, or the port of a bridge
+	__u8 name[6];     // the Ethernet address that names it to the daemon
+	__u16 pad;
 };
 
 // key_port is an aligned block of 2^size ports.
@@ -131,7 +147,8 @@ struct ids {
 	__u32 next, left;
 };
 
-// reason is why a packet was passed on to the daemon, but for the first and the last.
+// reason is why a packet was passed on to the daemon, but for the first and the last
+// two.
 enum reason {
 	TRANSLATED,
 	DISABLED,         // there are no tables, or they are being replaced
@@ -159,6 +176,9 @@ enum reason {
 	NO_ROUTE,
 	HOST_ROUTE,       // the host has another way for it than to the translator
 	UNCHANGED,        // the kernel would not make room
+	HAS_INSIDE,       // IPv6 of a workload that has IPv4 inside
+	STEERING,         // all of it is wanted there
+	SPOOFED,          // dropped: a source that is not the workload's, or nobody knows whose it is
 	LOST,             // dropped: the kernel refused a packet already rewritten
 	NUM_REASONS,
 };
@@ -169,5 +189,6 @@ const struct entry6 *_entry6 __attribute__((unused));
 const struct key4 *_key4 __attribute__((unused));
 const struct entry4 *_entry4 __attribute__((unused));
 const struct key_port *_key_port __attribute__((unused));
+const struct entry_inside *_entry_inside __attribute__((unused));
 const struct traffic *_traffic __attribute__((unused));
 const enum reason *_reason __attribute__((unused));

@@ -26,6 +26,13 @@ struct inner_ports {
 	__uint(value_size, sizeof(struct entry4));
 };
 
+struct inner_inside {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct entry_inside));
+};
+
 struct inner_near {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, NEAR_WORDS);
@@ -52,6 +59,7 @@ struct inner_counters {
 OUTER(by6);
 OUTER(by4);
 OUTER(ports);
+OUTER(inside);
 OUTER(near);
 OUTER(counters);
 
@@ -71,10 +79,10 @@ struct {
 } active SEC(".maps");
 
 // reasons count what became of packets: first those of the uplink, then those
-// of workloads.
+// of workloads, of IPv4 that workloads send, and that the daemon gives to them.
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2 * NUM_REASONS);
+	__uint(max_entries, 4 * NUM_REASONS);
 	__type(key, __u32);
 	__type(value, struct count);
 } reasons SEC(".maps");
@@ -98,7 +106,7 @@ struct {
 #ifdef COVERAGE
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 16384);
 	__type(key, __u32);
 	__type(value, __u64);
 } coverage SEC(".maps");

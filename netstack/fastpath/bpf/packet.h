@@ -42,6 +42,7 @@ struct packet {
 	__u8 class;
 	__u8 hops;
 	__u8 df;
+	__u8 inside; // it is for a workload that has its IPv4 address inside
 };
 
 static __always_inline __u16 fold(__u64 s)

@@ -4,14 +4,17 @@
 // is what the Go package translator makes of the same packet, and where that
 // would do anything but translate, the packet is passed on.
 //
+// IPv4 of workloads that have it inside is forwarded in the same way, and what is not
+// plain of it brought to the daemon and back: see inside.h.
+//
 // A translated packet goes from here to the device it leaves by. Netfilter does
 // not see it, nor does what follows here; packet sockets at both devices do, and
 // so do filters and queues at the egress of the device. See ../README.md.
+#include "inside.h"
 #include "to4.h"
-#include "to6.h"
 
-// judge counts what became of a packet and says what the kernel is to do with it.
-static __always_inline int judge(int why, int action, __u32 bytes, __u32 first)
+// tell counts what became of a packet.
+static __always_inline void tell(int why, __u32 bytes, __u32 first)
 {
 	__u32 at = first + why;
 	struct count *n = bpf_map_lookup_elem(&reasons, &at);
@@ -20,6 +23,12 @@ static __always_inline int judge(int why, int action, __u32 bytes, __u32 first)
 		n->packets++;
 		n->bytes += bytes;
 	}
+}
+
+// judge counts what became of a packet and says what the kernel is to do with it.
+static __always_inline int judge(int why, int action, __u32 bytes, __u32 first)
+{
+	tell(why, bytes, first);
 	if (why == LOST)
 		return TC_ACT_SHOT;
 	return why ? TC_ACT_UNSPEC : action;
@@ -43,6 +52,51 @@ int workload(struct __sk_buff *skb)
 	int action = TC_ACT_UNSPEC, why = to4(skb, &action);
 
 	return judge(why, action, bytes, NUM_REASONS);
+}
+
+// sent4 stands at a workload's own interface on the host's side, also where that is
+// the port of a bridge, if the workload has its IPv4 address inside.
+SEC("tc")
+int sent4(struct __sk_buff *skb)
+{
+	__u32 bytes = skb->len - ETH, key = skb->ifindex;
+	struct entry_inside *in;
+	struct config *c;
+	struct tables t = {};
+	void *insiders;
+	int action = TC_ACT_SHOT, why;
+
+	if (skb->protocol != be16(ETH_P_IP))
+		return TC_ACT_UNSPEC;
+	why = tables_inside(&t, &insiders);
+	if (why) {
+		tell(why, bytes, 2 * NUM_REASONS);
+		return TC_ACT_SHOT;
+	}
+	c = t.c; // pass4 takes what is in force by then, or nothing
+	in = bpf_map_lookup_elem(insiders, &key);
+	if (!in) {
+		tell(SPOOFED, bytes, 2 * NUM_REASONS);
+		return TC_ACT_SHOT;
+	}
+	why = pass4(skb, &t, in, &action);
+	tell(why, bytes, 2 * NUM_REASONS);
+	if (!why)
+		return action;
+	if (why == SPOOFED || why == LOST)
+		return TC_ACT_SHOT;
+	return steer(skb, c, in);
+}
+
+// given4 stands at the TAP, from which the daemon's frames come.
+SEC("tc")
+int given4(struct __sk_buff *skb)
+{
+	__u32 bytes = skb->len - ETH;
+	int action = TC_ACT_SHOT, why = give(skb, &action);
+
+	tell(why, bytes, 3 * NUM_REASONS);
+	return why ? TC_ACT_SHOT : action;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

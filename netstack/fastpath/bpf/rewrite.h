@@ -23,10 +23,9 @@ static __always_inline int out(struct bpf_fib_lookup *f)
 	return bpf_redirect_neigh(f->ifindex, &to, sizeof(to), 0);
 }
 
-// resize cuts off what stands behind the IP packet (padding of short frames),
-// and makes the IP header one of proto. Where the kernel would not, it passes the
-// packet on, perhaps without that padding.
-static __always_inline int resize(struct __sk_buff *skb, struct packet *p, __u32 length, __u16 proto)
+// trim cuts off what stands behind the IP packet (padding of short frames). Where the
+// kernel would not, it passes the packet on.
+static __always_inline int trim(struct __sk_buff *skb, struct packet *p, __u32 length)
 {
 	if (skb->len > ETH + length) {
 		if (p->gso)
@@ -35,6 +34,17 @@ static __always_inline int resize(struct __sk_buff *skb, struct packet *p, __u32
 			PASS(UNCHANGED);
 		HERE;
 	}
+	return TRANSLATED;
+}
+
+// resize is trim, and makes the IP header one of proto. Where the kernel would not, it
+// passes the packet on, perhaps without that padding.
+static __always_inline int resize(struct __sk_buff *skb, struct packet *p, __u32 length, __u16 proto)
+{
+	int why = trim(skb, p, length);
+
+	if (why)
+		return why;
 	if (bpf_skb_change_proto(skb, be16(proto), 0))
 		PASS(UNCHANGED);
 	HERE;

@@ -103,6 +103,8 @@ static __always_inline int source4(struct __sk_buff *skb, struct tables *t, stru
 	e = lookup6(t, p->src_hi, p->src_lo, &length);
 	if (!e)
 		PASS(UNMAPPED_SOURCE);
+	if (e->flags & INSIDE)
+		PASS(HAS_INSIDE); // see rule 1.6.closed
 	if (e->ifindex != skb->ifindex)
 		PASS(WRONG_INTERFACE);
 	p->src4 = e->v4 | suffix4(p->src_hi, p->src_lo, length, e->length4);

@@ -33,6 +33,7 @@ static __always_inline int read4(struct __sk_buff *skb, struct packet *p)
 	if (fold((__u64)w[0] + w[1] + w[2] + w[3] + w[4]) != 0xffff) // rule 4.ipv4-header
 		PASS(BAD_HEADER_CHECKSUM);
 	p->df = fragment != 0;
+	p->id = be16(*(__u16 *)(h + 4));
 	p->class = h[1];
 	p->payload = length - SIZE4;
 	p->proto = h[9];
@@ -77,6 +78,7 @@ static __always_inline int destination6(struct __sk_buff *skb, struct tables *t,
 		}
 		HERE;
 	}
+	p->inside = e->flags & INSIDE;
 	mapped6(e, p->dst4, length, &p->dst_hi, &p->dst_lo);
 	if (own6(c, p->dst_hi, p->dst_lo))
 		PASS(OWN_ADDRESS);
@@ -92,7 +94,7 @@ static __always_inline int source6(struct tables *t, struct packet *p)
 
 	if (never4(p->src4))
 		PASS(NEVER_TRANSLATED);
-	if (c->flags & GLOBAL_ONLY && non_global(p->src4))
+	if (c->flags & GLOBAL_ONLY && !p->inside && non_global(p->src4))
 		PASS(NON_GLOBAL);
 	if (p->src4 == c->host4)
 		PASS(OWN_ADDRESS);
@@ -144,6 +146,40 @@ static __always_inline int write6(struct __sk_buff *skb, struct packet *p)
 	return TRANSLATED;
 }
 
+// decrement counts a hop of a packet that stays IPv4, and gives it an identification.
+static __always_inline int decrement(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 *h = (__u8 *)(long)skb->data + ETH;
+	__u32 *w = (__u32 *)h;
+	__u32 third = (__u32)(p->hops - 1) << 24 | (__u32)p->proto << 16, second;
+
+	if (h + SIZE4 > (__u8 *)(long)skb->data_end)
+		PASS(LOST);
+	second = (be32(w[1]) & 0xffff) | (__u32)p->id << 16;
+	third |= (__u16)~fold((__u64)be32(w[0]) + second + third + p->src4 + p->dst4);
+	w[1] = be32(second);
+	w[2] = be32(third);
+	HERE;
+	return TRANSLATED;
+}
+
+// deliver gives a packet to the workload that has its IPv4 address inside: as it is,
+// by the way to the workload's IPv6 address. by is the interface that IPv6 from the
+// translator would come in by.
+static __always_inline int deliver(struct __sk_buff *skb, struct tables *t, struct packet *p, __u32 by, int *action)
+{
+	struct bpf_fib_lookup f;
+	int why;
+
+	p->src_hi = t->c->own_hi;
+	p->src_lo = t->c->own_lo;
+	flow6(&f, p);
+	if ((why = ask(skb, t->c, &f, by, SIZE4 + segment(p))) || (why = trim(skb, p, SIZE4 + p->payload)) || (why = decrement(skb, p)))
+		return why;
+	*action = out(&f);
+	return TRANSLATED;
+}
+
 static __always_inline int to6(struct __sk_buff *skb, int *action)
 {
 	struct bpf_fib_lookup f;
@@ -155,10 +191,10 @@ static __always_inline int to6(struct __sk_buff *skb, int *action)
 	if ((why = plain_link(skb, ETH_P_IP, SIZE4 + LEAST_TCP)) || (why = load(&t)) ||
 	    (why = read4(skb, &p)) || (why = destination6(skb, &t, &p)) || (why = source6(&t, &p)))
 		return why;
-	length = SIZE6 + segment(&p);
-	if (p.df ? length > t.c->mtu6 : length > t.c->lowest6)
+	length = (p.inside ? SIZE4 : SIZE6) + segment(&p);
+	if (p.df || p.inside ? length > t.c->mtu6 : length > t.c->lowest6)
 		PASS(TOO_BIG);
-	if (p.proto == ICMP4) {
+	if (p.proto == ICMP4 && !p.inside) {
 		if (!p.field)
 			PASS(NO_CHECKSUM);
 		HERE;
@@ -167,6 +203,14 @@ static __always_inline int to6(struct __sk_buff *skb, int *action)
 	if ((why = led(skb, t.c, &f, SIZE4 + segment(&p), &by)) ||
 	    (why = back(skb, t.c, &p, by, skb->ifindex, by, t.c->flags & STRICT_SOURCE)))
 		return why;
+	if (p.inside) {
+		HERE;
+		if ((why = deliver(skb, &t, &p, by, action)))
+			return why;
+		number(&t, p.slot, bytes, 1);
+		itemise(skb, &p, p.slot, SIZE4, 1);
+		return TRANSLATED;
+	}
 	if (t.c->flags & ZERO_CLASS) { // rule 2.traffic-class-knob
 		HERE;
 		p.class = 0;

@@ -1,0 +1,236 @@
+//go:build linux
+
+package fastpath
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/natless/natless/tests/generate"
+	"github.com/natless/natless/tests/reference"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// insider is a workload with IPv4 inside of the first of those worlds.
+var insider = netip.MustParsePrefix("2001:db8:6::2/128")
+
+// sent4 is a packet of the insider.
+func sent4(dst string, port uint16) []byte {
+	b := udp4(100)
+	copy(b[12:], []byte{198, 51, 100, 2})
+	copy(b[16:], netip.MustParseAddr(dst).AsSlice())
+	binary.BigEndian.PutUint16(b[22:], port)
+	generate.Repair(b)
+	return b
+}
+
+// fate is what sent4 makes of a packet.
+type fate string
+
+const (
+	direct  fate = "goes on"
+	steered fate = "comes to the daemon"
+	dropped fate = "is dropped"
+)
+
+// insideWays has the insider send, on hosts of all kinds.
+func insideWays(t *testing.T, r *rig, f *FastPath) {
+	r.IP("tuntap add natless0 mode tun")
+	r.IP("link set natless0 up")
+	defer r.IP("link del natless0")
+	w := generate.InsideWorlds()[0]
+	for _, to := range []string{"198.51.100.0/24", w.Config.IPv4.String(), w.Config.IPv6.String()} {
+		r.IP("route add " + to + " dev natless0")
+	}
+	device := 0
+	r.Do(func() {
+		if i, err := net.InterfaceByName("natless0"); err == nil {
+			device = i.Index
+		}
+	})
+	p := newPair(t, r, w, f)
+	tag := p.table.Get(insider).Tag()
+	host := Host{Device: device, Via: r.up, Inside: r.up}
+	with := func(change func(*Host)) Host {
+		h := host
+		change(&h)
+		return h
+	}
+	at, _ := p.at(w.Mappings[0])
+	for _, c := range []struct {
+		name    string
+		host    Host
+		at      int
+		out, to fate // to the outside, and to another workload
+	}{
+		{"as usual", host, at, direct, direct},
+		{"by an uplink", with(func(h *Host) { h.Uplinks[1] = r.up; h.Uplinks[0] = 1 }), at, direct, direct},
+		{"by no uplink", with(func(h *Host) { h.Uplinks[0] = 1 }), at, steered, direct},
+		{"the device is gone", with(func(h *Host) { h.Device, h.Alone = noSuchDevice, true }), at, direct, direct},
+		{"the device is gone, others are there", with(func(h *Host) { h.Device = noSuchDevice }), at, steered, steered},
+		{"all is steered", with(func(h *Host) { h.Steer = true }), at, steered, steered},
+		{"there is no TAP", with(func(h *Host) { h.Inside = 0 }), at, dropped, dropped},
+		{"by another's interface", host, r.insides[1], dropped, dropped},
+		{"by nobody's interface", host, r.work, dropped, dropped},
+	} {
+		if err := f.SetHost(c.host); err != nil {
+			t.Fatal(err)
+		}
+		run := newRunner(f.Sent4.FD(), c.at, r.workMAC)
+		for _, try := range []struct {
+			dst  string
+			port uint16
+			want fate
+		}{{"192.0.2.2", 53, c.out}, {"198.51.100.7", 1024, c.to}} {
+			got := fate("")
+			r.Do(func() { got = run.fate(t, tag, sent4(try.dst, try.port)) })
+			if got != try.want {
+				t.Errorf("%s: a packet to %s %s, want that it %s", c.name, try.dst, got, try.want)
+			}
+		}
+	}
+	config := p.slow.Config()
+	config.Host4 = netip.MustParseAddr("203.0.114.9")
+	if err := f.SetHost(host); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Configure(config); err != nil {
+		t.Fatal(err)
+	}
+	r.Do(func() {
+		if got := newRunner(f.Sent4.FD(), at, r.workMAC).fate(t, tag, sent4("203.0.114.9", 53)); got != steered {
+			t.Errorf("a packet to the host %s", got)
+		}
+	})
+	insideFrames(t, r, f, p)
+}
+
+func (r *runner) fate(t *testing.T, tag mapping.Tag, b []byte) fate {
+	a, frame, err := r.run(reference.Packet{Bytes: b}, 0)
+	switch {
+	case err != nil:
+		t.Error(err)
+	case a == actShot:
+		return dropped
+	case a == actRedirect && mapping.TagOf(frame[mapping.TagLen:]) == tag:
+		return steered
+	case a == actRedirect:
+		return direct
+	}
+	return fate("has another fate")
+}
+
+// insideFrames has the daemon send frames, and the insider tagged ones.
+func insideFrames(t *testing.T, r *rig, f *FastPath, p *pair) {
+	r.Do(func() {
+		for _, c := range []struct {
+			tag  mapping.Tag
+			b    []byte
+			want uint32
+		}{
+			{p.table.Get(insider).Tag(), udp4(20), actRedirect},
+			{p.table.Get(insider).Tag(), udp6(20), actShot},
+			{p.table.Get(insider).Tag() ^ 1<<30, udp4(20), actShot}, // one who had the slot before
+			{0, udp4(20), actShot},
+		} {
+			run := newRunner(f.Given4.FD(), r.up, r.upMAC)
+			c.tag.Put(run.in[:])
+			if a, frame, err := run.run(reference.Packet{Bytes: c.b}, 0); err != nil || a != c.want || string(frame[14:]) != string(c.b) {
+				t.Errorf("a frame for %x: action %d, %v", uint64(c.tag), int32(a), err)
+			}
+		}
+	})
+	at := func(mapping.Mapping) (int, bool) { return r.work, false }
+	if err := f.Replace(Tables{Table: p.table, Config: p.slow.Config(), Inside: at, Host: Host{Inside: r.up}}); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := f.Counters()
+	r.Do(func() {
+		l, err := link.AttachTCX(link.TCXOptions{Interface: r.work, Program: f.Sent4, Attach: ebpf.AttachTCXIngress})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer l.Close()
+		tagged := append(append(append([]byte(nil), r.workMAC...), 2, 0, 0, 0, 0, 9, 0x81, 0, 0, 5, 8, 0), sent4("192.0.2.2", 53)...)
+		if _, err := syscall.Write(r.workload, append(make([]byte, sizeVirtio), tagged...)); err != nil {
+			t.Error(err)
+		}
+	})
+	after, err := f.Counters()
+	if err != nil || after.Inside[programReasonNOT_PLAIN_LINK].Packets != before.Inside[programReasonNOT_PLAIN_LINK].Packets+1 {
+		t.Errorf("a frame with a VLAN tag: %+v, %v", after.Inside, err)
+	}
+}
+
+// TestInsideWays: plain packets of a workload with IPv4 inside go on, all others come to
+// the daemon in its name, and none passes that nobody judges.
+func TestInsideWays(t *testing.T) {
+	r := newRig(t)
+	insideWays(t, r, loaded(t))
+}
+
+// TestInsideEdits: a workload with IPv4 inside comes, moves to another interface, is
+// steered, and goes.
+func TestInsideEdits(t *testing.T) {
+	r := newRig(t)
+	f := loaded(t)
+	table, err := mapping.New(netip.MustParsePrefix("64:ff9b::/96"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := generate.InsideWorlds()[0]
+	at, steer := r.insides[0], false
+	tables := Tables{Table: table, Config: newPair(t, r, w, f).slow.Config(), Inside: func(mapping.Mapping) (int, bool) { return at, steer }, Host: Host{Inside: r.up}}
+	if err := f.Replace(tables); err != nil {
+		t.Fatal(err)
+	}
+	m := w.Mappings[0]
+	expect := func(when string, fates ...fate) {
+		t.Helper()
+		tag := mapping.Tag(0)
+		if e := table.Get(m.IPv6); e != nil {
+			tag = e.Tag()
+		}
+		for i, want := range fates {
+			r.Do(func() {
+				if got := newRunner(f.Sent4.FD(), r.insides[i], r.workMAC).fate(t, tag, sent4("192.0.2.2", 53)); got != want {
+					t.Errorf("%s: at interface %d it %s, want that it %s", when, i, got, want)
+				}
+			})
+		}
+	}
+	edit := func(next *mapping.Table, err error, removed, added []mapping.Mapping) {
+		t.Helper()
+		if err == nil {
+			err = f.Edit(next, removed, added)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		table = next
+	}
+	expect("before", dropped, dropped)
+	next, err := table.Insert(m)
+	edit(next, err, nil, []mapping.Mapping{m})
+	expect("there", direct, dropped)
+	at = r.insides[1]
+	if err := f.SetInside(m); err != nil {
+		t.Fatal(err)
+	}
+	expect("moved", dropped, direct)
+	steer = true
+	if err := f.SetInside(m); err != nil {
+		t.Fatal(err)
+	}
+	expect("steered", dropped, steered)
+	next, err = table.Remove(m)
+	edit(next, err, []mapping.Mapping{m}, nil)
+	expect("gone", dropped, dropped)
+}
