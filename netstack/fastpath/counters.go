@@ -71,12 +71,13 @@ func (r Reason) String() string {
 
 // Counters is what the programs have counted since their maps were made: by
 // reason, what came in at uplinks (4→6) and at workloads (6→4), as IPv4 of workloads
-// that have it inside, and of the daemon for them.
-type Counters struct{ Uplink, Workload, Inside, Given [NumReasons]Count }
+// that have it inside, and of the daemon for them. Delivered, which has one reason
+// alone, is what went to such workloads without the daemon, and in no other.
+type Counters struct{ Uplink, Workload, Inside, Given, Delivered [NumReasons]Count }
 
 // Counters sums up what the CPUs have counted.
 func (f *FastPath) Counters() (c Counters, err error) {
-	programs := []*[NumReasons]Count{&c.Uplink, &c.Workload, &c.Inside, &c.Given}
+	programs := []*[NumReasons]Count{&c.Uplink, &c.Workload, &c.Inside, &c.Given, &c.Delivered}
 	for i := range uint32(len(programs)) * uint32(NumReasons) {
 		var perCPU []programCount
 		if err := f.maps.Reasons.Lookup(i, &perCPU); err != nil {

@@ -112,7 +112,7 @@ static __always_inline int between(struct __sk_buff *skb, struct tables *t, stru
 }
 
 // pass4 judges a packet that the workload of in sent, and sends it where it goes.
-static __always_inline int pass4(struct __sk_buff *skb, struct tables *t, struct entry_inside *in, int *action)
+static __always_inline int pass4(struct __sk_buff *skb, struct tables *t, struct entry_inside *in, int *action, int *delivered)
 {
 	struct packet p = {};
 	__u32 by, from, bytes = skb->len - ETH;
@@ -151,6 +151,7 @@ static __always_inline int pass4(struct __sk_buff *skb, struct tables *t, struct
 		HERE;
 		number(t, p.slot, bytes, 1);
 		itemise(skb, &p, p.slot, SIZE4, 1);
+		*delivered = 1;
 	}
 	return TRANSLATED;
 }

@@ -79,10 +79,11 @@ struct {
 } active SEC(".maps");
 
 // reasons count what became of packets: first those of the uplink, then those
-// of workloads, of IPv4 that workloads send, and that the daemon gives to them.
+// of workloads, of IPv4 that workloads send, and that the daemon gives to them; last,
+// IPv4 that went to workloads by themselves.
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 4 * NUM_REASONS);
+	__uint(max_entries, 5 * NUM_REASONS);
 	__type(key, __u32);
 	__type(value, struct count);
 } reasons SEC(".maps");

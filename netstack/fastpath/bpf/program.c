@@ -39,9 +39,9 @@ SEC("tc")
 int uplink(struct __sk_buff *skb)
 {
 	__u32 bytes = skb->len - ETH;
-	int action = TC_ACT_UNSPEC, why = to6(skb, &action);
+	int action = TC_ACT_UNSPEC, delivered = 0, why = to6(skb, &action, &delivered);
 
-	return judge(why, action, bytes, 0);
+	return judge(why, action, bytes, delivered ? 4 * NUM_REASONS : 0);
 }
 
 // workload stands at a workload's interface on the host's side.
@@ -64,7 +64,7 @@ int sent4(struct __sk_buff *skb)
 	struct config *c;
 	struct tables t = {};
 	void *insiders;
-	int action = TC_ACT_SHOT, why;
+	int action = TC_ACT_SHOT, delivered = 0, why;
 
 	if (skb->protocol != be16(ETH_P_IP))
 		return TC_ACT_UNSPEC;
@@ -79,8 +79,8 @@ int sent4(struct __sk_buff *skb)
 		tell(SPOOFED, bytes, 2 * NUM_REASONS);
 		return TC_ACT_SHOT;
 	}
-	why = pass4(skb, &t, in, &action);
-	tell(why, bytes, 2 * NUM_REASONS);
+	why = pass4(skb, &t, in, &action, &delivered);
+	tell(why, bytes, delivered ? 4 * NUM_REASONS : 2 * NUM_REASONS);
 	if (!why)
 		return action;
 	if (why == SPOOFED || why == LOST)

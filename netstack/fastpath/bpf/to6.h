@@ -180,7 +180,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct tables *t, stru
 	return TRANSLATED;
 }
 
-static __always_inline int to6(struct __sk_buff *skb, int *action)
+static __always_inline int to6(struct __sk_buff *skb, int *action, int *delivered)
 {
 	struct bpf_fib_lookup f;
 	struct packet p = {};
@@ -209,6 +209,7 @@ static __always_inline int to6(struct __sk_buff *skb, int *action)
 			return why;
 		number(&t, p.slot, bytes, 1);
 		itemise(skb, &p, p.slot, SIZE4, 1);
+		*delivered = 1;
 		return TRANSLATED;
 	}
 	if (t.c->flags & ZERO_CLASS) { // rule 2.traffic-class-knob
