@@ -38,11 +38,12 @@ type KernelPath struct {
 // can, and removes what an earlier run left where it is not.
 func openKernelPath(o Options, routed <-chan struct{}, workloads iter.Seq[attach.Workload], t *translator.Translator) (*KernelPath, error) {
 	f := &KernelPath{Mode: o.FastPath, log: o.Log}
-	c := attach.Config{Device: o.Device, Uplink: o.Uplink, Required: o.FastPath == FastPathRequired, Keep: o.Leave, After: routed, Log: o.Log}
+	c := attach.Config{Device: o.Device, Uplink: o.Uplink, Required: o.FastPath == FastPathRequired, Keep: o.Leave, After: routed, Log: o.Log,
+		Inside: o.Inside, Steer: o.FastPath == FastPathOff}
 	if o.Flows {
 		c.Itemise = kernelRoom
 	}
-	if o.FastPath == FastPathOff {
+	if o.FastPath == FastPathOff && o.Inside == "" {
 		removed, err := attach.Cleanup(c)
 		for _, what := range removed {
 			o.Log.Info("fast_path is off, removed what an earlier run left", "what", what)
@@ -70,6 +71,17 @@ func openKernelPath(o Options, routed <-chan struct{}, workloads iter.Seq[attach
 		f.insisting = &insisting{KernelPath: f, ready: make(chan struct{})}
 	}
 	return f, nil
+}
+
+// InsidePossible says why no workload can have its IPv4 address inside, or nil.
+func (h *Host) InsidePossible() error {
+	switch {
+	case h.Inside == nil:
+		return errors.New("there is no device for IPv4 inside of workloads (inside.device)")
+	case h.FastPath.Manager == nil:
+		return fmt.Errorf("IPv4 inside of workloads takes the kernel's programs: %s", h.FastPath.Why)
+	}
+	return nil
 }
 
 // Edit, Configure and Replace are the manager's; only who required the fast path

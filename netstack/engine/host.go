@@ -27,8 +27,9 @@ import (
 type Options struct {
 	Open   func() (*tun.Device, error) // makes the device, first and again whenever it was deleted
 	Device string                      // its name
-	// OpenInside makes the TAP of State.Inside; nil: there is none.
+	// OpenInside makes the TAP of State.Inside; nil: there is none. Inside is its name.
 	OpenInside    func() (*tun.Device, error)
+	Inside        string
 	Queues        int
 	Uplink        string
 	ManageSysctls bool

@@ -25,6 +25,9 @@ func (h *Host) Traffic() dataplane.Snapshot {
 	}{
 		{&s.Verdicts[dataplane.To4][translator.Forward4], kernel.Workload[fastpath.Translated]},
 		{&s.Verdicts[dataplane.To6][translator.Forward6], kernel.Uplink[fastpath.Translated]},
+		{&s.Verdicts[dataplane.Across][translator.Pass4], kernel.Inside[fastpath.Translated]},
+		{&s.Verdicts[dataplane.Across][translator.Deliver4], kernel.Delivered[fastpath.Translated]},
+		{&s.Verdicts[dataplane.Across][translator.SpoofedSource], kernel.Inside[fastpath.Spoofed]},
 	} {
 		way.to.Packets += way.from.Packets
 		way.to.Bytes += way.from.Bytes

@@ -17,11 +17,7 @@ func (e *Entry) Tag() Tag {
 
 // Tagged is the entry that a tag names, or nil.
 func (t *Table) Tagged(tag Tag) *Entry {
-	slot := uint32(tag & slotMask)
-	if slot >= t.slots {
-		return nil
-	}
-	if e := t.entry(slot); e.word&live != 0 && e.Tag() == tag {
+	if e := t.At(uint32(tag & slotMask)); e != nil && e.Tag() == tag {
 		return e
 	}
 	return nil

@@ -132,11 +132,15 @@ func fastPathStatus(f *engine.KernelPath, mode config.FastPath) api.FastPath {
 	o.Translated = map[string]api.FastPathCount{
 		translator.Forward4.String(): api.FastPathCount(to4), translator.Forward6.String(): api.FastPathCount(to6),
 	}
-	o.Lost = n.Uplink[fastpath.Lost].Packets + n.Workload[fastpath.Lost].Packets
+	if s.Inside > 0 {
+		o.Translated[translator.Pass4.String()] = api.FastPathCount(n.Inside[fastpath.Translated])
+		o.Translated[translator.Deliver4.String()] = api.FastPathCount(n.Delivered[fastpath.Translated])
+	}
+	o.Lost = n.Uplink[fastpath.Lost].Packets + n.Workload[fastpath.Lost].Packets + n.Inside[fastpath.Lost].Packets
 	o.Passed = map[string]uint64{}
 	for r := range fastpath.NumReasons {
-		if r != fastpath.Translated && r != fastpath.Lost {
-			o.Passed[r.String()] = n.Uplink[r].Packets + n.Workload[r].Packets
+		if r != fastpath.Translated && r != fastpath.Lost && r != fastpath.Spoofed {
+			o.Passed[r.String()] = n.Uplink[r].Packets + n.Workload[r].Packets + n.Inside[r].Packets
 		}
 	}
 	return o

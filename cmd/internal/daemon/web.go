@@ -13,6 +13,7 @@ import (
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/engine"
+	"github.com/natless/natless/netstack/fastpath"
 	"github.com/natless/natless/translator/ports"
 )
 
@@ -107,6 +108,7 @@ func counted(f *engine.KernelPath) (m metrics.FastPath) {
 			m.Interfaces++
 		}
 	}
-	m.Counts[dataplane.To4], m.Counts[dataplane.To6] = n.Workload, n.Uplink
+	m.Counts[dataplane.To4], m.Counts[dataplane.To6], m.Counts[dataplane.Across] = n.Workload, n.Uplink, n.Inside
+	m.Delivered = n.Delivered[fastpath.Translated]
 	return m
 }

@@ -41,6 +41,7 @@ type FastPath struct {
 	Wanted, Active     bool
 	Interfaces, Failed int
 	Counts             [dataplane.NumDirections][fastpath.NumReasons]fastpath.Count
+	Delivered          fastpath.Count // IPv4 to workloads that have it inside
 }
 
 var forward = [dataplane.NumDirections]translator.Verdict{
@@ -54,12 +55,19 @@ func (c *Collector) fastPath(s sink) {
 		s.gauge(d.interfaces, float64(f.Interfaces))
 		s.gauge(d.failed, float64(f.Failed))
 	}
+	s.counter(translatedPackets, f.Delivered.Packets, dataplane.Across.String(), wayKernel, translator.Deliver4.String())
+	s.counter(translatedBytes, f.Delivered.Bytes, dataplane.Across.String(), wayKernel, translator.Deliver4.String())
 	for _, d := range directions {
 		for r, n := range f.Counts[d] {
 			switch r := fastpath.Reason(r); r {
 			case fastpath.Translated:
 				s.counter(translatedPackets, n.Packets, d.String(), wayKernel, forward[d].String())
 				s.counter(translatedBytes, n.Bytes, d.String(), wayKernel, forward[d].String())
+			case fastpath.Spoofed:
+				if d == dataplane.Across {
+					s.counter(droppedPackets, n.Packets, d.String(), wayKernel, translator.SpoofedSource.String())
+					s.counter(droppedBytes, n.Bytes, d.String(), wayKernel, translator.SpoofedSource.String())
+				}
 			case fastpath.Lost:
 				s.counter(droppedPackets, n.Packets, d.String(), wayKernel, lost)
 				s.counter(droppedBytes, n.Bytes, d.String(), wayKernel, lost)

@@ -14,8 +14,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -34,6 +36,8 @@ type Config struct {
 	Uplink   string // where IPv4 comes from; "": where the default routes lead
 	Required bool   // what does not work ends Run, if it does not from the start
 	Keep     bool   // leave all in force when Run ends
+	Inside   string // the TAP of workloads with IPv4 inside; "": there is none
+	Steer    bool   // nothing is translated, and all IPv4 of such workloads goes by the daemon
 	Root     string // of the BPF file system; default /sys/fs/bpf
 	// After is closed when the kernel forwards: before, it cannot tell where
 	// packets go, and nothing is attached. nil: it does.
@@ -76,6 +80,8 @@ type Manager struct {
 	took      time.Duration // to look at the host
 	room      []int32       // for where all workloads are: a million of them are looked at again and again
 
+	steering atomic.Pointer[steering]
+
 	names sync.RWMutex // guards what follows
 	hints hints
 
@@ -106,6 +112,7 @@ func New(c Config) (*Manager, error) {
 	}
 	m := &Manager{config: c, ready: make(chan struct{}), kick: make(chan struct{}, 1),
 		attached: map[place]bool{}, errs: map[place]string{}, hints: hints{}}
+	m.steering.Store(&steering{host: c.Steer})
 	if err := m.open(); err != nil {
 		m.release()
 		return nil, err
@@ -141,6 +148,8 @@ func (m *Manager) open() (err error) {
 	m.kernel = newKernel(m.surveying, m.config.Device)
 	m.kernel.remember(m.path.Uplink, uplink)
 	m.kernel.remember(m.path.Workload, workload)
+	m.kernel.remember(m.path.Sent4, sent4)
+	m.kernel.remember(m.path.Given4, given4)
 	if err := m.kernel.hold(); err != nil {
 		return err
 	}
@@ -325,11 +334,8 @@ func (m *Manager) attach(want map[place]bool) error {
 				continue
 			}
 		}
-		program := m.path.Workload
-		if p.role == uplink {
-			program = m.path.Uplink
-		}
-		if err := m.hook.attach(p, program); err != nil {
+		programs := [...]*ebpf.Program{uplink: m.path.Uplink, workload: m.path.Workload, sent4: m.path.Sent4, given4: m.path.Given4}
+		if err := m.hook.attach(p, programs[p.role]); err != nil {
 			delete(m.attached, p)
 			m.errs[p] = err.Error()
 			errs = append(errs, fmt.Errorf("%s: %w", m.host.links[p.ifindex].name, err))

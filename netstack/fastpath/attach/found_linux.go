@@ -98,7 +98,7 @@ func (k *kernel) judge(p *ebpf.Program) (w known) {
 	if err != nil || p.Type() != ebpf.SchedCLS {
 		return w
 	}
-	for r := uplink; r <= workload; r++ {
+	for r := range numRoles {
 		if fastpath.IsProgram(info.Name, r.String(), k.device) && fastpath.HasMaps(info) {
 			return known{ours, r}
 		}
@@ -270,7 +270,7 @@ func (k *kernel) filter(f netlink.Filter) (role, bool) {
 	if !ok {
 		return 0, false
 	}
-	for r := uplink; r <= workload; r++ {
+	for r := range numRoles {
 		if strings.HasPrefix(b.Name, filterName(r)) && b.Attrs().Priority == priority+uint16(r) {
 			return r, k.look(ebpf.ProgramID(b.Id)).owner != foreign
 		}

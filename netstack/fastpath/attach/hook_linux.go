@@ -21,9 +21,18 @@ type role uint8
 const (
 	uplink role = iota
 	workload
+	sent4  // at the own interface of a workload with IPv4 inside, also at the port of a bridge
+	given4 // at the TAP
+	numRoles
 )
 
-func (r role) String() string { return [...]string{uplink: "uplink", workload: "workload"}[r] }
+func (r role) String() string {
+	return [...]string{uplink: "uplink", workload: "workload", sent4: "sent4", given4: "given4"}[r]
+}
+
+// inside says that a role is about IPv4 that workloads have inside, for which there is
+// no other way.
+func (r role) inside() bool { return r == sent4 || r == given4 }
 
 // place is where one program is to be: at ingress of an interface.
 type place struct {
@@ -203,7 +212,7 @@ func pinned(dir, prefix string) (places []place, err error) {
 		return nil, err
 	}
 	for _, n := range names {
-		for r := uplink; r <= workload; r++ {
+		for r := range numRoles {
 			number, ok := strings.CutPrefix(filepath.Base(n), prefix+r.String()+"-")
 			if i, err := strconv.Atoi(number); ok && err == nil {
 				places = append(places, place{i, r})

@@ -154,6 +154,7 @@ func (m *Manager) follow(v *view, in *inForce) error {
 		}
 		errs = append(errs, err)
 	}
+	errs = append(errs, m.still(*in, func() error { return m.movePorts(found.ports) }))
 	return errors.Join(errs...)
 }
 
@@ -236,6 +237,7 @@ func (m *Manager) putPrograms(in inForce, amiss error) error {
 	left, unread := m.hook.left()
 	return m.still(in, func() error {
 		m.passed = passed
+		amiss = errors.Join(amiss, m.steer())
 		want := m.wanted()
 		maps.DeleteFunc(want, func(p place, _ bool) bool { return !s.places[p] }) // nobody has looked what is there
 		err := errors.Join(amiss, unread, m.detachBut(want, left), m.attach(want))

@@ -21,6 +21,10 @@ import (
 // possible are the places where programs could be.
 func (m *Manager) possible() map[place]bool {
 	all := map[place]bool{}
+	m.insidePlaces(all)
+	if m.config.Steer {
+		return all
+	}
 	for _, i := range m.uplinks {
 		all[place{i, uplink}] = true
 	}
@@ -34,7 +38,7 @@ func (m *Manager) possible() map[place]bool {
 
 // leave says why a place is left to the daemon, or "".
 func (m *Manager) leave(p place) string {
-	if m.config.Required {
+	if m.config.Required || p.role.inside() {
 		return ""
 	}
 	if m.passed.Host != "" {
@@ -105,7 +109,7 @@ func (m *Manager) surveyed(s scene) survey.Passed {
 // pinned says that a program is at a link that an earlier run pinned where this
 // one looks for it.
 func (m *Manager) pinned(s stands) bool {
-	for r := uplink; r <= workload; r++ {
+	for r := range numRoles {
 		l, err := link.LoadPinnedLink(m.store.path(linkPrefix+place{s.place.ifindex, r}.String()), nil)
 		if err != nil {
 			continue

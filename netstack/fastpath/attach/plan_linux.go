@@ -33,7 +33,8 @@ func (m *Manager) Plan(table *mapping.Table, c translator.Config) *Plan {
 func (m *Manager) planOf(v *view, in inForce, found located) *Plan {
 	p := &Plan{m: m, tables: tables{table: in.table, translation: in.translation, located: found, ways: v.ways}}
 	p.plan = m.path.Plan(fastpath.Tables{Table: in.table, Config: in.translation, Host: v.ways,
-		Interface: func(mp mapping.Mapping) int { return p.of(p.table, mp) }})
+		Interface: func(mp mapping.Mapping) int { return p.of(p.table, mp) },
+		Inside:    func(mp mapping.Mapping) (int, bool) { return m.inside(&p.tables, mp) }})
 	return p
 }
 
@@ -60,12 +61,14 @@ func (p *Plan) edit(table *mapping.Table, removed, added []Workload) {
 	for _, w := range removed {
 		if e := p.table.Get(w.IPv6); e != nil {
 			p.set(e.Slot(), nobody)
+			delete(p.ports, e.Slot())
 		}
 	}
 	p.table = table
 	for _, w := range added {
 		if e := table.Get(w.IPv6); e != nil {
 			p.set(e.Slot(), int32(p.m.find(w)))
+			p.m.findInside(&p.located, e, w)
 		}
 	}
 	p.plan.Edit(table, mappings(removed), mappings(added))
@@ -88,11 +91,11 @@ func (p *Plan) commit(table *mapping.Table, c translator.Config) error {
 	m := p.m
 	m.table, m.translation, m.epoch = table, c, m.epoch+1
 	if p.plan == nil {
-		m.at, m.count, m.nowhere = nil, map[int]int{}, 0
+		m.located = located{count: map[int]int{}, ports: map[uint32]int{}}
 		return m.judge(p.err)
 	}
 	m.located, m.ways = p.located, p.ways
-	return m.judge(p.plan.Commit(fastpath.Tables{Table: table, Config: c, Interface: m.interfaceOf, Host: m.ways}))
+	return m.judge(p.plan.Commit(fastpath.Tables{Table: table, Config: c, Interface: m.interfaceOf, Inside: m.insideOf, Host: m.ways}))
 }
 
 // Drop lets go of what is not committed. It may be called again.

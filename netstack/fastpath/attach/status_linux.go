@@ -25,6 +25,9 @@ func (m *Manager) Snapshot() Snapshot {
 	for r := range fastpath.NumReasons {
 		s.Uplink[r] = minus(s.Uplink[r], m.base.Uplink[r])
 		s.Workload[r] = minus(s.Workload[r], m.base.Workload[r])
+		s.Inside[r] = minus(s.Inside[r], m.base.Inside[r])
+		s.Given[r] = minus(s.Given[r], m.base.Given[r])
+		s.Delivered[r] = minus(s.Delivered[r], m.base.Delivered[r])
 	}
 	return s
 }
@@ -44,6 +47,7 @@ type Status struct {
 	On         bool   // packets are translated
 	Detail     string // what is not used, and why
 	Interfaces []Interface
+	Inside     int // interfaces of workloads with IPv4 inside that have their program
 }
 
 // Interface is where a program is, or should be.
@@ -63,8 +67,16 @@ func (m *Manager) Status() Status {
 }
 
 func (m *Manager) status() Status {
-	s := Status{Attach: m.hook.String(), Adopted: m.adopted, On: m.unusable() == nil && len(m.attached) > 0}
-	places := slices.Collect(maps.Keys(m.attached))
+	s := Status{Attach: m.hook.String(), Adopted: m.adopted}
+	var places []place
+	for p := range m.attached {
+		if !p.role.inside() {
+			places = append(places, p)
+		} else if p.role == sent4 {
+			s.Inside++
+		}
+	}
+	s.On = m.unusable() == nil && len(places) > 0
 	places = slices.AppendSeq(places, maps.Keys(m.errs))
 	if m.unusable() == nil && m.passed.Host == "" {
 		for p := range m.possible() {
@@ -91,6 +103,9 @@ func (m *Manager) status() Status {
 func (m *Manager) lacking() (list []string) {
 	if err := m.unusable(); err != nil {
 		return []string{err.Error()}
+	}
+	if m.config.Steer {
+		return []string{"fast_path is off: what workloads with IPv4 inside send goes by the daemon"}
 	}
 	if !m.forwards {
 		list = append(list, fmt.Sprintf("%s does not forward both IPv4 and IPv6 (net.ipv4.conf.*.forwarding, "+

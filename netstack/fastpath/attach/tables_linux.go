@@ -35,9 +35,10 @@ type tables struct {
 
 // located is where workloads are.
 type located struct {
-	at      []int32     // by slot: the interface where its packets come in, 0 for none
-	count   map[int]int // mappings by interface
-	nowhere int         // mappings without one
+	at      []int32        // by slot: the interface where its packets come in, 0 for none
+	count   map[int]int    // mappings by interface
+	nowhere int            // mappings without one
+	ports   map[uint32]int // by slot: the own interface of a workload with IPv4 inside
 }
 
 // nobody is at a slot that no mapping has.
@@ -74,7 +75,7 @@ func (l *located) of(table *mapping.Table, mp mapping.Mapping) int {
 // locate finds where all workloads of a table are, and notes it in room where that is
 // enough.
 func (m *Manager) locate(h *host, table *mapping.Table, room []int32) located {
-	l := located{at: slices.Grow(room[:0], table.Slots())[:table.Slots()], count: map[int]int{}}
+	l := located{at: slices.Grow(room[:0], table.Slots())[:table.Slots()], count: map[int]int{}, ports: map[uint32]int{}}
 	for i := range l.at {
 		l.at[i] = nobody
 	}
@@ -83,6 +84,9 @@ func (m *Manager) locate(h *host, table *mapping.Table, room []int32) located {
 		i := int32(h.interfaceOf(p, m.hint(p.Addr())))
 		l.at[e.Slot()] = i
 		l.add(i, 1)
+		if e.Inside() {
+			l.ports[e.Slot()] = h.portOf(p, m.hint(p.Addr()))
+		}
 	}
 	return l
 }
@@ -182,6 +186,7 @@ func (m *Manager) Edit(table *mapping.Table, removed, added []Workload) error {
 	for _, w := range removed {
 		if e := m.table.Get(w.IPv6); e != nil {
 			m.set(e.Slot(), nobody)
+			delete(m.ports, e.Slot())
 		}
 		m.setHint(w.IPv6.Addr(), "")
 	}
@@ -189,6 +194,7 @@ func (m *Manager) Edit(table *mapping.Table, removed, added []Workload) error {
 	for _, w := range added {
 		if e := table.Get(w.IPv6); e != nil {
 			m.set(e.Slot(), int32(m.find(w)))
+			m.findInside(&m.located, e, w)
 		}
 	}
 	if m.unsupported != nil || m.stale != nil {

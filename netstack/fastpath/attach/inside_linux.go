@@ -1,0 +1,123 @@
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+// Workloads with IPv4 inside have a program at their own interface, where it is sure
+// whose a packet is, and the daemon has one at the TAP, by which it gives them what is
+// theirs. Where nothing may be bypassed the programs stay, and steer all to the daemon.
+
+// steering is what goes by the daemon. Nobody changes one.
+type steering struct {
+	host bool         // all
+	at   map[int]bool // by interface: what comes in there
+}
+
+// Supported says why the kernel cannot do what the fast path, and IPv4 inside of
+// workloads, takes.
+func Supported() error { return probe() }
+
+// portOf is where a workload itself is, also at a bridge; 0 where it is not known.
+func (h *host) portOf(p netip.Prefix, hint string) int {
+	ifindex := h.byName[hint]
+	if ifindex == 0 {
+		ifindex = h.hops.To(p).Interface
+	}
+	if l := h.links[ifindex]; !l.ethernet || l.bridge {
+		return 0
+	}
+	return ifindex
+}
+
+// findInside notes where a new workload is, which find has asked the kernel for; the
+// caller holds mu.
+func (m *Manager) findInside(l *located, e *mapping.Entry, w Workload) {
+	if e.Inside() {
+		l.ports[e.Slot()] = m.host.portOf(w.IPv6, w.Interface)
+		m.changed() // its program is to be there, too
+	}
+}
+
+// insideOf answers for the mappings of m.table; the caller holds mu.
+func (m *Manager) insideOf(mp mapping.Mapping) (ifindex int, steered bool) {
+	return m.inside(&m.tables, mp)
+}
+
+func (m *Manager) inside(t *tables, mp mapping.Mapping) (ifindex int, steered bool) {
+	e := t.table.Get(mp.IPv6)
+	if e == nil {
+		return 0, false
+	}
+	ifindex = t.ports[e.Slot()]
+	return ifindex, m.steering.Load().at[ifindex]
+}
+
+// insidePlaces adds where the programs for IPv4 inside are to be; the caller holds mu.
+func (m *Manager) insidePlaces(all map[place]bool) {
+	tap := m.host.byName[m.config.Inside]
+	if tap == 0 {
+		return
+	}
+	all[place{tap, given4}] = true
+	for _, i := range m.ports {
+		if i != 0 {
+			all[place{i, sent4}] = true
+		}
+	}
+}
+
+// movePorts tells the maps of workloads that are at another interface now; the caller
+// holds mu.
+func (m *Manager) movePorts(found map[uint32]int) error {
+	var errs []error
+	for slot, now := range found {
+		was, there := m.ports[slot]
+		if now == was || !there || m.since.slots[slot] {
+			continue
+		}
+		m.ports[slot] = now
+		if err := m.setInside(slot); err != nil {
+			m.ports[slot] = was
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) setInside(slot uint32) error {
+	e := m.table.At(slot)
+	if e == nil {
+		return fmt.Errorf("IPv4 inside: slot %d is nobody's", slot)
+	}
+	return m.path.SetInside(e.Mapping())
+}
+
+// steer tells the maps what is to go by the daemon, as packets would bypass something;
+// the caller holds mu.
+func (m *Manager) steer() error {
+	next := &steering{host: m.config.Steer || m.passed.Host != "" && !m.config.Required, at: map[int]bool{}}
+	for ifindex := range m.passed.Interfaces {
+		next.at[ifindex] = !m.config.Required
+	}
+	before := m.steering.Swap(next)
+	if m.unusable() != nil {
+		return nil
+	}
+	var errs []error
+	if next.host != m.ways.Steer {
+		ways := m.ways
+		ways.Steer = next.host
+		errs = append(errs, m.setWays(ways))
+	}
+	for slot, ifindex := range m.ports {
+		if next.at[ifindex] != before.at[ifindex] {
+			errs = append(errs, m.setInside(slot))
+		}
+	}
+	return errors.Join(errs...)
+}
