@@ -127,7 +127,7 @@ func (e *Entry) Mapping() Mapping {
 
 // same says that o, of any table, is the same mapping.
 func (e *Entry) same(o *Entry) bool {
-	return e.v6 == o.v6 && e.v4 == o.v4 && e.len6 == o.len6 && e.len4 == o.len4 && e.Shared() == o.Shared() &&
+	return e.v6 == o.v6 && e.v4 == o.v4 && e.len6 == o.len6 && e.len4 == o.len4 && e.Shared() == o.Shared() && e.Inside() == o.Inside() &&
 		e.run == o.run && (e.set == o.set || e.set != nil && o.set != nil && e.set.ports.Equal(o.set.ports))
 }
 

@@ -190,6 +190,10 @@ func TestInside(t *testing.T) {
 		if _, err := table.Remove(without); !errors.Is(err, ErrNotFound) {
 			t.Errorf("%v goes as %v: %v", with, without, err)
 		}
+		other := build(t, s)
+		if table.Get(with.IPv6).same(other.Get(with.IPv6)) || other.Get(with.IPv6).same(table.Get(with.IPv6)) {
+			t.Errorf("%v is taken for %v", with, without)
+		}
 	}
 	for _, s := range []string{"2001:db8::/127 192.0.2.1", "2001:db8::/96 192.0.2.0/24"} {
 		wide := m(s)
