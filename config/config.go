@@ -18,6 +18,7 @@ import (
 // it. The reference file explains every key.
 type Config struct {
 	Device          Device         `yaml:"device" restart:"yes"`
+	Inside          Inside         `yaml:"inside" restart:"yes"`
 	UDPGRO          []string       `yaml:"udp_gro" restart:"yes"` // patterns of interface names
 	Uplink          string         `yaml:"uplink" restart:"yes"`  // "" is none
 	Prefix          netip.Prefix   `yaml:"prefix"`                // the zero value is none
@@ -53,6 +54,11 @@ type Device struct {
 	Name   string `yaml:"name"`
 	MTU    int    `yaml:"mtu"` // bytes
 	Queues Queues `yaml:"queues"`
+}
+
+// Inside is what IPv4 inside of workloads needs besides.
+type Inside struct {
+	Device string `yaml:"device"` // the TAP device, made when the first workload asks for it
 }
 
 // Addresses are the translator's own.
@@ -119,6 +125,7 @@ type Pool struct {
 	Name             string        `yaml:"name"`
 	IPv4             PoolIPv4      `yaml:"ipv4"`
 	WholeAddress     bool          `yaml:"whole_address"`      // a workload gets an address with all its ports
+	Inside           bool          `yaml:"inside"`             // who does not say otherwise has the address inside
 	PortsPerWorkload int           `yaml:"ports_per_workload"` // 0 with WholeAddress
 	Ports            ports.Set     `yaml:"ports"`              // what may be assigned; empty with WholeAddress
 	ReservedPorts    ports.Set     `yaml:"reserved_ports"`     // what of Ports may not; extra single ports may be asked for all the same
@@ -144,6 +151,7 @@ type Health struct {
 func Default() Config {
 	return Config{
 		Device:        Device{Name: "natless0", MTU: 1500, Queues: AutoQueues},
+		Inside:        Inside{Device: "natless4"},
 		ICMPErrors:    ICMPErrors{Rate: 100, Burst: 50, TotalRate: 10_000, TotalBurst: 5000},
 		MTU:           MTU{IPv4: 1500, IPv6: 1500},
 		LowestIPv6MTU: 1280,
