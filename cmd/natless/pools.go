@@ -71,6 +71,9 @@ func poolLine(p api.Pool) string {
 	} else {
 		text = append(text, words.Count(p.PortsPerWorkload, "port")+" each,")
 	}
+	if p.Inside {
+		text = append(text, "IPv4 inside,")
+	}
 	cooldown := time.Duration(p.CooldownSeconds * float64(time.Second))
 	line := strings.Join(append(text, fmt.Sprintf("%s, %s used, cooldown %s", words.Count(p.Workloads, "workload"),
 		percent(p.PortsUsed, p.Ports), cooldown)), " ")

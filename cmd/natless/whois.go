@@ -162,7 +162,10 @@ func addresses(all []netip.Addr) string {
 }
 
 func printOwner(w io.Writer, o api.Owner) error {
-	key, address, ports := "", "", ""
+	key, address, ports, way := "", "", "", ""
+	if o.Inside {
+		way = "inside"
+	}
 	if o.Key != (api.Key{}) {
 		key = o.Key.String()
 	}
@@ -174,5 +177,5 @@ func printOwner(w io.Writer, o api.Owner) error {
 	}
 	return facts(w, "name", o.Name, "workload", key, "serial", serial(o.Serial), "is", o.Detail,
 		"network", o.Network, "ipv6", addresses(o.IPv6),
-		"address", address, "ports", ports, "pool", o.Pool, "since", moment(o.Since), "until", moment(o.Until))
+		"address", address, "ports", ports, "ipv4", way, "pool", o.Pool, "since", moment(o.Since), "until", moment(o.Until))
 }

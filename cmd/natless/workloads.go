@@ -66,7 +66,7 @@ func printWorkload(out io.Writer, w api.Workload, now time.Time) error {
 	}
 	return facts(out, "name", w.Request.Name, "workload", w.Key.String(), "serial", serial(w.Serial), "network", w.Request.Network,
 		"namespace", w.Request.Netns, "interface", w.Request.HostInterface,
-		"ipv6", strings.Join(ipv6, ", "), "address", w.Address.String(), "ports", api.PortsText(w.Ports), "asked for", asked, "pool", w.Pool,
+		"ipv6", strings.Join(ipv6, ", "), "address", w.Address.String(), "ports", api.PortsText(w.Ports), "ipv4", wayOf(w), "asked for", asked, "pool", w.Pool,
 		"prefix", prefix, "since", moment(w.Since)+" ("+age(now, w.Since)+")", "sent", trafficOf(w, true), "received", trafficOf(w, false), "violations", violations)
 }
 
@@ -80,6 +80,18 @@ func trafficOf(w api.Workload, sent bool) string {
 		n = w.Traffic.Sent
 	}
 	return packetsOf(n.Packets) + ", " + scaled(float64(n.Bytes)) + "B"
+}
+
+// wayOf says how a workload has its IPv4, where that is not by the prefix.
+func wayOf(w api.Workload) string {
+	switch {
+	case w.Inside == nil:
+		return ""
+	case w.Stale():
+		return fmt.Sprintf("inside, where its interface still has %s: what it sends from there is refused; create the container again",
+			w.Inside.Address)
+	}
+	return "inside: its interface has the address"
 }
 
 // serial is an assignment's number, where it has one.

@@ -53,10 +53,26 @@ type Request struct {
 	Ports int `json:"ports,omitempty"`
 	// Address asks for this very IPv4 address. The zero Addr: any.
 	Address netip.Addr `json:"address,omitzero"`
+	// Inside is how the workload is to have its IPv4: IPv4Inside, IPv4Prefix or
+	// IPv4ByPool. Empty, of who does not know that there is a choice: by the prefix.
+	Inside string `json:"inside,omitempty"`
 	// ExtraPorts are single ports wanted besides the set, exclusive on the
 	// address, say 443; at most 64. They may lie in the pool's reserved ports.
 	ExtraPorts []uint16 `json:"extra_ports,omitempty"`
 }
+
+// The ways in which a workload can have its IPv4, never both: the two families of
+// one kernel pick the same ports, and an answer could not say for which it is.
+const (
+	// IPv4Inside: its interface has the IPv4 address, and what it sends is forwarded.
+	// Who asks for it makes the address, routes and rules in the workload.
+	IPv4Inside = "inside"
+	// IPv4Prefix: it speaks IPv6 to the translation prefix.
+	IPv4Prefix = "prefix"
+	// IPv4ByPool: what the pool has for its workloads; who has an assignment keeps
+	// its own.
+	IPv4ByPool = "pool"
+)
 
 // PortsText is what a workload has of its address, for people: 443,1024-2047, or
 // "all" for a whole address.
@@ -80,6 +96,8 @@ type Workload struct {
 	Address netip.Addr `json:"address"`
 	// Ports is the workload's share of the address; empty: all of it.
 	Ports ports.Set `json:"ports,omitzero"`
+	// Inside is there when the workload has its IPv4 inside, and not by the prefix.
+	Inside *Inside `json:"inside,omitempty"`
 	// Since is when it got this address and these ports.
 	Since time.Time `json:"since"`
 	// Prefix is the RFC 6052 prefix of the translator, if there is one: the
@@ -105,6 +123,17 @@ type Count struct {
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
 }
+
+// Inside is what a workload has inside.
+type Inside struct {
+	// Address is what its interface was given. It is another than the workload's
+	// where the uplink's address has changed since: what it sends from there is
+	// refused, until the container is made again.
+	Address netip.Addr `json:"address"`
+}
+
+// Stale says that a workload has an address inside that is not its own any more.
+func (w *Workload) Stale() bool { return w.Inside != nil && w.Inside.Address != w.Address }
 
 // Run is the longest contiguous run of the set, for ip_local_port_range; a
 // whole address gives 0-65535.
@@ -154,6 +183,7 @@ type Owner struct {
 	IPv6    []netip.Addr `json:"ipv6"`
 	Address netip.Addr   `json:"address"`
 	Ports   ports.Set    `json:"ports,omitzero"`
+	Inside  bool         `json:"inside,omitempty"` // it has, or had, the address inside
 	Since   time.Time    `json:"since"`
 	Until   time.Time    `json:"until,omitzero"`
 }
@@ -184,6 +214,7 @@ type Pool struct {
 	Uplink           bool          `json:"uplink,omitempty"`
 	WholeAddress     bool          `json:"whole_address,omitempty"`
 	PortsPerWorkload int           `json:"ports_per_workload,omitempty"`
+	Inside           bool          `json:"inside,omitempty"` // its workloads have their IPv4 inside, unless they say otherwise
 	CooldownSeconds  float64       `json:"cooldown_seconds"`
 	Workloads        int           `json:"workloads"`
 	Ports            int           `json:"ports"`                   // that can be assigned

@@ -15,6 +15,7 @@ const (
 	CodeTooLarge         Code = "too_large"          // 413
 	CodeExhausted        Code = "pool_exhausted"     // 507, Pool says which, Detail how full
 	CodeDrained          Code = "drained"            // 503, the host, or the pool that Pool says, takes no new workloads
+	CodeNoInside         Code = "inside_unavailable" // 501, no IPv4 inside of workloads here, or of this one: Detail says why
 	CodeRateLimited      Code = "rate_limited"       // 429, try again a little later
 	CodeInternal         Code = "internal"           // 500
 	CodeReloadRefused    Code = "reload_refused"     // 422, the new config is wrong, the old one stays
@@ -46,6 +47,7 @@ var (
 	ErrConflict    = &Problem{Code: CodeConflict}
 	ErrExhausted   = &Problem{Code: CodeExhausted}
 	ErrDrained     = &Problem{Code: CodeDrained}
+	ErrNoInside    = &Problem{Code: CodeNoInside}
 	ErrRateLimited = &Problem{Code: CodeRateLimited}
 	ErrStorage     = &Problem{Code: CodeStorage}
 	ErrStarting    = &Problem{Code: CodeStarting}

@@ -58,6 +58,11 @@ func (e *ExhaustedError) Error() string {
 		u.Name, what, where, u.Workloads, u.PortsUsed, u.Ports, len(u.Addresses), barred, u.PortsCooling, host)
 }
 
+// InsideError: the workload cannot have its IPv4 inside.
+type InsideError struct{ Reason string }
+
+func (e *InsideError) Error() string { return "inside: " + e.Reason }
+
 // ConflictError: somebody else has the very thing.
 type ConflictError struct {
 	Field string // of the request

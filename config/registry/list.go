@@ -44,6 +44,13 @@ func (r *Registry) Len() int {
 	return r.state.assignments.n
 }
 
+// Insiders counts the workloads that have their IPv4 inside.
+func (r *Registry) Insiders() Insiders {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.state.insiders
+}
+
 // All gives every assignment that there is now, in no order.
 func (r *Registry) All() []*Assignment {
 	all := make([]*Assignment, 0, r.Len())

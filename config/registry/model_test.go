@@ -188,7 +188,7 @@ func (m *model) whois(a netip.AddrPort, at time.Time) (k api.Key) {
 
 var modelPools = []Pool{
 	{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 8192, Reserved: ports.MustParse("0-1023"), Cooldown: time.Minute},
-	{Name: "dedicated", IPv4: netip.MustParsePrefix("203.0.113.0/30"), Whole: true, Cooldown: 30 * time.Second},
+	{Name: "dedicated", IPv4: netip.MustParsePrefix("203.0.113.0/30"), Whole: true, Inside: true, Cooldown: 30 * time.Second},
 	{Name: "host", IPv4: netip.MustParsePrefix("192.0.2.10/32"), Uplink: true, Ports: ports.MustParse("32768-65535"), PortsPerWorkload: 4096, Cooldown: 5 * time.Second},
 }
 
@@ -202,6 +202,9 @@ func randomRequest(rnd *rand.Rand, key int) api.Request {
 	}
 	if rnd.IntN(6) == 0 {
 		q.Address = netip.MustParseAddr([]string{"198.51.100.0", "198.51.100.1", "203.0.113.2", "192.0.2.10"}[rnd.IntN(4)])
+	}
+	if q.Inside = []string{"", "", api.IPv4Inside, api.IPv4Prefix, api.IPv4ByPool}[rnd.IntN(5)]; q.Inside != "" {
+		q.HostInterface = "veth1"
 	}
 	if rnd.IntN(2) == 0 {
 		q.Name = fmt.Sprintf("ns/pod-%d", rnd.IntN(5))
@@ -329,10 +332,17 @@ func compare(m *model, r *Registry) {
 	for k, want := range m.have {
 		got, err := r.Get(k)
 		if err != nil || got.Address != want.Address || !got.Ports.Equal(want.Ports) || !got.Since.Equal(want.Since) ||
-			got.Serial != want.Serial || got.Succeeds != want.Succeeds ||
+			got.Serial != want.Serial || got.inside != want.inside || got.Succeeds != want.Succeeds ||
 			!reflect.DeepEqual(got.Request.IPv6, want.Request.IPv6) {
 			m.t.Fatalf("%s: %+v, %v, want %+v\n%s", k, got, err, want, m.report())
 		}
+	}
+	insiders := Insiders{}
+	for _, a := range m.have {
+		insiders.count(a, 1)
+	}
+	if got := r.Insiders(); got != insiders {
+		m.t.Fatalf("%+v have it inside, want %+v\n%s", got, insiders, m.report())
 	}
 	for mp := range r.Mappings() {
 		if !m.table[fmt.Sprint(mp)] {

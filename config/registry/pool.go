@@ -25,6 +25,8 @@ type Pool struct {
 	Uplink bool
 	// Whole says that a workload gets an address with all its ports.
 	Whole bool
+	// Inside says that a workload that leaves it to the pool has its IPv4 inside.
+	Inside bool
 	// PortsPerWorkload is for who does not say how many; rounded up to a power
 	// of two.
 	PortsPerWorkload int
@@ -208,7 +210,7 @@ func (p *pool) headroom(a *address, taken *ports.Bitmap, free int) int {
 // used, and raise what can be assigned.
 func (p *pool) usage(free map[*address]int) api.Pool {
 	u := api.Pool{
-		Name: p.Name, Uplink: p.Uplink, WholeAddress: p.Whole,
+		Name: p.Name, Uplink: p.Uplink, WholeAddress: p.Whole, Inside: p.Inside,
 		PortsPerWorkload: p.PortsPerWorkload, CooldownSeconds: p.Cooldown.Seconds(),
 		Addresses: make([]api.PoolAddress, len(p.addresses)),
 	}

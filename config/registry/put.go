@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/mapping"
 	"github.com/natless/natless/translator/special"
 )
 
@@ -106,6 +107,8 @@ func normal(q api.Request) (api.Request, error) {
 		return q, field("ports", "%d is not between 0 and %d", q.Ports, maxPorts)
 	case q.Address.IsValid() && !q.Address.Is4():
 		return q, field("address", "%s is no IPv4 address", q.Address)
+	case !slices.Contains([]string{"", api.IPv4Inside, api.IPv4Prefix, api.IPv4ByPool}, q.Inside):
+		return q, field("inside", "%q is none of inside, prefix, pool", q.Inside)
 	case len(q.ExtraPorts) > maxExtra:
 		return q, field("extra_ports", "has %d ports, the limit is %d", len(q.ExtraPorts), maxExtra)
 	}
@@ -151,8 +154,11 @@ func (t *txn) put(k api.Key, q api.Request) (*Assignment, Change, error) {
 	if err := t.give(fresh, old); err != nil {
 		return nil, none, err
 	}
+	if err := t.placeInside(fresh, old); err != nil {
+		return nil, none, err
+	}
 	keep := old != nil && old.Address == fresh.Address && old.Ports.Equal(fresh.Ports)
-	if keep && slices.Equal(old.Request.IPv6, q.IPv6) {
+	if keep && slices.Equal(old.Request.IPv6, q.IPv6) && (old.inside != 0) == (fresh.inside != 0) {
 		return t.rename(old, fresh)
 	}
 	change := Change{Old: old, New: fresh}
@@ -191,11 +197,36 @@ func (t *txn) give(fresh, old *Assignment) error {
 	return err
 }
 
+// placeInside decides whether the workload has its IPv4 inside. Who leaves it to the
+// pool keeps what it has: the pool may have changed since.
+func (t *txn) placeInside(fresh, old *Assignment) error {
+	q := &fresh.Request
+	inside := q.Inside == api.IPv4Inside
+	if q.Inside == api.IPv4ByPool {
+		if p := t.state.pool(fresh.Pool); p != nil {
+			inside = p.Inside
+		}
+		if old != nil && old.Request.Inside == api.IPv4ByPool {
+			inside = old.inside != 0
+		}
+	}
+	switch {
+	case !inside:
+		return nil
+	case q.HostInterface == "":
+		return &InsideError{"it needs the host's end of the workload's link, and who attached the workload named none (host_interface): " +
+			"a veth pair, by plugins such as ptp and bridge"}
+	}
+	fresh.inside = uint32(mapping.Addr4From(fresh.Address))
+	return nil
+}
+
 // rename is a put that changes nothing but words, or nothing at all.
 func (t *txn) rename(old, fresh *Assignment) (*Assignment, Change, error) {
 	q := fresh.Request
 	o := old.Request
-	if o.Name == q.Name && o.Network == q.Network && o.Netns == q.Netns && o.HostInterface == q.HostInterface && sameWish(o, q) {
+	if o.Name == q.Name && o.Network == q.Network && o.Netns == q.Netns && o.HostInterface == q.HostInterface && sameWish(o, q) &&
+		old.inside == fresh.inside && (fresh.inside == 0 || o.Inside == q.Inside) { // of the others the disk does not say it
 		return old, Change{}, nil
 	}
 	t.dirty = true

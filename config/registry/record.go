@@ -19,6 +19,7 @@ const (
 	recordUnnumberedHost = 4
 	record               = 5
 	recordHost           = 6 // it names the host's interface, too
+	recordInside         = 7 // and 8 with the host's interface: it says how the workload has its IPv4
 )
 
 var errRecord = errors.New("record is damaged, or of a newer natlessd")
@@ -26,8 +27,11 @@ var errRecord = errors.New("record is damaged, or of a newer natlessd")
 // encode packs an assignment; cool is when its set is free again, or zero.
 func encode(a *Assignment, cool time.Time) []byte {
 	b := []byte{record}
+	if a.inside != 0 || a.Request.Inside != "" {
+		b[0] = recordInside // others stay as they were: an older natlessd reads them
+	}
 	if a.Request.HostInterface != "" {
-		b[0] = recordHost
+		b[0]++
 	}
 	text := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
 	count := func(n int) { b = binary.AppendUvarint(b, uint64(n)) }
@@ -43,8 +47,12 @@ func encode(a *Assignment, cool time.Time) []byte {
 	for _, s := range []string{a.Key.ContainerID, a.Key.Interface, q.Name, q.Network, q.Netns, q.Pool, a.Pool} {
 		text(s)
 	}
-	if b[0] == recordHost {
+	if q.HostInterface != "" {
 		text(q.HostInterface)
+	}
+	if b[0] >= recordInside {
+		text(q.Inside)
+		b = binary.BigEndian.AppendUint32(b, a.inside)
 	}
 	for _, addr := range []netip.Addr{q.Address, a.Address} {
 		text(string(addr.AsSlice()))
@@ -114,6 +122,13 @@ func (u *unpacker) count() int {
 	return int(n)
 }
 
+func (u *unpacker) uint32() uint32 {
+	if b := u.bytes(4); !u.bad {
+		return binary.BigEndian.Uint32([]byte(b))
+	}
+	return 0
+}
+
 func (u *unpacker) port() uint16 { return uint16(u.number()) }
 
 func (u *unpacker) text() string { return u.bytes(u.number()) }
@@ -153,7 +168,7 @@ func sealed(b []byte) bool {
 	switch b[0] {
 	case recordUnsummed, recordUnsummedHost:
 		return true
-	case recordUnnumbered, recordUnnumberedHost, record, recordHost:
+	case recordUnnumbered, recordUnnumberedHost, record, recordHost, recordInside, recordInside + 1:
 		end := len(b) - 4
 		return end >= 1 && checksum(b[:end]) == binary.BigEndian.Uint32(b[end:])
 	}
@@ -190,6 +205,9 @@ func unpack(a *Assignment, b string, room *scratch) (cool time.Time, err error) 
 	if kind%2 == 0 {
 		q.HostInterface = u.text()
 	}
+	if kind >= recordInside {
+		q.Inside, a.inside = u.text(), u.uint32()
+	}
 	q.Address, a.Address = u.address(), u.address()
 	q.Ports = int(u.number())
 	if err := u.lists(a, room); err != nil {
@@ -204,7 +222,7 @@ func unpack(a *Assignment, b string, room *scratch) (cool time.Time, err error) 
 }
 
 // numbered says that records of a kind have serials.
-func numbered(kind byte) bool { return kind == record || kind == recordHost }
+func numbered(kind byte) bool { return kind >= record }
 
 // lists unpacks the IPv6 addresses and ports.
 func (u *unpacker) lists(a *Assignment, room *scratch) (err error) {

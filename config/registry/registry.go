@@ -40,6 +40,17 @@ type Assignment struct {
 	Until   time.Time // zero while it lasts
 	size    int       // of the run, 65536 for a whole address
 	held    *held     // as the registry has it; nil: it has not
+	inside  uint32    // the address that the workload was given inside; 0: it has its IPv4 by the prefix
+}
+
+// Inside is the IPv4 address that the workload was given inside; invalid: it has
+// its IPv4 by the prefix. It is another than Address where the uplink's has changed
+// since.
+func (a *Assignment) Inside() netip.Addr {
+	if a.inside == 0 {
+		return netip.Addr{}
+	}
+	return mapping.Addr4(a.inside)
 }
 
 // Mapping is the assignment as the translator's table wants it.
@@ -48,6 +59,8 @@ func (a *Assignment) Mapping() mapping.Mapping {
 		IPv6:  netip.PrefixFrom(a.Request.IPv6[0], 128),
 		IPv4:  netip.PrefixFrom(a.Address, 32),
 		Ports: a.Ports,
+
+		Inside: a.inside != 0,
 	}
 }
 
@@ -113,6 +126,23 @@ type state struct {
 	addresses   map[netip.Addr]*address // of the pools, and others that are still assigned
 	cooling     coolingHeap
 	lastCooled  map[api.Key]*cooled
+	insiders    Insiders
+}
+
+// Insiders counts the workloads that have their IPv4 inside.
+type Insiders struct {
+	All   int
+	Stale int // whose address inside is not their own any more: the uplink's has changed
+}
+
+func (i *Insiders) count(a *Assignment, n int) {
+	if a.inside == 0 {
+		return
+	}
+	i.All += n
+	if a.Inside() != a.Address {
+		i.Stale += n
+	}
 }
 
 // Open opens the database, or makes it where there never was one, and loads what
@@ -279,6 +309,7 @@ func (s *state) add(a *Assignment) error {
 	}
 	addr.owners = append(addr.owners, a.held)
 	s.assignments.add(hashKey(a.Key), a.held)
+	s.insiders.count(a, 1)
 	if a.Serial != 0 { // which those of an older layout have not, while it is only read
 		s.serials.add(hashSerial(a.Serial), a.held)
 	}
@@ -303,6 +334,7 @@ func (s *state) remove(a *Assignment) *address {
 	}
 	s.assignments.remove(hashKey(a.Key), a.held)
 	s.serials.remove(hashSerial(a.Serial), a.held)
+	s.insiders.count(a, -1)
 	for _, ip := range a.Request.IPv6 {
 		s.ipv6.remove(hashIPv6(ip), a.held)
 	}

@@ -84,8 +84,8 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	if d.host, err = engine.Open(d.engineOptions(c, h, state), state, table, d.keeper.workloads()); err != nil {
 		return nil, err
 	}
-	d.keeper.serve(d.host.Engine)
 	d.counted = c.Metrics.CountsWorkloads()
+	d.keeper.serve(d.host.Engine, d.noInside)
 	d.accounts = d.host.Account(c.Metrics.MaxWorkloads, d.keeper.owners)
 	if d.recorder, err = newRecorder(d, c); err != nil {
 		return nil, err

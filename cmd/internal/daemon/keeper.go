@@ -69,9 +69,18 @@ func openKeeper(c *config.Config, pools []registry.Pool, log *slog.Logger) (*kee
 }
 
 // serve ties the registry to the engine: what is on disk is put into effect.
-func (k *keeper) serve(e *engine.Engine) {
+// noInside says why no workload can have its IPv4 inside, where that is so.
+func (k *keeper) serve(e *engine.Engine, noInside func() error) {
 	k.engine = e
-	k.SetSink(func(c registry.Change) error { return e.Check(changeOf(c)) },
+	check := func(c registry.Change) error {
+		if c.New != nil && c.New.Inside().IsValid() {
+			if err := noInside(); err != nil {
+				return &registry.InsideError{Reason: err.Error()}
+			}
+		}
+		return e.Check(changeOf(c))
+	}
+	k.SetSink(check,
 		func(_ context.Context, c registry.Change) error {
 			err := e.Edit(changeOf(c))
 			if err == nil {

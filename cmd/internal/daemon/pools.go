@@ -27,7 +27,7 @@ func Pools(c *config.Config, uplink func(name string) (netip.Addr, error)) ([]re
 			}
 			prefix = netip.PrefixFrom(a, 32)
 		}
-		pools[i] = registry.Pool{Name: p.Name, IPv4: prefix, Uplink: p.IPv4.Uplink, Whole: p.WholeAddress,
+		pools[i] = registry.Pool{Name: p.Name, IPv4: prefix, Uplink: p.IPv4.Uplink, Whole: p.WholeAddress, Inside: p.Inside,
 			PortsPerWorkload: p.PortsPerWorkload, Ports: ports.Set(p.Ports), Reserved: ports.Set(p.ReservedPorts), Cooldown: p.Cooldown}
 	}
 	return pools, registry.CheckPools(pools)

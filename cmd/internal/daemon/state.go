@@ -35,6 +35,7 @@ func stateOf(c *config.Config, pools []registry.Pool, outside []registry.Share, 
 	// and the host itself first of all.
 	s.Translator.Pools4 = h.taken.Without(slices.Concat(s.Translator.Pools4, r.kept))
 	s.Routes.Uplink = h.uplink
+	s.Inside.Device = c.Inside.Device
 	for _, o := range outside {
 		s.Outside[o.Address] = true
 	}

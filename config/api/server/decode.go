@@ -46,6 +46,8 @@ func decodeField(q *api.Request, name string, value json.RawMessage) error {
 		return one(name, value, &q.Ports)
 	case "address":
 		return one(name, value, &q.Address)
+	case "inside":
+		return one(name, value, &q.Inside)
 	case "extra_ports":
 		return list(name, value, &q.ExtraPorts)
 	}

@@ -19,6 +19,7 @@ var statuses = map[api.Code]int{
 	api.CodeConflict:         http.StatusConflict,
 	api.CodeTooLarge:         http.StatusRequestEntityTooLarge,
 	api.CodeReloadRefused:    http.StatusUnprocessableEntity,
+	api.CodeNoInside:         http.StatusNotImplemented,
 	api.CodeRateLimited:      http.StatusTooManyRequests,
 	api.CodeInternal:         http.StatusInternalServerError,
 	api.CodeStarting:         http.StatusServiceUnavailable,
@@ -34,6 +35,7 @@ func problemOf(err error) *api.Problem {
 	var full *registry.ExhaustedError
 	var drained *registry.DrainedError
 	var conflict *registry.ConflictError
+	var inside *registry.InsideError
 	var ambiguous *registry.AmbiguousError
 	var disk *registry.WriteError
 	var tooLarge *http.MaxBytesError
@@ -47,6 +49,8 @@ func problemOf(err error) *api.Problem {
 		return &api.Problem{Code: api.CodeExhausted, Pool: full.Usage.Name, Detail: err.Error()}
 	case errors.As(err, &drained):
 		return &api.Problem{Code: api.CodeDrained, Pool: drained.Pool, Detail: err.Error()}
+	case errors.As(err, &inside):
+		return &api.Problem{Code: api.CodeNoInside, Field: "inside", Detail: inside.Reason}
 	case errors.As(err, &conflict):
 		return &api.Problem{Code: api.CodeConflict, Field: conflict.Field, Detail: conflict.Error()}
 	case errors.As(err, &mapped): // the table has nothing but assignments, which the registry knows, and these

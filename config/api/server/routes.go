@@ -140,6 +140,9 @@ func some[T any](v T, err error) (any, error) {
 
 func (s *Server) workload(a *registry.Assignment) api.Workload {
 	w := api.Workload{Key: a.Key, Serial: a.Serial, Request: a.Request, Pool: a.Pool, Address: a.Address, Ports: a.Ports, Since: a.Since}
+	if inside := a.Inside(); inside.IsValid() {
+		w.Inside = &api.Inside{Address: inside}
+	}
 	s.Complete(&w)
 	return w
 }
@@ -280,7 +283,7 @@ func (s *Server) whois(r *http.Request) (any, error) {
 
 func asOwner(o *registry.Assignment) api.Owner {
 	return api.Owner{Key: o.Key, Serial: o.Serial, Name: o.Request.Name, Network: o.Request.Network, Pool: o.Pool, IPv6: o.Request.IPv6,
-		Address: o.Address, Ports: o.Ports, Since: o.Since, Until: o.Until}
+		Address: o.Address, Ports: o.Ports, Inside: o.Inside().IsValid(), Since: o.Since, Until: o.Until}
 }
 
 // moment is a time that was asked for; empty is the zero time.

@@ -1,0 +1,47 @@
+//go:build linux
+
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/natless/natless/cmd/internal/words"
+	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/registry"
+)
+
+// noInside says why no workload can have its IPv4 inside, where that is so.
+func (d *Daemon) noInside() error { return errors.New("this natlessd has no way for it") }
+
+// inside says how workloads with IPv4 inside fare, where there are some, or are to be.
+func (d *Daemon) inside(c *config.Config) []api.Check {
+	n := d.keeper.Insiders()
+	byDefault := slices.ContainsFunc(c.Pools, func(p config.Pool) bool { return p.Inside })
+	if n.All == 0 && !byDefault {
+		return nil
+	}
+	return []api.Check{insideCheck(n, d.noInside())}
+}
+
+func insideCheck(n registry.Insiders, unavailable error) api.Check {
+	check := api.Check{Name: "inside", State: "ok", Detail: words.Count(n.All, "workload") + " with IPv4 inside"}
+	var troubles []string
+	if n.Stale > 0 {
+		check.State = "warn"
+		troubles = append(troubles, fmt.Sprintf("%d of %s have an address inside that is not theirs any more, since the uplink's has "+
+			"changed: what they send is refused; create these containers again (natless workloads names them)", n.Stale,
+			words.Count(n.All, "workload")))
+	}
+	if unavailable != nil {
+		check.State = "fail"
+		troubles = append(troubles, fmt.Sprintf("%s with IPv4 inside, and none can have it: %v", words.Count(n.All, "workload"), unavailable))
+	}
+	if troubles != nil {
+		check.Detail = strings.Join(troubles, "; ")
+	}
+	return check
+}

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"bytes"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/natless/natless/config/api"
+)
+
+// TestInsideIsSaid: of who has its IPv4 inside, and of whose address there is not its
+// own any more; of others nothing.
+func TestInsideIsSaid(t *testing.T) {
+	a := netip.MustParseAddr("192.0.2.9")
+	for _, c := range []struct {
+		inside     *api.Inside
+		show, line string
+	}{
+		{nil, "", ""},
+		{&api.Inside{Address: a}, "ipv4      inside: its interface has the address", "ipv4      inside"},
+		{&api.Inside{Address: a.Next()}, "its interface still has 192.0.2.10: what it sends from there is refused", "ipv4      inside"},
+	} {
+		var show, whois bytes.Buffer
+		w := api.Workload{Address: a, Inside: c.inside, Request: api.Request{IPv6: []netip.Addr{netip.MustParseAddr("2001:db8::1")}}}
+		printWorkload(&show, w, time.Now())
+		printOwner(&whois, api.Owner{Key: api.Key{ContainerID: "c", Interface: "eth0"}, Address: a, Inside: c.inside != nil})
+		if !strings.Contains(show.String(), c.show) || (c.show == "") != !strings.Contains(show.String(), "ipv4") {
+			t.Errorf("%+v: show says\n%s", c.inside, &show)
+		}
+		if !strings.Contains(whois.String(), c.line) || (c.line == "") != !strings.Contains(whois.String(), "ipv4") {
+			t.Errorf("%+v: whois says\n%s", c.inside, &whois)
+		}
+	}
+	if got := poolLine(api.Pool{Name: "p", PortsPerWorkload: 4, Inside: true}); !strings.Contains(got, "4 ports each, IPv4 inside,") {
+		t.Error(got)
+	}
+}
