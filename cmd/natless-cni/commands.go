@@ -80,7 +80,7 @@ func assign(args *skel.CmdArgs, c *pluginConfig, request api.Request, gateway ne
 	}
 	var source netip.Addr
 	err = enter(args.Netns, func() (err error) {
-		source, err = fit(args, c, w.Prefix, request.IPv6, gateway, limits, mapped(others))
+		source, err = fit(args, c, w, request.IPv6, gateway, limits, mapped(others))
 		return err
 	})
 	if err != nil || source == request.IPv6[0] {
@@ -97,12 +97,24 @@ func assign(args *skel.CmdArgs, c *pluginConfig, request api.Request, gateway ne
 }
 
 func put(ctx context.Context, client *api.Client, k api.Key, request *api.Request) (api.Workload, error) {
-	w, err := client.Put(ctx, k, *request)
-	if p := new(api.Problem); errors.As(err, &p) && p.Field == "host_interface" { // natlessd is older than this plugin
-		request.HostInterface = ""
-		w, err = client.Put(ctx, k, *request)
+	for {
+		w, err := client.Put(ctx, k, *request)
+		p := new(api.Problem)
+		if !errors.As(err, &p) || p.Code != api.CodeInvalid {
+			return w, err
+		}
+		switch { // natlessd is older than this plugin
+		case p.Field == "host_interface" && request.HostInterface != "":
+			request.HostInterface = ""
+		case p.Field == "inside" && request.Inside == api.IPv4Inside:
+			return w, &api.Problem{Code: api.CodeNoInside, Field: "inside",
+				Detail: "it is older than this plugin, and has no IPv4 inside of containers: install both of the same version"}
+		case p.Field == "inside" && request.Inside != "":
+			request.Inside = "" // it has nothing but the prefix
+		default:
+			return w, err
+		}
 	}
-	return w, err
 }
 
 // withRelease keeps the code of what went wrong first.
@@ -114,9 +126,9 @@ func withRelease(err, releaseErr error) error {
 }
 
 // fit runs inside the container, all or nothing: its kernel keeps to limits, has
-// a way to the prefix, and sends from the address that it gives.
+// its IPv4 inside or a way to the prefix, and sends from the address that it gives.
 func fit(
-	args *skel.CmdArgs, c *pluginConfig, prefix netip.Prefix, own []netip.Addr, gateway netip.Addr, limits ports.Set, theirs []netip.Addr,
+	args *skel.CmdArgs, c *pluginConfig, w api.Workload, own []netip.Addr, gateway netip.Addr, limits ports.Set, theirs []netip.Addr,
 ) (source netip.Addr, err error) {
 	source = own[0]
 	var done []portlimits.Sysctl
@@ -127,7 +139,7 @@ func fit(
 		for _, s := range slices.Backward(done) {
 			_ = setSysctl(s.Name, s.Value)
 		}
-		forget(ports.Set{}, ports.Set{}, prefix, args.IfName)
+		forget(ports.Set{}, ports.Set{}, w.Prefix, args.IfName)
 	}()
 	for _, s := range portlimits.For(limits, c.keepsTimeWait()) {
 		before, err := getSysctl(s.Name)
@@ -142,10 +154,13 @@ func fit(
 	if err := settled(own); err != nil {
 		return source, err
 	}
-	if err := reach(prefix, args.IfName, gateway); err != nil || !prefix.IsValid() {
+	if w.Inside != nil {
+		return source, placeInside(args.IfName, w, gateway)
+	}
+	if err := reach(w.Prefix, args.IfName, gateway); err != nil || !w.Prefix.IsValid() {
 		return source, err
 	}
-	return chooseSource(prefix, args.IfName, gateway, own, theirs)
+	return chooseSource(w.Prefix, args.IfName, gateway, own, theirs)
 }
 
 // release gives an assignment back, now or when natlessd is back.
@@ -173,7 +188,9 @@ func del(args *skel.CmdArgs) error {
 	if !gone(args.Netns) {
 		ctx, cancel := within(patience)
 		defer cancel()
-		if w, err := client.Get(ctx, key(args)); err == nil {
+		w, err := client.Get(ctx, key(args))
+		_ = enter(args.Netns, func() error { takeOut(args.IfName, w); return nil }) // which needs no daemon
+		if err == nil {
 			others, _ := siblings(ctx, client, key(args))
 			limits, _ := limitsOf(append(others, w)...)
 			left, _ := limitsOf(others...)
@@ -215,10 +232,10 @@ func check(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	return enter(args.Netns, func() error { return checkInside(w, limits, mapped(others)) })
+	return enter(args.Netns, func() error { return checkContainer(w, limits, mapped(others)) })
 }
 
-func checkInside(w api.Workload, limits ports.Set, theirs []netip.Addr) error {
+func checkContainer(w api.Workload, limits ports.Set, theirs []netip.Addr) error {
 	changed, err := portlimits.Overridden(limits, getSysctl)
 	if err != nil {
 		return types.NewError(types.ErrIOFailure, "read sysctl in the container: "+err.Error(), "")
@@ -229,6 +246,9 @@ func checkInside(w api.Workload, limits ports.Set, theirs []netip.Addr) error {
 			details = fmt.Sprintf("%d packets from ports of others were refused so far; %s", w.Violations, details)
 		}
 		return types.NewError(codePortsOverride, "in the container "+strings.Join(changed, ", "), details)
+	}
+	if w.Inside != nil {
+		return checkInside(w)
 	}
 	if w.Prefix.IsValid() {
 		src, _, err := sourceFor(w.Prefix)

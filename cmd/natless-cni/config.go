@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -44,6 +45,7 @@ type wishes struct {
 	Ports      int        `json:"ports"`
 	Address    netip.Addr `json:"address"`
 	ExtraPorts []uint16   `json:"extraPorts"`
+	IPv4       string     `json:"ipv4"` // inside or prefix; "": as the pool has it
 }
 
 // strictWishes takes no key that it does not know: a wish with a slip of the
@@ -62,7 +64,7 @@ func parse(args *skel.CmdArgs) (*pluginConfig, error) {
 	if err := json.Unmarshal(args.StdinData, c); err != nil {
 		if key, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 			return nil, types.NewError(types.ErrUnsupportedField, "unsupported field "+key+" among the wishes",
-				"known are pool, ports, address, extraPorts")
+				"known are pool, ports, address, extraPorts, ipv4")
 		}
 		return nil, types.NewError(types.ErrDecodingFailure, "network configuration: "+err.Error(), "")
 	}
@@ -105,6 +107,9 @@ func (w *wishes) override(by wishes) {
 	if by.ExtraPorts != nil {
 		w.ExtraPorts = by.ExtraPorts
 	}
+	if by.IPv4 != "" {
+		w.IPv4 = by.IPv4
+	}
 }
 
 func (w *wishes) validate() error {
@@ -113,6 +118,9 @@ func (w *wishes) validate() error {
 	}
 	if w.Address.IsValid() && !w.Address.Is4() {
 		return fmt.Errorf("address: %s is not an IPv4 address", w.Address)
+	}
+	if w.IPv4 != "" && w.IPv4 != api.IPv4Inside && w.IPv4 != api.IPv4Prefix {
+		return fmt.Errorf("ipv4: %q is neither inside nor prefix", w.IPv4)
 	}
 	return nil
 }
@@ -142,6 +150,7 @@ func (c *pluginConfig) request(args *skel.CmdArgs, ipv6 []netip.Addr) (api.Reque
 	return api.Request{
 		Name: name, Network: c.Name, Netns: args.Netns, IPv6: ipv6,
 		Pool: c.Pool, Ports: c.Ports, Address: c.Address, ExtraPorts: c.ExtraPorts,
+		Inside: cmp.Or(c.IPv4, api.IPv4ByPool),
 	}, nil
 }
 

@@ -23,28 +23,41 @@ func addrs(list ...string) (a []netip.Addr) {
 }
 
 func workload(r api.Request) api.Workload {
-	return api.Workload{
+	w := api.Workload{
 		Key: api.Key{ContainerID: "c1", Interface: "eth0"}, Request: r, Pool: "default",
 		Address: netip.MustParseAddr("198.51.100.1"), Ports: ports.MustParse("443,2048-3071"),
 		Prefix: netip.MustParsePrefix("64:ff9b::/96"),
 	}
+	if r.Inside == api.IPv4Inside {
+		w.Inside = &api.Inside{Address: w.Address}
+	}
+	return w
 }
 
 func TestWishesOfTheContainerGoFirst(t *testing.T) {
 	args := &skel.CmdArgs{
 		ContainerID: "c1", IfName: "eth0", Netns: "/run/netns/pod", Args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web;K8S_POD_UID=7",
 		StdinData: []byte(`{"cniVersion":"1.1.0","name":"n1","type":"natless-cni","pool":"default","ports":1024,
+			"ipv4":"prefix",
 			"runtimeConfig":{"natless":{"ports":64,"extraPorts":[443]}},
-			"args":{"cni":{"natless":{"pool":"dedicated","ports":128}}}}`),
+			"args":{"cni":{"natless":{"pool":"dedicated","ports":128,"ipv4":"inside"}}}}`),
 	}
 	c, err := parse(args)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got, err := c.request(args, addrs("2001:db8:6::2"))
-	want := api.Request{Name: "ns/web", Network: "n1", Netns: "/run/netns/pod", IPv6: addrs("2001:db8:6::2"), Pool: "dedicated", Ports: 64, ExtraPorts: []uint16{443}}
+	want := api.Request{Name: "ns/web", Network: "n1", Netns: "/run/netns/pod", IPv6: addrs("2001:db8:6::2"), Pool: "dedicated", Ports: 64, ExtraPorts: []uint16{443},
+		Inside: api.IPv4Inside}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v %v\nwant %+v", got, err, want)
+	}
+	args.StdinData = []byte(`{"cniVersion":"1.1.0","name":"n1","type":"natless-cni"}`)
+	if c, err = parse(args); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.request(args, nil); err != nil || got.Inside != api.IPv4ByPool { // "" is said by plugins that know no other way
+		t.Errorf("without a wish: %q, %v", got.Inside, err)
 	}
 }
 

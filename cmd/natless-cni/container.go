@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/natless/natless/cmd/internal/portlimits"
+	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/translator/ports"
 )
 
@@ -95,6 +96,10 @@ func reach(prefix netip.Prefix, ifname string, gateway netip.Addr) error {
 	if !prefix.IsValid() {
 		return nil
 	}
+	if _, _, err := sourceFor(prefix); err == nil {
+		return nil
+	}
+	takeOut(ifname, api.Workload{}) // what an ADD that asked for something else has left there
 	if _, _, err := sourceFor(prefix); err == nil {
 		return nil
 	}

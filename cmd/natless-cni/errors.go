@@ -26,6 +26,8 @@ const (
 	codeNoCommonPorts = 109 // the container's attachments have no ports in common
 	codeSource        = 110 // the container's kernel sends from an address that is not mapped
 	codeDrained       = 111 // the host, or the pool, takes no new workloads
+	codeInside        = 112 // the container cannot have its IPv4 inside
+	codeInsideChanged = 113 // CHECK: what it had inside is not as it was made
 )
 
 // patience is how long natlessd may take before the runtime is told to try
@@ -54,6 +56,8 @@ func problem(err error) error {
 		code = codeDrained
 	case api.CodeConflict:
 		code = codeConflict
+	case api.CodeNoInside:
+		code = codeInside
 	case api.CodeForbidden:
 		code = codeForbidden
 	case api.CodeNotFound:
@@ -62,6 +66,9 @@ func problem(err error) error {
 	return types.NewError(code, "natlessd: "+p.Error(), remedies[p.Code])
 }
 
+// byPrefix is the other way.
+const byPrefix = `"ipv4": "prefix" gives the container its IPv4 by the translation prefix`
+
 var remedies = map[api.Code]string{
 	api.CodeUnavailable: "is natlessd running (systemctl status natlessd), and is the plugin's socket that of its api.socket?",
 	api.CodeStarting:    "natlessd is still starting: `natless status` says what it waits for",
@@ -69,6 +76,7 @@ var remedies = map[api.Code]string{
 	api.CodeStorage:     "look at the disk of natlessd's registry.path",
 	api.CodeExhausted:   "`natless pools` shows how full the pools are; add addresses to the pool, or lower ports_per_workload",
 	api.CodeDrained:     "somebody drains it on purpose (natless drain); have this container start on another host, or end it with `natless undrain`",
+	api.CodeNoInside:    "`natless doctor` says what this host lacks; " + byPrefix,
 	api.CodeForbidden:   "run the container runtime as root or in the group of api.group",
 	api.CodeConflict:    "`natless whois` says who has it",
 }

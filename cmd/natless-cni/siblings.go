@@ -35,6 +35,9 @@ func shared(ctx context.Context, client *api.Client, k api.Key, w api.Workload) 
 	if err != nil {
 		return nil, ports.Set{}, problem(err)
 	}
+	if err := alone(others, w); err != nil {
+		return nil, ports.Set{}, err
+	}
 	limits, err := limitsOf(append(others, w)...)
 	return others, limits, err
 }

@@ -34,7 +34,12 @@ func (m *memory) answer(w http.ResponseWriter, r *http.Request) bool {
 		one := workload(api.Request{})
 		one.Key = api.Key{ContainerID: "c1", Interface: name}
 		json.NewDecoder(r.Body).Decode(&one.Request)
-		one.Ports = m.shares[name]
+		if set, given := m.shares[name]; given || m.shares == nil {
+			one.Ports = set
+		}
+		if one.Request.Inside == api.IPv4Inside {
+			one.Inside = &api.Inside{Address: one.Address}
+		}
 		m.has[name] = one
 		json.NewEncoder(w).Encode(one)
 	case single && r.Method == http.MethodDelete:

@@ -11,7 +11,7 @@ import (
 
 // Keys are the plugin's own in a network configuration. Others are those of CNI, of
 // which there may be new ones, so that only what is nearly one of these is misspelt.
-var Keys = []string{"socket", "pool", "ports", "address", "extraPorts", "tcpTwReuse"}
+var Keys = []string{"socket", "pool", "ports", "address", "extraPorts", "ipv4", "tcpTwReuse"}
 
 var cniKeys = []string{"cniVersion", "name", "type", "capabilities", "ipam", "dns", "args", "runtimeConfig", "prevResult", "ipMasq",
 	"ipMasqBackend", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "plugins"}

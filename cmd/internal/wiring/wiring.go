@@ -111,11 +111,15 @@ func (w Wiring) apply(may func(object) error) (err error) {
 	return nil
 }
 
-// Remove takes away what there is of a wiring at the interface, and the address.
+// Remove takes away what there is of a wiring at the interface. Without the address,
+// it is known by what names the interface; one at another interface stays.
 func (w Wiring) Remove() error {
 	ours, err := present(w.Interface)
 	if err != nil {
 		return err
+	}
+	if !w.Address.IsValid() && !at(w.Interface, ours) {
+		return nil
 	}
 	if w.Address.IsValid() {
 		if has, err := (address{w.Interface, w.Address}).there(); err == nil && has {
@@ -124,6 +128,20 @@ func (w Wiring) Remove() error {
 		}
 	}
 	return removeAll(ours)
+}
+
+func at(iface string, ours map[string]object) bool {
+	for _, o := range ours {
+		switch o := o.(type) {
+		case route:
+			return true
+		case rule:
+			if o.pref == prefIn && o.iif == iface {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // removeAll takes things away in the order opposite to that in which they are made.

@@ -92,6 +92,13 @@ func TestApply(t *testing.T) {
 		}
 	}
 	var err error
+	if err := apply(pod, wanted("443")); err != nil {
+		t.Fatal(err)
+	}
+	made := state(pod)
+	if pod.Do(func() { err = Wiring{Interface: "lo"}.Remove() }); err != nil || state(pod) != made {
+		t.Errorf("removed at another interface: %v\n%s", err, state(pod))
+	}
 	if pod.Do(func() { err = Wiring{Interface: "eth0"}.Remove() }); err != nil || state(pod) != before {
 		t.Errorf("removed: %v\n%s\nbefore:\n%s", err, state(pod), before)
 	}
