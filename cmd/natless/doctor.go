@@ -30,8 +30,8 @@ func newDoctor(o *options) *cobra.Command {
 		Long: `Check everything that natless needs on this host: configuration, API, kernel,
 device, routes, addresses, neighbours, the way back from outside, sysctls, MTU,
 firewall, anti-spoofing, fast path, resolver, pools, the plugin's configuration,
-containers, registry, disk, clock, and other translators. Each line is ok, warn or
-fail; the remedy is below it.
+containers (also what has its IPv4 inside), registry, disk, clock, and other
+translators. Each line is ok, warn or fail; the remedy is below it.
 
 It changes nothing. It sends one ping to each of the translator's own addresses,
 and, from this host's own address and one of each pool, one to the next hop toward

@@ -109,7 +109,8 @@ func (v *visit) portLimits(c *container) error {
 // source: a kernel that sends from another address than the one that is mapped
 // has every connection refused.
 func (v *visit) source(c *container) error {
-	if v.Config == nil || !v.Config.Prefix.IsValid() {
+	inside := slices.ContainsFunc(c.workloads, func(w api.Workload) bool { return w.Inside != nil })
+	if v.Config == nil || !v.Config.Prefix.IsValid() || inside { // to whom the prefix is closed
 		return nil
 	}
 	to := v.Config.Prefix.Masked().Addr()

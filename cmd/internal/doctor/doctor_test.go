@@ -59,6 +59,7 @@ type made struct {
 	lost          map[string]RoundTrip // by source, where it is not there and back
 	dead          []string             // upstreams
 	listen        error
+	inside        []string // what is otherwise in a container
 }
 
 func healthy() *made {
@@ -173,6 +174,8 @@ func (m *made) PortLimits(string) (func(string) (string, error), error) {
 	return func(name string) (string, error) { return m.limits[name], nil }, nil
 }
 
+func (m *made) Inside(api.Workload) ([]string, error) { return m.inside, nil }
+
 func (m *made) SourceIn(string, netip.Addr) (netip.Addr, error) {
 	if m.limits == nil {
 		return netip.Addr{}, fmt.Errorf("namespace: %w", fs.ErrNotExist)
@@ -185,6 +188,12 @@ func (m *made) SourceIn(string, netip.Addr) (netip.Addr, error) {
 
 // daemon is a real API over a real registry with one workload.
 func daemon(t *testing.T, change func(*api.Status)) *api.Client {
+	t.Helper()
+	return daemonOf(t, change, api.Request{})
+}
+
+// daemonOf has the workload ask for more.
+func daemonOf(t *testing.T, change func(*api.Status), q api.Request) *api.Client {
 	t.Helper()
 	dir := t.TempDir()
 	reg, err := registry.Open(registry.Options{Path: filepath.Join(dir, "r.db"), History: 1,
@@ -208,8 +217,8 @@ func daemon(t *testing.T, change func(*api.Status)) *api.Client {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, l) }()
 	t.Cleanup(func() { cancel(); <-done; reg.Close() })
-	_, err = reg.Put(t.Context(), api.Key{ContainerID: "c1", Interface: "eth0"}, api.Request{Name: "web", Netns: "/run/netns/web", Ports: 16384,
-		IPv6: []netip.Addr{netip.MustParseAddr("2001:db8:7::1")}})
+	q.Name, q.Netns, q.Ports, q.IPv6 = "web", "/run/netns/web", 16384, []netip.Addr{netip.MustParseAddr("2001:db8:7::1")}
+	_, err = reg.Put(t.Context(), api.Key{ContainerID: "c1", Interface: "eth0"}, q)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/natless/natless/cmd/internal/portlimits"
+	"github.com/natless/natless/config/api"
 )
 
 // Host is what the doctor sees of the machine; the real one is in
@@ -64,6 +65,8 @@ type Host interface {
 	// SourceIn is the address that the kernel in a network namespace sends from
 	// to another.
 	SourceIn(netns string, to netip.Addr) (netip.Addr, error)
+	// Inside says what a workload has inside otherwise than it was made.
+	Inside(api.Workload) ([]string, error)
 	// Synchronised reports whether something keeps the clock right.
 	Synchronised() (bool, error)
 	// FreeSpace is what is left on the file system of a path, in bytes.

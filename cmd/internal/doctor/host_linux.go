@@ -18,6 +18,8 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/cmd/internal/wiring"
+	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/dump"
 	"github.com/natless/natless/netstack/fastpath/attach"
 	"github.com/natless/natless/netstack/route"
@@ -245,6 +247,19 @@ func (ThisHost) SourceIn(path string, to netip.Addr) (source netip.Addr, err err
 		return err
 	})
 	return source, err
+}
+
+// Inside is Host's.
+func (ThisHost) Inside(w api.Workload) (changed []string, err error) {
+	err = within(w.Request.Netns, func() error {
+		hop, err := wiring.NextHop(w.Interface)
+		if err != nil {
+			return err
+		}
+		changed, err = wiring.Wiring{Interface: w.Interface, Address: w.Inside.Address, Ports: w.Ports, Gateway: hop, Prefix: w.Prefix}.Differences()
+		return err
+	})
+	return changed, err
 }
 
 // within runs f in a network namespace, on a thread that is thrown away.
