@@ -6,6 +6,7 @@ package config
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/natless/natless/translator/mapping"
@@ -58,7 +59,7 @@ type Device struct {
 
 // Inside is what IPv4 inside of workloads needs besides.
 type Inside struct {
-	Device string `yaml:"device"` // the TAP device, made when the first workload asks for it
+	Device string `yaml:"device"` // the TAP device; "": no workload can have IPv4 inside
 }
 
 // Addresses are the translator's own.
@@ -151,7 +152,6 @@ type Health struct {
 func Default() Config {
 	return Config{
 		Device:        Device{Name: "natless0", MTU: 1500, Queues: AutoQueues},
-		Inside:        Inside{Device: "natless4"},
 		ICMPErrors:    ICMPErrors{Rate: 100, Burst: 50, TotalRate: 10_000, TotalBurst: 5000},
 		MTU:           MTU{IPv4: 1500, IPv6: 1500},
 		LowestIPv6MTU: 1280,
@@ -167,6 +167,16 @@ func Default() Config {
 		},
 		Metrics: Metrics{PerWorkload: true, MaxWorkloads: 1000},
 		Flows:   defaultFlows(),
+	}
+}
+
+// InsideDevice is the TAP device of who asks for IPv4 inside and names none.
+const InsideDevice = "natless4"
+
+// setDefaults completes what depends on other keys.
+func (c *Config) setDefaults(given map[string]bool) {
+	if !given["inside"] && slices.ContainsFunc(c.Pools, func(p Pool) bool { return p.Inside }) {
+		c.Inside.Device = InsideDevice
 	}
 }
 

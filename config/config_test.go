@@ -129,6 +129,7 @@ func TestReference(t *testing.T) {
 	want := Default()
 	want.Uplink, want.Prefix, want.Addresses, want.ICMPSourcePool = c.Uplink, c.Prefix, c.Addresses, c.ICMPSourcePool
 	want.Mappings, want.Pools, want.DNS64.Upstreams, want.DNS64.Clients = c.Mappings, c.Pools, c.DNS64.Upstreams, c.DNS64.Clients
+	want.Inside = c.Inside
 	want.UDPGRO, want.MappingsFile, want.MappedBlocks, want.Metrics.Listen = c.UDPGRO, c.MappingsFile, c.MappedBlocks, c.Metrics.Listen
 	want.Flows.JSON.Path, want.Flows.IPFIX.Collectors, want.Flows.IPFIX.CA = c.Flows.JSON.Path, c.Flows.IPFIX.Collectors, c.Flows.IPFIX.CA
 	compare(t, want, *c)
@@ -199,41 +200,42 @@ func TestErrors(t *testing.T) {
 		"empty": {"", `config: nothing to translate
 config: addresses.ipv4: missing
 config: addresses.ipv6: missing`},
-		"syntax":      {least + "mtu: {ipv4: 1500\n", "config:3: "},
-		"document":    {least + "---\nprefix: 64:ff9b::/96\n", "config:4: a second document"},
-		"not a map":   {"- a\n", "config:1: must have keys and values: device, "},
-		"duplicate":   {least + "prefix: 64:ff9b::/96\n", "config:3: prefix: given twice"},
-		"unknown":     {least + "mtu: {ipv4: 1500, ipv5: 1}\n", "config:3: mtu.ipv5: unknown key; there are ipv4, ipv6"},
-		"no list":     {least + "mappings: 3\n", "config:3: mappings: must be a list"},
-		"no scalar":   {least + "uplink: [a]\n", "config:3: uplink: must be a single value"},
-		"null":        {least + "uplink:\n", "config:3: uplink: must be a single value"},
-		"alias":       {"uplink: &a eth0\n" + least, "config:1: uplink: must be a single value"},
-		"bool":        {least + "manage_sysctls: yes\n", `config:3: manage_sysctls: "yes" is neither true nor false`},
-		"number":      {least + "lowest_ipv6_mtu: 1e3\n", `config:3: lowest_ipv6_mtu: "1e3" is not a whole number`},
-		"metrics":     {least + "metrics: {listen: \"[::1]:0\", max_workloads: -1}\n", "config:3: metrics.listen: [::1]:0 has no port\nconfig:3: metrics.max_workloads: -1 is not between 0 and 100000"},
-		"listener":    {least + "metrics: {listen: localhost:9464}\n", "config:3: metrics.listen: \"localhost:9464\" is not an IP address with a port"},
-		"port":        {least + "health: {port: 65536}\n", `config:3: health.port: "65536" is not a number from 0 to 65535`},
-		"duration":    {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, cooldown: 60}\n", `config:4: pools[0].cooldown: "60" is not a duration such as 60s`},
-		"word":        {least + "traffic_class: keep\n", `config:3: traffic_class: "keep" is not one of copy, zero`},
-		"host bits":   {least + "mappings:\n  - ipv6: 2001:db8:1::/64\n    ipv4: 198.51.100.1/24\n", "config:5: mappings[0].ipv4: 198.51.100.1/24 has bits beyond its length: write 198.51.100.0/24"},
-		"address":     {"addresses: {ipv4: 192.0.2, ipv6: fe80::1%eth0}\n", "config:1: addresses.ipv4: \"192.0.2\" is not an IP address\nconfig:1: addresses.ipv6: \"fe80::1%eth0\" is not an IP address"},
-		"families":    {"prefix: 10.0.0.0/8\naddresses: {ipv4: ::1, ipv6: 192.0.2.1}\n", "config:1: prefix: prefix 10.0.0.0/8: length must be\nconfig:2: addresses.ipv4: ::1 is not IPv4\nconfig:2: addresses.ipv6: 192.0.2.1 is not IPv6"},
-		"length":      {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nprefix: 2001:db8::/95", "config:2: prefix: prefix 2001:db8::/95: length must be 32, 40, 48, 56, 64 or 96"},
-		"octet u":     {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nprefix: 2001:db8:0:0:100::/96", "config:2: prefix: prefix 2001:db8:0:0:100::/96: bits 64 to 71 must be zero"},
-		"loopback":    {"prefix: 2001:db8:64::/96\naddresses: {ipv4: 127.0.0.1, ipv6: ff02::1}", "config:2: addresses.ipv4: 127.0.0.1 is not an address of a host\nconfig:2: addresses.ipv6: ff02::1 is not an address of a host"},
-		"well-known":  {"prefix: 64:ff9b::/96\naddresses: {ipv4: 192.0.2.1, ipv6: 64:ff9b::10.0.0.1}", "config:2: addresses.ipv6: 64:ff9b::a00:1 stands for 10.0.0.1, which is not global"},
-		"mtu":         {least + "mtu: {ipv4: 67, ipv6: 1279}\nlowest_ipv6_mtu: 1281", "config:3: mtu.ipv4: 67 is not between 68 and 65535\nconfig:3: mtu.ipv6: 1279 is not between 1280 and 65535"},
-		"lowest":      {least + "lowest_ipv6_mtu: 1501", "config:3: lowest_ipv6_mtu: 1501 is not between 1280 and 1500"},
-		"udp_gro":     {least + "udp_gro: [eth0, \"veth[\"]", "config:3: udp_gro[1]: \"veth[\" is neither a name of network interfaces nor a pattern of some (veth*)"},
-		"queues":      {least + "device: {queues: many}", "config:3: device.queues: \"many\" is neither a number nor auto"},
-		"device":      {least + "device: {name: natless0123456789, mtu: 1279, queues: 0}", "config:3: device.name: \"natless0123456789\" is not a valid name of a network interface (1 to 15 letters and digits)\nconfig:3: device.mtu: 1279 is not between 1280 and 65535\nconfig:3: device.queues: 0 is not between 1 and 256"},
-		"inside":      {least + "uplink: natless4\ninside: {device: natless4}", "config:4: inside.device: natless4 is the uplink"},
-		"one device":  {least + "inside: {device: natless0}", "config:3: inside.device: natless0 is device.name"},
-		"inside name": {least + "inside: {device: \"a b\"}", "config:3: inside.device: \"a b\" is not a valid name of a network interface"},
-		"uplink":      {least + "uplink: natless0", "config:3: uplink: natless0 is the translator's own device"},
-		"own inside":  {least + "mappings:\n  - {ipv6: 2001:db8::/120, ipv4: 192.0.2.0/24}", "config:4: mappings[0].ipv6: 2001:db8::/120 covers addresses.ipv6, which is the translator's own\nconfig:4: mappings[0].ipv4: 192.0.2.0/24 covers addresses.ipv4"},
-		"half":        {least + "mappings:\n  - {ipv6: 2001:db8:1::1}", "config:4: mappings[0].ipv4: missing"},
-		"never":       {least + "mappings:\n  - {ipv6: 2001:db8:1::1, ipv4: 169.254.1.1}", "config:4: mappings[0]: ipv4 169.254.1.1/32: lies in 169.254.0.0/16, which is never translated"},
+		"syntax":            {least + "mtu: {ipv4: 1500\n", "config:3: "},
+		"document":          {least + "---\nprefix: 64:ff9b::/96\n", "config:4: a second document"},
+		"not a map":         {"- a\n", "config:1: must have keys and values: device, "},
+		"duplicate":         {least + "prefix: 64:ff9b::/96\n", "config:3: prefix: given twice"},
+		"unknown":           {least + "mtu: {ipv4: 1500, ipv5: 1}\n", "config:3: mtu.ipv5: unknown key; there are ipv4, ipv6"},
+		"no list":           {least + "mappings: 3\n", "config:3: mappings: must be a list"},
+		"no scalar":         {least + "uplink: [a]\n", "config:3: uplink: must be a single value"},
+		"null":              {least + "uplink:\n", "config:3: uplink: must be a single value"},
+		"alias":             {"uplink: &a eth0\n" + least, "config:1: uplink: must be a single value"},
+		"bool":              {least + "manage_sysctls: yes\n", `config:3: manage_sysctls: "yes" is neither true nor false`},
+		"number":            {least + "lowest_ipv6_mtu: 1e3\n", `config:3: lowest_ipv6_mtu: "1e3" is not a whole number`},
+		"metrics":           {least + "metrics: {listen: \"[::1]:0\", max_workloads: -1}\n", "config:3: metrics.listen: [::1]:0 has no port\nconfig:3: metrics.max_workloads: -1 is not between 0 and 100000"},
+		"listener":          {least + "metrics: {listen: localhost:9464}\n", "config:3: metrics.listen: \"localhost:9464\" is not an IP address with a port"},
+		"port":              {least + "health: {port: 65536}\n", `config:3: health.port: "65536" is not a number from 0 to 65535`},
+		"duration":          {least + "pools:\n  - {name: a, ipv4: 198.51.100.0/30, cooldown: 60}\n", `config:4: pools[0].cooldown: "60" is not a duration such as 60s`},
+		"word":              {least + "traffic_class: keep\n", `config:3: traffic_class: "keep" is not one of copy, zero`},
+		"host bits":         {least + "mappings:\n  - ipv6: 2001:db8:1::/64\n    ipv4: 198.51.100.1/24\n", "config:5: mappings[0].ipv4: 198.51.100.1/24 has bits beyond its length: write 198.51.100.0/24"},
+		"address":           {"addresses: {ipv4: 192.0.2, ipv6: fe80::1%eth0}\n", "config:1: addresses.ipv4: \"192.0.2\" is not an IP address\nconfig:1: addresses.ipv6: \"fe80::1%eth0\" is not an IP address"},
+		"families":          {"prefix: 10.0.0.0/8\naddresses: {ipv4: ::1, ipv6: 192.0.2.1}\n", "config:1: prefix: prefix 10.0.0.0/8: length must be\nconfig:2: addresses.ipv4: ::1 is not IPv4\nconfig:2: addresses.ipv6: 192.0.2.1 is not IPv6"},
+		"length":            {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nprefix: 2001:db8::/95", "config:2: prefix: prefix 2001:db8::/95: length must be 32, 40, 48, 56, 64 or 96"},
+		"octet u":           {"addresses: {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\nprefix: 2001:db8:0:0:100::/96", "config:2: prefix: prefix 2001:db8:0:0:100::/96: bits 64 to 71 must be zero"},
+		"loopback":          {"prefix: 2001:db8:64::/96\naddresses: {ipv4: 127.0.0.1, ipv6: ff02::1}", "config:2: addresses.ipv4: 127.0.0.1 is not an address of a host\nconfig:2: addresses.ipv6: ff02::1 is not an address of a host"},
+		"well-known":        {"prefix: 64:ff9b::/96\naddresses: {ipv4: 192.0.2.1, ipv6: 64:ff9b::10.0.0.1}", "config:2: addresses.ipv6: 64:ff9b::a00:1 stands for 10.0.0.1, which is not global"},
+		"mtu":               {least + "mtu: {ipv4: 67, ipv6: 1279}\nlowest_ipv6_mtu: 1281", "config:3: mtu.ipv4: 67 is not between 68 and 65535\nconfig:3: mtu.ipv6: 1279 is not between 1280 and 65535"},
+		"lowest":            {least + "lowest_ipv6_mtu: 1501", "config:3: lowest_ipv6_mtu: 1501 is not between 1280 and 1500"},
+		"udp_gro":           {least + "udp_gro: [eth0, \"veth[\"]", "config:3: udp_gro[1]: \"veth[\" is neither a name of network interfaces nor a pattern of some (veth*)"},
+		"queues":            {least + "device: {queues: many}", "config:3: device.queues: \"many\" is neither a number nor auto"},
+		"device":            {least + "device: {name: natless0123456789, mtu: 1279, queues: 0}", "config:3: device.name: \"natless0123456789\" is not a valid name of a network interface (1 to 15 letters and digits)\nconfig:3: device.mtu: 1279 is not between 1280 and 65535\nconfig:3: device.queues: 0 is not between 1 and 256"},
+		"inside":            {least + "uplink: natless4\ninside: {device: natless4}", "config:4: inside.device: natless4 is the uplink"},
+		"inside of nothing": {least + "inside: {}\npools:\n  - {name: a, ipv4: 198.51.100.0/30, inside: true}", "config:5: pools[0].inside: needs a device"},
+		"one device":        {least + "inside: {device: natless0}", "config:3: inside.device: natless0 is device.name"},
+		"inside name":       {least + "inside: {device: \"a b\"}", "config:3: inside.device: \"a b\" is not a valid name of a network interface"},
+		"uplink":            {least + "uplink: natless0", "config:3: uplink: natless0 is the translator's own device"},
+		"own inside":        {least + "mappings:\n  - {ipv6: 2001:db8::/120, ipv4: 192.0.2.0/24}", "config:4: mappings[0].ipv6: 2001:db8::/120 covers addresses.ipv6, which is the translator's own\nconfig:4: mappings[0].ipv4: 192.0.2.0/24 covers addresses.ipv4"},
+		"half":              {least + "mappings:\n  - {ipv6: 2001:db8:1::1}", "config:4: mappings[0].ipv4: missing"},
+		"never":             {least + "mappings:\n  - {ipv6: 2001:db8:1::1, ipv4: 169.254.1.1}", "config:4: mappings[0]: ipv4 169.254.1.1/32: lies in 169.254.0.0/16, which is never translated"},
 
 		"suffix": {least + "mappings:\n  - {ipv6: 2001:db8:1::/120, ipv4: 198.51.0.0/16}", "config:4: mappings[0]: ipv4 198.51.0.0/16 has 16 suffix bits"},
 		"collisions": {least + "mappings:\n  - {ipv6: 2001:db8:1::1, ipv4: 198.51.100.1}\n  - {ipv6: 2001:db8:1::1, ipv4: 198.51.100.2}\n  - {ipv6: 2001:db8:1::2, ipv4: 198.51.100.1}",
@@ -345,6 +347,16 @@ func TestNeedsRestart(t *testing.T) {
 	next.Inside.Device = "natless9"
 	if got := fmt.Sprint(NeedsRestart(running, &next)); got != "[device.mtu inside.device uplink addresses.ipv4 log.format]" {
 		t.Errorf("got %v", got)
+	}
+}
+
+// TestInsideDevice: there is one where a pool or the file asks for it.
+func TestInsideDevice(t *testing.T) {
+	const pool = "pools:\n  - {name: a, ipv4: 198.51.100.0/30, inside: true}\n"
+	for text, want := range map[string]string{"": "", pool: "natless4", "inside: {device: tap9}\n": "tap9", pool + "inside: {device: tap9}\n": "tap9"} {
+		if c, err := Parse([]byte(least + text)); err != nil || c.Inside.Device != want {
+			t.Errorf("%q: %q, %v", text, c.Inside.Device, err)
+		}
 	}
 }
 

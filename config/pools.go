@@ -20,6 +20,8 @@ func (v validator) pools() {
 		}
 		names[p.Name] = i
 		v.between(key+".cooldown", int(p.Cooldown.Seconds()), 0, 7*24*3600)
+		v.check(!p.Inside || v.Inside.Device != "", key+".inside", "needs a device: leave the key inside out, or name one there (inside: {device: %s})",
+			InsideDevice)
 		v.poolAddresses(key, i)
 		v.poolPorts(key, p)
 	}

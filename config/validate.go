@@ -53,9 +53,11 @@ func (v validator) device() {
 	if v.Device.Queues != AutoQueues {
 		v.between("device.queues", int(v.Device.Queues), 1, 256) // MAX_TAP_QUEUES of the kernel
 	}
-	v.interfaceName("inside.device", v.Inside.Device)
+	if v.Inside.Device != "" {
+		v.interfaceName("inside.device", v.Inside.Device)
+	}
 	v.check(v.Inside.Device != v.Device.Name, "inside.device", "%s is device.name, and another device is needed", v.Device.Name)
-	v.check(v.Inside.Device != v.Uplink, "inside.device", "%s is the uplink", v.Uplink)
+	v.check(v.Inside.Device == "" || v.Inside.Device != v.Uplink, "inside.device", "%s is the uplink", v.Uplink)
 	if v.Uplink != "" {
 		v.interfaceName("uplink", v.Uplink)
 		v.check(v.Uplink != v.Device.Name, "uplink", "%s is the translator's own device", v.Uplink)

@@ -73,6 +73,9 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	if d.keeper, table, err = openKeeper(c, pools, o.Log); err != nil {
 		return nil, err
 	}
+	if h.inside = c.Inside.Device; h.inside == "" && d.keeper.Insiders().All > 0 {
+		h.inside = config.InsideDevice // who has it keeps it
+	}
 	if h.taken, err = heldAddresses(c); err != nil {
 		return nil, err
 	}

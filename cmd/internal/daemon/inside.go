@@ -15,7 +15,12 @@ import (
 )
 
 // noInside says why no workload can have its IPv4 inside, where that is so.
-func (d *Daemon) noInside() error { return errors.New("this natlessd has no way for it") }
+func (d *Daemon) noInside() error {
+	if d.reloader.running().Inside.Device == "" {
+		return fmt.Errorf("it is not switched on: name a device for it (inside: {device: %s}), and restart natlessd", config.InsideDevice)
+	}
+	return errors.New("this natlessd has no way for it")
+}
 
 // inside says how workloads with IPv4 inside fare, where there are some, or are to be.
 func (d *Daemon) inside(c *config.Config) []api.Check {

@@ -19,6 +19,7 @@ type host struct {
 	uplink string   // the configuration's, or the bridge that it is a port of
 	taken  route.Taken
 	own    func(netip.Addr) bool // whether the host has an address
+	inside string                // the device of workloads with IPv4 inside; "": none can have it
 }
 
 // stateOf is what a host should do by a configuration and its pools, where workloads
@@ -35,7 +36,7 @@ func stateOf(c *config.Config, pools []registry.Pool, outside []registry.Share, 
 	// and the host itself first of all.
 	s.Translator.Pools4 = h.taken.Without(slices.Concat(s.Translator.Pools4, r.kept))
 	s.Routes.Uplink = h.uplink
-	s.Inside.Device = c.Inside.Device
+	s.Inside.Device = h.inside
 	for _, o := range outside {
 		s.Outside[o.Address] = true
 	}

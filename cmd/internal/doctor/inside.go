@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/natless/natless/cmd/internal/words"
+	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 )
 
@@ -39,7 +40,7 @@ func (v *visit) insideDevice() {
 		return
 	}
 	const remedy = "systemctl restart natlessd"
-	name := v.Config.Inside.Device
+	name := cmp.Or(v.Config.Inside.Device, config.InsideDevice) // who has it keeps it, whatever the file says
 	switch l := v.link(name); {
 	case l == nil:
 		v.fail(checkInside, remedy, "the device %s is gone: what workloads with IPv4 inside send that is not plain is lost", name)
