@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,6 +24,7 @@ type offline struct {
 	config     string
 	prefix     string
 	maps       []string
+	inside     []string
 	ipv4, ipv6 string
 	nonGlobal  bool
 }
@@ -43,14 +45,15 @@ and --map, nothing runs and nothing is sent.
   natless explain --config /etc/natless/natless.yaml ipv4 src 192.0.2.2 dst 198.51.100.2 udp sport 53 dport 4000 len 1400
   natless explain --prefix 2001:db8:64::/96 --map 2001:db8:6::2=198.51.100.2 ipv4 src 192.0.2.2 dst 198.51.100.2 icmp echo ttl 1
   natless explain --prefix 2001:db8:64::/96 --map 2001:db8:6::2=198.51.100.7:1024-2047 ipv4 src 192.0.2.2 dst 198.51.100.7 tcp sport 80 dport 2048
+  natless explain ipv4 from default/web src 198.51.100.7 dst 192.0.2.2 tcp sport 2048 dport 443
   natless explain -o json ipv4 src 192.0.2.9 dst 198.51.100.2 icmp too-big mtu 1400 quoting ipv4 src 198.51.100.2 dst 192.0.2.2 tcp sport 1 dport 2 len 1500`,
 		Args:              arguments(1, -1),
 		ValidArgsFunction: nothing,
 		RunE: func(c *cobra.Command, args []string) error {
-			if off.config != "" && (off.prefix != "" || off.maps != nil) {
+			if off.config != "" && (off.prefix != "" || off.maps != nil || off.inside != nil) {
 				return misuse("--config has prefix and mappings of its own: leave out --prefix and --map, or --config")
 			}
-			e, err := explainPacket(c.Context(), o.socket, &off, strings.Join(args, " "))
+			e, err := explainPacket(c.Context(), o, &off, args)
 			if err != nil {
 				return err
 			}
@@ -61,24 +64,48 @@ and --map, nothing runs and nothing is sent.
 	f.StringVar(&off.config, "config", "", "explain by the configuration in this `file`")
 	f.StringVar(&off.prefix, "prefix", "", "explain with this RFC 6052 `prefix`")
 	f.StringArrayVar(&off.maps, "map", nil, "explain with this `mapping`, IPv6=IPv4 or IPv6=IPv4:PORTS; may be repeated")
+	f.StringArrayVar(&off.inside, "inside", nil, "explain with this `mapping`, as with --map, of a workload with IPv4 inside; may be repeated")
 	f.StringVar(&off.ipv4, "ipv4", "192.0.0.8", "the translator's own IPv4 `address`, with --prefix and --map")
 	f.StringVar(&off.ipv6, "ipv6", "100::1", "the translator's own IPv6 `address`, with --prefix and --map")
 	f.BoolVar(&off.nonGlobal, "allow-non-global", false, "allow non-global IPv4 under 64:ff9b::/96, with --prefix and --map")
-	for _, plain := range []string{"prefix", "map", "ipv4", "ipv6"} {
+	for _, plain := range []string{"prefix", "map", "inside", "ipv4", "ipv6"} {
 		c.RegisterFlagCompletionFunc(plain, nothing)
 	}
 	return c
 }
 
-func explainPacket(ctx context.Context, socket string, off *offline, words string) (api.Explanation, error) {
-	if off.config == "" && off.prefix == "" && off.maps == nil {
-		return api.NewClient(socket).Patience(patience).Explain(ctx, words)
+func explainPacket(ctx context.Context, o *options, off *offline, args []string) (api.Explanation, error) {
+	words := strings.Join(args, " ")
+	if off.config == "" && off.prefix == "" && off.maps == nil && off.inside == nil {
+		client := api.NewClient(o.socket).Patience(patience)
+		words, err := named(ctx, client, strings.Fields(words))
+		if err != nil {
+			return api.Explanation{}, err
+		}
+		return client.Explain(ctx, words)
 	}
 	t, err := off.translator()
 	if err != nil {
 		return api.Explanation{}, err
 	}
 	return explain.Packet(t, words)
+}
+
+// named puts the IPv6 address of a workload in the place of its name behind "from".
+func named(ctx context.Context, client *api.Client, words []string) (string, error) {
+	if i := slices.Index(words, "from"); i >= 0 && i+1 < len(words) {
+		if _, err := netip.ParseAddr(words[i+1]); err != nil {
+			w, err := find(ctx, client, words[i+1])
+			if err != nil {
+				return "", err
+			}
+			if w.Inside == nil {
+				return "", fmt.Errorf("%s has its IPv4 by the prefix: what it sends is IPv6, from %v", words[i+1], w.Request.IPv6[0])
+			}
+			words[i+1] = w.Request.IPv6[0].String()
+		}
+	}
+	return strings.Join(words, " "), nil
 }
 
 func (off *offline) translator() (*translator.Translator, error) {
@@ -111,10 +138,15 @@ func (off *offline) fromFlags() (*translator.Translator, error) {
 	if c.IPv6, err = netip.ParseAddr(off.ipv6); err != nil {
 		return nil, misuse("--ipv6: %w", err)
 	}
-	mappings := make([]mapping.Mapping, len(off.maps))
-	for i, m := range off.maps {
-		if mappings[i], err = parseMapping(m); err != nil {
-			return nil, misuse("--map %s: %w", m, err)
+	var mappings []mapping.Mapping
+	for flag, list := range map[string][]string{"map": off.maps, "inside": off.inside} {
+		for _, text := range list {
+			m, err := parseMapping(text)
+			if err != nil {
+				return nil, misuse("--%s %s: %w", flag, text, err)
+			}
+			m.Inside = flag == "inside"
+			mappings = append(mappings, m)
 		}
 	}
 	table, err := mapping.New(prefix, mappings)

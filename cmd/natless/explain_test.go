@@ -25,7 +25,7 @@ func explainWords(t *testing.T, args ...string) (e api.Explanation, err error) {
 }
 
 func TestExplain(t *testing.T) {
-	flags := strings.Fields("--prefix 2001:db8:64::/96 --map 2001:db8:6::2=198.51.100.2 --map 2001:db8:7::2=198.51.100.7:1024-2047 --ipv4 192.0.0.8 --ipv6 2001:db8::1")
+	flags := strings.Fields("--prefix 2001:db8:64::/96 --map 2001:db8:6::2=198.51.100.2 --map 2001:db8:7::2=198.51.100.7:1024-2047 --inside 2001:db8:9::2=198.51.100.7:4096-5119 --ipv4 192.0.0.8 --ipv6 2001:db8::1")
 	for _, test := range []struct{ words, verdict, mapping, output string }{
 		{"ipv6 src 2001:db8:6::2 dst 2001:db8:64::192.0.2.2 tcp sport 40000 dport 443", "forward4",
 			"source 2001:db8:6::2: mapping 2001:db8:6::2/128 ↔ 198.51.100.2/32", "ipv4 src 198.51.100.2 dst 192.0.2.2 tcp sport 40000 dport 443 ttl 63"},
@@ -43,6 +43,14 @@ func TestExplain(t *testing.T) {
 			"destination 198.51.100.7: a shared address, whose port 4000 belongs to nobody", "ipv4 src 192.0.0.8 dst 192.0.2.9 icmp unreachable code 3"},
 		{"ipv4 src 192.0.2.9 dst 198.51.100.2 icmp too-big mtu 1400 quoting ipv4 src 198.51.100.2 dst 192.0.2.2 tcp sport 1 dport 2 len 1500 df", "forward6",
 			"", "ipv6 src 2001:db8:64::c000:209 dst 2001:db8:6::2 icmp too-big mtu 1420"},
+		{"ipv4 from 2001:db8:9::2 src 198.51.100.7 dst 192.0.2.2 tcp sport 4100 dport 443", "pass4",
+			"from 2001:db8:9::2: mapping 2001:db8:9::2/128 ↔ 198.51.100.7/32 ports 4096-5119 inside", "ipv4 src 198.51.100.7 dst 192.0.2.2 tcp sport 4100 dport 443"},
+		{"ipv4 src 198.51.100.7 dst 192.0.2.2 tcp sport 1024 dport 443 from 2001:db8:9::2", "port-outside-set/replied",
+			"", "ipv4 src 192.0.0.8 dst 198.51.100.7 icmp unreachable code 13"},
+		{"ipv4 from 2001:db8:9::2 src 198.51.100.2 dst 192.0.2.2 tcp sport 4100 dport 443", "spoofed-source", "", ""},
+		{"ipv4 src 192.0.2.9 dst 198.51.100.7 tcp sport 3 dport 4100", "deliver4",
+			"destination 198.51.100.7: mapping 2001:db8:9::2/128 ↔ 198.51.100.7/32 ports 4096-5119 inside", "ipv4 src 192.0.2.9 dst 198.51.100.7 tcp sport 3 dport 4100 ttl 63"},
+		{"ipv6 src 2001:db8:9::2 dst 2001:db8:64::192.0.2.2 tcp sport 4100 dport 443", "prefix-closed/replied", "", ""},
 		{"ipv4 src 192.0.2.9 dst 192.0.0.8 icmp echo", "local", "destination 192.0.0.8: the translator's own address", ""},
 		{"ipv4 src 127.0.0.1 dst 198.51.100.2 tcp sport 1 dport 2", "never-translated", "", ""},
 	} {

@@ -28,18 +28,33 @@ func Packet(t *translator.Translator, words string) (api.Explanation, error) {
 	}
 	e := api.Explanation{Packet: Describe(data)}
 	e.Mappings = k.mappings(t)
-	e.Verdict, e.Rule, e.Output = run(t, data)
+	var from *mapping.Entry
+	if k.from.IsValid() {
+		if from = t.Table().Lookup6(mapping.Addr6From(k.from)); from == nil || !from.Inside() {
+			return api.Explanation{}, fmt.Errorf("from %v: no workload with IPv4 inside has this address", k.from)
+		}
+		e.Packet += fmt.Sprintf(" from %v", k.from)
+		e.Mappings = append([]string{fmt.Sprintf("from %v: mapping %v", k.from, from.Mapping())}, e.Mappings...)
+	}
+	e.Verdict, e.Rule, e.Output = run(t, data, from)
 	e.Text = text(&e)
 	return e, nil
 }
 
-// run moves the packet and describes what comes out.
-func run(t *translator.Translator, data []byte) (verdict, rule string, output []string) {
+// run moves the packet, of a workload with IPv4 inside where from is not nil, and
+// describes what comes out.
+func run(t *translator.Translator, data []byte, from *mapping.Entry) (verdict, rule string, output []string) {
 	var o outputs
 	p := o.Buffer()
 	p.End = p.Start + copy(p.Buf[p.Start:], data)
 	// The packet is of nobody, and its answer at nobody's cost.
-	v := dataplane.NewDriver(t.NewTrial(), &o, nil).Move(p)
+	driver := dataplane.NewDriver(t.NewTrial(), &o, nil)
+	var v translator.Verdict
+	if from != nil {
+		v = driver.Pass(p, from.Tag())
+	} else {
+		v = driver.Move(p)
+	}
 	return v.String(), v.Section(), o.described
 }
 

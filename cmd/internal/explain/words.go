@@ -26,12 +26,15 @@ options
   len N                                   length of the whole packet in bytes
   df                                      don't fragment (IPv4)
   id N, offset N, more                    a fragment: identification, offset in bytes, more to come
+  from WORKLOAD                           IPv4 that this workload sends, which has its IPv4 inside: its IPv6
+                                          address or, where the daemon is asked, its name
 quoting takes all words after it.`
 
 // packet is what words say about a packet.
 type packet struct {
 	v6             bool
 	src, dst       netip.Addr
+	from           netip.Addr // IPv6 of the workload that sends it, as IPv4; invalid: it comes from outside
 	hops, class    uint8
 	length         int // 0: as short as can be
 	df, more, frag bool
@@ -142,6 +145,7 @@ func init() {
 	vocabulary = map[string]func(*parser, *packet) error{
 		"src":     func(p *parser, k *packet) (err error) { k.src, err = p.address(k.v6); return err },
 		"dst":     func(p *parser, k *packet) (err error) { k.dst, err = p.address(k.v6); return err },
+		"from":    func(p *parser, k *packet) (err error) { k.from, err = p.address(true); return err },
 		"hlim":    hops,
 		"ttl":     hops,
 		"class":   number(255, func(k *packet, n uint64) { k.class = uint8(n) }),
@@ -255,10 +259,14 @@ func (k *packet) complete() error {
 		return fmt.Errorf("id %d: IPv4 has 16 bits for it", k.id)
 	case k.offset%8 != 0:
 		return fmt.Errorf("offset %d is not a multiple of 8", k.offset)
+	case k.v6 && k.from.IsValid():
+		return errors.New("from: what a workload sends as IPv6 is known by its source")
 	case k.v6 && k.df:
 		return errors.New("df: IPv6 has no such flag")
 	case k.quoted != nil && k.quoted.v6 != k.v6:
 		return errors.New("quoting: the quoted packet is of the other family")
+	case k.quoted != nil && k.quoted.from.IsValid():
+		return errors.New("quoting: a quoted packet comes from nobody")
 	}
 	return nil
 }
