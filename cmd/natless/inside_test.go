@@ -37,3 +37,25 @@ func TestInsideIsSaid(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestExplainFrom: a workload is known by its name, and one that sends IPv6 told so.
+func TestExplainFrom(t *testing.T) {
+	socket := daemon(t)
+	q := api.Request{Name: "ns/old", HostInterface: "veth9", Inside: api.IPv4Inside, IPv6: []netip.Addr{netip.MustParseAddr("2001:db8::9")}, Ports: 1}
+	if _, err := api.NewClient(socket).Put(t.Context(), api.Key{ContainerID: "9old", Interface: "eth0"}, q); err != nil {
+		t.Fatal(err)
+	}
+	for words, want := range map[string]string{
+		"ipv4 from ns/old src 192.0.2.9": `"ipv4 from 2001:db8::9 src 192.0.2.9"`,
+		"ipv4 from 9old src 192.0.2.9":   `"ipv4 from 2001:db8::9 src 192.0.2.9"`,
+		"ipv4 from ns/web src 192.0.2.9": "ns/web has its IPv4 by the prefix",
+		"ipv4 from nobody src 192.0.2.9": `no workload is called "nobody"`,
+	} {
+		if got := run(t, socket, "explain", "-o", "json", words); !strings.Contains(got, want) {
+			t.Errorf("%s: %s", words, got)
+		}
+	}
+	if got := run(t, socket, "workloads", "show", "ns/old"); !strings.Contains(got, "inside: its interface has the address") {
+		t.Error(got)
+	}
+}
