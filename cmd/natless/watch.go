@@ -34,7 +34,7 @@ func (s *seeing) flags(c *cobra.Command, o *options, count string) {
 	f.StringVar(&s.port, "port", "", "only packets with this `port`, or N-M")
 	f.StringVar(&s.proto, "proto", "", "only packets of this `protocol`: tcp, udp, icmp or a number")
 	f.StringSliceVar(&s.verdicts, "reason", nil, "only packets with this `reason` or verdict, as natless status names it")
-	f.StringVar(&s.direction, "direction", "", "only packets in this `direction`: 6to4 or 4to6")
+	f.StringVar(&s.direction, "direction", "", "only packets in this `direction`: 6to4, 4to6 or 4to4")
 	f.BoolVar(&s.drops, "drops", false, "only packets that were dropped")
 	f.Uint64VarP(&s.count, count, count[:1], 0, "end after this many `packets`")
 	f.DurationVar(&s.duration, "for", 0, "end after this `time`, such as 10s")
@@ -44,7 +44,7 @@ func (s *seeing) flags(c *cobra.Command, o *options, count string) {
 	}
 	c.RegisterFlagCompletionFunc("reason", completeVerdict)
 	c.RegisterFlagCompletionFunc("proto", cobra.FixedCompletions([]cobra.Completion{"tcp", "udp", "icmp"}, cobra.ShellCompDirectiveNoFileComp))
-	c.RegisterFlagCompletionFunc("direction", cobra.FixedCompletions([]cobra.Completion{"6to4", "4to6"}, cobra.ShellCompDirectiveNoFileComp))
+	c.RegisterFlagCompletionFunc("direction", cobra.FixedCompletions([]cobra.Completion{"6to4", "4to6", "4to4"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func completeVerdict(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {

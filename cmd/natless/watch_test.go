@@ -79,7 +79,7 @@ func TestWatchCompletion(t *testing.T) {
 		if got := complete(command, "--reason", "port-"); !strings.Contains(got, "port-outside-set\nport-unassigned\n") {
 			t.Error(got)
 		}
-		if d := cmp.Diff("6to4\n4to6\n:4\n", complete(command, "--direction", "")); d != "" {
+		if d := cmp.Diff("6to4\n4to6\n4to4\n:4\n", complete(command, "--direction", "")); d != "" {
 			t.Error(d)
 		}
 	}

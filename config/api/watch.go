@@ -46,7 +46,7 @@ type Hello struct {
 // when it goes on; of a packet that was dropped or taken, Out is.
 type Event struct {
 	Time      time.Time `json:"time"`
-	Direction string    `json:"direction"` // 6to4 or 4to6
+	Direction string    `json:"direction"` // 6to4, 4to6 or 4to4
 	Verdict   string    `json:"verdict"`   // as metrics and traces name it
 	Workload  string    `json:"workload,omitempty"`
 	Mapping   string    `json:"mapping,omitempty"` // what decided about the workload's address

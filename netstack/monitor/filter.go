@@ -19,16 +19,66 @@ type Packet struct {
 	Table   *mapping.Table // knows which IPv4 addresses stand in IPv6 ones; nil: none
 }
 
-// To4 says where the packet was going. Of a fragment that was held, only
+// Direction is where a packet was going.
+type Direction uint8
+
+// The directions. Across is IPv4 of workloads that have it inside.
+const (
+	To4 Direction = iota
+	To6
+	Across
+	numDirections
+)
+
+// directions are the names for programs.
+var directions = [numDirections]string{To4: "6to4", To6: "4to6", Across: "4to4"}
+
+func (d Direction) String() string { return directions[d] }
+
+// Direction says where the packet was going. Of a fragment that was held, only
 // its way out is known.
-func (p *Packet) To4() bool {
+func (p *Packet) Direction() Direction {
 	switch {
+	case p.In.Length > 0 && p.In.V6():
+		return To4
+	case p.Verdict == translator.Pass4 || p.Verdict == translator.Deliver4:
+		return Across
+	case p.In.Length > 0 && (p.Verdict.IsForward() || p.insider() == nil): // what an insider sends and is refused is no forward
+		return To6
 	case p.In.Length > 0:
-		return p.In.V6()
+		return Across
 	case p.Verdict == translator.Forward4 || p.Verdict == translator.Hairpin:
-		return true
+		return To4
+	case p.Verdict != translator.Forward6 && p.Out.V6():
+		return To4
 	}
-	return p.Verdict != translator.Forward6 && p.Out.V6()
+	return To6
+}
+
+// insider is the mapping of the workload with IPv4 inside that the packet is from, by
+// its source; nil: it is from none.
+func (p *Packet) insider() *mapping.Entry {
+	if p.Table == nil || !p.In.Valid || p.In.V6() {
+		return nil
+	}
+	if e := owner4(p.Table, p.In.Src, p.In.Ports, p.In.SrcPort); e != nil && e.Inside() {
+		return e
+	}
+	return nil
+}
+
+// owner4 is the mapping that an IPv4 address belongs to, or its port where ports
+// decide; nil: none, or it cannot be known.
+func owner4(table *mapping.Table, addr netip.Addr, ported bool, port uint16) *mapping.Entry {
+	a := mapping.Addr4From(addr)
+	e := table.Lookup4(a)
+	switch {
+	case e == nil || !e.Shared():
+		return e
+	case !ported:
+		return nil
+	}
+	return table.Port(e, a, port)
 }
 
 // Filter says which packets are wanted. The zero Filter wants all.
@@ -118,9 +168,8 @@ type (
 	// either is true when the packet on one of the two sides is so.
 	either struct{ test }
 	// verdict is about what became of the packet.
-	verdict func(translator.Verdict) bool
-	// direction is true for 6→4.
-	direction bool
+	verdict   func(translator.Verdict) bool
+	direction Direction
 )
 
 func (n and) judge(p *Packet) truth {
@@ -157,10 +206,10 @@ func (n verdict) judge(p *Packet) truth {
 }
 
 func (n direction) judge(p *Packet) truth {
-	if !p.Done && p.In.Length == 0 {
+	if !p.Done && (p.In.Length == 0 || !p.In.V6() && Direction(n) != To4) {
 		return maybe
 	}
-	return truthOf(p.To4() == bool(n))
+	return truthOf(p.Direction() == Direction(n))
 }
 
 // test is about the packet on one side.

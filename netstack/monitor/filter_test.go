@@ -13,7 +13,8 @@ import (
 func table(t testing.TB) *mapping.Table {
 	t.Helper()
 	table, err := mapping.New(netip.MustParsePrefix("64:ff9b::/96"), []mapping.Mapping{
-		{IPv6: netip.MustParsePrefix("2001:db8:6::2/128"), IPv4: netip.MustParsePrefix("198.51.100.2/32")}})
+		{IPv6: netip.MustParsePrefix("2001:db8:6::2/128"), IPv4: netip.MustParsePrefix("198.51.100.2/32")},
+		{IPv6: netip.MustParsePrefix("2001:db8:9::2/128"), IPv4: netip.MustParsePrefix("198.51.100.9/32"), Ports: ports.MustParse("4096-5119"), Inside: true}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,11 +40,15 @@ func examples(t testing.TB) map[string]*Packet {
 		"in":  {In: head(17, "192.0.2.2:53", "198.51.100.2:5000", 1000), Out: head(17, "[64:ff9b::c000:202]:53", "[2001:db8:6::2]:5000", 1020), Verdict: translator.Forward6},
 		"refused": {In: head(17, "[2001:db8:6::3]:22", "[64:ff9b::909:909]:22", 80), Out: head(58, "2001:db8::1", "2001:db8:6::3", 128),
 			Verdict: translator.PortOutsideSet | translator.Replied},
-		"lost":  {In: head(1, "192.0.2.2", "203.0.113.9", 84), Verdict: translator.UntranslatableDestination},
-		"own":   {In: head(1, "192.0.2.2", "198.51.100.1", 84), Verdict: translator.Local},
-		"held":  {In: head(17, "192.0.2.2", "203.0.113.0", 500), Verdict: translator.FragmentHeld},
-		"later": {Out: head(17, "64:ff9b::c000:202", "2001:db8:6::3", 540), Verdict: translator.Forward6},
-		"junk":  {In: Head{Length: 3, v6: true}, Verdict: translator.Malformed},
+		"lost":   {In: head(1, "192.0.2.2", "203.0.113.9", 84), Verdict: translator.UntranslatableDestination},
+		"own":    {In: head(1, "192.0.2.2", "198.51.100.1", 84), Verdict: translator.Local},
+		"held":   {In: head(17, "192.0.2.2", "203.0.113.0", 500), Verdict: translator.FragmentHeld},
+		"later":  {Out: head(17, "64:ff9b::c000:202", "2001:db8:6::3", 540), Verdict: translator.Forward6},
+		"passed": {In: head(132, "198.51.100.9:4096", "8.8.8.8:7", 70), Out: head(132, "198.51.100.9:4096", "8.8.8.8:7", 70), Verdict: translator.Pass4},
+		"given":  {In: head(132, "8.8.8.8:7", "198.51.100.9:4096", 71), Out: head(132, "8.8.8.8:7", "198.51.100.9:4096", 71), Verdict: translator.Deliver4},
+		"stuck": {In: head(132, "198.51.100.9:4097", "8.8.8.8:7", 72), Out: head(1, "192.0.0.8", "198.51.100.9", 100),
+			Verdict: translator.HopLimitExceeded | translator.Replied},
+		"junk": {In: Head{Length: 3, v6: true}, Verdict: translator.Malformed},
 	}
 	all["held"].In.Fragment, all["later"].Out.Fragment = true, true
 	for _, p := range all {
@@ -52,7 +57,7 @@ func examples(t testing.TB) map[string]*Packet {
 	return all
 }
 
-var order = []string{"out", "in", "refused", "lost", "own", "held", "later", "junk"}
+var order = []string{"out", "in", "refused", "lost", "own", "held", "later", "passed", "given", "stuck", "junk"}
 
 func wanted(t testing.TB, f *Filter) string {
 	var names []string
@@ -67,18 +72,20 @@ func wanted(t testing.TB, f *Filter) string {
 
 func TestFilters(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                                "out in refused lost own held later junk",
+		"":                                "out in refused lost own held later passed given stuck junk",
 		"tcp":                             "out",
 		"udp":                             "in refused held later",
-		"icmp":                            "refused lost own",
+		"icmp":                            "refused lost own stuck",
 		"proto 17 and not dir 6to4":       "in held later",
-		"proto sctp or proto icmp":        "refused lost own",
+		"proto sctp or proto icmp":        "refused lost own passed given stuck",
 		"dir 6to4":                        "out refused junk",
 		"dir 4to6":                        "in lost own held later",
-		"drop":                            "refused lost junk",
-		"forward":                         "out in later",
+		"dir 4to4":                        "passed given stuck",
+		"dir 4→4 and port 4096":           "passed given",
+		"drop":                            "refused lost stuck junk",
+		"forward":                         "out in later passed given",
 		"local":                           "own",
-		"replied":                         "refused",
+		"replied":                         "refused stuck",
 		"verdict forward4":                "out",
 		"verdict fragment-held":           "held",
 		"reason port-outside-set":         "refused",
@@ -89,17 +96,17 @@ func TestFilters(t *testing.T) {
 		"src 9.9.9.9":                 "",
 		"dst 9.9.9.9":                 "out refused",
 		"src host 198.51.100.2":       "out",
-		"net 198.51.100.0/24":         "out in own",
+		"net 198.51.100.0/24":         "out in own passed given stuck",
 		"dst 2001:db8:6::/64":         "in refused later",
 		"port 22":                     "refused",
 		"src port 22 or dst port 443": "out refused",
 		"port 5000-6000":              "in",
-		"not port 22 and drop":        "lost junk",
+		"not port 22 and drop":        "lost stuck junk",
 		"less 60":                     "out",
 		"greater 1000":                "in",
 		"fragment":                    "held later",
 		"(tcp or udp) and not (drop or fragment)": "out in",
-		"!tcp && !(udp || icmp)":                  "junk",
+		"!tcp && !(udp || icmp)":                  "passed given junk",
 		"tcp or udp and dir 4to6":                 "out in held later",
 		"workload web":                            "refused later",
 		"workload \"ns/a b\"":                     "lost",
@@ -162,7 +169,7 @@ func TestWrongFilters(t *testing.T) {
 		"workload (":                  `column 10, "(": is not a name`,
 		`workload "a`:                 "column 10: the quote is not closed",
 		`"web"`:                       `column 1, "web": a name alone says nothing: write workload before it`,
-		"dir out":                     `column 5, "out": is neither 6to4 nor 4to6`,
+		"dir out":                     `column 5, "out": is none of 6to4, 4to6 and 4to4`,
 		"reason forward4":             `column 8, "forward4": is not a reason: there are malformed, `,
 		"verdict lost":                `column 9, "lost": is not a verdict: there are forward4, `,
 		"proto 256":                   `column 7, "256": is not a number from 0 to 255`,

@@ -20,7 +20,7 @@ const Grammar = `FILTER consists of these, with "and", "or", "not" and parenthes
   src ..., dst ...                    one of the above, for the source or destination only
   tcp, udp, icmp, proto N             icmp means ICMP of both families
   workload NAME                       its name, its CONTAINER/INTERFACE, or the start of its container's id
-  dir 6to4, dir 4to6
+  dir 6to4, dir 4to6, dir 4to4
   drop, forward, local, replied       what happened; replied: an ICMP error of ours went back
   verdict NAME, reason NAME           as in ` + "`natless status`" + `: forward4, port-outside-set ...
   less N, greater N                   at most, at least N bytes
@@ -331,16 +331,16 @@ func workload(p *parser) (node, error) {
 }
 
 func dir(p *parser) (node, error) {
-	w, err := p.word("6to4 or 4to6")
-	switch {
-	case err != nil:
+	w, err := p.word("6to4, 4to6 or 4to4")
+	if err != nil {
 		return nil, err
-	case w == "6to4" || w == "6→4":
-		return direction(true), nil
-	case w == "4to6" || w == "4→6":
-		return direction(false), nil
 	}
-	return nil, p.errorf("is neither 6to4 nor 4to6")
+	for d := range numDirections {
+		if w == d.String() || w == strings.ReplaceAll(d.String(), "to", "→") {
+			return direction(d), nil
+		}
+	}
+	return nil, p.errorf("is none of 6to4, 4to6 and 4to4")
 }
 
 // verdict reads a name of a verdict from least on. With /replied it is only

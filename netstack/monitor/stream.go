@@ -147,13 +147,8 @@ func (p *Packet) Mapping(table *mapping.Table) *mapping.Entry {
 	case !p.In.Valid:
 		return nil
 	}
-	a := mapping.Addr4From(p.In.Dst)
-	e := table.Lookup4(a)
-	if e == nil || !e.Shared() {
+	if e := p.insider(); e != nil && p.Direction() == Across {
 		return e
 	}
-	if !p.In.Ports {
-		return nil
-	}
-	return table.Port(e, a, p.In.DstPort)
+	return owner4(table, p.In.Dst, p.In.Ports, p.In.DstPort)
 }

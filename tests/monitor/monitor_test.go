@@ -167,7 +167,7 @@ func TestNonsense(t *testing.T) {
 		"monitor --port 1)or(port --drops":   `natless: --port "1)or(port": is one word`,
 		"monitor --address web":              `natless: --address web: is neither an address nor ADDRESS/LEN`,
 		"monitor --rate -1":                  `natless: rate: must be a number from 0 to 1000000000`,
-		"monitor --direction in":             `natless: filter: column 5, "in": is neither 6to4 nor 4to6`,
+		"monitor --direction in":             `natless: filter: column 5, "in": is none of 6to4, 4to6 and 4to4`,
 		"capture":                            `natless: name the file: -w FILE, or -w - for standard output`,
 		"capture -w /nonsense/file":          `natless: open /nonsense/file: no such file or directory`,
 		"capture -w /dev/null -s 70000":      `natless: --snaplen 70000: is not a number from 0 to 66560`,

@@ -136,16 +136,13 @@ func (r *watching) Flush() error {
 // event says what a record is.
 func (r *watching) event(record *monitor.Record) api.Event {
 	p := monitor.Packet{In: monitor.MakeHead(record.In, record.InLength), Out: monitor.MakeHead(record.Out, record.OutLength),
-		Verdict: record.Verdict, Done: true}
-	e := api.Event{Time: record.Time.UTC(), Direction: "4to6", Verdict: record.Verdict.String(),
+		Verdict: record.Verdict, Done: true, Table: r.host.Table()}
+	e := api.Event{Time: record.Time.UTC(), Direction: p.Direction().String(), Verdict: record.Verdict.String(),
 		In: r.side(&p.In, record.In), Out: r.side(&p.Out, record.Out)}
-	if p.To4() {
-		e.Direction = "6to4"
-	}
 	if record.GSOType != translator.GSONone {
 		e.GSOSize = int(record.GSOSize)
 	}
-	if m := p.Mapping(r.host.Table()); m != nil {
+	if m := p.Mapping(p.Table); m != nil {
 		mapped := m.Mapping()
 		e.Mapping, e.Workload = mapped.String(), r.name(mapped)
 	}

@@ -41,10 +41,7 @@ func (s *Style) pick(unicode, ascii string) string {
 // Line is a packet in a line, or in several with Words; with a newline behind.
 func (s *Style) Line(e *api.Event) string {
 	v, _ := translator.ParseVerdict(e.Verdict)
-	direction := s.pick("6→4", "6>4")
-	if e.Direction == "4to6" {
-		direction = s.pick("4→6", "4>6")
-	}
+	direction := strings.ReplaceAll(e.Direction, "to", s.pick("→", ">"))
 	color := green
 	switch {
 	case v.Replied():
