@@ -171,7 +171,7 @@ func (v *visit) oneWay() {
 
 // OneWay says what it means that packets go out and none comes in, where it does.
 func OneWay(verdicts map[string]uint64, uplink string) (detail, remedy string) {
-	out, in := verdicts["forward4"], verdicts["forward6"]
+	out, in := verdicts["forward4"]+verdicts["pass4"], verdicts["forward6"]+verdicts["deliver4"]
 	if out < oneWayFrom || in > 0 {
 		return "", ""
 	}
