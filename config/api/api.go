@@ -133,7 +133,7 @@ type Inside struct {
 }
 
 // Stale says that a workload has an address inside that is not its own any more.
-func (w *Workload) Stale() bool { return w.Inside != nil && w.Inside.Address != w.Address }
+func (w Workload) Stale() bool { return w.Inside != nil && w.Inside.Address != w.Address }
 
 // Run is the longest contiguous run of the set, for ip_local_port_range; a
 // whole address gives 0-65535.

@@ -74,7 +74,7 @@ func newLab(t *testing.T) *lab {
 		Meaning: func(v translator.Verdict) string { return "meaning of " + v.String() },
 		Now:     func() time.Time { return l.now },
 	}, slog.New(slog.NewTextHandler(io.Discard, nil)))
-	for n, q := range []api.Request{{Name: "ns/web"}, {Name: "<script>alert(1)</script>", ExtraPorts: []uint16{443}}, {Pool: "dedicated"}} {
+	for n, q := range []api.Request{{Name: "ns/web"}, {Name: "<script>alert(1)</script>", ExtraPorts: []uint16{443}}, {Pool: "dedicated", HostInterface: "veth1", Inside: api.IPv4Inside}} {
 		q.IPv6 = []netip.Addr{netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", n+1))}
 		a, err := l.reg.Put(t.Context(), api.Key{ContainerID: fmt.Sprintf("%d0123456789abcdef", n), Interface: "eth0"}, q)
 		if err != nil {
@@ -134,6 +134,11 @@ func TestPages(t *testing.T) {
 	l.shows("/workloads?name=ns/web", 200, "198.51.100.0")
 	l.shows("/workloads?name=nobody", 200, "No workload is like that")
 	l.shows("/workloads/00123456789abcdef/eth0", 200, "ns/web", "16384-32767", "5 packets from ports that are not its own")
+	l.shows("/workloads/20123456789abcdef/eth0", 200, "203.0.113.0 inside")
+	l.shows("/workloads", 200, "203.0.113.0 inside")
+	if text, _ := l.get("/workloads/00123456789abcdef/eth0", 200); strings.Contains(text, "inside") {
+		t.Errorf("of who has it by the prefix: %s", text)
+	}
 	l.shows("/workloads/none/eth0", 404, "There is no workload none/eth0 any more.")
 	l.shows("/whois?address=198.51.100.1:443", 200, "<dt>Workload</dt><dd><a href=\"/workloads/10123456789abcdef/eth0\">")
 	l.shows("/whois?address=198.51.100.0:80", 200, "Nobody has it.")

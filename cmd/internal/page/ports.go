@@ -83,6 +83,9 @@ func (p *Page) owners(a netip.Addr) []owner {
 // ownerOf puts an assignment into the page's terms.
 func ownerOf(a *registry.Assignment) owner {
 	w := api.Workload{Key: a.Key, Serial: a.Serial, Request: a.Request, Pool: a.Pool, Address: a.Address, Ports: a.Ports, Since: a.Since}
+	if inside := a.Inside(); inside.IsValid() {
+		w.Inside = &api.Inside{Address: inside}
+	}
 	return owner{Name: nameOf(a.Key, a.Request.Name), Link: linkTo(a.Key), Ports: api.PortsText(a.Ports), Workload: w}
 }
 

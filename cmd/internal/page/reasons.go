@@ -30,4 +30,7 @@ var passedOn = map[string]string{
 	"no-route":             "the host has no route for it",
 	"host-route":           "the host has another way for it",
 	"unchanged":            "the kernel made no room for the other header",
+	"has-inside":           "between the prefix and a workload that has its IPv4 inside",
+	"steering":             "IPv4 of a workload that has it inside, where nothing may be bypassed",
+	"spoofed":              "IPv4 that is not the workload's whose interface it came by: dropped",
 }
