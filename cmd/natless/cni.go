@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/natless/natless/cmd/internal/conflist"
+	"github.com/natless/natless/config/api"
 )
 
 // defaultNetworks is where container engines look for network configurations.
@@ -26,6 +27,7 @@ const lookAgain = 2 * time.Second
 type chaining struct {
 	conf, bin, from string
 	socket, pool    string
+	ipv4            string
 	ports           int
 	watch           bool
 }
@@ -68,6 +70,8 @@ end it.`,
 	f.IntVar(&ch.ports, "ports", 0, "how many `ports` each container gets (default the pool's ports_per_workload)")
 	install.RegisterFlagCompletionFunc("pool", o.completePool)
 	install.RegisterFlagCompletionFunc("ports", nothing)
+	f.StringVar(&ch.ipv4, "ipv4", "", "how containers have their IPv4: inside or prefix (default as the pool has it)")
+	install.RegisterFlagCompletionFunc("ipv4", cobra.FixedCompletions([]cobra.Completion{api.IPv4Inside, api.IPv4Prefix}, cobra.ShellCompDirectiveNoFileComp))
 	f.BoolVar(&ch.watch, "watch", false, "keep running, and do it again whenever it is undone")
 	return c
 }
@@ -150,6 +154,12 @@ func (ch *chaining) chain() (path string, changed bool, err error) {
 	}
 	if ch.pool != "" {
 		keys["pool"] = ch.pool
+	}
+	if ch.ipv4 != "" {
+		if ch.ipv4 != api.IPv4Inside && ch.ipv4 != api.IPv4Prefix {
+			return "", false, misuse("--ipv4 %s: is neither inside nor prefix", ch.ipv4)
+		}
+		keys["ipv4"] = ch.ipv4
 	}
 	if ch.ports > 0 {
 		keys["ports"] = ch.ports

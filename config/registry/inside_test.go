@@ -66,6 +66,8 @@ func TestInside(t *testing.T) {
 		if r, err = Open(o); err != nil {
 			t.Fatal(err)
 		}
+		put(1, api.IPv4ByPool) // the same again
+		put(5, api.IPv4ByPool)
 	}
 	defer r.Close()
 	before := put(3, api.IPv4Prefix)

@@ -206,7 +206,7 @@ func (t *txn) placeInside(fresh, old *Assignment) error {
 		if p := t.state.pool(fresh.Pool); p != nil {
 			inside = p.Inside
 		}
-		if old != nil && old.Request.Inside == api.IPv4ByPool {
+		if old != nil && old.Request.Inside != api.IPv4Inside { // of the others the disk does not say what they asked for
 			inside = old.inside != 0
 		}
 	}

@@ -19,7 +19,7 @@ const (
 	recordUnnumberedHost = 4
 	record               = 5
 	recordHost           = 6 // it names the host's interface, too
-	recordInside         = 7 // and 8 with the host's interface: it says how the workload has its IPv4
+	recordInside         = 7 // and 8 with the host's interface: the workload has its IPv4 inside
 )
 
 var errRecord = errors.New("record is damaged, or of a newer natlessd")
@@ -27,7 +27,7 @@ var errRecord = errors.New("record is damaged, or of a newer natlessd")
 // encode packs an assignment; cool is when its set is free again, or zero.
 func encode(a *Assignment, cool time.Time) []byte {
 	b := []byte{record}
-	if a.inside != 0 || a.Request.Inside != "" {
+	if a.inside != 0 {
 		b[0] = recordInside // others stay as they were: an older natlessd reads them
 	}
 	if a.Request.HostInterface != "" {

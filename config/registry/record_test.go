@@ -60,10 +60,10 @@ func TestRecords(t *testing.T) {
 		Request: api.Request{Name: "n", Network: "w", Netns: "/x", HostInterface: "veth1", IPv6: append(request(1).IPv6, request(2).IPv6...), Pool: "p", Ports: 1000,
 			Address: netip.MustParseAddr("192.0.2.1"), ExtraPorts: []uint16{443}}}
 	least := &Assignment{Serial: 1, Key: key(2), Address: netip.MustParseAddr("192.0.2.2"), Since: now, Request: request(7)}
-	inside, chosen := *full, *least
+	inside, odd := *full, *least
 	inside.Request.Inside, inside.inside = api.IPv4ByPool, 0xc0000205
-	chosen.Request.Inside = api.IPv4Prefix
-	for _, a := range []*Assignment{full, least, &inside, &chosen} {
+	odd.inside = 1
+	for _, a := range []*Assignment{full, least, &inside, &odd} {
 		b := encode(a, now)
 		got, cool, err := decode(b)
 		if err != nil || !cool.Equal(now) || !reflect.DeepEqual(got, a) {
