@@ -77,7 +77,7 @@ func TestExitStatus(t *testing.T) {
 
 // placeholders are what a value of a flag may be called.
 var placeholders = []string{"file", "directory", "program", "path", "name", "network", "pool", "address", "prefix", "mapping", "workload", "port",
-	"ports", "packets", "protocol", "reason", "direction", "count", "duration", "bytes", "size", "time", "column", "format"}
+	"ports", "packets", "protocol", "reason", "direction", "count", "duration", "bytes", "size", "time", "column", "format", "way"}
 
 // TestFlags: each flag's value is called by what it is, each flag says what it is
 // for, and a shell that completes it is not offered files that it is not.

@@ -70,7 +70,7 @@ end it.`,
 	f.IntVar(&ch.ports, "ports", 0, "how many `ports` each container gets (default the pool's ports_per_workload)")
 	install.RegisterFlagCompletionFunc("pool", o.completePool)
 	install.RegisterFlagCompletionFunc("ports", nothing)
-	f.StringVar(&ch.ipv4, "ipv4", "", "how containers have their IPv4: inside or prefix (default as the pool has it)")
+	f.StringVar(&ch.ipv4, "ipv4", "", "the `way` by which containers have their IPv4: inside or prefix (default as the pool has it)")
 	install.RegisterFlagCompletionFunc("ipv4", cobra.FixedCompletions([]cobra.Completion{api.IPv4Inside, api.IPv4Prefix}, cobra.ShellCompDirectiveNoFileComp))
 	f.BoolVar(&ch.watch, "watch", false, "keep running, and do it again whenever it is undone")
 	return c

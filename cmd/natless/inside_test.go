@@ -33,6 +33,19 @@ func TestInsideIsSaid(t *testing.T) {
 			t.Errorf("%+v: whois says\n%s", c.inside, &whois)
 		}
 	}
+	for _, c := range []struct{ inside, want string }{
+		{"", "c/eth0    2001:db8::1  192.0.2.9  1-4    p     0s\n"},
+		{"192.0.2.9", "IPV4\n-     c/eth0    2001:db8::1  192.0.2.9  1-4    p     0s   inside\n-     d/eth0    2001:db8::1  192.0.2.9  1-4    p     0s   prefix\n"},
+		{"192.0.2.8", "inside, still 192.0.2.8\n"},
+	} {
+		row := api.Row{Key: api.Key{ContainerID: "c", Interface: "eth0"}, IPv6: "2001:db8::1", Address: a, Ports: "1-4", Pool: "p", Since: time.Now()}
+		other := row
+		row.Inside, other.ContainerID = c.inside, "d"
+		var out bytes.Buffer
+		if (&listing{}).print(&out, []api.Row{row, other}, time.Now()); !strings.Contains(out.String(), c.want) || c.inside == "" && strings.Contains(out.String(), "IPV4") {
+			t.Errorf("%q:\n%s, want %q", c.inside, &out, c.want)
+		}
+	}
 	if got := poolLine(api.Pool{Name: "p", PortsPerWorkload: 4, Inside: true}); !strings.Contains(got, "4 ports each, IPv4 inside,") {
 		t.Error(got)
 	}

@@ -190,13 +190,19 @@ func bytesOf(r *api.Row) uint64 { return r.Traffic.Sent.Bytes + r.Traffic.Receiv
 var workloadColumns = []column{{head: "NAME"}, {head: "WORKLOAD", leave: 9}, {head: "IPV6", leave: 8}, {head: "ADDRESS"}, {head: "PORTS"},
 	{head: "POOL", leave: 7}, {head: "AGE", leave: 1}}
 
+// insideColumn is there where some workload has its IPv4 inside.
+var insideColumn = column{head: "IPV4", leave: 4}
+
 // trafficColumns are there where packets are counted by workload.
 var trafficColumns = []column{{head: "SENT", right: true}, {head: "PKTS", right: true, leave: 6}, {head: "RECEIVED", right: true},
 	{head: "PKTS", right: true, leave: 5}}
 
-func rowWords(r *api.Row, now time.Time, counted bool) []string {
-	words := make([]string, 0, len(workloadColumns)+len(trafficColumns))
+func rowWords(r *api.Row, now time.Time, insiders, counted bool) []string {
+	words := make([]string, 0, len(workloadColumns)+1+len(trafficColumns))
 	words = append(words, cmp.Or(r.Name, "-"), short(r.Key), r.IPv6, r.Address.String(), r.Ports, r.Pool, age(now, r.Since))
+	if insiders {
+		words = append(words, wayInRow(r))
+	}
 	if counted {
 		for _, n := range [...]api.Count{r.Traffic.Sent, r.Traffic.Received} {
 			words = append(words, scaled(float64(n.Bytes))+"B", scaled(float64(n.Packets)))
@@ -205,15 +211,30 @@ func rowWords(r *api.Row, now time.Time, counted bool) []string {
 	return words
 }
 
+// wayInRow is how a workload has its IPv4, and what is wrong with that.
+func wayInRow(r *api.Row) string {
+	switch r.Inside {
+	case "":
+		return "prefix"
+	case r.Address.String():
+		return "inside"
+	}
+	return "inside, still " + r.Inside
+}
+
 func (l *listing) print(w io.Writer, all []api.Row, now time.Time) error {
 	counted := slices.ContainsFunc(all, func(r api.Row) bool { return r.Counted })
+	insiders := slices.ContainsFunc(all, func(r api.Row) bool { return r.Inside != "" })
 	columns := workloadColumns
+	if insiders {
+		columns = append(slices.Clone(columns), insideColumn)
+	}
 	if counted {
 		columns = slices.Concat(columns, trafficColumns)
 	}
 	rows := make([][]string, len(all))
 	for i := range all {
-		rows[i] = rowWords(&all[i], now, counted)
+		rows[i] = rowWords(&all[i], now, insiders, counted)
 	}
 	return table(w, l.none(), columns, rows)
 }
@@ -259,6 +280,9 @@ func rowOf(w *api.Workload) api.Row {
 	}
 	if len(w.Request.IPv6) > 0 {
 		r.IPv6 = w.Request.IPv6[0].String()
+	}
+	if w.Inside != nil {
+		r.Inside = w.Inside.Address.String()
 	}
 	return r
 }

@@ -27,13 +27,18 @@ const (
 	RowsClock = "Natless-Clock"
 )
 
-// RowColumns are the columns of a row, in this order. More may follow. Those from
-// sent_packets on are empty where packets are not counted by workload.
+// RowColumns are the columns of a row, in this order. More may follow. The four from
+// sent_packets on are empty where packets are not counted by workload, inside is where
+// the workload has its IPv4 by the prefix.
 var RowColumns = []string{"container_id", "interface", "name", "network", "ipv6", "address", "ports", "pool", "since", "violations",
-	"sent_packets", "sent_bytes", "received_packets", "received_bytes"}
+	"sent_packets", "sent_bytes", "received_packets", "received_bytes", "inside"}
 
-// leastColumns is how many of them there were in the first table of all.
-const leastColumns = 10
+// leastColumns is how many of them there were in the first table of all, and
+// countedColumns how many with those of traffic.
+const (
+	leastColumns   = 10
+	countedColumns = 14
+)
 
 // Row is a workload in a table.
 type Row struct {
@@ -46,6 +51,7 @@ type Row struct {
 	Traffic             Traffic
 	Counted             bool          // packets are counted by workload
 	Clock               time.Duration // when they were, by RowsClock
+	Inside              string        // the address that it has inside; "": by the prefix
 }
 
 // Append adds the row of a workload to a table.
@@ -67,6 +73,10 @@ func (w *Workload) Append(b []byte) []byte {
 		}
 	} else {
 		b = append(b, "\t\t\t\t"...)
+	}
+	b = append(b, '\t')
+	if w.Inside != nil {
+		b = w.Inside.Address.AppendTo(b)
 	}
 	return append(b, '\n')
 }
@@ -160,7 +170,10 @@ func readRow(words []string) (r Row, err error) {
 	if r.Violations, err = strconv.ParseUint(words[9], 10, 64); err != nil {
 		return r, err
 	}
-	if len(words) < len(RowColumns) || words[leastColumns] == "" {
+	if len(words) > countedColumns {
+		r.Inside = words[countedColumns]
+	}
+	if len(words) < countedColumns || words[leastColumns] == "" {
 		return r, nil
 	}
 	r.Counted = true
