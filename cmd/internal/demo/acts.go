@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/natless/natless/cmd/internal/explain"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/host"
 )
@@ -93,8 +94,26 @@ func reason(err error) string {
 	return parts[len(parts)-1]
 }
 
+// literal has a program that knows IPv4 alone go to an address, in a workload that has
+// its IPv4 inside; another from a port that is not its own is refused.
+func (s *show) literal(ctx context.Context) (port uint16, err error) {
+	url := "http://" + server4.String() + "/"
+	s.title("An IPv4-only program in demo/till, whose IPv4 is inside: " + url)
+	peer, _, err := fetch(ctx, url, s.till.DialContext)
+	if err != nil {
+		return 0, err
+	}
+	s.say("    demo/till sent from its own address, which natless forwards as it is; the server saw %s\n", peer)
+	e, err := explain.Packet(s.net.translator, fmt.Sprintf("ipv4 from %s src %s dst %s tcp sport %d dport 80", till6, shared.Addr(), server4, peer.Port()))
+	if err != nil {
+		return 0, err
+	}
+	s.say("%s", indent(e.Text))
+	return peer.Port(), nil
+}
+
 // whois tells who was behind what the server saw.
-func (s *show) whois(ports [2]uint16, owner func(io.Writer, api.Owner) error) error {
+func (s *show) whois(ports []uint16, owner func(io.Writer, api.Owner) error) error {
 	for _, port := range ports {
 		at := netip.AddrPortFrom(shared.Addr(), port)
 		s.title("natless whois " + at.String())
@@ -103,7 +122,8 @@ func (s *show) whois(ports [2]uint16, owner func(io.Writer, api.Owner) error) er
 			return err
 		}
 		var b strings.Builder
-		o := api.Owner{Key: a.Key, Name: a.Request.Name, Pool: a.Pool, IPv6: a.Request.IPv6, Address: a.Address, Ports: a.Ports, Since: a.Since}
+		o := api.Owner{Key: a.Key, Name: a.Request.Name, Pool: a.Pool, IPv6: a.Request.IPv6, Address: a.Address, Ports: a.Ports, Since: a.Since,
+			Inside: a.Inside().IsValid()}
 		if err := owner(&b, o); err != nil {
 			return err
 		}

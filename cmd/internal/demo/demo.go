@@ -44,6 +44,7 @@ type show struct {
 	registry   *registry.Registry
 	server     *host.Host
 	shop, blog *workload
+	till       *workload // has its IPv4 inside
 }
 
 // Run shows everything on w. owner writes what whois found.
@@ -90,17 +91,28 @@ func (s *show) build(ctx context.Context, dir string) (err error) {
 	if s.shop, err = s.assign(ctx, "shop", shop6, 443); err != nil {
 		return err
 	}
-	s.blog, err = s.assign(ctx, "blog", blog6)
+	if s.blog, err = s.assign(ctx, "blog", blog6); err != nil {
+		return err
+	}
+	s.till, err = s.place(ctx, "till", api.Request{IPv6: []netip.Addr{till6}, Inside: api.IPv4Inside, HostInterface: "veth-till"})
 	return err
 }
 
 func (s *show) assign(ctx context.Context, name string, ip netip.Addr, extra ...uint16) (*workload, error) {
-	a, err := s.registry.Put(ctx, api.Key{ContainerID: name, Interface: "eth0"},
-		api.Request{Name: "demo/" + name, IPv6: []netip.Addr{ip}, ExtraPorts: extra})
+	return s.place(ctx, name, api.Request{IPv6: []netip.Addr{ip}, ExtraPorts: extra})
+}
+
+func (s *show) place(ctx context.Context, name string, q api.Request) (*workload, error) {
+	q.Name = "demo/" + name
+	a, err := s.registry.Put(ctx, api.Key{ContainerID: name, Interface: "eth0"}, q)
 	if err != nil {
 		return nil, err
 	}
-	h, err := s.net.add(ip)
+	ip, has := q.IPv6[0], q.IPv6[0]
+	if inside := a.Inside(); inside.IsValid() {
+		has = inside
+	}
+	h, err := s.net.addAt(ip, has)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +150,11 @@ func (s *show) acts(ctx context.Context, owner func(io.Writer, api.Owner) error)
 	if err := s.inbound(ctx); err != nil {
 		return err
 	}
-	if err := s.whois(ports, owner); err != nil {
+	literal, err := s.literal(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.whois([]uint16{ports[0], ports[1], literal}, owner); err != nil {
 		return err
 	}
 	return s.explain(ports[0])
@@ -148,13 +164,14 @@ func (s *show) introduce() {
 	s.say(`Everything here runs in this one process, without privileges: IP stacks, servers, translator.
 
   demo/shop  %s --.                                 .-- www.example.test  %s
-                             |-- natless ----------------------|   (HTTP and DNS, no IPv6)
-  demo/blog  %s --'   own %s, %s  '-- the host          %s
-  (no IPv4)                      prefix %s
+  demo/blog  %s --|-- natless ----------------------|   (HTTP and DNS, no IPv6)
+  (no IPv4)                  |   own %s, %s  '-- the host          %s
+  demo/till  %s --'   prefix %s
+  (its program knows IPv4 alone)
 
-Both workloads share %s. Each owns some of its ports, and nothing else is remembered:
-`, shop6, server4, blog6, own6, own4, router4, prefix, shared.Addr())
-	for _, w := range []*workload{s.shop, s.blog} {
+The workloads share %s. Each owns some of its ports, and nothing else is remembered:
+`, shop6, server4, blog6, own6, own4, router4, till6, prefix, shared.Addr())
+	for _, w := range []*workload{s.shop, s.blog, s.till} {
 		s.say("  demo/%s  %s ports %s\n", w.name, w.Address, api.PortsText(w.Ports))
 	}
 }
@@ -241,7 +258,7 @@ func (s *show) downloads(ctx context.Context) (ports [2]uint16, err error) {
 }
 
 func (w *workload) download(ctx context.Context) (peer netip.AddrPort, sum [32]byte, err error) {
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+	return fetch(ctx, "http://www.example.test/", func(ctx context.Context, network, address string) (net.Conn, error) {
 		name, port, err := net.SplitHostPort(address)
 		if err != nil {
 			return nil, err
@@ -251,8 +268,14 @@ func (w *workload) download(ctx context.Context) (peer netip.AddrPort, sum [32]b
 			return nil, err
 		}
 		return w.DialContext(ctx, network, net.JoinHostPort(a[0].String(), port))
-	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://www.example.test/", nil)
+	})
+}
+
+func fetch(
+	ctx context.Context, url string, dial func(ctx context.Context, network, address string) (net.Conn, error),
+) (peer netip.AddrPort, sum [32]byte, err error) {
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: dial}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return peer, sum, err
 	}

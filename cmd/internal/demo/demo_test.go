@@ -49,7 +49,8 @@ func TestDemo(t *testing.T) {
 		`2001:db8:64::c000:250 > 2001:db8:6::a  id 9 +<-  192.0.2.80 > 198.51.100.7  id [12]\d{3} +63/64  reply\n`,
 		`demo/shop heard "hello" from \[2001:db8:64::c000:250\]:\d+\n`,
 		`198.51.100.7:60000 belongs to nobody: connection was refused`,
-		`it is demo/shop`, `it is demo/blog`,
+		`it is demo/shop`, `it is demo/blog`, `it is demo/till`,
+		`demo/till sent from its own address, .*; the server saw 198\.51\.100\.7:3[0-9]{3}\n`, `verdict  pass4`,
 		`verdict  forward4`, `verdict  port-outside-set`,
 	} {
 		if !regexp.MustCompile(want).Match(out.Bytes()) {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -37,6 +38,7 @@ var (
 	shared   = netip.MustParsePrefix("198.51.100.7/32")
 	shop6    = netip.MustParseAddr("2001:db8:6::a")
 	blog6    = netip.MustParseAddr("2001:db8:6::b")
+	till6    = netip.MustParseAddr("2001:db8:6::c")
 	nameserv = netip.AddrPortFrom(server4, 53)
 )
 
@@ -74,19 +76,24 @@ func newNetwork() (*network, error) {
 	n.local, err = local.New(local.Config{
 		IPv4: own4, IPv6: own6, Translator: n.translator, Log: slog.New(slog.DiscardHandler),
 		DNS64: &dns64.Config{Upstreams: []netip.AddrPort{nameserv}}, Dial: router.DialContext,
-		Write: func(p *translator.Packet) error { n.forward(p.Bytes()); return nil },
+		Write:   func(p *translator.Packet) error { n.forward(p.Bytes(), netip.Addr{}); return nil },
+		Deliver: func(p *translator.Packet, to mapping.Tag) error { n.give(p.Bytes(), to); return nil },
 	})
 	return n, err
 }
 
 // add makes a host with one address.
-func (n *network) add(a netip.Addr) (*host.Host, error) {
+func (n *network) add(a netip.Addr) (*host.Host, error) { return n.addAt(a, a) }
+
+// addAt makes a host with an address on the link of another: that of a workload is its
+// IPv6 address, also where its programs have IPv4.
+func (n *network) addAt(at, a netip.Addr) (*host.Host, error) {
 	link := channel.New(4096, mtu, "")
 	h, err := host.New(link, a)
 	if err != nil {
 		return nil, err
 	}
-	n.links[a] = link
+	n.links[at] = link
 	n.hosts = append(n.hosts, h)
 	return h, nil
 }
@@ -95,12 +102,12 @@ func (n *network) add(a netip.Addr) (*host.Host, error) {
 // have been added.
 func (n *network) run(ctx context.Context) error {
 	tasks, ctx := errgroup.WithContext(ctx)
-	for _, link := range n.links {
+	for at, link := range n.links {
 		tasks.Go(func() error {
 			for p := link.ReadContext(ctx); p != nil; p = link.ReadContext(ctx) {
 				v := p.ToView()
 				p.DecRef()
-				n.forward(v.AsSlice())
+				n.forward(v.AsSlice(), at)
 				v.Release()
 			}
 			return nil
@@ -120,9 +127,16 @@ func (n *network) run(ctx context.Context) error {
 	return err
 }
 
-// forward is a router that has the translator for a default route.
-func (n *network) forward(packet []byte) {
-	if n.deliver(packet) {
+// forward is a router that has the translator for a default route, and for all IPv4 of
+// a workload that has it inside: what comes from its link says whose it is.
+func (n *network) forward(packet []byte, link netip.Addr) {
+	var from mapping.Tag
+	if packet[0]>>4 == 4 && link.Is6() {
+		if e := n.translator.Table().Lookup6(mapping.Addr6From(link)); e != nil && e.Inside() {
+			from = e.Tag()
+		}
+	}
+	if from == 0 && n.deliver(packet) {
 		return
 	}
 	n.mu.Lock()
@@ -130,11 +144,25 @@ func (n *network) forward(packet []byte) {
 	p := n.Buffer()
 	p.End = p.Start + copy(p.Buf[p.Start:], packet)
 	n.driver.Now()
-	n.driver.Move(p)
+	if from != 0 {
+		n.driver.Pass(p, from)
+	} else {
+		n.driver.Move(p)
+	}
 }
 
-// Deliver is the driver's: nobody here has IPv4 inside.
-func (n *network) Deliver(p *translator.Packet, _ mapping.Tag, _ translator.Verdict) { n.Release(p) }
+// Deliver is the driver's, for who has IPv4 inside.
+func (n *network) Deliver(p *translator.Packet, to mapping.Tag, _ translator.Verdict) {
+	n.give(p.Bytes(), to)
+	n.Release(p)
+}
+
+// give hands IPv4 to the workload that a tag names.
+func (n *network) give(packet []byte, to mapping.Tag) {
+	if e := n.translator.Table().Tagged(to); e != nil {
+		inject(n.links[e.Mapping().IPv6.Addr()], header.IPv4ProtocolNumber, packet)
+	}
+}
 
 // Send is the driver's.
 func (n *network) Send(p *translator.Packet, _ translator.Verdict) {
@@ -160,10 +188,14 @@ func (n *network) deliver(packet []byte) bool {
 	if link == nil {
 		return false
 	}
+	inject(link, protocol, packet)
+	return true
+}
+
+func inject(link *channel.Endpoint, protocol tcpip.NetworkProtocolNumber, packet []byte) {
 	in := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
 	link.InjectInbound(protocol, in)
 	in.DecRef()
-	return true
 }
 
 // resolver asks the translator's DNS64, the only one that a workload knows.
