@@ -3,7 +3,6 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,7 +18,7 @@ func (d *Daemon) noInside() error {
 	if d.reloader.running().Inside.Device == "" {
 		return fmt.Errorf("it is not switched on: name a device for it (inside: {device: %s}), and restart natlessd", config.InsideDevice)
 	}
-	return errors.New("this natlessd has no way for it")
+	return d.host.InsidePossible()
 }
 
 // inside says how workloads with IPv4 inside fare, where there are some, or are to be.

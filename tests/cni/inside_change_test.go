@@ -1,0 +1,269 @@
+//go:build linux
+
+package cni
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/tests/daemon"
+	"github.com/natless/natless/tests/netns"
+)
+
+// TestInsideUplinkMoves: when the uplink gets another address, containers that have the
+// old one inside are told at once, status, doctor and CHECK say so, and made anew they
+// have the new one.
+func TestInsideUplinkMoves(t *testing.T) {
+	t.Parallel()
+	const moved = "192.0.2.77"
+	i := place(t, "ptp", insideUplink, 0)
+	i.IP("addr add " + moved + "/24 dev uplink")
+	i.IP("addr del " + hostIPv4 + "/24 dev uplink")
+	i.server.IP("route replace default via " + moved)
+	eventually(t, 10*time.Second, func() error {
+		s, err := i.d.Client().Status(t.Context())
+		if err != nil {
+			return err
+		}
+		for _, c := range s.Checks {
+			if c.Name == "inside" && c.State == "warn" && strings.Contains(c.Detail, "2 of 2 workloads have an address inside that is not theirs any more") {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", s.Checks)
+	})
+	c, took, err := i.a.dial("tcp4", "", serverIPv4+":80")
+	if c != nil {
+		c.Close()
+	}
+	if err == nil || took > 3*time.Second {
+		t.Errorf("from the old address: %v after %v", err, took)
+	}
+	if _, err := i.a.attach("check", "published", "eth0"); err == nil || !strings.Contains(err.Error(), moved) {
+		t.Errorf("CHECK: %v", err)
+	}
+	if got := i.says(t, "doctor"); !strings.Contains(got, "2 of 2 workloads have an address inside") {
+		t.Errorf("doctor:\n%s", got)
+	}
+	if got := i.says(t, "workloads"); !strings.Contains(got, "inside, still "+hostIPv4) {
+		t.Errorf("workloads:\n%s", got)
+	}
+	for _, command := range []string{"del", "add", "check"} {
+		if _, err := i.a.attach(command, "published", "eth0"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := i.a.Command("sh", "-c", "curl -4 -sS --max-time 30 http://"+serverIPv4+"/ | sha256sum").CombinedOutput()
+	if err != nil || !strings.HasPrefix(string(out), i.web.sum) {
+		t.Errorf("made anew: %v %s", err, out)
+	}
+}
+
+// says runs natless on the node.
+func (i *insiders) says(t *testing.T, command string) string {
+	t.Helper()
+	out, _ := i.Command(filepath.Join(daemon.Build(t), "natless"), command, "--socket", i.d.Socket).CombinedOutput()
+	return string(out)
+}
+
+// TestInsideDoctor: on a host where all is well nothing is said of it but that; what
+// somebody changes in a container is.
+func TestInsideDoctor(t *testing.T) {
+	t.Parallel()
+	i := place(t, "bridge", insidePool, 0)
+	line := func() string {
+		t.Helper()
+		var lines []string
+		for _, l := range strings.Split(i.says(t, "doctor"), "\n") {
+			if strings.Contains(l, "  inside  ") || strings.Contains(l, "  containers  ") {
+				lines = append(lines, l)
+			}
+		}
+		return strings.Join(lines, "\n")
+	}
+	if got := line(); !strings.Contains(got, "ok    inside         2 workloads") || strings.Contains(got, "warn") || strings.Contains(got, "fail") {
+		t.Errorf("doctor:\n%s", got)
+	}
+	i.b.IP("rule del pref 29")
+	if got := line(); !strings.Contains(got, "warn  inside") || !strings.Contains(got, i.b.Name) || !strings.Contains(got, "missing: rule 29") {
+		t.Errorf("doctor:\n%s", got)
+	}
+	if _, err := i.b.attach("check", "inside", "eth0"); err == nil || !strings.Contains(err.Error(), "rule 29") {
+		t.Errorf("CHECK: %v", err)
+	}
+	out, err := exec.Command(filepath.Join(daemon.Build(t), "natless"), "explain", "--socket", i.d.Socket, "ipv4", "from", "test/"+i.a.Name, "src",
+		i.wa.Address.String(), "dst", serverIPv4, "tcp", "sport", fmt.Sprint(i.wa.Run().First), "dport", "80").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "verdict  pass4") {
+		t.Errorf("explain: %v\n%s", err, out)
+	}
+}
+
+// TestInsideDaemonAway: what is plain goes on while the daemon is dead, streams to the
+// outside and between containers; DEL leaves nothing, and its assignment is given back.
+func TestInsideDaemonAway(t *testing.T) {
+	t.Parallel()
+	if daemon.FastPath() == "off" {
+		t.Skip("without the fast path nothing is plain")
+	}
+	i := place(t, "bridge", insidePool, 0)
+	port := int(i.wb.Run().First)
+	streams := []*stream{echo(t, i.server, i.a, serverIPv4, 7), echo(t, i.b.NS, i.a, i.wb.Address.String(), port)}
+	for round := range 3 {
+		switch round {
+		case 1:
+			i.d.Kill()
+		case 2:
+			i.d.Start()
+		}
+		for _, s := range streams {
+			if err := s.goes(); err != nil {
+				t.Errorf("round %d, to %v: %v", round, s.RemoteAddr(), err)
+			}
+		}
+	}
+	i.d.Kill()
+	if _, err := i.b.attach("del", "inside", "eth0"); err != nil {
+		t.Error(err)
+	}
+	for _, what := range []string{"rule", "-4 addr show scope global"} {
+		if got := i.b.IP(what); strings.Contains(got, i.wb.Address.String()) || what == "rule" && !strings.HasPrefix(got, "0:") {
+			t.Errorf("after DEL, ip %s:\n%s", what, got)
+		}
+	}
+	i.d.Start()
+	eventually(t, 5*time.Second, func() error {
+		list, err := i.d.Client().List(t.Context(), api.Filter{Name: "test/" + i.b.Name})
+		if err == nil && len(list) > 0 {
+			err = fmt.Errorf("%v is left", list)
+		}
+		return err
+	})
+}
+
+// stream is a connection to somebody who sends back what he gets.
+type stream struct{ net.Conn }
+
+func echo(t *testing.T, at *netns.NS, from *pod, address string, port int) *stream {
+	t.Helper()
+	l := listen(t, at, fmt.Sprintf(":%d", port))
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { io.Copy(c, c); c.Close() }()
+		}
+	}()
+	c, _, err := from.dial("tcp4", "", fmt.Sprintf("%s:%d", address, port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return &stream{c}
+}
+
+// goes sends some data, and waits for it.
+func (s *stream) goes() error {
+	data := make([]byte, 200_000)
+	s.SetDeadline(time.Now().Add(20 * time.Second))
+	sent := make(chan error, 1)
+	go func() { _, err := s.Write(data); sent <- err }()
+	_, err := io.ReadFull(s, data)
+	if wrong := <-sent; err == nil {
+		err = wrong
+	}
+	return err
+}
+
+// TestInsideRefusedByNetworks: a network that gives IPv4 itself, one without a gateway,
+// and a daemon without a device for it, say so with code 112, and leave nothing.
+func TestInsideRefusedByNetworks(t *testing.T) {
+	t.Parallel()
+	n, bin := newNode(t), tools(t)
+	d := daemon.Start(t, n.NS, insidePool)
+	other := newNode(t)
+	off := daemon.Start(t, other.NS, sharedPool)
+	inside := func(socket string) string {
+		return fmt.Sprintf(`{"type": "natless-cni", "socket": %q, "ipv4": "inside"}`, socket)
+	}
+	ptp := func(ipam string) string {
+		return fmt.Sprintf(`{"type": "ptp", "ipam": {"type": "host-local", "dataDir": %q, %s}}`, t.TempDir(), ipam)
+	}
+	const six = `[{"subnet": "2001:db8:6::/64"}]`
+	conf := chains(t, d.Socket, map[string][]string{
+		"dual": {ptp(`"ranges": [` + six + `, [{"subnet": "10.9.0.0/24"}]], "routes": [{"dst": "::/0"}, {"dst": "0.0.0.0/0"}]`), inside(d.Socket)},
+		"off":  {ptp(`"ranges": [` + six + `], "routes": [{"dst": "::/0"}]`), inside(off.Socket)},
+	})
+	for network, want := range map[string]string{"dual": "has the IPv4 address 10.9.0.", "off": "it is not switched on"} {
+		p := &pod{NS: netns.New(t, network), node: map[string]*node{"dual": n, "off": other}[network], conf: conf, cniPath: bin}
+		if _, err := p.attach("add", network, "eth0"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", network, err, want)
+		}
+		p.attach("del", network, "eth0")
+	}
+	if list, err := d.Client().List(t.Context(), apiAll); err != nil || len(list) != 0 {
+		t.Errorf("left: %v, %v", list, err)
+	}
+}
+
+// TestInsidePodman: real containers of a real engine, in which nothing knows of IPv6.
+func TestInsidePodman(t *testing.T) {
+	n, bin := newNode(t), tools(t)
+	d := daemon.Start(t, n.NS, strings.Replace(insidePool, "cooldown: 1s", "cooldown: 1s, inside: true", 1))
+	conf := networkConfig(t, "1.0.0", `{"type": "bridge", "bridge": "cni0", "isGateway": true, `+ipam(t.TempDir())+`}`,
+		fmt.Sprintf(`{"type": "natless-cni", "socket": %q}`, d.Socket))
+	p, root := newPodman(t, n, conf, bin), rootFS(t)
+	const count = 3
+	name := func(i int) string { return fmt.Sprint("till", i) }
+	parallel(t, count, count, func(i int) error {
+		_, err := p.output("run", "-d", "--name", name(i), "--network", "pods", "--rootfs", root+":O", "sleep", "600")
+		return err
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	parallel(t, count, count, func(i int) error {
+		out, err := p.output("exec", name(i), "sh", "-c", fmt.Sprintf("wget -q -O - 'http://%s/?who=%s' | sha256sum", serverIPv4, name(i)))
+		if err == nil && !strings.HasPrefix(out, n.web.sum) {
+			err = fmt.Errorf("download in %s: %s", name(i), out)
+		}
+		return err
+	})
+	for from, who := range n.web.observed() {
+		owner, err := d.Client().Whois(t.Context(), from, time.Time{})
+		if err != nil || owner.Name != who || !owner.Inside {
+			t.Errorf("whois %s says %q %v, the server was asked by %s", from, owner.Name, err, who)
+		}
+	}
+	parallel(t, count, count, func(i int) error { return p.inbound(d, name(i)) })
+	list, err := d.Client().List(t.Context(), api.Filter{Name: name(1)})
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	// One container to another, by the address that both have.
+	out, err := p.output("exec", name(0), "wget", "-q", "-O", "-", fmt.Sprintf("http://%s:%d/", list[0].Address, list[0].Run().Last))
+	if err != nil || out != name(1) {
+		t.Errorf("from %s to %s: %q %v", name(0), name(1), out, err)
+	}
+	if out, err := p.output("exec", name(0), "ping", "-c", "2", "-W", "3", serverIPv4); err != nil {
+		t.Error(err, out)
+	}
+	if _, err := p.output("rm", "--all", "--force", "--time", "0"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, func() error {
+		list, err := d.Client().List(t.Context(), apiAll)
+		if err == nil && len(list) != 0 {
+			err = fmt.Errorf("%d workloads are left", len(list))
+		}
+		return err
+	})
+}
