@@ -42,14 +42,16 @@ func place(t *testing.T, kind, config string, rpFilter int) *insiders {
 	n, bin := newNode(t), tools(t)
 	n.Run("sysctl", "-qw", fmt.Sprintf("net.ipv4.conf.all.rp_filter=%d", rpFilter), fmt.Sprintf("net.ipv4.conf.default.rp_filter=%d", rpFilter))
 	i := &insiders{node: n, d: daemon.Start(t, n.NS, config)}
-	first := firstPlugins(t, kind, 0)
+	first := func(i int) string { // all on one bridge, each network with a subnet of its own
+		return strings.Replace(firstPlugins(t, kind, i), fmt.Sprintf(`"cni%d"`, i), `"cni0"`, 1)
+	}
 	natless := func(more string) string {
 		return fmt.Sprintf(`{"type": "natless-cni", "socket": %q, %s}`, i.d.Socket, more)
 	}
 	conf := chains(t, i.d.Socket, map[string][]string{
-		"published": {first, natless(fmt.Sprintf(`"ipv4": "inside", "extraPorts": [%d]`, insidePublished))},
-		"inside":    {first, natless(`"ipv4": "inside"`)},
-		"six":       {first, natless(`"ipv4": "prefix"`)},
+		"published": {first(0), natless(fmt.Sprintf(`"ipv4": "inside", "extraPorts": [%d]`, insidePublished))},
+		"inside":    {first(1), natless(`"ipv4": "inside"`)},
+		"six":       {first(2), natless(`"ipv4": "prefix"`)},
 	})
 	add := func(name, network string) (*pod, api.Workload) {
 		t.Helper()
