@@ -24,8 +24,8 @@ func TestInsideUplinkMoves(t *testing.T) {
 	t.Parallel()
 	const moved = "192.0.2.77"
 	i := place(t, "ptp", insideUplink, 0)
-	i.IP("addr add " + moved + "/24 dev uplink")
 	i.IP("addr del " + hostIPv4 + "/24 dev uplink")
+	i.IP("addr add " + moved + "/24 dev uplink")
 	i.server.IP("route replace default via " + moved)
 	eventually(t, 10*time.Second, func() error {
 		s, err := i.d.Client().Status(t.Context())

@@ -363,6 +363,7 @@ func (i *insiders) prefixClosed(t *testing.T) {
 // nowhere.
 func (i *insiders) never(t *testing.T) {
 	i.IP("addr add 169.254.169.254/32 dev lo")
+	defer i.IP("addr del 169.254.169.254/32 dev lo") // the host would send from there
 	l := listen(t, i.NS, "169.254.169.254:80")
 	defer l.Close()
 	var c net.Conn

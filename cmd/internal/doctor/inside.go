@@ -35,12 +35,15 @@ func (v *visit) inside() {
 	}
 }
 
+// insideDeviceName: who has it keeps it, whatever the file says.
+func (v *visit) insideDeviceName() string { return cmp.Or(v.Config.Inside.Device, config.InsideDevice) }
+
 func (v *visit) insideDevice() {
 	if v.Config == nil {
 		return
 	}
 	const remedy = "systemctl restart natlessd"
-	name := cmp.Or(v.Config.Inside.Device, config.InsideDevice) // who has it keeps it, whatever the file says
+	name := v.insideDeviceName()
 	switch l := v.link(name); {
 	case l == nil:
 		v.fail(checkInside, remedy, "the device %s is gone: what workloads with IPv4 inside send that is not plain is lost", name)
@@ -50,27 +53,36 @@ func (v *visit) insideDevice() {
 	}
 }
 
+// The programs of IPv4 inside, at a workload's interface and at the device.
+const (
+	programSent  = "program sent4 at interface "
+	programGiven = "program given4 at interface "
+)
+
 // insideHooks: without the program at its interface no IPv4 of a workload gets
-// anywhere.
+// anywhere, and without that at the device nothing of the daemon's comes to one.
 func (v *visit) insideHooks(all []api.Workload) {
-	if v.status == nil || v.status.FastPath.State == "" {
+	list, err := v.Host.FastPath()
+	if err != nil {
+		v.unknown(checkInside, err)
 		return
 	}
-	hooked := map[string]api.FastPathInterface{}
-	for _, i := range v.status.FastPath.Interfaces {
-		hooked[i.Name] = i
+	at := func(program, name string) bool {
+		return slices.ContainsFunc(list, func(s string) bool { return strings.HasSuffix(s, program+name) })
+	}
+	const remedy = "natless status says why, at the fast path; else systemctl restart natlessd"
+	if v.Config != nil && !at(programGiven, v.insideDeviceName()) {
+		v.fail(checkInside, remedy, "no program at %s: what is not plain does not come to workloads with IPv4 inside", v.insideDeviceName())
 	}
 	var bare []string
-	why := ""
 	for _, w := range all {
-		if i, there := hooked[w.Request.HostInterface]; !there || i.Error != "" {
+		if !at(programSent, w.Request.HostInterface) {
 			bare = append(bare, fmt.Sprintf("%s (%s)", w.Request.HostInterface, cmp.Or(w.Request.Name, w.Key.String())))
-			why = cmp.Or(why, i.Error)
 		}
 	}
 	if bare != nil {
-		v.fail(checkInside, "see the line of the fast path; natless status says more", "no program at the interfaces of workloads with IPv4 "+
-			"inside, whose IPv4 leads nowhere: %s", strings.TrimSuffix(words.Some(bare, 4)+": "+why, ": "))
+		v.fail(checkInside, remedy, "no program at the interfaces of workloads with IPv4 inside, whose IPv4 leads nowhere: %s",
+			words.Some(bare, 4))
 	}
 }
 
