@@ -80,7 +80,8 @@ func IsProgram(name, role, device string) bool {
 }
 
 // HasMaps says that a program has the maps that ours have, as far as it can be
-// told: there is nothing else that a name stands for.
+// told: there is nothing else that a name stands for. A program of IPv4 inside need
+// not have those of the tables that only translation looks into.
 func HasMaps(info *ebpf.ProgramInfo) bool {
 	ids, ok := info.MapIDs()
 	if !ok {
@@ -95,6 +96,11 @@ func HasMaps(info *ebpf.ProgramInfo) bool {
 		}
 		if i, err := m.Info(); err == nil {
 			delete(missing, i.Name)
+			if i.Name == programMapInside {
+				delete(missing, programMapBy4)
+				delete(missing, programMapBy6)
+				delete(missing, programMapNear)
+			}
 		}
 		m.Close()
 	}
