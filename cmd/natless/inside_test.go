@@ -20,7 +20,7 @@ func TestInsideIsSaid(t *testing.T) {
 	}{
 		{nil, "", ""},
 		{&api.Inside{Address: a}, "ipv4      inside: its interface has the address", "ipv4      inside"},
-		{&api.Inside{Address: a.Next()}, "its interface still has 192.0.2.10: what it sends from there is refused", "ipv4      inside"},
+		{&api.Inside{Address: a.Next()}, "its interface still has 192.0.2.10: what it sends from there is dropped", "ipv4      inside"},
 	} {
 		var show, whois bytes.Buffer
 		w := api.Workload{Address: a, Inside: c.inside, Request: api.Request{IPv6: []netip.Addr{netip.MustParseAddr("2001:db8::1")}}}

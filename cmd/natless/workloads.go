@@ -88,7 +88,7 @@ func wayOf(w api.Workload) string {
 	case w.Inside == nil:
 		return ""
 	case w.Stale():
-		return fmt.Sprintf("inside, where its interface still has %s: what it sends from there is refused; create the container again",
+		return fmt.Sprintf("inside, where its interface still has %s: what it sends from there is dropped; create the container again",
 			w.Inside.Address)
 	}
 	return "inside: its interface has the address"

@@ -128,7 +128,7 @@ type Count struct {
 type Inside struct {
 	// Address is what its interface was given. It is another than the workload's
 	// where the uplink's address has changed since: what it sends from there is
-	// refused, until the container is made again.
+	// dropped, until the container is made again.
 	Address netip.Addr `json:"address"`
 }
 

@@ -36,7 +36,7 @@ func TestRows(t *testing.T) {
 	} {
 		base := Row{Key: w.Key, IPv6: "2001:db8::1", Address: a, Ports: "1-4", Pool: "p", Since: w.Since, Violations: 3}
 		want.Key, want.IPv6, want.Address, want.Ports, want.Pool, want.Since, want.Violations = base.Key, base.IPv6, base.Address, base.Ports, base.Pool, base.Since, 3
-		got, err := readRows(nil, table(n), 0)
+		got, err := readRows(table(n), 0)
 		if err != nil || len(got) != 2 || got[0] != want || got[1] != base {
 			t.Errorf("%d columns: %+v, %v, want %+v and %+v", n, got, err, want, base)
 		}
