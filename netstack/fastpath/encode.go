@@ -26,8 +26,8 @@ type Tables struct {
 
 	// Inside is where a workload with IPv4 inside sends it: at its own interface, also
 	// where that is the port of a bridge; 0 where it is not known, which drops it.
-	// steered says that all of it is to go by the daemon. nil: none have it.
-	Inside func(mapping.Mapping) (ifindex int, steered bool)
+	// nil: none have it.
+	Inside func(mapping.Mapping) int
 
 	Host Host
 }
@@ -78,10 +78,9 @@ const (
 
 	keyOurs = 64
 
-	flagShared  = 1
-	flagHoles   = 2
-	flagInside  = 4
-	flagSteered = 8
+	flagShared = 1
+	flagHoles  = 2
+	flagInside = 4
 
 	flagInside4 = flagInside // of an entry4
 
@@ -384,13 +383,9 @@ func encodeInside(t *Tables, m mapping.Mapping, e *mapping.Entry, of programEntr
 	if t.Inside == nil {
 		return keys, entry
 	}
-	ifindex, steered := t.Inside(m)
-	if ifindex != 0 {
+	if ifindex := t.Inside(m); ifindex != 0 {
 		entry.Ifindex = uint32(ifindex)
 		keys = append(keys, entry.Ifindex)
-	}
-	if steered {
-		entry.Of.Flags |= flagSteered
 	}
 	return keys, entry
 }

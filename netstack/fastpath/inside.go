@@ -33,8 +33,8 @@ func (g *generation) removeInside(slot uint32) error {
 	return errors.Join(err, g.inner.inside.Delete(entry.Ifindex))
 }
 
-// SetInside says that a workload with IPv4 inside sends it through another interface, or
-// is to be steered or not, as the tables' Inside has it by now.
+// SetInside says that a workload with IPv4 inside sends it through another interface, as
+// the tables' Inside has it by now.
 func (f *FastPath) SetInside(m mapping.Mapping) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -52,7 +52,7 @@ func (f *FastPath) SetInside(m mapping.Mapping) error {
 		return fmt.Errorf("interface of %v: %w", m, err)
 	}
 	var there programEntryInside
-	ifindex, _ := f.tables.Inside(m)
+	ifindex := f.tables.Inside(m)
 	if known && before.Ifindex != 0 && before.Ifindex != uint32(ifindex) &&
 		f.inner.inside.Lookup(before.Ifindex, &there) == nil && there.Of.Slot == e.Slot() {
 		return f.inner.inside.Delete(before.Ifindex)

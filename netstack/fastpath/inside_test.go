@@ -62,7 +62,7 @@ func insideWays(t *testing.T, r *rig, f *FastPath) {
 		change(&h)
 		return h
 	}
-	at, _ := p.at(w.Mappings[0])
+	at := p.at(w.Mappings[0])
 	for _, c := range []struct {
 		name    string
 		host    Host
@@ -146,7 +146,7 @@ func insideFrames(t *testing.T, r *rig, f *FastPath, p *pair) {
 			}
 		}
 	})
-	at := func(mapping.Mapping) (int, bool) { return r.work, false }
+	at := func(mapping.Mapping) int { return r.work }
 	if err := f.Replace(Tables{Table: p.table, Config: p.slow.Config(), Inside: at, Host: Host{Inside: r.up}}); err != nil {
 		t.Fatal(err)
 	}
@@ -176,8 +176,8 @@ func TestInsideWays(t *testing.T) {
 	insideWays(t, r, loaded(t))
 }
 
-// TestInsideEdits: a workload with IPv4 inside comes, moves to another interface, is
-// steered, and goes.
+// TestInsideEdits: a workload with IPv4 inside comes, moves to another interface, and
+// goes.
 func TestInsideEdits(t *testing.T) {
 	r := newRig(t)
 	f := loaded(t)
@@ -186,8 +186,8 @@ func TestInsideEdits(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := generate.InsideWorlds()[0]
-	at, steer := r.insides[0], false
-	tables := Tables{Table: table, Config: newPair(t, r, w, f).slow.Config(), Inside: func(mapping.Mapping) (int, bool) { return at, steer }, Host: Host{Inside: r.up}}
+	at := r.insides[0]
+	tables := Tables{Table: table, Config: newPair(t, r, w, f).slow.Config(), Inside: func(mapping.Mapping) int { return at }, Host: Host{Inside: r.up}}
 	if err := f.Replace(tables); err != nil {
 		t.Fatal(err)
 	}
@@ -225,11 +225,6 @@ func TestInsideEdits(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("moved", dropped, direct)
-	steer = true
-	if err := f.SetInside(m); err != nil {
-		t.Fatal(err)
-	}
-	expect("steered", dropped, steered)
 	next, err = table.Remove(m)
 	edit(next, err, []mapping.Mapping{m}, nil)
 	expect("gone", dropped, dropped)

@@ -43,13 +43,13 @@ func newPair(t testing.TB, r *rig, w generate.World, f *FastPath) *pair {
 }
 
 // at is where the IPv4 of a workload comes in.
-func (p *pair) at(m mapping.Mapping) (ifindex int, steered bool) {
+func (p *pair) at(m mapping.Mapping) int {
 	for i, w := range p.world.Mappings {
 		if w.IPv6 == m.IPv6 {
-			return p.rig.insides[i%len(p.rig.insides)], false
+			return p.rig.insides[i%len(p.rig.insides)]
 		}
 	}
-	return 0, false
+	return 0
 }
 
 func loaded(t testing.TB) *FastPath {
@@ -75,8 +75,7 @@ func (p *pair) judge() *judge {
 	sent := map[netip.Prefix]*runner{}
 	for _, m := range p.world.Mappings {
 		if m.Inside {
-			ifindex, _ := p.at(m)
-			sent[m.IPv6] = newRunner(p.fast.Sent4.FD(), ifindex, p.rig.workMAC)
+			sent[m.IPv6] = newRunner(p.fast.Sent4.FD(), p.at(m), p.rig.workMAC)
 		}
 	}
 	return &judge{pair: p, worker: p.slow.NewWorker(), sent: sent,

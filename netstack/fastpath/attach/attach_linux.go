@@ -80,7 +80,7 @@ type Manager struct {
 	took      time.Duration // to look at the host
 	room      []int32       // for where all workloads are: a million of them are looked at again and again
 
-	steering atomic.Pointer[steering]
+	steering atomic.Bool // all IPv4 inside goes by the daemon
 
 	names sync.RWMutex // guards what follows
 	hints hints
@@ -112,7 +112,7 @@ func New(c Config) (*Manager, error) {
 	}
 	m := &Manager{config: c, ready: make(chan struct{}), kick: make(chan struct{}, 1),
 		attached: map[place]bool{}, errs: map[place]string{}, hints: hints{}}
-	m.steering.Store(&steering{host: c.Steer})
+	m.steering.Store(c.Steer)
 	if err := m.open(); err != nil {
 		m.release()
 		return nil, err

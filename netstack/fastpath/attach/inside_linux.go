@@ -12,12 +12,6 @@ import (
 // whose a packet is, and the daemon has one at the TAP, by which it gives them what is
 // theirs. Where nothing may be bypassed the programs stay, and steer all to the daemon.
 
-// steering is what goes by the daemon. Nobody changes one.
-type steering struct {
-	host bool         // all
-	at   map[int]bool // by interface: what comes in there
-}
-
 // Supported says why the kernel cannot do what the fast path, and IPv4 inside of
 // workloads, takes.
 func Supported() error { return probe() }
@@ -44,17 +38,13 @@ func (m *Manager) findInside(l *located, e *mapping.Entry, w Workload) {
 }
 
 // insideOf answers for the mappings of m.table; the caller holds mu.
-func (m *Manager) insideOf(mp mapping.Mapping) (ifindex int, steered bool) {
-	return m.inside(&m.tables, mp)
-}
+func (m *Manager) insideOf(mp mapping.Mapping) int { return m.tables.inside(mp) }
 
-func (m *Manager) inside(t *tables, mp mapping.Mapping) (ifindex int, steered bool) {
-	e := t.table.Get(mp.IPv6)
-	if e == nil {
-		return 0, false
+func (t *tables) inside(mp mapping.Mapping) int {
+	if e := t.table.Get(mp.IPv6); e != nil {
+		return t.ports[e.Slot()]
 	}
-	ifindex = t.ports[e.Slot()]
-	return ifindex, m.steering.Load().at[ifindex]
+	return 0
 }
 
 // insidePlaces adds where the programs for IPv4 inside are to be; the caller holds mu.
@@ -97,27 +87,16 @@ func (m *Manager) setInside(slot uint32) error {
 	return m.path.SetInside(e.Mapping())
 }
 
-// steer tells the maps what is to go by the daemon, as packets would bypass something;
-// the caller holds mu.
+// steer tells the maps whether all goes by the daemon, as packets would bypass something
+// of the host's; the caller holds mu. What stands at the ingress of a workload's own
+// interface is behind the program, which sends packets on in either case.
 func (m *Manager) steer() error {
-	next := &steering{host: m.config.Steer || m.passed.Host != "" && !m.config.Required, at: map[int]bool{}}
-	for ifindex := range m.passed.Interfaces {
-		next.at[ifindex] = !m.config.Required
-	}
-	before := m.steering.Swap(next)
-	if m.unusable() != nil {
+	next := m.config.Steer || m.passed.Host != "" && !m.config.Required
+	m.steering.Store(next)
+	if m.unusable() != nil || next == m.ways.Steer {
 		return nil
 	}
-	var errs []error
-	if next.host != m.ways.Steer {
-		ways := m.ways
-		ways.Steer = next.host
-		errs = append(errs, m.setWays(ways))
-	}
-	for slot, ifindex := range m.ports {
-		if next.at[ifindex] != before.at[ifindex] {
-			errs = append(errs, m.setInside(slot))
-		}
-	}
-	return errors.Join(errs...)
+	ways := m.ways
+	ways.Steer = next
+	return m.setWays(ways)
 }

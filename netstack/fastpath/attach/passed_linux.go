@@ -79,7 +79,11 @@ func (m *Manager) scene() scene {
 			s.ours.Workloads = append(s.ours.Workloads, m.host.links[i].name)
 		}
 	}
+	for _, i := range m.ports {
+		s.ours.Workloads = append(s.ours.Workloads, m.host.links[i].name)
+	}
 	slices.Sort(s.ours.Workloads)
+	s.ours.Workloads = slices.Compact(s.ours.Workloads)
 	return s
 }
 

@@ -34,7 +34,7 @@ func (m *Manager) planOf(v *view, in inForce, found located) *Plan {
 	p := &Plan{m: m, tables: tables{table: in.table, translation: in.translation, located: found, ways: v.ways}}
 	p.plan = m.path.Plan(fastpath.Tables{Table: in.table, Config: in.translation, Host: v.ways,
 		Interface: func(mp mapping.Mapping) int { return p.of(p.table, mp) },
-		Inside:    func(mp mapping.Mapping) (int, bool) { return m.inside(&p.tables, mp) }})
+		Inside:    p.tables.inside})
 	return p
 }
 

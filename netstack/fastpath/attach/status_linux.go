@@ -126,6 +126,11 @@ func (m *Manager) lacking() (list []string) {
 	} else if m.passed.Host != "" {
 		list = append(list, "left to the daemon, because packets would bypass "+m.passed.Host)
 	}
+	for _, i := range m.ports {
+		if why := m.passed.Interfaces[i]; why != "" {
+			list = append(list, fmt.Sprintf("IPv4 inside of the workload at %s bypasses %s", m.host.links[i].name, why))
+		}
+	}
 	if len(m.errs) > 0 {
 		list = append(list, fmt.Sprintf("%d interfaces without it", len(m.errs)))
 	}

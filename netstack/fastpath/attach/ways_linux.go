@@ -23,7 +23,7 @@ const noDevice = 0x7fffffff
 // mappings: its route to the device went with it.
 func (m *Manager) wayFinding(v *view, in inForce) (h fastpath.Host) {
 	h.Strict = v.host.strict(v.uplinks)
-	h.Inside, h.Steer = v.host.byName[m.config.Inside], m.steering.Load().host
+	h.Inside, h.Steer = v.host.byName[m.config.Inside], m.steering.Load()
 	if len(v.uplinks) <= len(h.Uplinks) {
 		copy(h.Uplinks[:], v.uplinks)
 	}

@@ -118,7 +118,7 @@ static __always_inline int pass4(struct __sk_buff *skb, struct tables *t, struct
 	__u32 by, from, bytes = skb->len - ETH;
 	int why;
 
-	if (in->of.flags & STEERED || t->c->flags & STEER)
+	if (t->c->flags & STEER)
 		PASS(STEERING);
 	if ((why = plain4(skb)) || (why = load(t)) || (why = read4(skb, &p)))
 		return why;

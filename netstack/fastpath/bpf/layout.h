@@ -75,7 +75,6 @@ enum {
 	SHARED = 1, // ports decide
 	HOLES = 2,  // the port set is more than first to last
 	INSIDE = 4, // the workload has its IPv4 address inside: its IPv6 is not translated
-	STEERED = 8, // in an entry_inside: what it sends goes by the daemon
 };
 
 // entry6 is a mapping by its IPv6 prefix.

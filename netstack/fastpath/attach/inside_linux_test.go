@@ -1,0 +1,106 @@
+package attach
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/natless/natless/tests/netns"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// TestInside: where workloads have IPv4 inside, the programs for it stand at their own
+// interfaces, at ports of a bridge as well, and at the TAP; where something would be
+// bypassed and with the fast path off, too, and steer; and they go with the workloads.
+func TestInside(t *testing.T) {
+	netns.Require(t, netns.Root, "ip", "nft")
+	for _, steer := range []bool{false, true} {
+		r := newRig(t)
+		r.IP("tuntap add natless4 mode tap")
+		r.IP("link set natless4 up")
+		r.IP("link add br0 type bridge")
+		r.IP("link set br0 up")
+		for _, p := range []string{"p1", "p2"} {
+			r.IP("link add " + p + " type veth peer name " + p + "-far")
+			r.IP("link set " + p + " up master br0")
+		}
+		r.IP("-6 route add 2001:db8:7::/64 dev br0")
+		r.config.Inside, r.config.Steer = "natless4", steer
+		m, stop := r.run(r.config)
+		inside := mapping.Mapping{IPv6: netip.MustParsePrefix("2001:db8:7::2/128"), IPv4: netip.MustParsePrefix("198.51.100.3/32"), Inside: true}
+		at := func(name string) Workload { return Workload{Mapping: inside, Interface: name} }
+		edit := func(next *mapping.Table, err error, gone, come []Workload) {
+			t.Helper()
+			if err == nil {
+				r.Do(func() { err = m.Edit(next, gone, come) })
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		others := []string{"uplink at uplink", "workload at br0", "workload at w1"}
+		if steer {
+			others = nil
+		}
+		r.stand(t, append(slices.DeleteFunc(slices.Clone(others), func(s string) bool { return strings.Contains(s, "br0") }), "given4 at natless4")...)
+
+		table, err := m.table.Insert(inside)
+		edit(table, err, nil, []Workload{at("p1")})
+		r.stand(t, append(others, "sent4 at p1", "given4 at natless4")...)
+		if got := m.steering.Load(); got != steer {
+			t.Errorf("steered is %v, want %v", got, steer)
+		}
+		edit(table, nil, []Workload{at("p1")}, []Workload{at("p2")}) // as when it is made anew
+		r.stand(t, append(others, "sent4 at p2", "given4 at natless4")...)
+
+		r.Run("nft", "add table inet x; add chain inet x y { type filter hook forward priority 0; policy drop; }")
+		if !steer {
+			others = nil // left to the daemon
+		}
+		for end := time.Now().Add(5 * time.Second); !m.steering.Load(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("what would be bypassed is not heeded")
+			}
+		}
+		r.stand(t, append(others, "sent4 at p2", "given4 at natless4")...)
+		if s := m.Status(); s.Inside != 1 || s.On {
+			t.Errorf("%+v", s)
+		}
+
+		table, err = table.Remove(inside)
+		edit(table, err, []Workload{at("p2")}, nil)
+		r.stand(t, "given4 at natless4")
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		r.stand(t)
+	}
+}
+
+// stand waits until programs stand where they should, and nowhere else.
+func (r *rig) stand(t *testing.T, want ...string) {
+	t.Helper()
+	var got []string
+	slices.Sort(want)
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		var list []string
+		var err error
+		r.Do(func() { list, err = Left("natless0") })
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = got[:0]
+		for _, l := range list {
+			got = append(got, strings.NewReplacer("tcx program ", "", "clsact program ", "", "interface ", "").Replace(l))
+		}
+		slices.Sort(got)
+		if slices.Equal(got, want) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("programs at %q, want %q", got, want)
+		}
+	}
+}
