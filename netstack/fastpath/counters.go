@@ -130,6 +130,12 @@ func (n *inner) count(slot uint32, t *Traffic) error {
 	if n.counters == nil || int(slot) >= n.slots {
 		return nil
 	}
+	if n.perMapping > fewLookups {
+		if err := neighbours(n.counters, slot*uint32(n.perMapping), n.perMapping, t); err != nil {
+			return fmt.Errorf("counters of slot %d in the fast path: %w", slot, err)
+		}
+		return nil
+	}
 	for i := range n.perMapping {
 		var c programTraffic
 		if err := n.counters.Lookup(slot*uint32(n.perMapping)+uint32(i), &c); err != nil {
