@@ -177,7 +177,8 @@ func readRow(words []string) (r Row, err error) {
 		return r, nil
 	}
 	r.Counted = true
-	for i, n := range [...]*uint64{&r.Traffic.Sent.Packets, &r.Traffic.Sent.Bytes, &r.Traffic.Received.Packets, &r.Traffic.Received.Bytes} {
+	counters := [...]*uint64{&r.Traffic.Sent.Packets, &r.Traffic.Sent.Bytes, &r.Traffic.Received.Packets, &r.Traffic.Received.Bytes}
+	for i, n := range counters {
 		if *n, err = strconv.ParseUint(words[leastColumns+i], 10, 64); err != nil {
 			return r, err
 		}

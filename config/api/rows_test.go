@@ -42,3 +42,56 @@ func TestRows(t *testing.T) {
 		}
 	}
 }
+
+// TestRowsOfOtherVersions: a table of a daemon that is older, newer, or counts nothing is
+// read as far as it goes; one that is no table is not.
+func TestRowsOfOtherVersions(t *testing.T) {
+	w := Workload{Key: Key{"c1", "eth0"}, Request: Request{Name: "shop/web", IPv6: []netip.Addr{netip.MustParseAddr("2001:db8::1")}},
+		Pool: "default", Address: netip.MustParseAddr("198.51.100.1"), Since: time.Unix(1_700_000_000, 0).UTC(), Violations: 7,
+		Traffic: &Traffic{Sent: Count{1, 2}, Received: Count{3, 4}}}
+	head, row := strings.Join(RowColumns, "\t"), strings.TrimSuffix(string(w.Append(nil)), "\n")
+	first := func(line string, n int) string { return strings.Join(strings.Split(line, "\t")[:n], "\t") }
+	w.Traffic = nil
+	uncounted := strings.TrimSuffix(string(w.Append(nil)), "\n")
+	for _, c := range []struct {
+		name, head, row string
+		counted         bool
+	}{
+		{"this one", head, row, true},
+		{"newer", head + "\tmore", row + "\tx", true},
+		{"older", first(head, leastColumns), first(row, leastColumns), false},
+		{"one that counts nothing", head, uncounted, false},
+	} {
+		got, err := readRows([]byte(c.head+"\n"+c.row+"\n"), time.Second)
+		if err != nil || len(got) != 1 {
+			t.Errorf("%s: %v, %v", c.name, got, err)
+			continue
+		}
+		r := got[0]
+		if r.Name != "shop/web" || r.Violations != 7 || r.Address != w.Address || !r.Since.Equal(w.Since) || r.Counted != c.counted || r.Clock != time.Second {
+			t.Errorf("%s: %+v", c.name, r)
+		}
+		if want := (Traffic{Sent: Count{1, 2}, Received: Count{3, 4}}); c.counted && r.Traffic != want {
+			t.Errorf("%s: %+v", c.name, r.Traffic)
+		}
+	}
+	for name, text := range map[string]string{
+		"no table": "{}", "other columns": strings.Replace(head, "name", "title", 1) + "\n" + row, "too short": head + "\n" + first(row, 5),
+		"no number": head + "\n" + strings.Replace(row, "\t2\t", "\tx\t", 1), "no address": head + "\n" + strings.Replace(row, "198.51.100.1", "x", 1),
+	} {
+		if got, err := readRows([]byte(text), 0); err == nil {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+// TestLinesOf: a page of a daemon that has no lines of JSON is made into them.
+func TestLinesOf(t *testing.T) {
+	lines, next, err := linesOf([]byte(`{"workloads":[{"a":1},{"b":2}],"next":"x"}`))
+	if err != nil || string(lines) != "{\"a\":1}\n{\"b\":2}\n" || next != "x" {
+		t.Errorf("%q, %q, %v", lines, next, err)
+	}
+	if _, _, err := linesOf([]byte("nothing")); err == nil {
+		t.Error("what is no JSON is read")
+	}
+}
