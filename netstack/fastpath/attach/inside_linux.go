@@ -37,6 +37,19 @@ func (m *Manager) findInside(l *located, e *mapping.Entry, w Workload) {
 	}
 }
 
+// attachInside puts programs at the interfaces of new workloads: without them their
+// IPv4 leads nowhere, and a container may begin to speak when it is added. The caller
+// holds mu.
+func (m *Manager) attachInside(added []Workload) error {
+	want := map[place]bool{}
+	for _, w := range added {
+		if e := m.table.Get(w.IPv6); e != nil && e.Inside() && m.ports[e.Slot()] != 0 && m.host.byName[m.config.Inside] != 0 {
+			want[place{m.ports[e.Slot()], sent4}] = true
+		}
+	}
+	return m.attach(want)
+}
+
 // insideOf answers for the mappings of m.table; the caller holds mu.
 func (m *Manager) insideOf(mp mapping.Mapping) int { return m.tables.inside(mp) }
 

@@ -39,6 +39,13 @@ func TestInside(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			for _, w := range come { // at once: who is added may speak
+				var list []string
+				r.Do(func() { list, err = Left("natless0") })
+				if err != nil || !slices.ContainsFunc(list, func(s string) bool { return strings.HasSuffix(s, "sent4 at interface "+w.Interface) }) {
+					t.Errorf("no program at %s: %v, %v", w.Interface, list, err)
+				}
+			}
 		}
 		others := []string{"uplink at uplink", "workload at br0", "workload at w1"}
 		if steer {

@@ -239,7 +239,9 @@ func (m *Manager) putPrograms(in inForce, amiss error) error {
 		m.passed = passed
 		amiss = errors.Join(amiss, m.steer())
 		want := m.wanted()
-		maps.DeleteFunc(want, func(p place, _ bool) bool { return !s.places[p] }) // nobody has looked what is there
+		// Nobody has looked what is at a place that is new: a program that packets bypass
+		// something by waits for the next look.
+		maps.DeleteFunc(want, func(p place, _ bool) bool { return !s.places[p] && !p.role.inside() })
 		err := errors.Join(amiss, unread, m.detachBut(want, left), m.attach(want))
 		if m.fresh && err == nil {
 			err = m.pin()

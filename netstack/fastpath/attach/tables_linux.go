@@ -205,6 +205,9 @@ func (m *Manager) Edit(table *mapping.Table, removed, added []Workload) error {
 		return errors.Join(m.unsupported, m.stale)
 	}
 	err := m.judge(m.path.Edit(table, mappings(removed), mappings(added)))
+	if err == nil {
+		err = m.attachInside(added)
+	}
 	if err != nil {
 		m.config.Log.Warn("the fast path cannot follow, packets take the way through the daemon", "error", err)
 	}
