@@ -470,6 +470,39 @@ func TestSalvage(t *testing.T) {
 	}
 }
 
+// A natlessd of before, to which one has gone back, leaves the number of a change that
+// is not its own: what it wrote is no damage.
+func TestChangedByOneOfBefore(t *testing.T) {
+	t.Parallel()
+	file, _ := written(t, 60)
+	path := filepath.Join(t.TempDir(), "r.db")
+	os.WriteFile(path, file, 0o600)
+	for range 2 { // by which the number is an even one, and an odd one
+		db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, NoFreelistSync: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Update(func(tx *bolt.Tx) error {
+			k, _ := tx.Bucket(bucketCooling).Cursor().First()
+			return erase(tx, bucketCooling, bytes.Clone(k))
+		})
+		if err = errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if report, err := Check(path); err != nil {
+			t.Errorf("%+v, %v", report, err)
+		}
+	}
+	r := open(t, path, &clock{time.Unix(1_700_000_000, 0)})
+	mustPut(t, r, 1000, request(1000))
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := Check(path); err != nil {
+		t.Error(err)
+	}
+}
+
 // A file of before has a list of its free pages: one that lies would have pages
 // overwritten that are in use.
 func TestDamagedFreelist(t *testing.T) {

@@ -143,22 +143,28 @@ func sumUp(tx *bolt.Tx) (d digest, err error) {
 	return d, err
 }
 
-// change is bbolt's Update, which notes which change it is. A root page of before has
-// a digest that is right for the pages it leads to, but not that.
+// change is bbolt's Update, which notes which change it is, and by what digest. A root
+// page of before has a digest that is right for the pages it leads to, but not that.
 func change(db *bolt.DB, f func(*bolt.Tx) error) error {
 	return db.Update(func(tx *bolt.Tx) error {
 		if err := f(tx); err != nil {
 			return err
 		}
-		return tx.Bucket(bucketMeta).Put(keyChange, binary.BigEndian.AppendUint64(nil, uint64(tx.ID())))
+		meta := tx.Bucket(bucketMeta)
+		return meta.Put(keyChange, encodeChange(tx.ID(), meta.Get(keyDigest)))
 	})
 }
 
-// checkChange sees whether what tx reads is what its change wrote. Files of before
-// do not say.
+func encodeChange(id int, digest []byte) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, uint64(id)), digest...)
+}
+
+// checkChange sees whether what tx reads is what its change wrote. A natlessd of before
+// notes no change: what it wrote last has another digest than the change that is noted.
 func checkChange(tx *bolt.Tx) error {
-	b := tx.Bucket(bucketMeta).Get(keyChange)
-	if b == nil || bytes.Equal(b, binary.BigEndian.AppendUint64(nil, uint64(tx.ID()))) {
+	meta := tx.Bucket(bucketMeta)
+	noted, digest := meta.Get(keyChange), meta.Get(keyDigest)
+	if len(noted) < 8 || !bytes.Equal(noted[8:], digest) || bytes.Equal(noted, encodeChange(tx.ID(), digest)) {
 		return nil
 	}
 	return fmt.Errorf("what it holds is not what change %d, its last, has written", tx.ID())
