@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -36,7 +37,7 @@ type itemising struct {
 	mu   sync.Mutex // held by who drains
 	pair [2]flowMaps
 	seen int         // of pair
-	left []*ebpf.Map // by who had the maps before: nobody writes there
+	left []*ebpf.Map // by who had the maps before, as flowPins has them; nil where there is none: nobody writes there
 	last []last      // what there was when the maps were closed
 	gone bool        // they are
 	keys []flows.Key
@@ -145,9 +146,11 @@ func (f *FastPath) inheritFlows(dir string) error {
 func (i *itemising) adopt(dir string) {
 	for n := range flowPins {
 		for _, name := range flowPins[n] {
-			if m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil); err == nil {
-				i.left = append(i.left, m)
+			m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
+			if err != nil {
+				m = nil // who had it was killed while he pinned
 			}
+			i.left = append(i.left, m)
 		}
 	}
 }
@@ -216,6 +219,9 @@ func unitemised(lost func(slot uint32, n flows.Lost)) func(*flows.Key, *flows.Su
 // inherit drains what a process before has left. Its slots are another table's.
 func (i *itemising) inherit(flow func(*flows.Key, *flows.Sum), lost func(uint32, flows.Lost)) (err error) {
 	for n, m := range i.left {
+		if m == nil {
+			continue
+		}
 		each := func(k *flows.Key, s *flows.Sum) { k.Slot = 0; flow(k, s) }
 		if n%2 == 1 {
 			each = unitemised(func(_ uint32, n flows.Lost) { lost(0, n) })
@@ -259,15 +265,15 @@ type FlowSource struct {
 		DrainFlows(flow func(*flows.Key, *flows.Sum), lost func(slot uint32, n flows.Lost)) (int, error)
 	}
 	Room int
-	busy bool
+	busy atomic.Bool // Presses is asked while somebody drains
 }
 
 // Drain see flows.Source.
 func (s *FlowSource) Drain(flow func(*flows.Key, *flows.Sum), lost func(slot uint32, n flows.Lost)) error {
 	n, err := s.Drainer.DrainFlows(flow, lost)
-	s.busy = n > s.Room/8
+	s.busy.Store(n > s.Room/8)
 	return err
 }
 
 // Presses see flows.Source: after a full one the next one is drained sooner.
-func (s *FlowSource) Presses() bool { return s.busy }
+func (s *FlowSource) Presses() bool { return s.busy.Load() }
