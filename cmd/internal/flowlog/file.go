@@ -32,6 +32,7 @@ type File struct {
 	file *os.File // nil: it could not be opened
 	size int64
 	pipe bool
+	kept bool // a regular file: of a device, or what else there may be, nothing is renamed
 	buf  []byte
 
 	mu      sync.Mutex // guards what follows
@@ -99,13 +100,16 @@ func (f *File) write(batch []flows.Record) (int, error) {
 	if f.pipe {
 		return f.writePipe(len(batch))
 	}
-	if f.size > 0 && f.size+int64(len(f.buf)) > f.maxSize {
+	if f.kept && f.size > 0 && f.size+int64(len(f.buf)) > f.maxSize {
 		if err := f.rotate(); err != nil {
 			return 0, err
 		}
 	}
 	if _, err := f.file.Write(f.buf); err != nil {
-		return 0, errors.Join(err, f.file.Truncate(f.size)) // no half of a line
+		if f.kept {
+			err = errors.Join(err, f.file.Truncate(f.size)) // no half of a line
+		}
+		return 0, err
 	}
 	f.size += int64(len(f.buf))
 	return len(batch), nil
@@ -130,6 +134,7 @@ func (f *File) open() error {
 		have, err1 := f.file.Stat()
 		there, err2 := os.Stat(f.path)
 		if err1 == nil && err2 == nil && os.SameFile(have, there) {
+			f.size = have.Size() // which who rotates it by copying makes 0
 			return nil
 		}
 		f.file.Close()
@@ -145,7 +150,7 @@ func (f *File) open() error {
 		return err
 	}
 	if info, err = f.file.Stat(); err == nil {
-		f.size = info.Size()
+		f.size, f.kept = info.Size(), info.Mode().IsRegular()
 	}
 	return err
 }
