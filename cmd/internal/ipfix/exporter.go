@@ -51,6 +51,7 @@ type Exporter struct {
 	events  chan Event
 	lost    atomic.Uint64 // events that found no room
 	ready   chan struct{}
+	ends    atomic.Pointer[time.Time] // when nothing more is sent; nil: nobody has said that it ends
 
 	conn    net.Conn // nil: there is none
 	encoder encoder
@@ -107,6 +108,7 @@ func (e *Exporter) Status() api.FlowReceiver {
 func (e *Exporter) Run(ctx context.Context) error {
 	close(e.ready)
 	defer e.hangUp()
+	defer e.untilEnd(ctx)()
 	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
 		err := e.connect(ctx)
 		if err == nil {
@@ -122,6 +124,15 @@ func (e *Exporter) Run(ctx context.Context) error {
 		case <-time.After(retry):
 		}
 	}
+}
+
+// untilEnd has all that is sent after ctx is done take no longer than patience together:
+// a collector that reads slowly does not keep us from ending.
+func (e *Exporter) untilEnd(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		end := time.Now().Add(patience)
+		e.ends.Store(&end)
+	})
 }
 
 // connect dials, and says what all who listen must know first.
@@ -267,7 +278,11 @@ func (e *Exporter) event(event Event) error {
 // write sends a message.
 func (e *Exporter) write(message []byte) error {
 	n := int(e.encoder.flushed)
-	e.conn.SetWriteDeadline(time.Now().Add(patience))
+	until := time.Now().Add(patience)
+	if end := e.ends.Load(); end != nil && end.Before(until) {
+		until = *end
+	}
+	e.conn.SetWriteDeadline(until)
 	_, err := e.conn.Write(message)
 	if err == nil {
 		e.count(n, 0)
