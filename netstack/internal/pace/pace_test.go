@@ -41,3 +41,28 @@ func TestPace(t *testing.T) {
 		due(retryFirst)
 	})
 }
+
+// Changes that never end, as those of routes by BGP, keep nobody from looking: there is
+// a look all the while, with rests as after any other.
+func TestChangesWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := New()
+		defer p.Stop()
+		<-p.Due()
+		p.Looked(0, nil)
+		looks := 0
+		for range 1000 { // 10 s
+			p.Changed()
+			time.Sleep(settle / 2)
+			select {
+			case <-p.Due():
+				looks++
+				p.Looked(50*time.Millisecond, nil)
+			default:
+			}
+		}
+		if looks < 30 || looks > 60 {
+			t.Errorf("%d looks in 10 s", looks)
+		}
+	})
+}
