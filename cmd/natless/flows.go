@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -166,4 +167,28 @@ func (q *flowQuery) printTop(w io.Writer, o *options, all []api.Flow) error {
 	return table(w, "no flows", []column{{head: map[string]string{"workload": "WORKLOAD", "remote": "REMOTE", "port": "PORT"}[q.top]},
 		{head: "FLOWS", right: true}, {head: "SENT", right: true}, {head: "RECEIVED", right: true},
 		{head: "PACKETS SENT", right: true, leave: 2}, {head: "PACKETS RECEIVED", right: true, leave: 1}}, rows)
+}
+
+// printFlowStatus is the part of the status about flow records; nothing where there
+// are none.
+func printFlowStatus(w io.Writer, s api.FlowStatus) error {
+	var rows [][]string
+	if s.Enabled {
+		state := fmt.Sprintf("%d of %d open", s.Open, s.MaxFlows)
+		if s.Lost.Packets > 0 {
+			state += fmt.Sprintf(", %d packets (%d bytes) found no room, last at %s", s.Lost.Packets, s.Lost.Bytes, moment(s.LostAt))
+		}
+		rows = append(rows, []string{"flows", state, "", ""})
+	}
+	for _, r := range s.Receivers {
+		rows = append(rows, []string{r.Name, r.State, fmt.Sprint(r.Written), fmt.Sprint(r.Dropped)})
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(s.LostBy), func(a, b string) int { return cmp.Compare(s.LostBy[b].Packets, s.LostBy[a].Packets) }) {
+		rows = append(rows, []string{"not itemised of " + name, fmt.Sprintf("%d packets", s.LostBy[name].Packets), "", ""})
+	}
+	if rows == nil {
+		return nil
+	}
+	fmt.Fprintln(w)
+	return table(w, "", []column{{head: "FLOW RECORDS"}, {head: "STATE"}, {head: "WRITTEN", right: true}, {head: "DROPPED", right: true}}, rows)
 }

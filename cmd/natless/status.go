@@ -75,6 +75,9 @@ func printStatus(w io.Writer, s api.Status, now time.Time) error {
 	if err := printFastPath(w, s.FastPath); err != nil {
 		return err
 	}
+	if err := printFlowStatus(w, s.Flows); err != nil {
+		return err
+	}
 	if err := printVerdicts(w, s.Verdicts); err != nil {
 		return err
 	}

@@ -78,6 +78,7 @@ func (d *Daemon) sources() metrics.Sources {
 		Reloads:  d.reloader.counts,
 		Local:    d.host.Local.Stats,
 		Refusals: d.refusals,
+		Flows:    d.recorder.status,
 		DNS64:    d.host.Local.DNS64,
 		Spoofing: spoofed,
 	}

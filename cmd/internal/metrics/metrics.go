@@ -35,6 +35,7 @@ type Sources struct {
 	Reloads  func() Reloads
 	Local    func() local.Stats
 	Refusals func() []api.Limit
+	Flows    func() api.FlowStatus
 	DNS64    func() *dns64.Server // nil: off
 	Spoofing func() (causes map[string]uint64, installed bool, err error)
 }
@@ -76,6 +77,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.pools(s)
 	c.local(s)
 	c.dns64(s)
+	c.flows(s)
 	for _, l := range c.Refusals() {
 		s.counter(refusals, l.Refused, l.What, l.Budget)
 	}
