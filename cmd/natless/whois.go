@@ -15,6 +15,7 @@ import (
 
 func newWhois(o *options) *cobra.Command {
 	var at string
+	var records flowRecords
 	c := &cobra.Command{
 		Use:   "whois ADDRESS[:PORT]",
 		Short: "Say which workload has, or had, an address and port",
@@ -26,6 +27,10 @@ it, say who had it last, and until when.
 With -o json a question for ADDRESS:PORT is answered with its owner, all others
 with an object that has owners, and before: who had it last.
 
+With --records, say as well whom it talked to then: which of the flows that natlessd
+has open or remembers, or that are in the files of records (--file), went on at that
+time. Needs flows in the configuration.
+
 Exit status: 0 when somebody has, or had, it; else 1.`,
 		Example: `  natless whois 198.51.100.7:4321
   natless whois 198.51.100.7
@@ -33,7 +38,8 @@ Exit status: 0 when somebody has, or had, it; else 1.`,
   natless whois 198.51.100.7:4321 --at 10:32
   natless whois 198.51.100.7:4321 --at 'yesterday 23:10'
   natless whois 198.51.100.7:4321 --at 2026-01-02T15:04:05Z
-  natless whois 198.51.100.7:4321 --at 10m`,
+  natless whois 198.51.100.7:4321 --at 10m
+  natless whois 198.51.100.7:4321 --at 10m --records --file /var/lib/natless/flows.json`,
 		Args:              arguments(1, 1),
 		ValidArgsFunction: o.completeAddress,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -50,6 +56,9 @@ Exit status: 0 when somebody has, or had, it; else 1.`,
 				return err
 			}
 			asked := question{words: args[0], port: port, at: when}
+			if records.wanted || records.files != nil {
+				return records.print(c, o, asked, a, all)
+			}
 			if o.output == "json" {
 				return asked.printJSON(c.OutOrStdout(), all)
 			}
@@ -58,6 +67,8 @@ Exit status: 0 when somebody has, or had, it; else 1.`,
 	}
 	c.Flags().StringVar(&at, "at", "", "at this `time`: 15:04, yesterday, 'yesterday 15:04', 2006-01-02 15:04[:05] (local time), "+
 		"RFC 3339, or how long ago, such as 10m or 2d")
+	c.Flags().BoolVar(&records.wanted, "records", false, "and whom it talked to, by flow records")
+	c.Flags().StringArrayVar(&records.files, "file", nil, "of a `file` of records as well; may be repeated")
 	c.RegisterFlagCompletionFunc("at", cobra.FixedCompletions([]cobra.Completion{"yesterday", "10m", "1h", "1d"},
 		cobra.ShellCompDirectiveNoFileComp))
 	return c

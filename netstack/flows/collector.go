@@ -85,6 +85,7 @@ func (c *Collector) Ready() <-chan struct{} { return c.ready }
 
 // Run collects until ctx is done; then all open flows end.
 func (c *Collector) Run(ctx context.Context) error {
+	c.pass() // what a process before has left
 	close(c.ready)
 	tick := time.NewTicker(pressEvery)
 	defer tick.Stop()

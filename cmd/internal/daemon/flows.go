@@ -111,7 +111,10 @@ func (o *owners) of(slot uint32, local netip.AddrPort, at time.Time) any {
 	if o.nobodys[slot] || !local.IsValid() || local.Port() == 0 {
 		return nil
 	}
-	had, err := o.keeper.Whois(local, at)
+	had, err := o.keeper.Whois(local, time.Time{}) // who has it, as a rule, had it then
+	if err != nil || at.Before(had.Since) {
+		had, err = o.keeper.Whois(local, at)
+	}
 	if err != nil {
 		o.nobodys[slot] = a == nil && slot != 0 // a mapping of the configuration's
 		return nil
