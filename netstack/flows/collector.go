@@ -34,6 +34,8 @@ type Config struct {
 	// Owner is whose an address and port was at a time, by slot where the port says
 	// nothing (0). It is called often, for few slots.
 	Owner func(slot uint32, local netip.AddrPort, at time.Time) any
+	// Name is what an owner is told by.
+	Name func(owner any) string
 	// Sinks get records, in the order of their ends, and must not wait: what they
 	// cannot take they count. Nobody changes a batch.
 	Sinks []func(batch []Record)
@@ -56,7 +58,7 @@ type Stats struct {
 	Open, Most int
 	Records    map[Reason]uint64
 	Lost       Lost // found no room in the tables of queues or kernel, or among the open flows
-	By         map[any]Lost
+	By         map[string]Lost // by Config.Name
 	LastLost   time.Time
 	Stuck      uint64 // times that a source could not be drained
 }
@@ -77,7 +79,7 @@ type Collector struct {
 // NewCollector makes a collector.
 func NewCollector(c Config) *Collector {
 	return &Collector{config: c, ready: make(chan struct{}), open: NewOpen(c.Limits), clock: NewClock(),
-		stats: Stats{Most: c.Most, Records: map[Reason]uint64{}, By: map[any]Lost{}}}
+		stats: Stats{Most: c.Most, Records: map[Reason]uint64{}, By: map[string]Lost{}}}
 }
 
 // Ready is closed when it collects.
@@ -151,7 +153,7 @@ func (c *Collector) lose(slot uint32, local netip.AddrPort, n Lost) {
 	c.stats.LastLost = time.Now()
 	c.stats.Lost.Packets += n.Packets
 	c.stats.Lost.Bytes += n.Bytes
-	who := c.config.Owner(slot, local, c.stats.LastLost)
+	who := c.config.Name(c.config.Owner(slot, local, c.stats.LastLost))
 	by, known := c.stats.By[who]
 	if !known && len(c.stats.By) >= told {
 		return

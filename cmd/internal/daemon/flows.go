@@ -57,7 +57,7 @@ func newRecorder(d *Daemon, c *config.Config) (*recorder, error) {
 	o := &owners{keeper: d.keeper, accounts: d.accounts}
 	r.collector = flows.NewCollector(flows.Config{
 		Limits:  flows.Limits{Idle: int64(c.Flows.Idle), Active: int64(c.Flows.Active), Most: c.Flows.MaxFlows},
-		Sources: d.host.FlowSources, Owner: o.of, Sinks: sinks, Log: d.Log,
+		Sources: d.host.FlowSources, Owner: o.of, Name: ownerName, Sinks: sinks, Log: d.Log,
 	})
 	return r, nil
 }
@@ -100,6 +100,9 @@ func (o *owners) of(slot uint32, local netip.AddrPort, at time.Time) any {
 	a, known := o.bySlot[slot]
 	if !known {
 		a, _ = o.keeper.BySerial(o.accounts.Serial(slot))
+		if h := o.had[slot]; a != nil && h != nil && a.Serial == h.Serial && a.Request.Name == h.Request.Name {
+			a = h // open flows hold it
+		}
 		o.note(slot, a)
 	}
 	if a != nil && owns(a, local) {
@@ -237,15 +240,18 @@ func (r *recorder) status() (s api.FlowStatus) {
 	for why, count := range n.Records {
 		s.Records[why.String()] = count
 	}
-	for who, lost := range n.By {
-		name := "-"
-		if a, ok := who.(*registry.Assignment); ok && a != nil {
-			name = nameOf(a)
-		}
-		by := s.LostBy[name]
-		s.LostBy[name] = api.FlowCount{Packets: by.Packets + lost.Packets, Bytes: by.Bytes + lost.Bytes}
+	for name, lost := range n.By {
+		s.LostBy[name] = api.FlowCount{Packets: lost.Packets, Bytes: lost.Bytes}
 	}
 	return s
+}
+
+// ownerName is what is told of whose flows found no room.
+func ownerName(owner any) string {
+	if a, ok := owner.(*registry.Assignment); ok && a != nil {
+		return nameOf(a)
+	}
+	return "-"
 }
 
 func nameOf(a *registry.Assignment) string {
