@@ -57,7 +57,7 @@ const (
 type Stats struct {
 	Open, Most int
 	Records    map[Reason]uint64
-	Lost       Lost // found no room in the tables of queues or kernel, or among the open flows
+	Lost       Lost            // found no room in the tables of queues or kernel, or among the open flows
 	By         map[string]Lost // by Config.Name
 	LastLost   time.Time
 	Stuck      uint64 // times that a source could not be drained
