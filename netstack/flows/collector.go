@@ -27,6 +27,14 @@ type Source interface {
 	Presses() bool
 }
 
+// Sink gets records, in the order of their ends.
+type Sink interface {
+	// Put never waits: what cannot be taken is counted. Nobody changes a batch.
+	Put(batch []Record)
+	// Room says that another batch would be taken.
+	Room() bool
+}
+
 // Config is what a collector is made from.
 type Config struct {
 	Limits
@@ -35,10 +43,8 @@ type Config struct {
 	// nothing (0). It is called often, for few slots.
 	Owner func(slot uint32, local netip.AddrPort, at time.Time) any
 	// Name is what an owner is told by.
-	Name func(owner any) string
-	// Sinks get records, in the order of their ends, and must not wait: what they
-	// cannot take they count. Nobody changes a batch.
-	Sinks []func(batch []Record)
+	Name  func(owner any) string
+	Sinks []Sink
 	Log   *slog.Logger
 }
 
@@ -49,6 +55,10 @@ const (
 	pressEvery = 100 * time.Millisecond
 	// batch is how many records go to the sinks at once.
 	batch = 512
+	// forSinks is how long those who take records may take in one pass, in which very
+	// many flows may end, and endForSinks in the last one. No packet waits meanwhile.
+	forSinks    = 500 * time.Millisecond
+	endForSinks = 5 * time.Second
 	// told is of how many workloads it is known what was lost of them.
 	told = 1024
 )
@@ -74,6 +84,7 @@ type Collector struct {
 	out   []Record
 	stats Stats
 	soon  atomic.Bool
+	until time.Time // sinks may take their time
 }
 
 // NewCollector makes a collector.
@@ -128,7 +139,7 @@ func (c *Collector) pass() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := Now()
-	c.clock = NewClock()
+	c.clock, c.until = NewClock(), time.Now().Add(forSinks)
 	for _, s := range c.config.Sources {
 		err := s.Drain(c.merge, func(slot uint32, n Lost) { c.lose(slot, netip.AddrPort{}, n) })
 		if err != nil {
@@ -164,6 +175,7 @@ func (c *Collector) lose(slot uint32, local netip.AddrPort, n Lost) {
 func (c *Collector) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.until = time.Now().Add(endForSinks)
 	c.open.End(c.emit)
 	c.flush()
 }
@@ -190,7 +202,10 @@ func (c *Collector) flush() {
 		return
 	}
 	for _, sink := range c.config.Sinks {
-		sink(c.out)
+		for !sink.Room() && time.Now().Before(c.until) {
+			time.Sleep(time.Millisecond)
+		}
+		sink.Put(c.out)
 	}
 	c.out = nil
 }

@@ -33,7 +33,7 @@ type recorder struct {
 // receiver takes records and is a task.
 type receiver interface {
 	engine.Runner
-	Put([]flows.Record)
+	flows.Sink
 	Status() api.FlowReceiver
 }
 
@@ -47,12 +47,12 @@ func newRecorder(d *Daemon, c *config.Config) (*recorder, error) {
 		return r, nil
 	}
 	r.recent = flowlog.NewRecent()
-	sinks := []func([]flows.Record){r.recent.Put}
+	sinks := []flows.Sink{r.recent}
 	if j := c.Flows.JSON; j.Path != "" {
 		r.receivers = append(r.receivers, flowlog.NewFile(j.Path, int64(j.MaxSize)<<20, j.Keep, d.Log))
 	}
 	for _, to := range r.receivers {
-		sinks = append(sinks, to.Put)
+		sinks = append(sinks, to)
 	}
 	o := &owners{keeper: d.keeper, accounts: d.accounts}
 	r.collector = flows.NewCollector(flows.Config{

@@ -51,6 +51,9 @@ func NewFile(path string, maxSize int64, keep int, log *slog.Logger) *File {
 // Put takes records, and never waits.
 func (f *File) Put(batch []flows.Record) { f.queue.Put(batch) }
 
+// Room says that another batch finds room.
+func (f *File) Room() bool { return f.queue.Room() }
+
 // Ready is closed when it writes.
 func (f *File) Ready() <-chan struct{} { return f.ready }
 

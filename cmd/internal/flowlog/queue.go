@@ -9,8 +9,9 @@ import (
 	"github.com/natless/natless/netstack/flows"
 )
 
-// waiting is how many batches may wait for one who takes them: 32,768 records.
-const waiting = 64
+// waiting is how many batches may wait for one who takes them: 131,072 records, some
+// 20 MB.
+const waiting = 256
 
 // Queue holds records for one who takes his time.
 type Queue struct {
@@ -29,6 +30,9 @@ func (q *Queue) Put(batch []flows.Record) {
 		q.dropped.Add(uint64(len(batch)))
 	}
 }
+
+// Room says that another batch finds room.
+func (q *Queue) Room() bool { return len(q.batches) < cap(q.batches) }
 
 // Dropped is how many found no room.
 func (q *Queue) Dropped() uint64 { return q.dropped.Load() }

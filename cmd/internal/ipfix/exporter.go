@@ -50,6 +50,7 @@ type Exporter struct {
 	records *flowlog.Queue
 	events  chan Event
 	lost    atomic.Uint64 // events that found no room
+	there   atomic.Bool   // the collector is
 	ready   chan struct{}
 	ends    atomic.Pointer[time.Time] // when nothing more is sent; nil: nobody has said that it ends
 
@@ -78,6 +79,11 @@ func New(c Config) *Exporter {
 
 // Put takes records, and never waits.
 func (e *Exporter) Put(batch []flows.Record) { e.records.Put(batch) }
+
+// Room says that another batch finds room. For one who is away nobody waits.
+func (e *Exporter) Room() bool {
+	return e.records.Room() || !e.there.Load()
+}
 
 // Tell takes an event, and never waits.
 func (e *Exporter) Tell(event Event) {
@@ -157,10 +163,12 @@ func (e *Exporter) connect(ctx context.Context) (err error) {
 	if err = templates(e.encoder.put); err == nil {
 		err = e.everybody()
 	}
+	e.there.Store(err == nil)
 	return err
 }
 
 func (e *Exporter) hangUp() {
+	e.there.Store(false)
 	if e.conn != nil {
 		e.conn.Close()
 		e.conn = nil

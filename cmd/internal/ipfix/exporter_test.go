@@ -55,7 +55,7 @@ func TestBadCollectors(t *testing.T) {
 		t.Run(c.transport+" "+c.address, func(t *testing.T) {
 			t.Parallel()
 			e, stop := exporter(t, c.transport, c.address)
-			const batches, size = 200, 512
+			const batches, size = 600, 512
 			began := time.Now()
 			for range batches {
 				e.Put(make([]flows.Record, size))
@@ -68,7 +68,7 @@ func TestBadCollectors(t *testing.T) {
 				return // where nobody can tell what has come to somebody
 			}
 			s := e.Status()
-			if waiting := batches*size - int(s.Dropped) - int(s.Written); waiting > 65*size || waiting < 0 {
+			if waiting := batches*size - int(s.Dropped) - int(s.Written); waiting > 257*size || waiting < 0 {
 				t.Errorf("%+v: %d wait", s, waiting)
 			}
 			stop()
