@@ -57,7 +57,7 @@ const (
 	batch = 512
 	// forSinks is how long those who take records may take in one pass, in which very
 	// many flows may end, and endForSinks in the last one. No packet waits meanwhile.
-	forSinks    = 500 * time.Millisecond
+	forSinks    = 100 * time.Millisecond
 	endForSinks = 5 * time.Second
 	// told is of how many workloads it is known what was lost of them.
 	told = 1024

@@ -23,7 +23,7 @@ func TestManyNewFlows(t *testing.T) {
 	}
 	for _, path := range []string{"required", "off"} {
 		t.Run("fast path "+path, func(t *testing.T) {
-			n := newTopology(t, "flows: {json: {path: FILE, keep: 1000}, idle: 1s, max_flows: 1000000}\nfast_path: "+path+"\n")
+			n := newTopology(t, "flows: {json: {path: FILE, keep: 1000, max_size: 10000}, idle: 1s, max_flows: 1000000}\nfast_path: "+path+"\n")
 			n.host.IP("route add 203.0.113.0/24 via 192.0.2.2")
 			n.server.IP("route add blackhole 203.0.113.0/24")
 			n.put()

@@ -4,7 +4,6 @@ package flowlog
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -94,11 +93,7 @@ func (f *File) write(batch []flows.Record) (int, error) {
 	}
 	f.buf = f.buf[:0]
 	for i := range batch {
-		line, err := json.Marshal(Of(&batch[i]))
-		if err != nil {
-			return 0, err
-		}
-		f.buf = append(append(f.buf, line...), '\n')
+		f.buf = appendLine(f.buf, &batch[i])
 	}
 	if f.pipe {
 		return f.writePipe(len(batch))

@@ -6,8 +6,8 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -241,13 +241,35 @@ func TestWants(t *testing.T) {
 	}
 }
 
-// BenchmarkJSON is what a record takes until it is a line.
-func BenchmarkJSON(b *testing.B) {
+// A line is what encoding/json makes of the record.
+func TestLine(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 1))
+	names := []string{"", "ns/web", "a\"b\\c", "<&>", "Zoë\u2028", "bad\xff", "tab\t", "\x7f"}
+	name := func() string { return names[r.IntN(len(names))] }
+	for range 5000 {
+		record := flows.Record{Reason: flows.Reason(r.IntN(6)),
+			Start: time.Unix(int64(r.Uint32()), int64(r.IntN(1e9))/int64(1+r.IntN(1000))*1000), End: time.Now(),
+			Key: flows.Key{Local: r.Uint32(), Remote: r.Uint32(), LocalPort: uint16(r.IntN(3)) * uint16(r.Uint32()), RemotePort: uint16(r.IntN(3)) * uint16(r.Uint32()),
+				Proto: []uint8{1, 6, 17, 47}[r.IntN(4)]},
+			Sum: flows.Sum{Packets: [2]uint64{r.Uint64(), 0}, Bytes: [2]uint64{0, r.Uint64()}, Flags: [2]uint32{r.Uint32(), r.Uint32N(2)}, Began: flows.Direction(r.IntN(2))}}
+		if r.IntN(3) > 0 {
+			record.Owner = &registry.Assignment{Serial: r.Uint64N(3), Key: api.Key{ContainerID: name(), Interface: name()},
+				Request: api.Request{Name: name(), Network: name()}}
+		}
+		want, err := json.Marshal(Of(&record))
+		if got := appendLine(nil, &record); err != nil || string(got) != string(want)+"\n" {
+			t.Fatalf("%v\n%s\n%s", err, got, want)
+		}
+	}
+}
+
+// BenchmarkLine is what a record takes until it is a line.
+func BenchmarkLine(b *testing.B) {
 	r := some(1, 1)[0]
 	r.Owner = &registry.Assignment{Serial: 7, Request: api.Request{Name: "ns/web"}}
+	var line []byte
 	for b.Loop() {
-		if line, err := json.Marshal(Of(&r)); err != nil || len(line) == 0 {
-			b.Fatal(fmt.Sprint(err))
-		}
+		line = appendLine(line[:0], &r)
 	}
 }
