@@ -276,3 +276,25 @@ func BenchmarkItemised(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkDrain is what it takes to take a flow away.
+func BenchmarkDrain(b *testing.B) {
+	r, f := newRig(b), itemised(b, 131_072)
+	newPair(b, r, prefixed()[0], f)
+	keys, sums := make([]flows.Key, 60_000), make([]flows.Sum, 60_000)
+	for i := range keys {
+		keys[i] = flows.Key{Local: 1, Remote: uint32(i), Proto: 17}
+	}
+	n := 0
+	for b.Loop() {
+		b.StopTimer()
+		if _, err := f.itemising.pair[f.itemising.seen][0].BatchUpdate(keys, sums, nil); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		if _, err := f.DrainFlows(func(*flows.Key, *flows.Sum) { n++ }, func(uint32, flows.Lost) {}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/flow")
+}
