@@ -63,7 +63,7 @@ type candidate struct {
 	name, pool string
 	address    netip.Addr
 	since      time.Time
-	busy       busy
+	busy       *busy
 }
 
 // order is a column to sort by. What is a quantity has the greatest first.
@@ -100,7 +100,7 @@ func (p *Page) workloads(r *http.Request) (view, error) {
 	}
 	by, back := p.orderOf(l.Sort)
 	used := p.used()
-	l.All, l.Seconds = p.Registry.Len(), used.seconds()
+	l.All, l.Seconds = p.Registry.Len(), used.seconds
 	found := p.find(&l, &used)
 	l.Found = len(found)
 	l.head(by, back)
@@ -128,13 +128,20 @@ func (p *Page) workloads(r *http.Request) (view, error) {
 		if err != nil {
 			return view{}, err
 		}
-		l.Workloads = append(l.Workloads, row{p.owner(a), c.busy})
+		l.Workloads = append(l.Workloads, row{p.owner(a), *c.busy})
 	}
 	return view{Title: "Workloads", Place: "workloads", Live: true, Body: &l}, nil
 }
 
-// first gives the first few in an order, without ordering all the others.
+// first gives the first few in an order: of many it does not order all the others.
 func first(all []candidate, n int, compare func(a, b *candidate) int) (few []*candidate) {
+	if n > len(all)/16 {
+		for i := range all {
+			few = append(few, &all[i])
+		}
+		slices.SortFunc(few, compare)
+		return few[:min(n, len(few))]
+	}
 	for i := range all {
 		c := &all[i]
 		if len(few) == n && (n == 0 || compare(c, few[n-1]) >= 0) {
@@ -165,7 +172,7 @@ func (p *Page) orderOf(words string) (by *order, back bool) {
 
 // find looks at all workloads, and sums up those that are wanted.
 func (p *Page) find(l *list, used *pair) (found []candidate) {
-	wanted := finder(l.Find)
+	wanted, hint := finder(l.Find), 0
 	if l.Find == "" {
 		found = make([]candidate, 0, l.All)
 	}
@@ -173,14 +180,14 @@ func (p *Page) find(l *list, used *pair) (found []candidate) {
 		if l.Pool != "" && l.Pool != a.Pool || !wanted(a) {
 			continue
 		}
-		c := candidate{key: a.Key, serial: a.Serial, name: nameOf(a.Key, a.Request.Name), pool: a.Pool, address: a.Address, since: a.Since, busy: used.of(a.Serial)}
+		c := candidate{key: a.Key, serial: a.Serial, name: nameOf(a.Key, a.Request.Name), pool: a.Pool, address: a.Address, since: a.Since, busy: used.of(a.Serial, &hint)}
 		if l.Only == "active" && !c.busy.Active() || l.Only == "refused" && c.busy.Violations == 0 {
 			continue
 		}
 		if c.busy.Active() {
 			l.ActiveCount++
 		}
-		l.Total.add(&c.busy)
+		l.Total.add(c.busy)
 		found = append(found, c)
 	}
 	return found
@@ -266,26 +273,3 @@ func (l *list) query(sort string, page int) string {
 	}
 	return "/workloads?" + v.Encode()
 }
-
-// natural compares texts as people do: web-9 comes before web-10.
-func natural(a, b string) int {
-	for a != "" && b != "" {
-		i, j := digits(a), digits(b)
-		if i > 0 && j > 0 {
-			x, y := strings.TrimLeft(a[:i], "0"), strings.TrimLeft(b[:j], "0")
-			if c := cmp.Or(cmp.Compare(len(x), len(y)), strings.Compare(x, y)); c != 0 {
-				return c
-			}
-			a, b = a[i:], b[j:]
-			continue
-		}
-		if a[0] != b[0] {
-			return cmp.Compare(a[0], b[0])
-		}
-		a, b = a[1:], b[1:]
-	}
-	return cmp.Compare(len(a), len(b))
-}
-
-// digits is how many a text begins with.
-func digits(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789")) }

@@ -32,9 +32,17 @@ type reading struct {
 	accounting.Usage
 }
 
-// pair is two readings. Nobody changes it.
+// pair is what all have used, and did since the reading before, by serial. Nobody
+// changes it.
 type pair struct {
-	then, now readings
+	all     []worker
+	seconds float64 // between the readings; 0: there is one only
+}
+
+// worker is one of them.
+type worker struct {
+	serial uint64
+	busy
 }
 
 // meterSpan is how old a reading is at least before there is another: of many
@@ -57,7 +65,7 @@ func (m *meter) look(now time.Time, read func() iter.Seq2[uint64, accounting.Usa
 		m.last.all = append(m.last.all, reading{serial, used})
 	}
 	slices.SortFunc(m.last.all, func(a, b reading) int { return cmp.Compare(a.serial, b.serial) })
-	m.pair = pair{then, m.last}
+	m.pair = compare(then, m.last)
 	if m.forget != nil {
 		m.forget.Stop()
 	}
@@ -71,20 +79,42 @@ func (m *meter) clear() {
 	m.last, m.pair = readings{}, pair{}
 }
 
-func (r *readings) of(serial uint64) (accounting.Usage, bool) {
-	i, found := slices.BinarySearchFunc(r.all, serial, func(a reading, b uint64) int { return cmp.Compare(a.serial, b) })
-	if !found {
-		return accounting.Usage{}, false
+// compare walks through two readings side by side. Who was not there at the first does
+// nothing yet.
+func compare(then, now readings) pair {
+	p := pair{all: make([]worker, len(now.all))}
+	if then.all != nil {
+		p.seconds = now.at.Sub(then.at).Seconds()
 	}
-	return r.all[i].Usage, true
+	before := then.all
+	for i, r := range now.all {
+		w := &p.all[i]
+		w.serial, w.Usage = r.serial, r.Usage
+		for len(before) > 0 && before[0].serial < r.serial {
+			before = before[1:]
+		}
+		if len(before) > 0 && before[0].serial == r.serial {
+			w.since(&before[0].Usage, p.seconds)
+		}
+	}
+	return p
 }
 
-// seconds is the time between the readings; 0: there is one only.
-func (p *pair) seconds() float64 {
-	if p.then.all == nil {
-		return 0
+// nobody has used anything.
+var nobody busy
+
+// of is what an assignment has used. hint is where it may be: those who ask for many
+// in about their order say where the last was, and one.
+func (p *pair) of(serial uint64, hint *int) *busy {
+	if i := *hint; i >= len(p.all) || p.all[i].serial != serial {
+		at, found := slices.BinarySearchFunc(p.all, serial, func(a worker, b uint64) int { return cmp.Compare(a.serial, b) })
+		if !found {
+			return &nobody
+		}
+		*hint = at
 	}
-	return p.now.at.Sub(p.then.at).Seconds()
+	*hint++
+	return &p.all[*hint-1].busy
 }
 
 // busy is what a workload has used, and does just now.
@@ -112,59 +142,28 @@ func (b *busy) add(o *busy) {
 	b.RefusedRate += o.RefusedRate
 }
 
-// of compares a workload's two readings. One that was not there at the first does
-// nothing yet.
-func (p *pair) of(serial uint64) (b busy) {
-	now, _ := p.now.of(serial)
-	then, known := p.then.of(serial)
-	return p.compare(then, now, known)
+// since compares with what was used before.
+func (b *busy) since(then *accounting.Usage, seconds float64) {
+	b.SentRate = 8 * perSecond(then.Sent.Bytes, b.Sent.Bytes, seconds)
+	b.ReceivedRate = 8 * perSecond(then.Received.Bytes, b.Received.Bytes, seconds)
+	b.SentPackets = perSecond(then.Sent.Packets, b.Sent.Packets, seconds)
+	b.ReceivedPackets = perSecond(then.Received.Packets, b.Received.Packets, seconds)
+	b.RefusedRate = perSecond(then.Violations, b.Violations, seconds)
 }
 
-func (p *pair) compare(then, now accounting.Usage, known bool) (b busy) {
-	b.Usage = now
-	seconds := p.seconds()
-	if !known || seconds <= 0 {
-		return b
-	}
-	b.SentRate, b.ReceivedRate = 8*perSecond(then.Sent.Bytes, now.Sent.Bytes, seconds), 8*perSecond(then.Received.Bytes, now.Received.Bytes, seconds)
-	b.SentPackets = perSecond(then.Sent.Packets, now.Sent.Packets, seconds)
-	b.ReceivedPackets = perSecond(then.Received.Packets, now.Received.Packets, seconds)
-	b.RefusedRate = perSecond(then.Violations, now.Violations, seconds)
-	return b
-}
-
-// most gives the serials of those that come first, as less says, of whom wanted wants.
-func (p *pair) most(n int, wanted func(*busy) bool, before func(a, b *busy) int) (found []leader) {
-	i := 0
-	for _, now := range p.now.all {
-		for i < len(p.then.all) && p.then.all[i].serial < now.serial {
-			i++
-		}
-		known := i < len(p.then.all) && p.then.all[i].serial == now.serial
-		var then accounting.Usage
-		if known {
-			then = p.then.all[i].Usage
-		}
-		one := leader{now.serial, p.compare(then, now.Usage, known)}
-		if !wanted(&one.busy) {
+// most gives those that come first in an order, of whom wanted wants.
+func (p *pair) most(n int, wanted func(*busy) bool, before func(a, b *busy) int) (found []*worker) {
+	order := func(a, b *worker) int { return cmp.Or(before(&a.busy, &b.busy), cmp.Compare(a.serial, b.serial)) }
+	for i := range p.all {
+		one := &p.all[i]
+		if !wanted(&one.busy) || len(found) == n && order(one, found[n-1]) >= 0 {
 			continue
 		}
-		at, _ := slices.BinarySearchFunc(found, one, func(a, b leader) int {
-			return cmp.Or(before(&a.busy, &b.busy), cmp.Compare(a.serial, b.serial))
-		})
-		if at == n {
-			continue
-		}
+		at, _ := slices.BinarySearchFunc(found, one, order)
 		if len(found) == n {
 			found = found[:n-1]
 		}
 		found = slices.Insert(found, at, one)
 	}
 	return found
-}
-
-// leader is a workload that comes first in something.
-type leader struct {
-	serial uint64
-	busy
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -28,7 +29,7 @@ import (
 
 // lab is a page over a real registry, with counters and a clock of the test's.
 type lab struct {
-	t       *testing.T
+	t       testing.TB
 	now     time.Time
 	counts  dataplane.Snapshot
 	used    map[uint64]accounting.Usage
@@ -39,15 +40,21 @@ type lab struct {
 	page    *Page
 }
 
-func newLab(t *testing.T) *lab {
+// inMemory is a folder on no disk, where there is one: nobody cuts the power here.
+func inMemory(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "natless-page-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func newLabOf(t testing.TB, pools ...registry.Pool) *lab {
 	t.Helper()
 	l := &lab{t: t, now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC), used: map[uint64]accounting.Usage{}}
 	var err error
-	l.reg, err = registry.Open(registry.Options{Path: filepath.Join(t.TempDir(), "r.db"), History: 10, Pools: []registry.Pool{
-		{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 16384, Reserved: ports.MustParse("0-1023")},
-		{Name: "dedicated", IPv4: netip.MustParsePrefix("203.0.113.0/26"), Whole: true},
-		{Name: "spare", IPv4: netip.MustParsePrefix("192.0.2.0/28"), PortsPerWorkload: 1024},
-	}})
+	l.reg, err = registry.Open(registry.Options{Path: filepath.Join(inMemory(t), "r.db"), History: 10, Pools: pools})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,6 +81,15 @@ func newLab(t *testing.T) *lab {
 		Meaning: func(v translator.Verdict) string { return "meaning of " + v.String() },
 		Now:     func() time.Time { return l.now },
 	}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	return l
+}
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	l := newLabOf(t,
+		registry.Pool{Name: "default", IPv4: netip.MustParsePrefix("198.51.100.0/31"), PortsPerWorkload: 16384, Reserved: ports.MustParse("0-1023")},
+		registry.Pool{Name: "dedicated", IPv4: netip.MustParsePrefix("203.0.113.0/26"), Whole: true},
+		registry.Pool{Name: "spare", IPv4: netip.MustParsePrefix("192.0.2.0/28"), PortsPerWorkload: 1024})
 	for n, q := range []api.Request{{Name: "ns/web"}, {Name: "<script>alert(1)</script>", ExtraPorts: []uint16{443}}, {Pool: "dedicated", HostInterface: "veth1", Inside: api.IPv4Inside}} {
 		q.IPv6 = []netip.Addr{netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", n+1))}
 		a, err := l.reg.Put(t.Context(), api.Key{ContainerID: fmt.Sprintf("%d0123456789abcdef", n), Interface: "eth0"}, q)

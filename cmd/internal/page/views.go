@@ -49,7 +49,7 @@ func (p *Page) overview(*http.Request) (view, error) {
 	}
 	if p.Registry.Len() <= mostRead {
 		used := p.used()
-		o.Measured = used.seconds() > 0
+		o.Measured = used.seconds > 0
 		o.Busiest = p.rows(used.most(leaders, (*busy).Active, func(a, b *busy) int { return cmp.Compare(b.rate(), a.rate()) }))
 		o.Refused = p.rows(used.most(leaders, func(b *busy) bool { return b.Violations > 0 }, func(a, b *busy) int {
 			return cmp.Or(cmp.Compare(b.RefusedRate, a.RefusedRate), cmp.Compare(b.Violations, a.Violations))
@@ -65,7 +65,7 @@ func (p *Page) overview(*http.Request) (view, error) {
 func (p *Page) used() pair { return p.meter.look(p.Now(), p.Used) }
 
 // rows are who the leaders are. Who has gone meanwhile is left out.
-func (p *Page) rows(all []leader) (rows []row) {
+func (p *Page) rows(all []*worker) (rows []row) {
 	for _, l := range all {
 		if a, err := p.Registry.BySerial(l.serial); err == nil {
 			rows = append(rows, row{ownerOf(a), l.busy})
