@@ -185,7 +185,7 @@ func (l *lab) keep(ctx context.Context, name string) {
 
 func (l *lab) has(ctx context.Context, what string, want ...string) {
 	l.t.Helper()
-	text := ask(l, ctx, what, chromedp.Text("body"))
+	text := strings.Join(strings.Fields(ask(l, ctx, what, chromedp.Text("body"))), " ") // with spaces that break no line, too
 	for _, w := range want {
 		if !strings.Contains(text, w) {
 			l.t.Errorf("%s: want %q in\n%s", what, w, text)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
@@ -45,42 +44,89 @@ var pages = map[string]string{
 	"whois": "/whois?address=198.51.100.8:20000", "problem": "/nothing",
 }
 
-// TestLooks has traffic flow, and looks at all pages on a phone, a tablet and a desk,
-// by day and by night. NATLESS_SCREENSHOTS keeps the pictures, NATLESS_AXE names
-// axe-core's script, which then is a second judge.
-func TestLooks(t *testing.T) {
-	daemon.OnePath(t, "the page is the same")
-	l := newLab(t)
+// screens are those that are looked at: every width and every scheme once at least;
+// where pictures are kept, each with each.
+func screens() (all []screen) {
+	if os.Getenv("NATLESS_SCREENSHOTS") == "" {
+		return []screen{{360, "light"}, {800, "dark"}, {1280, "light"}}
+	}
+	for _, width := range []int64{360, 800, 1280} {
+		all = append(all, screen{width, "light"}, screen{width, "dark"})
+	}
+	return all
+}
+
+type screen struct {
+	width  int64
+	scheme string
+}
+
+// traffic has it flow, and waits until the page says whose it is, which way it takes,
+// and whose packets are refused.
+func (l *lab) traffic(ctx context.Context) {
+	l.t.Helper()
 	l.answers()
 	l.sends("[2001:db8:6::2]:16500", 1000, 4*time.Millisecond)
 	l.sends("[2001:db8:6::3]:16600", 300, 10*time.Millisecond)
 	l.sends("[2001:db8:6::3]:5000", 100, 50*time.Millisecond) // not its own
-	if _, err := l.daemon.Client().Drain(t.Context(), "dedicated"); err != nil {
-		t.Fatal(err)
+	if _, err := l.daemon.Client().Drain(l.t.Context(), "dedicated"); err != nil {
+		l.t.Fatal(err)
 	}
-	ctx := l.browser(1280, 900, true)
 	l.do(ctx, "overview", chromedp.Navigate(l.url+"/"))
-	l.becomes(ctx, "who is busy", `["shop/web-0", "shop/web-1"].every(n => [...document.querySelectorAll("table")].some(t => /By bits/.test(t.caption?.textContent) && t.textContent.includes(n) && /bit.s/.test(t.textContent)))`)
-	l.becomes(ctx, "whose packets are refused", `[...document.querySelectorAll("table")].some(t => /refused/.test(t.caption?.textContent) && /shop.web-1/.test(t.textContent))`)
-	l.has(ctx, "overview", "Pool dedicated is drained", "port-outside-set", "Fast path")
-	for range 8 { // so that there is a line to look at
-		time.Sleep(600 * time.Millisecond)
-		l.do(ctx, "workload", chromedp.Evaluate[chromedp.Void](`fetch("/"), fetch("/workloads"), fetch("/workloads/c0/eth0")`))
+	row := func(caption, name string) string {
+		return fmt.Sprintf(`[...document.querySelectorAll("table")].some(t => /%s/.test(t.caption.textContent) && [...t.rows].some(r => r.textContent.includes(%q) && /[1-9].*\/s/.test(r.textContent)))`, caption, name)
 	}
+	l.becomes(ctx, "who is busy", row("By bits", "shop/web-0")+" && "+row("By bits", "shop/web-1"))
+	l.becomes(ctx, "whose packets are refused", row("Whose packets", "shop/web-1"))
+	l.becomes(ctx, "why packets are dropped", row("Why packets", "port-outside-set"))
+	if daemon.FastPath() != "off" {
+		l.becomes(ctx, "what the fast path does", `/% of what is translated now/.test(document.body.textContent)`)
+		l.becomes(ctx, "what it leaves", row("left to the daemon", "port"))
+	}
+	l.has(ctx, "overview", "Pool dedicated is drained", "natless undrain --pool dedicated")
 	l.do(ctx, "workload", chromedp.Navigate(l.url+pages["workload"]))
 	l.becomes(ctx, "flows", `[...document.querySelectorAll("#flows th")].some(t => t.textContent == "192.0.2.2")`)
+	l.becomes(ctx, "a line", `document.querySelectorAll(".chart .line").length == 2`)
 	l.do(ctx, "workloads", chromedp.Navigate(l.url+"/workloads"))
-	l.becomes(ctx, "rates", `/bit.s/.test(document.querySelector("tr[data-key='c0/eth0']").textContent)`)
-	for _, width := range []int64{360, 800, 1280} {
-		for _, scheme := range []string{"light", "dark"} {
-			l.do(ctx, "size", chromedp.EmulateViewport(width, 900))
-			features := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
-			if _, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, features); err != nil {
-				t.Fatal(err)
-			}
-			for name, path := range pages {
-				l.looks(ctx, fmt.Sprintf("%s-%d-%s", name, width, scheme), path)
-			}
+	l.becomes(ctx, "rates", `/[1-9].*bit.s/.test(document.querySelector("tr[data-key='c0/eth0']").textContent)`)
+}
+
+// attention: what somebody has the keyboard's focus on stays so while figures change
+// around it, and who pauses reads in peace.
+func (l *lab) attention(ctx context.Context) {
+	l.t.Helper()
+	const moment = `document.querySelector("#now time").dateTime`
+	l.do(ctx, "focus", chromedp.Evaluate[chromedp.Void](`void document.querySelector("tr[data-key='c1/eth0'] a").focus()`))
+	was := ask(l, ctx, "time", chromedp.Evaluate[string](moment))
+	l.becomes(ctx, "another moment", fmt.Sprintf("%s != %q", moment, was))
+	if has := ask(l, ctx, "focus", chromedp.Evaluate[string](`document.activeElement.textContent`)); has != "shop/web-1" {
+		l.t.Errorf("the keyboard's focus has gone to %q", has)
+	}
+	l.do(ctx, "pause", chromedp.Click("#pause"))
+	l.becomes(ctx, "paused", `document.querySelector("#pause").getAttribute("aria-pressed") == "true"`)
+	was = ask(l, ctx, "time", chromedp.Evaluate[string](moment))
+	l.do(ctx, "look again", chromedp.Evaluate[chromedp.Void](`void document.dispatchEvent(new Event("visibilitychange"))`))
+	time.Sleep(1100 * time.Millisecond)
+	if is := ask(l, ctx, "time", chromedp.Evaluate[string](moment)); is != was {
+		l.t.Errorf("paused at %s, it goes on to %s", was, is)
+	}
+	l.do(ctx, "go on", chromedp.Click("#pause"))
+	l.becomes(ctx, "another moment", fmt.Sprintf("%s != %q", moment, was))
+}
+
+// looksAll looks at all pages on a phone, a tablet and a desk, by day and by night.
+// NATLESS_SCREENSHOTS keeps the pictures, NATLESS_AXE names axe-core's script, which
+// then is a second judge.
+func (l *lab) looksAll(ctx context.Context) {
+	l.t.Helper()
+	for _, s := range screens() {
+		l.do(ctx, "size", chromedp.EmulateViewport(s.width, 900))
+		features := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: s.scheme}}}
+		if _, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, features); err != nil {
+			l.t.Fatal(err)
+		}
+		for name, path := range pages {
+			l.looks(ctx, fmt.Sprintf("%s-%d-%s", name, s.width, s.scheme), path)
 		}
 	}
 }

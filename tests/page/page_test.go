@@ -56,6 +56,13 @@ func TestPage(t *testing.T) {
 		l.has(ctx, "whois", "198.51.100.8:20000", "shop/web-0", "16384-32767")
 		l.keep(ctx, "phone")
 	})
+	t.Run("traffic and looks", func(t *testing.T) {
+		l.t = t
+		ctx := l.browser(1280, 900, true)
+		l.traffic(ctx)
+		l.attention(ctx)
+		l.looksAll(ctx)
+	})
 	t.Run("the daemon goes", func(t *testing.T) {
 		l.t = t
 		ctx := l.browser(800, 600, true)

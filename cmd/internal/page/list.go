@@ -128,7 +128,7 @@ func (p *Page) workloads(r *http.Request) (view, error) {
 		if err != nil {
 			return view{}, err
 		}
-		l.Workloads = append(l.Workloads, row{p.owner(a), *c.busy})
+		l.Workloads = append(l.Workloads, row{ownerOf(a), *c.busy})
 	}
 	return view{Title: "Workloads", Place: "workloads", Live: true, Body: &l}, nil
 }

@@ -82,11 +82,7 @@ func (l *lab) view(path string) (cost time.Duration) {
 func TestFiftyThousand(t *testing.T) {
 	l := crowded(t, 50_000)
 	for _, path := range views {
-		l.view(path)
-		best := l.view(path)
-		for range 2 {
-			best = min(best, l.view(path))
-		}
+		best := min(l.view(path), l.view(path))
 		t.Logf("%s: %v", path, best)
 		if best > time.Second {
 			t.Errorf("%s: %v of CPU", path, best)
@@ -95,19 +91,5 @@ func TestFiftyThousand(t *testing.T) {
 		if len(source) > 400_000 {
 			t.Errorf("%s: %d bytes", path, len(source))
 		}
-	}
-}
-
-func BenchmarkFiftyThousand(b *testing.B) {
-	l := crowded(b, 50_000)
-	for _, path := range views {
-		b.Run(path, func(b *testing.B) {
-			for b.Loop() {
-				b.StopTimer()
-				l.now = l.now.Add(time2)
-				b.StartTimer()
-				l.handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil))
-			}
-		})
 	}
 }

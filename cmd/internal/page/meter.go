@@ -13,13 +13,25 @@ import (
 )
 
 // meter is what every workload had used at the last two views. It forgets when nobody
-// looks any more.
+// looks any more. Where the fast path counts, reading all is a system call for each
+// workload and processor: who looks does not wait for that for long, and a page that is
+// left open takes a small part of a processor's time.
 type meter struct {
-	mu     sync.Mutex
-	last   readings
-	pair   pair
-	forget *time.Timer
+	patience time.Duration // how long somebody waits for a reading; 0: usualPatience
+
+	mu      sync.Mutex // guards what follows
+	last    readings
+	pair    pair
+	reading chan struct{} // closed when the reading under way is there; nil: there is none
+	cost    time.Duration // of the last reading
+	forget  *time.Timer
 }
+
+const (
+	usualPatience = 50 * time.Millisecond
+	firstPatience = 2 * time.Second // where there is nothing to be shown instead
+	restFactor    = 10              // times what a reading took there is none
+)
 
 // readings are what all had used at a time, by serial.
 type readings struct {
@@ -49,28 +61,52 @@ type worker struct {
 // workloads one takes a while.
 const meterSpan = time.Second
 
-// look reads anew unless the last reading is too young.
+// look has all read anew unless the last reading is too young, and gives the last two
+// that there are.
 func (m *meter) look(now time.Time, read func() iter.Seq2[uint64, accounting.Usage]) pair {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.last.all != nil && now.Sub(m.last.at) < meterSpan {
-		return m.pair
+	if m.reading == nil && (m.last.all == nil || now.Sub(m.last.at) >= max(meterSpan, restFactor*m.cost)) {
+		m.reading = make(chan struct{})
+		go m.read(now, read, m.reading)
 	}
+	under, patience := m.reading, cmp.Or(m.patience, usualPatience)
+	if m.last.all == nil {
+		patience = max(patience, firstPatience)
+	}
+	m.mu.Unlock()
+	if under != nil {
+		select {
+		case <-under:
+		case <-time.After(patience):
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.pair
+}
+
+// read reads all.
+func (m *meter) read(now time.Time, read func() iter.Seq2[uint64, accounting.Usage], done chan struct{}) {
+	began := time.Now()
+	all := make([]reading, 0, 64)
+	for serial, used := range read() {
+		all = append(all, reading{serial, used})
+	}
+	slices.SortFunc(all, func(a, b reading) int { return cmp.Compare(a.serial, b.serial) })
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	then := m.last
 	if now.Sub(then.at) > longest {
-		then = readings{at: now}
+		then = readings{}
 	}
-	m.last = readings{now, make([]reading, 0, len(then.all)+len(then.all)/8+16)}
-	for serial, used := range read() {
-		m.last.all = append(m.last.all, reading{serial, used})
-	}
-	slices.SortFunc(m.last.all, func(a, b reading) int { return cmp.Compare(a.serial, b.serial) })
-	m.pair = compare(then, m.last)
+	m.last = readings{now, all}
+	m.pair, m.cost = compare(then, m.last), time.Since(began)
 	if m.forget != nil {
 		m.forget.Stop()
 	}
 	m.forget = time.AfterFunc(longest, m.clear)
-	return m.pair
+	m.reading = nil
+	close(done)
 }
 
 func (m *meter) clear() {

@@ -81,6 +81,7 @@ func newLabOf(t testing.TB, pools ...registry.Pool) *lab {
 		Meaning: func(v translator.Verdict) string { return "meaning of " + v.String() },
 		Now:     func() time.Time { return l.now },
 	}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	l.page.meter.patience = time.Minute // whatever else this machine does
 	return l
 }
 
