@@ -41,7 +41,7 @@ const unseen = `(() => {
 // pages are all, as somebody finds them.
 var pages = map[string]string{
 	"overview": "/", "workloads": "/workloads", "address": "/addresses/198.51.100.8", "workload": "/workloads/c0/eth0?flows=remote",
-	"whois": "/whois?address=198.51.100.8:20000", "problem": "/nothing",
+	"whois": "/whois?address=198.51.100.8:20000", "problem": "/nothing", "dropped": "/dropped",
 }
 
 // screens are those that are looked at: every width and every scheme once at least;
@@ -84,6 +84,8 @@ func (l *lab) traffic(ctx context.Context) {
 		l.becomes(ctx, "what it leaves", row("left to the daemon", "port"))
 	}
 	l.has(ctx, "overview", "Pool dedicated is drained", "natless undrain --pool dedicated")
+	l.do(ctx, "dropped", chromedp.Navigate(l.url+"/dropped"))
+	l.becomes(ctx, "for whom", `[...document.querySelectorAll("tbody tr")].some(r => /shop.web-1.*5000.*port-outside-set/s.test(r.textContent))`)
 	l.do(ctx, "workload", chromedp.Navigate(l.url+pages["workload"]))
 	l.becomes(ctx, "flows", `[...document.querySelectorAll("#flows th")].some(t => t.textContent == "192.0.2.2")`)
 	l.becomes(ctx, "a line", `document.querySelectorAll(".chart .line").length == 2`)

@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"context"
 	"net/http"
 	"os"
 
@@ -11,6 +12,8 @@ import (
 	"github.com/natless/natless/cmd/internal/page"
 	"github.com/natless/natless/cmd/internal/web"
 	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/api"
+	apiserver "github.com/natless/natless/config/api/server"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/engine"
 	"github.com/natless/natless/netstack/fastpath"
@@ -29,13 +32,16 @@ func newWeb(d *Daemon, c *config.Config) *web.Server {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics.Handler(all, d.Log))
-	mux.Handle("GET /", page.New(d.shown(), d.Log))
+	mux.Handle("GET /", page.New(d.shown(c.Device.Name), d.Log))
 	return web.New(c.Metrics.Listen, mux, d.Log)
 }
 
 // shown is where the status page's facts come from.
-func (d *Daemon) shown() page.Sources {
+func (d *Daemon) shown(device string) page.Sources {
 	host, _ := os.Hostname() // without it the page has no name
+	drops := &dropWatch{lease: droppedLease, watch: func(ctx context.Context, w api.Watch, send apiserver.Send) error {
+		return d.watch(ctx, w, device, send)
+	}}
 	s := page.Sources{
 		Host:       host,
 		Status:     d.status,
@@ -46,6 +52,7 @@ func (d *Daemon) shown() page.Sources {
 		Meaning:    explain.Meaning,
 		Used:       d.accounts.All,
 		Counted:    d.counted,
+		Dropped:    drops.look,
 	}
 	if d.recorder.collector != nil {
 		s.Flows = d.recorder.flowsOf

@@ -14,7 +14,7 @@ import (
 // good is every page, as somebody finds it who asks for what there is.
 var good = []string{"/", "/addresses/198.51.100.1", "/workloads", "/workloads?name=ns/web", "/workloads?pool=default",
 	"/workloads/00123456789abcdef/eth0", "/whois?address=198.51.100.1:443", "/whois?address=2001:db8::1",
-	"/assets/style.css", "/assets/script.js", "/assets/icon.svg"}
+	"/dropped", "/assets/style.css", "/assets/script.js", "/assets/icon.svg"}
 
 // hostile is what no page is for, some of it for each handler.
 func hostile() (paths []string) {

@@ -44,6 +44,9 @@ type Sources struct {
 	// Flows are those of an assignment that are open or have ended since; nil: they
 	// are not recorded.
 	Flows func(serial uint64, since time.Duration) []api.Flow
+	// Dropped is what is seen of dropped packets while somebody goes on asking; nil:
+	// nobody watches.
+	Dropped func() Dropped
 	// Assignable is what of an address a pool may give away; empty: all.
 	Assignable func(pool string) ports.Set
 	// Complete adds what only the translator knows of a workload.
@@ -74,7 +77,7 @@ func newPage(s Sources, log *slog.Logger) (*Page, http.Handler) {
 		s.Now = time.Now
 	}
 	p := &Page{Sources: s, log: log, views: map[string]*template.Template{}}
-	for _, name := range []string{"overview", "address", "workloads", "workload", "whois", "problem"} {
+	for _, name := range []string{"overview", "address", "workloads", "workload", "whois", "dropped", "problem"} {
 		p.views[name] = template.Must(template.New("frame.html").Funcs(functions).ParseFS(assets, "assets/frame.html", "assets/"+name+".html",
 			"assets/parts.html"))
 	}
@@ -83,6 +86,7 @@ func newPage(s Sources, log *slog.Logger) (*Page, http.Handler) {
 	mux.HandleFunc("GET /addresses/{address}", p.show("address", p.address))
 	mux.HandleFunc("GET /workloads", p.show("workloads", p.workloads))
 	mux.HandleFunc("GET /workloads/{container}/{interface}", p.show("workload", p.workload))
+	mux.HandleFunc("GET /dropped", p.show("dropped", p.dropped))
 	mux.HandleFunc("GET /whois", p.show("whois", p.whois))
 	mux.HandleFunc("GET /assets/{name}", serveAsset)
 	mux.HandleFunc("GET /", p.show("problem", func(*http.Request) (view, error) { return view{}, errNoPage }))

@@ -34,6 +34,7 @@ type lab struct {
 	counts  dataplane.Snapshot
 	used    map[uint64]accounting.Usage
 	flows   []api.Flow
+	dropped Dropped
 	status  api.Status
 	reg     *registry.Registry
 	handler http.Handler
@@ -75,7 +76,8 @@ func newLabOf(t testing.TB, pools ...registry.Pool) *lab {
 			u := l.used[w.Serial]
 			w.Violations, w.Traffic = u.Violations, &api.Traffic{Sent: api.Count(u.Sent), Received: api.Count(u.Received)}
 		},
-		Host: "node-7", Counted: true,
+		Dropped: func() Dropped { return l.dropped },
+		Host:    "node-7", Counted: true,
 		Used:    func() iter.Seq2[uint64, accounting.Usage] { return maps.All(l.used) },
 		Flows:   func(uint64, time.Duration) []api.Flow { return l.flows },
 		Meaning: func(v translator.Verdict) string { return "meaning of " + v.String() },

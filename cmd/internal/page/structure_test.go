@@ -3,10 +3,12 @@
 package page
 
 import (
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/html"
 
@@ -25,6 +27,12 @@ func full(t *testing.T) *lab {
 	l.status.Drains = []api.Drain{{Since: l.now, Left: 3}, {Pool: "dedicated", Since: l.now}}
 	l.status.Reload.Error = "pools[0]: is wrong"
 	l.counts.Verdicts[dataplane.To4][translator.PortOutsideSet].Packets = 20
+	l.dropped = Dropped{Since: l.now.Add(-90 * time.Second), All: 7, LeftOut: 2, Packets: []api.Event{
+		{Time: l.now, Workload: "ns/web", Verdict: "port-outside-set", In: &api.Side{Words: "the first"}},
+		{Time: l.now, Verdict: "malformed", In: &api.Side{Src: netip.MustParseAddr("203.0.113.9"), Words: "a stranger's"}},
+		{Time: l.now.Add(time.Second), Workload: "ns/web", Verdict: "port-outside-set", In: &api.Side{Words: "the second"}},
+		{Time: l.now, Workload: "<script>alert(1)</script>", Verdict: "nonsense"},
+	}}
 	l.flows = []api.Flow{{Proto: "tcp", RemotePort: 443, Initiator: "local", Sent: api.FlowCount{Packets: 2, Bytes: 200}}}
 	l.get("/", 200)
 	l.get("/workloads/00123456789abcdef/eth0", 200)
@@ -33,7 +41,7 @@ func full(t *testing.T) *lab {
 }
 
 // everything is every page of a full lab.
-var everything = append(slices.Clone(good[:8]), "/workloads/00123456789abcdef/eth0?flows=remote", "/workloads?sort=-sent&only=active", "/nothing")
+var everything = append(slices.Clone(good[:8]), "/workloads/00123456789abcdef/eth0?flows=remote", "/workloads?sort=-sent&only=active", "/dropped", "/nothing")
 
 func attr(n *html.Node, name string) (string, bool) {
 	for _, a := range n.Attr {
@@ -187,4 +195,15 @@ func TestFastPath(t *testing.T) {
 	l.now = l.now.Add(time2)
 	l.status.FastPath = api.FastPath{Mode: "auto", State: "off", Detail: "the kernel is too old"}
 	l.shows("/", 200, "off", "the kernel is too old")
+}
+
+func TestDropped(t *testing.T) {
+	l := full(t)
+	l.now = l.now.Add(-time2)
+	l.shows("/dropped", 200, "dropped in the 1 min since this page is open: 7, of which 2 were too many", "ns/web the second port-outside-set meaning of port-outside-set 2 12:00:01",
+		`href="/workloads?name=ns%2fweb"`, "from 203.0.113.9 a stranger's malformed", "12:00:00 the first port-outside-set ns/web")
+	l.dropped = Dropped{Since: l.now, Error: "8 others are watching"}
+	l.shows("/dropped", 200, "Nobody watches them: 8 others are watching")
+	l.dropped.Error = ""
+	l.shows("/dropped", 200, "None so far")
 }
