@@ -21,8 +21,8 @@ type Dropped struct {
 	Error   string      // why nobody watches
 }
 
-// mostDropped is how many lines each of the tables of that page has.
-const mostDropped = 30
+// mostVictims and mostLosses are how many lines the tables of that page have.
+const mostVictims, mostLosses = 30, 15
 
 type dropped struct {
 	Dropped
@@ -40,10 +40,11 @@ type victim struct {
 	Words                string // the last of them
 }
 
-// loss is one packet.
+// loss is a packet, or several of the same words one behind the other.
 type loss struct {
-	Time               time.Time
+	Time               time.Time // of the last
 	Who, Reason, Words string
+	Times              int
 }
 
 func (p *Page) dropped(*http.Request) (view, error) {
@@ -72,15 +73,24 @@ func (p *Page) dropped(*http.Request) (view, error) {
 		}
 		v.Packets++
 		v.Last, v.Words = e.Time, words
-		d.Last = append(d.Last, loss{e.Time, who, e.Verdict, words})
+		one := loss{e.Time, who, e.Verdict, words, 1}
+		if n := len(d.Last); n > 0 && d.Last[n-1].like(&one) {
+			one.Times += d.Last[n-1].Times
+			d.Last = d.Last[:n-1]
+		}
+		d.Last = append(d.Last, one)
 	}
 	slices.SortStableFunc(all, func(a, b *victim) int { return cmp.Or(cmp.Compare(b.Packets, a.Packets), b.Last.Compare(a.Last)) })
-	for _, v := range all[:min(len(all), mostDropped)] {
+	for _, v := range all[:min(len(all), mostVictims)] {
 		d.Victims = append(d.Victims, *v)
 	}
 	slices.Reverse(d.Last)
-	d.Last = d.Last[:min(len(d.Last), mostDropped)]
+	d.Last = d.Last[:min(len(d.Last), mostLosses)]
 	return view{Title: "Dropped packets", Place: "dropped", Live: true, Body: d}, nil
+}
+
+func (l *loss) like(o *loss) bool {
+	return l.Who == o.Who && l.Reason == o.Reason && l.Words == o.Words
 }
 
 // whose says for whom a packet was dropped: a workload, else whoever sent it.

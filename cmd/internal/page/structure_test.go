@@ -31,6 +31,7 @@ func full(t *testing.T) *lab {
 		{Time: l.now, Workload: "ns/web", Verdict: "port-outside-set", In: &api.Side{Words: "the first"}},
 		{Time: l.now, Verdict: "malformed", In: &api.Side{Src: netip.MustParseAddr("203.0.113.9"), Words: "a stranger's"}},
 		{Time: l.now.Add(time.Second), Workload: "ns/web", Verdict: "port-outside-set", In: &api.Side{Words: "the second"}},
+		{Time: l.now.Add(3 * time.Second), Workload: "ns/web", Verdict: "port-outside-set", In: &api.Side{Words: "the second"}},
 		{Time: l.now, Workload: "<script>alert(1)</script>", Verdict: "nonsense"},
 	}}
 	l.flows = []api.Flow{{Proto: "tcp", RemotePort: 443, Initiator: "local", Sent: api.FlowCount{Packets: 2, Bytes: 200}}}
@@ -200,8 +201,8 @@ func TestFastPath(t *testing.T) {
 func TestDropped(t *testing.T) {
 	l := full(t)
 	l.now = l.now.Add(-time2)
-	l.shows("/dropped", 200, "dropped in the 1 min since this page is open: 7, of which 2 were too many", "ns/web the second port-outside-set meaning of port-outside-set 2 12:00:01",
-		`href="/workloads?name=ns%2fweb"`, "from 203.0.113.9 a stranger's malformed", "12:00:00 the first port-outside-set ns/web")
+	l.shows("/dropped", 200, "dropped in the 1 min since this page is open: 7, of which 2 were too many", "ns/web the second port-outside-set meaning of port-outside-set 3 12:00:03",
+		`href="/workloads?name=ns%2fweb"`, "from 203.0.113.9 a stranger's malformed", "12:00:00 the first port-outside-set ns/web", "12:00:03 the second 2 times port-outside-set")
 	l.dropped = Dropped{Since: l.now, Error: "8 others are watching"}
 	l.shows("/dropped", 200, "Nobody watches them: 8 others are watching")
 	l.dropped.Error = ""
