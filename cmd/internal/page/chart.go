@@ -19,6 +19,9 @@ const leastWindow = 30 * time.Second
 // whole takes from the end of an axis what is always nothing.
 var whole = strings.NewReplacer(".00", "", ".0", "")
 
+// leastAxis is what the axis goes to at least, so that silence does not look like a lot.
+const leastAxis = 1000
+
 // point is a rate over a time.
 type point struct {
 	from, to time.Time
@@ -48,7 +51,7 @@ func chartOf(line []point) (c chart) {
 	for _, p := range line {
 		peak = max(peak, p.value)
 	}
-	most := roundUp(peak)
+	most := roundUp(max(peak, leastAxis))
 	x := func(t time.Time) float64 { return chartWidth * t.Sub(c.From).Seconds() / c.To.Sub(c.From).Seconds() }
 	y := func(v float64) float64 { return chartHeight * (1 - v/most) }
 	var b strings.Builder

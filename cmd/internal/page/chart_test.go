@@ -19,7 +19,7 @@ func TestChart(t *testing.T) {
 	}
 	// The first moments are not all of time.
 	c = chartOf([]point{{at, at.Add(3 * time.Second), 0}})
-	if want := "M90.00,30.00L100.00,30.00"; c.Line != want || c.To.Sub(c.From) != leastWindow {
+	if want := "M90.00,30.00L100.00,30.00"; c.Line != want || c.Most != "1\u00a0kbit/s" || c.To.Sub(c.From) != leastWindow {
 		t.Errorf("%+v, want the line %s", c, want)
 	}
 	if c := chartOf(nil); c.Line != "" {
