@@ -77,14 +77,15 @@ func (l *lab) view(path string) (cost time.Duration) {
 }
 
 // TestFiftyThousand: what each page costs with fifty thousand workloads is far below
-// what anybody waits for, and it is of a size that anybody can load. The bound is ten
-// times and more what was measured (under 60 ms), for slow machines.
+// what anybody waits for, and it is of a size that anybody can load. The bound is many
+// times what was measured on a busy machine (under 100 ms of CPU, a quarter of a second
+// for a page far behind in the list), for slow ones.
 func TestFiftyThousand(t *testing.T) {
 	l := crowded(t, 50_000)
 	for _, path := range views {
 		best := min(l.view(path), l.view(path))
 		t.Logf("%s: %v", path, best)
-		if best > time.Second {
+		if best > 2*time.Second {
 			t.Errorf("%s: %v of CPU", path, best)
 		}
 		_, source := l.get(path, 200)
