@@ -59,7 +59,6 @@ type heading struct {
 // candidate is a workload that is looked for.
 type candidate struct {
 	key        api.Key
-	serial     uint64
 	name, pool string
 	address    netip.Addr
 	since      time.Time
@@ -102,24 +101,10 @@ func (p *Page) workloads(r *http.Request) (view, error) {
 	used := p.used()
 	l.All, l.Seconds = p.Registry.Len(), used.seconds
 	found := p.find(&l, &used)
-	l.Found = len(found)
 	l.head(by, back)
 	number, _ := strconv.Atoi(q.Get("page"))
-	number = min(max(number, 1), max((len(found)+perPage-1)/perPage, 1))
-	l.First, l.Last = (number-1)*perPage+1, min(number*perPage, len(found))
-	if number > 1 {
-		l.Previous = l.query(l.Sort, number-1)
-	}
-	if l.Last < len(found) {
-		l.Next = l.query(l.Sort, number+1)
-	}
-	shown := first(found, l.Last, func(a, b *candidate) int {
-		c := by.compare(a, b)
-		if back {
-			c = -c
-		}
-		return cmp.Or(c, natural(a.name, b.name), strings.Compare(a.key.ContainerID, b.key.ContainerID), strings.Compare(a.key.Interface, b.key.Interface))
-	})
+	l.turn(number, len(found))
+	shown := first(found, l.Last, by.order(back))
 	for _, c := range shown[min(l.First-1, len(shown)):] {
 		a, err := p.Registry.Get(c.key)
 		if errors.Is(err, registry.ErrNotFound) { // gone meanwhile
@@ -131,6 +116,34 @@ func (p *Page) workloads(r *http.Request) (view, error) {
 		l.Workloads = append(l.Workloads, row{ownerOf(a), *c.busy})
 	}
 	return view{Title: "Workloads", Place: "workloads", Live: true, Body: &l}, nil
+}
+
+// turn turns to a page of those that were found, or the nearest that there is.
+func (l *list) turn(page, found int) {
+	page = min(max(page, 1), max((found+perPage-1)/perPage, 1))
+	l.Found, l.First, l.Last = found, (page-1)*perPage+1, min(page*perPage, found)
+	if page > 1 {
+		l.Previous = l.query(l.Sort, page-1)
+	}
+	if l.Last < found {
+		l.Next = l.query(l.Sort, page+1)
+	}
+}
+
+// order compares by the column, and equal ones by name and key, so that no line jumps.
+func (o *order) order(back bool) func(a, b *candidate) int {
+	return func(a, b *candidate) int {
+		switch c := o.compare(a, b); {
+		case c != 0 && back:
+			return -c
+		case c != 0:
+			return c
+		}
+		if c := natural(a.name, b.name); c != 0 {
+			return c
+		}
+		return cmp.Or(strings.Compare(a.key.ContainerID, b.key.ContainerID), strings.Compare(a.key.Interface, b.key.Interface))
+	}
 }
 
 // first gives the first few in an order: of many it does not order all the others.
@@ -180,7 +193,8 @@ func (p *Page) find(l *list, used *pair) (found []candidate) {
 		if l.Pool != "" && l.Pool != a.Pool || !wanted(a) {
 			continue
 		}
-		c := candidate{key: a.Key, serial: a.Serial, name: nameOf(a.Key, a.Request.Name), pool: a.Pool, address: a.Address, since: a.Since, busy: used.of(a.Serial, &hint)}
+		c := candidate{key: a.Key, name: nameOf(a.Key, a.Request.Name), pool: a.Pool, address: a.Address, since: a.Since,
+			busy: used.of(a.Serial, &hint)}
 		if l.Only == "active" && !c.busy.Active() || l.Only == "refused" && c.busy.Violations == 0 {
 			continue
 		}
