@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 
 	"github.com/natless/natless/config/api"
@@ -106,6 +107,10 @@ func (l *lab) browser(width, height int64, javascript bool) context.Context {
 	l.do(ctx, "start chromium", chromedp.EmulateViewport(width, height))
 	ctx, cancel = context.WithTimeout(ctx, time.Minute) // the first context is the browser's life
 	l.t.Cleanup(cancel)
+	note := page.AddScriptToEvaluateOnNewDocumentParams{Source: `addEventListener("securitypolicyviolation", e => (window.refused ||= []).push(e.violatedDirective + " " + e.blockedURI))`}
+	if _, err := chromedp.Call(ctx, page.AddScriptToEvaluateOnNewDocument, note); err != nil {
+		l.t.Fatal(err)
+	}
 	if _, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: !javascript}); err != nil {
 		l.t.Fatal(err)
 	}

@@ -38,6 +38,9 @@ const unseen = `(() => {
   return found;
 })()`
 
+// foreign is what the page's policy refused, and what was loaded from elsewhere.
+const foreign = `[...(window.refused || []), ...performance.getEntriesByType("resource").map(r => r.name).filter(n => !n.startsWith(location.origin + "/"))]`
+
 // pages are all, as somebody finds them.
 var pages = map[string]string{
 	"overview": "/", "workloads": "/workloads", "address": "/addresses/198.51.100.8", "workload": "/workloads/c0/eth0?flows=remote",
@@ -138,6 +141,9 @@ func (l *lab) looks(ctx context.Context, name, path string) {
 	l.do(ctx, name, chromedp.Navigate(l.url+path))
 	if wider := ask(l, ctx, name, chromedp.Evaluate[int](overflow)); wider > 0 {
 		l.t.Errorf("%s: is %d pixels wider than the screen", name, wider)
+	}
+	for _, found := range ask(l, ctx, name, chromedp.Evaluate[[]string](foreign)) {
+		l.t.Errorf("%s: it asks for what it must not: %s", name, found)
 	}
 	for _, found := range ask(l, ctx, name, chromedp.Evaluate[[]string](unseen)) {
 		l.t.Errorf("%s: %s", name, found)
