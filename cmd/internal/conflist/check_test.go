@@ -8,8 +8,8 @@ import (
 
 func TestMisspelt(t *testing.T) {
 	for text, want := range map[string]string{
-		`{"type": "natless-cni", "socket": "/x", "pool": "a", "ports": 1, "address": "192.0.2.1", "extraPorts": [], "tcpTwReuse": true}`: "",
-		`{"cniVersion": "1.1.0", "name": "pods", "capabilities": {}, "ipam": {}, "dns": {}, "prevResult": {}, "somethingNew": 1}`:        "",
+		`{"type": "natless-cni", "socket": "/x", "pool": "a", "ports": 1, "address": "192.0.2.1", "extraPorts": [], "ipv4": "inside", "tcpTwReuse": true}`: "",
+		`{"cniVersion": "1.1.0", "name": "pods", "capabilities": {}, "ipam": {}, "dns": {}, "prevResult": {}, "somethingNew": 1}`:                          "",
 		`{"prots": 1}`: "prots is ports", `{"extra_ports": []}`: "extra_ports is extraPorts", `{"Pools": "x"}`: "Pools is pool",
 		`{"adress": ""}`: "adress is address", `no JSON`: "",
 	} {
