@@ -30,12 +30,15 @@ func (d *Dataplane) Snapshot() Snapshot {
 	return s
 }
 
-// Translated is how many packets were translated, both ways.
+// Translated is how many packets were translated, both ways, or were IPv4 of workloads
+// that have it inside: those that the fast path could have taken.
 func (d *Dataplane) Translated() (n uint64) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	for _, l := range d.loops {
-		n += l.counters.verdicts[To4][translator.Forward4].packets.Load() + l.counters.verdicts[To6][translator.Forward6].packets.Load()
+		v := &l.counters.verdicts
+		n += v[To4][translator.Forward4].packets.Load() + v[To6][translator.Forward6].packets.Load() +
+			v[Across][translator.Pass4].packets.Load() + v[Across][translator.Deliver4].packets.Load()
 	}
 	return n
 }

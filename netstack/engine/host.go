@@ -159,7 +159,7 @@ func (h *Host) openFastPath(o Options, workloads iter.Seq[Workload]) (err error)
 		h.parts.FastPath = h.FastPath
 	}
 	h.Diversion.pause, h.Diversion.interfaces = h.FastPath.diverts()
-	h.Diversion.daemon = func() uint64 { return h.Dataplane.Translated() }
+	h.Diversion.daemon = h.translated
 	return nil
 }
 
@@ -193,6 +193,15 @@ const FastPathTask = "fast path"
 type Task struct {
 	Name string
 	Runner
+}
+
+// translated is how many packets the daemon has translated, or passed on as IPv4.
+func (h *Host) translated() uint64 {
+	n := h.Dataplane.Translated()
+	if h.Inside != nil {
+		n += h.Inside.Translated()
+	}
+	return n
 }
 
 // Tasks are in the order in which they may end, the last first. Routes follow the
