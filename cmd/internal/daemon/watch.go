@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,7 +54,8 @@ func (d *Daemon) watch(ctx context.Context, w api.Watch, device string, send api
 	for _, name := range filter.Resolve(d.keeper.called) {
 		hello.Notes = append(hello.Notes, fmt.Sprintf("no workload is called %q just now", name))
 	}
-	forwarded := filter.MayWant(translator.Forward4) || filter.MayWant(translator.Forward6) // the kernel does nothing else
+	wanted := slices.ContainsFunc([]translator.Verdict{translator.Forward4, translator.Forward6, translator.Pass4, translator.Deliver4},
+		filter.MayWant) // the kernel does nothing else
 	switch {
 	case w.All:
 		end, err := d.host.Diversion.All()
@@ -61,10 +63,10 @@ func (d *Daemon) watch(ctx context.Context, w api.Watch, device string, send api
 			return err
 		}
 		defer end()
-	case !w.Leave && forwarded:
+	case !w.Leave && wanted:
 		defer d.host.Diversion.Sample()()
 	}
-	if note := d.host.Diversion.Note(!w.Leave); note != "" && forwarded {
+	if note := d.host.Diversion.Note(!w.Leave); note != "" && wanted {
 		hello.Notes = append(hello.Notes, note)
 	}
 	viewer, err := d.host.Hub.Open(o)
@@ -110,8 +112,16 @@ func (d *Daemon) inKernel() uint64 {
 	if d.host.FastPath.Manager == nil {
 		return 0
 	}
-	n := d.host.FastPath.Snapshot()
-	return n.Workload[fastpath.Translated].Packets + n.Uplink[fastpath.Translated].Packets
+	return forwarded(d.host.FastPath.Snapshot())
+}
+
+// forwarded is how many packets the fast path has sent on, each once: Given are the
+// daemon's.
+func forwarded(n fastpath.Counters) (all uint64) {
+	for _, c := range []*[fastpath.NumReasons]fastpath.Count{&n.Workload, &n.Uplink, &n.Inside, &n.Delivered} {
+		all += c[fastpath.Translated].Packets
+	}
+	return all
 }
 
 func (r *watching) line(s api.Seen) {
