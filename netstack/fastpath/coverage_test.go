@@ -108,6 +108,7 @@ func oddWorlds() []generate.World {
 
 // TestBranches takes every branch of the program, and lists them with -v.
 func TestBranches(t *testing.T) {
+	t.Parallel()
 	f, marks := covered(t)
 	r := newRig(t)
 	r.IP("route add unreachable 192.0.2.128/26")

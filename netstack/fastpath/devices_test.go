@@ -207,6 +207,7 @@ func sameOffload(got, want translator.Offload) error {
 // TestDevices sends generated packets through real devices: superpackets of up
 // to 64 KiB, checksums left to the device, VLAN tags and the rest.
 func TestDevices(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root)
 	n := 20_000
 	if testing.Short() {

@@ -250,6 +250,7 @@ type comparison struct {
 // by the translator: the program gives the same bytes or leaves the packet as it
 // is, and leaves none that is plain.
 func TestDifferential(t *testing.T) {
+	t.Parallel()
 	c := &comparison{t: t, rig: newRig(t), worlds: map[string]int64{}}
 	for _, w := range generate.AllWorlds() {
 		switch {

@@ -118,6 +118,7 @@ func randomMapping(r *rand.Rand) mapping.Mapping {
 // TestEdit makes random edits: the maps hold, after each, what they would hold
 // were they written anew.
 func TestEdit(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root)
 	f := loaded(t)
 	if err := f.Edit(nil, nil, nil); err == nil {

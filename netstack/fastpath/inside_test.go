@@ -179,6 +179,7 @@ func TestInsideWays(t *testing.T) {
 // TestInsideEdits: a workload with IPv4 inside comes, moves to another interface, and
 // goes.
 func TestInsideEdits(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	f := loaded(t)
 	table, err := mapping.New(netip.MustParsePrefix("64:ff9b::/96"), nil)

@@ -45,6 +45,7 @@ func worldNamed(t *testing.T, name string) generate.World {
 // says of the edges of each entry, and of what lies beside them, is what the
 // translator says, as source and as destination, whatever the prefix.
 func TestSpecialAddresses(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	for _, name := range []string{"global-only", "well-known", "96"} {
 		w := worldNamed(t, name)
@@ -193,6 +194,7 @@ func TestOurs(t *testing.T) {
 // packet that would overflow the length of the other family is passed on, and
 // what comes out has the length that it says, and its class.
 func TestLongest(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	f := loaded(t)
 	p := newPair(t, r, worldNamed(t, "well-known"), f)

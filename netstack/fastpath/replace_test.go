@@ -23,6 +23,7 @@ import (
 // TestSwitch replaces tables while packets go through: each packet is translated
 // by the one or by the other, never by something of both, and none is passed on.
 func TestSwitch(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	f := loaded(t)
 	one := func(v6, v4 string) mapping.Mapping {

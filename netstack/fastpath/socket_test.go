@@ -72,6 +72,7 @@ func newHosts(t *testing.T) *hosts {
 
 // TestTCP sends data there and back over a connection of the kernel's.
 func TestTCP(t *testing.T) {
+	t.Parallel()
 	h := newHosts(t)
 	var listener net.Listener
 	var err error
@@ -130,6 +131,7 @@ func (h *hosts) whole(t *testing.T) {
 // TestUDP sends datagrams by UDP_SEGMENT: the kernel hands them over in one
 // superpacket, and they arrive one by one.
 func TestUDP(t *testing.T) {
+	t.Parallel()
 	h := newHosts(t)
 	var server, client net.PacketConn
 	var err error

@@ -70,9 +70,8 @@ func newServed(t *testing.T) *peer {
 // TestAnswersWait: while nothing that the stack says can be written, it answers no
 // more than it has room for, and afterwards all the rest.
 func TestAnswersWait(t *testing.T) {
-	var held sync.Mutex
-	held.Lock()
-	s, err := New(Config{IPv4: own[0], IPv6: own[1], Write: func(*translator.Packet) error { held.Lock(); held.Unlock(); return nil }})
+	held := make(chan struct{})
+	s, err := New(Config{IPv4: own[0], IPv6: own[1], Write: func(*translator.Packet) error { <-held; return nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +86,7 @@ func TestAnswersWait(t *testing.T) {
 			time.Sleep(burstTime)
 		}
 	}
-	held.Unlock()
+	close(held)
 	for end := time.Now().Add(patient); s.Stats().Written+s.Stats().Dropped < sent; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("of %d packets, after %v: %+v", sent, patient, s.Stats())

@@ -26,12 +26,11 @@ import (
 // by the prefix.
 type insiders struct {
 	*node
-	d       *daemon.Daemon
-	network string // of the containers
-	a, b    *pod   // inside
-	six     *pod   // by the prefix
-	wa, wb  api.Workload
-	wsix    api.Workload
+	d      *daemon.Daemon
+	a, b   *pod // inside
+	six    *pod // by the prefix
+	wa, wb api.Workload
+	wsix   api.Workload
 }
 
 const insidePublished = 8080 // a port besides its share, which a has
