@@ -107,8 +107,8 @@ func (l *lab) start(d Desired) (m *Manager, stop func() error) {
 	case <-m.Ready():
 	case err := <-ended:
 		l.t.Fatalf("manager ended: %v", err)
-	case <-time.After(5 * time.Second):
-		l.t.Fatal("manager not ready after 5 s")
+	case <-time.After(20 * time.Second):
+		l.t.Fatal("manager not ready after 20 s")
 	}
 	return m, stop
 }

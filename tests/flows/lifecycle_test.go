@@ -3,6 +3,7 @@
 package flows
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -123,7 +124,10 @@ func TestStreamSurvives(t *testing.T) {
 			s := load.StartPaced(t, n.w, n.server, serverv6)
 			before := s.Retransmitted()
 			for range 50 {
-				if err := n.daemon.Client().Flows(t.Context(), api.FlowFilter{Open: true}, func(api.SeenFlow) error { return nil }); err != nil {
+				err := n.daemon.Client().Flows(t.Context(), api.FlowFilter{Open: true}, func(api.SeenFlow) error { return nil })
+				if p := (*api.Problem)(nil); errors.As(err, &p) && p.Code == api.CodeRateLimited {
+					time.Sleep(100 * time.Millisecond)
+				} else if err != nil {
 					t.Fatal(err)
 				}
 			}
