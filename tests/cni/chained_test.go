@@ -198,7 +198,7 @@ func limited(t *testing.T, n *node, d *daemon.Daemon, p *pod, egress bool) error
 
 // fetch asks the server for the first bytes of its file.
 func (n *node) fetch(ns *netns.NS, options ...string) error {
-	args := append([]string{"-sS", "--max-time", "10", "--range", "0-99", "-o", "/dev/null", "http://[" + server6 + "]/?who=host"}, options...)
+	args := append([]string{"-sS", "--max-time", "60", "--range", "0-99", "-o", "/dev/null", "http://[" + server6 + "]/?who=host"}, options...)
 	if out, err := ns.Command("curl", args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("curl: %w: %s", err, out)
 	}

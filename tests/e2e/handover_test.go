@@ -29,6 +29,7 @@ func newHandover(t *testing.T, more ...string) *topology {
 // that the queues can hold, however the daemon ended.
 func TestRestartLosesNothing(t *testing.T) {
 	t.Parallel()
+	const batch = 64 // batchLimit of package tun
 	for _, queues := range []string{"1", "2"} {
 		t.Run("queues="+queues, func(t *testing.T) {
 			n := newHandover(t, "device: {queues: "+queues+"}")
@@ -36,8 +37,8 @@ func TestRestartLosesNothing(t *testing.T) {
 			for _, end := range []struct {
 				name string
 				end  func()
-				lost int64 // each time: what a killed one had read and not yet written
-			}{{"SIGTERM", n.daemon.Stop, 0}, {"SIGKILL", n.daemon.Kill, 4}} {
+				lost int64 // each time: what a killed one had read and not yet written, at most a batch
+			}{{"SIGTERM", n.daemon.Stop, 0}, {"SIGKILL", n.daemon.Kill, batch}} {
 				const rounds = 4
 				flows := []*load.Datagrams{load.SendDatagrams(t, n.w1, n.server, serverv6), load.SendDatagrams(t, n.server, n.w1, workload1v4)}
 				var outage time.Duration

@@ -57,7 +57,7 @@ func TestManyNewFlows(t *testing.T) {
 			}
 			dropped := s.Receivers[0].Dropped
 			t.Logf("%d sent in %v, %d translated, %d in records, %d not itemised, %d records dropped", sent, long, came, packets, s.Lost.Packets, dropped)
-			if came < 10_000 || packets+s.Lost.Packets+dropped != came {
+			if came < 1000 || packets+s.Lost.Packets+dropped != came {
 				t.Errorf("%d packets were translated", came)
 			}
 		})
