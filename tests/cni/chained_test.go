@@ -244,7 +244,11 @@ func TestTuning(t *testing.T) {
 		if (err == nil) != (c.check == "") || !strings.Contains(out, c.check) {
 			return fmt.Errorf("%s: CHECK said %q, want %q", c.name, out, c.check)
 		}
-		if err := n.fetch(p.NS); (err == nil) != (c.name != "range after") {
+		patience := "60"
+		if c.name == "range after" {
+			patience = "3"
+		}
+		if err := n.fetch(p.NS, "--max-time", patience); (err == nil) != (c.name != "range after") {
 			return fmt.Errorf("%s: %v", c.name, err)
 		}
 		return nil
