@@ -28,7 +28,6 @@ func newHandover(t *testing.T, more ...string) *topology {
 // A restart under a service manager with a descriptor store loses no packet
 // that the queues can hold, however the daemon ended.
 func TestRestartLosesNothing(t *testing.T) {
-	t.Parallel()
 	const batch = 64 // batchLimit of package tun
 	for _, queues := range []string{"1", "2"} {
 		t.Run("queues="+queues, func(t *testing.T) {
@@ -68,7 +67,6 @@ func TestRestartLosesNothing(t *testing.T) {
 // Connections live on over restarts, and what --handover leaves goes with
 // --cleanup.
 func TestHandover(t *testing.T) {
-	t.Parallel()
 	netns.Require(t, netns.Root, "nft")
 	n := newNamespaces(t)
 	before := n.state()

@@ -98,7 +98,6 @@ func (n *topology) streams() []*load.Stream {
 }
 
 func TestReloadUnderLoad(t *testing.T) {
-	t.Parallel()
 	n := newTopology(t)
 	streams := n.streams()
 	for _, s := range streams {
@@ -156,7 +155,6 @@ func TestReloadRefused(t *testing.T) {
 // The same connections live on over the death of the daemon: nobody remembers
 // them but their ends.
 func TestKilledUnderLoad(t *testing.T) {
-	t.Parallel()
 	n := newTopology(t)
 	streams := n.streams()
 	for range 3 {
