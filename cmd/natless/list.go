@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
 
@@ -98,12 +99,12 @@ var sortable = []struct {
 	name    string
 	compare func(a, b *api.Row) int
 }{
-	{"name", func(a, b *api.Row) int { return natural(a.Name, b.Name) }},
+	{"name", func(a, b *api.Row) int { return words.Natural(a.Name, b.Name) }},
 	{"workload", func(*api.Row, *api.Row) int { return 0 }},
-	{"network", func(a, b *api.Row) int { return natural(a.Network, b.Network) }},
+	{"network", func(a, b *api.Row) int { return words.Natural(a.Network, b.Network) }},
 	{"ipv6", func(a, b *api.Row) int { return address(a.IPv6).Compare(address(b.IPv6)) }},
-	{"address", func(a, b *api.Row) int { return cmp.Or(a.Address.Compare(b.Address), natural(a.Ports, b.Ports)) }},
-	{"pool", func(a, b *api.Row) int { return natural(a.Pool, b.Pool) }},
+	{"address", func(a, b *api.Row) int { return cmp.Or(a.Address.Compare(b.Address), words.Natural(a.Ports, b.Ports)) }},
+	{"pool", func(a, b *api.Row) int { return words.Natural(a.Pool, b.Pool) }},
 	{"age", func(a, b *api.Row) int { return b.Since.Compare(a.Since) }},
 	{"violations", func(a, b *api.Row) int { return cmp.Compare(a.Violations, b.Violations) }},
 	{"sent", func(a, b *api.Row) int { return cmp.Compare(a.Traffic.Sent.Bytes, b.Traffic.Sent.Bytes) }},
@@ -158,31 +159,6 @@ func (l *listing) order(rows []api.Row) {
 func address(s string) netip.Addr {
 	a, _ := netip.ParseAddr(s)
 	return a
-}
-
-// natural compares texts as people do: web-9 comes before web-10.
-func natural(a, b string) int {
-	for a != "" && b != "" {
-		i, j := digits(a), digits(b)
-		if i > 0 && j > 0 {
-			x, y := strings.TrimLeft(a[:i], "0"), strings.TrimLeft(b[:j], "0")
-			if c := cmp.Or(cmp.Compare(len(x), len(y)), strings.Compare(x, y)); c != 0 {
-				return c
-			}
-			a, b = a[i:], b[j:]
-			continue
-		}
-		if a[0] != b[0] {
-			return cmp.Compare(a[0], b[0])
-		}
-		a, b = a[1:], b[1:]
-	}
-	return cmp.Compare(len(a), len(b))
-}
-
-// digits is how many a text begins with.
-func digits(s string) int {
-	return len(s) - len(strings.TrimLeft(s, "0123456789"))
 }
 
 func bytesOf(r *api.Row) uint64 { return r.Traffic.Sent.Bytes + r.Traffic.Received.Bytes }

@@ -126,7 +126,7 @@ var tops = []struct {
 	{"received", func(a, b *busy) int { return cmp.Compare(b.received.Bytes, a.received.Bytes) }},
 	{"packets", func(a, b *busy) int { return cmp.Compare(b.packets(), a.packets()) }},
 	{"refused", func(a, b *busy) int { return cmp.Compare(b.refused, a.refused) }},
-	{"name", func(a, b *busy) int { return natural(a.row.Name, b.row.Name) }},
+	{"name", func(a, b *busy) int { return words.Natural(a.row.Name, b.row.Name) }},
 }
 
 func topNames() (names []string) {
@@ -184,7 +184,7 @@ func (l *look) order(by string) {
 		if c := compare(&a, &b); c != 0 {
 			return c
 		}
-		return cmp.Or(natural(a.row.Name, b.row.Name), strings.Compare(a.row.ContainerID, b.row.ContainerID),
+		return cmp.Or(words.Natural(a.row.Name, b.row.Name), strings.Compare(a.row.ContainerID, b.row.ContainerID),
 			strings.Compare(a.row.Interface, b.row.Interface))
 	})
 }

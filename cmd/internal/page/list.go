@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
 )
@@ -73,9 +74,9 @@ type order struct {
 }
 
 var orders = []order{
-	{"name", "Workload", "", false, func(a, b *candidate) int { return natural(a.name, b.name) }},
+	{"name", "Workload", "", false, func(a, b *candidate) int { return words.Natural(a.name, b.name) }},
 	{"address", "Address and ports", "side", false, func(a, b *candidate) int { return a.address.Compare(b.address) }},
-	{"pool", "Pool", "side", false, func(a, b *candidate) int { return natural(a.pool, b.pool) }},
+	{"pool", "Pool", "side", false, func(a, b *candidate) int { return words.Natural(a.pool, b.pool) }},
 	{"since", "Since", "wide-only", false, func(a, b *candidate) int { return b.since.Compare(a.since) }},
 	{"sent", "Sent", "n", true, func(a, b *candidate) int {
 		return cmp.Or(cmp.Compare(b.busy.SentRate, a.busy.SentRate), cmp.Compare(b.busy.Sent.Bytes, a.busy.Sent.Bytes))
@@ -139,7 +140,7 @@ func (o *order) order(back bool) func(a, b *candidate) int {
 		case c != 0:
 			return c
 		}
-		if c := natural(a.name, b.name); c != 0 {
+		if c := words.Natural(a.name, b.name); c != 0 {
 			return c
 		}
 		return cmp.Or(strings.Compare(a.key.ContainerID, b.key.ContainerID), strings.Compare(a.key.Interface, b.key.Interface))

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/translator"
@@ -98,7 +99,7 @@ func (f *fastPath) Some() []api.FastPathInterface {
 		return 3
 	}
 	all := slices.SortedStableFunc(slices.Values(f.Interfaces), func(a, b api.FastPathInterface) int {
-		return cmp.Or(cmp.Compare(weight(a), weight(b)), natural(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(weight(a), weight(b)), words.Natural(a.Name, b.Name))
 	})
 	return all[:min(len(all), mostInterfaces)]
 }

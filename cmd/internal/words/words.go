@@ -1,5 +1,5 @@
-// Package words is how the programs say numbers and lists to people, and which
-// version they are. What is said may not enter.
+// Package words is how the programs say numbers and lists to people, in which
+// order, and which version they are. What is said may not enter.
 package words
 
 import (

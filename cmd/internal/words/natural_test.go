@@ -1,6 +1,4 @@
-//go:build linux
-
-package page
+package words
 
 import (
 	"cmp"
@@ -9,7 +7,7 @@ import (
 	"testing"
 )
 
-// plain is natural as one would say it.
+// plain is Natural as one would say it.
 func plain(a, b string) int {
 	digits := func(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789")) }
 	full := cmp.Compare(len(a), len(b))
@@ -34,7 +32,7 @@ func plain(a, b string) int {
 func TestNatural(t *testing.T) {
 	for _, ordered := range [][]string{{"", "1", "a"}, {"web-9", "web-10", "web-010"}, {"a1b", "a1c", "a2", "a10", "ab"}, {"1a", "12", "a"}, {"x01y2", "x1y10"}} {
 		for i := range ordered[1:] {
-			if a, b := ordered[i], ordered[i+1]; natural(a, b) >= 0 || natural(b, a) <= 0 {
+			if a, b := ordered[i], ordered[i+1]; Natural(a, b) >= 0 || Natural(b, a) <= 0 {
 				t.Errorf("%q does not come before %q", a, b)
 			}
 		}
@@ -48,8 +46,8 @@ func TestNatural(t *testing.T) {
 		return string(b)
 	}
 	for range 50_000 {
-		if a, b := word(), word(); natural(a, b) != plain(a, b) {
-			t.Fatalf("natural(%q, %q) = %d, want %d", a, b, natural(a, b), plain(a, b))
+		if a, b := word(), word(); Natural(a, b) != plain(a, b) {
+			t.Fatalf("Natural(%q, %q) = %d, want %d", a, b, Natural(a, b), plain(a, b))
 		}
 	}
 }

@@ -1,12 +1,10 @@
-//go:build linux
-
-package page
+package words
 
 import "cmp"
 
-// natural compares texts as people do: web-9 comes before web-10. It is asked half a
+// Natural compares texts as people do: web-9 comes before web-10. It is asked half a
 // million times for a list, so it looks at nothing but where they differ.
-func natural(a, b string) int {
+func Natural(a, b string) int {
 	full, at := cmp.Compare(len(a), len(b)), 0
 	for {
 		for at+8 <= len(a) && at+8 <= len(b) && a[at:at+8] == b[at:at+8] {
