@@ -28,7 +28,6 @@ func newHandover(t *testing.T, more ...string) *topology {
 // A restart under a service manager with a descriptor store loses no packet
 // that the queues can hold, however the daemon ended.
 func TestRestartLosesNothing(t *testing.T) {
-	const batch = 64 // batchLimit of package tun
 	for _, queues := range []string{"1", "2"} {
 		t.Run("queues="+queues, func(t *testing.T) {
 			n := newHandover(t, "device: {queues: "+queues+"}")
@@ -36,8 +35,8 @@ func TestRestartLosesNothing(t *testing.T) {
 			for _, end := range []struct {
 				name string
 				end  func()
-				lost int64 // each time: what a killed one had read and not yet written, at most a batch
-			}{{"SIGTERM", n.daemon.Stop, 0}, {"SIGKILL", n.daemon.Kill, batch}} {
+				lost int64 // each time: what a killed one had read and not yet written
+			}{{"SIGTERM", n.daemon.Stop, 0}, {"SIGKILL", n.daemon.Kill, 4}} {
 				const rounds = 4
 				flows := []*load.Datagrams{load.SendDatagrams(t, n.w1, n.server, serverv6), load.SendDatagrams(t, n.server, n.w1, workload1v4)}
 				var outage time.Duration
