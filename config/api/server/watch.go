@@ -51,9 +51,19 @@ func (s *Server) watch(r *http.Request) (any, error) {
 	}
 	p := peerOf(r.Context())
 	return stream{"application/x-ndjson", func(ctx context.Context, send Send) error {
-		s.Log.Info("somebody watches packets", "filter", w.Filter, "bytes", w.Bytes, "uid", p.uid, "pid", p.pid)
-		defer s.Log.Info("watches packets no more", "uid", p.uid, "pid", p.pid)
-		return s.Watch(ctx, w, send)
+		looks := false // from the first word on, which is sent when packets are seen
+		defer func() {
+			if looks {
+				s.Log.Info("watches packets no more", "uid", p.uid, "pid", p.pid)
+			}
+		}()
+		return s.Watch(ctx, w, func(part []byte) error {
+			if !looks {
+				looks = true
+				s.Log.Info("somebody watches packets", "filter", w.Filter, "bytes", w.Bytes, "uid", p.uid, "pid", p.pid)
+			}
+			return send(part)
+		})
 	}}, nil
 }
 
