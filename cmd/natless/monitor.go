@@ -59,6 +59,7 @@ lost. With -o json each packet is a line of JSON.
 			m := &monitoring{seeing: &s, out: out, json: o.output == "json", style: packets.Style{
 				ASCII: !utf8Locale(), Color: colorful(out), Words: words, Prefix: stream.Hello.Prefix}}
 			notes(c.ErrOrStderr(), stream.Hello)
+			fmt.Fprintf(c.ErrOrStderr(), "watching %s, Ctrl-C ends it\n", stream.Hello.Device)
 			counts, err := s.watch(c.Context(), stream, m.show)
 			m.gap(counts)
 			summary(c.ErrOrStderr(), "shown", m.shown, counts)

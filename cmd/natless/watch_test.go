@@ -2,8 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"io"
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -81,6 +86,28 @@ func TestWatchCompletion(t *testing.T) {
 		}
 		if d := cmp.Diff("6to4\n4to6\n4to4\n:4\n", complete(command, "--direction", "")); d != "" {
 			t.Error(d)
+		}
+	}
+}
+
+// Who interrupts before an answer is told that, and not that the daemon is at fault.
+func TestInterrupted(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "silent.sock")
+	silent, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	for _, command := range []string{"monitor", "capture -w /dev/null", "status", "workloads", "top"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(20*time.Millisecond, cancel)
+		root := newRoot(&options{})
+		root.SetOut(io.Discard)
+		root.SetErr(io.Discard)
+		root.SetArgs(append(strings.Fields(command), "--socket", socket))
+		err := root.ExecuteContext(ctx)
+		if err == nil || !strings.HasPrefix(advise(socket, err).Error(), "interrupted before natlessd answered on "+socket) || strings.Contains(advise(socket, err).Error(), "alive") {
+			t.Errorf("%s: %v", command, err)
 		}
 	}
 }

@@ -287,6 +287,9 @@ func (c *Client) unavailable(err error) error {
 	if errors.As(err, &u) {
 		err = u.Err
 	}
+	if errors.Is(err, context.Canceled) { // the asker's doing
+		return fmt.Errorf("interrupted before natlessd answered on %s (%w)", c.socket, err)
+	}
 	return &Problem{Code: CodeUnavailable, Detail: fmt.Sprintf("natlessd does not answer on %s: %v", c.socket, err), Err: err}
 }
 

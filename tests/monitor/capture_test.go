@@ -99,7 +99,13 @@ func TestCapture(t *testing.T) {
 	v := n.watch("capture", "-w", file, "not net ff00::/8")
 	n.traffic()
 	n.w.Run("ping", "-c", "2", "-i", "0.1", server6)
-	time.Sleep(200 * time.Millisecond)
+	grown, size := time.Now(), int64(0)
+	within(t, "no more is written", func() bool {
+		if info, err := os.Stat(file); err == nil && info.Size() != size {
+			grown, size = time.Now(), info.Size()
+		}
+		return time.Since(grown) > time.Second
+	})
 	_, said := v.end()
 
 	rows := whole(t, file)
@@ -175,7 +181,7 @@ func TestSuperpackets(t *testing.T) {
 	long, short := filepath.Join(dir, "whole.pcapng"), filepath.Join(dir, "short.pcapng")
 	v := n.watch("capture", "-w", long, "tcp", "and", "greater", "3000", "-c", "20")
 	cut := n.start("capture", "-w", short, "-s", "100", "--proto", "tcp", "--address", server4, "-c", "40")
-	cut.looks(2)
+	cut.looks()
 	n.transfer(8 << 20)
 	v.wait()
 	cut.wait()
@@ -238,7 +244,7 @@ func TestCaptureEnds(t *testing.T) {
 	dir := t.TempDir()
 	limited, killed := filepath.Join(dir, "limited.pcapng"), filepath.Join(dir, "killed.pcapng")
 	v, k := n.watch("capture", "-w", limited, "--max-size", "20K"), n.start("capture", "-w", killed)
-	k.looks(2)
+	k.looks()
 	pipe := exec.Command("sh", "-c", v.cmd.Path+" capture -w - -c 5 udp and dir 6to4 --socket "+n.daemon.Socket+
 		" | tshark -r - -n -T fields -e frame.interface_name -e frame.comment")
 	var piped output.Buffer
@@ -246,7 +252,7 @@ func TestCaptureEnds(t *testing.T) {
 	if err := pipe.Start(); err != nil {
 		t.Fatal(err)
 	}
-	k.looks(3)
+	k.looks()
 	for range 20 {
 		n.flood(10, 500)
 		time.Sleep(10 * time.Millisecond)

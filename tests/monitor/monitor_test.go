@@ -34,7 +34,6 @@ func (n *topology) traffic() {
 	n.send("["+web6+"]:40000", closed, 100) // not its port
 	n.send(fmt.Sprintf("[%s]:%d", web6, n.web.Ports.Min()), closed, 200)
 	n.send("["+workload6+"]:40000", loopback, 100)
-	time.Sleep(200 * time.Millisecond)
 }
 
 // lines are those of the traffic, without times and without what the kernel
@@ -52,8 +51,13 @@ func lines(out string) string {
 func TestMonitor(t *testing.T) {
 	n := newTopology(t)
 	all, web, drops := n.watch("monitor"), n.start("monitor", "-v", "--workload", "default/web", "dir", "6to4"), n.start("monitor", "-o", "json", "--drops")
-	all.looks(3)
+	web.looks()
+	drops.looks()
 	n.traffic()
+	within(t, "all of the traffic is shown", func() bool {
+		return strings.Count(lines(all.out.String()), "\n") >= 5 && strings.Count(web.out.String(), "    out  ") >= 1 &&
+			strings.Contains(drops.out.String(), `"never-translated`)
+	})
 
 	out, summary := all.end()
 	const want = `6→4 forward4  udp 2001:db8:6::2.40000 → 2001:db8:64::192.0.2.2.53  ⇒  198.51.100.2.40000 → 192.0.2.2.53  len 148
@@ -119,7 +123,7 @@ func sorted(text string) string {
 func TestWorkloadComesLater(t *testing.T) {
 	n := newTopology(t)
 	v := n.watch("monitor", "-n", "1", "workload later")
-	if got := v.errors.String(); got != "note: no workload is called \"later\" just now\n" {
+	if got := v.errors.String(); got != "note: no workload is called \"later\" just now\nwatching natless0, Ctrl-C ends it\n" {
 		t.Errorf("at first: %s", got)
 	}
 	if err := n.daemon.Client().Delete(t.Context(), n.web.Key); err != nil {
@@ -153,7 +157,7 @@ func TestRate(t *testing.T) {
 	if !regexp.MustCompile(`(?m)^… [0-9,]+ more$`).MatchString(out) {
 		t.Errorf("no word of the others:\n%s", out)
 	}
-	if !regexp.MustCompile(`^\d+ packets shown, [0-9,]+ passed, [0-9,]+ left out for --rate\n$`).MatchString(summary) {
+	if !regexp.MustCompile(`(?m)^\d+ packets shown, [0-9,]+ passed, [0-9,]+ left out for --rate$`).MatchString(summary) {
 		t.Error(summary)
 	}
 }
@@ -203,7 +207,7 @@ func TestViewerDies(t *testing.T) {
 	for done := false; !done; {
 		select {
 		case err := <-ended:
-			if done = true; err != nil || said.String() != "" {
+			if done = true; err != nil || said.String() != "watching natless0, Ctrl-C ends it\n" {
 				t.Errorf("with a reader that goes: %v, %s", err, said.String())
 			}
 		default:

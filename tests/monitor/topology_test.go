@@ -94,7 +94,7 @@ type viewer struct {
 func (n *topology) watch(words ...string) *viewer {
 	n.Helper()
 	v := n.start(words...)
-	v.looks(1)
+	v.looks()
 	return v
 }
 
@@ -112,10 +112,10 @@ func (n *topology) start(words ...string) *viewer {
 	return v
 }
 
-// looks waits until the daemon has said so often that somebody watches.
-func (v *viewer) looks(times int) {
+// looks waits until the viewer has been told that it sees packets.
+func (v *viewer) looks() {
 	v.Helper()
-	within(v, "a viewer looks", func() bool { return strings.Count(v.daemon.Log(), "somebody watches packets") >= times })
+	within(v, "a viewer looks", func() bool { return strings.Contains(v.errors.String(), ", Ctrl-C ends it\n") })
 	time.Sleep(50 * time.Millisecond) // the queues look at their next batch
 }
 
