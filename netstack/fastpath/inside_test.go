@@ -3,6 +3,7 @@
 package fastpath
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net"
 	"net/netip"
@@ -21,9 +22,11 @@ import (
 var insider = netip.MustParsePrefix("2001:db8:6::2/128")
 
 // sent4 is a packet of the insider.
-func sent4(dst string, port uint16) []byte {
+func sent4(dst string, port uint16) []byte { return sentFrom("198.51.100.2", dst, port) }
+
+func sentFrom(src, dst string, port uint16) []byte {
 	b := udp4(100)
-	copy(b[12:], []byte{198, 51, 100, 2})
+	copy(b[12:], netip.MustParseAddr(src).AsSlice())
 	copy(b[16:], netip.MustParseAddr(dst).AsSlice())
 	binary.BigEndian.PutUint16(b[22:], port)
 	generate.Repair(b)
@@ -37,6 +40,7 @@ const (
 	direct  fate = "goes on"
 	steered fate = "comes to the daemon"
 	dropped fate = "is dropped"
+	blamed  fate = "comes to the daemon in another's name"
 )
 
 // insideWays has the insider send, on hosts of all kinds.
@@ -76,7 +80,7 @@ func insideWays(t *testing.T, r *rig, f *FastPath) {
 		{"the device is gone, others are there", with(func(h *Host) { h.Device = noSuchDevice }), at, steered, steered},
 		{"all is steered", with(func(h *Host) { h.Steer = true }), at, steered, steered},
 		{"there is no TAP", with(func(h *Host) { h.Inside = 0 }), at, dropped, dropped},
-		{"by another's interface", host, r.insides[1], dropped, dropped},
+		{"by another's interface", host, p.at(w.Mappings[1]), blamed, blamed},
 		{"by nobody's interface", host, r.work, dropped, dropped},
 	} {
 		if err := f.SetHost(c.host); err != nil {
@@ -107,6 +111,11 @@ func insideWays(t *testing.T, r *rig, f *FastPath) {
 		if got := newRunner(f.Sent4.FD(), at, r.workMAC).fate(t, tag, sent4("203.0.114.9", 53)); got != steered {
 			t.Errorf("a packet to the host %s", got)
 		}
+		for _, src := range []string{"198.51.100.7", "203.0.114.9", "10.1.2.3"} { // another's, the host's, and who knows whose
+			if got := newRunner(f.Sent4.FD(), at, r.workMAC).fate(t, tag, sentFrom(src, "192.0.2.2", 53)); got != steered {
+				t.Errorf("a packet from %s, for which the daemon has an answer, %s", src, got)
+			}
+		}
 	})
 	insideFrames(t, r, f, p)
 }
@@ -120,8 +129,10 @@ func (r *runner) fate(t *testing.T, tag mapping.Tag, b []byte) fate {
 		return dropped
 	case a == actRedirect && mapping.TagOf(frame[mapping.TagLen:]) == tag:
 		return steered
-	case a == actRedirect:
+	case a == actRedirect && bytes.Equal(frame[mapping.TagLen:][:mapping.TagLen], r.in[mapping.TagLen:][:mapping.TagLen]):
 		return direct
+	case a == actRedirect:
+		return blamed
 	}
 	return fate("has another fate")
 }

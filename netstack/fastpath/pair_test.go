@@ -134,8 +134,7 @@ func (j *judge) check(in reference.Packet, segments int) (o outcome, err error) 
 }
 
 // checkInside is check for IPv4 of a workload that has it inside: it is forwarded as
-// the translator would have it, or comes to the daemon as it is, by its name, or is
-// dropped for its source.
+// the translator would have it, or comes to the daemon as it is, by its name.
 func (j *judge) checkInside(in reference.Packet, segments int) (o outcome, err error) {
 	run := j.sent[in.From]
 	action, frame, err := run.run(in, segments)
@@ -156,12 +155,8 @@ func (j *judge) checkInside(in reference.Packet, segments int) (o outcome, err e
 	switch {
 	case in.Bytes[0]>>4 != 4:
 		return o, nil // it says to be something else, and is none of the program's business
-	case action == actShot && o.verdict != translator.SpoofedSource:
-		return o, fmt.Errorf("dropped, but for the translator it is %v", o.verdict)
-	case action == actShot:
-		return o, nil
 	case action != actRedirect:
-		return o, fmt.Errorf("action %d", int32(action))
+		return o, fmt.Errorf("action %d, for the translator it is %v", int32(action), o.verdict)
 	case steered && o.must:
 		return o, fmt.Errorf("is plain, and came to the daemon")
 	case steered && !bytes.Equal(frame[sizeEthernet-2:], run.frame()[sizeEthernet-2:]):

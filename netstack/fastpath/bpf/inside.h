@@ -123,7 +123,7 @@ static __always_inline int pass4(struct __sk_buff *skb, struct tables *t, struct
 	if ((why = plain4(skb)) || (why = load(t)) || (why = read4(skb, &p)))
 		return why;
 	if (p.src4 != in->of.v4) // rule 1.6.source
-		PASS(SPOOFED);
+		PASS(UNMAPPED_SOURCE);
 	if (in->of.flags & SHARED && !owns(t, &in->of, p.src4, p.sport)) // rule 1.6.source-port
 		PASS(PORT);
 	if ((why = other(skb, t, &p)))

@@ -177,7 +177,7 @@ enum reason {
 	UNCHANGED,        // the kernel would not make room
 	HAS_INSIDE,       // IPv6 of a workload that has IPv4 inside
 	STEERING,         // all of it is wanted there
-	SPOOFED,          // dropped: a source that is not the workload's, or nobody knows whose it is
+	SPOOFED,          // dropped: IPv4 by an interface of which nobody knows whose it is
 	LOST,             // dropped: the kernel refused a packet already rewritten
 	NUM_REASONS,
 };

@@ -83,7 +83,7 @@ int sent4(struct __sk_buff *skb)
 	tell(why, bytes, delivered ? 4 * NUM_REASONS : 2 * NUM_REASONS);
 	if (!why)
 		return action;
-	if (why == SPOOFED || why == LOST)
+	if (why == LOST)
 		return TC_ACT_SHOT;
 	return steer(skb, c, in);
 }
