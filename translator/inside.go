@@ -29,10 +29,10 @@ func (w *Worker) Pass4(p *Packet, of mapping.Tag) Verdict {
 		return v
 	}
 	p.End = p.Start + h.length
-	if h.src4 != e.Addr4() { // rule 1.6.source
-		return SpoofedSource
-	}
 	w.source = e.Slot()
+	if h.src4 != e.Addr4() { // rule 1.6.source
+		return w.refuse4(p, e, SpoofedSource, icmp4Unreachable, icmp4Prohibited, 0)
+	}
 	return w.pass4(p, &h, e)
 }
 
@@ -85,10 +85,11 @@ func (w *Worker) hostOrOwn(h *parsed, b []byte) bool {
 	return (h.dst4 == w.s.own4 || h.dst4 == w.s.host4) && !w.forWorkload(h, b)
 }
 
-// refuse4 is reply4 for a workload with IPv4 inside, which gets it from us alone:
-// its address may be the host's, too.
+// refuse4 is reply4 for a workload with IPv4 inside, which gets it from us alone, and
+// out of its own budget: the address that it sent from may be the host's or another's,
+// too.
 func (w *Worker) refuse4(p *Packet, e *mapping.Entry, reason Verdict, typ, code uint8, rest uint32) Verdict {
-	v := w.reply4(p, reason, typ, code, rest)
+	v := w.reply4To(hearer{slot: e.Slot(), addr: uint64(e.Addr4()), group: uint64(e.Slot())}, p, reason, typ, code, rest)
 	if v.Replied() {
 		w.inside = e.Tag() // rule 1.6.answered
 	}

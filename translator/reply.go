@@ -9,6 +9,12 @@ const ourHops = 64 // rule 6.answer
 // answered at all and its sender's budget allows it. reason comes back, marked
 // if so.
 func (w *Worker) reply4(p *Packet, reason Verdict, typ, code uint8, rest uint32) Verdict {
+	h := header4(p.Bytes())
+	return w.reply4To(w.hearer4(h.src(), h.dst()), p, reason, typ, code, rest)
+}
+
+// reply4To is reply4, where it is known who hears of it.
+func (w *Worker) reply4To(who hearer, p *Packet, reason Verdict, typ, code uint8, rest uint32) Verdict {
 	b := p.Bytes()
 	if !answerable4(b) {
 		return reason
@@ -17,10 +23,10 @@ func (w *Worker) reply4(p *Packet, reason Verdict, typ, code uint8, rest uint32)
 	if typ == icmp4Unreachable && code == icmp4TooBig {
 		kind = TooBigError
 	}
-	to := header4(b).src()
-	if !w.mayHear(w.hearer4(to, header4(b).dst()), kind, &w.limited4) {
+	if !w.mayHear(who, kind, &w.limited4) {
 		return reason
 	}
+	to := header4(b).src()
 	p.Start -= size4 + sizeICMP
 	p.End = min(p.End, p.Start+maxError4)
 	p.Offload = Offload{}
@@ -59,7 +65,7 @@ func (w *Worker) reply6(p *Packet, reason Verdict, typ, code uint8, rest uint32)
 // addresses name one host.
 func answerable4(b []byte) bool { // rule 6.answer-only-to
 	var h parsed
-	if h.read4(b, true).IsDrop() || h.offset != 0 || never4(h.src4) || h.dst4>>28 >= 14 {
+	if h.read4(b, true).IsDrop() || h.offset != 0 || never4(h.src4) || h.dst4 == 0 || h.dst4>>28 >= 14 {
 		return false
 	}
 	return h.proto != protoICMP4 || h.upper < len(b) && !icmpError4(b[h.upper])

@@ -100,10 +100,6 @@ func TestSection1_6_Pass(t *testing.T) {
 		b := h.packet(udp(work4, server4, 1, 2, data(20)))
 		passes(t, w, work6, b, Pass4, "", b)
 	}
-	for _, src := range []string{work4, server4, "10.1.2.3"} {
-		h.src = src
-		passes(t, w, sharedA6, h.packet(udp(src, server4, 1030, 53, nil)), SpoofedSource, "", nil)
-	}
 	h.src = shared4
 	h.proto = 17
 	p := packetOf(h.packet(udp(shared4, server4, 1030, 53, nil)))
@@ -114,6 +110,59 @@ func TestSection1_6_Pass(t *testing.T) {
 		passes(t, w, sharedA6, hdr4{src: shared4, dst: dst, proto: 17}.packet(udp(shared4, dst, 1030, 53, nil)), NeverTranslated, "", nil)
 	}
 	passes(t, w, sharedA6, hdr4{src: shared4, dst: "10.9.8.7", proto: 17, id: 1024}.packet(udp(shared4, "10.9.8.7", 1030, 53, nil)), Pass4, "", nil)
+}
+
+// TestSection1_6_Source: who sends from an address that is not its own hears of it at
+// once, by name; so does a workload whose address was another until a moment ago.
+func TestSection1_6_Source(t *testing.T) {
+	w := insideWorker(t)
+	id := uint16(0)
+	for _, from := range []string{sharedA6, work6} {
+		for _, src := range []string{server4, "10.1.2.3", own4} {
+			in := hdr4{src: src, dst: server4, proto: 6}.packet(tcp(src, server4, 1030, 80, nil))
+			id++
+			passes(t, w, from, in, SpoofedSource|Replied, from, error4(3, 13, 0, in, id))
+		}
+	}
+	silent := func(h hdr4, l4 []byte) {
+		t.Helper()
+		passes(t, w, sharedA6, h.packet(l4), SpoofedSource, "", nil)
+	}
+	later := hdr4{src: server4, dst: work4, proto: 17, flags: 185}
+	silent(later, data(20))
+	silent(hdr4{src: server4, dst: work4, proto: 1}, icmp4(3, 3, 0, hdr4{src: work4, dst: server4, proto: 17}.packet(udp(work4, server4, 1, 2, nil))))
+	for _, src := range []string{"127.0.0.1", "0.0.0.0", "169.254.3.4", "224.0.0.1", "255.255.255.255"} {
+		silent(hdr4{src: src, dst: server4, proto: 17}, udp(src, server4, 1030, 53, nil))
+	}
+	for _, dst := range []string{"224.0.0.1", "255.255.255.255", "0.0.0.0"} {
+		silent(hdr4{src: server4, dst: dst, proto: 17}, udp(server4, dst, 1030, 53, nil))
+	}
+}
+
+// TestSection1_6_SourceBudget: whatever addresses a workload sends from, it is told no
+// more often than that of its own budget, and another is told all the same.
+func TestSection1_6_SourceBudget(t *testing.T) {
+	w := insideWorker(t, func(c *Config) { c.ErrorRate, c.ErrorBurst = 100, 50 })
+	w.SetTime(7e18)
+	from := func(a string, i int) Verdict {
+		src := netip.AddrFrom4([4]byte{10, 7, byte(i >> 8), byte(i)}).String()
+		return w.Pass4(packetOf(hdr4{src: src, dst: server4, proto: 17}.packet(udp(src, server4, 1030, 53, nil))), tagOf(w, a))
+	}
+	told := 0
+	for i := range 1000 {
+		if from(sharedA6, i).Replied() {
+			told++
+		}
+	}
+	if told < 45 || told > 55 {
+		t.Errorf("%d of 1000 packets were answered, want about 50", told)
+	}
+	if v := from(sharedB6, 5); !v.Replied() {
+		t.Errorf("%v for another workload", v)
+	}
+	if v4, _ := w.ErrorsLimited(); v4[OtherError][WorkloadBudget] != uint64(1000-told) {
+		t.Errorf("limited: %+v", v4)
+	}
 }
 
 func TestSection1_6_Ports(t *testing.T) {

@@ -17,8 +17,9 @@ func prefixes(list ...string) (out []netip.Prefix) {
 var (
 	wellKnown = netip.MustParsePrefix("64:ff9b::/96")
 
-	never4 = prefixes("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
-	never6 = prefixes("::/128", "::1/128", "::ffff:0:0/96", "fe80::/10", "ff00::/8")
+	reserved4 = prefixes("240.0.0.0/4")
+	never4    = prefixes("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
+	never6    = prefixes("::/128", "::1/128", "::ffff:0:0/96", "fe80::/10", "ff00::/8")
 
 	// nonGlobal is what the IANA registry of special-purpose IPv4 addresses
 	// (RFC 6890) lists as not globally reachable. The list is the reference's own;

@@ -22,12 +22,13 @@ func (c *call) pass() {
 		c.fault(why)
 		return
 	}
+	c.allowed, c.subject = answerable(d), d
+	c.silent = d.isICMP() && len(d.upper) == 0
 	if d.src != m.IPv4.Addr() {
 		c.rule("1.6.source")
-		c.fault(translator.SpoofedSource)
+		c.faultReply(translator.SpoofedSource, 3, 13, 0)
 		return
 	}
-	c.allowed, c.subject = answerable(d), d
 	c.form4(d)
 	if within(d.dst, never4) {
 		c.rule("1.6.never")

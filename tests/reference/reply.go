@@ -9,8 +9,11 @@ import (
 
 // answerable reports whether an ICMP error of ours may answer a packet: it is no
 // ICMP error, no later fragment, not from or to a multicast or unspecified
-// address (section 6).
+// address, nor as IPv4 from one that names no host there is a way to (section 6).
 func answerable(d *datagram) bool {
+	if d.src.Is4() && (within(d.src, never4) || within(d.dst, reserved4)) {
+		return false
+	}
 	for _, a := range []netip.Addr{d.src, d.dst} {
 		if a.IsMulticast() && !a.Is4In6() || a.IsUnspecified() {
 			return false
