@@ -73,7 +73,7 @@ func checkInside(w api.Workload) error {
 	const again = "delete the container and add it again"
 	if w.Stale() {
 		return types.NewError(codeInsideChanged, fmt.Sprintf("the container has %s inside, and its address is %s now, since the uplink's has "+
-			"changed: what it sends is dropped", w.Inside.Address, w.Address), again)
+			"changed: what it sends is refused", w.Inside.Address, w.Address), again)
 	}
 	hop, err := wiring.NextHop(w.Interface)
 	if err != nil {

@@ -47,7 +47,7 @@ func TestExplain(t *testing.T) {
 			"from 2001:db8:9::2: mapping 2001:db8:9::2/128 ↔ 198.51.100.7/32 ports 4096-5119 inside", "ipv4 src 198.51.100.7 dst 192.0.2.2 tcp sport 4100 dport 443"},
 		{"ipv4 src 198.51.100.7 dst 192.0.2.2 tcp sport 1024 dport 443 from 2001:db8:9::2", "port-outside-set/replied",
 			"", "ipv4 src 192.0.0.8 dst 198.51.100.7 icmp unreachable code 13"},
-		{"ipv4 from 2001:db8:9::2 src 198.51.100.2 dst 192.0.2.2 tcp sport 4100 dport 443", "spoofed-source", "", ""},
+		{"ipv4 from 2001:db8:9::2 src 198.51.100.2 dst 192.0.2.2 tcp sport 4100 dport 443", "spoofed-source/replied", "", ""},
 		{"ipv4 src 192.0.2.9 dst 198.51.100.7 tcp sport 3 dport 4100", "deliver4",
 			"destination 198.51.100.7: mapping 2001:db8:9::2/128 ↔ 198.51.100.7/32 ports 4096-5119 inside", "ipv4 src 192.0.2.9 dst 198.51.100.7 tcp sport 3 dport 4100 ttl 63"},
 		{"ipv6 src 2001:db8:9::2 dst 2001:db8:64::192.0.2.2 tcp sport 4100 dport 443", "prefix-closed/replied", "", ""},

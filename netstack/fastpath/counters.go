@@ -24,7 +24,7 @@ type Reason uint8
 // passed on, which the daemon counts when it gets them.
 const (
 	Translated = Reason(programReasonTRANSLATED)
-	Spoofed    = Reason(programReasonSPOOFED) // IPv4 that is not the workload's whose interface it came by: dropped
+	Spoofed    = Reason(programReasonSPOOFED) // IPv4 by an interface of which nobody knows whose it is: dropped
 	Lost       = Reason(programReasonLOST)    // the kernel failed in the middle: dropped
 	NumReasons = Reason(programReasonNUM_REASONS)
 )

@@ -3,14 +3,18 @@
 package cni
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
@@ -18,12 +22,21 @@ import (
 )
 
 // TestInsideUplinkMoves: when the uplink gets another address, what containers send
-// from the old one, which they have inside, does not leave; status, doctor, CHECK and
-// the list say so, and made anew they have the new one.
+// from the old one, which they have inside, does not leave, and they are told at once;
+// status, doctor, CHECK and the list say so, and made anew they have the new one.
 func TestInsideUplinkMoves(t *testing.T) {
 	t.Parallel()
 	const moved = "192.0.2.77"
 	i := place(t, "ptp", insideUplink, 0)
+	open := echo(t, i.server, i.a, serverIPv4, 7)
+	if err := open.goes(); err != nil {
+		t.Fatal(err)
+	}
+	datagrams, _, err := i.b.dial("udp4", "", serverIPv4+":7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer datagrams.Close()
 	i.IP("addr del " + hostIPv4 + "/24 dev uplink")
 	i.IP("addr add " + moved + "/24 dev uplink")
 	i.server.IP("route replace default via " + moved)
@@ -40,8 +53,17 @@ func TestInsideUplinkMoves(t *testing.T) {
 		return fmt.Errorf("%+v", s.Checks)
 	})
 	before := len(i.web.observed())
-	if out, err := i.a.Command("curl", "-4", "-sS", "--max-time", "1", "http://"+serverIPv4+"/").CombinedOutput(); err == nil || len(i.web.observed()) != before {
-		t.Errorf("from the old address: %s", out)
+	out, err := i.a.Command("curl", "-4", "-sS", "--max-time", "60", "http://"+serverIPv4+"/").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "No route to host") && !strings.Contains(string(out), "Couldn't connect") || len(i.web.observed()) != before {
+		t.Errorf("from the old address: %v %s", err, out)
+	}
+	if err := hears(open); !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("what was open: %v", err)
+	}
+	datagrams.Write([]byte("hello"))
+	datagrams.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := datagrams.Read(make([]byte, 9)); !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("a datagram: %v", err)
 	}
 	if _, err := i.a.attach("check", "published", "eth0"); err == nil || !strings.Contains(err.Error(), moved) {
 		t.Errorf("CHECK: %v", err)
@@ -57,10 +79,26 @@ func TestInsideUplinkMoves(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	out, err := i.a.Command("sh", "-c", "curl -4 -sS --max-time 30 http://"+serverIPv4+"/ | sha256sum").CombinedOutput()
+	out, err = i.a.Command("sh", "-c", "curl -4 -sS --max-time 30 http://"+serverIPv4+"/ | sha256sum").CombinedOutput()
 	if err != nil || !strings.HasPrefix(string(out), i.web.sum) {
 		t.Errorf("made anew: %v %s", err, out)
 	}
+}
+
+// hears sends by a connection that asks for what ICMP says of it (ip(7), IP_RECVERR),
+// and returns that.
+func hears(s *stream) error {
+	c, err := s.Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	if set := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVERR, 1) }); set != nil || err != nil {
+		return errors.Join(set, err)
+	}
+	s.Write([]byte("hello"))
+	s.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_, err = s.Read(make([]byte, 9))
+	return err
 }
 
 // says runs natless on the node.

@@ -37,7 +37,7 @@ func insideCheck(n registry.Insiders, unavailable error) api.Check {
 	if n.Stale > 0 {
 		check.State = "warn"
 		troubles = append(troubles, fmt.Sprintf("%d of %s have an address inside that is not theirs any more, since the uplink's has "+
-			"changed: what they send is dropped; create these containers again (natless workloads names them)", n.Stale,
+			"changed: what they send is refused; create these containers again (natless workloads names them)", n.Stale,
 			words.Count(n.All, "workload")))
 	}
 	if unavailable != nil {

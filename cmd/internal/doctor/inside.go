@@ -93,7 +93,7 @@ func (v *visit) insideContainers(all []api.Workload) {
 		name := cmp.Or(w.Request.Name, w.Key.String())
 		if w.Stale() {
 			if !told { // by the daemon, of all of them
-				v.warn(checkInside, "create the container again", "%s has %v inside, and its address is %v now: what it sends is dropped",
+				v.warn(checkInside, "create the container again", "%s has %v inside, and its address is %v now: what it sends is refused",
 					name, w.Inside.Address, w.Address)
 			}
 			continue

@@ -31,7 +31,7 @@ var meaning = [translator.NumVerdicts]string{
 	translator.ProtocolNotShareable:      "dropped: the protocol has no ports, and the address is shared by ports",
 	translator.FragmentHeld:              "held until the first fragment of the datagram arrives",
 	translator.FragmentUnknown:           "dropped: a later fragment for a shared address, of an unknown datagram",
-	translator.SpoofedSource:             "dropped: the source is an address of ours, or the error is about another workload's packet",
+	translator.SpoofedSource:             "dropped: the source is an address of ours, or not the one that the workload has inside, or the error is about another's packet",
 	translator.ProtocolUntranslatable:    "dropped: the protocol cannot be translated (IPsec AH, Mobility, HIP, Shim6)",
 	translator.PrefixClosed:              "dropped: the workload has IPv4 inside, and reaches IPv4 by that alone",
 }

@@ -32,5 +32,5 @@ var passedOn = map[string]string{
 	"unchanged":            "the kernel made no room for the other header",
 	"has-inside":           "between the prefix and a workload that has its IPv4 inside",
 	"steering":             "IPv4 of a workload that has it inside, where nothing may be bypassed",
-	"spoofed":              "IPv4 that is not the workload's whose interface it came by: dropped",
+	"spoofed":              "IPv4 by an interface of which nobody knows whose it is: dropped",
 }
