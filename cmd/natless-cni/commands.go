@@ -35,6 +35,9 @@ func add(args *skel.CmdArgs) error {
 		return types.NewError(types.ErrInvalidNetworkConfig,
 			"natless-cni needs a plugin before it in the list that gives the container IPv6, such as bridge or ptp", "")
 	}
+	if c.IPv4 == ipv4None {
+		return types.PrintResult(result, c.CNIVersion)
+	}
 	ipv6, gateway := containerIPv6(result, args.IfName)
 	if len(ipv6) == 0 {
 		return types.NewError(codeNoIPv6, fmt.Sprintf("the plugin before gave %s no global IPv6 address", args.IfName),
@@ -180,7 +183,7 @@ func release(client *api.Client, socket string, args *skel.CmdArgs) error {
 // del never fails for what is not there: no namespace, no previous result, no
 // assignment, no daemon.
 func del(args *skel.CmdArgs) error {
-	c, err := parse(args)
+	c, err := parseBase(args)
 	if err != nil {
 		return err
 	}
@@ -215,6 +218,9 @@ func check(args *skel.CmdArgs) error {
 	}
 	if result == nil {
 		return types.NewError(types.ErrInvalidNetworkConfig, "CHECK needs prevResult", "")
+	}
+	if c.IPv4 == ipv4None {
+		return nil
 	}
 	ctx, cancel := within(patience)
 	defer cancel()
@@ -266,7 +272,7 @@ func checkContainer(w api.Workload, limits ports.Set, theirs []netip.Addr) error
 
 // gc deletes the assignments of this network that the runtime does not name.
 func gc(args *skel.CmdArgs) error {
-	c, err := parse(args)
+	c, err := parseBase(args)
 	if err != nil {
 		return err
 	}

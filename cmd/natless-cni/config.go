@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -20,17 +21,28 @@ import (
 	"github.com/natless/natless/translator/special"
 )
 
+// baseConfig is what giving back needs: the part of the network configuration in
+// which no container's wishes are.
+type baseConfig struct {
+	types.PluginConf
+	Socket string `json:"socket"` // of natlessd
+	// TCPTWReuse is true by default: see sysctls.
+	TCPTWReuse *bool `json:"tcpTwReuse"`
+}
+
 // pluginConfig is the plugin's part of the network configuration. Everything
 // but type is optional.
 type pluginConfig struct {
-	types.PluginConf
+	baseConfig
 	wishes
-	Socket     string `json:"socket"`     // of natlessd
-	TCPTWReuse *bool  `json:"tcpTwReuse"` // default true: see sysctls
+	Annotations []string `json:"annotations"` // of pods, that are heeded
 	// Wishes of one container go before those of the network: from the
-	// runtime (capability "natless"), then from args.
+	// runtime (capability "natless"), then from the pod's annotations, then from args.
 	RuntimeConfig struct {
 		Natless strictWishes `json:"natless"`
+		// PodAnnotations are all of the pod's. containerd and CRI-O give them to
+		// plugins that have this capability.
+		PodAnnotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
 	} `json:"runtimeConfig"`
 	Args struct {
 		CNI struct {
@@ -45,8 +57,11 @@ type wishes struct {
 	Ports      int        `json:"ports"`
 	Address    netip.Addr `json:"address"`
 	ExtraPorts []uint16   `json:"extraPorts"`
-	IPv4       string     `json:"ipv4"` // inside or prefix; "": as the pool has it
+	IPv4       string     `json:"ipv4"` // inside, prefix or none; "": as the pool has it
 }
+
+// ipv4None: the container gets nothing. natlessd does not hear of it.
+const ipv4None = "none"
 
 // strictWishes takes no key that it does not know: a wish with a slip of the
 // pen in it is not granted in part.
@@ -71,15 +86,34 @@ func parse(args *skel.CmdArgs) (*pluginConfig, error) {
 	if err := misspelt(args.StdinData); err != nil {
 		return nil, err
 	}
-	for _, own := range []wishes{wishes(c.Args.CNI.Natless), wishes(c.RuntimeConfig.Natless)} {
+	for _, name := range c.Annotations {
+		if !slices.Contains(conflist.Annotations, name) {
+			return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("annotations: %q is not an annotation of natless", name),
+				"known are "+strings.Join(conflist.Annotations, ", "))
+		}
+	}
+	pod, err := annotated(c.RuntimeConfig.PodAnnotations, c.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	for _, own := range []wishes{wishes(c.Args.CNI.Natless), pod, wishes(c.RuntimeConfig.Natless)} {
 		c.wishes.override(own)
 	}
 	if err := c.wishes.validate(); err != nil {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
 	}
-	if c.Socket == "" {
-		c.Socket = api.DefaultSocket
+	c.Socket = cmp.Or(c.Socket, api.DefaultSocket)
+	return c, nil
+}
+
+// parseBase reads what DEL and GC need. They do not judge wishes: what ADD refused is
+// taken down all the same, or the runtime would try that for ever.
+func parseBase(args *skel.CmdArgs) (*baseConfig, error) {
+	c := new(baseConfig)
+	if err := json.Unmarshal(args.StdinData, c); err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration: "+err.Error(), "")
 	}
+	c.Socket = cmp.Or(c.Socket, api.DefaultSocket)
 	return c, nil
 }
 
@@ -119,14 +153,14 @@ func (w *wishes) validate() error {
 	if w.Address.IsValid() && !w.Address.Is4() {
 		return fmt.Errorf("address: %s is not an IPv4 address", w.Address)
 	}
-	if w.IPv4 != "" && w.IPv4 != api.IPv4Inside && w.IPv4 != api.IPv4Prefix {
-		return fmt.Errorf("ipv4: %q is neither inside nor prefix", w.IPv4)
+	if !slices.Contains([]string{"", api.IPv4Inside, api.IPv4Prefix, ipv4None}, w.IPv4) {
+		return fmt.Errorf("ipv4: %q is none of inside, prefix, none", w.IPv4)
 	}
 	return nil
 }
 
 // keepsTimeWait reports whether the kernel's own setting of tcp_tw_reuse stays.
-func (c *pluginConfig) keepsTimeWait() bool { return c.TCPTWReuse != nil && !*c.TCPTWReuse }
+func (c *baseConfig) keepsTimeWait() bool { return c.TCPTWReuse != nil && !*c.TCPTWReuse }
 
 func key(args *skel.CmdArgs) api.Key {
 	return api.Key{ContainerID: args.ContainerID, Interface: args.IfName}
@@ -155,7 +189,7 @@ func (c *pluginConfig) request(args *skel.CmdArgs, ipv6 []netip.Addr) (api.Reque
 }
 
 // previous is the result of the plugin before this one, nil where there is none.
-func (c *pluginConfig) previous() (*types100.Result, error) {
+func (c *baseConfig) previous() (*types100.Result, error) {
 	if c.RawPrevResult == nil {
 		return nil, nil
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -184,7 +185,11 @@ func TestErrorCodes(t *testing.T) {
 		{"too many requests", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(429, api.CodeRateLimited), 11, "because"},
 		{"nobody there", "ADD", pods, stdin(filepath.Join(t.TempDir(), "none.sock"), prev(pods)), "", nil, 11, "none.sock"},
 		{"a misspelt key", "ADD", pods, stdin(d.socket, prev(pods)+`,"prots":512`), "", nil, 2, `is it "ports"?`},
-		{"no way of that name", "ADD", pods, stdin(d.socket, prev(pods)+`,"ipv4":"outside"`), "", nil, 7, "neither inside nor prefix"},
+		{"no way of that name", "ADD", pods, stdin(d.socket, prev(pods)+`,"ipv4":"outside"`), "", nil, 7, "none of inside, prefix, none"},
+		{"an annotation of no such name", "ADD", pods, stdin(d.socket, prev(pods)+podAnnotations(`"natless.io/prots":"512"`)), "", nil, 2, "natless.io/prots"},
+		{"an annotation that is not heeded", "ADD", pods, stdin(d.socket, prev(pods)+podAnnotations(`"natless.io/pool":"web"`)), "", nil, 2, "does not heed it"},
+		{"an annotation of nonsense", "ADD", pods, stdin(d.socket, prev(pods)+podAnnotations(`"natless.io/ports":"many"`)), "", nil, 7, `natless.io/ports: "many"`},
+		{"a network that heeds no such annotation", "STATUS", "", stdin(d.socket, `,"annotations":["port"]`), "", nil, 7, `"port" is not an annotation`},
 		{"no IPv4 inside on this host", "ADD", pods, stdin(d.socket, prev(pods)+`,"ipv4":"inside"`), "", problem(501, api.CodeNoInside), codeInside, "because"},
 		{"natlessd of before there was IPv4 inside", "ADD", pods, stdin(d.socket, prev(pods)+`,"ipv4":"inside"`), "", beforeInside, codeInside, "older than this plugin"},
 		{"STATUS: starting", "STATUS", "", stdin(d.socket, ""), "", problem(503, api.CodeStarting), 50, "because"},
@@ -342,6 +347,69 @@ func TestAddGivesUpOnSlowDaemon(t *testing.T) {
 	}
 	if all, err := api.Releases(d.socket); err != nil || len(all) != 1 {
 		t.Errorf("the assignment that may have been made is not recorded for release: %v %v", all, err)
+	}
+}
+
+// podAnnotations are as containerd gives them, to a network that heeds some.
+func podAnnotations(more string) string {
+	return `,"annotations":["ports","publish","ipv4"],"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"kubernetes.io/config.source":"api",` + more + `}}`
+}
+
+// TestAnnotations: what the pod asks for is what natlessd is asked for, and a pod that
+// wants nothing needs no natlessd.
+func TestAnnotations(t *testing.T) {
+	d, pod, node := startDaemon(t), netns.New(t, "pod"), netns.New(t, "node")
+	netns.Veth(t, pod, "eth0", node, "veth1")
+	pod.IP("addr add 2001:db8:6::2/64 dev eth0")
+	var asked api.Request
+	d.answer = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPut {
+			json.NewDecoder(r.Body).Decode(&asked)
+			json.NewEncoder(w).Encode(workload(asked))
+		}
+		return r.Method == http.MethodPut
+	}
+	conf := stdin(d.socket, prev(pod.Path)+podAnnotations(`"natless.io/ports":" 512 ","natless.io/publish":"443, 8000-8002","natless.io/ipv4":"prefix"`))
+	if _, e := call(t, "ADD", pod.Path, conf); e != nil {
+		t.Fatal(e)
+	}
+	if want := []uint16{443, 8000, 8001, 8002}; asked.Ports != 512 || asked.Inside != api.IPv4Prefix || !slices.Equal(asked.ExtraPorts, want) {
+		t.Errorf("asked for %+v", asked)
+	}
+	if _, e := call(t, "DEL", pod.Path, conf); e != nil {
+		t.Fatal(e)
+	}
+	nobody := filepath.Join(t.TempDir(), "none.sock")
+	none := stdin(nobody, prev(pod.Path)+podAnnotations(`"natless.io/ipv4":"none"`))
+	for _, command := range []string{"ADD", "CHECK", "DEL"} {
+		if out, e := call(t, command, pod.Path, none); e != nil || command == "ADD" && !strings.Contains(out, "2001:db8:6::2/64") {
+			t.Errorf("none: %s: %v %s", command, e, out)
+		}
+	}
+	if got := pod.Run("cat", sysctlPath(portlimits.Range)) + pod.IP("-6 route show 64:ff9b::/96"); got != kernelDefaults[portlimits.Range] {
+		t.Errorf("a pod that wants nothing has %q", got)
+	}
+}
+
+// TestDelJudgesNothing: what ADD refuses is taken down all the same.
+func TestDelJudgesNothing(t *testing.T) {
+	d := startDaemon(t)
+	for _, more := range []string{
+		podAnnotations(`"natless.io/ports":"many"`), podAnnotations(`"natless.io/nothing":"x"`), `,"ports":"many"`, `,"prots":1`, `,"ports":70000`,
+		`,"ipv4":"outside"`, `,"annotations":["nothing"]`, `,"runtimeConfig":{"natless":{"port":3}}`, `,"args":{"cni":{"natless":{"extraPorts":[70000]}}}`,
+	} {
+		if _, e := call(t, "ADD", "/proc/1/ns/net", stdin(d.socket, prev("x")+more)); e == nil || e.Code == types.ErrInvalidNetNS {
+			t.Errorf("ADD takes %s: %v", more, e)
+		}
+		d.mu.Lock()
+		d.asked = nil
+		d.mu.Unlock()
+		if _, e := call(t, "DEL", "", stdin(d.socket, more)); e != nil || !d.did("DELETE /v1/workloads/c1/eth0") {
+			t.Errorf("DEL with %s: %v", more, e)
+		}
+		if _, e := call(t, "GC", "", stdin(d.socket, more+`,"cni.dev/valid-attachments":[{"containerID":"c2","ifname":"eth0"}]`)); e != nil {
+			t.Errorf("GC with %s: %v", more, e)
+		}
 	}
 }
 

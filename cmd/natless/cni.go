@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,10 +25,14 @@ const defaultNetworks = "/etc/cni/net.d"
 // configuration anew, and containers that start in between have no IPv4.
 const lookAgain = 2 * time.Second
 
+// ways are those by which a container can have its IPv4.
+var ways = []string{api.IPv4Inside, api.IPv4Prefix, "none"}
+
 type chaining struct {
 	conf, bin, from string
 	socket, pool    string
 	ipv4            string
+	annotations     []string
 	ports           int
 	watch           bool
 }
@@ -70,8 +75,11 @@ end it.`,
 	f.IntVar(&ch.ports, "ports", 0, "how many `ports` each container gets (default the pool's ports_per_workload)")
 	install.RegisterFlagCompletionFunc("pool", o.completePool)
 	install.RegisterFlagCompletionFunc("ports", nothing)
-	f.StringVar(&ch.ipv4, "ipv4", "", "the `way` by which containers have their IPv4: inside or prefix (default as the pool has it)")
-	install.RegisterFlagCompletionFunc("ipv4", cobra.FixedCompletions([]cobra.Completion{api.IPv4Inside, api.IPv4Prefix}, cobra.ShellCompDirectiveNoFileComp))
+	f.StringVar(&ch.ipv4, "ipv4", "", "the `way` by which containers have their IPv4: inside, prefix, or none but for those that ask (default as the pool has it)")
+	install.RegisterFlagCompletionFunc("ipv4", cobra.FixedCompletions(ways, cobra.ShellCompDirectiveNoFileComp))
+	f.StringSliceVar(&ch.annotations, "annotations", nil, "the `name` of a pod's annotation that is heeded, of "+strings.Join(conflist.Annotations, ", ")+
+		"; several with commas (default none)")
+	install.RegisterFlagCompletionFunc("annotations", cobra.FixedCompletions(conflist.Annotations, cobra.ShellCompDirectiveNoFileComp))
 	f.BoolVar(&ch.watch, "watch", false, "keep running, and do it again whenever it is undone")
 	return c
 }
@@ -156,13 +164,19 @@ func (ch *chaining) chain() (path string, changed bool, err error) {
 		keys["pool"] = ch.pool
 	}
 	if ch.ipv4 != "" {
-		if ch.ipv4 != api.IPv4Inside && ch.ipv4 != api.IPv4Prefix {
-			return "", false, misuse("--ipv4 %s: is neither inside nor prefix", ch.ipv4)
+		if !slices.Contains(ways, ch.ipv4) {
+			return "", false, misuse("--ipv4 %s: is none of %s", ch.ipv4, strings.Join(ways, ", "))
 		}
 		keys["ipv4"] = ch.ipv4
 	}
 	if ch.ports > 0 {
 		keys["ports"] = ch.ports
+	}
+	for _, name := range ch.annotations {
+		if !slices.Contains(conflist.Annotations, name) {
+			return "", false, misuse("--annotations %s: is none of %s", name, strings.Join(conflist.Annotations, ", "))
+		}
+		keys["annotations"] = ch.annotations
 	}
 	changed, err = conflist.Add(path, keys)
 	return path, changed, err

@@ -33,7 +33,7 @@ func TestCNI(t *testing.T) {
 		err := run(ctx, &out, args)
 		return strings.ReplaceAll(out.String(), conf, "CONF"), err
 	}
-	install := words("cni", "install", "--plugin", plugin, "--pool", "web", "--ipv4", "inside")
+	install := words("cni", "install", "--plugin", plugin, "--pool", "web", "--ipv4", "inside", "--annotations", "ports,publish")
 	if _, err := command(t.Context(), install); err == nil || !strings.Contains(err.Error(), "no .conflist") {
 		t.Errorf("without a network: %v", err)
 	}
@@ -50,7 +50,8 @@ func TestCNI(t *testing.T) {
 	says("waiting for a *.conflist in CONF")
 	chained := func() bool {
 		text, _ := os.ReadFile(list)
-		return strings.Contains(string(text), `"pool": "web"`) && strings.Contains(string(text), `"ipv4": "inside"`)
+		return strings.Contains(string(text), `"pool": "web"`) && strings.Contains(string(text), `"ipv4": "inside"`) &&
+			strings.Contains(string(text), `"io.kubernetes.cri.pod-annotations": true`) && strings.Contains(string(text), `"publish"`)
 	}
 	for range 2 { // late, and anew
 		if err := os.WriteFile(list, []byte(`{"plugins": [{"type": "ptp"}]}`), 0o600); err != nil {
@@ -61,8 +62,11 @@ func TestCNI(t *testing.T) {
 			t.Error("is not chained")
 		}
 	}
-	if _, err := command(t.Context(), words("cni", "install", "--plugin", plugin, "--ipv4", "both")); err == nil || !strings.Contains(err.Error(), "neither inside nor prefix") {
+	if _, err := command(t.Context(), words("cni", "install", "--plugin", plugin, "--ipv4", "both")); err == nil || !strings.Contains(err.Error(), "none of inside, prefix, none") {
 		t.Errorf("no such way: %v", err)
+	}
+	if _, err := command(t.Context(), words("cni", "install", "--plugin", plugin, "--annotations", "ports,host")); err == nil || !strings.Contains(err.Error(), "host: is none of ipv4") {
+		t.Errorf("no such annotation: %v", err)
 	}
 	cancel()
 	if said.Scan() || said.Err() != nil {

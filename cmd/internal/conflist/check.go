@@ -11,7 +11,13 @@ import (
 
 // Keys are the plugin's own in a network configuration. Others are those of CNI, of
 // which there may be new ones, so that only what is nearly one of these is misspelt.
-var Keys = []string{"socket", "pool", "ports", "address", "extraPorts", "ipv4", "tcpTwReuse"}
+var Keys = []string{"socket", "pool", "ports", "address", "extraPorts", "ipv4", "tcpTwReuse", "annotations"}
+
+// Annotations are those of a pod that the plugin may heed, each behind AnnotationDomain.
+var Annotations = []string{"ipv4", "pool", "ports", "publish"}
+
+// AnnotationDomain begins the keys of a pod's annotations that are for natless.
+const AnnotationDomain = "natless.io/"
 
 var cniKeys = []string{"cniVersion", "name", "type", "capabilities", "ipam", "dns", "args", "runtimeConfig", "prevResult", "ipMasq",
 	"ipMasqBackend", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "plugins"}

@@ -19,6 +19,10 @@ import (
 // Plugin is the type of ours (CNI spec 1.1, section 1).
 const Plugin = "natless-cni"
 
+// podAnnotations is the capability by which containerd and CRI-O tell a plugin the pod's
+// annotations.
+const podAnnotations = "io.kubernetes.cri.pod-annotations"
+
 // ErrNone says that there is no list to chain into: the plugin that gives
 // containers IPv6 has not been installed, or not yet.
 var ErrNone = errors.New("there is no .conflist: install first the network plugin that gives containers IPv6")
@@ -49,7 +53,11 @@ func Find(dir string) (string, error) {
 // of the list; where it is already, its keys are replaced. It reports whether that
 // changed anything.
 func Add(path string, keys map[string]any) (changed bool, err error) {
-	own := map[string]any{"type": Plugin, "capabilities": map[string]bool{"natless": true}}
+	capabilities := map[string]bool{"natless": true}
+	if keys["annotations"] != nil {
+		capabilities[podAnnotations] = true
+	}
+	own := map[string]any{"type": Plugin, "capabilities": capabilities}
 	for k, v := range keys {
 		own[k] = v
 	}
