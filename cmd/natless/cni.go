@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,10 +32,11 @@ var ways = []string{api.IPv4Inside, api.IPv4Prefix, "none"}
 type chaining struct {
 	conf, bin, from string
 	socket, pool    string
+	daemon          *api.Client
 	ipv4            string
 	annotations     []string
 	ports           int
-	watch           bool
+	watch, wait     bool
 }
 
 func newCNI(o *options) *cobra.Command {
@@ -49,12 +51,16 @@ the one the engine uses. It must exist, and its plugins must give containers IPv
 
 Doing it twice changes nothing. With --watch it waits for the configuration, and
 appends the plugin again whenever another program rewrites the file, until you
-end it.`,
+end it. With --wait it waits for natlessd on a host that has not had the plugin
+before, so that a natlessd that does not start takes nobody's network away.
+
+Each file is replaced whole or not at all, the configuration last.`,
 		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if c.Flags().Changed("socket") {
 				ch.socket = o.socket
 			}
+			ch.daemon = o.client()
 			return ch.install(c.Context(), c.OutOrStdout())
 		},
 	}
@@ -80,6 +86,7 @@ end it.`,
 	f.StringSliceVar(&ch.annotations, "annotations", nil, "the `name` of a pod's annotation that is heeded, of "+strings.Join(conflist.Annotations, ", ")+
 		"; several with commas (default none)")
 	install.RegisterFlagCompletionFunc("annotations", cobra.FixedCompletions(conflist.Annotations, cobra.ShellCompDirectiveNoFileComp))
+	f.BoolVar(&ch.wait, "wait", false, "wait for natlessd to be ready before the first time on this host")
 	f.BoolVar(&ch.watch, "watch", false, "keep running, and do it again whenever it is undone")
 	return c
 }
@@ -96,9 +103,24 @@ func (ch *chaining) install(ctx context.Context, w io.Writer) error {
 			return fmt.Errorf("%s %s: there is no such directory: is a container engine installed, and does it look elsewhere?", flag, dir)
 		}
 	}
-	if err := conflist.Copy(ch.from, filepath.Join(ch.bin, conflist.Plugin)); err != nil {
+	program := filepath.Join(ch.bin, conflist.Plugin)
+	conflist.Sweep(ch.conf)
+	conflist.Sweep(ch.bin)
+	// The program is what tells the next start that this host has had the plugin before:
+	// then containers wait for natlessd, which they do not without the plugin.
+	if _, err := os.Stat(program); ch.wait && errors.Is(err, fs.ErrNotExist) {
+		if err := ch.ready(ctx, w); err != nil {
+			return err
+		}
+	}
+	if err := conflist.Copy(ch.from, program); err != nil {
 		return fmt.Errorf("install the plugin: %w", err)
 	}
+	return ch.keep(ctx, w)
+}
+
+// keep chains the plugin: once, or whenever another program has undone it.
+func (ch *chaining) keep(ctx context.Context, w io.Writer) error {
 	for waiting := false; ; {
 		path, changed, err := ch.chain()
 		switch {
@@ -107,6 +129,7 @@ func (ch *chaining) install(ctx context.Context, w io.Writer) error {
 				fmt.Fprintf(w, "waiting for a *.conflist in %s\n", ch.conf)
 			}
 			waiting = true
+		case ch.watch && errors.Is(err, conflist.ErrChanged): // look again
 		case err != nil:
 			return err
 		case changed:
@@ -115,14 +138,37 @@ func (ch *chaining) install(ctx context.Context, w io.Writer) error {
 		case !ch.watch:
 			fmt.Fprintf(w, "%s: %s was there already\n", path, conflist.Plugin)
 		}
-		if !ch.watch {
+		if !ch.watch || !sleep(ctx, lookAgain) {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+	}
+}
+
+// ready waits until natlessd is.
+func (ch *chaining) ready(ctx context.Context, w io.Writer) error {
+	for said := false; ; said = true {
+		attempt, cancel := context.WithTimeout(ctx, lookAgain)
+		err := ch.daemon.Health(attempt)
+		cancel()
+		if err == nil {
 			return nil
-		case <-time.After(lookAgain):
 		}
+		if !said {
+			fmt.Fprintf(w, "waiting for natlessd: %v\n", err)
+		}
+		if !sleep(ctx, lookAgain/4) {
+			return ctx.Err()
+		}
+	}
+}
+
+// sleep is false when ctx ends before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
 }
 
@@ -182,19 +228,22 @@ func (ch *chaining) chain() (path string, changed bool, err error) {
 	return path, changed, err
 }
 
-// remove leaves the program: containers that are there need it when they end.
+// remove leaves the program: containers that are there need it when they end. It takes
+// the plugin out of every list that has it: which of them engines take may have changed
+// since.
 func (ch *chaining) remove(w io.Writer) error {
-	path, err := conflist.Find(ch.conf)
-	if errors.Is(err, conflist.ErrNone) {
-		return nil
+	if _, err := os.ReadDir(ch.conf); err != nil {
+		return fmt.Errorf("network configurations: %w", err)
 	}
-	if err != nil {
-		return err
+	conflist.Sweep(ch.conf)
+	var errs []error
+	for _, chained := range conflist.In(ch.conf) {
+		if changed, err := conflist.Remove(chained.Path); err != nil {
+			errs = append(errs, err)
+		} else if changed {
+			fmt.Fprintf(w, "%s: %s is taken out; %s stays for the containers that are there\n", chained.Path, conflist.Plugin,
+				filepath.Join(ch.bin, conflist.Plugin))
+		}
 	}
-	changed, err := conflist.Remove(path)
-	if err == nil && changed {
-		fmt.Fprintf(w, "%s: %s is taken out; %s stays for the containers that are there\n", path, conflist.Plugin,
-			filepath.Join(ch.bin, conflist.Plugin))
-	}
-	return err
+	return errors.Join(errs...)
 }

@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,5 +94,95 @@ func TestCNI(t *testing.T) {
 	}
 	if text, err := os.ReadFile(filepath.Join(bin, "natless-cni")); err != nil || string(text) != "program" {
 		t.Errorf("the plugin: %q %v", text, err)
+	}
+}
+
+// TestCNIWaits: nothing is installed before natlessd has been ready, but on a host that
+// has had the plugin: there containers wait for natlessd from the start.
+func TestCNIWaits(t *testing.T) {
+	conf, bin, plugin := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "natless-cni")
+	list, socket := filepath.Join(conf, "10-pods.conflist"), filepath.Join(t.TempDir(), "natless.sock")
+	const unchained = `{"plugins": [{"type": "ptp"}]}`
+	for path, text := range map[string]string{plugin: "program", list: unchained} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	install := func(ctx context.Context) (*bufio.Scanner, chan error) {
+		root, ended := newRoot(&options{}), make(chan error, 1)
+		out, in := io.Pipe()
+		root.SetOut(in)
+		root.SetArgs([]string{"cni", "install", "--wait", "--plugin", plugin, "--conf-dir", conf, "--bin-dir", bin, "--socket", socket})
+		go func() { err := root.ExecuteContext(ctx); in.Close(); ended <- err }()
+		return bufio.NewScanner(out), ended
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	said, ended := install(ctx)
+	if !said.Scan() || !strings.HasPrefix(said.Text(), "waiting for natlessd") {
+		t.Errorf("said %q", said.Text())
+	}
+	for range 2 { // ended while it waits, and started again: it waits again
+		cancel()
+		if err := <-ended; err == nil {
+			t.Error("was installed without natlessd")
+		}
+		if text, err := os.ReadFile(list); err != nil || string(text) != unchained {
+			t.Errorf("the network is not as it was: %v\n%s", err, text)
+		}
+		if left, err := os.ReadDir(bin); err != nil || len(left) > 0 {
+			t.Errorf("installed %v %v", left, err)
+		}
+		ctx, cancel = context.WithCancel(t.Context())
+		defer cancel()
+		if said, ended = install(ctx); !said.Scan() || !strings.HasPrefix(said.Text(), "waiting for natlessd") {
+			t.Errorf("said %q", said.Text())
+		}
+	}
+	listen, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"ready":true}`) })}
+	go server.Serve(listen)
+	if !said.Scan() || !strings.HasSuffix(said.Text(), "natless-cni is chained") {
+		t.Errorf("said %q", said.Text())
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	server.Close()
+	if err := os.WriteFile(list, []byte(unchained), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if said, ended = install(t.Context()); !said.Scan() || !strings.HasSuffix(said.Text(), "natless-cni is chained") {
+		t.Errorf("the second time: %q", said.Text())
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCNITakesItsOwn: out of every list that has the plugin, and nothing else.
+func TestCNITakesItsOwn(t *testing.T) {
+	conf := t.TempDir()
+	chained := `{"plugins": [{"type": "ptp"}, {"type": "natless-cni"}]}`
+	files := map[string]string{"05-new.conflist": `{"plugins": [ {"type":"bridge"} ]}`, "10-pods.conflist": chained, "20-more.conflist": chained,
+		"30-single.conf": `{"type": "natless-cni"}`, "40-broken.conflist": `{"plugins": [{"type": "natless-cni"}`}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(conf, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := newRoot(&options{})
+	root.SetOut(io.Discard)
+	root.SetArgs([]string{"cni", "uninstall", "--conf-dir", conf})
+	if err := root.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for name, before := range files {
+		text, err := os.ReadFile(filepath.Join(conf, name))
+		if ours := before == chained; err != nil || !ours && string(text) != before || ours && strings.Contains(string(text), "natless") {
+			t.Errorf("%s: %v\n%s", name, err, text)
+		}
 	}
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -136,12 +139,19 @@ func TestInstaller(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(programs(t), filepath.Base(install.Command[0])), moved(install, node)...)
+	socket := filepath.Join(node, "natless.sock")
+	cmd := exec.CommandContext(ctx, filepath.Join(programs(t), filepath.Base(install.Command[0])), append(moved(install, node), "--socket", socket)...)
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	// A node that never had natless keeps the network that it has until natlessd is ready.
+	time.Sleep(100 * time.Millisecond)
+	if got := read(t, list); got != podNetwork {
+		t.Errorf("chained before natlessd is there:\n%s", got)
+	}
+	answer(t, socket)
 	within(t, 10*time.Second, "the plugin is chained", func() error {
 		if got := plugins(t, list); !slices.Equal(got, []string{"ptp", "natless-cni"}) {
 			return fmt.Errorf("%v", got)
@@ -160,11 +170,31 @@ func TestInstaller(t *testing.T) {
 		t.Log(said.String())
 	}
 
+	// What the component adds is known to the program, and to the plugin.
+	install = container(t, mustRender(t, withComponent(t, "annotations")).daemons["natless"], "cni-install")
+	once := slices.DeleteFunc(append(moved(install, node), "--socket", socket), func(a string) bool { return a == "--watch" })
+	out, err := exec.Command(filepath.Join(programs(t), filepath.Base(install.Command[0])), once...).CombinedOutput()
+	if text := read(t, list); err != nil || !strings.Contains(text, `"publish"`) || !strings.Contains(text, `"io.kubernetes.cri.pod-annotations": true`) {
+		t.Errorf("annotations: %v\n%s\n%s", err, out, text)
+	}
+
 	remove := mustRender(t, manifest+"uninstall").daemons["natless-uninstall"].Spec.Template.Spec.InitContainers[0]
-	out, err := exec.Command(filepath.Join(programs(t), filepath.Base(remove.Command[0])), moved(remove, node)...).CombinedOutput()
+	out, err = exec.Command(filepath.Join(programs(t), filepath.Base(remove.Command[0])), moved(remove, node)...).CombinedOutput()
 	if got := plugins(t, list); err != nil || !slices.Equal(got, []string{"ptp"}) {
 		t.Errorf("uninstall: %v\n%s\nleft: %v", err, out, got)
 	}
+}
+
+// answer is a natlessd that is ready.
+func answer(t *testing.T, socket string) {
+	t.Helper()
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"ready":true}`) })}
+	go server.Serve(l)
+	t.Cleanup(func() { server.Close() })
 }
 
 // plugins gives the types in a configuration list.

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -27,9 +26,14 @@ const podAnnotations = "io.kubernetes.cri.pod-annotations"
 // containers IPv6 has not been installed, or not yet.
 var ErrNone = errors.New("there is no .conflist: install first the network plugin that gives containers IPv6")
 
+// ErrChanged says that another program has written a list at the same time, and that it
+// is as that program left it.
+var ErrChanged = errors.New("was changed by another program meanwhile: try again")
+
 // list is a network configuration list; what we do not know stays as it is.
 type list struct {
 	path    string
+	text    []byte // as it was read
 	mode    fs.FileMode
 	keys    map[string]json.RawMessage
 	plugins []json.RawMessage
@@ -111,11 +115,11 @@ func read(path string) (*list, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(path)
+	text, err := disk.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	l := &list{path: path, mode: info.Mode().Perm()}
+	l := &list{path: path, text: text, mode: info.Mode().Perm()}
 	if err := json.Unmarshal(text, &l.keys); err != nil {
 		return nil, fmt.Errorf("%s: is not a JSON object: %w", path, err)
 	}
@@ -125,7 +129,8 @@ func read(path string) (*list, error) {
 	return l, nil
 }
 
-// write replaces the file, whole or not at all: engines watch it.
+// write replaces the file, whole or not at all: engines watch it. Where somebody else
+// has written it since it was read, theirs stays.
 func (l *list) write() error {
 	plugins, err := json.Marshal(l.plugins)
 	if err != nil {
@@ -136,35 +141,11 @@ func (l *list) write() error {
 	if err != nil {
 		return err
 	}
-	return replace(l.path, bytes.NewReader(append(text, '\n')), l.mode)
-}
-
-// Copy installs a program: a container that runs the old one meanwhile is not
-// disturbed.
-func Copy(from, to string) error {
-	f, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return replace(to, f, 0o755)
-}
-
-// replace writes a file beside path, of a name that nobody takes for a
-// configuration, and renames it.
-func replace(path string, content io.Reader, mode fs.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".natless-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
+	return replace(l.path, bytes.NewReader(append(text, '\n')), l.mode, func() error {
+		now, err := disk.ReadFile(l.path)
+		if err == nil && !bytes.Equal(now, l.text) {
+			err = fmt.Errorf("%s: %w", l.path, ErrChanged)
 		}
-	}()
-	_, err = io.Copy(f, content)
-	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
-	}
-	return os.Rename(f.Name(), path)
+	})
 }

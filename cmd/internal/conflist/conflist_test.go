@@ -43,6 +43,16 @@ const after = `{
 }
 `
 
+// unchained is after without natless-cni.
+var unchained = strings.Replace(after, `,
+    {
+      "capabilities": {
+        "natless": true
+      },
+      "pool": "default",
+      "type": "natless-cni"
+    }`, "", 1)
+
 func put(t *testing.T, name, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
