@@ -3,9 +3,12 @@
 
 GO       ?= go
 FUZZTIME ?= 60s
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+# Everything that has a version takes it from here.
+VERSION  ?= $(shell config/deploy/release/version)
 BIN      ?= bin
 DIST     ?= dist
+
+LINKED      := github.com/natless/natless/cmd/internal/version.linked
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -20,14 +23,15 @@ help: ## this list
 .PHONY: build
 build: ## the programs, in bin/
 	@tests/need go
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X $(LINKED)=$(VERSION:v%=%)" -o $(BIN)/ ./cmd/...
 
 .PHONY: deb
 deb: ## the Debian package, in dist/
 	@tests/need go gzip
 	@$(MAKE) --no-print-directory build >/dev/null
 	@mkdir -p $(DIST)
-	@config/deploy/debian/build $(BIN) $(DIST) "$(VERSION)"
+	@rm -f $(DIST)/natless_*.deb
+	@config/deploy/packages/build $(BIN) $(DIST) "$(VERSION)" $$($(GO) env GOARCH) deb
 
 # Two versions of the package, to upgrade from one to the other.
 .PHONY: vagrant-build

@@ -14,15 +14,12 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	cni "github.com/containernetworking/cni/pkg/version"
 
-	"github.com/natless/natless/cmd/internal/words"
+	"github.com/natless/natless/cmd/internal/version"
 )
-
-// version is set at build time by -ldflags.
-var version = words.Unversioned
 
 // about is what somebody reads who runs it by hand.
 func about() string {
-	return "CNI plugin natless-cni " + words.Version(version) + ": an IPv4 address and ports for an IPv6-only container.\n" +
+	return "CNI plugin natless-cni " + version.String() + ": an IPv4 address and ports for an IPv6-only container.\n" +
 		`Put {"type": "natless-cni"} behind the plugin that gives IPv6 in the network's plugin list (natless cni install does).`
 }
 
@@ -39,7 +36,7 @@ func main() {
 func byHand(args []string, stdout, stderr io.Writer) int {
 	switch args[0] {
 	case "--version", "-version", "version":
-		fmt.Fprintln(stdout, "natless-cni", words.Version(version))
+		fmt.Fprintln(stdout, "natless-cni", version.String())
 	case "--help", "-help", "-h", "help":
 		fmt.Fprintln(stdout, about())
 	default:

@@ -21,6 +21,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/natless/natless/cmd/internal/portlimits"
+	"github.com/natless/natless/cmd/internal/version"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/netns"
 	"github.com/natless/natless/translator/ports"
@@ -239,7 +240,7 @@ func TestStatus(t *testing.T) {
 // with the other programs.
 func TestByHand(t *testing.T) {
 	for args, want := range map[string]string{
-		"--version": "0 natless-cni development\n", "--help": "0 " + about() + "\n", "add": "2 natless-cni: \"add\": there is --version and --help",
+		"--version": "0 natless-cni " + version.String() + "\n", "--help": "0 " + about() + "\n", "add": "2 natless-cni: \"add\": there is --version and --help",
 	} {
 		var out bytes.Buffer
 		status := byHand([]string{args}, &out, &out)

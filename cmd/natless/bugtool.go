@@ -16,6 +16,7 @@ import (
 
 	"github.com/natless/natless/cmd/internal/bugtool"
 	"github.com/natless/natless/cmd/internal/doctor"
+	"github.com/natless/natless/cmd/internal/version"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
@@ -114,7 +115,7 @@ func (o *options) bugItems(c *cobra.Command, conf string, now time.Time) []bugto
 		}}
 	}
 	items := []bugtool.Item{
-		{Name: "version.txt", What: "of natless", Get: func(context.Context) ([]byte, error) { return []byte("natless " + version + "\n"), nil }},
+		{Name: "version.txt", What: "of natless", Get: func(context.Context) ([]byte, error) { return []byte("natless " + version.String() + "\n"), nil }},
 		asked("status.json", "natless status", func(ctx context.Context) (any, error) { return client.Status(ctx) }),
 		asked("pools.json", "natless pools, the fullest 64 addresses of each", func(ctx context.Context) (any, error) { return client.FullestPools(ctx, 64) }),
 		{Name: "workloads.txt", What: "natless workloads", Get: func(ctx context.Context) ([]byte, error) {

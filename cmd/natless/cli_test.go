@@ -269,6 +269,7 @@ func TestJSON(t *testing.T) {
 		{"workloads --sort -name", `"container_id":"00123456789abcdef"`},
 		{"workloads --sort -sent", `"traffic":{"sent":{"packets":1234,"bytes":5678901},"received":{"packets":999,"bytes":10000}}`},
 		{"pools", `"ports_used":16385`},
+		{"version", `"natlessd":{"version":`},
 		{"explain x", `"verdict":"forward4"`},
 		{"workloads delete ns/db", `"name":"ns/db"`},
 	} {

@@ -76,7 +76,7 @@ Each file is replaced whole or not at all, the configuration last.`,
 		c.AddCommand(sub)
 	}
 	f := install.Flags()
-	f.StringVar(&ch.from, "plugin", "", "the `program` to install (default natless-cni beside this one, in /usr/lib/cni or in PATH)")
+	f.StringVar(&ch.from, "plugin", "", "the `program` to install (default natless-cni beside this one, in /usr/lib/cni, /usr/libexec/cni or PATH)")
 	f.StringVar(&ch.pool, "pool", "", "the `pool` from which the network's containers get their share")
 	f.IntVar(&ch.ports, "ports", 0, "how many `ports` each container gets (default the pool's ports_per_workload)")
 	install.RegisterFlagCompletionFunc("pool", o.completePool)
@@ -172,8 +172,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// packaged is where the Debian package puts the plugin.
-const packaged = "/usr/lib/cni"
+// packaged is where the packages put the plugin: Debian's, and the others.
+var packaged = []string{"/usr/lib/cni", "/usr/libexec/cni"}
 
 // pluginProgram finds the program to install: beside this one, as it is built and in the
 // container image; where the package has it; or in PATH.
@@ -185,7 +185,7 @@ func pluginProgram() (string, error) {
 			looked = append(looked, filepath.Dir(real))
 		}
 	}
-	looked = append(looked, packaged)
+	looked = append(looked, packaged...)
 	for _, dir := range looked {
 		path := filepath.Join(dir, conflist.Plugin)
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {

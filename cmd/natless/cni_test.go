@@ -81,7 +81,7 @@ func TestCNI(t *testing.T) {
 		t.Errorf("uninstall: %q %v", got, err)
 	}
 	if _, err := command(t.Context(), []string{"cni", "install", "--conf-dir", conf, "--bin-dir", filepath.Join(bin, "none")}); err == nil ||
-		!strings.Contains(err.Error(), "natless-cni is not there: looked in") || !strings.Contains(err.Error(), "/usr/lib/cni and in PATH; name it with --plugin") {
+		!strings.Contains(err.Error(), "natless-cni is not there: looked in") || !strings.Contains(err.Error(), "/usr/lib/cni, /usr/libexec/cni and in PATH; name it with --plugin") {
 		t.Errorf("where nobody has put the plugin: %v", err)
 	}
 	t.Setenv("PATH", filepath.Dir(plugin))

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/natless/natless/cmd/internal/doctor"
+	"github.com/natless/natless/cmd/internal/version"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 )
@@ -67,7 +68,7 @@ Exit status: 0 when no check failed (a warning is not a failure), else 1.`,
 // that the daemon runs.
 func (o *options) patient(c *cobra.Command, path string, now time.Time) doctor.Patient {
 	client := o.client()
-	p := doctor.Patient{ConfigPath: path, Client: client, Version: version, Now: now}
+	p := doctor.Patient{ConfigPath: path, Client: client, Version: version.String(), Now: now}
 	if path == "" {
 		p.ConfigPath = defaultConfig
 		if s, err := client.Status(c.Context()); err == nil {

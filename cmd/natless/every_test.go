@@ -45,6 +45,7 @@ var every = []struct {
 	{words: "explain ipv6 src 2001:db8::1 dst 2001:db8::2 tcp", bad: "explain --map x y"},
 	{words: "explain --prefix 64:ff9b::/96 --map 2001:db8::1=192.0.2.1 ipv6 src 2001:db8::1 dst 64:ff9b::192.0.2.2 tcp sport 1 dport 2",
 		bad: "explain --prefix x y", alone: true},
+	{words: "version", bad: "version short", alone: true},
 	{words: "registry new FILE", bad: "registry new a b", alone: true},
 	{words: "registry check FILE", bad: "registry check a b", alone: true},
 }

@@ -11,12 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/natless/natless/cmd/internal/words"
+	"github.com/natless/natless/cmd/internal/version"
 	"github.com/natless/natless/config/api"
 )
-
-// version is set at build time by -ldflags.
-var version = words.Unversioned
 
 // options are the flags that every subcommand has.
 type options struct {
@@ -28,7 +25,6 @@ type options struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	version = words.Version(version)
 	o := &options{}
 	if err := newRoot(o).ExecuteContext(ctx); err != nil {
 		sentences(os.Stderr, "natless: "+advise(o.socket, err).Error())
@@ -57,7 +53,7 @@ func newRoot(o *options) *cobra.Command {
 
 Exit status: 0 when all is well; 1 when something failed, or doctor found that
 something is wrong; 2 when the command line is wrong.`,
-		Version:       version,
+		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
@@ -89,6 +85,7 @@ something is wrong; 2 when the command line is wrong.`,
 		newBugtool(o),
 		newCNI(o),
 		newDemo(),
+		newVersion(o),
 	)
 	for _, f := range hidden {
 		root.AddCommand(f())

@@ -14,18 +14,18 @@ import (
 
 // The manual pages need libraries that no operator's command needs. So the command
 // that writes them is in a program of its own, which who makes a package runs:
-// go run -tags manual ./cmd/natless man DIRECTORY
+// go run -tags manual ./cmd/natless man DIRECTORY VERSION
 func init() { hidden = append(hidden, newMan) }
 
 // newMan is for who makes a package.
 func newMan() *cobra.Command {
 	return &cobra.Command{
-		Use:    "man DIRECTORY",
+		Use:    "man DIRECTORY VERSION",
 		Short:  "Write the manual pages of all of natless into a directory",
 		Hidden: true,
-		Args:   arguments(1, 1),
+		Args:   arguments(2, 2),
 		RunE: func(c *cobra.Command, args []string) error {
-			return manual.Write(args[0], c.Root(), version, sourceDate())
+			return manual.Write(args[0], c.Root(), args[1], sourceDate())
 		},
 	}
 }

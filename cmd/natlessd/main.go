@@ -15,13 +15,10 @@ import (
 
 	"github.com/natless/natless/cmd/internal/daemon"
 	"github.com/natless/natless/cmd/internal/usage"
-	"github.com/natless/natless/cmd/internal/words"
+	"github.com/natless/natless/cmd/internal/version"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/registry"
 )
-
-// version is set at build time by -ldflags.
-var version = words.Unversioned
 
 // misconfigured is the exit status that tells systemd that a restart changes
 // nothing (EX_CONFIG of sysexits.h): the configuration is wrong, or the registry
@@ -30,7 +27,6 @@ var version = words.Unversioned
 const misconfigured = 78
 
 func main() {
-	version = words.Version(version)
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -50,7 +46,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "natlessd: --host goes with --check")
 		return 2
 	case given.Version:
-		fmt.Fprintln(stdout, "natlessd", version)
+		fmt.Fprintln(stdout, "natlessd", version.String())
 		return 0
 	}
 	if given.Cleanup {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/natless/natless/cmd/internal/version"
 )
 
 func TestCommandLine(t *testing.T) {
@@ -20,7 +22,7 @@ func TestCommandLine(t *testing.T) {
 		stdout, stderr string // how they begin
 	}{
 		{"--help", 0, "", "natlessd translates"},
-		{"--version", 0, "natlessd development\n", ""},
+		{"--version", 0, "natlessd " + version.String() + "\n", ""},
 		{"--config " + good + " --check", 0, good + ": nothing wrong\n", ""},
 		{"--config " + bad + " --check", misconfigured, "", bad + ":1: prefix: "},
 		{"--config " + bad, misconfigured, "", bad + ":1: prefix: "},

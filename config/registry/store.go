@@ -25,8 +25,12 @@ var (
 
 var buckets = [][]byte{bucketMeta, bucketAssignments, bucketCooling, bucketHistory, bucketOrder, bucketLast}
 
-// layout is the version in bucketMeta. The one before had no serials, and the one
-// before that no digest, and records without a checksum.
+// Layout is the version of what lies in the file, in bucketMeta. A natlessd brings older
+// ones up to date and refuses newer ones.
+const Layout = layout
+
+// The layout before had no serials, and the one before that no digest, and records
+// without a checksum.
 const layout, layoutUnnumbered, layoutUnsummed = "3", "2", "1"
 
 // prepare brings the layout of an older natlessd up to date, and refuses what

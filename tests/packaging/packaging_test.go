@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -32,18 +33,17 @@ func TestMain(m *testing.M) {
 // built are the packages that build made.
 var built = map[string]string{}
 
-// build makes the package of what git describe would say, once, and gives its
-// path.
-func build(t *testing.T, described string) string {
+// build makes the package of a version, once, and gives its path.
+func build(t *testing.T, version string) string {
 	t.Helper()
-	if built[described] != "" {
-		return built[described]
+	if built[version] != "" {
+		return built[version]
 	}
 	dist, err := os.MkdirTemp("", "natless-dist-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("config/deploy/debian/build", daemon.Build(t), dist, described)
+	cmd := exec.Command("config/deploy/packages/build", daemon.Build(t), dist, version, runtime.GOARCH, "deb")
 	cmd.Dir = "../.."
 	var said bytes.Buffer
 	cmd.Stderr = &said
@@ -51,8 +51,8 @@ func build(t *testing.T, described string) string {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &said)
 	}
-	built[described] = strings.TrimSpace(string(out))
-	return built[described]
+	built[version] = strings.TrimSpace(string(out))
+	return built[version]
 }
 
 // root is this machine's system with a layer over it that takes all changes.
@@ -167,7 +167,7 @@ func TestInstallAndPurge(t *testing.T) {
 		t.Skip("natless is installed on this machine: purge it to run this test")
 	}
 	r := newRoot(t)
-	old, next := build(t, "v0.0.1"), build(t, "v0.0.1-3-gabcdef0")
+	old, next := build(t, "0.0.1"), build(t, "0.0.2-alpha.3+gabcdef0")
 	r.run("dpkg", "-i", r.put(old))
 	for _, program := range []string{"natless", "natlessd"} {
 		if out := r.run(program, "--version"); !strings.Contains(out, program) {
@@ -188,7 +188,7 @@ func TestInstallAndPurge(t *testing.T) {
 		}
 	}
 	r.run("dpkg", "-i", r.put(next))
-	if out := r.run("dpkg-query", "-W", "natless"); out != "natless\t0.0.1+3.gabcdef0\n" {
+	if out := r.run("dpkg-query", "-W", "natless"); out != "natless\t0.0.2~alpha.3+gabcdef0\n" {
 		t.Errorf("upgraded to %q", out)
 	}
 	r.units(t)
@@ -256,9 +256,9 @@ func (r *root) manual(t *testing.T) {
 // Debian's own critic finds nothing, and the same commit gives the same package.
 func TestPackage(t *testing.T) {
 	netns.Require(t, "dpkg", "lintian")
-	one := build(t, "v0.0.1")
-	delete(built, "v0.0.1")
-	two := build(t, "v0.0.1")
+	one := build(t, "0.0.1")
+	delete(built, "0.0.1")
+	two := build(t, "0.0.1")
 	a, err := os.ReadFile(one)
 	if err != nil {
 		t.Fatal(err)
@@ -277,12 +277,13 @@ func TestPackage(t *testing.T) {
 	}
 }
 
-// Versions sort by time, whatever git says of them.
+// A later version is greater by dpkg's rules, too. Those of rpm and apk are asked by
+// make test-release.
 func TestVersions(t *testing.T) {
 	netns.Require(t, "dpkg")
 	last := "0~"
-	for _, described := range []string{"abcdef0", "v0.9.0-rc1", "v0.9.0-rc1-2-gabcdef0", "v0.9.0", "v0.9.0-1-gfedcba9", "v0.9.0-12-gabcdef0", "v0.10.0"} {
-		cmd := exec.Command("config/deploy/debian/version", described)
+	for _, semantic := range []string{"0.9.0-alpha.9+gfedcba9", "0.9.0-alpha.581+gabcdef0", "0.9.0-beta.1", "v0.9.0-rc.1", "0.9.0-rc.2", "0.9.0", "0.9.1-alpha.582", "0.10.0"} {
+		cmd := exec.Command("config/deploy/release/version", "deb", semantic)
 		cmd.Dir = "../.."
 		out, err := cmd.Output()
 		if err != nil {
@@ -290,7 +291,7 @@ func TestVersions(t *testing.T) {
 		}
 		version := strings.TrimSpace(string(out))
 		if err := exec.Command("dpkg", "--compare-versions", last, "lt", version).Run(); err != nil {
-			t.Errorf("%s gives %s, which is not after %s", described, version, last)
+			t.Errorf("%s gives %s, which is not after %s", semantic, version, last)
 		}
 		last = version
 	}

@@ -1,10 +1,9 @@
-// Package words is how the programs say numbers and lists to people, in which
-// order, and which version they are. What is said may not enter.
+// Package words is how the programs say numbers and lists to people, and in which
+// order. What is said may not enter.
 package words
 
 import (
 	"fmt"
-	"runtime/debug"
 	"strings"
 )
 
@@ -42,19 +41,4 @@ func Some(all []string, most int) string {
 		return fmt.Sprintf("%s and %d more", strings.Join(all[:most], ", "), n)
 	}
 	return strings.Join(all, ", ")
-}
-
-// Unversioned is the version of a program that was built without one.
-const Unversioned = "development"
-
-// Version is what a program was built as: what the linker was told, else what the Go
-// tool knows of the module (go install …@v1.2.3).
-func Version(linked string) string {
-	if linked != Unversioned {
-		return linked
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
-		return info.Main.Version
-	}
-	return linked
 }

@@ -28,12 +28,3 @@ func TestSome(t *testing.T) {
 		t.Error(got)
 	}
 }
-
-func TestVersion(t *testing.T) {
-	if got := Version("v1.2"); got != "v1.2" {
-		t.Error(got)
-	}
-	if got := Version(Unversioned); got != Unversioned {
-		t.Error(got)
-	}
-}
