@@ -9,8 +9,8 @@ import (
 // now on: others hold them. Who has such an address keeps it. The host's own
 // address in its pool is not meant.
 func (r *Registry) Bar(addrs map[netip.Addr]string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.lock()
+	defer r.unlock()
 	r.barred = maps.Clone(addrs)
 	r.state.bar(r.barred)
 }
@@ -24,21 +24,6 @@ func (s *state) bar(addrs map[netip.Addr]string) {
 			}
 		}
 	}
-}
-
-// OnBarred says how many workloads have what they got on barred addresses before
-// those were. Who shares the host's own address does not count, also where its pool
-// is gone.
-func (r *Registry) OnBarred() map[netip.Addr]int {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	found := map[netip.Addr]int{}
-	for addr := range r.barred {
-		if a := r.state.addresses[addr]; a != nil && len(a.owners) > 0 && (a.whole || a.pool != nil && !a.pool.Uplink) {
-			found[addr] = len(a.owners)
-		}
-	}
-	return found
 }
 
 // Alone says whether nobody else has a part of an assignment's address.

@@ -94,8 +94,8 @@ func (r *Registry) commit(batch []*op) {
 // write applies the batch and puts it on disk. When that fails, memory is built
 // anew from what the disk has.
 func (r *Registry) write(batch []*op) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.lock()
+	defer r.unlock()
 	err := r.update(func(tx *bolt.Tx) error {
 		t := &txn{Registry: r, tx: tx, now: r.now()}
 		if _, err := t.warmUp(warmAtOnce); err != nil {

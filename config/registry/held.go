@@ -177,10 +177,16 @@ func (x *index) remove(hash uint64, h *held) {
 func (x *index) all() []*held {
 	list := make([]*held, 0, x.n)
 	for i := range x.pieces {
-		for _, h := range x.pieces[i].held {
-			if h != nil {
-				list = append(list, h)
-			}
+		list = x.pieces[i].list(list)
+	}
+	return list
+}
+
+// list adds what the piece holds to a list.
+func (p *piece) list(list []*held) []*held {
+	for _, h := range p.held {
+		if h != nil {
+			list = append(list, h)
 		}
 	}
 	return list

@@ -37,21 +37,7 @@ func (r *Registry) BySerial(serial uint64) (*Assignment, error) {
 	return nil, fmt.Errorf("assignment %d: %w", serial, ErrNotFound)
 }
 
-// Len is how many assignments there are.
-func (r *Registry) Len() int {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.state.assignments.n
-}
-
-// Insiders counts the workloads that have their IPv4 inside.
-func (r *Registry) Insiders() Insiders {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.state.insiders
-}
-
-// All gives every assignment that there is now, in no order.
+// All gives every assignment, in no order; see Each.
 func (r *Registry) All() []*Assignment {
 	all := make([]*Assignment, 0, r.Len())
 	for _, h := range r.present() {
@@ -60,18 +46,25 @@ func (r *Registry) All() []*Assignment {
 	return all
 }
 
-// Each yields every assignment that there is now, in no order. It is for looking at,
-// and is gone with the next: who keeps one takes its Clone. Changes are made meanwhile.
+// Each yields every assignment, in no order. One that comes or goes while they are
+// listed may be there or not. It is for looking at, and is gone with the next: who keeps
+// one takes its Clone.
 func (r *Registry) Each() iter.Seq[*Assignment] { return look(r.present()) }
 
-// present is all that is held at this moment.
+// present is all that is held. What comes or goes meanwhile may be there or not: a
+// change waits for one piece of the index, and not until a million are copied.
 func (r *Registry) present() []*held {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	if r.state.order != nil {
-		return r.state.order
+	all := make([]*held, 0, r.Len()+r.Len()/64)
+	for i := range 1 << pieceBits {
+		r.mu.RLock()
+		if order := r.state.order; order != nil && i == 0 {
+			r.mu.RUnlock()
+			return order
+		}
+		all = r.state.assignments.pieces[i].list(all)
+		r.mu.RUnlock()
 	}
-	return r.state.assignments.all()
+	return all
 }
 
 // List gives up to limit assignments that match, sorted by key, from behind

@@ -13,16 +13,6 @@ type Share struct {
 	Ports   ports.Set
 }
 
-// Outside gives what is assigned and the pools do not have any more: addresses
-// of no pool, and ports of the host's own address that its pool has lost. Their
-// workloads keep them until they give them back, so who makes the host's routes
-// and rules of the pools has to make some of these, too.
-func (r *Registry) Outside() []Share {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.state.outside(func(a netip.Addr) *pool { return r.state.addresses[a].pool })
-}
-
 // outside is what is assigned outside of the pools, where each address is in the
 // one that in says.
 func (s *state) outside(in func(netip.Addr) *pool) (out []Share) {
@@ -45,17 +35,33 @@ func (a *address) outside(p *pool) (s Share, some bool) {
 	}
 	var left ports.Builder
 	for o := range look(a.owners) {
-		if o.Ports.IsZero() {
+		runs, out := a.outsideOf(p, o)
+		if out && o.Ports.IsZero() {
 			return s, true
 		}
-		for r := range o.Ports.Runs() {
-			if p == nil || p.never.OverlapsRange(r) {
-				left.Add(r)
-			}
+		for _, r := range runs {
+			left.Add(r)
 		}
 	}
 	s.Ports = left.Set()
 	return s, !s.Ports.IsZero()
+}
+
+// outsideOf is what one assignment has of the address that its pool has not, and
+// whether that is anything: no runs are all of the address.
+func (a *address) outsideOf(p *pool, o *Assignment) (runs []ports.Range, out bool) {
+	if p != nil && !p.Uplink {
+		return nil, false
+	}
+	if o.Ports.IsZero() {
+		return nil, true
+	}
+	for r := range o.Ports.Runs() {
+		if p == nil || p.never.OverlapsRange(r) {
+			runs = append(runs, r)
+		}
+	}
+	return runs, runs != nil
 }
 
 // SetInUse says which ports of an address the host itself uses, besides those

@@ -70,8 +70,8 @@ func (p *Plan) Move() ([]Change, error) {
 
 // move moves what must, where the pools are to be these.
 func (r *Registry) move(pools []*pool, history int) ([]moved, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.lock()
+	defer r.unlock()
 	all := r.state.moves(pools, r.now())
 	if all == nil {
 		return nil, nil
@@ -166,8 +166,8 @@ func (p *Plan) Back() error {
 	r := p.r
 	r.commits.leader.Lock()
 	defer r.commits.leader.Unlock()
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.lock()
+	defer r.unlock()
 	back := slices.DeleteFunc(p.moved, func(m moved) bool {
 		if r.state.has(m.new) {
 			return false
@@ -234,16 +234,17 @@ func (p *Plan) Outside() []Share {
 func (p *Plan) Commit() {
 	r := p.r
 	r.commits.leader.Lock()
-	r.mu.Lock()
+	r.lock()
 	for i := range p.moved {
 		p.moved[i].settle()
 	}
 	r.state.adopt(p.pools)
 	r.state.bar(r.barred)
 	r.history = p.history
-	r.mu.Unlock()
+	r.unlock()
 	r.commits.leader.Unlock()
 	r.prune()
+	r.Unmap()
 }
 
 // adopt puts pools in the place of others. What is known of their addresses moves
@@ -280,7 +281,7 @@ func (s *state) adopt(pools []*pool) {
 			s.addresses[a.addr] = a
 		}
 	}
-	s.pools = pools
+	s.pools, s.strays = pools, new(strays)
 }
 
 // pruneAtOnce is how many entries of the history one transaction forgets: a put

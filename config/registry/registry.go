@@ -110,6 +110,7 @@ type Registry struct {
 	inMemory int64      // the largest copy that is not put on disk
 	inUse    atomic.Pointer[inUse]
 	drains   atomic.Pointer[drains]
+	glance   atomic.Pointer[glance]
 
 	mu     sync.RWMutex // guards what follows; held for writing until what was written is on disk
 	state  state
@@ -127,6 +128,7 @@ type state struct {
 	cooling     coolingHeap
 	lastCooled  map[api.Key]*cooled
 	insiders    Insiders
+	strays      *strays // another when what is assigned outside of the pools is
 }
 
 // Insiders counts the workloads that have their IPv4 inside.
@@ -268,6 +270,7 @@ func newState(pools []*pool, n int) state {
 		serials:     new(index),
 		addresses:   make(map[netip.Addr]*address),
 		lastCooled:  make(map[api.Key]*cooled),
+		strays:      new(strays),
 	}
 	for _, x := range []*index{s.assignments, s.ipv6, s.serials} {
 		x.expect(n)
@@ -310,6 +313,7 @@ func (s *state) add(a *Assignment) error {
 	addr.owners = append(addr.owners, a.held)
 	s.assignments.add(hashKey(a.Key), a.held)
 	s.insiders.count(a, 1)
+	s.stray(addr, a)
 	if a.Serial != 0 { // which those of an older layout have not, while it is only read
 		s.serials.add(hashSerial(a.Serial), a.held)
 	}
@@ -335,6 +339,7 @@ func (s *state) remove(a *Assignment) *address {
 	s.assignments.remove(hashKey(a.Key), a.held)
 	s.serials.remove(hashSerial(a.Serial), a.held)
 	s.insiders.count(a, -1)
+	s.stray(addr, a)
 	for _, ip := range a.Request.IPv6 {
 		s.ipv6.remove(hashIPv6(ip), a.held)
 	}

@@ -140,6 +140,7 @@ func (k *keeper) Run(ctx context.Context) error {
 			tick = nil
 			k.releases(ctx)
 			k.reconcile(ctx)
+			k.Unmap()
 		}
 	}
 }
