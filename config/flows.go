@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -16,6 +17,7 @@ type Flows struct {
 	Idle     time.Duration `yaml:"idle"`      // after which a silent flow has ended
 	Active   time.Duration `yaml:"active"`    // after which one that goes on has a record
 	MaxFlows int           `yaml:"max_flows"` // that are open at a time
+	Sample   Sample        `yaml:"sample"`    // of so many packets one is counted
 	JSON     FlowsJSON     `yaml:"json"`
 	IPFIX    FlowsIPFIX    `yaml:"ipfix"`
 }
@@ -35,7 +37,7 @@ type FlowsIPFIX struct {
 }
 
 func defaultFlows() Flows {
-	return Flows{Idle: 15 * time.Second, Active: time.Minute, MaxFlows: 262_144, JSON: FlowsJSON{MaxSize: 100, Keep: 5}}
+	return Flows{Idle: 15 * time.Second, Active: time.Minute, MaxFlows: 262_144, Sample: 1, JSON: FlowsJSON{MaxSize: 100, Keep: 5}}
 }
 
 func (f *Flows) setDefaults(given map[string]bool) {
@@ -44,11 +46,30 @@ func (f *Flows) setDefaults(given map[string]bool) {
 	}
 }
 
+// Sample is of how many packets one is counted in flow records.
+type Sample int
+
+const maxSample = 1_000_000
+
+// UnmarshalText takes 1/N.
+func (s *Sample) UnmarshalText(text []byte) error {
+	n, found := strings.CutPrefix(string(text), "1/")
+	of, err := strconv.Atoi(n)
+	if !found || err != nil {
+		return fmt.Errorf("%q is not a part of all packets such as 1/100", text)
+	}
+	*s = Sample(max(of, 0)) // no number below 1 is valid
+	return nil
+}
+
+func (s Sample) String() string { return "1/" + strconv.Itoa(int(s)) }
+
 func (v validator) flows() {
 	f := v.Flows
 	v.check(time.Second <= f.Idle && f.Idle <= time.Hour, "flows.idle", "%s is not between 1s and 1h", f.Idle)
 	v.check(f.Idle <= f.Active && f.Active <= 24*time.Hour, "flows.active", "%s is not between idle (%s) and 24h", f.Active, f.Idle)
 	v.between("flows.max_flows", f.MaxFlows, 1024, 10_000_000)
+	v.check(1 <= f.Sample && f.Sample <= maxSample, "flows.sample", "%v is not between 1/1 and 1/%d", f.Sample, maxSample)
 	v.check(f.JSON.Path == "" || filepath.IsAbs(f.JSON.Path), "flows.json.path", "%q is not an absolute path", f.JSON.Path)
 	v.between("flows.json.max_size", f.JSON.MaxSize, 1, 1_000_000)
 	v.between("flows.json.keep", f.JSON.Keep, 0, 1000)

@@ -175,6 +175,9 @@ func printFlowStatus(w io.Writer, s api.FlowStatus) error {
 	var rows [][]string
 	if s.Enabled {
 		state := fmt.Sprintf("%d of %d open", s.Open, s.MaxFlows)
+		if s.Sample > 1 {
+			state += fmt.Sprintf(", of a sample: 1/%d of all packets", s.Sample)
+		}
 		if s.Lost.Packets > 0 {
 			state += fmt.Sprintf(", %d packets (%d bytes) found no room, last at %s", s.Lost.Packets, s.Lost.Bytes, moment(s.LostAt))
 		}

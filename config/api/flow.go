@@ -32,6 +32,7 @@ type Flow struct {
 	Initiator  string     `json:"initiator"` // local or remote
 	Sent       FlowCount  `json:"sent"`
 	Received   FlowCount  `json:"received"`
+	Sample     int        `json:"sample,omitempty"` // one of so many packets was counted, where it was not each one
 	Serial     uint64     `json:"serial,omitempty"` // of the workload's assignment
 	Workload   string     `json:"workload,omitempty"`
 	Container  string     `json:"container_id,omitempty"`
@@ -115,6 +116,7 @@ type FlowStatus struct {
 	Enabled  bool              `json:"enabled"`
 	Open     int               `json:"open"`
 	MaxFlows int               `json:"max_flows"`
+	Sample   int               `json:"sample,omitempty"` // of so many packets one is counted, where it is not each one
 	Kernel   string            `json:"kernel,omitempty"` // why the kernel's fast path does not itemise
 	Records  map[string]uint64 `json:"records,omitempty"`
 	// Lost is what was translated and found no room to be itemised, and whose it was.

@@ -94,7 +94,7 @@ func TestDriverFlows(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(t)
 			d := NewDriver(driverWorld(t).NewWorker(), l, nil)
-			d.flows.Table = flows.NewTable(10)
+			d.flows.Table = flows.NewTable(10, 1)
 			d.Now()
 			for _, b := range c.packets {
 				d.Move(l.packet(b, c.offload))
@@ -133,7 +133,7 @@ func TestFlowsAgainstTraffic(t *testing.T) {
 			}
 			l := newLedger(t)
 			d := NewDriver(tr.NewWorker(), l, nil)
-			d.traffic, d.flows.Table = new(traffic), flows.NewTable(4000)
+			d.traffic, d.flows.Table = new(traffic), flows.NewTable(4000, 1)
 			g := generate.New(world, 7)
 			for n := range 4000 {
 				p := g.Next4()
@@ -177,7 +177,7 @@ func BenchmarkDriverFlows(b *testing.B) {
 				d := NewDriver(tr.NewWorker(), discard{}, nil)
 				d.counters, d.traffic = new(counters), new(traffic)
 				if with {
-					d.flows.Table = flows.NewTable(131_072)
+					d.flows.Table = flows.NewTable(131_072, 1)
 				}
 				in := udp("2001:db8:6::2", prefix+"192.0.2.9", 18, 64, 0, 0)
 				p := packetWith(in)

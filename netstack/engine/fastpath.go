@@ -41,7 +41,7 @@ func openKernelPath(o Options, routed <-chan struct{}, workloads iter.Seq[attach
 	c := attach.Config{Device: o.Device, Uplink: o.Uplink, Required: o.FastPath == FastPathRequired, Keep: o.Leave, After: routed, Log: o.Log,
 		Inside: o.Inside, Steer: o.FastPath == FastPathOff}
 	if o.Flows {
-		c.Itemise = kernelRoom
+		c.Itemise, c.Sample = kernelRoom, o.FlowSample
 	}
 	if o.FastPath == FastPathOff && o.Inside == "" {
 		removed, err := attach.Cleanup(c)

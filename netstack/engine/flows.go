@@ -25,7 +25,7 @@ func (h *Host) flowSources(o Options) (queues []*flows.Queue) {
 		n *= 2 // those of workloads with IPv4 inside come last
 	}
 	for range n {
-		q := flows.NewQueueSource(queueRoom)
+		q := flows.NewQueueSource(queueRoom, o.FlowSample)
 		queues = append(queues, q.Queue)
 		h.FlowSources = append(h.FlowSources, q)
 	}

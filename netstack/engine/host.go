@@ -41,6 +41,7 @@ type Options struct {
 	Local         local.Config // but for what the host knows by itself
 	PerMapping    bool         // packets are counted by mapping
 	Flows         bool         // and itemised
+	FlowSample    int          // of so many packets one; 0 is 1
 	InUse         func(route.InUse)
 	Log           *slog.Logger
 }

@@ -160,7 +160,7 @@ func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, device string, o
 		o(f)
 	}
 	if f.itemising != nil {
-		if err := spec.Variables[programVarItemising].Set(uint32(1)); err != nil {
+		if err := spec.Variables[programVarItemising].Set(f.itemising.sample); err != nil {
 			return nil, fmt.Errorf("read the fast path: %w", err)
 		}
 	}

@@ -20,11 +20,11 @@ import (
 // Option is what a fast path may do besides.
 type Option func(*FastPath)
 
-// Itemising has the programs itemise what they translate, with room for some flows
-// between two calls of DrainFlows. What is not asked for costs nothing: the kernel's
+// Itemising has the programs itemise what they translate, one of so many packets by
+// chance, with room for some flows between two calls of DrainFlows. What is not asked for costs nothing: the kernel's
 // verifier takes it out of the programs.
-func Itemising(room int) Option {
-	return func(f *FastPath) { f.itemising = &itemising{room: uint32(room)} }
+func Itemising(room, sample int) Option {
+	return func(f *FastPath) { f.itemising = &itemising{room: uint32(room), sample: uint32(max(sample, 1))} }
 }
 
 // unitemisedRoom is of how many mappings it is known what found no room.
@@ -33,15 +33,16 @@ const unitemisedRoom = 1024
 // itemising is the maps that flows are counted in: one pair that the programs see,
 // and one that is empty.
 type itemising struct {
-	room uint32
-	mu   sync.Mutex // held by who drains
-	pair [2]flowMaps
-	seen int         // of pair
-	left []*ebpf.Map // by who had the maps before, as flowPins has them; nil where there is none: nobody writes there
-	last []last      // what there was when the maps were closed
-	gone bool        // they are
-	keys []flows.Key
-	sums []flows.Sum
+	room   uint32
+	sample uint32
+	mu     sync.Mutex // held by who drains
+	pair   [2]flowMaps
+	seen   int         // of pair
+	left   []*ebpf.Map // by who had the maps before, as flowPins has them; nil where there is none: nobody writes there
+	last   []last      // what there was when the maps were closed
+	gone   bool        // they are
+	keys   []flows.Key
+	sums   []flows.Sum
 }
 
 // flowMaps are the flows, and by slot what found no room among them.

@@ -44,7 +44,7 @@ func TestFlowLayout(t *testing.T) {
 
 func itemised(t testing.TB, room int) *FastPath {
 	t.Helper()
-	f, err := Load("natless0", Itemising(room))
+	f, err := Load("natless0", Itemising(room, 1))
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
@@ -59,7 +59,7 @@ func TestFlowsAsTheDaemon(t *testing.T) {
 	r, f := newRig(t), itemised(t, 10_000)
 	for i, w := range prefixed() {
 		j := newPair(t, r, w, f).judge()
-		table, s, translated := flows.NewTable(10_000), newSource(w, uint64(i), 300), 0
+		table, s, translated := flows.NewTable(10_000, 1), newSource(w, uint64(i), 300), 0
 		r.Do(func() {
 			for range 3000 {
 				p, segments := s.next()
@@ -145,6 +145,34 @@ func TestFlowsFull(t *testing.T) {
 	}
 }
 
+// Of a sample, what is counted stands for all packets; eight standard deviations are
+// room enough for chance.
+func TestFlowsSample(t *testing.T) {
+	netns.Require(t, netns.Root)
+	const all, one = 4000, 10
+	f, err := Load("natless0", Itemising(100, one))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	r := newRig(t)
+	j := newPair(t, r, prefixed()[0], f).judge()
+	r.Do(func() {
+		for range all {
+			if a, _, err := j.workload.run(packetOf(udp6(64)), 0); err != nil || a != actRedirect {
+				t.Fatalf("%d, %v", int32(a), err)
+			}
+		}
+	})
+	got := uint64(0)
+	if _, err := f.DrainFlows(func(_ *flows.Key, s *flows.Sum) { got += s.Packets[flows.Sent] }, func(_ uint32, n flows.Lost) { t.Errorf("lost %+v", n) }); err != nil {
+		t.Error(err)
+	}
+	if got < all/one-160 || got > all/one+160 {
+		t.Errorf("%d packets are counted of %d, want some %d", got, all, all/one)
+	}
+}
+
 // Emptied in the middle, or taken away, the maps change no packet's way.
 func TestFlowsChangeNothing(t *testing.T) {
 	netns.Require(t, netns.Root)
@@ -206,7 +234,7 @@ func TestFlowsInherited(t *testing.T) {
 	run(f, 1)
 	drain(f, 1)
 	run(f, 3)
-	heir, err := Adopt(dir, "natless0", Itemising(200))
+	heir, err := Adopt(dir, "natless0", Itemising(200, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +248,7 @@ func TestFlowsInherited(t *testing.T) {
 	}
 	drain(heir, 5) // closed, and all the same
 	run(f, 7)
-	last, err := Adopt(dir, "natless0", Itemising(200))
+	last, err := Adopt(dir, "natless0", Itemising(200, 1))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func TestFlowsInheritedInPart(t *testing.T) {
 		if err := os.Remove(filepath.Join(dir, missing)); err != nil {
 			t.Fatal(err)
 		}
-		heir, err := Adopt(dir, "natless0", Itemising(100))
+		heir, err := Adopt(dir, "natless0", Itemising(100, 1))
 		if err != nil {
 			t.Fatal(err)
 		}

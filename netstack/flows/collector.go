@@ -16,6 +16,7 @@ type Record struct {
 	Sum
 	Start, End time.Time
 	Reason     Reason
+	Sample     int // one of so many packets was counted; 1: each one
 	Owner      any // what Config.Owner said
 }
 
@@ -38,6 +39,7 @@ type Sink interface {
 // Config is what a collector is made from.
 type Config struct {
 	Limits
+	Sample  int // what the sources were made with; 0 is 1
 	Sources []Source
 	// Owner is whose an address and port was at a time, by slot where the port says
 	// nothing (0). It is called often, for few slots.
@@ -187,7 +189,8 @@ func (c *Collector) owner(k *Key, s *Sum) any {
 
 // record says what is known of a flow.
 func (c *Collector) record(k *Key, s *Sum, owner any, why Reason) Record {
-	return Record{Key: *k, Sum: *s, Start: c.clock.At(s.First), End: c.clock.At(s.Last), Reason: why, Owner: owner}
+	return Record{Key: *k, Sum: *s, Start: c.clock.At(s.First), End: c.clock.At(s.Last), Reason: why,
+		Sample: max(c.config.Sample, 1), Owner: owner}
 }
 
 func (c *Collector) emit(k *Key, s *Sum, owner any, why Reason) {

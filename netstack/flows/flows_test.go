@@ -1,7 +1,9 @@
 package flows
 
 import (
+	"bytes"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -25,7 +27,7 @@ func keyOf(n int) Key {
 func TestTableAgainstMap(t *testing.T) {
 	t.Parallel()
 	const room = 500
-	table := NewTable(room)
+	table := NewTable(room, 1)
 	for round := range 3 { // a drained table is as a new one
 		r := rand.New(rand.NewPCG(1, uint64(round)))
 		want, lost := map[Key]*Sum{}, map[uint32]Lost{}
@@ -70,7 +72,7 @@ func TestTableAgainstMap(t *testing.T) {
 // More workloads lose something than a table knows by name: the sum is right.
 func TestTableLosesOfMany(t *testing.T) {
 	t.Parallel()
-	table := NewTable(1)
+	table := NewTable(1, 1)
 	for i := range uint32(5000) {
 		table.Add(Key{Slot: i + 1}, Sent, 1, 100, 0, 1)
 	}
@@ -84,8 +86,35 @@ func TestTableLosesOfMany(t *testing.T) {
 	}
 }
 
+// TestSample: of a sample, the packets that are counted stand for all, whoever sends them
+// in whatever rhythm; eight standard deviations are room enough for chance.
+func TestSample(t *testing.T) {
+	t.Parallel()
+	const all, one = 400_000, 50
+	table := NewTable(10, one)
+	regular := Packet{Bytes: make([]byte, 40), Length: 40, Source: 1}
+	regular.Bytes[0], regular.Bytes[9] = 0x45, protoUDP
+	other := regular
+	other.Bytes, other.Source = bytes.Clone(regular.Bytes), 2
+	for i := range all {
+		if i%one == 0 { // which a sample of each fiftieth would see always, or never
+			table.AddPacket(&regular, 1)
+		} else {
+			table.AddPacket(&other, 1)
+		}
+	}
+	got := map[uint32]float64{}
+	table.Drain(func(k *Key, s *Sum) { got[k.Slot] = float64(s.Packets[Sent]) }, func(uint32, Lost) { t.Error("something is lost") })
+	for slot, sent := range map[uint32]float64{1: all / one, 2: all - all/one} {
+		want := sent / one
+		if math.Abs(got[slot]-want) > 8*math.Sqrt(want) {
+			t.Errorf("slot %d: %v packets of %v, want some %v", slot, got[slot], sent, want)
+		}
+	}
+}
+
 func TestTableDoesNotAllocate(t *testing.T) {
-	table, n := NewTable(10_000), 0
+	table, n := NewTable(10_000, 1), 0
 	packet := Packet{Bytes: make([]byte, 40), Length: 40, Source: 1, Target: 2}
 	packet.Bytes[0], packet.Bytes[9] = 0x45, protoTCP
 	if a := testing.AllocsPerRun(20_000, func() {
@@ -101,7 +130,7 @@ func TestTableDoesNotAllocate(t *testing.T) {
 func TestQueueHandsOver(t *testing.T) {
 	t.Parallel()
 	for _, rest := range []time.Duration{0, 200 * time.Microsecond} {
-		s := NewQueueSource(1000)
+		s := NewQueueSource(1000, 1)
 		var loop sync.WaitGroup
 		const batches = 20_000
 		sent := 0
@@ -139,7 +168,7 @@ func TestQueueHandsOver(t *testing.T) {
 // A loop in the middle of a batch keeps its table, and nobody waits for it for long.
 func TestQueueStuck(t *testing.T) {
 	t.Parallel()
-	s := NewQueueSource(10)
+	s := NewQueueSource(10, 1)
 	table := s.Begin()
 	if err := s.Drain(nil, nil); err == nil {
 		t.Error("took the table of a batch")
@@ -212,7 +241,7 @@ func TestMergeBegan(t *testing.T) {
 func BenchmarkAdd(b *testing.B) {
 	for _, flows := range []int{1, 100_000} {
 		b.Run(map[bool]string{true: "one", false: "100000"}[flows == 1], func(b *testing.B) {
-			table := NewTable(100_000)
+			table := NewTable(100_000, 1)
 			for i := range b.N {
 				table.Add(keyOf(i%flows), Sent, 1, 60, 0, int64(i))
 			}

@@ -12,8 +12,12 @@ type Packet struct {
 	Source, Target uint32 // slots of the workloads that sent it and that it is for; 0: none
 }
 
-// AddPacket counts a packet with each of its workloads.
+// AddPacket counts a packet with each of its workloads, if it is one of the sample. A
+// superpacket is in the sample or not as a whole.
 func (t *Table) AddPacket(p *Packet, now int64) {
+	if t.sample > 1 && !t.drawn() {
+		return
+	}
 	var k Key
 	l4, header := p.upper(&k.Proto)
 	src, dst := p.Src, p.Dst

@@ -16,9 +16,9 @@ type Queue struct {
 }
 
 // NewQueue makes a queue with its first table.
-func NewQueue(room int) *Queue {
+func NewQueue(room, sample int) *Queue {
 	q := &Queue{}
-	q.idle.Store(NewTable(room))
+	q.idle.Store(NewTable(room, sample))
 	return q
 }
 

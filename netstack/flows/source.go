@@ -12,8 +12,8 @@ type QueueSource struct {
 }
 
 // NewQueueSource makes the queue, too.
-func NewQueueSource(room int) *QueueSource {
-	return &QueueSource{NewQueue(room), NewTable(room)}
+func NewQueueSource(room, sample int) *QueueSource {
+	return &QueueSource{NewQueue(room, sample), NewTable(room, sample)}
 }
 
 // Drain see Source.

@@ -13,6 +13,8 @@ type Table struct {
 	index   []uint64 // the upper half of a key's hash, and 1 + where its entry is
 	mask    uint64
 	seed    [2]uint64
+	sample  uint64 // of so many packets one is counted; 0 or 1: of each one
+	draw    uint64 // the state of a xorshift generator, never 0
 	lost    [lostSlots]lostBy
 	others  Lost // of slots that found no room in lost
 }
@@ -36,11 +38,23 @@ type lostBy struct {
 	Lost
 }
 
-// NewTable makes a table with room for some flows.
-func NewTable(room int) *Table {
+// NewTable makes a table with room for some flows, which counts one of so many packets
+// that AddPacket is given.
+func NewTable(room, sample int) *Table {
 	size := 1 << bits.Len(uint(max(room, 1)*2-1))
 	return &Table{entries: make([]entry, 0, room), index: make([]uint64, size), mask: uint64(size - 1),
-		seed: [2]uint64{rand.Uint64() | 1, rand.Uint64() | 1}} // who chooses ports does not choose the chain
+		seed:   [2]uint64{rand.Uint64() | 1, rand.Uint64() | 1}, // who chooses ports does not choose the chain
+		sample: uint64(sample), draw: rand.Uint64() | 1}
+}
+
+// drawn says whether a packet is one of the sample: each by itself and by chance (RFC
+// 5475 5.2.2.1), since who sends could hit the gaps of a regular one.
+func (t *Table) drawn() bool {
+	t.draw ^= t.draw << 13
+	t.draw ^= t.draw >> 7
+	t.draw ^= t.draw << 17
+	hi, _ := bits.Mul64(t.draw, t.sample)
+	return hi == 0
 }
 
 // hash of a key. Who sends packets does not know the seed.

@@ -29,15 +29,20 @@ var tools = folder{variable: "NATLESS_TOOLS", built: map[string]bool{}}
 // holds them.
 func Build(t testing.TB) string {
 	t.Helper()
-	return programs.build(t, ".", "-trimpath", "-ldflags", "-s -w", "github.com/natless/natless/cmd/...") // as make build does
+	return programs.build(t, beside(".."), "-trimpath", "-ldflags", "-s -w", "github.com/natless/natless/cmd/...") // as make build does
 }
 
 // Tools builds packages that tests/tools names as tools (the CNI reference
 // plugins, cnitool, bpf2go, …) and returns the folder that holds them.
 func Tools(t testing.TB, packages ...string) string {
 	t.Helper()
+	return tools.build(t, beside("tools"), packages...)
+}
+
+// beside is a folder beside this one, also for tests of another module.
+func beside(name string) string {
 	_, here, _, _ := runtime.Caller(0)
-	return tools.build(t, filepath.Join(filepath.Dir(here), "..", "tools"), packages...)
+	return filepath.Join(filepath.Dir(here), "..", name)
 }
 
 // Remove removes what Build and Tools built. Call it from TestMain.

@@ -28,6 +28,7 @@ type recorder struct {
 	recent    *flowlog.Recent
 	receivers []receiver
 	exporters []*ipfix.Exporter // of them
+	sample    int               // of so many packets one is itemised
 }
 
 // receiver takes records and is a task.
@@ -38,7 +39,7 @@ type receiver interface {
 }
 
 func newRecorder(d *Daemon, c *config.Config) (*recorder, error) {
-	r := &recorder{}
+	r := &recorder{sample: int(c.Flows.Sample)}
 	if err := r.export(d, c.Flows.IPFIX); err != nil {
 		return nil, err
 	}
@@ -56,7 +57,7 @@ func newRecorder(d *Daemon, c *config.Config) (*recorder, error) {
 	}
 	o := &owners{keeper: d.keeper, accounts: d.accounts}
 	r.collector = flows.NewCollector(flows.Config{
-		Limits:  flows.Limits{Idle: int64(c.Flows.Idle), Active: int64(c.Flows.Active), Most: c.Flows.MaxFlows},
+		Limits: flows.Limits{Idle: int64(c.Flows.Idle), Active: int64(c.Flows.Active), Most: c.Flows.MaxFlows}, Sample: int(c.Flows.Sample),
 		Sources: d.host.FlowSources, Owner: o.of, Name: ownerName, Sinks: sinks, Log: d.Log,
 	})
 	return r, nil
@@ -235,6 +236,9 @@ func (r *recorder) status() (s api.FlowStatus) {
 	}
 	n := r.collector.Stats()
 	s.Enabled, s.Open, s.MaxFlows, s.Stuck, s.LostAt = true, n.Open, n.Most, n.Stuck, n.LastLost
+	if r.sample > 1 {
+		s.Sample = r.sample
+	}
 	s.Lost = api.FlowCount{Packets: n.Lost.Packets, Bytes: n.Lost.Bytes}
 	s.Records, s.LostBy = map[string]uint64{}, map[string]api.FlowCount{}
 	for why, count := range n.Records {

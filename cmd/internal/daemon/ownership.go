@@ -34,7 +34,7 @@ func (r *recorder) export(d *Daemon, c config.FlowsIPFIX) error {
 		if err != nil {
 			return err
 		}
-		e := ipfix.New(ipfix.Config{Transport: transport, Address: address, TLS: trust, Domain: uint32(c.Domain),
+		e := ipfix.New(ipfix.Config{Transport: transport, Address: address, TLS: trust, Domain: uint32(c.Domain), Sample: r.sample,
 			Serial: serialOf, Owners: d.keeper.portBlocks, Log: d.Log})
 		r.exporters = append(r.exporters, e)
 		r.receivers = append(r.receivers, e)

@@ -26,6 +26,9 @@ func Of(r *flows.Record) api.Flow {
 	if r.Began == flows.Received {
 		f.Initiator = "remote"
 	}
+	if r.Sample > 1 {
+		f.Sample = r.Sample
+	}
 	if r.Proto == 1 {
 		typ, code, id := r.ICMP()
 		f.ICMPType, f.ICMPCode, f.ICMPID = &typ, &code, id

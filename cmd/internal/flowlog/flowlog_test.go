@@ -252,7 +252,7 @@ func TestLine(t *testing.T) {
 			Start: time.Unix(int64(r.Uint32()), int64(r.IntN(1e9))/int64(1+r.IntN(1000))*1000), End: time.Now(),
 			Key: flows.Key{Local: r.Uint32(), Remote: r.Uint32(), LocalPort: uint16(r.IntN(3)) * uint16(r.Uint32()), RemotePort: uint16(r.IntN(3)) * uint16(r.Uint32()),
 				Proto: []uint8{1, 6, 17, 47}[r.IntN(4)]},
-			Sum: flows.Sum{Packets: [2]uint64{r.Uint64(), 0}, Bytes: [2]uint64{0, r.Uint64()}, Flags: [2]uint32{r.Uint32(), r.Uint32N(2)}, Began: flows.Direction(r.IntN(2))}}
+			Sample: r.IntN(3), Sum: flows.Sum{Packets: [2]uint64{r.Uint64(), 0}, Bytes: [2]uint64{0, r.Uint64()}, Flags: [2]uint32{r.Uint32(), r.Uint32N(2)}, Began: flows.Direction(r.IntN(2))}}
 		if r.IntN(3) > 0 {
 			record.Owner = &registry.Assignment{Serial: r.Uint64N(3), Key: api.Key{ContainerID: name(), Interface: name()},
 				Request: api.Request{Name: name(), Network: name()}}

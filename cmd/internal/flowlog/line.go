@@ -37,6 +37,9 @@ func appendLine(b []byte, r *flows.Record) []byte {
 	}
 	b = appendCount(append(b, `,"sent":`...), r, flows.Sent)
 	b = appendCount(append(b, `,"received":`...), r, flows.Received)
+	if r.Sample > 1 {
+		b = appendNumber(b, `,"sample":`, uint64(r.Sample))
+	}
 	if a, ok := r.Owner.(*registry.Assignment); ok && a != nil {
 		if a.Serial != 0 {
 			b = appendNumber(b, `,"serial":`, a.Serial)

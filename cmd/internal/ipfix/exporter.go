@@ -38,6 +38,7 @@ type Config struct {
 	Transport, Address string // udp, tcp or tls, and host with port
 	TLS                *tls.Config
 	Domain             uint32
+	Sample             int                    // flows are of one of so many packets; 0 is 1
 	Serial             func(owner any) uint64 // of a record's owner
 	Owners             func() iter.Seq[Owner] // all that there are
 	Log                *slog.Logger
@@ -160,7 +161,7 @@ func (e *Exporter) connect(ctx context.Context) (err error) {
 	if e.config.Transport != "udp" {
 		e.encoder.sequence = 0 // of a new session (RFC 7011 3.1)
 	}
-	if err = templates(e.encoder.put); err == nil {
+	if err = templates(e.config.Sample, e.encoder.put); err == nil {
 		err = e.everybody()
 	}
 	e.there.Store(err == nil)
@@ -202,7 +203,7 @@ func (e *Exporter) serve(ctx context.Context) error {
 			err = e.event(event)
 		case <-template.C:
 			if e.config.Transport == "udp" {
-				if err = templates(e.encoder.put); err == nil {
+				if err = templates(e.config.Sample, e.encoder.put); err == nil {
 					err = e.encoder.flush()
 				}
 			}

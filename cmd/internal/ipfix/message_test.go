@@ -62,7 +62,7 @@ func read(t *testing.T, b []byte, templates map[uint16][]field) (records map[uin
 // between them, and the sequence counts data records alone.
 func TestMessages(t *testing.T) {
 	t.Parallel()
-	templatesRead, next, flowsRead, whoRead := map[uint16][]field{}, uint32(0), 0, 0
+	templatesRead, next, flowsRead, whoRead, drawnRead := map[uint16][]field{}, uint32(0), 0, 0, 0
 	e := encoder{domain: 7, most: 1400, now: time.Now}
 	e.send = func(m []byte) error {
 		if len(m) > e.most {
@@ -72,7 +72,7 @@ func TestMessages(t *testing.T) {
 		if sequence != next || binary.BigEndian.Uint32(m[12:]) != 7 {
 			t.Errorf("sequence %d, want %d", sequence, next)
 		}
-		next += uint32(len(records[templateFlow]) + len(records[templateWho]))
+		next += uint32(len(records[templateFlow]) + len(records[templateWho]) + len(records[templateDrawn]))
 		for _, r := range records[templateFlow] {
 			if got := binary.BigEndian.Uint64(r[field{id: 2, length: 8}]); got != uint64(flowsRead) {
 				t.Errorf("record %d has %d packets", flowsRead, got)
@@ -80,10 +80,19 @@ func TestMessages(t *testing.T) {
 			if got := binary.BigEndian.Uint64(r[field{id: 1, length: 8, enterprise: reverse}]); got != 99 {
 				t.Errorf("%d bytes the other way", got)
 			}
+			if got := binary.BigEndian.Uint32(r[field{id: 34, length: 4}]); got != 100 {
+				t.Errorf("sample 1/%d", got)
+			}
 			if got := binary.BigEndian.Uint16(r[field{id: 7, length: 2}]); got != 443 {
 				t.Errorf("began at port %d", got)
 			}
 			flowsRead++
+		}
+		for _, r := range records[templateDrawn] {
+			if got := binary.BigEndian.Uint32(r[field{id: 34, length: 4}]); got != 100 || r[field{id: 35, length: 1}][0] != random {
+				t.Errorf("sample 1/%d", got)
+			}
+			drawnRead++
 		}
 		for _, r := range records[templateWho] {
 			if got := string(r[field{id: 350, length: variable}]); got != "ns/one" {
@@ -93,12 +102,12 @@ func TestMessages(t *testing.T) {
 		}
 		return nil
 	}
-	if err := templates(e.put); err != nil {
+	if err := templates(100, e.put); err != nil {
 		t.Fatal(err)
 	}
 	o := Owner{Serial: 3, IPv6: netip.MustParseAddr("2001:db8::1"), IPv4: netip.MustParseAddr("198.51.100.1"), First: 1024, Last: 2047, Name: "ns/one"}
 	for i := range 100 {
-		r := flows.Record{Key: flows.Key{Proto: 6, LocalPort: 1024, RemotePort: 443}, Sum: flows.Sum{Began: flows.Received,
+		r := flows.Record{Sample: 100, Key: flows.Key{Proto: 6, LocalPort: 1024, RemotePort: 443}, Sum: flows.Sum{Began: flows.Received,
 			Packets: [2]uint64{1, uint64(i)}, Bytes: [2]uint64{99, 1}}}
 		if err := e.put(templateFlow, appendFlow(nil, &r, 3)); err != nil {
 			t.Fatal(err)
@@ -109,7 +118,7 @@ func TestMessages(t *testing.T) {
 			}
 		}
 	}
-	if err := e.flush(); err != nil || flowsRead != 100 || whoRead != 10 {
+	if err := e.flush(); err != nil || flowsRead != 100 || whoRead != 10 || drawnRead != 1 {
 		t.Errorf("%v, %d flows, %d owners", err, flowsRead, whoRead)
 	}
 }

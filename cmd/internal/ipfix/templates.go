@@ -22,6 +22,7 @@ const (
 	templateFlow  = 256
 	templateOwner = 257 // ownership began or ended
 	templateWho   = 258 // options: whose a serial is
+	templateDrawn = 259 // options: that flows are of a sample
 	variable      = 65535
 )
 
@@ -45,6 +46,7 @@ var flowFields = []field{
 	{id: 239, length: 1}, // biflowDirection: initiator
 	{id: 89, length: 1},  // forwardingStatus: forwarded
 	{id: 138, length: 8}, // observationPointId: the serial
+	{id: 34, length: 4},  // samplingInterval: one of so many packets was counted
 }
 
 // ownerFields are those of a port block that is given, or taken back (RFC 8158 5.6.10
@@ -69,8 +71,30 @@ var whoFields = []field{
 	{id: 350, length: variable}, // virtualStationName: the workload
 }
 
-// templates are the records that describe the others.
-func templates(add func(set uint16, record []byte) error) error {
+// drawnFields say of which sample flows are (RFC 5477), in the elements that collectors
+// look for. The scope is the exporter.
+var drawnFields = []field{
+	{id: 144, length: 4}, // exportingProcessId
+	{id: 34, length: 4},  // samplingInterval
+	{id: 35, length: 1},  // samplingAlgorithm
+}
+
+// random is the samplingAlgorithm of a sample by chance.
+const random = 2
+
+// templates are the records that describe the others, and say that flows are of a sample
+// of one packet in so many, where they are.
+func templates(sample int, add func(set uint16, record []byte) error) error {
+	if sample > 1 {
+		if err := add(setOptions, describe(templateDrawn, drawnFields, 1)); err != nil {
+			return err
+		}
+		b := binary.BigEndian.AppendUint32(nil, 1)
+		b = binary.BigEndian.AppendUint32(b, uint32(sample))
+		if err := add(templateDrawn, append(b, random)); err != nil {
+			return err
+		}
+	}
 	if err := add(setTemplates, describe(templateFlow, flowFields, 0)); err != nil {
 		return err
 	}
@@ -149,7 +173,8 @@ func appendFlow(b []byte, r *flows.Record, serial uint64) []byte {
 	b = binary.BigEndian.AppendUint64(b, r.Packets[back])
 	b = binary.BigEndian.AppendUint16(b, uint16(r.Flags[back]))
 	b = append(b, initiator, forwarded)
-	return binary.BigEndian.AppendUint64(b, serial)
+	b = binary.BigEndian.AppendUint64(b, serial)
+	return binary.BigEndian.AppendUint32(b, uint32(max(r.Sample, 1)))
 }
 
 func appendEvent(b []byte, e *Event) []byte {

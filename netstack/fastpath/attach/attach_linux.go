@@ -45,6 +45,7 @@ type Config struct {
 	// Itemise is with room for how many flows the programs itemise what they
 	// translate; 0: they do not.
 	Itemise int
+	Sample  int // of so many packets they itemise one; 0 is 1
 	Log     *slog.Logger
 
 	clsact bool // even where there is TCX, for tests
@@ -170,7 +171,7 @@ func (m *Manager) open() (err error) {
 func (m *Manager) load() (err error) {
 	var options []fastpath.Option
 	if m.config.Itemise > 0 {
-		options = append(options, fastpath.Itemising(m.config.Itemise))
+		options = append(options, fastpath.Itemising(m.config.Itemise, m.config.Sample))
 	}
 	m.path, err = fastpath.Adopt(m.store.dir, m.config.Device, options...)
 	if err == nil {

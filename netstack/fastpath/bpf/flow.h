@@ -5,8 +5,8 @@
 #pragma once
 #include "rewrite.h"
 
-// itemising is set before the program is loaded: where it is 0, the kernel's verifier
-// takes all of this out.
+// itemising is set before the program is loaded: of so many packets one is counted, by
+// chance. Where it is 0, the kernel's verifier takes all of this out.
 const volatile __u32 itemising = 0;
 
 enum { ITEMISED, UNITEMISED, NUM_FLOW_MAPS };
@@ -43,6 +43,7 @@ struct {
 
 static void *(*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
 static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
+static __u32 (*bpf_get_prandom_u32)(void) = (void *)7;
 
 enum { BPF_NOEXIST = 1 };
 
@@ -89,6 +90,8 @@ static __always_inline void itemise(struct __sk_buff *skb, struct packet *p, __u
 	void *map;
 
 	if (!itemising)
+		return;
+	if (itemising > 1 && bpf_get_prandom_u32() % itemising)
 		return;
 	map = bpf_map_lookup_elem(&flows, &which);
 	if (!map)
