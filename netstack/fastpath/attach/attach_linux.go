@@ -73,6 +73,7 @@ type Manager struct {
 	path   *fastpath.FastPath
 	hook   hook
 	kernel *kernel
+	closer *closer // where there is a TAP
 
 	looking   sync.Mutex      // held by who surveys the host or writes tables, which takes long where there is much; it comes before mu
 	surveying *netlink.Handle // of who holds looking, as what follows
@@ -154,6 +155,11 @@ func (m *Manager) open() (err error) {
 	if err := m.kernel.hold(); err != nil {
 		return err
 	}
+	if m.config.Inside != "" {
+		if m.closer, err = newCloser(m.handle); err != nil {
+			return err
+		}
+	}
 	if m.survey, err = survey.New(m.surveying); err != nil {
 		return err
 	}
@@ -193,6 +199,9 @@ func (m *Manager) release() {
 	}
 	if m.kernel != nil {
 		m.kernel.close()
+	}
+	if m.closer != nil {
+		m.closer.program.Close()
 	}
 	if m.survey != nil {
 		m.survey.Close()
@@ -275,6 +284,7 @@ func (m *Manager) serve(ctx context.Context) error {
 			return fmt.Errorf("fast_path: required: %w", err)
 		}
 		if first {
+			m.reopen()
 			close(m.ready)
 			first = false
 		}
@@ -371,7 +381,11 @@ func (m *Manager) pin() error {
 
 // remove takes everything away.
 func (m *Manager) remove() error {
-	err := m.detachAllBut(nil)
+	left, err := m.hook.left()
+	if m.closer != nil {
+		err = errors.Join(err, m.closer.shutAll(left))
+	}
+	err = errors.Join(err, m.detachBut(nil, left))
 	if err == nil {
 		err = m.store.remove()
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -11,7 +12,8 @@ import (
 
 // Cleanup removes what daemons of this configuration left in this network
 // namespace, and those of namespaces that are gone, and says what it was. It
-// needs no kernel that could run the fast path, and makes nothing.
+// needs no kernel that could run the fast path. Interfaces of workloads that have IPv4
+// inside are closed to it.
 func Cleanup(c Config) (removed []string, err error) {
 	c = c.withDefaults()
 	name, err := storeName(c.Device)
@@ -31,6 +33,9 @@ func Cleanup(c Config) (removed []string, err error) {
 	defer handle.Close()
 	k := newKernel(handle, c.Device)
 	for _, h := range []hook{newTCX(s, k), &clsact{s, handle, k}} {
+		if err := closeAll(h, handle); err != nil {
+			return removed, err
+		}
 		places, err := removeAll(h)
 		for _, p := range places {
 			removed = append(removed, fmt.Sprintf("%s program %s at %s", h, p.role, nameOf(handle, p.ifindex)))
@@ -43,6 +48,21 @@ func Cleanup(c Config) (removed []string, err error) {
 		removed = append(removed, "pins in "+s.dir)
 	}
 	return removed, s.remove()
+}
+
+// closeAll closes the interfaces to IPv4 where a hook's programs are about to leave a
+// workload that has it inside to itself.
+func closeAll(h hook, handle *netlink.Handle) error {
+	places, err := h.left()
+	if err != nil || !slices.ContainsFunc(places, func(p place) bool { return p.role == sent4 }) {
+		return err
+	}
+	c, err := newCloser(handle)
+	if err != nil {
+		return err
+	}
+	defer c.program.Close()
+	return c.shutAll(places)
 }
 
 // removeAll takes everything of ours away from a hook, and says where it was.

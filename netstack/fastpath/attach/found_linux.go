@@ -237,9 +237,19 @@ func detachLink(l link.Link) error {
 
 // filters lists where traffic control has filters with programs of ours.
 func (k *kernel) filters() (places []place, err error) {
+	err = k.eachFilter(func(i int, f netlink.Filter) {
+		if r, ok := k.filter(f); ok && !slices.Contains(places, place{i, r}) {
+			places = append(places, place{i, r})
+		}
+	})
+	return places, err
+}
+
+// eachFilter is called with all filters at the ingress of all interfaces.
+func (k *kernel) eachFilter(found func(ifindex int, f netlink.Filter)) error {
 	qdiscs, err := dump.Whole(func() ([]netlink.Qdisc, error) { return k.handle.QdiscList(nil) })
 	if err != nil {
-		return nil, fmt.Errorf("queueing disciplines: %w", err)
+		return fmt.Errorf("queueing disciplines: %w", err)
 	}
 	for _, q := range qdiscs {
 		if q.Attrs().Parent != netlink.HANDLE_INGRESS { // clsact has the same
@@ -252,15 +262,13 @@ func (k *kernel) filters() (places []place, err error) {
 		}
 		list, err := dump.Whole(func() ([]netlink.Filter, error) { return k.handle.FilterList(l, netlink.HANDLE_MIN_INGRESS) })
 		if err != nil {
-			return nil, fmt.Errorf("filters of %s: %w", l.Attrs().Name, err)
+			return fmt.Errorf("filters of %s: %w", l.Attrs().Name, err)
 		}
 		for _, f := range list {
-			if r, ok := k.filter(f); ok && !slices.Contains(places, place{i, r}) {
-				places = append(places, place{i, r})
-			}
+			found(i, f)
 		}
 	}
-	return places, nil
+	return nil
 }
 
 // filter says that a filter is ours: it has our name and place, and its program

@@ -1,11 +1,15 @@
 package attach
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/tests/netns"
 	"github.com/natless/natless/translator/mapping"
@@ -14,10 +18,13 @@ import (
 // TestInside: where workloads have IPv4 inside, the programs for it stand at their own
 // interfaces, at ports of a bridge as well, and at the TAP; where something would be
 // bypassed and with the fast path off, too, and steer; and they go with the workloads.
+// Kernels without TCX have them as filters of traffic control.
 func TestInside(t *testing.T) {
 	netns.Require(t, netns.Root, "ip", "nft")
-	for _, steer := range []bool{false, true} {
+	for _, way := range []struct{ steer, clsact bool }{{false, false}, {true, true}} {
+		steer := way.steer
 		r := newRig(t)
+		r.config.clsact = way.clsact
 		r.IP("tuntap add natless4 mode tap")
 		r.IP("link set natless4 up")
 		r.IP("link add br0 type bridge")
@@ -83,6 +90,84 @@ func TestInside(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.stand(t)
+	}
+}
+
+// TestClosed: where natlessd ends and a workload with IPv4 inside does not, its
+// interface takes no IPv4 until the next one is ready.
+func TestClosed(t *testing.T) {
+	inside := mapping.Mapping{IPv6: netip.MustParsePrefix("2001:db8:7::2/128"), IPv4: netip.MustParsePrefix("198.51.100.3/32"), Inside: true}
+	for _, way := range []struct{ clsact, killed bool }{{false, true}, {true, false}} {
+		r := newRig(t)
+		for _, p := range []string{"p1", "p2"} {
+			r.IP("link add " + p + " type veth peer name " + p + "-far")
+			r.IP("link set " + p + " up")
+			r.IP("link set " + p + "-far up")
+		}
+		r.Run("tc", "qdisc", "add", "dev", "p2", "clsact") // somebody else's
+		r.IP("tuntap add natless4 mode tap")
+		r.config.Inside, r.config.clsact = "natless4", way.clsact
+		shown := func(port string) string { return r.Run("tc", "filter", "show", "dev", port, "ingress") }
+		for _, port := range []string{"p1", "p2"} {
+			c := r.config
+			c.Keep = way.killed
+			m, stop := r.run(c)
+			table, err := m.table.Insert(inside)
+			if err == nil {
+				r.Do(func() { err = m.Edit(table, nil, []Workload{{Mapping: inside, Interface: port}}) })
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := shown(port); strings.Contains(got, closedName) {
+				t.Errorf("%+v: closed while the program is there:\n%s", way, got)
+			}
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			if way.killed {
+				if got := shown(port); strings.Contains(got, closedName) {
+					t.Errorf("%+v: what is left in force is closed:\n%s", way, got)
+				}
+				r.Do(func() { _, err = Cleanup(r.config) })
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.stand(t)
+			if got := shown(port); strings.Count(got, closedName+" direct-action") != 1 {
+				t.Errorf("%+v: %s is not closed:\n%s", way, port, got)
+			}
+			_, stop = r.run(r.config)
+			if got := shown(port); strings.Contains(got, closedName) {
+				t.Errorf("%+v: still closed:\n%s", way, got)
+			}
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := r.Run("tc", "qdisc", "show", "dev", "p2", "clsact"); got == "" {
+			t.Errorf("%+v: the qdisc of somebody else is gone", way)
+		}
+		if got := r.Run("tc", "qdisc", "show", "dev", "p1", "clsact"); got != "" && !way.clsact {
+			t.Errorf("%+v: left: %s", way, got)
+		}
+	}
+}
+
+// TestCloserDropsIPv4 alone: all else goes on.
+func TestCloserDropsIPv4(t *testing.T) {
+	netns.Require(t, netns.Root)
+	c, err := newCloser(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.program.Close()
+	for family, want := range map[uint16]netlink.TcAct{unix.ETH_P_IP: netlink.TC_ACT_SHOT, unix.ETH_P_IPV6: netlink.TC_ACT_UNSPEC, unix.ETH_P_ARP: netlink.TC_ACT_UNSPEC} {
+		frame := append(binary.BigEndian.AppendUint16(make([]byte, 12), family), make([]byte, 60)...)
+		if got, _, err := c.program.Test(frame); err != nil || netlink.TcAct(got) != want {
+			t.Errorf("Ethernet type %#x: %v %v, want %v", family, netlink.TcAct(got), err, want)
+		}
 	}
 }
 
