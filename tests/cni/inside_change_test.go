@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -180,6 +182,63 @@ func TestInsideDaemonAway(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// TestInsideEnded: when natlessd is taken away under containers that have IPv4 inside,
+// the host forwards none of it, whoever it says to be from. The next natlessd has them
+// speak again.
+func TestInsideEnded(t *testing.T) {
+	t.Parallel()
+	i := place(t, "ptp", insidePool, 0)
+	i.a.IP("addr add 203.0.113.66/32 dev eth0")
+	var l net.PacketConn
+	var err error
+	i.server.Do(func() { l, err = net.ListenPacket("udp4", serverIPv4+":9") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	arrived := func(when string, from ...string) {
+		t.Helper()
+		for _, source := range []string{i.wa.Address.String(), "203.0.113.66"} {
+			if c, _, err := i.a.dial("udp4", source+":0", serverIPv4+":9"); err == nil {
+				for range 3 {
+					c.Write([]byte(when + source))
+				}
+				c.Close()
+			}
+		}
+		i.Do(func() { // nothing that the kernel forwards comes later than this
+			if c, err := net.Dial("udp4", serverIPv4+":9"); err == nil {
+				c.Write([]byte(when + "end"))
+				c.Close()
+			}
+		})
+		got := map[string]bool{}
+		l.SetReadDeadline(time.Now().Add(20 * time.Second))
+		for b := make([]byte, 64); len(from) == 0 || !got[from[0]]; {
+			n, _, err := l.ReadFrom(b)
+			if err != nil {
+				t.Fatalf("%s: heard of %v: %v", when, got, err)
+			}
+			if source, now := strings.CutPrefix(string(b[:n]), when); source == "end" && len(from) == 0 {
+				break
+			} else if now && source != "end" {
+				got[source] = true
+			}
+		}
+		if all := slices.Sorted(maps.Keys(got)); !slices.Equal(all, from) {
+			t.Errorf("%s: heard of %q, want %q", when, all, from)
+		}
+	}
+	arrived("as usual", i.wa.Address.String())
+	i.d.Kill()
+	natlessd := filepath.Join(daemon.Build(t), "natlessd")
+	i.Run(natlessd, "--config", i.d.Config, "--cleanup")
+	i.Run("sysctl", "-qw", "net.ipv4.ip_forward=1") // as other software on the host has it
+	arrived("without natlessd")
+	i.d.Start()
+	arrived("again", i.wa.Address.String())
 }
 
 // stream is a connection to somebody who sends back what he gets.
