@@ -156,7 +156,7 @@ func (m *Manager) open() (err error) {
 		return err
 	}
 	if m.config.Inside != "" {
-		if m.closer, err = newCloser(m.handle); err != nil {
+		if m.closer, err = newCloser(m.handle, m.store); err != nil {
 			return err
 		}
 	}

@@ -33,7 +33,7 @@ func Cleanup(c Config) (removed []string, err error) {
 	defer handle.Close()
 	k := newKernel(handle, c.Device)
 	for _, h := range []hook{newTCX(s, k), &clsact{s, handle, k}} {
-		if err := closeAll(h, handle); err != nil {
+		if err := closeAll(h, handle, s); err != nil {
 			return removed, err
 		}
 		places, err := removeAll(h)
@@ -52,12 +52,12 @@ func Cleanup(c Config) (removed []string, err error) {
 
 // closeAll closes the interfaces to IPv4 where a hook's programs are about to leave a
 // workload that has it inside to itself.
-func closeAll(h hook, handle *netlink.Handle) error {
+func closeAll(h hook, handle *netlink.Handle, s *store) error {
 	places, err := h.left()
 	if err != nil || !slices.ContainsFunc(places, func(p place) bool { return p.role == sent4 }) {
 		return err
 	}
-	c, err := newCloser(handle)
+	c, err := newCloser(handle, s)
 	if err != nil {
 		return err
 	}

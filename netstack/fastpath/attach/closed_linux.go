@@ -28,10 +28,11 @@ const (
 // closer drops IPv4. Its program is loaded while the process may.
 type closer struct {
 	handle  *netlink.Handle
+	store   *store
 	program *ebpf.Program
 }
 
-func newCloser(handle *netlink.Handle) (*closer, error) {
+func newCloser(handle *netlink.Handle, s *store) (*closer, error) {
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: closedName, Type: ebpf.SchedCLS, License: "Dual BSD/GPL",
 		Instructions: asm.Instructions{
@@ -45,7 +46,7 @@ func newCloser(handle *netlink.Handle) (*closer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("program that drops IPv4: %w", err)
 	}
-	return &closer{handle, program}, nil
+	return &closer{handle, s, program}, nil
 }
 
 // The handle of the filter says whose the qdisc is, which goes with it or stays.
@@ -65,7 +66,9 @@ func (c *closer) shut(ifindex int) error {
 	made := uint32(closedMade)
 	err := c.handle.QdiscAdd(clsactQdisc(ifindex))
 	if errors.Is(err, unix.EEXIST) {
-		made, err = closedThere, nil
+		if err = nil; !c.store.madeQdisc(ifindex) {
+			made = closedThere
+		}
 	}
 	if err == nil {
 		f := closedFilter(ifindex, made)
@@ -93,12 +96,12 @@ func (c *closer) shutAll(places []place) (errs error) {
 func (m *Manager) reopen() {
 	m.looking.Lock()
 	defer m.looking.Unlock()
-	if err := m.kernel.reopen(); err != nil {
+	if err := m.kernel.reopen(m.store); err != nil {
 		m.config.Log.Warn("IPv4 is still dropped where an earlier daemon ended", "error", err)
 	}
 }
 
-func (k *kernel) reopen() error {
+func (k *kernel) reopen(s *store) error {
 	closed := map[int]uint32{}
 	err := k.eachFilter(func(ifindex int, f netlink.Filter) {
 		if b, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, closedName) && b.Priority == closedPriority {
@@ -107,8 +110,12 @@ func (k *kernel) reopen() error {
 	})
 	for ifindex, handle := range closed {
 		remove := func() error { return k.handle.FilterDel(closedFilter(ifindex, handle)) }
-		if handle == closedMade && !k.shared(ifindex) {
+		switch {
+		case handle == closedThere:
+		case !k.shared(ifindex):
 			remove = func() error { return k.handle.QdiscDel(clsactQdisc(ifindex)) }
+		default: // by our own filters, as a rule
+			err = errors.Join(err, mark(s.qdiscMark(ifindex)))
 		}
 		if failed := remove(); failed != nil && !gone(failed) {
 			err = errors.Join(err, fmt.Errorf("open interface %d to IPv4: %w", ifindex, failed))

@@ -84,7 +84,15 @@ func (c *clsact) qdisc(ifindex int) error {
 	if err != nil {
 		return fmt.Errorf("make a clsact qdisc: %w", err)
 	}
-	return mark(c.store.path(fmt.Sprint(qdiscPrefix, ifindex)))
+	return mark(c.store.qdiscMark(ifindex))
+}
+
+// qdiscMark says that the clsact qdisc of an interface was made by us.
+func (s *store) qdiscMark(ifindex int) string { return s.path(fmt.Sprint(qdiscPrefix, ifindex)) }
+
+func (s *store) madeQdisc(ifindex int) bool {
+	_, err := os.Stat(s.qdiscMark(ifindex))
+	return err == nil
 }
 
 // mark makes an empty directory: a BPF file system has no plain files.
@@ -100,13 +108,12 @@ func (c *clsact) detach(p place) error {
 	if gone(err) {
 		err = nil
 	}
-	own := c.store.path(fmt.Sprint(qdiscPrefix, p.ifindex))
-	if _, statErr := os.Stat(own); err == nil && statErr == nil && !c.inUse(p.ifindex) {
+	if err == nil && c.store.madeQdisc(p.ifindex) && !c.inUse(p.ifindex) {
 		if err = c.handle.QdiscDel(clsactQdisc(p.ifindex)); gone(err) {
 			err = nil
 		}
 		if err == nil {
-			err = os.Remove(own)
+			err = os.Remove(c.store.qdiscMark(p.ifindex))
 		}
 	}
 	if err != nil {
