@@ -297,6 +297,9 @@ func copyRules(def *nftDef, d Desired, f facts) {
 		network(offFragment, 2), mask([]byte{0x3f, 0xff}), is(0, 0), verdict(expr.VerdictReturn))
 	def.add(c, fmt.Sprintf("copy later fragments to device %d", f.device), hasPorts,
 		network(offFragment, 2), mask([]byte{0x1f, 0xff}), isNot(0, 0), dup)
+	// Of long echo replies to a workload that has the address inside.
+	def.add(c, fmt.Sprintf("copy later fragments of icmp to device %d", f.device), isICMP,
+		network(offFragment, 2), mask([]byte{0x1f, 0xff}), isNot(0, 0), dup)
 	for p := range h.Ports.Runs() {
 		def.add(c, fmt.Sprintf("copy first fragments to ports %v to device %d", p, f.device), hasPorts,
 			transport(2, 2), within(p), dup)

@@ -45,6 +45,7 @@ func TestHostPoolStates(t *testing.T) {
 		"\tcopy: not what is not for 192.0.2.10",
 		"\tcopy: not what has its ports: policy rules take that",
 		"\tcopy: copy later fragments to device 7",
+		"\tcopy: copy later fragments of icmp to device 7",
 		"\tcopy: copy first fragments to ports 40000-49999 to device 7",
 		"\tcopy: copy echo replies with identifiers 40000-49999 to device 7",
 		"\tcopy: copy icmp errors 3 about ports 40000-49999 to device 7",
