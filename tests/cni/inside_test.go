@@ -31,6 +31,9 @@ type insiders struct {
 	six    *pod // by the prefix
 	wa, wb api.Workload
 	wsix   api.Workload
+	whole  *pod // inside, with an address of its own; nil: the configuration has none
+	wwhole api.Workload
+	far    *netns.NS // behind the server
 }
 
 const insidePublished = 8080 // a port besides its share, which a has
@@ -51,6 +54,7 @@ func place(t *testing.T, kind, config string, rpFilter int) *insiders {
 		"published": {first(0), natless(fmt.Sprintf(`"ipv4": "inside", "extraPorts": [%d]`, insidePublished))},
 		"inside":    {first(1), natless(`"ipv4": "inside"`)},
 		"six":       {first(2), natless(`"ipv4": "prefix"`)},
+		"whole":     {first(3), natless(`"ipv4": "inside", "pool": "dedicated"`)},
 	})
 	add := func(name, network string) (*pod, api.Workload) {
 		t.Helper()
@@ -72,6 +76,9 @@ func place(t *testing.T, kind, config string, rpFilter int) *insiders {
 	i.a, i.wa = add("a", "published")
 	i.b, i.wb = add("b", "inside")
 	i.six, i.wsix = add("six", "six")
+	if strings.Contains(config, "dedicated") {
+		i.whole, i.wwhole = add("whole", "whole")
+	}
 	for _, w := range []api.Workload{i.wa, i.wb} {
 		if w.Inside == nil || w.Inside.Address != w.Address {
 			t.Fatalf("%+v has nothing inside", w)
@@ -82,6 +89,7 @@ func place(t *testing.T, kind, config string, rpFilter int) *insiders {
 
 const (
 	insidePool   = baseConfig + "inside: {device: natless4}\npools:\n  - {name: default, ipv4: 198.51.100.1/32, ports_per_workload: 512, reserved_ports: 0-1023, cooldown: 1s}\n"
+	wholePool    = "  - {name: dedicated, ipv4: 198.51.100.8/32, whole_address: true, cooldown: 1s}\n"
 	insideUplink = baseConfig + "inside: {device: natless4}\npools:\n  - {name: host, ipv4: uplink, ports: \"8000-8999,32768-65535\", reserved_ports: 8000-8999, ports_per_workload: 512, cooldown: 1s}\n"
 )
 
@@ -93,7 +101,7 @@ func TestInside(t *testing.T) {
 		host         bool // the address is the host's, too
 		rpFilter     int
 	}{
-		{"ptp", insidePool, false, 0}, {"bridge", insidePool, false, 1},
+		{"ptp", insidePool + wholePool, false, 0}, {"bridge", insidePool, false, 1},
 		{"ptp", insideUplink, true, 1}, {"bridge", insideUplink, true, 2},
 	} {
 		name := c.kind
@@ -112,6 +120,17 @@ func TestInside(t *testing.T) {
 			t.Run("ping", i.pings)
 			t.Run("prefix closed", i.prefixClosed)
 			t.Run("never", i.never)
+			t.Run("untouched", i.untouched)
+			t.Run("forged", i.forged)
+			t.Run("protocols", i.protocols)
+			t.Run("unconnected", i.unconnected)
+			t.Run("announced", i.announced)
+			t.Run("echoes", i.echoes)
+			t.Run("forced", i.forced)
+			t.Run("nested", i.nested)
+			i.far = i.farHost(t)
+			t.Run("traces", i.traces)
+			t.Run("path MTU", i.pathMTU)
 			if c.host {
 				t.Run("host", i.host)
 			}
@@ -195,7 +214,7 @@ func (i *insiders) udp(t *testing.T) {
 		}
 		defer c.Close()
 		b := make([]byte, 65536)
-		for _, size := range []int{1, 1472, 1473, 1481, 5000, 9000} {
+		for _, size := range []int{1, 1472, 1473, 1481, 5000, 9000, 60000} {
 			want := bytes.Repeat([]byte{byte(size), byte(size >> 8), 7}, size/3+1)[:size]
 			n := 0
 			for range 3 { // fragments are lost now and then where neighbours are looked for
