@@ -3,6 +3,8 @@
 package fastpath
 
 import (
+	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -50,6 +52,42 @@ func TestNeighbours(t *testing.T) {
 		if err := neighbours(m, slots*uint32(cpus)-1, 2, &beyond); err == nil {
 			t.Errorf("%d CPUs: what is beyond the map is %+v", cpus, beyond)
 		}
+	}
+}
+
+// TestEachCPU: what all CPUs have counted, read at once, is what is read row by row.
+func TestEachCPU(t *testing.T) {
+	netns.Require(t, netns.Root)
+	t.Parallel()
+	const rows = 37
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 16, MaxEntries: rows})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	cpus := ebpf.MustPossibleCPU()
+	want := map[uint32][]programCount{}
+	for row := range uint32(rows) {
+		for cpu := range cpus {
+			want[row] = append(want[row], programCount{Packets: uint64(row)<<32 + uint64(cpu), Bytes: uint64(row * 3)})
+		}
+		if err := m.Update(row, want[row], ebpf.UpdateAny); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := map[uint32][]programCount{}
+	note := func(row uint32, perCPU []programCount) { got[row] = slices.Clone(perCPU) }
+	if !eachCPUAtOnce(m, rows, note) {
+		t.Log("this kernel has no batches of such maps")
+	} else if !reflect.DeepEqual(got, want) {
+		t.Errorf("at once: %v, want %v", got, want)
+	}
+	clear(got)
+	if err := eachCPU(m, rows, note); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, %v, want %v", got, err, want)
+	}
+	if eachCPUAtOnce(m, rows+1, note) { // such as in the maps of an older version
+		t.Error("more rows than there are were read")
 	}
 }
 

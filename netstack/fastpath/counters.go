@@ -75,21 +75,55 @@ func (r Reason) String() string {
 // alone, is what went to such workloads without the daemon, and in no other.
 type Counters struct{ Uplink, Workload, Inside, Given, Delivered [NumReasons]Count }
 
+// numPrograms is how many rows of reasons the programs count in.
+const numPrograms = 5
+
 // Counters sums up what the CPUs have counted.
 func (f *FastPath) Counters() (c Counters, err error) {
-	programs := []*[NumReasons]Count{&c.Uplink, &c.Workload, &c.Inside, &c.Given, &c.Delivered}
-	for i := range uint32(len(programs)) * uint32(NumReasons) {
-		var perCPU []programCount
-		if err := f.maps.Reasons.Lookup(i, &perCPU); err != nil {
-			return c, fmt.Errorf("counters of the fast path: %w", err)
-		}
+	programs := [numPrograms]*[NumReasons]Count{&c.Uplink, &c.Workload, &c.Inside, &c.Given, &c.Delivered}
+	err = eachCPU(f.maps.Reasons, numPrograms*uint32(NumReasons), func(i uint32, perCPU []programCount) {
 		n := &programs[i/uint32(NumReasons)][i%uint32(NumReasons)]
 		for _, cpu := range perCPU {
 			n.Packets += cpu.Packets
 			n.Bytes += cpu.Bytes
 		}
+	})
+	if err != nil {
+		return c, fmt.Errorf("counters of the fast path: %w", err)
 	}
 	return c, nil
+}
+
+// eachCPU reads what the CPUs have counted in the rows of a map: all in one system call,
+// or, where the kernel has no batches of such maps (before Linux 5.13), row by row.
+func eachCPU(m *ebpf.Map, rows uint32, yield func(row uint32, perCPU []programCount)) error {
+	if eachCPUAtOnce(m, rows, yield) {
+		return nil
+	}
+	for row := range rows {
+		var perCPU []programCount
+		if err := m.Lookup(row, &perCPU); err != nil {
+			return err
+		}
+		yield(row, perCPU)
+	}
+	return nil
+}
+
+func eachCPUAtOnce(m *ebpf.Map, rows uint32, yield func(row uint32, perCPU []programCount)) bool {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return false
+	}
+	var cursor ebpf.MapBatchCursor
+	keys, values := make([]uint32, rows), make([]programCount, int(rows)*cpus)
+	if n, _ := m.BatchLookup(&cursor, keys, values, nil); n != int(rows) { // an error may say that there are no more
+		return false
+	}
+	for i, row := range keys {
+		yield(row, values[i*cpus:(i+1)*cpus])
+	}
+	return true
 }
 
 // Traffic is what was translated for one mapping.

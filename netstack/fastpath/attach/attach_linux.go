@@ -87,16 +87,18 @@ type Manager struct {
 	names sync.RWMutex // guards what follows
 	hints hints
 
+	counting sync.Mutex        // guards what follows, and that the maps can be read: no workload waits for who counts
+	base     fastpath.Counters // what an earlier daemon's packets came to
+	seen     fastpath.Counters // as last read
+
 	mu       sync.Mutex // guards what follows; held for no longer than a change of few interfaces takes
 	handle   *netlink.Handle
 	passed   survey.Passed // what packets would bypass
 	host     *host
-	fresh    bool              // the maps are not pinned yet
-	adopted  bool              // the maps are an earlier daemon's
-	routed   bool              // the host's routes to the device are there
-	forwards bool              // the device does, or is not there
-	base     fastpath.Counters // what an earlier daemon's packets came to
-	seen     fastpath.Counters // as last read
+	fresh    bool // the maps are not pinned yet
+	adopted  bool // the maps are an earlier daemon's
+	routed   bool // the host's routes to the device are there
+	forwards bool // the device does, or is not there
 	tables
 	since    since
 	attached map[place]bool
@@ -207,7 +209,9 @@ func (m *Manager) release() {
 		m.survey.Close()
 	}
 	if m.path != nil {
+		m.counting.Lock()
 		m.path.Close()
+		m.counting.Unlock()
 	}
 	if m.store != nil {
 		m.store.close()

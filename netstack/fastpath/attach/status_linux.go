@@ -16,8 +16,8 @@ type Snapshot = fastpath.Counters
 
 // Snapshot sums up. When the counters cannot be read, they are what they last were.
 func (m *Manager) Snapshot() Snapshot {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.counting.Lock()
+	defer m.counting.Unlock()
 	if c, err := m.path.Counters(); err == nil {
 		m.seen = c
 	}
