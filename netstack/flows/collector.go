@@ -2,6 +2,7 @@ package flows
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -80,6 +81,8 @@ type Collector struct {
 	config Config
 	ready  chan struct{}
 
+	shown atomic.Pointer[Stats] // as of the last pass: nobody waits for the one under way
+
 	mu    sync.Mutex // guards what follows; no packet waits for it
 	open  *Open
 	clock Clock
@@ -91,8 +94,10 @@ type Collector struct {
 
 // NewCollector makes a collector.
 func NewCollector(c Config) *Collector {
-	return &Collector{config: c, ready: make(chan struct{}), open: NewOpen(c.Limits), clock: NewClock(),
+	made := &Collector{config: c, ready: make(chan struct{}), open: NewOpen(c.Limits), clock: NewClock(),
 		stats: Stats{Most: c.Most, Records: map[Reason]uint64{}, By: map[string]Lost{}}}
+	made.show()
+	return made
 }
 
 // Ready is closed when it collects.
@@ -140,6 +145,7 @@ func (c *Collector) presses() bool {
 func (c *Collector) pass() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.show()
 	now := Now()
 	c.clock, c.until = NewClock(), time.Now().Add(forSinks)
 	for _, s := range c.config.Sources {
@@ -177,6 +183,7 @@ func (c *Collector) lose(slot uint32, local netip.AddrPort, n Lost) {
 func (c *Collector) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.show()
 	c.until = time.Now().Add(endForSinks)
 	c.open.End(c.emit)
 	c.flush()
@@ -213,28 +220,39 @@ func (c *Collector) flush() {
 	c.out = nil
 }
 
-// Open gives the flows that are open, as far as they were collected, and that wanted
-// wants.
-func (c *Collector) Open(wanted func(*Record) bool) (all []Record) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.open.Each(func(k *Key, s *Sum, owner any) {
-		if r := c.record(k, s, owner, 0); wanted(&r) {
-			all = append(all, r)
+// Open yields the flows that are open, as far as they were collected, and that wanted
+// wants: a part at a time, so that neither collecting waits for all of them, nor memory
+// is needed for more. One that is open all the while is there once; one that begins or
+// ends meanwhile may be there or not. Nobody keeps what is yielded.
+func (c *Collector) Open(wanted func(*Record) bool) iter.Seq[[]Record] {
+	return func(yield func([]Record) bool) {
+		var some []Record
+		for n, more := 0, true; more; n++ {
+			some = some[:0]
+			c.mu.Lock()
+			more = c.open.Part(n, func(k *Key, s *Sum, owner any) {
+				if r := c.record(k, s, owner, 0); wanted(&r) {
+					some = append(some, r)
+				}
+			})
+			c.mu.Unlock()
+			if len(some) > 0 && !yield(some) {
+				return
+			}
 		}
-	})
-	return all
+	}
 }
 
 // Collect has everything collected that was seen before the call.
 func (c *Collector) Collect() { c.pass() }
 
-// Stats says what was done.
-func (c *Collector) Stats() Stats {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// show has Stats tell of what was done until now.
+func (c *Collector) show() {
 	s := c.stats
 	s.Open = c.open.Len()
 	s.Records, s.By = maps.Clone(s.Records), maps.Clone(s.By)
-	return s
+	c.shown.Store(&s)
 }
+
+// Stats says what was done until the end of the last pass. Nobody changes it.
+func (c *Collector) Stats() Stats { return *c.shown.Load() }

@@ -274,6 +274,71 @@ func (m *many) Drain(flow func(*Key, *Sum), _ func(uint32, Lost)) error {
 	return nil
 }
 
+// TestOpenInParts: who looks at all open flows sees each once, while others come and go;
+// and while he takes his time, flows are collected and the figures are told.
+func TestOpenInParts(t *testing.T) {
+	t.Parallel()
+	const there = 3*openChunk + 5
+	source := &handed{}
+	c := NewCollector(Config{Limits: Limits{Idle: int64(time.Hour), Active: int64(time.Hour), Most: 10 * openChunk}, Sources: []Source{source},
+		Owner: func(uint32, netip.AddrPort, time.Time) any { return nil }, Log: slog.New(slog.DiscardHandler)})
+	for n := range there {
+		source.flows = append(source.flows, n)
+	}
+	c.Collect()
+	seen := map[Key]int{}
+	parts := 0
+	for part := range c.Open(func(r *Record) bool { return r.Reason == 0 }) {
+		if parts++; len(part) > openChunk {
+			t.Errorf("%d at once", len(part))
+		}
+		for i := range part {
+			seen[part[i].Key]++
+		}
+		source.flows = append(source.flows, there+parts) // would wait for ever, if this held the collector
+		if c.Collect(); c.Stats().Open != there+parts {
+			t.Errorf("%d are open, want %d", c.Stats().Open, there+parts)
+		}
+	}
+	for n := range there {
+		if seen[keyOf(n)] != 1 {
+			t.Fatalf("flow %d was seen %d times", n, seen[keyOf(n)])
+		}
+	}
+	for range c.Open(func(*Record) bool { return true }) {
+		break // and who has seen enough leaves nothing locked
+	}
+	c.Collect()
+}
+
+// TestStatsDoNotWait: who asks for the figures does not wait for a pass.
+func TestStatsDoNotWait(t *testing.T) {
+	t.Parallel()
+	c := NewCollector(Config{Limits: Limits{Most: 1}})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	done := make(chan Stats)
+	go func() { done <- c.Stats() }()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("figures wait for a pass")
+	}
+}
+
+// handed is a source of flows that the test hands to it.
+type handed struct{ flows []int }
+
+func (h *handed) Presses() bool { return false }
+func (h *handed) Drain(flow func(*Key, *Sum), _ func(uint32, Lost)) error {
+	for _, n := range h.flows {
+		k := keyOf(n)
+		flow(&k, &Sum{First: Now(), Last: Now(), Packets: [2]uint64{1}})
+	}
+	h.flows = nil
+	return nil
+}
+
 // BenchmarkPass is what a flow takes from a table to its record.
 func BenchmarkPass(b *testing.B) {
 	source := &many{}

@@ -39,11 +39,13 @@ const linger = 2e9
 type Open struct {
 	limits Limits
 	at     map[Key]uint32
-	chunks []*[openChunk]owned // where the flows are, by at; First 0: nobody
+	chunks []*chunk // where the flows are, by at; First 0: nobody
 	free   []uint32
 }
 
 const openChunk = 4096
+
+type chunk [openChunk]owned
 
 // NewOpen makes an Open without flows.
 func NewOpen(l Limits) *Open { return &Open{limits: l, at: map[Key]uint32{}} }
@@ -75,7 +77,7 @@ func (o *Open) entry(at uint32) *owned { return &o.chunks[at/openChunk][at%openC
 
 func (o *Open) grow() {
 	first := uint32(len(o.chunks) * openChunk)
-	o.chunks = append(o.chunks, new([openChunk]owned))
+	o.chunks = append(o.chunks, new(chunk))
 	for i := uint32(openChunk); i > 0; i-- {
 		o.free = append(o.free, first+i-1)
 	}
@@ -103,17 +105,26 @@ func (o *Open) End(close func(*Key, *Sum, any, Reason)) {
 	o.each(func(e *owned) { o.close(e, Forced, close) })
 }
 
-// Each shows all, which nobody may keep.
-func (o *Open) Each(f func(*Key, *Sum, any)) {
-	o.each(func(e *owned) { f(&e.Key, &e.Sum, e.owner) })
+// Part shows those of one part, which nobody may keep, and says whether there is such a
+// part. A flow stays in its part for as long as it is open.
+func (o *Open) Part(n int, f func(*Key, *Sum, any)) bool {
+	if n >= len(o.chunks) {
+		return false
+	}
+	o.chunks[n].each(func(e *owned) { f(&e.Key, &e.Sum, e.owner) })
+	return true
 }
 
 func (o *Open) each(f func(*owned)) {
 	for _, c := range o.chunks {
-		for i := range c {
-			if c[i].First != 0 {
-				f(&c[i])
-			}
+		c.each(f)
+	}
+}
+
+func (c *chunk) each(f func(*owned)) {
+	for i := range c {
+		if c[i].First != 0 {
+			f(&c[i])
 		}
 	}
 }

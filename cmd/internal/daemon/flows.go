@@ -150,24 +150,39 @@ func (r *recorder) flows(ctx context.Context, f api.FlowFilter, send apiserver.S
 	if f.Since > 0 {
 		since = since.Add(-f.Since)
 	}
-	ended, next := r.recent.Since(since, f.Follow, wanted)
-	if next != nil {
-		defer r.recent.Leave(next)
+	if f.Open {
+		r.collector.Collect()
 	}
+	if f.Follow {
+		r.followFlows(ctx, f, since, send, wanted)
+		return nil
+	}
+	// The open ones come first: one that ends meanwhile is told twice, rather than not.
+	if f.Open && r.sendOpen(send, wanted) != nil {
+		return nil // he has gone
+	}
+	var ended []flows.Record
+	if f.Since > 0 {
+		ended, _ = r.recent.Since(since, false, wanted)
+	}
+	_ = sendFlows(send, ended, 0)
+	return nil
+}
+
+// followFlows sends what is there, and what comes, until nobody reads it any more.
+func (r *recorder) followFlows(ctx context.Context, f api.FlowFilter, since time.Time, send apiserver.Send, wanted func(*flows.Record) bool) {
+	ended, next := r.recent.Since(since, true, wanted)
+	defer r.recent.Leave(next)
 	if f.Since == 0 {
 		ended = nil
 	}
-	if f.Open {
-		r.collector.Collect()
-		ended = append(ended, r.collector.Open(wanted)...)
-	}
-	if err := sendFlows(send, ended, 0); err != nil || next == nil {
-		return nil // he has gone, or has all
+	if sendFlows(send, ended, 0) != nil || f.Open && r.sendOpen(send, wanted) != nil {
+		return
 	}
 	for told := uint64(0); ; {
 		batch, ok := next.Next(ctx)
 		if !ok {
-			return nil
+			return
 		}
 		some := make([]flows.Record, 0, len(batch))
 		for i := range batch {
@@ -177,10 +192,20 @@ func (r *recorder) flows(ctx context.Context, f api.FlowFilter, send apiserver.S
 		}
 		lost := next.Dropped() - told
 		told += lost
-		if err := sendFlows(send, some, lost); err != nil {
-			return nil
+		if sendFlows(send, some, lost) != nil {
+			return
 		}
 	}
+}
+
+// sendOpen sends the flows that are open.
+func (r *recorder) sendOpen(send apiserver.Send, wanted func(*flows.Record) bool) error {
+	for some := range r.collector.Open(wanted) {
+		if err := sendFlows(send, some, 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // flowsOf gives the flows of an assignment that are open, as far as they were
@@ -190,12 +215,17 @@ func (r *recorder) flowsOf(serial uint64, since time.Duration) (all []api.Flow) 
 		a, ok := one.Owner.(*registry.Assignment)
 		return ok && a != nil && a.Serial == serial
 	}
-	ended, _ := r.recent.Since(time.Now().Add(-since), false, wanted)
-	for _, records := range [][]flows.Record{ended, r.collector.Open(wanted)} {
+	note := func(records []flows.Record) {
 		for i := range records {
 			all = append(all, flowlog.Of(&records[i]))
 		}
 	}
+	began := time.Now()
+	for some := range r.collector.Open(wanted) { // see flows
+		note(some)
+	}
+	ended, _ := r.recent.Since(began.Add(-since), false, wanted)
+	note(ended)
 	return all
 }
 
