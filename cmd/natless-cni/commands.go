@@ -305,12 +305,14 @@ func gc(args *skel.CmdArgs) error {
 	return problem(errors.Join(errs...))
 }
 
-// status reports whether natlessd could serve an ADD now: 51 while nothing translates,
-// 50 while it starts. A full pool is not asked for: the engine would say that the
-// network of the whole node is not ready, for which Kubernetes evicts what runs
-// after five minutes. An ADD that finds no room fails with its own code, and that
-// pod alone waits. For the same reason STATUS is well on a host that is drained: what
-// runs there is to go on until it is moved.
+// status reports whether the network works: 51 while nothing translates, 50 while
+// natlessd starts. What fails here makes the whole node NotReady, and Kubernetes evicts
+// what runs there after five minutes. So it does not fail
+//   - without natlessd, or while it starts, as long as the kernel goes on without it:
+//     what runs has its IPv4 where it is, and an ADD waits;
+//   - for a full pool: an ADD that finds no room fails with its own code, and that pod
+//     alone waits;
+//   - on a host that is drained: what runs there is to go on until it is moved.
 func status(args *skel.CmdArgs) error {
 	c, err := parse(args)
 	if err != nil {
@@ -320,10 +322,11 @@ func status(args *skel.CmdArgs) error {
 	defer cancel()
 	client := api.NewClient(c.Socket)
 	switch err := client.Health(ctx); {
+	case err == nil || goesOn():
+		return nil
 	case errors.Is(err, api.ErrUnavailable):
 		return types.NewError(types.ErrLimitedConnectivity, err.Error(), remedies[api.CodeUnavailable])
-	case err != nil:
+	default:
 		return types.NewError(types.ErrPluginNotAvailable, err.Error(), remedies[api.CodeStarting])
 	}
-	return nil
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/cmd/internal/portlimits"
 	"github.com/natless/natless/cmd/internal/version"
@@ -234,6 +235,27 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%s: %v", more, e)
 		}
 	}
+}
+
+// TestGoesOn: the kernel of this network namespace, and no other, by what is attached.
+func TestGoesOn(t *testing.T) {
+	var s unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &s); err != nil {
+		t.Fatal(err)
+	}
+	own := fmt.Sprint("natless/natless0@", s.Ino)
+	for path, want := range map[string]bool{
+		"": false, own + "/link-2-uplink": true, own + "/filter-2-uplink": true, own + "/layout": false, own + "1/link-2-uplink": false,
+	} {
+		bpfRoot = t.TempDir()
+		if err := os.MkdirAll(filepath.Join(bpfRoot, path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if goesOn() != want {
+			t.Errorf("%s: %t", path, !want)
+		}
+	}
+	bpfRoot = "/sys/fs/bpf"
 }
 
 // TestByHand: somebody at a shell learns what it is, and which; what is wrong is 2, as

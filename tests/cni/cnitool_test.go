@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -251,9 +252,6 @@ func TestDeletedWhileTheDaemonWasAway(t *testing.T) {
 	pods := n.pods(t, 2, ptp(t, d, ""), bin)
 	d.Kill()
 	pods[0].must(t, "del")
-	if _, err := pods[1].cnitool("status"); err == nil {
-		t.Error("STATUS is fine without a daemon")
-	}
 	d.Start()
 	eventually(t, 5*time.Second, func() error {
 		list, err := d.Client().List(context.Background(), api.Filter{})
@@ -270,6 +268,35 @@ func TestDeletedWhileTheDaemonWasAway(t *testing.T) {
 	if err := n.download(pods[1].NS, pods[1].Name); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestStatusWithoutTheDaemon: the node is ready as long as what runs on it has its IPv4,
+// and no longer: what Kubernetes evicts from a node that is not ready has none.
+func TestStatusWithoutTheDaemon(t *testing.T) {
+	n, bin := newNode(t), tools(t)
+	d := daemon.Start(t, n.NS, sharedPool)
+	p := n.pods(t, 1, ptp(t, d, ""), bin)[0]
+	p.must(t, "status")
+	if err := n.download(p.NS, p.Name); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, func() error { // the fast path takes to the container a moment after ADD
+		s, err := d.Client().Status(t.Context())
+		if err == nil && s.FastPath.State == "on" && !slices.ContainsFunc(s.FastPath.Interfaces, func(i api.FastPathInterface) bool { return i.Workloads > 0 }) {
+			err = fmt.Errorf("%+v", s.FastPath.Interfaces)
+		}
+		return err
+	})
+	d.Kill()
+	out, err := p.cnitool("status")
+	if down := n.download(p.NS, p.Name); (down == nil) != (err == nil) {
+		t.Errorf("STATUS said %v %s, and a download from the container: %v", err, out, down)
+	}
+	if want := daemon.FastPath() != "off"; (err == nil) != want {
+		t.Errorf("with the fast path %s STATUS said %v %s", daemon.FastPath(), err, out)
+	}
+	d.Start()
+	p.must(t, "status")
 }
 
 // TestNamespaceGone: a container that vanished without a DEL.
