@@ -33,6 +33,17 @@ deb: ## the Debian package, in dist/
 	@rm -f $(DIST)/natless_*.deb
 	@config/deploy/packages/build $(BIN) $(DIST) "$(VERSION)" $$($(GO) env GOARCH) deb
 
+.PHONY: release
+release: ## all of a release in DIST (dist/): programs, packages, image, chart, manifests, SBOMs, checksums
+	@tests/need go gzip
+	@config/deploy/release/build $(DIST) "$(VERSION)"
+
+.PHONY: test-release
+test-release: ## a release, made twice and held against its distributions, Helm, qemu and the version before: half an hour (root)
+	@tests/need go gcc root gzip ip ping nft sysctl nsenter dpkg debootstrap rpm qemu-aarch64-static podman runc
+	@$(MAKE) --no-print-directory release DIST=.test-output/release
+	NATLESS_REQUIRE=1 NATLESS_DIST=$(CURDIR)/.test-output/release $(GO) test -C tests/release -v -count=1 -timeout 90m ./...
+
 # Two versions of the package, to upgrade from one to the other.
 .PHONY: vagrant-build
 vagrant-build: ## what vagrant up installs: packages, CNI plugins, the checks
