@@ -30,6 +30,9 @@ type Worker struct {
 // all workers of a translator share. Call it once a batch.
 func (w *Worker) SetTime(now int64) { w.now = now }
 
+// Time is what SetTime told last.
+func (w *Worker) Time() int64 { return w.now }
+
 // Translate rewrites p in place and says what became of it. After a drop
 // without Replied, p's content is undefined.
 func (w *Worker) Translate(p *Packet) Verdict {

@@ -7,6 +7,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/netstack/flows"
+	"github.com/natless/natless/netstack/shed"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
 )
@@ -52,6 +54,9 @@ type Config struct {
 	PerMapping bool
 	// Flows are where queues itemise what they translate, by the queue's index.
 	Flows []*flows.Queue
+	// Shed are what loops ask which packets to drop before anything else, by the queue's
+	// index.
+	Shed []*shed.Queue
 	// Inside says that the device is a TAP, by which workloads send and get IPv4 that
 	// they have inside; see Pair. FirstQueue is the number of its first queue, for
 	// observers, who see all queues of both devices.
@@ -72,6 +77,7 @@ type Dataplane struct {
 	device   *tun.Device  // nil while there is none
 	loops    []*loop      // one for each queue, whatever becomes of the device
 	before   tun.Stats    // of devices that are gone
+	police   int          // the program in front of the queues; 0: none was asked for
 	reopened uint64
 }
 
@@ -129,6 +135,9 @@ func (d *Dataplane) adopt(device *tun.Device) {
 		d.loops[i].awake.Store(0) // the queue counts from the beginning
 	}
 	d.placed.begin(device)
+	if err := device.Police(cmp.Or(d.police, -1)); err != nil { // a predecessor's may be there
+		d.config.Log.Debug("police the device", "error", err)
+	}
 }
 
 // drop closes the device and keeps what it counted.

@@ -29,7 +29,12 @@ func (l *loop) pass(p *translator.Packet) {
 		l.Release(p)
 		return
 	}
-	l.Pass(p, mapping.TagOf(link[mapping.TagLen:]))
+	l.Pass(p, l.tagOf(p))
+}
+
+// tagOf is the tag of the workload that a frame came from.
+func (l *loop) tagOf(p *translator.Packet) mapping.Tag {
+	return mapping.TagOf(p.Buf[p.Start-tun.LinkLen+mapping.TagLen : p.Start])
 }
 
 // Deliver is the port's.

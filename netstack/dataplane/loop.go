@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/natless/natless/netstack/flows"
+	"github.com/natless/natless/netstack/shed"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
 )
@@ -23,6 +24,9 @@ type loop struct {
 	queue tun.Queue
 	out   []*translator.Packet // to be written, or to be given back
 	seen  *flows.Queue         // nil: flows are not itemised
+	judge *shed.Queue          // nil: nobody gives way
+
+	thread atomic.Int32 // its number
 
 	inside bool // the device is the one of workloads with IPv4 inside
 
@@ -39,10 +43,14 @@ func newLoop(d *Dataplane, index int) *loop {
 	if index < len(d.config.Flows) {
 		l.seen = d.config.Flows[index]
 	}
+	if index < len(d.config.Shed) {
+		l.judge = d.config.Shed[index]
+	}
 	return l
 }
 
 func (l *loop) run() error {
+	l.begins()
 	for {
 		packets, fresh, err := l.queue.Read()
 		if errors.Is(err, tun.ErrStopped) {
@@ -60,6 +68,10 @@ func (l *loop) run() error {
 
 // batch moves packets that were read together.
 func (l *loop) batch(packets []*translator.Packet) {
+	if packets = l.shed(packets); len(packets) == 0 {
+		l.flush()
+		return
+	}
 	l.worker.Prepare(packets)
 	if l.seen != nil {
 		l.flows.Table = l.seen.Begin()

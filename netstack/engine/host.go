@@ -18,6 +18,7 @@ import (
 	"github.com/natless/natless/netstack/local"
 	"github.com/natless/natless/netstack/monitor"
 	"github.com/natless/natless/netstack/route"
+	"github.com/natless/natless/netstack/shed"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
@@ -42,6 +43,7 @@ type Options struct {
 	PerMapping    bool         // packets are counted by mapping
 	Flows         bool         // and itemised
 	FlowSample    int          // of so many packets one; 0 is 1
+	NoShedding    bool         // nobody gives way when the host is overloaded
 	InUse         func(route.InUse)
 	Log           *slog.Logger
 }
@@ -59,6 +61,7 @@ type Host struct {
 	GRO        *gro.Task
 	Hub        *monitor.Hub
 	Diversion  Diversion
+	Shed       *shed.Shed
 	// FlowSources are where flows are itemised.
 	FlowSources []flows.Source
 	perMapping  bool
@@ -98,9 +101,12 @@ func Open(o Options, state *State, table *mapping.Table, workloads iter.Seq[Work
 	if err := h.openFastPath(o, workloads); err != nil {
 		return nil, err
 	}
+	if err := h.openShed(o); err != nil {
+		return nil, err
+	}
 	seen := h.flowSources(o)
 	h.Dataplane = dataplane.New(dataplane.Config{Translator: h.Translator, Local: h.Local, Log: o.Log, Open: o.Open, PerMapping: o.PerMapping,
-		Flows: seen})
+		Flows: seen, Shed: h.shedQueues(o.Queues, true)})
 	queues := o.Queues
 	if o.OpenInside != nil {
 		h.openInside(o, seen[min(queues, len(seen)):])
@@ -121,6 +127,7 @@ func Open(o Options, state *State, table *mapping.Table, workloads iter.Seq[Work
 func (h *Host) openInside(o Options, seen []*flows.Queue) {
 	h.Inside = dataplane.New(dataplane.Config{
 		Translator: h.Translator, Local: h.Local, Log: o.Log, PerMapping: o.PerMapping, Inside: true, FirstQueue: o.Queues, Flows: seen,
+		Shed: h.shedQueues(o.Queues, false),
 		Open: func() (*tun.Device, error) {
 			d, err := o.OpenInside()
 			if err == nil {
@@ -220,6 +227,7 @@ func (h *Host) Tasks() []Task {
 	if r := h.FastPath.runner(); r != nil {
 		tasks = append(tasks, Task{FastPathTask, r})
 	}
+	tasks = append(tasks, Task{"shedding", h.Shed})
 	return append(tasks, Task{"local stack", h.Local}, Task{"udp gro", h.GRO})
 }
 

@@ -126,6 +126,21 @@ func eachCPUAtOnce(m *ebpf.Map, rows uint32, yield func(row uint32, perCPU []pro
 	return true
 }
 
+// Translated is how many packets the programs have translated, or given to workloads as
+// IPv4, since their maps were made.
+func (f *FastPath) Translated() (n uint64, err error) {
+	var perCPU []programCount
+	for program := range uint32(3) {
+		if err := f.maps.Reasons.Lookup(program*uint32(NumReasons), &perCPU); err != nil {
+			return 0, fmt.Errorf("counters of the fast path: %w", err)
+		}
+		for _, cpu := range perCPU {
+			n += cpu.Packets
+		}
+	}
+	return n, nil
+}
+
 // Traffic is what was translated for one mapping.
 type Traffic struct{ Sent, Received Count }
 

@@ -78,3 +78,20 @@ func (d *Device) Steer(shift int) error {
 	}
 	return nil
 }
+
+// Police has a program of the kernel (BPF_PROG_TYPE_SOCKET_FILTER) judge packets before
+// they come to a queue: those for which it gives 0 are dropped, and counted as such with
+// those that found a queue full. -1: no program. It is for any goroutine.
+func (d *Device) Police(program int) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.closed {
+		return nil
+	}
+	fd := int32(program)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(d.queues[0].descriptor()), unix.TUNSETFILTEREBPF, uintptr(unsafe.Pointer(&fd)))
+	if errno != 0 {
+		return fmt.Errorf("device %s: program in front of the queues: %w (Linux 4.16)", d.name, errno)
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+package shed
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+//go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type key6 -type key4 -type limit -type state filter bpf/filter.c
+
+// most is how many ways of workloads may have a limit at once.
+const most = 2048
+
+// filter is the policer in the kernel.
+type filter struct {
+	objects filterObjects
+	free    []uint32
+}
+
+func newFilter() (*filter, error) {
+	f := &filter{}
+	if err := loadFilterObjects(&f.objects, nil); err != nil {
+		return nil, fmt.Errorf("policer in front of the queues: %w", err)
+	}
+	for i := range uint32(most) {
+		f.free = append(f.free, most-1-i)
+	}
+	return f, nil
+}
+
+func (f *filter) close() error { return f.objects.Close() }
+
+// put gives the limited one a place, and its addresses and ports lead there.
+func (f *filter) put(l *limited) error {
+	if len(f.free) == 0 {
+		return errors.New("policer in front of the queues: no room")
+	}
+	l.index = f.free[len(f.free)-1]
+	if err := errors.Join(f.objects.States.Put(l.index, &filterState{}), f.write(l)); err != nil {
+		return err
+	}
+	f.free = f.free[:len(f.free)-1]
+	l.inKernel.Store(true)
+	for err := range f.each(l, func(m *ebpf.Map, k any) error { return m.Put(k, l.index) }) {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write writes the rates.
+func (f *filter) write(l *limited) error {
+	r := l.rates.Load()
+	var k filterLimit
+	k.Packets.Each, k.Packets.Burst = uint64(r.packets.each), uint64(r.packets.burst)
+	k.Bytes.Each, k.Bytes.Burst = uint64(r.bytes.each), uint64(r.bytes.burst)
+	k.Connections.Each, k.Connections.Burst = uint64(r.connections.each), uint64(r.connections.burst)
+	return f.objects.Limits.Put(l.index, &k)
+}
+
+// remove takes the limited one away.
+func (f *filter) remove(l *limited) (errs []error) {
+	for err := range f.each(l, func(m *ebpf.Map, k any) error { return m.Delete(k) }) {
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	f.free = append(f.free, l.index)
+	l.inKernel.Store(false)
+	return errs
+}
+
+// dropped is what the kernel has dropped of one.
+func (f *filter) dropped(l *limited) (packets uint64) {
+	var s filterState
+	if f.objects.States.Lookup(l.index, &s) != nil {
+		return l.kernelDropped // as it was
+	}
+	return s.Dropped
+}
+
+// each does something with every block of addresses and ports of a limited one.
+func (f *filter) each(l *limited, do func(*ebpf.Map, any) error) func(func(error) bool) {
+	return func(yield func(error) bool) {
+		m := l.mapping
+		if l.way == Sent {
+			yield(do(f.objects.Senders, &filterKey6{Length: uint32(m.IPv6.Bits()), Addr: m.IPv6.Addr().As16()}))
+			return
+		}
+		if m.Ports.IsZero() {
+			yield(do(f.objects.Receivers, &filterKey4{Length: uint32(m.IPv4.Bits()), Addr: m.IPv4.Addr().As4()}))
+			return
+		}
+		for k := range blocks(m.IPv4.Addr(), m) {
+			if !yield(do(f.objects.Receivers, &k)) {
+				return
+			}
+		}
+	}
+}
+
+// blocks are the ports of a mapping as prefixes of address and port.
+func blocks(a netip.Addr, m mapping.Mapping) func(func(filterKey4) bool) {
+	return func(yield func(filterKey4) bool) {
+		for r := range m.Ports.Runs() {
+			for first, end := int(r.First), int(r.Last)+1; first < end; {
+				size := min(bits.TrailingZeros32(uint32(first)|1<<16), bits.Len32(uint32(end-first))-1)
+				if !yield(filterKey4{Length: uint32(48 - size), Addr: a.As4(), Port: [2]uint8{uint8(first >> 8), uint8(first)}}) {
+					return
+				}
+				first += 1 << size
+			}
+		}
+	}
+}

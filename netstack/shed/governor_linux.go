@@ -1,0 +1,389 @@
+package shed
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+const (
+	every = 100 * time.Millisecond
+	// window is over how many looks processors are judged: the kernel's ticks are coarse.
+	window = 3
+	// patience is how many looks somebody is limited for after he was over last.
+	patience = 20
+)
+
+// Plane is what the governor asks of a dataplane.
+type Plane interface {
+	// Worked is how much of processors' time the loops have used, and how many small
+	// packets that stands for.
+	Worked() (spent time.Duration, packets float64)
+	// Lost is how many packets found the device's queues full, or were dropped in front of them.
+	Lost() uint64
+	// Police puts a program in front of the queues; -1: none.
+	Police(program int) error
+}
+
+// Config is what the governor works with.
+type Config struct {
+	Table func() *mapping.Table
+	Plane Plane // the device whose packets the policer in the kernel sees
+	// Elsewhere is how many packets were translated without the daemon; nil: none.
+	Elsewhere func() uint64
+	Off       bool // nobody gives way but to an operator's limits
+	Log       *slog.Logger
+}
+
+// New makes a governor. It loads the policer, if the kernel lets it.
+func New(c Config) (*Shed, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Shed{config: c, ready: make(chan struct{}), totals: map[uint32]*[NumWays]uint64{}}
+	var err error
+	if s.processors, err = openProcessors(); err != nil {
+		return nil, err
+	}
+	if s.filter, err = newFilter(); err != nil {
+		c.Log.Info("what is over its limits is dropped by the daemon's loops", "not", err)
+	}
+	return s, nil
+}
+
+// NewQueue makes what a loop asks. device says that its packets came by the device that
+// the policer stands in front of.
+func (s *Shed) NewQueue(device bool) *Queue {
+	q := &Queue{shed: s, device: device}
+	s.queues = append(s.queues, q)
+	return q
+}
+
+// Ready is closed at once.
+func (s *Shed) Ready() <-chan struct{} { return s.ready }
+
+// Run looks ten times a second until ctx is done.
+func (s *Shed) Run(ctx context.Context) error {
+	close(s.ready)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	defer s.end()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			s.look(time.Now())
+		}
+	}
+}
+
+func (s *Shed) end() {
+	s.install(false)
+	s.processors.close()
+	if s.filter != nil {
+		s.filter.close()
+	}
+}
+
+// seen is what was read at a look.
+type seen struct {
+	at          time.Time
+	spent       time.Duration
+	packets     float64
+	idle, ticks uint64
+	lost        uint64
+	elsewhere   uint64
+}
+
+// governor is what is known from one look to the next.
+type governor struct {
+	processors *processors
+	filter     *filter // nil: there is none
+	installed  bool
+	past       []seen // the last looks, while there is something to judge
+	before     seen   // the last look
+	level      level
+	metering   bool
+	fresh      bool // metering has begun since the last look
+	limited    []*limited
+	gone       uint64 // dropped in the kernel of those who have no limit any more
+	complained bool
+	weights    func(slot uint32) float64
+}
+
+// look is one look. While the daemon has little to do it reads a few clocks, and
+// nothing else.
+func (s *Shed) look(now time.Time) {
+	s.follow()
+	spent, packets := s.config.Plane.Worked()
+	n := seen{at: now, spent: spent, packets: packets}
+	before := s.before
+	s.before = n
+	if before.at.IsZero() {
+		return
+	}
+	light := measured{over: now.Sub(before.at), cpus: float64(runtime.NumCPU()), spent: spent - before.spent}
+	if s.config.Off || !s.metering && s.level.packets == 0 && light.part() < notable {
+		s.past = s.past[:0]
+		s.settle()
+		return
+	}
+	m, ok := s.measure(&n)
+	if !ok {
+		return
+	}
+	s.govern(&m)
+	s.note()
+}
+
+// measure compares this look with one that is a few looks old.
+func (s *Shed) measure(n *seen) (m measured, ok bool) {
+	var err error
+	if n.idle, n.ticks, err = s.processors.read(); err != nil {
+		return m, false
+	}
+	n.lost = s.config.Plane.Lost() - s.policed()
+	if s.config.Elsewhere != nil {
+		n.elsewhere = s.config.Elsewhere()
+	}
+	s.past = append(s.past, *n)
+	if len(s.past) <= window {
+		return m, false
+	}
+	last, then := s.past[window-1], s.past[0]
+	s.past = slices.Delete(s.past, 0, 1)
+	m = measured{over: n.at.Sub(then.at), cpus: float64(runtime.NumCPU()), spent: n.spent - then.spent, packets: n.packets - then.packets}
+	if n.lost > last.lost {
+		m.lost = (n.lost - last.lost) * window // in the last look, as if it had been in all of them
+	}
+	if n.ticks > then.ticks {
+		m.idle = float64(n.idle-then.idle) / float64(n.ticks-then.ticks)
+	}
+	m.elsewhere = n.elsewhere > last.elsewhere+uint64(every.Milliseconds()/10)
+	return m, true
+}
+
+// govern does what a look at a host that has something to do comes to.
+func (s *Shed) govern(m *measured) {
+	overloaded := m.scarce() && m.part() >= notable
+	switch {
+	case s.level.packets == 0 && !overloaded:
+		s.meter(false)
+		s.settle()
+		return
+	case !s.metering:
+		s.meter(true)
+		return
+	}
+	demands := s.demands()
+	dropped := s.collect() > 0
+	if s.fresh { // of less than a look
+		s.fresh = false
+		return
+	}
+	if s.level.packets == 0 {
+		if s.level.begin(m, demands); s.level.packets > 0 {
+			s.config.Log.Warn("the host is overloaded: who brings most gives way", "packets_per_second", int(s.level.packets))
+		}
+	} else {
+		s.level.step(m, demands, dropped)
+		if s.level.packets == 0 {
+			s.config.Log.Info("the host is not overloaded any more")
+		}
+	}
+	s.enforce(demands)
+}
+
+// meter begins and ends to count who brings what.
+func (s *Shed) meter(on bool) {
+	if on == s.metering {
+		return
+	}
+	s.metering, s.fresh = on, on
+	for _, q := range s.queues {
+		var m *meter
+		if on {
+			slots := s.config.Table().Slots()
+			m, q.spare = newMeter(slots), newMeter(slots)
+		} else {
+			q.spare = nil
+		}
+		q.meter.Store(m)
+	}
+}
+
+// demands are what came since the last look, with what was dropped in the kernel.
+func (s *Shed) demands() (all []demand) {
+	sums := [NumWays]map[uint32]uint64{{}, {}}
+	for _, q := range s.queues {
+		full := q.meter.Load()
+		q.meter.Store(q.spare)
+		q.spare = full
+		for w := range full.cells {
+			for i := range full.cells[w] {
+				if v := full.cells[w][i].Load(); v != 0 {
+					sums[w][uint32(v>>32)] += v & 0xffffffff
+					full.cells[w][i].Store(0)
+				}
+			}
+		}
+	}
+	for _, l := range s.limited {
+		if l.inKernel.Load() {
+			sums[l.way][l.slot] += s.filter.dropped(l) - l.kernelDropped
+		}
+	}
+	for w := range sums {
+		for slot, n := range sums[w] {
+			all = append(all, demand{slot, Way(w), float64(n) / every.Seconds(), s.weight(slot)})
+		}
+	}
+	return all
+}
+
+// enforce has those give way who are over the level.
+func (s *Shed) enforce(demands []demand) {
+	have := map[[2]uint32]*limited{}
+	for _, l := range s.limited {
+		have[[2]uint32{l.slot, uint32(l.way)}] = l
+	}
+	changed := false
+	if s.level.packets > 0 {
+		for _, d := range demands {
+			key := [2]uint32{d.slot, uint32(d.way)}
+			if d.rate <= s.level.packets*d.weight || have[key] != nil || len(s.limited) >= most {
+				continue
+			}
+			s.limited = append(s.limited, s.limit(d.slot, d.way))
+			changed = true
+		}
+	}
+	changed = s.refresh() || changed
+	if changed {
+		s.publish()
+	}
+}
+
+// refresh writes the rates of all, and drops those who have nothing to fear any more.
+func (s *Shed) refresh() (changed bool) {
+	table := s.config.Table()
+	s.limited = slices.DeleteFunc(s.limited, func(l *limited) bool {
+		l.calm++
+		over := s.level.packets == 0 || l.calm > patience
+		e := table.At(l.slot)
+		gone := l.slot != 0 && (e == nil || e.IPv6() != l.mapping.IPv6)
+		if over && !l.capped || gone {
+			s.account(l)
+			if l.inKernel.Load() {
+				s.gone += l.kernelDropped
+				s.complain(s.filter.remove(l)...)
+			}
+			changed = true
+			return true
+		}
+		r := s.rates(l)
+		if was := l.rates.Load(); was == nil || *was != r {
+			l.rates.Store(&r)
+			if l.inKernel.Load() {
+				s.complain(s.filter.write(l))
+			}
+		}
+		return false
+	})
+	return changed
+}
+
+// limit makes a limited one.
+func (s *Shed) limit(slot uint32, w Way) *limited {
+	l := &limited{slot: slot, way: w}
+	if e := s.config.Table().At(slot); e != nil && slot != 0 {
+		l.mapping = e.Mapping()
+	}
+	r := s.rates(l)
+	l.rates.Store(&r)
+	if slot != 0 && s.filter != nil && !l.mapping.Inside {
+		s.install(true)
+		if s.installed {
+			s.complain(s.filter.put(l))
+		}
+	}
+	return l
+}
+
+// rates are what a limited one may bring.
+func (s *Shed) rates(l *limited) (r rates) {
+	if s.level.packets > 0 {
+		r.packets = rateOf(s.level.packets*s.weight(l.slot), unit, unit)
+	}
+	return r
+}
+
+func (s *Shed) weight(slot uint32) float64 {
+	if s.weights == nil {
+		return 1
+	}
+	return s.weights(slot)
+}
+
+// publish tells the loops who is limited.
+func (s *Shed) publish() {
+	var g *gate
+	if len(s.limited) > 0 {
+		g = new(gate)
+		for _, l := range s.limited {
+			g.put(l)
+		}
+	}
+	for _, q := range s.queues {
+		q.gate.Store(g)
+	}
+	if g == nil {
+		s.install(false)
+	}
+}
+
+// settle ends all limits but those that an operator wants.
+func (s *Shed) settle() {
+	if len(s.limited) > 0 && s.level.packets == 0 && slices.ContainsFunc(s.limited, func(l *limited) bool { return !l.capped }) {
+		if s.refresh() {
+			s.publish()
+			s.note()
+		}
+	}
+	s.collect()
+}
+
+// collect takes note of what was dropped since the last look, and says how much.
+func (s *Shed) collect() (all uint64) {
+	for _, l := range s.limited {
+		all += s.account(l)
+	}
+	return all
+}
+
+// account takes note of what was dropped of one.
+func (s *Shed) account(l *limited) uint64 {
+	if l.inKernel.Load() {
+		l.kernelDropped = s.filter.dropped(l)
+	}
+	n := l.kernelDropped + l.dropped.Load()
+	more := n - l.seen
+	if more == 0 {
+		return 0
+	}
+	l.seen, l.calm = n, 0
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.totals[l.slot]
+	if t == nil {
+		t = new([NumWays]uint64)
+		s.totals[l.slot] = t
+	}
+	t[l.way] += more
+	return more
+}

@@ -1,0 +1,276 @@
+//go:build linux
+
+// Package shed decides who gives way when a host has more to do than it can. It meters
+// what each workload brings to the daemon, and only while the host is overloaded; it
+// works out what each may bring then; and it has what is over that dropped where it
+// costs least: in front of the daemon's queues by a program in the kernel, or without
+// one by the loops, first thing after a batch was read. It also holds workloads to
+// limits that an operator set. How packets are translated may not enter here, nor who
+// the workloads are to people.
+package shed
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/natless/natless/translator/mapping"
+)
+
+// Way is where a workload's packets go.
+type Way uint8
+
+// The ways, each with limits of its own: what somebody sends to a workload leaves it
+// what it sends itself.
+const (
+	Sent Way = iota
+	Received
+	NumWays
+)
+
+// rate is a rate by the generic cell rate algorithm (ITU-T I.371): so many ns for each
+// 1024 units, and burst ns at once. The zero value is no limit.
+type rate struct{ each, burst int64 }
+
+// unit is what rates are reckoned in: 1024 of them are one packet or connection, one is
+// one byte.
+const unit = 1024
+
+// rateOf is a rate of n a second, each of so many units; the largest that there is has most.
+func rateOf(n float64, units, most int64) rate {
+	if n <= 0 {
+		return rate{}
+	}
+	each := max(int64(float64(time.Second)/n/float64(units)*unit), 1)
+	return rate{each, max(int64(burst), most*each/unit)}
+}
+
+// burst is how much of a second's may come at once.
+const burst = 20 * time.Millisecond
+
+// after is until when a rate is used up once so many units have come; 0: it is.
+func (r rate) after(until, now, units int64) int64 {
+	if r.each == 0 {
+		return now
+	}
+	next := max(until, now) + units*r.each/unit
+	if next-now > r.burst {
+		return 0
+	}
+	return next
+}
+
+// rates are what one way of a workload may bring.
+type rates struct{ packets, bytes, connections rate }
+
+// limited is one way of a workload that has a limit. The kernel keeps its own account,
+// and the loops keep theirs here: whoever sees a packet first judges it.
+type limited struct {
+	slot    uint32 // 0: of nobody
+	way     Way
+	mapping mapping.Mapping
+	rates   atomic.Pointer[rates]
+	until   struct{ packets, bytes, connections atomic.Int64 }
+	dropped atomic.Uint64 // by loops
+
+	// What follows is the governor's.
+	capped        bool // an operator wants it so
+	index         uint32
+	inKernel      atomic.Bool
+	kernelDropped uint64
+	seen          uint64 // dropped, as of the last look
+	calm          int    // looks since it was over
+}
+
+// over says that a packet is over a limit, and counts it. It is called by loops: the
+// time is that of the batch.
+func (l *limited) over(now int64, bytes int, opens bool) bool {
+	r := l.rates.Load()
+	wantPackets, wantBytes, wantConnections := l.until.packets.Load(), l.until.bytes.Load(), l.until.connections.Load()
+	packets, octets, connections := r.packets.after(wantPackets, now, unit), r.bytes.after(wantBytes, now, int64(bytes)), now
+	if opens {
+		connections = r.connections.after(wantConnections, now, unit)
+	}
+	if packets == 0 || octets == 0 || connections == 0 {
+		l.dropped.Add(1)
+		return true
+	}
+	// Where another loop was faster its packet counts, and this one does not: that is
+	// a packet now and then.
+	l.until.packets.CompareAndSwap(wantPackets, packets)
+	l.until.bytes.CompareAndSwap(wantBytes, octets)
+	if opens {
+		l.until.connections.CompareAndSwap(wantConnections, connections)
+	}
+	return false
+}
+
+// gate is all that have a limit, for loops. Nobody changes one.
+type gate struct {
+	places [gatePlaces]*limited // open addressing
+	any    bool
+}
+
+const gatePlaces = 2 * 2 * most
+
+func (g *gate) put(l *limited) {
+	g.any = true
+	for at := place(l.slot, l.way); ; at = (at + 1) % gatePlaces {
+		if g.places[at] == nil {
+			g.places[at] = l
+			return
+		}
+	}
+}
+
+func (g *gate) find(slot uint32, w Way) *limited {
+	for at := place(slot, w); ; at = (at + 1) % gatePlaces {
+		if l := g.places[at]; l == nil || l.slot == slot && l.way == w {
+			return l
+		}
+	}
+}
+
+func place(slot uint32, w Way) uint32 { return (slot*2 + uint32(w)) * 2654435761 >> 16 % gatePlaces }
+
+// meter counts what each way of each workload brings to one loop.
+type meter struct {
+	mask  uint32
+	cells [NumWays][]atomic.Uint64 // the slot that was counted last, and how many packets
+}
+
+// meterMost is how many workloads are metered each on its own. Of more, some share a
+// place, and who is seen there last, which is who brings most, is held to what all
+// of them bring.
+const meterMost = 1 << 16
+
+func newMeter(slots int) *meter {
+	n := 64
+	for n < slots && n < meterMost {
+		n *= 2
+	}
+	m := &meter{mask: uint32(n - 1)}
+	for w := range m.cells {
+		m.cells[w] = make([]atomic.Uint64, n)
+	}
+	return m
+}
+
+func (m *meter) count(slot uint32, w Way) {
+	c := &m.cells[w][slot&m.mask]
+	c.Store(uint64(slot)<<32 | uint64(uint32(c.Load())+1)) // nobody else writes
+}
+
+// Queue is what one loop asks. Its methods but Thread belong to the loop.
+type Queue struct {
+	shed   *Shed
+	device bool // packets have been by the policer in the kernel, where there is one
+	gate   atomic.Pointer[gate]
+	meter  atomic.Pointer[meter]
+
+	spare *meter // the governor's
+
+	now   int64
+	table *mapping.Table
+	g     *gate
+	m     *meter
+}
+
+// Begin says that a batch begins, at a time of any steady clock that all loops share,
+// and whether there is anything to ask: nearly always, there is not.
+func (q *Queue) Begin(now int64, table func() *mapping.Table) bool {
+	q.g, q.m = q.gate.Load(), q.meter.Load()
+	if q.g == nil && q.m == nil {
+		return false
+	}
+	q.now, q.table = now, table()
+	return true
+}
+
+// End lets go of the table.
+func (q *Queue) End() { q.table, q.g, q.m = nil, nil, nil }
+
+// Over says that an IP packet is to be dropped before anything is done with it.
+func (q *Queue) Over(b []byte) bool {
+	slot, way, opens := whose(q.table, b)
+	return q.judge(slot, way, opens, len(b))
+}
+
+// OverInside is Over for an IPv4 packet of a workload that has its address inside.
+func (q *Queue) OverInside(b []byte, from mapping.Tag) bool {
+	e := q.table.Tagged(from)
+	if e == nil || len(b) < 20 {
+		return q.judge(0, Sent, false, len(b))
+	}
+	return q.judge(e.Slot(), Sent, b[9] == protoTCP && opens4(b), len(b))
+}
+
+func (q *Queue) judge(slot uint32, way Way, opens bool, bytes int) bool {
+	if q.m != nil {
+		q.m.count(slot, way)
+	}
+	if q.g == nil {
+		return false
+	}
+	l := q.g.find(slot, way)
+	if l == nil || q.device && l.inKernel.Load() {
+		return false
+	}
+	return l.over(q.now, bytes, opens)
+}
+
+// Shed is the governor with its queues. It is a task.
+type Shed struct {
+	config Config
+	queues []*Queue
+	ready  chan struct{}
+	governor
+
+	mu     sync.RWMutex // guards what follows
+	totals map[uint32]*[NumWays]uint64
+	status Status
+}
+
+// Status is how it stands.
+type Status struct {
+	Overloaded bool
+	Packets    float64 // a second that each way of a workload may bring; 0: as many as it likes
+	Kernel     bool    // what is over that is dropped in front of the queues
+	Limited    []Limited
+}
+
+// Limited is one way of a workload that gives way. Slot 0 is of strangers.
+type Limited struct {
+	Slot    uint32
+	Way     Way
+	Dropped uint64
+}
+
+// Dropped is how many packets were ever dropped at a slot, whoever had it; 0 is strangers'.
+func (s *Shed) Dropped(slot uint32) (n [NumWays]uint64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if t := s.totals[slot]; t != nil {
+		n = *t
+	}
+	return n
+}
+
+// Total is how many packets were ever dropped.
+func (s *Shed) Total() (n [NumWays]uint64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, t := range s.totals {
+		for w := range t {
+			n[w] += t[w]
+		}
+	}
+	return n
+}
+
+// Status says how it stands.
+func (s *Shed) Status() Status {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.status
+}
