@@ -54,7 +54,7 @@ func printWorkload(out io.Writer, w api.Workload, now time.Time) error {
 	for _, ip := range w.Request.IPv6 {
 		ipv6 = append(ipv6, ip.String())
 	}
-	prefix, asked, violations := "", "", ""
+	prefix, asked, violations, shed := "", "", "", ""
 	if w.Prefix.IsValid() {
 		prefix = w.Prefix.String()
 	}
@@ -64,10 +64,14 @@ func printWorkload(out io.Writer, w api.Workload, now time.Time) error {
 	if w.Violations > 0 {
 		violations = count.Count(w.Violations, "packet from ports outside the set, refused")
 	}
+	if w.Shed > 0 {
+		shed = count.Count(w.Shed, "packet more than it may bring, dropped")
+	}
 	return facts(out, "name", w.Request.Name, "workload", w.Key.String(), "serial", serial(w.Serial), "network", w.Request.Network,
 		"namespace", w.Request.Netns, "interface", w.Request.HostInterface,
 		"ipv6", strings.Join(ipv6, ", "), "address", w.Address.String(), "ports", api.PortsText(w.Ports), "ipv4", wayOf(w), "asked for", asked, "pool", w.Pool,
-		"prefix", prefix, "since", moment(w.Since)+" ("+age(now, w.Since)+")", "sent", trafficOf(w, true), "received", trafficOf(w, false), "violations", violations)
+		"prefix", prefix, "since", moment(w.Since)+" ("+age(now, w.Since)+")", "sent", trafficOf(w, true), "received", trafficOf(w, false), "violations", violations,
+		"shed", shed)
 }
 
 // trafficOf is what was translated for a workload, in one direction.

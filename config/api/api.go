@@ -106,6 +106,9 @@ type Workload struct {
 	// Violations is how many packets it sent from ports outside its set since
 	// the daemon knows it: they were refused.
 	Violations uint64 `json:"violations"`
+	// Shed is how many packets from and to it were dropped since then because they were
+	// more than it may bring: while the host is overloaded, or by its own limits.
+	Shed uint64 `json:"shed,omitempty"`
 	// Traffic is what was translated for it since the daemon knows it, by daemon and
 	// fast path together; nil where packets are not counted by workload.
 	Traffic *Traffic `json:"traffic,omitempty"`
@@ -286,6 +289,8 @@ type Status struct {
 	Reload   Reload            `json:"reload"`
 	// Drains are what no new workload gets anything of.
 	Drains []Drain `json:"drains,omitempty"`
+	// Shedding is who gives way; absent where nobody does.
+	Shedding *Shedding `json:"shedding,omitempty"`
 	// Limits are the budgets that were used up since the start, and how often.
 	Limits []Limit `json:"limits,omitempty"`
 	// Checks are what the daemon watches, such as routes and the rules against
@@ -311,6 +316,26 @@ type Device struct {
 type Reload struct {
 	At    time.Time `json:"at,omitzero"`
 	Error string    `json:"error,omitempty"`
+}
+
+// Shedding is how a host that is overloaded has those give way who bring most to the daemon.
+type Shedding struct {
+	// Packets is how many each workload of normal priority may bring a second, each way.
+	Packets float64 `json:"packets_per_second"`
+	// Kernel says that what is more is dropped in front of the daemon's queues.
+	Kernel bool `json:"kernel"`
+	// Workloads are those that give way.
+	Workloads []Shed `json:"workloads,omitempty"`
+}
+
+// Shed is somebody who gives way, one way.
+type Shed struct {
+	// Who is the workload's name or key, the IPv6 address of a mapping, or strangers.
+	Who string `json:"who"`
+	// Direction is sent or received.
+	Direction string `json:"direction"`
+	// Packets is how many were dropped since it gives way.
+	Packets uint64 `json:"packets"`
 }
 
 // Limit is a budget, and how often somebody was refused because it was used up.

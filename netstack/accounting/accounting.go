@@ -31,6 +31,7 @@ type Count struct{ Packets, Bytes uint64 }
 type Usage struct {
 	Sent, Received Count
 	Violations     uint64 // packets from ports that are not its own
+	Shed           uint64 // packets that it gave way with, both ways
 }
 
 // Plus is the sum.
@@ -38,6 +39,7 @@ func (u Usage) Plus(v Usage) Usage {
 	u.Sent = Count{u.Sent.Packets + v.Sent.Packets, u.Sent.Bytes + v.Sent.Bytes}
 	u.Received = Count{u.Received.Packets + v.Received.Packets, u.Received.Bytes + v.Received.Bytes}
 	u.Violations += v.Violations
+	u.Shed += v.Shed
 	return u
 }
 
@@ -48,6 +50,7 @@ func (u Usage) since(v Usage) Usage {
 	u.Sent = Count{minus(u.Sent.Packets, v.Sent.Packets), minus(u.Sent.Bytes, v.Sent.Bytes)}
 	u.Received = Count{minus(u.Received.Packets, v.Received.Packets), minus(u.Received.Bytes, v.Received.Bytes)}
 	u.Violations = minus(u.Violations, v.Violations)
+	u.Shed = minus(u.Shed, v.Shed)
 	return u
 }
 

@@ -176,6 +176,9 @@ func (h *Host) openFastPath(o Options, workloads iter.Seq[Workload]) (err error)
 func (h *Host) Account(most int, owners func() iter.Seq2[netip.Prefix, Owner]) *accounting.Accounting {
 	counts := func(slot uint32) (u accounting.Usage) {
 		u.Violations = h.Translator.Violations(slot)
+		for _, n := range h.Shed.Dropped(slot) {
+			u.Shed += n
+		}
 		if h.perMapping {
 			t := h.TrafficOf(slot)
 			u.Sent, u.Received = accounting.Count(t.Sent), accounting.Count(t.Received)

@@ -369,7 +369,9 @@ func (s *Shed) collect() (all uint64) {
 // account takes note of what was dropped of one.
 func (s *Shed) account(l *limited) uint64 {
 	if l.inKernel.Load() {
+		before := l.kernelDropped
 		l.kernelDropped = s.filter.dropped(l)
+		s.kernel.Add(l.kernelDropped - before)
 	}
 	n := l.kernelDropped + l.dropped.Load()
 	more := n - l.seen

@@ -226,6 +226,8 @@ type Shed struct {
 	ready  chan struct{}
 	governor
 
+	kernel atomic.Uint64 // dropped in front of the queues
+
 	mu     sync.RWMutex // guards what follows
 	totals map[uint32]*[NumWays]uint64
 	status Status
@@ -255,6 +257,10 @@ func (s *Shed) Dropped(slot uint32) (n [NumWays]uint64) {
 	}
 	return n
 }
+
+// Kernel is how many packets were dropped in front of the queues, which the kernel counts as
+// dropped by the device.
+func (s *Shed) Kernel() uint64 { return s.kernel.Load() }
 
 // Total is how many packets were ever dropped.
 func (s *Shed) Total() (n [NumWays]uint64) {

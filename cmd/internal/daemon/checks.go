@@ -23,6 +23,9 @@ func (d *Daemon) checks(c *config.Config) []api.Check {
 		d.othersNAT.look(d.host.State().Routes), d.spoofing(), d.held(c)}
 	all = append(all, d.inside(c)...)
 	all = append(all, d.insisted(c)...)
+	if s := d.shedding(); s != nil {
+		all = append(all, overloaded(s))
+	}
 	if drains := d.keeper.Drains(); drains != nil {
 		all = append(all, drained(drains, time.Now()))
 	}

@@ -17,9 +17,13 @@ import (
 func (d *Daemon) refusals() []api.Limit {
 	l := d.host.Local.Stats()
 	limits := []api.Limit{
+		{What: "daemon-packets", Budget: "workload"},
 		{What: "local-packets", Budget: "sender", Refused: l.Dropped},
 		{What: "local-icmp-errors", Budget: "sender", Refused: l.ErrorsLimited},
 		{What: "health-connections", Budget: "sender", Refused: l.HealthEvicted},
+	}
+	for _, n := range d.host.Shed.Total() {
+		limits[0].Refused += n
 	}
 	if r := d.host.Local.DNS64(); r != nil {
 		refused := r.Stats.Dropped.Load() + r.Stats.Results[dns64.Limited].Load()

@@ -73,7 +73,7 @@ func (a *apiTask) Run(ctx context.Context) error {
 func (d *Daemon) complete(w *api.Workload) {
 	w.Prefix = d.host.Table().Prefix()
 	used, known := d.accounts.Usage(w.Serial)
-	w.Violations = used.Violations
+	w.Violations, w.Shed = used.Violations, used.Shed
 	if known && d.counted {
 		w.Traffic = &api.Traffic{Sent: api.Count(used.Sent), Received: api.Count(used.Received)}
 	}
@@ -93,6 +93,7 @@ func (d *Daemon) status() api.Status {
 	traffic := d.host.Traffic()
 	st.Verdicts = verdicts(traffic)
 	st.Limits = d.limits(traffic)
+	st.Shedding = d.shedding()
 	device := api.Check{Name: "device", State: "ok"}
 	if t := d.host.Dataplane.Device(); t == nil {
 		device.State, device.Detail = "fail", "it is gone and is being made anew"

@@ -78,7 +78,7 @@ func (d *Daemon) sources() metrics.Sources {
 		Ready:    d.ready,
 		Traffic:  d.host.Dataplane.Snapshot,
 		FastPath: func() metrics.FastPath { return counted(d.host.FastPath) },
-		Device:   func() (metrics.Device, bool) { return describe(d.host.Dataplane) },
+		Device:   func() (metrics.Device, bool) { return d.describe() },
 		Table:    func() (int, int) { return d.host.Table().Len(), d.keeper.Len() },
 		Pools:    d.keeper.Pools,
 		Drained:  d.keeper.HostDrained,
@@ -87,18 +87,21 @@ func (d *Daemon) sources() metrics.Sources {
 		Refusals: d.refusals,
 		Flows:    d.recorder.status,
 		DNS64:    d.host.Local.DNS64,
+		Shed:     func() metrics.Shed { return shedMetrics(d.host.Shed) },
 		Spoofing: spoofed,
 	}
 }
 
-func describe(plane *dataplane.Dataplane) (metrics.Device, bool) {
-	d := plane.Device()
-	if d == nil {
+func (d *Daemon) describe() (metrics.Device, bool) {
+	t := d.host.Dataplane.Device()
+	if t == nil {
 		return metrics.Device{}, false
 	}
-	link, err := d.LinkStats()
-	o := d.Offloads()
-	return metrics.Device{Name: d.Name(), IO: string(d.IO()), TSO: o.TSO, USO: o.USO, Link: link, LinkOK: err == nil}, true
+	shed := d.host.Shed.Kernel() // first: it never is more than what the link has dropped
+	link, err := t.LinkStats()
+	link.TxDropped -= min(shed, link.TxDropped)
+	o := t.Offloads()
+	return metrics.Device{Name: t.Name(), IO: string(t.IO()), TSO: o.TSO, USO: o.USO, Link: link, LinkOK: err == nil}, true
 }
 
 // counted is what Prometheus is told of the fast path.

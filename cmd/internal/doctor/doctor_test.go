@@ -277,6 +277,12 @@ func TestIll(t *testing.T) {
 		{want: "fail device: natless0 is a veth", host: func(m *made) { m.links[0].Kind = "veth" }},
 		{want: "fail device: natless0 is down", host: func(m *made) { m.links[0].Up = false }},
 		{want: "warn device: natless0 found its queue full", host: func(m *made) { m.links[0].QueueFull = 2 }},
+		{want: "warn overload: the daemon says: the host is overloaded: ns/one sends too much", host: func(m *made) {
+			m.links[0].QueueFull = 2 // which are those that it gave way with
+		}, status: func(s *api.Status) {
+			s.Limits = append(s.Limits, api.Limit{What: "daemon-packets", Budget: "workload", Refused: 2})
+			s.Checks = append(s.Checks, api.Check{Name: "overload", State: "warn", Detail: "the host is overloaded: ns/one sends too much"})
+		}},
 		{want: "fail uplink: there is no interface eth0", host: func(m *made) { m.links = slices.Delete(m.links, 1, 2) }},
 		{want: "fail uplink: eth0 is down", host: func(m *made) { m.links[1].Up = false }},
 		{want: "fail sysctls: forwarding needs other sysctls", host: func(m *made) { m.sysctls["net/ipv4/conf/eth0/forwarding"] = "0" }},

@@ -44,6 +44,7 @@ func (v *visit) device() {
 	}
 	name := v.Config.Device.Name
 	l := v.link(name)
+	full := v.queueFull(l)
 	switch {
 	case l == nil && v.before:
 	case l == nil && v.status == nil:
@@ -54,15 +55,33 @@ func (v *visit) device() {
 		v.fail(check, "choose another device.name, or delete it (ip link del "+name+")", "%s is a %s, not a TUN device", name, l.Kind)
 	case !l.Up:
 		v.fail(check, "natlessd sets it up again within a second; find out what takes it down", "%s is down", name)
-	case l.QueueFull > 0 && l.QueueFull*1000 > l.Sent:
+	case full > 0 && full*1000 > l.Sent:
 		v.warn(check, "more device.queues, or a faster path (fast_path: auto); see its rate in natless_device_… metrics",
-			"%s found its queue full for %d of %d packets", name, l.QueueFull, l.Sent)
+			"%s found its queue full for %d of %d packets", name, full, l.Sent)
 	default:
-		v.ok(check, "%s is up, %d of %d packets found its queue full", name, l.QueueFull, l.Sent)
+		v.ok(check, "%s is up, %d of %d packets found its queue full", name, full, l.Sent)
 	}
 	if u := v.Config.Uplink; u != "" {
 		v.uplink(u)
 	}
+}
+
+// queueFull is how many packets found a device's queue full: the kernel counts those with
+// them that somebody gave way with.
+func (v *visit) queueFull(l *Link) uint64 {
+	if l == nil {
+		return 0
+	}
+	n := l.QueueFull
+	if v.status == nil {
+		return n
+	}
+	for _, limit := range v.status.Limits {
+		if limit.What == "daemon-packets" {
+			n -= min(n, limit.Refused)
+		}
+	}
+	return n
 }
 
 func (v *visit) uplink(name string) {

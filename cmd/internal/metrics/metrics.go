@@ -36,6 +36,7 @@ type Sources struct {
 	Local    func() local.Stats
 	Refusals func() []api.Limit
 	Flows    func() api.FlowStatus
+	Shed     func() Shed
 	DNS64    func() *dns64.Server // nil: off
 	Spoofing func() (causes map[string]uint64, installed bool, err error)
 }
@@ -78,6 +79,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.local(s)
 	c.dns64(s)
 	c.flows(s)
+	c.shed(s)
 	for _, l := range c.Refusals() {
 		s.counter(refusals, l.Refused, l.What, l.Budget)
 	}

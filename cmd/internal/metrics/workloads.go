@@ -23,6 +23,8 @@ var (
 	workloadBytes      = prometheus.NewDesc("natless_workload_bytes_total", workloadBytesHelp, []string{"workload", "key", "direction"}, nil)
 	workloadViolations = prometheus.NewDesc("natless_workload_violations_total",
 		"Packets that the workload sent from ports that are not its own.", []string{"workload", "key"}, nil)
+	workloadShed = prometheus.NewDesc("natless_workload_shed_packets_total",
+		"Packets from and to the workload that were dropped because they were more than it may bring.", []string{"workload", "key"}, nil)
 )
 
 // Workloads reads what each workload used. Nothing is counted through it, and no
@@ -50,6 +52,7 @@ func (w *Workloads) Describe(ch chan<- *prometheus.Desc) {
 	ch <- workloadPackets
 	ch <- workloadBytes
 	ch <- workloadViolations
+	ch <- workloadShed
 }
 
 type row struct {
@@ -67,6 +70,7 @@ func (w *Workloads) Collect(ch chan<- prometheus.Metric) {
 			s.counter(workloadBytes, n.Bytes, r.name, r.key, directions[i].String())
 		}
 		s.counter(workloadViolations, r.Violations, r.name, r.key)
+		s.counter(workloadShed, r.Shed, r.name, r.key)
 	}
 }
 
