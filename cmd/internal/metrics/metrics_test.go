@@ -84,7 +84,7 @@ func sources() Sources {
 		Local:    func() local.Stats { return local.Stats{Delivered: next(), Dropped: next(), Written: next()} },
 		DNS64:    func() *dns64.Server { return resolver },
 		Refusals: func() []api.Limit { return []api.Limit{{What: "http-connections", Budget: "source", Refused: next()}} },
-		Shed: func() Shed { return Shed{true, [dataplane.NumDirections]uint64{next(), next()}} },
+		Shed:     func() Shed { return Shed{true, [dataplane.NumDirections]uint64{next(), next()}} },
 		Flows: func() api.FlowStatus {
 			return api.FlowStatus{Enabled: true, Open: 11, MaxFlows: 1024, Lost: api.FlowCount{Packets: next(), Bytes: next()},
 				Receivers: []api.FlowReceiver{{Name: "/var/lib/natless/flows.json", State: "ok", Written: next(), Dropped: next()}}}
