@@ -99,6 +99,7 @@ func (p *Plan) Commit() error {
 	routes := step{name: "routes", do: func() error { return e.parts.Routes.Set(next.Routes) }}
 	at(routes.name)
 	if err := routes.do(); err != nil {
+		p.prepareBack()
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		return p.failed(&StepError{routes.name, err, undo(steps)})
@@ -127,6 +128,7 @@ func (p *Plan) swap() (steps []step, err error) {
 	case !p.changesTranslator():
 		return nil, nil
 	case p.beside != nil:
+		p.back = wayBack{table: e.Table(), config: e.parts.Translator.Config(), at: len(e.since)}
 		if err := p.replay(e.since[p.replayed:]); err != nil {
 			return nil, err
 		}
@@ -143,29 +145,17 @@ func (p *Plan) swap() (steps []step, err error) {
 
 // replacing are the steps where another table stands beside the one in force.
 func (p *Plan) replacing() []step {
-	e, was := p.engine, p.engine.parts.Translator.Config()
-	var come []guard.Workload // since the plan was made, and the moved
-	for _, c := range slices.Concat(p.moves, e.since) {
-		if c.New != nil {
-			come = append(come, c.New.policed())
-		}
-	}
-	// What was before, with all that has changed since, also behind the swap.
-	before := sync.OnceValues(func() (*mapping.Table, error) { return edited(e.base, e.since...) })
+	e := p.engine
+	come := comers(p.moves, e.since) // since the plan was made, and the moved
+	before := sync.OnceValues(p.tableBefore)
 	return []step{{
 		name: "guard",
 		do:   func() error { return p.police(p.beside, come...) },
-		undo: back(before, func(table *mapping.Table) error {
-			police, err := e.parts.Guard.Plan(table)
-			if err != nil {
-				return err
-			}
-			return police(table)
-		}),
+		undo: back(before, p.policeBack),
 	}, {
 		name: "translator",
 		do:   func() error { return e.renumber(p.next.Translator, p.beside, p.slots) },
-		undo: back(before, func(table *mapping.Table) error { return e.renumber(was, table, e.renumbering(table, p.moves...)) }),
+		undo: back(before, func(table *mapping.Table) error { return e.renumber(p.back.config, table, p.slotsBack(table)) }),
 	}, {
 		name: "fast path", partial: true,
 		do: func() error {
@@ -174,8 +164,22 @@ func (p *Plan) replacing() []step {
 			}
 			return p.kernel.Commit(p.beside)
 		},
-		undo: back(before, func(table *mapping.Table) error { return e.replaceFastPath(table, was) }),
+		undo: back(before, func(table *mapping.Table) error {
+			if p.back.kernel != nil {
+				return p.back.kernel.Commit(table)
+			}
+			return e.replaceFastPath(table, p.back.config)
+		}),
 	}}
+}
+
+func comers(changes ...[]Change) (come []guard.Workload) {
+	for _, c := range slices.Concat(changes...) {
+		if c.New != nil {
+			come = append(come, c.New.policed())
+		}
+	}
+	return come
 }
 
 // back is a step's way back to a table.

@@ -200,9 +200,20 @@ func (tr transition) run(t *testing.T, refuse func(call string) bool) (k *kernel
 			gone(workload(10, 1))
 			gone(workload(3, 1))
 			k.refuse = was
+			for name, left := range map[string]*Workload{"guard plan": workload(4, 1), "fast path plan": workload(11, 2)} {
+				k.during[name] = func() { // for the way back, which has nobody wait
+					was := k.refuse
+					k.refuse = nil
+					send()
+					put(workload(12+k.prepared, 2))
+					gone(left)
+					k.refuse, k.prepared = was, k.prepared+1
+				}
+			}
 		}
 		err = plan.Commit()
 		k.refuse = nil
+		clear(k.during)
 	}
 	if err != nil {
 		for _, c := range tr.moves {
@@ -259,7 +270,7 @@ func TestWaysBack(t *testing.T) {
 	t.Parallel()
 	names := map[string]string{"guard put": "guard", "guard plan": "", "guard commit": "guard", "reload": "translator",
 		"fast path edit": "fast path", "configure": "fast path", "replace": "fast path", "routes": "routes"}
-	refusals := 0
+	refusals, prepared := 0, 0
 	for _, tr := range transitions(t) {
 		for call, step := range names {
 			met := 0
@@ -272,7 +283,7 @@ func TestWaysBack(t *testing.T) {
 			if met == 0 {
 				continue
 			}
-			refusals++
+			refusals, prepared = refusals+1, prepared+k.prepared
 			var failed *StepError
 			if !errors.Is(err, errNo) || !errors.As(err, &failed) || failed.Step != step || failed.Back != nil ||
 				!strings.Contains(err.Error(), "in force again") {
@@ -288,8 +299,8 @@ func TestWaysBack(t *testing.T) {
 			}
 		}
 	}
-	if refusals < 20 {
-		t.Errorf("%d calls were refused: this proves little", refusals)
+	if refusals < 20 || prepared < 8 {
+		t.Errorf("%d calls were refused, %d ways back were prepared: this proves little", refusals, prepared)
 	}
 }
 
@@ -343,6 +354,49 @@ func again(t *testing.T, s *State) *State {
 	n := *s
 	n.Explicit, _ = mapping.New(s.Explicit.Prefix(), slices.Collect(s.Explicit.All()))
 	return &n
+}
+
+// TestPrefixKeepsSlots: with another prefix, workloads keep their slots, and with them all
+// that is counted there: a million need not be read and put elsewhere.
+func TestPrefixKeepsSlots(t *testing.T) {
+	t.Parallel()
+	k, e := newFake(t, stateOf(t, "64:ff9b::/96", 1500, explicit(1), explicit(2)))
+	var all []*Workload
+	for n := range 20 {
+		all = append(all, workload(n, 1+n/7))
+		if err := e.Edit(Change{New: all[n]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Edit(Change{Old: all[3]}); err != nil { // and leaves a gap
+		t.Fatal(err)
+	}
+	all = slices.Delete(all, 3, 4)
+	slots := func() (at []uint32) {
+		for _, w := range all {
+			at = append(at, slotOf(e.Table(), w.IPv6))
+		}
+		return at
+	}
+	before := slots()
+	next := stateOf(t, "2001:db8:64::/96", 1500, explicit(2), explicit(3))
+	plan, err := e.Plan(next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := plan.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(slots(), before) {
+		t.Errorf("workloads were at %v and are at %v", before, slots())
+	}
+	want := texts(next.Explicit)
+	for _, w := range all {
+		want[w.Mapping.String()] = true
+	}
+	if err := k.same(e, want, next); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestRefusedPlan: what cannot be is refused before anything is done.

@@ -47,6 +47,7 @@ type kernel struct {
 	ownersLock sync.Mutex
 	slots      map[uint32]uint64 // what was counted
 	refused    bool              // something was
+	prepared   int               // for ways back, while workloads came and went
 }
 
 func (k *kernel) call(name string) error {

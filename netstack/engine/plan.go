@@ -28,12 +28,14 @@ type Plan struct {
 	moves        []Change // of workloads that get another mapping with the state
 
 	gone, come []mapping.Mapping // explicit ones, where they are few
+	edited     bool              // the table to be is an edit of the one in force: workloads keep their slots
 
 	beside   *mapping.Table          // else: the table to be
 	replayed int                     // of the engine's changes since: those that it has
 	slots    *accounting.Renumbering // nil: nobody counts
 	police   func(*mapping.Table, ...guard.Workload) error
 	kernel   FastPathPlan // nil: there is no fast path
+	back     wayBack
 }
 
 // Plan makes one for a state, in which workloads have moved. Changes are made all
@@ -62,8 +64,10 @@ func (p *Plan) Drop() {
 	}
 	e := p.engine
 	p.engine = nil
-	if p.kernel != nil {
-		p.kernel.Drop()
+	for _, kernel := range []FastPathPlan{p.kernel, p.back.kernel} {
+		if kernel != nil {
+			kernel.Drop()
+		}
 	}
 	e.mu.Lock()
 	e.base, e.since = nil, nil
@@ -80,8 +84,8 @@ func (p *Plan) make(base *mapping.Table) error {
 	if !few {
 		return p.makeBeside(base, p.anew)
 	}
-	p.gone, p.come = gone, come
-	if len(gone)+len(come) > mostEdits {
+	p.gone, p.come, p.edited = gone, come, true
+	if len(gone)+len(come) > mostEdits || p.changesPrefix() {
 		if err := p.makeBeside(base, p.edit); err != nil {
 			return err
 		}
@@ -90,7 +94,7 @@ func (p *Plan) make(base *mapping.Table) error {
 	}
 	// The explicit mappings as an edit of those before have their memory in common.
 	edit := p.before.Explicit.Edit()
-	if err := exchange(edit, p.gone, p.come); err != nil {
+	if err := errors.Join(edit.SetPrefix(p.next.Explicit.Prefix()), exchange(edit, p.gone, p.come)); err != nil {
 		return err
 	}
 	next := *p.next
@@ -144,11 +148,14 @@ func (p *Plan) makeBeside(base *mapping.Table, of func(*mapping.Table) (*mapping
 	return nil
 }
 
-// stays reports whether everybody who is counted keeps his slot with the plan: the table
-// to be is an edit of the one in force.
+// stays reports whether everybody who is counted keeps his slot with the plan.
 func (p *Plan) stays() bool {
-	return len(p.gone)+len(p.come) > 0 && len(p.moves) == 0 && p.engine.parts.Accounts != nil
+	return p.edited && len(p.moves) == 0 && p.engine.parts.Accounts != nil
 }
+
+// changesPrefix reports whether the RFC 6052 prefix is another. The kernel's tables have
+// it in each of their entries, so that they are written anew.
+func (p *Plan) changesPrefix() bool { return p.before.Explicit.Prefix() != p.next.Explicit.Prefix() }
 
 // holds reports whether a table has a mapping.
 func holds(table *mapping.Table, m mapping.Mapping) bool {
@@ -163,12 +170,12 @@ func taken(err error) error {
 }
 
 // differences are the explicit mappings that go and come, unless either are more than
-// most or the prefix is another.
+// most.
 func differences(before, next *mapping.Table, most int) (gone, come []mapping.Mapping, few bool) {
 	if before == next {
 		return nil, nil, true
 	}
-	if before.Prefix() != next.Prefix() || most == 0 {
+	if most == 0 {
 		return nil, nil, false
 	}
 	lacks := func(in, other *mapping.Table, want int) (list []mapping.Mapping, few bool) {
@@ -216,6 +223,9 @@ func exchange(edit *mapping.Edit, gone, come []mapping.Mapping) error {
 // edit is a table with the differences that the plan is about.
 func (p *Plan) edit(table *mapping.Table) (*mapping.Table, error) {
 	edit := table.Edit()
+	if err := edit.SetPrefix(p.next.Explicit.Prefix()); err != nil {
+		return nil, err
+	}
 	if err := exchange(edit, p.gone, p.come); err != nil {
 		return nil, err
 	}
@@ -278,15 +288,15 @@ func (p *Plan) replay(changes []Change) error {
 			to := accounted(table, c)
 			p.slots.Edit(to, to.Slot)
 		}
-		p.replayFastPath(before, c)
+		replayFastPath(p.kernel, before, table, c)
 	}
 	return nil
 }
 
 // replayFastPath has the kernel's tables to be follow a change. What goes is what the
 // table to be had of the workload: it may have moved with the plan.
-func (p *Plan) replayFastPath(before *mapping.Table, c Change) {
-	if p.kernel == nil {
+func replayFastPath(kernel FastPathPlan, before, after *mapping.Table, c Change) {
+	if kernel == nil {
 		return
 	}
 	var gone, come []attach.Workload
@@ -298,7 +308,7 @@ func (p *Plan) replayFastPath(before *mapping.Table, c Change) {
 	if c.New != nil {
 		come = append(come, c.New.located())
 	}
-	p.kernel.Edit(p.beside, gone, come)
+	kernel.Edit(after, gone, come)
 }
 
 // changesTranslator says whether the table or the way that packets are translated
