@@ -25,6 +25,7 @@ func TestEncodings(t *testing.T) {
 	yaml := read("reference.yaml")
 	mappings := read("mappings.txt")
 	dir := t.TempDir()
+	os.WriteFile(filepath.Join(dir, "policies.yaml"), read("policies.yaml"), 0o600)
 	load := func(yaml, mappings []byte) (*Config, error) {
 		os.WriteFile(filepath.Join(dir, "mappings.txt"), mappings, 0o600)
 		os.WriteFile(filepath.Join(dir, "natless.yaml"), yaml, 0o600)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/policy"
 	"github.com/natless/natless/translator/ports"
 	"github.com/natless/natless/translator/special"
 )
@@ -45,9 +46,13 @@ type Config struct {
 	Health          Health         `yaml:"health" restart:"yes"`
 	Metrics         Metrics        `yaml:"metrics" restart:"yes"`
 	Flows           Flows          `yaml:"flows" restart:"yes"`
+	Policies        []Policy       `yaml:"policies"`
+	PoliciesFile    Paths          `yaml:"policies_file"` // absolute, or from the working directory on
+	NamedPorts      NamedPorts     `yaml:"named_ports"`
 
-	explicit *explicit // what Mappings and MappingsFile say; behind all keys
-	renamed  []Renamed
+	explicit  *explicit       // what Mappings and MappingsFile say; behind all keys
+	policySet []policy.Policy // what Policies and PoliciesFile say
+	renamed   []Renamed
 }
 
 // Device is the TUN device.

@@ -7,14 +7,16 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/goccy/go-yaml/ast"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/natless/natless/translator/policy"
 	"github.com/natless/natless/translator/ports"
 )
 
@@ -120,9 +122,8 @@ func TestReference(t *testing.T) {
 	}
 	d := decoder{}
 	root := d.parse(data)
-	for _, key := range leaves("", reflect.TypeFor[Config]()) {
-		found := func(key string) bool { return line(locate(root, key)) > 0 && exists(&d, data, key) }
-		if !slices.ContainsFunc([]string{"0", "1", "2"}, func(i string) bool { return found(strings.Replace(key, "[]", "["+i+"]", 1)) }) {
+	for _, key := range leaves("", reflect.TypeFor[Config](), map[reflect.Type]bool{}) {
+		if !somewhere(root, key) {
 			t.Errorf("the reference file does not have %s", key)
 		}
 	}
@@ -132,6 +133,7 @@ func TestReference(t *testing.T) {
 	want.Inside = c.Inside
 	want.UDPGRO, want.MappingsFile, want.MappedBlocks, want.Metrics.Listen = c.UDPGRO, c.MappingsFile, c.MappedBlocks, c.Metrics.Listen
 	want.Flows.JSON.Path, want.Flows.IPFIX.Collectors, want.Flows.IPFIX.CA = c.Flows.JSON.Path, c.Flows.IPFIX.Collectors, c.Flows.IPFIX.CA
+	want.Policies, want.PoliciesFile, want.NamedPorts = c.Policies, c.PoliciesFile, c.NamedPorts
 	compare(t, want, *c)
 
 	for _, left := range []string{"ports", "reserved_ports", "cooldown", "ports_per_workload", "inside"} {
@@ -146,17 +148,32 @@ func TestReference(t *testing.T) {
 	}
 }
 
-// leaves are the keys that hold values, with [] for the index of a list.
-func leaves(key string, t reflect.Type) (all []string) {
+// somewhere reports whether a key is there, with some number for each [].
+func somewhere(root ast.Node, key string) bool {
+	if !strings.Contains(key, "[]") {
+		return line(locate(root, key)) > 0 && exists(root, key)
+	}
+	for i := range 7 {
+		if somewhere(root, strings.Replace(key, "[]", "["+strconv.Itoa(i)+"]", 1)) {
+			return true
+		}
+	}
+	return false
+}
+
+// leaves are the keys that hold values, with [] for the index of a list. Of a struct
+// that stands in several lists, those in the first are told.
+func leaves(key string, t reflect.Type, seen map[reflect.Type]bool) (all []string) {
 	for i := range len(keys(t)) {
 		f, name := t.Field(i), join(key, t.Field(i).Tag.Get("yaml"))
 		ft := f.Type
-		if ft.Kind() == reflect.Slice && ft.Elem().Kind() == reflect.Struct && ft.Elem().PkgPath() == t.PkgPath() {
+		if ft.Kind() == reflect.Slice && ft.Elem().Kind() == reflect.Struct && ft.Elem().PkgPath() == t.PkgPath() && !seen[ft.Elem()] {
 			ft, name = ft.Elem(), name+"[]"
+			seen[ft] = true
 		}
 		_, scalar := reflect.New(ft).Interface().(interface{ UnmarshalText([]byte) error })
 		if ft.Kind() == reflect.Struct && !scalar {
-			all = append(all, leaves(name, ft)...)
+			all = append(all, leaves(name, ft, seen)...)
 		} else {
 			all = append(all, name)
 		}
@@ -164,8 +181,7 @@ func leaves(key string, t reflect.Type) (all []string) {
 	return all
 }
 
-func exists(d *decoder, data []byte, key string) bool {
-	n := d.parse(data)
+func exists(n ast.Node, key string) bool {
 	for part := range strings.FieldsFuncSeq(key, func(r rune) bool { return strings.ContainsRune(".[]", r) }) {
 		if n = child(n, part); n == nil {
 			return false
@@ -388,4 +404,78 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+const somePolicy = `
+policies:
+  - name: web
+    tier: Admin
+    priority: 10
+    subject: {name: "shop/*", labels: {app: web}}
+    egress:
+      - {name: api, action: Accept, to: [{networks: [203.0.113.0/24, "::/0"]}], protocols: [{tcp: {destinationPort: {number: 443}}}, {destinationNamedPort: dns}]}
+      - {action: Deny, to: [{networks: [0.0.0.0/0]}]}
+named_ports: {dns: [udp/53, tcp/53]}
+`
+
+func TestPolicies(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "more.yaml")
+	if err := os.WriteFile(file, []byte("policies:\n  - {name: first, tier: Admin, priority: 1, ingress: [{action: Pass, from: [{networks: [192.0.2.7]}]}]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	main := filepath.Join(dir, "natless.yaml")
+	if err := os.WriteFile(main, []byte(least+somePolicy+"policies_file: more.yaml\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(main)
+	if err != nil {
+		t.Fatal(err)
+	}
+	everything := netip.MustParsePrefix("0.0.0.0/0")
+	want := []policy.Policy{
+		{Name: "first", Priority: 1, Ingress: []policy.Rule{{Action: policy.Pass, Networks: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}}}},
+		{Name: "web", Priority: 10, Subject: policy.Subject{Name: "shop/*", Labels: map[string]string{"app": "web"}}, Egress: []policy.Rule{
+			{Name: "api", Networks: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("::/0")}, Protocols: []policy.Protocol{
+				{Number: 6, Ports: ports.Single(443)}, {Number: 17, Ports: ports.Single(53)}, {Number: 6, Ports: ports.Single(53)}}},
+			{Action: policy.Deny, Networks: []netip.Prefix{everything}},
+		}},
+	}
+	compare(t, want, c.PolicySet())
+
+	if err := os.WriteFile(file, []byte("policies:\n  - name: web\n    tier: Admin\n    priority: 1001\n  - {name: b}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Load(main)
+	if got, want := fmt.Sprint(err), file+":2: policies[0].name: policies[0] is called \"web\" too\n"+file+":4: policies[0].priority: 1001 is not between 0 and 1000\n"+
+		file+":5: policies[1].tier: missing: one of Admin, NetworkPolicy, Baseline"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestPolicyErrors(t *testing.T) {
+	rule := func(s string) string {
+		return least + "policies:\n  - name: a\n    tier: Admin\n    egress:\n      - " + s + "\n"
+	}
+	for name, test := range map[string]struct{ text, want string }{
+		"no action":     {rule("{to: [{networks: [0.0.0.0/0]}]}"), "config:7: policies[0].egress[0].action: missing: one of Accept, Deny, Pass"},
+		"another":       {rule("{action: Allow, to: [{networks: [0.0.0.0/0]}]}"), `config:7: policies[0].egress[0].action: "Allow" is not one of Accept, Deny, Pass`},
+		"no peers":      {rule("{action: Deny}"), "config:7: policies[0].egress[0].to: missing"},
+		"pods":          {rule("{action: Deny, to: [{pods: {}}]}"), "config:7: policies[0].egress[0].to[0].pods: unknown key; there are networks"},
+		"no networks":   {rule("{action: Deny, to: [{}]}"), "config:7: policies[0].egress[0].to[0].networks: missing"},
+		"embedded":      {rule("{action: Deny, to: [{networks: [\"2001:db8:64::cb00:7100/120\"]}]}"), "config:7: policies[0].egress[0].to[0].networks[0]: 2001:db8:64::cb00:7100/120 stands for IPv4 addresses"},
+		"two protocols": {rule("{action: Deny, to: [{networks: [0.0.0.0/0]}], protocols: [{tcp: {}, icmp: {}}]}"), "config:7: policies[0].egress[0].protocols[0]: must have one of tcp, udp, sctp, dccp, udplite, icmp, destinationNamedPort"},
+		"port":          {rule("{action: Deny, to: [{networks: [0.0.0.0/0]}], protocols: [{tcp: {destinationPort: {number: 65536}}}]}"), "config:7: policies[0].egress[0].protocols[0]: 65536 is not between 1 and 65535"},
+		"range":         {rule("{action: Deny, to: [{networks: [0.0.0.0/0]}], protocols: [{tcp: {destinationPort: {range: {start: 2, end: 1}}}}]}"), "config:7: policies[0].egress[0].protocols[0]: 2 to 1 is not a range"},
+		"named":         {rule("{action: Deny, to: [{networks: [0.0.0.0/0]}], protocols: [{destinationNamedPort: web}]}"), `config:7: policies[0].egress[0].protocols[0]: named_ports has no "web"`},
+		"names":         {least + "named_ports: {web: [tcp]}\n", `config:3: named_ports.web[0]: "tcp" is not a protocol and ports, such as tcp/443`},
+		"no file":       {least + "policies_file: /nowhere/policies.yaml\n", "config:3: policies_file: open /nowhere/policies.yaml: no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Parse([]byte(test.text))
+			if err == nil || !strings.HasPrefix(err.Error(), test.want) {
+				t.Errorf("got\n%v\nwant\n%s", err, test.want)
+			}
+		})
+	}
 }

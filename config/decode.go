@@ -78,10 +78,15 @@ func line(n ast.Node) int {
 func (d *decoder) value(n ast.Node, key string, v reflect.Value) {
 	_, isText := v.Addr().Interface().(encoding.TextUnmarshaler)
 	switch {
-	case n.Type() == ast.NullType && (v.Kind() == reflect.Struct && !isText || v.Kind() == reflect.Slice):
+	case n.Type() == ast.NullType && (v.Kind() == reflect.Struct && !isText || v.Kind() == reflect.Slice || v.Kind() == reflect.Map):
 		// a key whose entries are all commented out
+	case v.Kind() == reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		d.value(n, key, v.Elem())
 	case v.Kind() == reflect.Struct && !isText:
 		d.mapping(n, key, v)
+	case v.Kind() == reflect.Map:
+		d.names(n, key, v)
 	case v.Kind() == reflect.Slice && !isText:
 		d.list(n, key, v)
 	default:
@@ -119,6 +124,27 @@ func (d *decoder) mapping(n ast.Node, key string, v reflect.Value) {
 	}
 	if c, ok := v.Addr().Interface().(interface{ setDefaults(map[string]bool) }); ok {
 		c.setDefaults(given)
+	}
+}
+
+// names decodes keys that are not ours.
+func (d *decoder) names(n ast.Node, key string, v reflect.Value) {
+	values, ok := entries(n)
+	if !ok {
+		d.fail(n, key, errors.New("must have names and values"))
+		return
+	}
+	v.Set(reflect.MakeMap(v.Type()))
+	for _, entry := range values {
+		name := reflect.ValueOf(entry.Key.GetToken().Value)
+		path := join(key, name.String())
+		if v.MapIndex(name).IsValid() {
+			d.fail(entry.Key, path, errors.New("given twice"))
+			continue
+		}
+		value := reflect.New(v.Type().Elem()).Elem()
+		d.value(entry.Value, path, value)
+		v.SetMapIndex(name, value)
 	}
 }
 

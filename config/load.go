@@ -72,9 +72,11 @@ func parse(file string, data []byte) (*Config, error) {
 	if root != nil {
 		d.value(root, "", reflect.ValueOf(&c).Elem())
 	}
-	for i, p := range c.MappingsFile {
-		if !filepath.IsAbs(p) {
-			c.MappingsFile[i] = filepath.Join(filepath.Dir(file), p)
+	for _, paths := range []Paths{c.MappingsFile, c.PoliciesFile} {
+		for i, p := range paths {
+			if !filepath.IsAbs(p) {
+				paths[i] = filepath.Join(filepath.Dir(file), p)
+			}
 		}
 	}
 	if d.errs == nil { // half a configuration would only give errors about what is missing
@@ -90,8 +92,9 @@ func parse(file string, data []byte) (*Config, error) {
 	}
 	if d.errs != nil {
 		slices.SortStableFunc(d.errs, func(a, b Error) int {
-			if a.File != b.File { // the configuration first, then its files of mappings
-				return cmp.Compare(slices.Index(c.MappingsFile, a.File), slices.Index(c.MappingsFile, b.File))
+			if a.File != b.File { // the configuration first, then its files
+				files := slices.Concat(c.MappingsFile, c.PoliciesFile)
+				return cmp.Compare(slices.Index(files, a.File), slices.Index(files, b.File))
 			}
 			return a.Line - b.Line
 		})

@@ -26,6 +26,7 @@ func validate(c *Config, report func(Error)) {
 	v.services()
 	v.metrics()
 	v.flows()
+	v.policies()
 }
 
 // validator reports what is wrong; where an error names no file it is about the

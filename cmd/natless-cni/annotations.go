@@ -25,6 +25,7 @@ var annotations = map[string]func(w *wishes, value string) error{
 	"pool":    func(w *wishes, value string) error { w.Pool = value; return nil },
 	"ports":   readPorts,
 	"publish": readPublish,
+	"labels":  readLabels,
 	"ipv4":    func(w *wishes, value string) error { w.IPv4 = value; return nil },
 }
 
@@ -74,6 +75,19 @@ func readPorts(w *wishes, value string) error {
 		return fmt.Errorf("%q is not a number of ports, such as 1024", value)
 	}
 	w.Ports = n
+	return nil
+}
+
+// readLabels reads what policies select by: app=web,tier=front.
+func readLabels(w *wishes, value string) error {
+	w.Labels = map[string]string{}
+	for one := range strings.SplitSeq(value, ",") {
+		k, v, ok := strings.Cut(strings.TrimSpace(one), "=")
+		if !ok || k == "" {
+			return fmt.Errorf("%q is not a label, such as app=web", one)
+		}
+		w.Labels[k] = v
+	}
 	return nil
 }
 

@@ -58,6 +58,8 @@ type wishes struct {
 	Address    netip.Addr `json:"address"`
 	ExtraPorts []uint16   `json:"extraPorts"`
 	IPv4       string     `json:"ipv4"` // inside, prefix or none; "": as the pool has it
+
+	Labels map[string]string `json:"labels"` // that policies select by
 }
 
 // ipv4None: the container gets nothing. natlessd does not hear of it.
@@ -79,7 +81,7 @@ func parse(args *skel.CmdArgs) (*pluginConfig, error) {
 	if err := json.Unmarshal(args.StdinData, c); err != nil {
 		if key, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 			return nil, types.NewError(types.ErrUnsupportedField, "unsupported field "+key+" among the wishes",
-				"known are pool, ports, address, extraPorts, ipv4")
+				"known are pool, ports, address, extraPorts, ipv4, labels")
 		}
 		return nil, types.NewError(types.ErrDecodingFailure, "network configuration: "+err.Error(), "")
 	}
@@ -144,6 +146,9 @@ func (w *wishes) override(by wishes) {
 	if by.IPv4 != "" {
 		w.IPv4 = by.IPv4
 	}
+	if by.Labels != nil {
+		w.Labels = by.Labels
+	}
 }
 
 func (w *wishes) validate() error {
@@ -184,7 +189,7 @@ func (c *pluginConfig) request(args *skel.CmdArgs, ipv6 []netip.Addr) (api.Reque
 	return api.Request{
 		Name: name, Network: c.Name, Netns: args.Netns, IPv6: ipv6,
 		Pool: c.Pool, Ports: c.Ports, Address: c.Address, ExtraPorts: c.ExtraPorts,
-		Inside: cmp.Or(c.IPv4, api.IPv4ByPool),
+		Inside: cmp.Or(c.IPv4, api.IPv4ByPool), Labels: c.Labels,
 	}, nil
 }
 

@@ -61,6 +61,25 @@ func TestWishesOfTheContainerGoFirst(t *testing.T) {
 	}
 }
 
+// TestLabels: those of the pod's annotation go before those of args.
+func TestLabels(t *testing.T) {
+	args := &skel.CmdArgs{ContainerID: "c1", IfName: "eth0", StdinData: []byte(`{"cniVersion":"1.1.0","name":"n1","type":"natless-cni","annotations":["labels"],
+		"labels":{"app":"net"},"args":{"cni":{"natless":{"labels":{"tier":"front"}}}},
+		"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"natless.io/labels":"app=web, tier=back,empty=","other":"x"}}}`)}
+	c, err := parse(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := c.request(args, nil)
+	if want := map[string]string{"app": "web", "tier": "back", "empty": ""}; err != nil || !reflect.DeepEqual(q.Labels, want) {
+		t.Errorf("%v, %v", q.Labels, err)
+	}
+	args.StdinData = []byte(`{"cniVersion":"1.1.0","name":"n1","type":"natless-cni","annotations":["labels"],"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"natless.io/labels":"app"}}}`)
+	if _, err := parse(args); err == nil || !strings.Contains(err.Error(), `"app" is not a label`) {
+		t.Errorf("half a label: %v", err)
+	}
+}
+
 // TestStartsLight holds the plugin to what a program may import that runs for
 // every container.
 func TestStartsLight(t *testing.T) {

@@ -59,6 +59,8 @@ type Request struct {
 	// ExtraPorts are single ports wanted besides the set, exclusive on the
 	// address, say 443; at most 64. They may lie in the pool's reserved ports.
 	ExtraPorts []uint16 `json:"extra_ports,omitempty"`
+	// Labels are what policies may select the workload by, at most 64.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // The ways in which a workload can have its IPv4, never both: the two families of

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"regexp"
@@ -23,6 +24,9 @@ const (
 	maxExtra = 64
 	maxName  = 512
 	maxPath  = 4095 // PATH_MAX without its zero
+
+	maxLabels    = 64
+	maxLabelText = 317 // of a key: a prefix of 253, a slash and 63, as Kubernetes has it
 )
 
 // Put gives the workload what it asks for, or what it has already. When it
@@ -111,6 +115,16 @@ func normal(q api.Request) (api.Request, error) {
 		return q, field("inside", "%q is none of inside, prefix, pool", q.Inside)
 	case len(q.ExtraPorts) > maxExtra:
 		return q, field("extra_ports", "has %d ports, the limit is %d", len(q.ExtraPorts), maxExtra)
+	case len(q.Labels) > maxLabels:
+		return q, field("labels", "are %d, the limit is %d", len(q.Labels), maxLabels)
+	}
+	for k, v := range q.Labels {
+		if k == "" || !text(k, maxLabelText) || !text(v, maxLabelText) {
+			return q, field("labels", "%.40q must be a key and a value of at most %d bytes of printable text", k, maxLabelText)
+		}
+	}
+	if q.Labels = maps.Clone(q.Labels); len(q.Labels) == 0 {
+		q.Labels = nil
 	}
 	for i, a := range q.IPv6 {
 		if !a.Is6() || a.Zone() != "" || special.Never(a) {
@@ -226,7 +240,7 @@ func (t *txn) rename(old, fresh *Assignment) (*Assignment, Change, error) {
 	q := fresh.Request
 	o := old.Request
 	if o.Name == q.Name && o.Network == q.Network && o.Netns == q.Netns && o.HostInterface == q.HostInterface && sameWish(o, q) &&
-		old.inside == fresh.inside && (fresh.inside == 0 || o.Inside == q.Inside) { // of the others the disk does not say it
+		maps.Equal(o.Labels, q.Labels) && old.inside == fresh.inside && (fresh.inside == 0 || o.Inside == q.Inside) { // of the others the disk does not say it
 		return old, Change{}, nil
 	}
 	t.dirty = true

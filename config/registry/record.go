@@ -3,7 +3,9 @@ package registry
 import (
 	"encoding/binary"
 	"errors"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/natless/natless/translator/ports"
@@ -20,6 +22,7 @@ const (
 	record               = 5
 	recordHost           = 6 // it names the host's interface, too
 	recordInside         = 7 // and 8 with the host's interface: the workload has its IPv4 inside
+	recordLabels         = 9 // and 10 with the host's interface: it has labels, and says whether its IPv4 is inside
 )
 
 var errRecord = errors.New("record is damaged, or of a newer natlessd")
@@ -29,6 +32,9 @@ func encode(a *Assignment, cool time.Time) []byte {
 	b := []byte{record}
 	if a.inside != 0 {
 		b[0] = recordInside // others stay as they were: an older natlessd reads them
+	}
+	if len(a.Request.Labels) > 0 {
+		b[0] = recordLabels
 	}
 	if a.Request.HostInterface != "" {
 		b[0]++
@@ -53,6 +59,13 @@ func encode(a *Assignment, cool time.Time) []byte {
 	if b[0] >= recordInside {
 		text(q.Inside)
 		b = binary.BigEndian.AppendUint32(b, a.inside)
+	}
+	if b[0] >= recordLabels {
+		count(len(q.Labels))
+		for _, k := range slices.Sorted(maps.Keys(q.Labels)) {
+			text(k)
+			text(q.Labels[k])
+		}
 	}
 	for _, addr := range []netip.Addr{q.Address, a.Address} {
 		text(string(addr.AsSlice()))
@@ -168,7 +181,7 @@ func sealed(b []byte) bool {
 	switch b[0] {
 	case recordUnsummed, recordUnsummedHost:
 		return true
-	case recordUnnumbered, recordUnnumberedHost, record, recordHost, recordInside, recordInside + 1:
+	case recordUnnumbered, recordUnnumberedHost, record, recordHost, recordInside, recordInside + 1, recordLabels, recordLabels + 1:
 		end := len(b) - 4
 		return end >= 1 && checksum(b[:end]) == binary.BigEndian.Uint32(b[end:])
 	}
@@ -208,6 +221,9 @@ func unpack(a *Assignment, b string, room *scratch) (cool time.Time, err error) 
 	if kind >= recordInside {
 		q.Inside, a.inside = u.text(), u.uint32()
 	}
+	if kind >= recordLabels {
+		q.Labels = u.labels()
+	}
 	q.Address, a.Address = u.address(), u.address()
 	q.Ports = int(u.number())
 	if err := u.lists(a, room); err != nil {
@@ -219,6 +235,16 @@ func unpack(a *Assignment, b string, room *scratch) (cool time.Time, err error) 
 		return cool, errRecord
 	}
 	return cool, nil
+}
+
+func (u *unpacker) labels() map[string]string {
+	n := u.count()
+	labels := make(map[string]string, n)
+	for range n {
+		k := u.text()
+		labels[k] = u.text()
+	}
+	return labels
 }
 
 // numbered says that records of a kind have serials.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"maps"
 	"net/netip"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
@@ -53,6 +55,55 @@ func TestRecordPorts(t *testing.T) {
 	}
 }
 
+// TestRecordOfBefore: who has no labels is written as before there were any.
+func TestRecordOfBefore(t *testing.T) {
+	a := &Assignment{Serial: 1, Key: key(2), Address: netip.MustParseAddr("192.0.2.2"), Request: request(7)}
+	a.Request.Labels = map[string]string{}
+	if b := encode(a, time.Time{}); b[0] != record {
+		t.Errorf("kind %d", b[0])
+	}
+	a.Request.Labels["app"] = "web"
+	if b := encode(a, time.Time{}); b[0] != recordLabels {
+		t.Errorf("kind %d", b[0])
+	}
+}
+
+// TestLabelsLast: labels are kept over a restart, and a put with others changes them and
+// nothing else.
+func TestLabelsLast(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "registry.db")
+	open := func() *Registry {
+		t.Helper()
+		r, err := Open(Options{Path: path, Pools: []Pool{{Name: "p", IPv4: netip.MustParsePrefix("192.0.2.0/24"), PortsPerWorkload: 1024}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	r := open()
+	q := request(1)
+	q.Labels = map[string]string{"app": "web"}
+	first, err := r.Put(t.Context(), key(1), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Labels = map[string]string{"app": "db", "tier": "back"}
+	second, err := r.Put(t.Context(), key(1), q)
+	if err != nil || second.Serial != first.Serial || second.Address != first.Address {
+		t.Errorf("with other labels: %+v, %v", second, err)
+	}
+	r.Close()
+	r = open()
+	defer r.Close()
+	if a, err := r.Get(key(1)); err != nil || !maps.Equal(a.Request.Labels, q.Labels) {
+		t.Errorf("after a restart: %+v, %v", a, err)
+	}
+	q.Labels = map[string]string{"": "x"}
+	if _, err := r.Put(t.Context(), key(1), q); err == nil {
+		t.Error("a label without a key is taken")
+	}
+}
+
 func TestRecords(t *testing.T) {
 	now := time.Unix(1_700_000_000, 123)
 	full := &Assignment{Serial: 1 << 60, Succeeds: 1<<60 - 1, Key: key(1), Pool: "host", Address: netip.MustParseAddr("192.0.2.1"), Since: now, Until: now.Add(time.Hour), size: 1024,
@@ -63,7 +114,10 @@ func TestRecords(t *testing.T) {
 	inside, odd := *full, *least
 	inside.Request.Inside, inside.inside = api.IPv4ByPool, 0xc0000205
 	odd.inside = 1
-	for _, a := range []*Assignment{full, least, &inside, &odd} {
+	labelled, both := *least, inside
+	labelled.Request.Labels = map[string]string{"app": "web", "a/b": ""}
+	both.Request.Labels = map[string]string{"app": "web"}
+	for _, a := range []*Assignment{full, least, &inside, &odd, &labelled, &both} {
 		b := encode(a, now)
 		got, cool, err := decode(b)
 		if err != nil || !cool.Equal(now) || !reflect.DeepEqual(got, a) {

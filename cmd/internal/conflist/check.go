@@ -11,10 +11,10 @@ import (
 
 // Keys are the plugin's own in a network configuration. Others are those of CNI, of
 // which there may be new ones, so that only what is nearly one of these is misspelt.
-var Keys = []string{"socket", "pool", "ports", "address", "extraPorts", "ipv4", "tcpTwReuse", "annotations"}
+var Keys = []string{"socket", "pool", "ports", "address", "extraPorts", "labels", "ipv4", "tcpTwReuse", "annotations"}
 
 // Annotations are those of a pod that the plugin may heed, each behind AnnotationDomain.
-var Annotations = []string{"ipv4", "pool", "ports", "publish"}
+var Annotations = []string{"ipv4", "labels", "pool", "ports", "publish"}
 
 // AnnotationDomain begins the keys of a pod's annotations that are for natless.
 const AnnotationDomain = "natless.io/"

@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 
@@ -28,6 +29,9 @@ func stateOf(c *config.Config, pools []registry.Pool, outside []registry.Share, 
 	table, err := c.Table()
 	if err != nil {
 		return nil, err
+	}
+	if len(c.PolicySet()) > 0 {
+		return nil, errors.New("policies: are not put into force by this version")
 	}
 	r := reachOf(pools, outside, h.own)
 	s := &engine.State{Explicit: table, Translator: c.Translator(h.key), Routes: desired(c, r), Outside: map[netip.Addr]bool{}}

@@ -50,6 +50,8 @@ func decodeField(q *api.Request, name string, value json.RawMessage) error {
 		return one(name, value, &q.Inside)
 	case "extra_ports":
 		return list(name, value, &q.ExtraPorts)
+	case "labels":
+		return one(name, value, &q.Labels)
 	}
 	return invalid(name, "is not a field of a request")
 }
