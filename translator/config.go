@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/policy"
 )
 
 // UDPZeroChecksum says what to do with IPv4 UDP without a checksum
@@ -30,13 +31,14 @@ type Config struct {
 	MTU4, MTU6               int            // next-hop MTU of each side; default 1500
 	LowestMTU6               int            // longest IPv6 packet made from IPv4 with DF=0; default 1280
 	UDPZeroChecksum          UDPZeroChecksum
-	ZeroTrafficClass         bool     // traffic class and TOS become 0 instead of being copied
-	AllowNonGlobal           bool     // private IPv4 under 64:ff9b::/96
-	Client                   bool     // the workloads speak IPv4, over an IPv6-only link (RFC 6877): nothing hairpins
-	ErrorRate, ErrorBurst    int      // ICMP errors of ours a second, to each workload and prefix of strangers; default 100, 50
-	ErrorTotalRate           int      // to all workloads, and to all strangers of a family; default 10000, or ErrorRate if that is more
-	ErrorTotalBurst          int      // default 5000, or ErrorBurst if that is more
-	Key                      [16]byte // of the tags in echo trailers and the hash over fragments; keep it secret
+	ZeroTrafficClass         bool          // traffic class and TOS become 0 instead of being copied
+	AllowNonGlobal           bool          // private IPv4 under 64:ff9b::/96
+	Client                   bool          // the workloads speak IPv4, over an IPv6-only link (RFC 6877): nothing hairpins
+	ErrorRate, ErrorBurst    int           // ICMP errors of ours a second, to each workload and prefix of strangers; default 100, 50
+	ErrorTotalRate           int           // to all workloads, and to all strangers of a family; default 10000, or ErrorRate if that is more
+	ErrorTotalBurst          int           // default 5000, or ErrorBurst if that is more
+	Policy                   *policy.Table // what workloads are held to; nil: nothing
+	Key                      [16]byte      // of the tags in echo trailers and the hash over fragments; keep it secret
 }
 
 // Bounds of the MTUs: RFC 791 3.2, RFC 8200 5, and the 16 bits of a length.
@@ -137,6 +139,7 @@ type snapshot struct {
 	pooled6   bool          // there is an ICMP source pool of IPv6,
 	sources6  mapping.Addr6 // this,
 	mask6     mapping.Addr6 // and its addresses are alike in these bits
+	policy    *policy.Table // nil: nobody is held to any
 	violations
 
 	config Config
@@ -172,6 +175,7 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		pooled6:   c.ICMPSource6.IsValid(),
 		sources6:  sources6,
 		mask6:     mask6,
+		policy:    c.Policy,
 		config:    c,
 	}, nil
 }

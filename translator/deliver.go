@@ -49,6 +49,9 @@ func (w *Worker) deliver4(p *Packet, h *parsed, e *mapping.Entry, d delivery) Ve
 	if d.route {
 		return w.reply4(p, SourceRoute, icmp4Unreachable, icmp4SourceRoute, 0)
 	}
+	if v := w.judgeIn(p, h, e, from); v.IsDrop() { // rule 1.7.inside
+		return v
+	}
 	if e.Shared() && h.first() && h.fragment {
 		_, number, _ := portsOf(h.proto, b[h.upper:])
 		w.firstFragment(h, number)

@@ -90,7 +90,7 @@ func (w *Worker) firstFragment(h *parsed, number uint16) {
 // its verdict. dst.Buf must hold 65535 bytes besides Headroom and Tailroom.
 func (w *Worker) NextHeld(dst *Packet) (v Verdict, ok bool) {
 	w.cut = cutting{}
-	w.source, w.destination, w.inside = 0, 0, 0
+	w.source, w.destination, w.inside, w.rule = 0, 0, 0, nil
 	if w.held == 0 || len(dst.Buf) < Headroom+Tailroom {
 		return 0, false
 	}

@@ -88,6 +88,11 @@ func (w *Worker) errorTo4(p *Packet, h *parsed) Verdict {
 	if v := w.errorAddressesTo4(h, &q, quote); v.IsDrop() {
 		return v
 	}
+	if e := w.s.table.Lookup6(q.dst6); e != nil && e.Policy() != 0 { // also where a hop on the way speaks
+		if v := w.judgeQuote(&q, quote, e, false); v.IsDrop() {
+			return v
+		}
+	}
 	switch {
 	case h.hops <= 1:
 		return HopLimitExceeded // an error is never answered with another

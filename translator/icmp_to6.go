@@ -87,6 +87,11 @@ func (w *Worker) errorTo6(p *Packet, h *parsed, route bool, from way) Verdict {
 	if v := w.errorAddressesTo6(h, &q, quote, from); v.IsDrop() {
 		return v
 	}
+	if e := w.s.table.At(w.destination); e != nil && e.Policy() != 0 && !w.ours(h, from) {
+		if v := w.judgeQuote(&q, quote, e, true); v.IsDrop() {
+			return v
+		}
+	}
 	if h.hops <= 1 && from == arrived {
 		return HopLimitExceeded // an error is never answered with another
 	}

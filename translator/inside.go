@@ -60,6 +60,11 @@ func (w *Worker) pass4(p *Packet, h *parsed, e *mapping.Entry) Verdict {
 	if v.IsDrop() {
 		return v
 	}
+	if e.Policy() != 0 {
+		if v := w.judgeOut(p, h, e); v.IsDrop() {
+			return v
+		}
+	}
 	if !ends {
 		if v := w.fits4(p, h, e, upperLen, trailer); v.IsDrop() || v == Segment {
 			return v

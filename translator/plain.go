@@ -1,6 +1,10 @@
 package translator
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/natless/natless/translator/policy"
+)
 
 // Nearly all packets are plain: TCP or UDP without fragments, options or
 // extension headers, on their way between a workload and a host behind the
@@ -39,6 +43,9 @@ func (w *Worker) plainTo4(p *Packet) Verdict {
 		return w.to4(p)
 	}
 	if e.Inside() || e.Shared() && !e.Owns(binary.BigEndian.Uint16(b[size6:])) {
+		return w.to4(p)
+	}
+	if n := e.Policy(); n != 0 && !s.policy.Plain(n, policy.Egress, dst4, proto, binary.BigEndian.Uint16(b[size6+2:])) {
 		return w.to4(p)
 	}
 	field := b[size6+at : size6+at+2]
@@ -95,6 +102,9 @@ func (w *Worker) plainTo6(p *Packet) Verdict {
 	}
 	src, dst := s.table.Embed(src4), e.To6(dst4)
 	if e.Inside() || s.ours6(dst) {
+		return w.to6(p, arrived)
+	}
+	if e.Policy() != 0 && !s.plainIn(e, src4, proto, b[size4:]) {
 		return w.to6(p, arrived)
 	}
 	field := b[size4+at : size4+at+2]

@@ -54,6 +54,11 @@ func (w *Worker) to4(p *Packet) Verdict {
 	if v.IsDrop() {
 		return v
 	}
+	if e != nil && e.Policy() != 0 {
+		if v := w.judgeOut(p, &h, e); v.IsDrop() {
+			return v
+		}
+	}
 	if v := w.finishTo4(p, &h, e, upperLen, trailer); v != Forward4 {
 		return v
 	}

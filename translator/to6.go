@@ -162,14 +162,17 @@ func (w *Worker) selectTo6(p *Packet, h *parsed, from way) (v Verdict) {
 		if v = w.toWorkload(h, port{}); v.IsDrop() {
 			return w.reply4(p, v, icmp4Unreachable, icmp4Host, 0)
 		}
-		return Forward6
+		return w.judgeIn(p, h, e, from)
 	}
 	if !shareable(h.proto) {
 		return ProtocolNotShareable
 	}
 	b := p.Bytes()
 	if !h.first() {
-		return w.laterFragment(h, b, from)
+		if v = w.laterFragment(h, b, from); v.IsDrop() {
+			return v
+		}
+		return w.judgeIn(p, h, w.s.table.At(w.destination), from)
 	}
 	_, number, _ := portsOf(h.proto, b[h.upper:]) // rule 1.3.destination-port
 	v = w.toWorkload(h, port{number, true})
@@ -178,6 +181,9 @@ func (w *Worker) selectTo6(p *Packet, h *parsed, from way) (v Verdict) {
 	}
 	if v.IsDrop() {
 		return w.reply4(p, v, icmp4Unreachable, icmp4Port, 0) // rule 1.3.unassigned-answered
+	}
+	if v = w.judgeIn(p, h, w.s.table.At(w.destination), from); v.IsDrop() {
+		return v // and what is held for it goes with it
 	}
 	if h.fragment {
 		w.firstFragment(h, number)

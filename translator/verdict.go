@@ -46,6 +46,8 @@ const (
 	SpoofedSource             // from an address of ours or, of a workload's IPv4, not its own; or an error about another's packet
 	ProtocolUntranslatable    // a protocol that the other family cannot carry: IPsec AH, IPv6's own headers
 	PrefixClosed              // to the prefix, from a workload that has its IPv4 address inside
+	Denied                    // a policy denies it; Worker.Rule says which
+	DeniedFragment            // a later fragment, or a quote too short for ports, where policies look at ports
 
 	// NumVerdicts is the number of verdicts, Replied left aside: the length
 	// of an array of counters.
@@ -105,6 +107,8 @@ var verdicts = [NumVerdicts]struct{ name, section string }{
 	SpoofedSource:             {"spoofed-source", "RFC 2827 3, RFC 5927 4"},
 	ProtocolUntranslatable:    {"protocol-untranslatable", "RFC 4302 3.3.3, RFC 7045 2"},
 	PrefixClosed:              {"prefix-closed", "RFC 4443 3.1"},
+	Denied:                    {"denied", "RFC 4443 3.1, RFC 1812 5.2.7.1"},
+	DeniedFragment:            {"denied-fragment", "RFC 1858 3, RFC 3128 2"},
 }
 
 const repliedSuffix = "/replied"

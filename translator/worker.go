@@ -1,6 +1,9 @@
 package translator
 
-import "github.com/natless/natless/translator/mapping"
+import (
+	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/policy"
+)
 
 // Worker translates packets for one loop. What it says besides the verdict
 // (Fragments, NextFragment, Held, NextHeld) is about the last packet.
@@ -14,9 +17,10 @@ type Worker struct {
 	ids     uint16 // the next identification of our block
 	idsLeft int
 
-	source, destination uint32      // see Slots
-	src4, dst4          uint32      // see Addrs4
-	inside              mapping.Tag // see Inside
+	source, destination uint32        // see Slots
+	src4, dst4          uint32        // see Addrs4
+	inside              mapping.Tag   // see Inside
+	rule                *policy.Rules // see Rule
 
 	batch mapping.Batch // see Prepare
 
@@ -50,13 +54,13 @@ func (w *Worker) Translate(p *Packet) Verdict {
 func (w *Worker) begin() {
 	w.s = w.t.snapshot.Load()
 	w.held, w.cut = 0, cutting{}
-	w.source, w.destination, w.inside = 0, 0, 0
+	w.source, w.destination, w.inside, w.rule = 0, 0, 0, nil
 }
 
 // Done says that everything was asked that was to be asked of the last packet. It
 // lets go of the table, which a worker that then has nothing to do for long would
 // keep from going when another takes its place.
-func (w *Worker) Done() { w.s = nil }
+func (w *Worker) Done() { w.s, w.rule = nil, nil }
 
 // Slots are those of the mappings (mapping.Entry.Slot) that gave the last packet
 // its IPv4 source and its IPv6 destination: of the workloads that sent it and
@@ -72,6 +76,10 @@ func (w *Worker) Addrs4() (src, dst uint32) { return w.src4, w.dst4 }
 // it has its address inside: what is Deliver4, or an ICMP error of ours for it. 0 is
 // none: what leaves goes where it came from.
 func (w *Worker) Inside() mapping.Tag { return w.inside }
+
+// Rule is the rule of a policy by which the last packet was denied; or would be, if
+// its policy were in force, and not only audited. nil is none.
+func (w *Worker) Rule() *policy.Rules { return w.rule }
 
 // ErrorsLimited is how many ICMP errors the budgets forbade, to senders of IPv4
 // and of IPv6. Any goroutine may ask.

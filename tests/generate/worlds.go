@@ -73,7 +73,7 @@ func AllWorlds() []World {
 	budget := world("budget", "64:ff9b::/96", translator.Config{AllowNonGlobal: true})
 	budget.Config.ErrorRate, budget.Config.ErrorBurst = 10, 5
 	budget.Config.ErrorTotalRate, budget.Config.ErrorTotalBurst = 50, 20
-	return append(append(Worlds(), host, own, client, budget), InsideWorlds()...)
+	return append(append(append(Worlds(), host, own, client, budget), InsideWorlds()...), PolicyWorlds()...)
 }
 
 // InsideWorlds are those where some workloads have their IPv4 address inside, alone,
@@ -86,12 +86,17 @@ func InsideWorlds() []World {
 	own.Config.IPv4 = netip.MustParseAddr("198.51.100.7")
 	worlds := []World{inside, global, host, own}
 	for _, w := range worlds {
-		for i := range w.Mappings {
-			m := &w.Mappings[i]
-			m.Inside = m.IPv6.Bits() == 128 && m.IPv6.Addr() != netip.MustParseAddr("2001:db8:5::3")
-		}
+		w.takeInside()
 	}
 	return worlds
+}
+
+// takeInside gives workloads of one address their IPv4 inside, but for one.
+func (w *World) takeInside() {
+	for i := range w.Mappings {
+		m := &w.Mappings[i]
+		m.Inside = m.IPv6.Bits() == 128 && m.IPv6.Addr() != netip.MustParseAddr("2001:db8:5::3")
+	}
 }
 
 // Inside says that some workload has its IPv4 address inside.

@@ -120,6 +120,13 @@ func (c *call) errorTo6(old *datagram) {
 	}
 	quote := c.quoteTo6(in.quote)
 	owner := c.errorOwnerTo6(old, in.quote)
+	if q, why := read4(in.quote, true); why == ok {
+		m := owner
+		if list := c.t.covering4(old.dst); len(list) > 0 && !shared(list) {
+			m = list[0]
+		}
+		c.policeQuote(q, m, true, q.dst)
+	}
 	src, why := c.errorSourceTo6(old)
 	if why != ok {
 		c.fault(why)

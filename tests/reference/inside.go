@@ -47,6 +47,9 @@ func (c *call) pass() {
 	} else if !m.Ports.IsZero() {
 		b = c.own(d, m, b)
 	}
+	if !d.isICMP() || d.later() || !isError(icmp4, d.upper[0]) {
+		c.police(d, m, true, d.dst)
+	}
 	if !m.Ports.IsZero() {
 		c.rule("1.6.identification")
 		base, mask := c.hints.Partition(*m)
@@ -129,6 +132,7 @@ func (c *call) errorOf(d *datagram, m *mapping.Mapping, b []byte) {
 	if q == nil {
 		return
 	}
+	c.policeQuote(q, m, false, q.src)
 	if q.dst != m.IPv4.Addr() {
 		c.rule("1.6.error-sender")
 		c.fault(translator.SpoofedSource)
@@ -277,8 +281,11 @@ func (c *call) deliver(d *datagram, m *mapping.Mapping) {
 	b := c.t.copied(c.in.Bytes[:d.total])
 	if d.isICMP() && !d.later() && isError(icmp4, d.upper[0]) {
 		c.errorFor(d, m, b[d.upperAt:])
-	} else if within(d.src, never4) {
-		c.fault(translator.NeverTranslated)
+	} else {
+		if within(d.src, never4) {
+			c.fault(translator.NeverTranslated)
+		}
+		c.police(d, m, false, d.src)
 	}
 	if !m.Ports.IsZero() && d.frag != nil && !d.later() && len(c.faults) == 0 {
 		c.track(d, m)
@@ -352,6 +359,7 @@ func (c *call) errorFor(d *datagram, m *mapping.Mapping, b []byte) {
 	if q == nil {
 		return
 	}
+	c.policeQuote(q, m, true, q.dst)
 	_, dp, has := portsOf(q.protocol, q.upper)
 	if q.src != d.dst {
 		c.fault(translator.SpoofedSource)

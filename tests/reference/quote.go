@@ -137,6 +137,7 @@ func (c *call) quoteTo4(b []byte, from netip.Addr, m *mapping.Mapping) []byte {
 	if to != m {
 		c.mayEnforceQuote(old, to)
 	}
+	c.policeQuote(old, to, false, d.src)
 	if why != ok {
 		c.fault(why)
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/policy"
 )
 
 // Packet is the bytes of an IP packet and what the virtio-net header says.
@@ -39,6 +40,8 @@ type World struct {
 	translator.Config
 	Prefix   netip.Prefix
 	Mappings []mapping.Mapping
+	Policies []policy.Policy
+	Subjects map[netip.Prefix]policy.Workload // who has a mapping with a policy, by its IPv6 prefix
 }
 
 // Translator remembers what section 1.3 lets it remember, and which rules it

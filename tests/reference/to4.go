@@ -53,6 +53,9 @@ func (c *call) to4() {
 		c.forUs()
 	}
 	if readable {
+		if !d.isICMP() || isEcho(d.protocol, d.upper[0]) {
+			c.police(d, m, true, dst)
+		}
 		c.packetTo4(d, src, dst, m)
 	}
 }

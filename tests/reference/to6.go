@@ -62,9 +62,20 @@ func (c *call) to6() {
 	src, dst := c.addressesTo6(d, owner)
 	if readable && !c.waits {
 		c.zeroChecksum(d)
+		c.policeTo6(d, owner)
 		c.packetTo6(d, src, dst, owner)
 	}
 	c.hold(d)
+}
+
+// policeTo6 holds a packet to the policies of whom it is for.
+func (c *call) policeTo6(d *datagram, owner *mapping.Mapping) {
+	if list := c.t.covering4(d.dst); len(list) > 0 && !shared(list) {
+		owner = list[0]
+	}
+	if !d.isICMP() || isEcho(d.protocol, d.upper[0]) {
+		c.police(d, owner, false, d.src)
+	}
 }
 
 // readable reports whether there is an upper-layer header, or the rest of a

@@ -295,6 +295,19 @@ func (e *Edit) Remove(m Mapping) error {
 	return nil
 }
 
+// Police gives the mapping whose IPv6 prefix is exactly p another policy, and reports
+// whether there is one.
+func (e *Edit) Police(p netip.Prefix, number uint16) bool {
+	have := e.t.Get(p)
+	if have == nil {
+		return false
+	}
+	if have.policy != number {
+		e.entry(have.Slot()).policy = number
+	}
+	return true
+}
+
 // share is who owns the ports of v4, for writing, made if need be.
 func (e *Edit) share(v4 uint32) *share {
 	head := e.t.get4(v4, 32)

@@ -14,6 +14,7 @@ type Entry struct {
 	word       uint32 // slot in the low 24 bits, flags above
 	run        ports.Range
 	len6, len4 uint8
+	policy     uint16 // see Policy; 0: none
 	set        *set   // the port set, when it has holes
 	share      *share // in the head of a shared address: who owns its ports
 }
@@ -39,6 +40,7 @@ func newEntry(m Mapping, slot uint32) Entry {
 		v6: Addr6From(m.IPv6.Addr()), v4: Addr4From(m.IPv4.Addr()),
 		word: slot | live, run: ports.Range{First: 0, Last: 65535},
 		len6: uint8(m.IPv6.Bits()), len4: uint8(m.IPv4.Bits()),
+		policy: m.Policy,
 	}
 	if m.Inside {
 		e.word |= inside
@@ -61,6 +63,23 @@ func (e *Entry) Shared() bool { return e.word&shared != 0 }
 // Inside says that the workload has its IPv4 address itself: it speaks IPv4,
 // and no IPv6 is made of what is for it.
 func (e *Entry) Inside() bool { return e.word&inside != 0 }
+
+// Policy is the number of what its workload is held to (policy.Table.Number); 0: nothing.
+func (e *Entry) Policy() uint16 { return e.policy }
+
+// clientPorts of a whole address are those from here on: what Linux takes by itself
+// (ip_local_port_range) lies there.
+const clientPorts = 32768
+
+// Client says that the workload's own connections come from a port, as a rule: of a
+// share, it is in the run that pools allocate for that.
+func (e *Entry) Client(port uint16) bool {
+	if !e.Shared() {
+		return port >= clientPorts
+	}
+	base, mask := alignedBlock(e.run)
+	return port&^mask == base
+}
 
 // Addr4 is the first IPv4 address of the mapping: the only one, of a workload that has it inside.
 func (e *Entry) Addr4() uint32 { return e.v4 }
@@ -118,6 +137,7 @@ func (e *Entry) Mapping() Mapping {
 		IPv4: netip.PrefixFrom(Addr4(e.v4), int(e.len4)),
 
 		Inside: e.Inside(),
+		Policy: e.policy,
 	}
 	if e.Shared() {
 		m.Ports = e.portSet()
@@ -128,7 +148,7 @@ func (e *Entry) Mapping() Mapping {
 // same says that o, of any table, is the same mapping.
 func (e *Entry) same(o *Entry) bool {
 	return e.v6 == o.v6 && e.v4 == o.v4 && e.len6 == o.len6 && e.len4 == o.len4 && e.Shared() == o.Shared() && e.Inside() == o.Inside() &&
-		e.run == o.run && (e.set == o.set || e.set != nil && o.set != nil && e.set.ports.Equal(o.set.ports))
+		e.policy == o.policy && e.run == o.run && (e.set == o.set || e.set != nil && o.set != nil && e.set.ports.Equal(o.set.ports))
 }
 
 // IPv6 is the IPv6 prefix of the mapping.

@@ -29,11 +29,15 @@ import (
 // Inside says that the workload has the IPv4 address itself: it sends and gets
 // IPv4, which is forwarded to it, and nothing is translated for it but what goes
 // between it and an IPv6-only workload. It takes one address of each family.
+//
+// Policy is the number of what the workload is held to; two mappings are equal that
+// differ in it alone.
 type Mapping struct {
 	IPv6   netip.Prefix
 	IPv4   netip.Prefix
 	Ports  ports.Set
 	Inside bool
+	Policy uint16
 }
 
 // String is "2001:db8::2/128 ↔ 192.0.2.2/32 ports 1024-2047 inside".
@@ -49,7 +53,7 @@ func (m Mapping) String() string {
 }
 
 // Equal says whether m and o tie the same prefixes and ports together, in the
-// same way.
+// same way, whatever their policies.
 func (m Mapping) Equal(o Mapping) bool {
 	return m.IPv6 == o.IPv6 && m.IPv4 == o.IPv4 && m.Inside == o.Inside && m.Ports.Equal(o.Ports)
 }

@@ -63,7 +63,7 @@ func (t *Table) Judge(number uint16, p *Packet) Verdict {
 		return Verdict{false, true, &t.decisions[unjudged]}
 	case slot == slotOther: // rule 1.7.no-ports
 		return t.one(c, direction(p.Out), slot, 0)
-	case slot == slotICMP: // rule 1.7.echo
+	case slot == slotICMP && !p.Later: // rule 1.7.echo
 		return t.one(c, direction(p.Out == p.Asks), slot, 0)
 	case p.Later:
 		return t.later(c, p.Out, slot)

@@ -83,7 +83,7 @@ func (r random) policies() (list []policy.Policy) {
 func (r random) packet() (p policy.Packet) {
 	p = policy.Packet{Remote: r.remote(), Proto: append(someProtocols, 47)[r.IntN(7)], Out: r.IntN(2) == 0, Client: r.IntN(2) == 0,
 		Asks: r.IntN(3) == 0, Local: r.port(), Far: r.port()}
-	p.Later = r.IntN(6) == 0 && p.Proto != 1 && p.Proto != 47
+	p.Later = r.IntN(6) == 0 && p.Proto != 47
 	p.Overwrites = p.Later && p.Proto == 6 && r.IntN(4) == 0
 	return p
 }

@@ -33,6 +33,8 @@ var meaning = [translator.NumVerdicts]string{
 	translator.FragmentUnknown:           "dropped: a later fragment for a shared address, of an unknown datagram",
 	translator.SpoofedSource:             "dropped: the source is an address of ours, or not the one that the workload has inside, or the error is about another's packet",
 	translator.ProtocolUntranslatable:    "dropped: the protocol cannot be translated (IPsec AH, Mobility, HIP, Shim6)",
+	translator.Denied:                    "dropped: a policy denies it",
+	translator.DeniedFragment:            "dropped: policies look at ports here, and this has none",
 	translator.PrefixClosed:              "dropped: the workload has IPv4 inside, and reaches IPv4 by that alone",
 }
 
