@@ -58,6 +58,7 @@ var reasonNames = [NumReasons]string{
 	programReasonUNCHANGED:            "unchanged",
 	programReasonHAS_INSIDE:           "has-inside",
 	programReasonSTEERING:             "steering",
+	programReasonPOLICY:               "policy",
 	programReasonSPOOFED:              "spoofed",
 	programReasonLOST:                 "lost",
 }

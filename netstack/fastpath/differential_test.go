@@ -254,7 +254,7 @@ func TestDifferential(t *testing.T) {
 	c := &comparison{t: t, rig: newRig(t), worlds: map[string]int64{}}
 	for _, w := range generate.AllWorlds() {
 		switch {
-		case !w.Prefix.IsValid() || w.Client || w.Name == "budget" || w.Config.Policy != nil:
+		case !w.Prefix.IsValid() || w.Client || w.Name == "budget":
 			// No fast path, or one of another world.
 		case w.Host4.IsValid() && !w.Inside():
 			c.pairs = append(c.pairs, c.asking(w))

@@ -83,6 +83,7 @@ const (
 	flagInside = 4
 
 	flagInside4 = flagInside // of an entry4
+	flagClient4 = 8
 
 	keyBySlot = 1 << 31
 
@@ -157,7 +158,7 @@ func (c *contents) encodeOthers(t *Tables) *state {
 			c.keys4, c.entries4 = append(c.keys4, key4(m.IPv4)), append(c.entries4, encode4(m, e))
 		}
 		for k := range portKeys(m) {
-			c.keysPort, c.ownerPort = append(c.keysPort, k), append(c.ownerPort, encode4(m, e))
+			c.keysPort, c.ownerPort = append(c.keysPort, k), append(c.ownerPort, encodePort(m, e, k))
 		}
 		if m.Inside {
 			_, entry := encode6(t, m, e)
@@ -255,6 +256,9 @@ func (s *state) config(t *Tables, fibFlags uint32, counters int) (c programConfi
 		FibFlags: fibFlags, Device: uint32(t.Host.Device), Via: uint32(t.Host.Via), Counters: uint32(counters),
 		Inside: uint32(t.Host.Inside),
 	}
+	o := t.Config.Policy.Offsets()
+	c.PolicyNumbers, c.PolicyChunks, c.PolicyValues, c.PolicyRows = o.Numbers, o.Chunks, o.Values, o.Rows
+	c.PolicyPages, c.PolicyLeaves, c.PolicyCells, c.PolicyRanges = o.Pages, o.Leaves, o.Cells, o.Ranges
 	for i, u := range t.Host.Uplinks {
 		c.Uplinks[i] = uint32(u)
 	}
@@ -342,7 +346,7 @@ func key4(p netip.Prefix) programKey4 {
 func encode6(t *Tables, m mapping.Mapping, e *mapping.Entry) (programKey6, programEntry6) {
 	entry := programEntry6{
 		V4: mapping.Addr4From(m.IPv4.Addr()), Slot: e.Slot(),
-		Length4: uint8(m.IPv4.Bits()),
+		Length4: uint8(m.IPv4.Bits()), Policy: e.Policy(),
 	}
 	if t.Interface != nil {
 		entry.Ifindex = uint32(t.Interface(m))
@@ -366,9 +370,18 @@ func encode6(t *Tables, m mapping.Mapping, e *mapping.Entry) (programKey6, progr
 
 func encode4(m mapping.Mapping, e *mapping.Entry) programEntry4 {
 	a := mapping.Addr6From(m.IPv6.Addr())
-	entry := programEntry4{Hi: a.Hi, Lo: a.Lo, Slot: e.Slot(), Length6: uint32(m.IPv6.Bits())}
+	entry := programEntry4{Hi: a.Hi, Lo: a.Lo, Slot: e.Slot(), Length6: uint32(m.IPv6.Bits()), Policy: e.Policy()}
 	if m.Inside {
 		entry.Flags = flagInside4
+	}
+	return entry
+}
+
+// encodePort is the owner of a block of ports, all of which are client ports or none.
+func encodePort(m mapping.Mapping, e *mapping.Entry, k programKeyPort) programEntry4 {
+	entry := encode4(m, e)
+	if e.Client(k.Base) && e.Client(k.Base|uint16(1<<k.Size-1)) {
+		entry.Flags |= flagClient4
 	}
 	return entry
 }

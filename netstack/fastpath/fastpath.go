@@ -8,7 +8,7 @@
 // byte for byte, or nothing.
 package fastpath
 
-//go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type key6 -type entry6 -type key4 -type entry4 -type entry_inside -type key_port -type traffic -type flow_key -type flow_sum -type reason program bpf/program.c
+//go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type key6 -type entry6 -type key4 -type entry4 -type entry_inside -type line -type key_port -type traffic -type flow_key -type flow_sum -type reason program bpf/program.c
 
 import (
 	"errors"
@@ -25,7 +25,7 @@ import (
 
 // Layout is the version of what lies in the maps: pinned maps of another one
 // must be replaced, not adopted.
-const Layout = 5
+const Layout = 6
 
 // FastPath is the four programs and their maps. Until Replace has filled the
 // maps, the programs pass everything on. It is safe for concurrent use.
@@ -252,8 +252,8 @@ func pinnedLayout(dir string) (version uint32, err error) {
 func (m *programMaps) byName() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		programMapActive: m.Active, programMapBlocks: m.Blocks, programMapBy4: m.By4, programMapBy6: m.By6,
-		programMapConfigs: m.Configs, programMapCounters: m.Counters, programMapDrawn: m.Drawn, programMapFlows: m.Flows,
-		programMapInside: m.Inside,
-		programMapNear:   m.Near, programMapPorts: m.Ports, programMapReasons: m.Reasons,
+		programMapConfigs: m.Configs, programMapCounters: m.Counters, programMapDrawn: m.Drawn, programMapFlows: m.Flows, programMapSheets: m.Sheets,
+		programMapInside: m.Inside, programMapPolicy: m.Policy,
+		programMapNear: m.Near, programMapPorts: m.Ports, programMapReasons: m.Reasons,
 	}
 }

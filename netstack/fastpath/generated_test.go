@@ -73,6 +73,7 @@ func TestLayout(t *testing.T) {
 		"LAYOUT": Layout, "MAX_LENGTHS": maxLengths, "NEAR_WORDS": nearWords, "MAX_UPLINKS": maxUplinks, "PORT_SIZES": portSizes,
 		"ENABLED": flagEnabled, "GLOBAL_ONLY": flagGlobalOnly, "ZERO_CLASS": flagZeroClass,
 		"MAPPED_IN_PREFIX": flagMappedInPrefix, "COUNT_SHARED": flagCountShared, "STRICT_SOURCE": flagStrictSource, "ALONE": flagAlone, "SHARED": flagShared, "HOLES": flagHoles,
+		"CLIENT": flagClient4, "LINE_WORDS": lineWords,
 	} {
 		found := regexp.MustCompile(`(?m)^\t` + name + ` = (\d+),`).FindSubmatch(text)
 		if found == nil || string(found[1]) != strconv.Itoa(value) {

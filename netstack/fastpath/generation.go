@@ -72,7 +72,8 @@ func (g *generation) insert(t *Tables, m mapping.Mapping) error {
 	}
 	entry := encode4(m, e)
 	for k := range portKeys(m) {
-		if err := g.inner.ports.Put(k, &entry); err != nil {
+		owner := encodePort(m, e, k)
+		if err := g.inner.ports.Put(k, &owner); err != nil {
 			return err
 		}
 	}

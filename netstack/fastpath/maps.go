@@ -13,17 +13,18 @@ import (
 
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/policy"
 )
 
 // inner is one generation of tables.
 type inner struct {
-	by6, by4, ports, inside, near, counters *ebpf.Map
-	perMapping                              int // counters of each mapping
-	slots                                   int // that there are counters for
+	by6, by4, ports, inside, near, counters, policy *ebpf.Map
+	perMapping                                      int // counters of each mapping
+	slots                                           int // that there are counters for
 }
 
 func (n *inner) close() {
-	for _, m := range []*ebpf.Map{n.by6, n.by4, n.ports, n.inside, n.near, n.counters} {
+	for _, m := range []*ebpf.Map{n.by6, n.by4, n.ports, n.inside, n.near, n.counters, n.policy} {
 		if m != nil {
 			m.Close()
 		}
@@ -132,6 +133,7 @@ func (f *FastPath) place(next *inner) (current uint32, err error) {
 	for _, o := range []struct{ outer, inner *ebpf.Map }{
 		{f.maps.By6, next.by6}, {f.maps.By4, next.by4}, {f.maps.Ports, next.ports},
 		{f.maps.Inside, next.inside}, {f.maps.Near, next.near}, {f.maps.Counters, next.counters},
+		{f.maps.Policy, next.policy},
 	} {
 		if err := o.outer.Put(1-current, o.inner); err != nil {
 			return 0, fmt.Errorf("put new tables beside those in use: %w", err)
@@ -142,6 +144,7 @@ func (f *FastPath) place(next *inner) (current uint32, err error) {
 
 // switchTo has the programs use a generation, with this configuration.
 func (f *FastPath) switchTo(generation uint32, c programConfig) error {
+	c.Generation = generation
 	if f.paused {
 		c.Flags &^= flagEnabled
 	}
@@ -166,12 +169,12 @@ func (f *FastPath) forget(generation uint32) error {
 }
 
 func (f *FastPath) outers() []*ebpf.Map {
-	return []*ebpf.Map{f.maps.By6, f.maps.By4, f.maps.Ports, f.maps.Inside, f.maps.Near, f.maps.Counters}
+	return []*ebpf.Map{f.maps.By6, f.maps.By4, f.maps.Ports, f.maps.Inside, f.maps.Near, f.maps.Counters, f.maps.Policy}
 }
 
 // load writes c into maps of their own. Within the limit, in bytes, each CPU has
 // counters of its own.
-func (c *contents) load(s *state, slots, limit int) (n inner, err error) {
+func (c *contents) load(s *state, slots, limit int, policies *policy.Table) (n inner, err error) {
 	n.slots, n.perMapping = slots+slots/4+1024, 1
 	if cpus, err := ebpf.PossibleCPU(); err == nil && cpus*n.slots*sizeTraffic <= limit {
 		n.perMapping = cpus
@@ -197,6 +200,7 @@ func (c *contents) load(s *state, slots, limit int) (n inner, err error) {
 	n.inside = table(programMapInside, headroom(len(c.keysInside)))
 	n.near = table(programMapNear, nearWords)
 	n.counters = table(programMapCounters, uint32(n.slots*n.perMapping))
+	n.policy = table(programMapPolicy, max(1, policies.Offsets().Words/uint32(lineWords)))
 	if err != nil {
 		return n, err
 	}
@@ -207,8 +211,40 @@ func (c *contents) load(s *state, slots, limit int) (n inner, err error) {
 	var six errgroup.Group // beside the others, on another processor
 	six.Go(func() error { return fill(n.by6, c.keys6, c.entries6) })
 	err = errors.Join(fill(n.by4, c.keys4, c.entries4), fill(n.ports, c.keysPort, c.ownerPort),
-		fill(n.inside, c.keysInside, c.inside), fill(n.near, words, s.near[:]))
+		fill(n.inside, c.keysInside, c.inside), fill(n.near, words, s.near[:]), fillPolicy(n.policy, policies))
 	return n, errors.Join(six.Wait(), err)
+}
+
+// lineWords are the words of a line of the policies' table.
+const lineWords = len(programLine{}.Word)
+
+// newPolicy makes a map of policies by itself.
+func newPolicy(policies *policy.Table) (*ebpf.Map, error) {
+	spec, err := loadProgram()
+	if err != nil {
+		return nil, err
+	}
+	template := spec.Maps[programMapPolicy].InnerMap.Copy()
+	template.Name, template.MaxEntries = programMapPolicy, max(1, policies.Offsets().Words/uint32(lineWords))
+	m, err := ebpf.NewMap(template)
+	if err != nil {
+		return nil, fmt.Errorf("table of policies: %w", err)
+	}
+	if err := fillPolicy(m, policies); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+func fillPolicy(m *ebpf.Map, policies *policy.Table) error {
+	words := policies.Words()
+	keys, lines := make([]uint32, len(words)/lineWords), make([]programLine, len(words)/lineWords)
+	for i := range lines {
+		keys[i] = uint32(i)
+		copy(lines[i].Word[:], words[i*lineWords:])
+	}
+	return fill(m, keys, lines)
 }
 
 // fill writes many entries with few system calls.
@@ -309,11 +345,25 @@ func (f *FastPath) configure(t *Tables) error {
 	if err := f.putNear(&near); err != nil {
 		return err
 	}
+	was := f.inner.policy
+	if t.Config.Policy != f.tables.Config.Policy {
+		made, err := newPolicy(t.Config.Policy)
+		if err != nil {
+			return err
+		}
+		f.inner.policy = made
+	}
 	gone := slices.DeleteFunc(before, func(p netip.Prefix) bool { return slices.Contains(after, p) })
 	for _, p := range gone {
 		f.ours[p.Bits()]--
 	}
 	err := f.reconfigure(t)
+	if made := f.inner.policy; made != was && err != nil {
+		f.inner.policy = was
+		made.Close()
+	} else if made != was {
+		was.Close()
+	}
 	for _, p := range gone {
 		err = errors.Join(err, f.inner.by4.Delete(ourKey(p)))
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/natless/natless/tests/reference"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/policy"
 )
 
 // pair is the fast path and the translator, in one world.
@@ -117,7 +118,7 @@ func (j *judge) check(in reference.Packet, segments int) (o outcome, err error) 
 	o.verdict = j.worker.Translate(want)
 	forward := (o.verdict == translator.Forward4 || o.verdict == translator.Forward6 || o.verdict == translator.Deliver4 && in.Bytes[0]>>4 == 4) &&
 		!j.worker.Fragments()
-	o.must = forward && j.plain(in, want, segments)
+	o.must = forward && j.plain(in, want, segments) && j.plainlyAllowed(in)
 	switch {
 	case !o.translated && action != actNext:
 		return o, fmt.Errorf("action %d", int32(action))
@@ -151,7 +152,7 @@ func (j *judge) checkInside(in reference.Packet, segments int) (o outcome, err e
 	want.End = want.Start + copy(j.buffer[want.Start:], in.Bytes)
 	o.verdict = j.worker.Pass4(want, tag)
 	forward := (o.verdict == translator.Pass4 || o.verdict == translator.Deliver4) && !j.worker.Fragments()
-	o.must = forward && j.plainInside(in, want, segments)
+	o.must = forward && j.plainInside(in, want, segments) && j.plainlyAllowed(in)
 	switch {
 	case in.Bytes[0]>>4 != 4:
 		return o, nil // it says to be something else, and is none of the program's business
@@ -210,6 +211,9 @@ func (j *judge) plainInside(in reference.Packet, out *translator.Packet, segment
 		}
 	default:
 		return false
+	}
+	if in.Offload.GSOSize > 0 && b[6]&0x40 == 0 && segment > j.slow.Config().LowestMTU6 && j.table.Lookup4(dst) != nil {
+		return false // the daemon cuts it first
 	}
 	return plainSuper(in, b[9], 20, length-20, segments)
 }
@@ -317,6 +321,26 @@ func (j *judge) plainTo4(b []byte) bool {
 		return field != pseudo && (field != 0 || pseudo != 0xffff) // else it might be partial
 	}
 	return false
+}
+
+// plainlyAllowed says that policies do not only let a packet pass that is forwarded: it
+// is an answer out of a published port, or would be denied if what is audited were in force.
+func (j *judge) plainlyAllowed(in reference.Packet) bool {
+	if j.worker.Rule() != nil {
+		return false
+	}
+	b, e, dst, proto, upper := in.Bytes, (*mapping.Entry)(nil), uint32(0), byte(0), 20
+	switch {
+	case b[0]>>4 == 6:
+		dst, _ = j.table.Extract(address(b[24:]))
+		e, proto, upper = j.table.Lookup6(address(b[8:])), b[6], 40
+	case in.From.IsValid():
+		e, dst, proto = j.table.Get(in.From), binary.BigEndian.Uint32(b[16:]), b[9]
+	}
+	if e == nil || e.Policy() == 0 || proto != 6 && proto != 17 {
+		return true
+	}
+	return j.world.Config.Policy.Plain(e.Policy(), policy.Egress, dst, proto, binary.BigEndian.Uint16(b[upper+2:]))
 }
 
 // plainSuper says that a packet is none of the superpackets that are passed on:

@@ -53,12 +53,20 @@ type programConfig struct {
 		Mask   uint32
 		Length uint32
 	}
-	CountOurs4   uint32
-	PadOurs4     uint32
-	SourceHi     uint64
-	SourceLo     uint64
-	SourceMaskHi uint64
-	SourceMaskLo uint64
+	CountOurs4    uint32
+	Generation    uint32
+	PolicyNumbers uint32
+	PolicyChunks  uint32
+	PolicyValues  uint32
+	PolicyRows    uint32
+	PolicyPages   uint32
+	PolicyLeaves  uint32
+	PolicyCells   uint32
+	PolicyRanges  uint32
+	SourceHi      uint64
+	SourceLo      uint64
+	SourceMaskHi  uint64
+	SourceMaskLo  uint64
 }
 
 type programCount struct {
@@ -74,7 +82,9 @@ type programEntry4 struct {
 	Slot    uint32
 	Sizes   uint32
 	Length6 uint32
-	Flags   uint32
+	Flags   uint8
+	Class   uint8
+	Policy  uint16
 }
 
 type programEntry6 struct {
@@ -89,7 +99,9 @@ type programEntry6 struct {
 	IdMask  uint16
 	Length4 uint8
 	Flags   uint8
-	Pad     uint16
+	Policy  uint16
+	Class   uint8
+	Pad     [3]uint8
 }
 
 type programEntryInside struct {
@@ -100,6 +112,7 @@ type programEntryInside struct {
 	Ifindex uint32
 	Name    [6]uint8
 	Pad     uint16
+	_       [4]byte
 }
 
 type programFlowKey struct {
@@ -149,6 +162,11 @@ type programKeyPort struct {
 	Size uint16
 }
 
+type programLine struct {
+	_    structs.HostLayout
+	Word [16]uint32
+}
+
 type programReason uint32
 
 const (
@@ -180,10 +198,26 @@ const (
 	programReasonUNCHANGED            programReason = 25
 	programReasonHAS_INSIDE           programReason = 26
 	programReasonSTEERING             programReason = 27
-	programReasonSPOOFED              programReason = 28
-	programReasonLOST                 programReason = 29
-	programReasonNUM_REASONS          programReason = 30
+	programReasonPOLICY               programReason = 28
+	programReasonSPOOFED              programReason = 29
+	programReasonLOST                 programReason = 30
+	programReasonNUM_REASONS          programReason = 31
 )
+
+type programSheet struct {
+	_   structs.HostLayout
+	Key programFlowKey
+	_   [4]byte
+	Sum programFlowSum
+	One struct {
+		_        structs.HostLayout
+		Now      uint64
+		Packets  uint64
+		Bytes    uint64
+		Flags    uint32
+		Received uint32
+	}
+}
 
 type programTraffic struct {
 	_        structs.HostLayout
@@ -205,8 +239,10 @@ const (
 	programMapFlows       = "flows"
 	programMapInside      = "inside"
 	programMapNear        = "near"
+	programMapPolicy      = "policy"
 	programMapPorts       = "ports"
 	programMapReasons     = "reasons"
+	programMapSheets      = "sheets"
 	programProgGiven4     = "given4"
 	programProgSent4      = "sent4"
 	programProgUplink     = "uplink"
@@ -219,6 +255,7 @@ const (
 	programVarKey4        = "_key4"
 	programVarKey6        = "_key6"
 	programVarKeyPort     = "_key_port"
+	programVarLine        = "_line"
 	programVarReason      = "_reason"
 	programVarTraffic     = "_traffic"
 	programVarItemising   = "itemising"
@@ -286,8 +323,10 @@ type programMapSpecs struct {
 	Flows    *ebpf.MapSpec `ebpf:"flows"`
 	Inside   *ebpf.MapSpec `ebpf:"inside"`
 	Near     *ebpf.MapSpec `ebpf:"near"`
+	Policy   *ebpf.MapSpec `ebpf:"policy"`
 	Ports    *ebpf.MapSpec `ebpf:"ports"`
 	Reasons  *ebpf.MapSpec `ebpf:"reasons"`
+	Sheets   *ebpf.MapSpec `ebpf:"sheets"`
 }
 
 // programVariableSpecs contains global variables before they are loaded into the kernel.
@@ -302,6 +341,7 @@ type programVariableSpecs struct {
 	Key4        *ebpf.VariableSpec `ebpf:"_key4"`
 	Key6        *ebpf.VariableSpec `ebpf:"_key6"`
 	KeyPort     *ebpf.VariableSpec `ebpf:"_key_port"`
+	Line        *ebpf.VariableSpec `ebpf:"_line"`
 	Reason      *ebpf.VariableSpec `ebpf:"_reason"`
 	Traffic     *ebpf.VariableSpec `ebpf:"_traffic"`
 	Itemising   *ebpf.VariableSpec `ebpf:"itemising"`
@@ -337,8 +377,10 @@ type programMaps struct {
 	Flows    *ebpf.Map `ebpf:"flows"`
 	Inside   *ebpf.Map `ebpf:"inside"`
 	Near     *ebpf.Map `ebpf:"near"`
+	Policy   *ebpf.Map `ebpf:"policy"`
 	Ports    *ebpf.Map `ebpf:"ports"`
 	Reasons  *ebpf.Map `ebpf:"reasons"`
+	Sheets   *ebpf.Map `ebpf:"sheets"`
 }
 
 func (m *programMaps) Close() error {
@@ -353,8 +395,10 @@ func (m *programMaps) Close() error {
 		m.Flows,
 		m.Inside,
 		m.Near,
+		m.Policy,
 		m.Ports,
 		m.Reasons,
+		m.Sheets,
 	)
 }
 
@@ -370,6 +414,7 @@ type programVariables struct {
 	Key4        *ebpf.Variable `ebpf:"_key4"`
 	Key6        *ebpf.Variable `ebpf:"_key6"`
 	KeyPort     *ebpf.Variable `ebpf:"_key_port"`
+	Line        *ebpf.Variable `ebpf:"_line"`
 	Reason      *ebpf.Variable `ebpf:"_reason"`
 	Traffic     *ebpf.Variable `ebpf:"_traffic"`
 	Itemising   *ebpf.Variable `ebpf:"itemising"`

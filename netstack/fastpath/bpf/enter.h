@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // What every packet goes through first.
 #pragma once
+#include "policy.h"
 #include "rewrite.h"
 
 #define HERE COVER(4)

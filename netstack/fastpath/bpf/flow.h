@@ -54,19 +54,38 @@ struct one {
 	__u32 received;
 };
 
+// sheet is what is written to put a flow into its map: the stack is full.
+struct sheet {
+	struct flow_key key;
+	struct flow_sum sum;
+	struct one one;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sheet);
+} sheets SEC(".maps");
+
 // counted adds to a flow that is there, or begins one. 0: there is no room.
-static __always_inline int counted(void *map, struct flow_key *k, struct one *o)
+static __always_inline int counted(void *map, struct sheet *sheet)
 {
+	struct flow_key *k = &sheet->key;
+	struct one *o = &sheet->one;
 	struct flow_sum *s = bpf_map_lookup_elem(map, k);
 	__u32 d = o->received & 1;
 
 	if (!s) {
-		struct flow_sum new = { .first = o->now, .last = o->now, .began = d };
+		struct flow_sum *new = &sheet->sum;
 
-		new.packets[d] = o->packets;
-		new.bytes[d] = o->bytes;
-		new.flags[d] = o->flags;
-		if (!bpf_map_update_elem(map, k, &new, BPF_NOEXIST))
+		__builtin_memset(new, 0, sizeof(*new));
+		new->first = new->last = o->now;
+		new->began = d;
+		new->packets[d] = o->packets;
+		new->bytes[d] = o->bytes;
+		new->flags[d] = o->flags;
+		if (!bpf_map_update_elem(map, k, new, BPF_NOEXIST))
 			return 1;
 		s = bpf_map_lookup_elem(map, k); // another CPU may have begun it meanwhile
 		if (!s)
@@ -85,8 +104,9 @@ static __always_inline int counted(void *map, struct flow_key *k, struct one *o)
 static __always_inline void itemise(struct __sk_buff *skb, struct packet *p, __u32 slot, __u32 ip, int received)
 {
 	__u32 which = ITEMISED, headers = p->headers, data = p->payload - headers;
-	struct flow_key k = { .slot = slot };
-	struct one o = { .packets = 1, .received = received };
+	struct sheet *sheet;
+	struct flow_key *k;
+	struct one *o;
 	void *map;
 
 	if (!itemising)
@@ -94,40 +114,48 @@ static __always_inline void itemise(struct __sk_buff *skb, struct packet *p, __u
 	if (itemising > 1 && bpf_get_prandom_u32() % itemising)
 		return;
 	map = bpf_map_lookup_elem(&flows, &which);
-	if (!map)
+	which = 0;
+	sheet = bpf_map_lookup_elem(&sheets, &which);
+	if (!map || !sheet)
 		return;
-	k.local = received ? p->dst4 : p->src4;
-	k.remote = received ? p->src4 : p->dst4;
-	k.proto = p->proto;
+	__builtin_memset(sheet, 0, sizeof(*sheet));
+	k = &sheet->key;
+	o = &sheet->one;
+	o->packets = 1;
+	o->received = received;
+	k->slot = slot;
+	k->local = received ? p->dst4 : p->src4;
+	k->remote = received ? p->src4 : p->dst4;
+	k->proto = p->proto;
 	if (p->proto == TCP) {
 		__u8 *flags = (__u8 *)(long)skb->data + ETH + ip + 13;
 
 		if (flags + 1 <= (__u8 *)(long)skb->data_end)
-			o.flags = *flags;
+			o->flags = *flags;
 	}
 	if (p->proto == TCP || p->proto == UDP) {
-		k.local_port = received ? p->dport : p->sport;
-		k.remote_port = received ? p->sport : p->dport;
+		k->local_port = received ? p->dport : p->sport;
+		k->remote_port = received ? p->sport : p->dport;
 	} else {
-		k.proto = ICMP4;
-		k.local_port = p->sport;
-		k.remote_port = 8 << 8;
+		k->proto = ICMP4;
+		k->local_port = p->sport;
+		k->remote_port = 8 << 8;
 	}
 	if (p->gso && data > p->gso)
-		o.packets = (data + p->gso - 1) / p->gso;
-	o.bytes = data + o.packets * (SIZE4 + headers);
-	o.now = bpf_ktime_get_ns();
-	if (counted(map, &k, &o))
+		o->packets = (data + p->gso - 1) / p->gso;
+	o->bytes = data + o->packets * (SIZE4 + headers);
+	o->now = bpf_ktime_get_ns();
+	if (counted(map, sheet))
 		return;
 	which = UNITEMISED;
 	map = bpf_map_lookup_elem(&flows, &which);
 	if (!map)
 		return;
-	__builtin_memset(&k, 0, sizeof(k));
-	k.slot = slot;
-	if (!counted(map, &k, &o)) {
-		k.slot = 0; // which is there from the beginning
-		counted(map, &k, &o);
+	__builtin_memset(k, 0, sizeof(*k));
+	k->slot = slot;
+	if (!counted(map, sheet)) {
+		k->slot = 0; // which is there from the beginning
+		counted(map, sheet);
 	}
 }
 

@@ -128,7 +128,14 @@ static __always_inline int pass4(struct __sk_buff *skb, struct tables *t, struct
 		PASS(PORT);
 	if ((why = other(skb, t, &p)))
 		return why;
+	if (in->of.policy && (why = held(t, &p, in->of.policy, 1, 0)))
+		return why;
+	if (p.inside && p.policy && (why = held(t, &p, p.policy, 0, p.client)))
+		return why;
 	if (SIZE4 + segment(&p) > (p.inside ? t->c->mtu6 : t->c->mtu4))
+		PASS(TOO_BIG);
+	// The daemon cuts a superpacket first that may be cut up: to it the other may be IPv6 alone.
+	if (p.inside && !p.df && p.gso && SIZE4 + segment(&p) > t->c->lowest6)
 		PASS(TOO_BIG);
 	if (in->of.flags & SHARED) {
 		HERE;

@@ -7,13 +7,15 @@
 #include "kernel.h"
 
 enum {
-	LAYOUT = 5,
+	LAYOUT = 6,
 	MAX_LENGTHS = 16, // prefix lengths in use, of each family
 	ALL_LENGTHS4 = 33, // a pool without an address that somebody else holds is of many
 	GENERATIONS = 2,
 	MAX_UPLINKS = 4,
 	NEAR_WORDS = 1024, // a bit for each IPv4 /16
 	PORT_SIZES = 17,   // blocks of ports: 2^0 to 2^16
+	LINE_WORDS = 16,   // of a line of the policies' table
+	PAGE_CLASSES = 64, // that a page of it has cells for
 };
 
 // Flags of a config.
@@ -60,7 +62,9 @@ struct config {
 	struct level4 levels4[MAX_LENGTHS];
 	struct level4 ours4[ALL_LENGTHS4]; // of blocks of ours, shortest first: see OURS
 	__u32 count_ours4;
-	__u32 pad_ours4;
+	__u32 generation;
+	// Where the parts of the policies' table begin, in words, and how many numbers it has.
+	__u32 policy_numbers, policy_chunks, policy_values, policy_rows, policy_pages, policy_leaves, policy_cells, policy_ranges;
 	__u64 source_hi, source_lo;           // what errors of the translator come from, or its own
 	__u64 source_mask_hi, source_mask_lo; // address once more
 };
@@ -75,6 +79,7 @@ enum {
 	SHARED = 1, // ports decide
 	HOLES = 2,  // the port set is more than first to last
 	INSIDE = 4, // the workload has its IPv4 address inside: its IPv6 is not translated
+	CLIENT = 8, // of an entry4: its own connections come from the ports of that block
 };
 
 // entry6 is a mapping by its IPv6 prefix.
@@ -87,7 +92,9 @@ struct entry6 {
 	__u16 id_base, id_mask;
 	__u8 length4;
 	__u8 flags;
-	__u16 pad;
+	__u16 policy; // the number of what it is held to; 0: nothing
+	__u8 class;   // of what it may take of the daemon
+	__u8 pad[3];
 };
 
 // OURS in the length of a key4: whatever mappings there are, the addresses behind
@@ -107,7 +114,14 @@ struct entry4 {
 	__u32 slot;
 	__u32 sizes;
 	__u32 length6;
-	__u32 flags; // INSIDE
+	__u8 flags; // INSIDE, CLIENT
+	__u8 class; // as in entry6
+	__u16 policy;
+};
+
+// line is what the policies' table consists of, as translator/policy has it.
+struct line {
+	__u32 word[LINE_WORDS];
 };
 
 // BY_SLOT in the key of an entry_inside: the rest is the slot of the mapping, else
@@ -177,6 +191,7 @@ enum reason {
 	UNCHANGED,        // the kernel would not make room
 	HAS_INSIDE,       // IPv6 of a workload that has IPv4 inside
 	STEERING,         // all of it is wanted there
+	POLICY,           // policies do not plainly allow it
 	SPOOFED,          // dropped: IPv4 by an interface of which nobody knows whose it is
 	LOST,             // dropped: the kernel refused a packet already rewritten
 	NUM_REASONS,
@@ -187,6 +202,7 @@ const struct key6 *_key6 __attribute__((unused));
 const struct entry6 *_entry6 __attribute__((unused));
 const struct key4 *_key4 __attribute__((unused));
 const struct entry4 *_entry4 __attribute__((unused));
+const struct line *_line __attribute__((unused));
 const struct key_port *_key_port __attribute__((unused));
 const struct entry_inside *_entry_inside __attribute__((unused));
 const struct traffic *_traffic __attribute__((unused));

@@ -48,6 +48,14 @@ struct inner_counters {
 	__uint(value_size, sizeof(struct traffic));
 };
 
+struct inner_policy {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_INNER_MAP);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct line));
+};
+
 #define OUTER(name)                                   \
 	struct {                                          \
 		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);     \
@@ -62,6 +70,7 @@ OUTER(ports);
 OUTER(inside);
 OUTER(near);
 OUTER(counters);
+OUTER(policy);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

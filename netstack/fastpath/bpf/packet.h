@@ -42,6 +42,9 @@ struct packet {
 	__u8 class;
 	__u8 hops;
 	__u8 df;
+	__u8 asks;   // TCP: SYN without ACK; echo: a request
+	__u8 client; // of whom it is for: see CLIENT
+	__u16 policy;
 	__u8 inside; // it is for a workload that has its IPv4 address inside
 };
 
@@ -122,6 +125,7 @@ static __always_inline int upper(struct packet *p, __u8 *l4, void *end, __u8 icm
 		if (p->headers > p->payload)
 			PASS(UPPER_HEADER);
 		p->field = be16(w[8]);
+		p->asks = (l4[13] & 0x12) == 0x02;
 		HERE;
 		return TRANSLATED;
 	}
@@ -147,6 +151,7 @@ static __always_inline int upper(struct packet *p, __u8 *l4, void *end, __u8 icm
 		if (l4[1])
 			PASS(PROTOCOL);
 		p->headers = 8;
+		p->asks = p->type == request;
 		p->field = be16(w[1]);
 		p->sport = p->dport = be16(w[2]);
 		HERE;

@@ -53,7 +53,7 @@ static __always_inline int destination6(struct __sk_buff *skb, struct tables *t,
 {
 	struct config *c = t->c;
 	struct entry4 *e;
-	__u32 length;
+	__u32 length, shared;
 
 	if (never4(p->dst4))
 		PASS(NEVER_TRANSLATED);
@@ -62,10 +62,11 @@ static __always_inline int destination6(struct __sk_buff *skb, struct tables *t,
 	e = lookup4(t, p->dst4, &length);
 	if (!e)
 		PASS(UNMAPPED_DESTINATION);
-	if (e->sizes) {
+	shared = e->sizes;
+	if (shared) {
 		if (p->proto == ICMP4 && p->dst4 == c->host4)
 			PASS(OWN_ADDRESS);
-		e = port4(t, p->dst4, p->dport, e->sizes); // rule 1.3.destination-port
+		e = port4(t, p->dst4, p->dport, shared); // rule 1.3.destination-port
 		if (!e)
 			PASS(PORT);
 		if (p->proto == ICMP4 && p->type == 0 && p->payload >= 16) {
@@ -79,6 +80,8 @@ static __always_inline int destination6(struct __sk_buff *skb, struct tables *t,
 		HERE;
 	}
 	p->inside = e->flags & INSIDE;
+	p->policy = e->policy;
+	p->client = shared ? e->flags & CLIENT : p->dport >= 32768;
 	mapped6(e, p->dst4, length, &p->dst_hi, &p->dst_lo);
 	if (own6(c, p->dst_hi, p->dst_lo))
 		PASS(OWN_ADDRESS);
@@ -190,6 +193,8 @@ static __always_inline int to6(struct __sk_buff *skb, int *action, int *delivere
 
 	if ((why = plain_link(skb, ETH_P_IP, SIZE4 + LEAST_TCP)) || (why = load(&t)) ||
 	    (why = read4(skb, &p)) || (why = destination6(skb, &t, &p)) || (why = source6(&t, &p)))
+		return why;
+	if (p.policy && (why = held(&t, &p, p.policy, 0, p.client)))
 		return why;
 	length = (p.inside ? SIZE4 : SIZE6) + segment(&p);
 	if (p.df || p.inside ? length > t.c->mtu6 : length > t.c->lowest6)

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// What workloads are held to, by the tables of translator/policy. Here it is only ever
+// allowed: what is not plainly so, or is so and yet to be told of, goes to the daemon.
+#pragma once
+#include "packet.h"
+
+#define HERE COVER(9)
+#define PASS(why) do { HERE; return why; } while (0)
+
+// The protocols of translator/policy that are plain, in its numbers.
+enum { SLOT_TCP = 0, SLOT_UDP = 1, SLOT_ICMP = 5 };
+
+enum { INGRESS = 8 }; // added to a protocol; egress has no mark
+
+// PLAINLY and BY_PORT are in a ref, NODE in a value of the trie.
+enum { PLAINLY = 1u << 30 };
+#define BY_PORT (1u << 31)
+#define NODE (1u << 31)
+
+// WORD reads a word of the table. Who cannot says no at once: the kernel's verifier would
+// go on with both, at each step.
+#define WORD(to, at)                                                        \
+	do {                                                                \
+		__u32 place = (at), line = place / LINE_WORDS;              \
+		struct line *l = bpf_map_lookup_elem(table, &line);         \
+		if (!l)                                                     \
+			return 0;                                           \
+		to = l->word[place % LINE_WORDS];                           \
+	} while (0)
+
+// UNDER replaces the number of a chunk by its value for a byte of the address.
+#define UNDER(v, byte)                                                      \
+	do {                                                                \
+		__u32 i = (byte) & 255, w = i >> 6, n;                      \
+		__u32 line = c->policy_chunks / LINE_WORDS + ((v) & ~NODE); \
+		struct line *l = bpf_map_lookup_elem(table, &line);         \
+		if (!l)                                                     \
+			return 0;                                           \
+		n = l->word[9] >> (8 * w) & 0xff;                           \
+		n += ones(((__u64)l->word[2 * w + 1] << 32 | l->word[2 * w]) << (63 - (i & 63))); \
+		WORD(v, c->policy_values + l->word[8] + n - 1);             \
+	} while (0)
+
+// ones counts bits.
+static __always_inline __u32 ones(__u64 v)
+{
+	v -= v >> 1 & 0x5555555555555555;
+	v = (v & 0x3333333333333333) + (v >> 2 & 0x3333333333333333);
+	v = (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0f;
+	return v * 0x0101010101010101 >> 56;
+}
+
+// class_of finds the class of an address; 0: there is none to be had.
+static __always_inline int class_of(void *table, struct config *c, __u32 a, __u32 *class)
+{
+	__u32 v;
+
+	if (!table || !c || !class)
+		return 0;
+	WORD(v, a >> 16);
+	if (v & NODE) {
+		HERE;
+		UNDER(v, a >> 8);
+	}
+	if (v & NODE) {
+		HERE;
+		UNDER(v, a);
+	}
+	*class = v;
+	return !(v & NODE);
+}
+
+// plain_at says that the last of the ranges at a place that begins at a port or before
+// it plainly allows.
+static __always_inline int plain_at(void *table, __u32 at, __u32 port)
+{
+	__u32 low = 0, high, v;
+
+	if (!table)
+		return 0;
+	WORD(high, at);
+	for (int i = 0; i < 17; i++) {
+		__u32 middle = (low + high) / 2, mask;
+
+		if (low + 1 >= high) {
+			HERE;
+			break;
+		}
+		WORD(v, at + 1 + middle);
+		mask = ((__u64)(v >> 16) - port - 1) >> 32; // all ones where it begins at port or before
+		asm volatile("" : "+r"(mask)); // no branch, of which the verifier would take both sides each time
+		low = (low & ~mask) | (middle & mask);
+		high = (high & mask) | (middle & ~mask);
+	}
+	WORD(v, at + 1 + low);
+	return v & 1;
+}
+
+// plainly says that something is plainly allowed: the policies of a number, a direction
+// and protocol, and a port. What it asks for comes in registers, since it shares the 512
+// bytes of stack.
+static __attribute__((noinline)) int plainly(void *table, struct config *c, __u32 remote, __u32 number_port, __u32 about)
+{
+	__u32 class = 0, at, number = number_port >> 16;
+
+	if (!table || !c || number >= c->policy_numbers || !class_of(table, c, remote, &class))
+		return 0;
+	WORD(at, c->policy_rows + number);
+	if (at == ~0u)
+		return 0;
+	WORD(at, c->policy_pages + at + class / PAGE_CLASSES);
+	WORD(at, c->policy_leaves + at * PAGE_CLASSES + class % PAGE_CLASSES);
+	WORD(at, c->policy_cells + at * LINE_WORDS + about);
+	if (at & BY_PORT) {
+		HERE;
+		return plain_at(table, c->policy_ranges + (at & ~BY_PORT), number_port & 0xffff);
+	}
+	HERE;
+	return (at & PLAINLY) != 0;
+}
+
+// held says whether what a workload sends (out) or gets goes by what it is held to.
+static __always_inline int held(struct tables *t, struct packet *p, __u32 number, int out, int client)
+{
+	__u32 port = 0, about = SLOT_ICMP;
+	void *table = bpf_map_lookup_elem(&policy, &t->c->generation);
+
+	if (p->proto == TCP || p->proto == UDP) {
+		about = p->proto == TCP ? SLOT_TCP : SLOT_UDP;
+		port = out ? p->dport : p->sport;
+		if (!out && (!client || (p->proto == TCP && p->asks))) {
+			HERE;
+			about += INGRESS;
+			port = p->dport;
+		}
+	} else if (!out != !p->asks) {
+		HERE;
+		about += INGRESS;
+	}
+	if (!table || !plainly(table, t->c, out ? p->dst4 : p->src4, number << 16 | port, about))
+		PASS(POLICY);
+	HERE;
+	return TRANSLATED;
+}
+
+#undef HERE
+#undef PASS
