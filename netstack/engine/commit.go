@@ -132,10 +132,16 @@ func (p *Plan) swap() (steps []step, err error) {
 		if err := p.replay(e.since[p.replayed:]); err != nil {
 			return nil, err
 		}
+		if p.beside, err = p.catchUpPolicies(p.beside); err != nil {
+			return nil, err
+		}
 		steps = p.replacing()
 	default:
 		after, err := p.edit(e.Table())
 		if err != nil {
+			return nil, err
+		}
+		if after, err = p.catchUpPolicies(after); err != nil {
 			return nil, err
 		}
 		steps = p.editing(after)
@@ -162,7 +168,10 @@ func (p *Plan) replacing() []step {
 			if p.kernel == nil {
 				return nil
 			}
-			return p.kernel.Commit(p.beside)
+			if err := p.kernel.Commit(p.beside); err != nil || p.policies() == p.written {
+				return err
+			}
+			return e.parts.FastPath.Configure(e.parts.Translator.Config()) // of numbers that came since
 		},
 		undo: back(before, func(table *mapping.Table) error {
 			if p.back.kernel != nil {
@@ -200,7 +209,13 @@ func (p *Plan) editing(after *mapping.Table) []step {
 	for _, c := range p.moves {
 		come = append(come, c.New.policed())
 	}
-	before := sync.OnceValues(func() (*mapping.Table, error) { return p.unedit(e.Table()) })
+	before := sync.OnceValues(func() (*mapping.Table, error) {
+		table, err := p.unedit(e.Table())
+		if err != nil {
+			return nil, err
+		}
+		return p.restored(table, was.Policy), nil
+	})
 	return []step{{
 		name: "guard", partial: true,
 		do: func() error { return e.parts.Guard.Put(after, come...) },

@@ -32,7 +32,11 @@ func (e *Engine) Check(c Change) error {
 func (e *Engine) Edit(c Change) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	before := e.Table()
+	before, was := e.Table(), e.Policy()
+	c, policies, err := e.held(c)
+	if err != nil {
+		return err
+	}
 	after, err := edited(before, c)
 	if err != nil {
 		return err
@@ -42,11 +46,7 @@ func (e *Engine) Edit(c Change) error {
 			return err
 		}
 	}
-	err = e.parts.Translator.Edit(func(*mapping.Table) (*mapping.Table, error) {
-		e.account(after, c)
-		return after, nil
-	})
-	if err != nil {
+	if err = e.swapTable(after, policies, func() { e.account(after, c) }); err != nil {
 		if c.New != nil {
 			e.parts.Guard.Delete(before, c.New.policed())
 		}
@@ -55,6 +55,7 @@ func (e *Engine) Edit(c Change) error {
 	if e.base != nil {
 		e.since = append(e.since, c)
 	}
+	e.followPolicies(was)
 	e.follow(after, c)
 	e.tell(before, c)
 	return nil
@@ -195,13 +196,18 @@ func (e *Engine) takes(m mapping.Mapping) bool {
 	return u != nil && u.Addr == m.IPv4.Addr() && !u.Ports.IsZero() && (m.Ports.IsZero() || m.Ports.Overlaps(u.Ports))
 }
 
-// Moved follows a workload that keeps its mapping and is at another interface.
+// Moved follows a workload that keeps its mapping and is at another interface, is called
+// otherwise or has other labels.
 func (e *Engine) Moved(before, now Workload) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	table := e.Table()
 	if table.Get(now.IPv6) == nil {
 		return nil // it has gone again
+	}
+	table, err := e.relabel(table, &before, &now)
+	if err != nil {
+		return err
 	}
 	if err := e.parts.Guard.Put(table, now.policed()); err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/policy"
 )
 
 // State is what a host should do. Nobody changes one.
@@ -48,6 +49,7 @@ type Workload struct {
 	Addrs     []netip.Addr // all its IPv6 addresses
 	Interface string       // the host's end of its link; "": routes tell
 	Owner
+	Subject policy.Workload // what policies select it by
 }
 
 // Owner is the assignment that a workload has its mapping by.
@@ -118,7 +120,9 @@ type Parts struct {
 	Accounts   *accounting.Accounting // nil: nobody counts by workload
 	// Owners are all who have a mapping, for Accounts.
 	Owners func() iter.Seq2[netip.Prefix, Owner]
-	Log    *slog.Logger
+	// Subjects are all whom policies may select. nil: nobody is there.
+	Subjects func() iter.Seq2[netip.Prefix, policy.Workload]
+	Log      *slog.Logger
 }
 
 // Engine keeps its parts of one mind. Its methods may be called by any goroutine.

@@ -22,6 +22,7 @@ import (
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/policy"
 )
 
 // Options are what stays the same for as long as a host runs.
@@ -44,6 +45,7 @@ type Options struct {
 	Flows         bool         // and itemised
 	FlowSample    int          // of so many packets one; 0 is 1
 	NoShedding    bool         // nobody gives way when the host is overloaded
+	Subjects      func() iter.Seq2[netip.Prefix, policy.Workload]
 	InUse         func(route.InUse)
 	Log           *slog.Logger
 }
@@ -79,7 +81,7 @@ func Open(o Options, state *State, table *mapping.Table, workloads iter.Seq[Work
 	if h.Guard, err = guard.New(guard.Config{Device: o.Device, Uplink: o.Uplink, Leave: o.Leave, Log: o.Log}, table, named); err != nil {
 		return nil, err
 	}
-	h.Engine = New(Parts{Translator: h.Translator, Guard: h.Guard, Log: o.Log}, state)
+	h.Engine = New(Parts{Translator: h.Translator, Guard: h.Guard, Log: o.Log, Subjects: o.Subjects}, state)
 	h.Routes, err = route.New(route.Config{
 		Device: o.Device, ManageSysctls: o.ManageSysctls, SysctlDir: o.SysctlDir, StateDir: o.StateDir, Leave: o.Leave, Log: o.Log,
 		Assigned: h.Assigned, InUse: func(u route.InUse) { o.InUse(u); h.NoteInUse(u) },

@@ -5,6 +5,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/natless/natless/netstack/fastpath/attach"
 	"github.com/natless/natless/netstack/guard"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/policy"
 )
 
 // mostEdits is how many explicit mappings may be others for the table in force to
@@ -29,6 +31,10 @@ type Plan struct {
 
 	gone, come []mapping.Mapping // explicit ones, where they are few
 	edited     bool              // the table to be is an edit of the one in force: workloads keep their slots
+
+	written *policy.Table           // those that the kernel's tables beside are with
+	numbers map[netip.Prefix]uint16 // of workloads that policies select otherwise; see repolice
+	were    map[netip.Prefix]uint16 // their numbers before
 
 	beside   *mapping.Table          // else: the table to be
 	replayed int                     // of the engine's changes since: those that it has
@@ -76,6 +82,16 @@ func (p *Plan) Drop() {
 }
 
 func (p *Plan) make(base *mapping.Table) error {
+	if err := p.repolice(base); err != nil {
+		return err
+	}
+	for i, c := range p.moves {
+		moved, err := p.renumber(c)
+		if err != nil {
+			return err
+		}
+		p.moves[i] = moved
+	}
 	most := 0
 	if p.engine.torn == nil {
 		most = max(mostEdits, base.Len()/2)
@@ -85,7 +101,7 @@ func (p *Plan) make(base *mapping.Table) error {
 		return p.makeBeside(base, p.anew)
 	}
 	p.gone, p.come, p.edited = gone, come, true
-	if len(gone)+len(come) > mostEdits || p.changesPrefix() {
+	if len(gone)+len(come) > mostEdits || p.changesPrefix() || len(p.numbers) > 0 { // of a workload the kernel has several entries
 		if err := p.makeBeside(base, p.edit); err != nil {
 			return err
 		}
@@ -121,6 +137,7 @@ func (p *Plan) anew(base *mapping.Table) (*mapping.Table, error) {
 			return nil, taken(err)
 		}
 	}
+	p.hold(edit)
 	return edit.Table(), nil
 }
 
@@ -142,6 +159,7 @@ func (p *Plan) makeBeside(base *mapping.Table, of func(*mapping.Table) (*mapping
 		return err
 	}
 	if f := p.engine.parts.FastPath; f != nil {
+		p.written = p.policies()
 		p.kernel = f.Plan(p.beside, p.next.Translator.Filled())
 		return p.kernel.Err()
 	}
@@ -237,6 +255,7 @@ func (p *Plan) edit(table *mapping.Table) (*mapping.Table, error) {
 			return nil, taken(err)
 		}
 	}
+	p.hold(edit)
 	return edit.Table(), nil
 }
 
@@ -278,6 +297,10 @@ func (p *Plan) catchUp() error {
 func (p *Plan) replay(changes []Change) error {
 	for _, c := range changes {
 		before := p.beside
+		c, err := p.renumber(c)
+		if err != nil {
+			return err
+		}
 		table, err := edited(before, c)
 		if err != nil {
 			return taken(err)
@@ -318,5 +341,6 @@ func (p *Plan) changesTranslator() bool {
 }
 
 func (p *Plan) changesConfig() bool {
-	return !reflect.DeepEqual(p.before.Translator, p.next.Translator)
+	before, next := configOf(p.before.Translator, nil), configOf(p.next.Translator, nil)
+	return !reflect.DeepEqual(before, next) || !p.policies().Same(p.before.Translator.Policy)
 }

@@ -7,7 +7,7 @@ import (
 
 // Compile makes a table of policies, in which no number has been compiled: With does.
 func Compile(all []Policy, ledger *Ledger) (*Table, error) {
-	t := &Table{ledger: ledger, policies: Ordered(all)}
+	t := &Table{ledger: ledger, of: new(byte), policies: Ordered(all)}
 	var networks []network
 	ledger.mu.Lock()
 	defer ledger.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 type Table struct {
 	trie
 	ledger    *Ledger
+	of        *byte    // a compilation's own
 	policies  []Policy // ordered
 	rules     []*Rules
 	classes   []class
@@ -190,6 +191,14 @@ func (t *Table) Number(w Workload) (uint16, error) {
 // Has reports whether a table has what a number stands for.
 func (t *Table) Has(number uint16) bool {
 	return number == 0 || t != nil && int(number) < len(t.rows) && t.rows[number] != noRow
+}
+
+// Same reports whether two tables are of the same compilation, whatever numbers they have.
+func (t *Table) Same(o *Table) bool {
+	if t == nil || o == nil {
+		return t == o
+	}
+	return t.of == o.of
 }
 
 // With is t with what numbers stand for, which is t if it has them.

@@ -60,7 +60,7 @@ type Daemon struct {
 func New(c *config.Config, o Options) (*Daemon, error) {
 	defer keepAll()() // of what a start makes, hardly anything goes again
 	d := &Daemon{Options: o, needs: needs(c), started: time.Now()}
-	h := host{uplink: uplinkOf(c, o.Log), own: ownAddress}
+	h := host{uplink: uplinkOf(c, o.Log), own: ownAddress, held: newPolicies()}
 	var err error
 	if h.key, err = secret(c); err != nil {
 		return nil, err
@@ -82,6 +82,9 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	d.keeper.Bar(h.taken)
 	state, err := stateOf(c, pools, d.keeper.Outside(), h)
 	if err != nil {
+		return nil, err
+	}
+	if table, state.Translator.Policy, err = d.keeper.hold(table, state.Translator.Policy); err != nil {
 		return nil, err
 	}
 	if d.host, err = engine.Open(d.engineOptions(c, h, state), state, table, d.keeper.workloads()); err != nil {
@@ -119,7 +122,7 @@ func (d *Daemon) engineOptions(c *config.Config, h host, state *engine.State) en
 		Open: opener(device, queuesName, d.Handover, d.Log), OpenInside: openInside, Inside: state.Inside.Device, Device: c.Device.Name, Queues: queues(c), Uplink: h.uplink,
 		ManageSysctls: c.ManageSysctls, SysctlDir: c.SysctlDir, StateDir: filepath.Dir(c.API.Socket), Leave: d.Handover,
 		FastPath: fastPathModes[c.FastPath], GRO: c.UDPGRO, Local: d.localConfig(c), PerMapping: c.Metrics.CountsWorkloads(),
-		Flows: c.Flows.Enabled, FlowSample: int(c.Flows.Sample), InUse: d.keeper.noteInUse, Log: d.Log,
+		Subjects: d.keeper.subjects, Flows: c.Flows.Enabled, FlowSample: int(c.Flows.Sample), InUse: d.keeper.noteInUse, Log: d.Log,
 	}
 }
 

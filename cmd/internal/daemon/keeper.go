@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -106,9 +107,10 @@ func (k *keeper) Put(ctx context.Context, key api.Key, q api.Request) (*registry
 	if errors.As(err, &conflict) && k.reconcile(ctx) > 0 {
 		a, err = k.Registry.Put(ctx, key, q)
 	}
-	if err == nil && before != nil && before.Request.HostInterface != a.Request.HostInterface {
-		// It keeps its assignment and is at another interface, of which the
-		// registry tells nobody.
+	if err == nil && before != nil && (before.Request.HostInterface != a.Request.HostInterface ||
+		before.Request.Name != a.Request.Name || !maps.Equal(before.Request.Labels, a.Request.Labels)) {
+		// It keeps its assignment and is at another interface, or called otherwise, of
+		// which the registry tells nobody.
 		err = k.engine.Moved(*workloadOf(before), *workloadOf(a))
 	}
 	select {

@@ -3,7 +3,6 @@
 package daemon
 
 import (
-	"errors"
 	"net/netip"
 	"slices"
 
@@ -20,6 +19,7 @@ type host struct {
 	uplink string   // the configuration's, or the bridge that it is a port of
 	taken  route.Taken
 	own    func(netip.Addr) bool // whether the host has an address
+	held   *policies             // what workloads are held to
 	inside string                // the device of workloads with IPv4 inside; "": none can have it
 }
 
@@ -30,12 +30,12 @@ func stateOf(c *config.Config, pools []registry.Pool, outside []registry.Share, 
 	if err != nil {
 		return nil, err
 	}
-	if len(c.PolicySet()) > 0 {
-		return nil, errors.New("policies: are not put into force by this version")
-	}
 	r := reachOf(pools, outside, h.own)
 	s := &engine.State{Explicit: table, Translator: c.Translator(h.key), Routes: desired(c, r), Outside: map[netip.Addr]bool{}}
 	s.Translator.Host4 = r.host.Addr
+	if s.Translator.Policy, err = h.held.of(c); err != nil {
+		return nil, err
+	}
 	// Who holds an address on the host's links sends from it and is sent to, gateways
 	// and the host itself first of all.
 	s.Translator.Pools4 = h.taken.Without(slices.Concat(s.Translator.Pools4, r.kept))
@@ -70,7 +70,7 @@ func workloadOf(a *registry.Assignment) *engine.Workload {
 		return nil
 	}
 	return &engine.Workload{Mapping: a.Mapping(), Addrs: a.Request.IPv6, Interface: a.Request.HostInterface,
-		Owner: engine.Owner{Serial: a.Serial, Succeeds: a.Succeeds}}
+		Owner: engine.Owner{Serial: a.Serial, Succeeds: a.Succeeds}, Subject: subjectOf(a)}
 }
 
 func changeOf(c registry.Change) engine.Change {
