@@ -12,7 +12,7 @@ import (
 func (h *Host) openShed(o Options) (err error) {
 	c := shed.Config{Table: h.Table, Plane: shedPlane{h}, Off: o.NoShedding, Log: o.Log}
 	if h.FastPath.Manager != nil {
-		c.Elsewhere = h.FastPath.Translated
+		c.Elsewhere, c.Maps = h.FastPath.Translated, h.FastPath.Policer()
 	}
 	h.Shed, err = shed.New(c)
 	return err

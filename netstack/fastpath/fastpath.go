@@ -249,6 +249,14 @@ func pinnedLayout(dir string) (version uint32, err error) {
 	return version, nil
 }
 
+// Policer are the maps of the policer where packets come in, for who has them written. They
+// are no predecessor's: nobody gives way when a daemon starts.
+func (f *FastPath) Policer() map[string]*ebpf.Map {
+	return map[string]*ebpf.Map{
+		programMapSenders: f.maps.Senders, programMapReceivers: f.maps.Receivers, programMapLimits: f.maps.Limits, programMapStates: f.maps.States,
+	}
+}
+
 func (m *programMaps) byName() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		programMapActive: m.Active, programMapBlocks: m.Blocks, programMapBy4: m.By4, programMapBy6: m.By6,

@@ -53,20 +53,12 @@ type programConfig struct {
 		Mask   uint32
 		Length uint32
 	}
-	CountOurs4    uint32
-	Generation    uint32
-	PolicyNumbers uint32
-	PolicyChunks  uint32
-	PolicyValues  uint32
-	PolicyRows    uint32
-	PolicyPages   uint32
-	PolicyLeaves  uint32
-	PolicyCells   uint32
-	PolicyRanges  uint32
-	SourceHi      uint64
-	SourceLo      uint64
-	SourceMaskHi  uint64
-	SourceMaskLo  uint64
+	CountOurs4   uint32
+	PadOurs4     uint32
+	SourceHi     uint64
+	SourceLo     uint64
+	SourceMaskHi uint64
+	SourceMaskLo uint64
 }
 
 type programCount struct {
@@ -82,9 +74,7 @@ type programEntry4 struct {
 	Slot    uint32
 	Sizes   uint32
 	Length6 uint32
-	Flags   uint8
-	Class   uint8
-	Policy  uint16
+	Flags   uint32
 }
 
 type programEntry6 struct {
@@ -99,9 +89,7 @@ type programEntry6 struct {
 	IdMask  uint16
 	Length4 uint8
 	Flags   uint8
-	Policy  uint16
-	Class   uint8
-	Pad     [3]uint8
+	Pad     uint16
 }
 
 type programEntryInside struct {
@@ -112,7 +100,6 @@ type programEntryInside struct {
 	Ifindex uint32
 	Name    [6]uint8
 	Pad     uint16
-	_       [4]byte
 }
 
 type programFlowKey struct {
@@ -162,9 +149,23 @@ type programKeyPort struct {
 	Size uint16
 }
 
-type programLine struct {
-	_    structs.HostLayout
-	Word [16]uint32
+type programLimit struct {
+	_       structs.HostLayout
+	Packets struct {
+		_     structs.HostLayout
+		Each  uint64
+		Burst uint64
+	}
+	Bytes struct {
+		_     structs.HostLayout
+		Each  uint64
+		Burst uint64
+	}
+	Connections struct {
+		_     structs.HostLayout
+		Each  uint64
+		Burst uint64
+	}
 }
 
 type programReason uint32
@@ -198,25 +199,32 @@ const (
 	programReasonUNCHANGED            programReason = 25
 	programReasonHAS_INSIDE           programReason = 26
 	programReasonSTEERING             programReason = 27
-	programReasonPOLICY               programReason = 28
-	programReasonSPOOFED              programReason = 29
-	programReasonLOST                 programReason = 30
-	programReasonNUM_REASONS          programReason = 31
+	programReasonSPOOFED              programReason = 28
+	programReasonLOST                 programReason = 29
+	programReasonNUM_REASONS          programReason = 30
 )
 
-type programSheet struct {
-	_   structs.HostLayout
-	Key programFlowKey
-	_   [4]byte
-	Sum programFlowSum
-	One struct {
-		_        structs.HostLayout
-		Now      uint64
-		Packets  uint64
-		Bytes    uint64
-		Flags    uint32
-		Received uint32
-	}
+type programReceiver struct {
+	_      structs.HostLayout
+	Length uint32
+	Addr   [4]uint8
+	Port   [2]uint8
+	Pad    [2]uint8
+}
+
+type programSender struct {
+	_      structs.HostLayout
+	Length uint32
+	Addr   [16]uint8
+}
+
+type programState struct {
+	_            structs.HostLayout
+	Packets      uint64
+	Bytes        uint64
+	Connections  uint64
+	Dropped      uint64
+	DroppedBytes uint64
 }
 
 type programTraffic struct {
@@ -238,11 +246,13 @@ const (
 	programMapDrawn       = "drawn"
 	programMapFlows       = "flows"
 	programMapInside      = "inside"
+	programMapLimits      = "limits"
 	programMapNear        = "near"
-	programMapPolicy      = "policy"
 	programMapPorts       = "ports"
 	programMapReasons     = "reasons"
-	programMapSheets      = "sheets"
+	programMapReceivers   = "receivers"
+	programMapSenders     = "senders"
+	programMapStates      = "states"
 	programProgGiven4     = "given4"
 	programProgSent4      = "sent4"
 	programProgUplink     = "uplink"
@@ -255,8 +265,11 @@ const (
 	programVarKey4        = "_key4"
 	programVarKey6        = "_key6"
 	programVarKeyPort     = "_key_port"
-	programVarLine        = "_line"
+	programVarLimit       = "_limit"
 	programVarReason      = "_reason"
+	programVarReceiver    = "_receiver"
+	programVarSender      = "_sender"
+	programVarState       = "_state"
 	programVarTraffic     = "_traffic"
 	programVarItemising   = "itemising"
 )
@@ -313,20 +326,22 @@ type programProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programMapSpecs struct {
-	Active   *ebpf.MapSpec `ebpf:"active"`
-	Blocks   *ebpf.MapSpec `ebpf:"blocks"`
-	By4      *ebpf.MapSpec `ebpf:"by4"`
-	By6      *ebpf.MapSpec `ebpf:"by6"`
-	Configs  *ebpf.MapSpec `ebpf:"configs"`
-	Counters *ebpf.MapSpec `ebpf:"counters"`
-	Drawn    *ebpf.MapSpec `ebpf:"drawn"`
-	Flows    *ebpf.MapSpec `ebpf:"flows"`
-	Inside   *ebpf.MapSpec `ebpf:"inside"`
-	Near     *ebpf.MapSpec `ebpf:"near"`
-	Policy   *ebpf.MapSpec `ebpf:"policy"`
-	Ports    *ebpf.MapSpec `ebpf:"ports"`
-	Reasons  *ebpf.MapSpec `ebpf:"reasons"`
-	Sheets   *ebpf.MapSpec `ebpf:"sheets"`
+	Active    *ebpf.MapSpec `ebpf:"active"`
+	Blocks    *ebpf.MapSpec `ebpf:"blocks"`
+	By4       *ebpf.MapSpec `ebpf:"by4"`
+	By6       *ebpf.MapSpec `ebpf:"by6"`
+	Configs   *ebpf.MapSpec `ebpf:"configs"`
+	Counters  *ebpf.MapSpec `ebpf:"counters"`
+	Drawn     *ebpf.MapSpec `ebpf:"drawn"`
+	Flows     *ebpf.MapSpec `ebpf:"flows"`
+	Inside    *ebpf.MapSpec `ebpf:"inside"`
+	Limits    *ebpf.MapSpec `ebpf:"limits"`
+	Near      *ebpf.MapSpec `ebpf:"near"`
+	Ports     *ebpf.MapSpec `ebpf:"ports"`
+	Reasons   *ebpf.MapSpec `ebpf:"reasons"`
+	Receivers *ebpf.MapSpec `ebpf:"receivers"`
+	Senders   *ebpf.MapSpec `ebpf:"senders"`
+	States    *ebpf.MapSpec `ebpf:"states"`
 }
 
 // programVariableSpecs contains global variables before they are loaded into the kernel.
@@ -341,8 +356,11 @@ type programVariableSpecs struct {
 	Key4        *ebpf.VariableSpec `ebpf:"_key4"`
 	Key6        *ebpf.VariableSpec `ebpf:"_key6"`
 	KeyPort     *ebpf.VariableSpec `ebpf:"_key_port"`
-	Line        *ebpf.VariableSpec `ebpf:"_line"`
+	Limit       *ebpf.VariableSpec `ebpf:"_limit"`
 	Reason      *ebpf.VariableSpec `ebpf:"_reason"`
+	Receiver    *ebpf.VariableSpec `ebpf:"_receiver"`
+	Sender      *ebpf.VariableSpec `ebpf:"_sender"`
+	State       *ebpf.VariableSpec `ebpf:"_state"`
 	Traffic     *ebpf.VariableSpec `ebpf:"_traffic"`
 	Itemising   *ebpf.VariableSpec `ebpf:"itemising"`
 }
@@ -367,20 +385,22 @@ func (o *programObjects) Close() error {
 //
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programMaps struct {
-	Active   *ebpf.Map `ebpf:"active"`
-	Blocks   *ebpf.Map `ebpf:"blocks"`
-	By4      *ebpf.Map `ebpf:"by4"`
-	By6      *ebpf.Map `ebpf:"by6"`
-	Configs  *ebpf.Map `ebpf:"configs"`
-	Counters *ebpf.Map `ebpf:"counters"`
-	Drawn    *ebpf.Map `ebpf:"drawn"`
-	Flows    *ebpf.Map `ebpf:"flows"`
-	Inside   *ebpf.Map `ebpf:"inside"`
-	Near     *ebpf.Map `ebpf:"near"`
-	Policy   *ebpf.Map `ebpf:"policy"`
-	Ports    *ebpf.Map `ebpf:"ports"`
-	Reasons  *ebpf.Map `ebpf:"reasons"`
-	Sheets   *ebpf.Map `ebpf:"sheets"`
+	Active    *ebpf.Map `ebpf:"active"`
+	Blocks    *ebpf.Map `ebpf:"blocks"`
+	By4       *ebpf.Map `ebpf:"by4"`
+	By6       *ebpf.Map `ebpf:"by6"`
+	Configs   *ebpf.Map `ebpf:"configs"`
+	Counters  *ebpf.Map `ebpf:"counters"`
+	Drawn     *ebpf.Map `ebpf:"drawn"`
+	Flows     *ebpf.Map `ebpf:"flows"`
+	Inside    *ebpf.Map `ebpf:"inside"`
+	Limits    *ebpf.Map `ebpf:"limits"`
+	Near      *ebpf.Map `ebpf:"near"`
+	Ports     *ebpf.Map `ebpf:"ports"`
+	Reasons   *ebpf.Map `ebpf:"reasons"`
+	Receivers *ebpf.Map `ebpf:"receivers"`
+	Senders   *ebpf.Map `ebpf:"senders"`
+	States    *ebpf.Map `ebpf:"states"`
 }
 
 func (m *programMaps) Close() error {
@@ -394,11 +414,13 @@ func (m *programMaps) Close() error {
 		m.Drawn,
 		m.Flows,
 		m.Inside,
+		m.Limits,
 		m.Near,
-		m.Policy,
 		m.Ports,
 		m.Reasons,
-		m.Sheets,
+		m.Receivers,
+		m.Senders,
+		m.States,
 	)
 }
 
@@ -414,8 +436,11 @@ type programVariables struct {
 	Key4        *ebpf.Variable `ebpf:"_key4"`
 	Key6        *ebpf.Variable `ebpf:"_key6"`
 	KeyPort     *ebpf.Variable `ebpf:"_key_port"`
-	Line        *ebpf.Variable `ebpf:"_line"`
+	Limit       *ebpf.Variable `ebpf:"_limit"`
 	Reason      *ebpf.Variable `ebpf:"_reason"`
+	Receiver    *ebpf.Variable `ebpf:"_receiver"`
+	Sender      *ebpf.Variable `ebpf:"_sender"`
+	State       *ebpf.Variable `ebpf:"_state"`
 	Traffic     *ebpf.Variable `ebpf:"_traffic"`
 	Itemising   *ebpf.Variable `ebpf:"itemising"`
 }

@@ -32,7 +32,7 @@ func (s *Shed) policed() uint64 {
 	n := s.gone
 	for _, l := range s.limited {
 		if l.inKernel.Load() {
-			n += s.filter.dropped(l)
+			n += s.filter.dropped(l).queue
 		}
 	}
 	return n

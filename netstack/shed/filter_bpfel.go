@@ -13,20 +13,6 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type filterKey4 struct {
-	_      structs.HostLayout
-	Length uint32
-	Addr   [4]uint8
-	Port   [2]uint8
-	Pad    [2]uint8
-}
-
-type filterKey6 struct {
-	_      structs.HostLayout
-	Length uint32
-	Addr   [16]uint8
-}
-
 type filterLimit struct {
 	_       structs.HostLayout
 	Packets struct {
@@ -44,6 +30,20 @@ type filterLimit struct {
 		Each  uint64
 		Burst uint64
 	}
+}
+
+type filterReceiver struct {
+	_      structs.HostLayout
+	Length uint32
+	Addr   [4]uint8
+	Port   [2]uint8
+	Pad    [2]uint8
+}
+
+type filterSender struct {
+	_      structs.HostLayout
+	Length uint32
+	Addr   [16]uint8
 }
 
 type filterState struct {
@@ -64,7 +64,10 @@ const (
 	filterMapSenders   = "senders"
 	filterMapStates    = "states"
 	filterProgPolice   = "police"
-	filterVarMore      = "_more"
+	filterVarLimit     = "_limit"
+	filterVarReceiver  = "_receiver"
+	filterVarSender    = "_sender"
+	filterVarState     = "_state"
 )
 
 // loadFilter returns the embedded CollectionSpec for filter.
@@ -126,7 +129,10 @@ type filterMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type filterVariableSpecs struct {
-	More *ebpf.VariableSpec `ebpf:"_more"`
+	Limit    *ebpf.VariableSpec `ebpf:"_limit"`
+	Receiver *ebpf.VariableSpec `ebpf:"_receiver"`
+	Sender   *ebpf.VariableSpec `ebpf:"_sender"`
+	State    *ebpf.VariableSpec `ebpf:"_state"`
 }
 
 // filterObjects contains all objects after they have been loaded into the kernel.
@@ -168,7 +174,10 @@ func (m *filterMaps) Close() error {
 //
 // It can be passed to loadFilterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type filterVariables struct {
-	More *ebpf.Variable `ebpf:"_more"`
+	Limit    *ebpf.Variable `ebpf:"_limit"`
+	Receiver *ebpf.Variable `ebpf:"_receiver"`
+	Sender   *ebpf.Variable `ebpf:"_sender"`
+	State    *ebpf.Variable `ebpf:"_state"`
 }
 
 // filterPrograms contains all programs after they have been loaded into the kernel.

@@ -11,7 +11,7 @@ import (
 	"github.com/natless/natless/translator/mapping"
 )
 
-//go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type key6 -type key4 -type limit -type state filter bpf/filter.c
+//go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type sender -type receiver -type limit -type state filter bpf/filter.c
 
 // most is how many ways of workloads may have a limit at once.
 const most = 2048
@@ -22,9 +22,11 @@ type filter struct {
 	free    []uint32
 }
 
-func newFilter() (*filter, error) {
+// newFilter makes the policer in front of the queues, with the maps of the one where packets
+// come in, if there is one.
+func newFilter(maps map[string]*ebpf.Map) (*filter, error) {
 	f := &filter{}
-	if err := loadFilterObjects(&f.objects, nil); err != nil {
+	if err := loadFilterObjects(&f.objects, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
 		return nil, fmt.Errorf("policer in front of the queues: %w", err)
 	}
 	for i := range uint32(most) {
@@ -41,7 +43,7 @@ func (f *filter) put(l *limited) error {
 		return errors.New("policer in front of the queues: no room")
 	}
 	l.index = f.free[len(f.free)-1]
-	if err := errors.Join(f.objects.States.Put(l.index, &filterState{}), f.write(l)); err != nil {
+	if err := errors.Join(f.objects.States.Put(l.index, &filterState{}), f.objects.States.Put(l.index+most, &filterState{}), f.write(l)); err != nil {
 		return err
 	}
 	f.free = f.free[:len(f.free)-1]
@@ -76,13 +78,14 @@ func (f *filter) remove(l *limited) (errs []error) {
 	return errs
 }
 
-// dropped is what the kernel has dropped of one.
-func (f *filter) dropped(l *limited) (packets uint64) {
-	var s filterState
-	if f.objects.States.Lookup(l.index, &s) != nil {
+// dropped is what the kernel has dropped of one: in front of the queues, and where packets
+// come in.
+func (f *filter) dropped(l *limited) (n dropped) {
+	var queue, entry filterState
+	if f.objects.States.Lookup(l.index, &queue) != nil || f.objects.States.Lookup(l.index+most, &entry) != nil {
 		return l.kernelDropped // as it was
 	}
-	return s.Dropped
+	return dropped{queue.Dropped, entry.Dropped}
 }
 
 // each does something with every block of addresses and ports of a limited one.
@@ -90,11 +93,11 @@ func (f *filter) each(l *limited, do func(*ebpf.Map, any) error) func(func(error
 	return func(yield func(error) bool) {
 		m := l.mapping
 		if l.way == Sent {
-			yield(do(f.objects.Senders, &filterKey6{Length: uint32(m.IPv6.Bits()), Addr: m.IPv6.Addr().As16()}))
+			yield(do(f.objects.Senders, &filterSender{Length: uint32(m.IPv6.Bits()), Addr: m.IPv6.Addr().As16()}))
 			return
 		}
 		if m.Ports.IsZero() {
-			yield(do(f.objects.Receivers, &filterKey4{Length: uint32(m.IPv4.Bits()), Addr: m.IPv4.Addr().As4()}))
+			yield(do(f.objects.Receivers, &filterReceiver{Length: uint32(m.IPv4.Bits()), Addr: m.IPv4.Addr().As4()}))
 			return
 		}
 		for k := range blocks(m.IPv4.Addr(), m) {
@@ -106,12 +109,12 @@ func (f *filter) each(l *limited, do func(*ebpf.Map, any) error) func(func(error
 }
 
 // blocks are the ports of a mapping as prefixes of address and port.
-func blocks(a netip.Addr, m mapping.Mapping) func(func(filterKey4) bool) {
-	return func(yield func(filterKey4) bool) {
+func blocks(a netip.Addr, m mapping.Mapping) func(func(filterReceiver) bool) {
+	return func(yield func(filterReceiver) bool) {
 		for r := range m.Ports.Runs() {
 			for first, end := int(r.First), int(r.Last)+1; first < end; {
 				size := min(bits.TrailingZeros32(uint32(first)|1<<16), bits.Len32(uint32(end-first))-1)
-				if !yield(filterKey4{Length: uint32(48 - size), Addr: a.As4(), Port: [2]uint8{uint8(first >> 8), uint8(first)}}) {
+				if !yield(filterReceiver{Length: uint32(48 - size), Addr: a.As4(), Port: [2]uint8{uint8(first >> 8), uint8(first)}}) {
 					return
 				}
 				first += 1 << size

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -35,8 +37,10 @@ type Config struct {
 	Plane Plane // the device whose packets the policer in the kernel sees
 	// Elsewhere is how many packets were translated without the daemon; nil: none.
 	Elsewhere func() uint64
-	Off       bool // nobody gives way but to an operator's limits
-	Log       *slog.Logger
+	// Maps are those of the policer where packets come in; nil: there is none.
+	Maps map[string]*ebpf.Map
+	Off  bool // nobody gives way but to an operator's limits
+	Log  *slog.Logger
 }
 
 // New makes a governor. It loads the policer, if the kernel lets it.
@@ -49,7 +53,7 @@ func New(c Config) (*Shed, error) {
 	if s.processors, err = openProcessors(); err != nil {
 		return nil, err
 	}
-	if s.filter, err = newFilter(); err != nil {
+	if s.filter, err = newFilter(c.Maps); err != nil {
 		c.Log.Info("what is over its limits is dropped by the daemon's loops", "not", err)
 	}
 	return s, nil
@@ -164,6 +168,7 @@ func (s *Shed) measure(n *seen) (m measured, ok bool) {
 	if n.ticks > then.ticks {
 		m.idle = float64(n.idle-then.idle) / float64(n.ticks-then.ticks)
 	}
+	m.fastPath = s.config.Elsewhere != nil
 	m.elsewhere = n.elsewhere > last.elsewhere+uint64(every.Milliseconds()/10)
 	return m, true
 }
@@ -235,7 +240,7 @@ func (s *Shed) demands() (all []demand) {
 	}
 	for _, l := range s.limited {
 		if l.inKernel.Load() {
-			sums[l.way][l.slot] += s.filter.dropped(l) - l.kernelDropped
+			sums[l.way][l.slot] += s.filter.dropped(l).all() - l.kernelDropped.all()
 		}
 	}
 	for w := range sums {
@@ -280,7 +285,7 @@ func (s *Shed) refresh() (changed bool) {
 		if over && !l.capped || gone {
 			s.account(l)
 			if l.inKernel.Load() {
-				s.gone += l.kernelDropped
+				s.gone += l.kernelDropped.queue
 				s.complain(s.filter.remove(l)...)
 			}
 			changed = true
@@ -371,9 +376,9 @@ func (s *Shed) account(l *limited) uint64 {
 	if l.inKernel.Load() {
 		before := l.kernelDropped
 		l.kernelDropped = s.filter.dropped(l)
-		s.kernel.Add(l.kernelDropped - before)
+		s.kernel.Add(l.kernelDropped.queue - before.queue)
 	}
-	n := l.kernelDropped + l.dropped.Load()
+	n := l.kernelDropped.all() + l.dropped.Load()
 	more := n - l.seen
 	if more == 0 {
 		return 0

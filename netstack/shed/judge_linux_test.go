@@ -224,7 +224,7 @@ func TestNothing(t *testing.T) {
 	r := newRig(t, 2)
 	for range 20 {
 		r.now = r.now.Add(every)
-		r.plane.spent += every / 50
+		r.plane.spent += every / 100
 		r.look(r.now)
 		if r.queue.Begin(0, nil) {
 			t.Fatal("loops are asked")

@@ -10,8 +10,11 @@ import (
 // queues. Each way of each workload may always bring as many packets as the least part
 // of the processors is enough for: a stream of superpackets needs fewer, at any speed.
 const (
-	notable = 1.0 / 16 // of the processors
+	notable = 1.0 / 32 // of the processors
 	least   = 1.0 / 24
+	// spared is by how much less that is where streams take the fast path: who brings much
+	// to the daemon then does so with what it leaves.
+	spared = 3
 
 	// slowest is how many small packets a processor manages in a second, at least: what is
 	// measured while the loops move superpackets is less.
@@ -30,7 +33,8 @@ type measured struct {
 	packets float64       // that the loops have moved, in what small ones would have cost
 	lost    uint64        // in front of the queues
 
-	elsewhere bool // packets were translated without the daemon
+	fastPath  bool // streams do not come to the daemon
+	elsewhere bool // packets were translated without it
 }
 
 // part is how much of the processors the loops have used.
@@ -43,6 +47,9 @@ func (m *measured) floor() float64 {
 	rate := float64(slowest)
 	if m.spent > 0 {
 		rate = max(rate, m.packets/m.spent.Seconds())
+	}
+	if m.fastPath {
+		rate /= spared
 	}
 	return rate * m.cpus * least
 }

@@ -77,10 +77,15 @@ type limited struct {
 	capped        bool // an operator wants it so
 	index         uint32
 	inKernel      atomic.Bool
-	kernelDropped uint64
+	kernelDropped dropped
 	seen          uint64 // dropped, as of the last look
 	calm          int    // looks since it was over
 }
+
+// dropped is what the kernel has dropped: in front of the queues, and where packets come in.
+type dropped struct{ queue, entry uint64 }
+
+func (d dropped) all() uint64 { return d.queue + d.entry }
 
 // over says that a packet is over a limit, and counts it. It is called by loops: the
 // time is that of the batch.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/natless/natless/netstack/fastpath"
 )
 
@@ -35,6 +37,9 @@ func (m *Manager) Snapshot() Snapshot {
 func minus(a, b fastpath.Count) fastpath.Count {
 	return fastpath.Count{Packets: a.Packets - b.Packets, Bytes: a.Bytes - b.Bytes}
 }
+
+// Policer see fastpath.FastPath.
+func (m *Manager) Policer() map[string]*ebpf.Map { return m.path.Policer() }
 
 // Translated is how many packets took the fast path. Nobody waits for it.
 func (m *Manager) Translated() uint64 {

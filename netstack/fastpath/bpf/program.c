@@ -12,6 +12,7 @@
 // so do filters and queues at the egress of the device. See ../README.md.
 #include "inside.h"
 #include "to4.h"
+#include "shed.h"
 
 // tell counts what became of a packet.
 static __always_inline void tell(int why, __u32 bytes, __u32 first)
@@ -34,6 +35,35 @@ static __always_inline int judge(int why, int action, __u32 bytes, __u32 first)
 	return why ? TC_ACT_UNSPEC : action;
 }
 
+// passes says that a packet is passed on to who may lead it to the daemon.
+static __always_inline int passes(int why)
+{
+	return why && why != LOST && why != HOST_ROUTE && why != NOT_THIS_FAMILY && why != NOT_PLAIN_LINK;
+}
+
+// to_daemon says that an IPv6 packet is for somebody behind the prefix, or for the
+// translator itself.
+static __always_inline int to_daemon(struct __sk_buff *skb)
+{
+	__u32 zero = 0, *gen = bpf_map_lookup_elem(&active, &zero), g;
+	struct config *c;
+	__u64 dst[2];
+
+	if (!gen || bpf_skb_load_bytes(skb, ETH + 24, dst, sizeof(dst)))
+		return 0;
+	g = *gen;
+	c = bpf_map_lookup_elem(&configs, &g);
+	return c && (in_prefix(c, be64(dst[0]), be64(dst[1])) || own6(c, be64(dst[0]), be64(dst[1])));
+}
+
+// shed6 says that a packet is more than its sender may bring to the daemon.
+static __always_inline int shed6(struct __sk_buff *skb)
+{
+	__u32 *index = limited6(skb, ETH);
+
+	return index && to_daemon(skb) && over6(skb, ETH, *index, AT_INTERFACE);
+}
+
 // uplink stands where IPv4 packets for workloads come in.
 SEC("tc")
 int uplink(struct __sk_buff *skb)
@@ -41,6 +71,8 @@ int uplink(struct __sk_buff *skb)
 	__u32 bytes = skb->len - ETH;
 	int action = TC_ACT_UNSPEC, delivered = 0, why = to6(skb, &action, &delivered);
 
+	if (passes(why) && over4(skb, ETH, AT_INTERFACE))
+		return TC_ACT_SHOT;
 	return judge(why, action, bytes, delivered ? 4 * NUM_REASONS : 0);
 }
 
@@ -51,6 +83,8 @@ int workload(struct __sk_buff *skb)
 	__u32 bytes = skb->len - ETH;
 	int action = TC_ACT_UNSPEC, why = to4(skb, &action);
 
+	if (passes(why) && shed6(skb))
+		return TC_ACT_SHOT;
 	return judge(why, action, bytes, NUM_REASONS);
 }
 

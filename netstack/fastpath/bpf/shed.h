@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// The policer: it holds workloads to what they may bring to the daemon. Only who has a limit
+// is in its maps, which the daemon writes (netstack/shed). It stands in two places: where
+// packets come in, and in front of the daemon's queues. Each has an account of its own of
+// the same rate, so that a packet which comes by both is not counted twice.
+#pragma once
+#include "kernel.h"
+
+enum {
+	MAX_LIMITED = 2048, // who may have a limit at once, each way
+	MAX_BLOCKS = 16384, // of addresses and ports that are theirs
+	AT_QUEUE = 0,       // whose account it is: that of who stands in front of the queues,
+	AT_INTERFACE = MAX_LIMITED, // or where packets come in
+
+	HEADER4 = 20,
+	HEADER6 = 40,
+	IS_TCP = 6,
+	SYN_ACK = 0x12,
+	SYN = 0x02,
+	BPF_F_NO_PREALLOC = 1,
+	LPM_TRIE = 11, // BPF_MAP_TYPE_LPM_TRIE
+};
+
+// sender is whose IPv6 source it is, receiver whose IPv4 destination and port.
+struct sender {
+	__u32 length;
+	__u8 addr[16];
+};
+
+struct receiver {
+	__u32 length;
+	__u8 addr[4];
+	__u8 port[2];
+	__u8 pad[2];
+};
+
+// rate is how fast something may come: so many ns for each 1024 units of it, and
+// burst ns of it at once. 0: as it likes.
+struct rate {
+	__u64 each, burst;
+};
+
+// limit is what the daemon says of one way of one workload.
+struct limit {
+	struct rate packets, bytes, connections;
+};
+
+// state is what has come of it: until when each rate is used up (the generic cell rate
+// algorithm), and what was dropped.
+struct state {
+	__u64 packets, bytes, connections;
+	__u64 dropped, dropped_bytes;
+};
+
+struct {
+	__uint(type, LPM_TRIE);
+	__uint(max_entries, MAX_BLOCKS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct sender);
+	__type(value, __u32);
+} senders SEC(".maps");
+
+struct {
+	__uint(type, LPM_TRIE);
+	__uint(max_entries, MAX_BLOCKS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct receiver);
+	__type(value, __u32);
+} receivers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_LIMITED);
+	__type(key, __u32);
+	__type(value, struct limit);
+} limits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * MAX_LIMITED);
+	__type(key, __u32);
+	__type(value, struct state);
+} states SEC(".maps");
+
+static __u64 (*shed_clock)(void) = (void *)5; // bpf_ktime_get_ns
+
+// after is until when a rate is used up once so many units have come; 0: it is.
+static __always_inline __u64 after(struct rate *r, __u64 until, __u64 now, __u64 units)
+{
+	__u64 next;
+
+	if (!r->each)
+		return now;
+	next = (until > now ? until : now) + (units * r->each >> 10);
+	return next - now > r->burst ? 0 : next;
+}
+
+// over says that a packet is over a limit, and counts it. CPUs may race for a state: what
+// gets through by that is a packet now and then.
+static __always_inline int over(__u32 index, __u32 place, __u32 bytes, int opens)
+{
+	__u32 account = index + place;
+	struct limit *l = bpf_map_lookup_elem(&limits, &index);
+	struct state *s = bpf_map_lookup_elem(&states, &account);
+	__u64 now, packets, octets, connections;
+
+	if (!l || !s)
+		return 0;
+	now = shed_clock();
+	packets = after(&l->packets, s->packets, now, 1024);
+	octets = after(&l->bytes, s->bytes, now, bytes);
+	connections = opens ? after(&l->connections, s->connections, now, 1024) : now;
+	if (!packets || !octets || !connections) {
+		__sync_fetch_and_add(&s->dropped, 1);
+		__sync_fetch_and_add(&s->dropped_bytes, bytes);
+		return 1;
+	}
+	s->packets = packets;
+	s->bytes = octets;
+	if (opens)
+		s->connections = connections;
+	return 0;
+}
+
+// opens says that a TCP header at some offset opens a connection.
+static __always_inline int opens(struct __sk_buff *skb, __u32 at)
+{
+	__u8 flags;
+
+	return !bpf_skb_load_bytes(skb, at + 13, &flags, 1) && (flags & SYN_ACK) == SYN;
+}
+
+// limited6 is the limit of who sent the IPv6 packet that begins at some offset, or 0.
+static __always_inline __u32 *limited6(struct __sk_buff *skb, __u32 at)
+{
+	struct sender k = { .length = 128 };
+
+	if (bpf_skb_load_bytes(skb, at + 8, k.addr, sizeof(k.addr)))
+		return 0;
+	return bpf_map_lookup_elem(&senders, &k);
+}
+
+static __always_inline int over6(struct __sk_buff *skb, __u32 at, __u32 index, __u32 place)
+{
+	__u8 next = 0;
+
+	bpf_skb_load_bytes(skb, at + 6, &next, 1);
+	return over(index, place, skb->len - at, next == IS_TCP && opens(skb, at + HEADER6));
+}
+
+// over4 takes the port where there is one, the identifier of an echo message among them:
+// what has none goes by the address alone.
+static __always_inline int over4(struct __sk_buff *skb, __u32 at, __u32 place)
+{
+	struct receiver k = { .length = 48 };
+	__u8 h[HEADER4];
+	__u32 *index, upper;
+
+	if (bpf_skb_load_bytes(skb, at, h, sizeof(h)))
+		return 0;
+	upper = at + (h[0] & 15) * 4;
+	__builtin_memcpy(k.addr, h + 16, 4);
+	if ((h[6] & 0x1f) || h[7] || bpf_skb_load_bytes(skb, upper + (h[9] == 1 ? 4 : 2), k.port, 2))
+		k.length = 32;
+	index = bpf_map_lookup_elem(&receivers, &k);
+	return index && over(*index, place, skb->len - at, h[9] == IS_TCP && k.length == 48 && opens(skb, upper));
+}
+
+const struct sender *_sender __attribute__((unused));
+const struct receiver *_receiver __attribute__((unused));
+const struct limit *_limit __attribute__((unused));
+const struct state *_state __attribute__((unused));
