@@ -14,6 +14,12 @@ import (
 	"github.com/natless/natless/tests/netns"
 )
 
+func TestMain(m *testing.M) {
+	status := m.Run()
+	daemon.Remove()
+	os.Exit(status)
+}
+
 // TestGenerated generates the Go code and the objects again, and wants them to be those
 // that are checked in.
 func TestGenerated(t *testing.T) {
@@ -34,7 +40,6 @@ func TestGenerated(t *testing.T) {
 		t.Fatal("filter_linux.go does not say how to generate")
 	}
 	bpf2go := filepath.Join(daemon.Tools(t, "github.com/cilium/ebpf/cmd/bpf2go"), "bpf2go")
-	t.Cleanup(daemon.Remove)
 	cmd := exec.Command("bash", "-c", `exec "$0" `+string(line[1]), bpf2go)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOPACKAGE=shed")
 	if out, err := cmd.CombinedOutput(); err != nil {
