@@ -129,7 +129,10 @@ type Registry struct {
 // Pool is IPv4 addresses to assign from.
 type Pool struct {
 	Name             string        `yaml:"name"`
-	IPv4             PoolIPv4      `yaml:"ipv4"`
+	IPv4             PoolIPv4      `yaml:"ipv4"`               // none with From
+	From             PoolFrom      `yaml:"from"`               // who lends it blocks; "" is nobody
+	LowWatermark     int           `yaml:"low_watermark"`      // workloads; with From
+	HighWatermark    int           `yaml:"high_watermark"`     // likewise
 	WholeAddress     bool          `yaml:"whole_address"`      // a workload gets an address with all its ports
 	Inside           bool          `yaml:"inside"`             // who does not say otherwise has the address inside
 	PortsPerWorkload int           `yaml:"ports_per_workload"` // 0 with WholeAddress
@@ -191,6 +194,9 @@ func (p *Pool) setDefaults(given map[string]bool) {
 	if !given["cooldown"] {
 		p.Cooldown = time.Minute
 	}
+	if p.From == FromFleet {
+		p.setWatermarks(given)
+	}
 	if p.WholeAddress {
 		return
 	}
@@ -202,5 +208,18 @@ func (p *Pool) setDefaults(given map[string]bool) {
 	}
 	if !given["reserved_ports"] {
 		p.ReservedPorts = ports.MustParse("0-1023")
+	}
+}
+
+// setWatermarks are what a pool of blocks keeps ready, where the file does not say.
+func (p *Pool) setWatermarks(given map[string]bool) {
+	if !given["low_watermark"] {
+		p.LowWatermark = 32
+		if p.WholeAddress {
+			p.LowWatermark = 2
+		}
+	}
+	if !given["high_watermark"] {
+		p.HighWatermark = 4 * p.LowWatermark
 	}
 }

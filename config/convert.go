@@ -14,7 +14,7 @@ import (
 func (c *Config) Translator(key [16]byte) translator.Config {
 	pools := slices.Clone(c.MappedBlocks) // what nobody has there would only come back
 	for _, p := range c.Pools {
-		if !p.IPv4.Uplink {
+		if p.Static() {
 			pools = append(pools, p.IPv4.Prefix)
 		}
 	}

@@ -30,7 +30,7 @@ func (c *Config) Unusable(held map[netip.Addr]string) error {
 		own("icmp_source_pool.ipv4", p.Addr())
 	}
 	for i, p := range c.Pools {
-		if p.IPv4.Uplink || !p.IPv4.Prefix.IsValid() {
+		if !p.Static() || !p.IPv4.Prefix.IsValid() {
 			continue
 		}
 		if in := within(held, p.IPv4.Prefix); len(in) > 0 && len(in) == 1<<(32-p.IPv4.Prefix.Bits()) {
@@ -67,7 +67,7 @@ func (c *Config) heldMappings(held map[netip.Addr]string) (found []mapping.Mappi
 func (c *Config) Covered(held map[netip.Addr]string) []netip.Addr {
 	all := slices.Clone(c.Mapped4())
 	for _, p := range c.Pools {
-		if !p.IPv4.Uplink {
+		if p.Static() {
 			all = append(all, p.IPv4.Prefix)
 		}
 	}

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 
 	"github.com/natless/natless/translator/ports"
@@ -22,9 +23,23 @@ func (v validator) pools() {
 		v.between(key+".cooldown", int(p.Cooldown.Seconds()), 0, 7*24*3600)
 		v.check(!p.Inside || v.Inside.Device != "", key+".inside", "needs a device: leave the key inside out, or name one there (inside: {device: %s})",
 			InsideDevice)
-		v.poolAddresses(key, i)
+		if p.From == FromFleet {
+			v.poolOfFleet(key, p)
+		} else {
+			v.check(p.LowWatermark == 0 && p.HighWatermark == 0, key, "low_watermark and high_watermark are for pools from: fleet")
+			v.poolAddresses(key, i)
+		}
 		v.poolPorts(key, p)
 	}
+}
+
+// mostSpare bounds the watermarks: a pool's addresses have room for no more.
+const mostSpare = 1 << 24
+
+func (v validator) poolOfFleet(key string, p Pool) {
+	v.check(p.IPv4 == PoolIPv4{}, key+".ipv4", "%s: the fleet lends the pool its addresses: leave the key out, or from", p.IPv4)
+	v.between(key+".low_watermark", p.LowWatermark, 0, mostSpare)
+	v.between(key+".high_watermark", p.HighWatermark, p.LowWatermark, mostSpare)
 }
 
 func (v validator) poolAddresses(key string, i int) {
@@ -74,6 +89,35 @@ func (v validator) poolPorts(key string, p Pool) {
 	v.check(p.PortsPerWorkload >= 1, key+".ports_per_workload", "%d is less than 1", p.PortsPerWorkload)
 	v.check(p.PortsPerWorkload <= free, key+".ports_per_workload",
 		"%d do not fit: the longest run of ports without reserved_ports is %d", p.PortsPerWorkload, free)
+}
+
+// Static says that the configuration itself has the pool's addresses: it is neither
+// the uplink's nor the fleet's.
+func (p Pool) Static() bool { return !p.IPv4.Uplink && p.From == "" }
+
+// CheckBlock says why an IPv4 prefix cannot be a block of a pool, by the rest of the
+// configuration; nil: it can.
+func (c *Config) CheckBlock(block netip.Prefix) error {
+	if !block.IsValid() || !block.Addr().Is4() || block != block.Masked() || !usable(block) {
+		return fmt.Errorf("%s: must be an IPv4 prefix that hosts may have", block)
+	}
+	if block.Contains(c.Addresses.IPv4) {
+		return fmt.Errorf("%s covers addresses.ipv4, which is the translator's own", block)
+	}
+	if source := c.ICMPSourcePool.IPv4; source.IsValid() && block.Overlaps(source) {
+		return fmt.Errorf("%s overlaps icmp_source_pool.ipv4 (%s)", block, source)
+	}
+	for i, p := range c.Pools {
+		if p.Static() && p.IPv4.Prefix.Overlaps(block) {
+			return fmt.Errorf("%s overlaps pools[%d] (%s)", block, i, p.IPv4)
+		}
+	}
+	for _, mapped := range c.Mapped4() {
+		if mapped.Overlaps(block) {
+			return fmt.Errorf("%s overlaps %s, which mappings or mapped_blocks have", block, mapped)
+		}
+	}
+	return nil
 }
 
 // Assignable is the ports that the pool hands out of itself.

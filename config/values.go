@@ -105,6 +105,19 @@ func (p PoolIPv4) String() string {
 	return p.Prefix.String()
 }
 
+// PoolFrom is who lends a pool its addresses.
+type PoolFrom string
+
+// FromFleet is natless-fleet, by PUT /v1/blocks.
+const FromFleet PoolFrom = "fleet"
+
+// UnmarshalText takes fleet.
+func (f *PoolFrom) UnmarshalText(text []byte) error {
+	_, err := oneOf(string(text), []string{string(FromFleet)})
+	*f = PoolFrom(text)
+	return err
+}
+
 // Queues is a number of queues.
 type Queues int
 

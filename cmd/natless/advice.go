@@ -28,6 +28,8 @@ func remedy(socket string, err error) string {
 		return "too many ask at a time; try again"
 	case errors.Is(err, api.ErrDrained):
 		return "`natless status` says what is drained, and since when"
+	case errors.Is(err, api.ErrInUse), errors.Is(err, api.ErrStale), errors.Is(err, api.ErrShrinks):
+		return "`natless blocks` shows what this host has, and what is in use of it"
 	case errors.Is(err, api.ErrExhausted):
 		return "`natless pools` shows how full each address is"
 	case errors.Is(err, api.ErrStorage):

@@ -31,7 +31,7 @@ func TestExitStatus(t *testing.T) {
 		{"status", 0, ""},
 		{"cni", 0, ""},
 		{"statsu", exitUsage, `unknown command "statsu" for "natless": is it status?`},
-		{"bogus", exitUsage, `unknown command "bogus" for "natless": there are bugtool, capture, cni,`},
+		{"bogus", exitUsage, `unknown command "bogus" for "natless": there are blocks, bugtool, capture, cni,`},
 		{"cni bogus", exitUsage, `unknown command "bogus" for "natless cni": there are install, uninstall`},
 		{"registry bogus", exitUsage, `unknown command "bogus" for "natless registry"`},
 		{"workloads bogus", exitUsage, `unknown command "bogus" for "natless workloads"`},

@@ -40,6 +40,7 @@ var every = []struct {
 	{words: "whois 198.51.100.0:20000", bad: "whois 198.51.100.0:x"},
 	{words: "pools", bad: "pools default"},
 	{words: "pools --all", bad: "pools --every"},
+	{words: "blocks", bad: "blocks default"},
 	{words: "drain --pool dedicated", bad: "drain dedicated"},
 	{words: "undrain --pool dedicated", bad: "undrain dedicated"},
 	{words: "explain ipv6 src 2001:db8::1 dst 2001:db8::2 tcp", bad: "explain --map x y"},

@@ -54,6 +54,11 @@ func printPools(w io.Writer, pools []api.Pool, all bool) error {
 		if err := sentence(w, poolLine(p)); err != nil {
 			return err
 		}
+		if p.Fleet && len(p.Addresses) == 0 {
+			if err := sentence(w, "  no block that can be used (natless blocks)"); err != nil {
+				return err
+			}
+		}
 		if err := printAddresses(w, p, all); err != nil {
 			return err
 		}
@@ -65,6 +70,9 @@ func poolLine(p api.Pool) string {
 	text := []string{p.Name + ":"}
 	if p.Uplink {
 		text = append(text, "the host's own address,")
+	}
+	if p.Fleet {
+		text = append(text, "blocks of the fleet,")
 	}
 	if p.WholeAddress {
 		text = append(text, "whole addresses,")

@@ -217,6 +217,7 @@ type Explanation struct {
 type Pool struct {
 	Name             string        `json:"name"`
 	Uplink           bool          `json:"uplink,omitempty"`
+	Fleet            bool          `json:"fleet,omitempty"` // its addresses are blocks that a fleet has lent this host
 	WholeAddress     bool          `json:"whole_address,omitempty"`
 	PortsPerWorkload int           `json:"ports_per_workload,omitempty"`
 	Inside           bool          `json:"inside,omitempty"` // its workloads have their IPv4 inside, unless they say otherwise

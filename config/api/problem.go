@@ -21,6 +21,9 @@ const (
 	CodeReloadRefused    Code = "reload_refused"     // 422, the new config is wrong, the old one stays
 	CodeStorage          Code = "storage_failed"     // 503, the registry's disk is full or fails: try again later
 	CodeStarting         Code = "starting"           // 503, try again a little later
+	CodeStale            Code = "stale"              // 409, what was said is older than what is known: Detail says what
+	CodeInUse            Code = "in_use"             // 409, a block that was to go is in use: Detail says by whom
+	CodeShrinks          Code = "shrinks"            // 409, more blocks would go at once than is believed without a word
 	CodeUnavailable      Code = "unavailable"        // made by the client: nobody answers on the socket
 )
 
@@ -50,6 +53,9 @@ var (
 	ErrNoInside    = &Problem{Code: CodeNoInside}
 	ErrRateLimited = &Problem{Code: CodeRateLimited}
 	ErrStorage     = &Problem{Code: CodeStorage}
+	ErrStale       = &Problem{Code: CodeStale}
+	ErrInUse       = &Problem{Code: CodeInUse}
+	ErrShrinks     = &Problem{Code: CodeShrinks}
 	ErrStarting    = &Problem{Code: CodeStarting}
 	ErrUnavailable = &Problem{Code: CodeUnavailable}
 )

@@ -118,7 +118,7 @@ func (t *txn) again(a *Assignment, p *pool) bool {
 
 // fits says whether what an assignment had is what another asks for.
 func fits(last, a *Assignment, p *pool) bool {
-	if last.Pool != p.Name || !p.IPv4.Contains(last.Address) {
+	if last.Pool != p.Name || !p.Contains(last.Address) {
 		return false
 	}
 	if want := a.Request.Address; want.IsValid() && want != last.Address {

@@ -70,19 +70,7 @@ func (d drains) write(path string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(b, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return err
-	}
-	return syncDir(filepath.Dir(name))
+	return writeBeside(name, append(b, '\n'), "registry: drains")
 }
 
 // Drain has nobody new given anything of a pool, or of the host for "", until Undrain.

@@ -35,6 +35,10 @@ type ExhaustedError struct {
 }
 
 func (e *ExhaustedError) Error() string {
+	if e.Usage.Fleet && len(e.Usage.Addresses) == 0 {
+		return fmt.Sprintf("pool %q has no address: the fleet has lent this host no block for it (natless blocks), or has not said so "+
+			"since the host was booted: natless-fleet agent asks for one", e.Usage.Name)
+	}
 	what := fmt.Sprintf("%d ports in a row", e.Want)
 	if e.Usage.WholeAddress {
 		what = "whole address"

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/bits"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,12 @@ const maxAddresses = 1 << 16
 type Pool struct {
 	Name string
 	IPv4 netip.Prefix
+	// Fleet says that the addresses are those of Blocks, and not IPv4. There may be none
+	// of them.
+	Fleet  bool
+	Blocks []netip.Prefix
+	// Draining are blocks that the host has as well, of which nothing more is given.
+	Draining []netip.Prefix
 	// Uplink says that IPv4 is the host's own address. When it changes, the
 	// pool's workloads move to the new one with the ports they have.
 	Uplink bool
@@ -36,6 +43,45 @@ type Pool struct {
 	Reserved ports.Set
 	// Cooldown is how long a set that was given back stays out of use.
 	Cooldown time.Duration
+}
+
+// Prefixes are all that the pool has.
+func (p *Pool) Prefixes() []netip.Prefix {
+	if p.Fleet {
+		return p.Blocks
+	}
+	return []netip.Prefix{p.IPv4}
+}
+
+// Contains reports whether the pool has an address.
+func (p *Pool) Contains(a netip.Addr) bool {
+	if !p.Fleet {
+		return p.IPv4.Contains(a)
+	}
+	return slices.ContainsFunc(p.Blocks, func(b netip.Prefix) bool { return b.Contains(a) })
+}
+
+// where says which addresses the pool has.
+func (p *Pool) where() string {
+	if !p.Fleet {
+		return p.IPv4.String()
+	}
+	if len(p.Blocks) == 0 {
+		return "the fleet has lent it no block"
+	}
+	return strings.Trim(fmt.Sprint(p.Blocks), "[]")
+}
+
+// overlaps gives a prefix of the one and one of the other that have an address in common.
+func (p *Pool) overlaps(o *Pool) (mine, theirs netip.Prefix, some bool) {
+	for _, mine := range p.Prefixes() {
+		for _, theirs := range o.Prefixes() {
+			if mine.Overlaps(theirs) {
+				return mine, theirs, true
+			}
+		}
+	}
+	return mine, theirs, false
 }
 
 // pool is a Pool at work.
@@ -65,8 +111,8 @@ func newPools(pools []Pool) ([]*pool, error) {
 			if o.Name == p.Name {
 				return nil, fmt.Errorf("pool %q: there are two of that name", p.Name)
 			}
-			if o.IPv4.Overlaps(p.IPv4) {
-				return nil, fmt.Errorf("pool %q: %s overlaps with %s of pool %q", p.Name, p.IPv4, o.IPv4, o.Name)
+			if mine, theirs, some := p.overlaps(&o); some {
+				return nil, fmt.Errorf("pool %q: %s overlaps with %s of pool %q", p.Name, mine, theirs, o.Name)
 			}
 		}
 		one, err := newPool(p)
@@ -88,19 +134,10 @@ func (r *Registry) newPools(pools []Pool) ([]*pool, error) {
 }
 
 func newPool(c Pool) (*pool, error) {
-	if !c.IPv4.IsValid() || !c.IPv4.Addr().Is4() {
-		return nil, fmt.Errorf("%v is no IPv4 prefix", c.IPv4)
-	}
-	n := 1 << (32 - c.IPv4.Bits())
-	if n > maxAddresses {
-		return nil, fmt.Errorf("%s has more than %d addresses: use a longer prefix", c.IPv4, maxAddresses)
-	}
-	p := &pool{Pool: c, addresses: make([]*address, n)}
+	p := &pool{Pool: c}
 	p.IPv4 = p.IPv4.Masked()
-	side := make([]address, n) // by side, since find looks at all of them
-	for i, a := 0, p.IPv4.Addr(); i < n; i, a = i+1, a.Next() {
-		side[i] = address{addr: a, pool: p, fit: maxPorts}
-		p.addresses[i] = &side[i]
+	if err := p.makeAddresses(); err != nil {
+		return nil, err
 	}
 	if c.Whole {
 		p.perAddr, p.longest, p.shares = maxPorts, maxPorts, 1
@@ -125,6 +162,34 @@ func newPool(c Pool) (*pool, error) {
 	}
 	p.shares = empty.FreeBlocks(&p.closed, p.PortsPerWorkload)
 	return p, nil
+}
+
+// makeAddresses makes the book-keeping of all its addresses.
+func (p *pool) makeAddresses() error {
+	n := 0
+	for i, prefix := range p.Prefixes() {
+		if !prefix.IsValid() || !prefix.Addr().Is4() {
+			return fmt.Errorf("%v is no IPv4 prefix", prefix)
+		}
+		if n += 1 << (32 - prefix.Bits()); n > maxAddresses && p.Fleet {
+			return fmt.Errorf("its blocks have more than %d addresses", maxAddresses)
+		} else if n > maxAddresses {
+			return fmt.Errorf("%s has more than %d addresses: use a longer prefix", prefix, maxAddresses)
+		}
+		if slices.ContainsFunc(p.Prefixes()[:i], prefix.Overlaps) {
+			return fmt.Errorf("%s overlaps another block", prefix)
+		}
+	}
+	p.addresses = make([]*address, 0, n)
+	side := make([]address, n) // by side, since find looks at all of them
+	for _, prefix := range p.Prefixes() {
+		for a := prefix.Masked().Addr(); prefix.Contains(a); a = a.Next() {
+			one := &side[len(p.addresses)]
+			*one = address{addr: a, pool: p, fit: maxPorts}
+			p.addresses = append(p.addresses, one)
+		}
+	}
+	return nil
 }
 
 // powerOfTwo is the least that is not less than n.
@@ -162,6 +227,17 @@ func (p *pool) find(size int, extra []uint16) (best *address, set ports.Set) {
 	}
 	p.least = least
 	return best, set
+}
+
+// PerAddress is for how many workloads that do not say how much an empty address of a
+// pool has room.
+func (r *Registry) PerAddress(name string) int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if p := r.state.pool(name); p != nil {
+		return p.shares
+	}
+	return 0
 }
 
 // Pools says how full the pools are.
@@ -210,7 +286,7 @@ func (p *pool) headroom(a *address, taken *ports.Bitmap, free int) int {
 // used, and raise what can be assigned.
 func (p *pool) usage(free map[*address]int) api.Pool {
 	u := api.Pool{
-		Name: p.Name, Uplink: p.Uplink, WholeAddress: p.Whole, Inside: p.Inside,
+		Name: p.Name, Uplink: p.Uplink, Fleet: p.Fleet, WholeAddress: p.Whole, Inside: p.Inside,
 		PortsPerWorkload: p.PortsPerWorkload, CooldownSeconds: p.Cooldown.Seconds(),
 		Addresses: make([]api.PoolAddress, len(p.addresses)),
 	}

@@ -371,13 +371,13 @@ func (s *state) poolFor(q api.Request) (*pool, error) {
 		if p == nil {
 			return nil, field("pool", "there is no pool %q: there are %s", q.Pool, s.poolNames())
 		}
-		if q.Address.IsValid() && !p.IPv4.Contains(q.Address) {
-			return nil, field("address", "%s is not in pool %q (%s)", q.Address, p.Name, p.IPv4)
+		if q.Address.IsValid() && !p.Contains(q.Address) {
+			return nil, field("address", "%s is not in pool %q (%s)", q.Address, p.Name, p.where())
 		}
 		return p, nil
 	case q.Address.IsValid():
 		for _, p := range s.pools {
-			if p.IPv4.Contains(q.Address) {
+			if p.Contains(q.Address) {
 				return p, nil
 			}
 		}

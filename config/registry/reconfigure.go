@@ -379,7 +379,7 @@ func named(pools []*pool, name string) *pool {
 // poolOf is the pool that an address is in, or nil.
 func poolOf(pools []*pool, a netip.Addr) *pool {
 	for _, p := range pools {
-		if p.IPv4.Contains(a) {
+		if p.Contains(a) {
 			return p
 		}
 	}

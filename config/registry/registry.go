@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/lease"
 	"github.com/natless/natless/translator/mapping"
 	"github.com/natless/natless/translator/ports"
 	bolt "go.etcd.io/bbolt"
@@ -80,8 +81,10 @@ type Options struct {
 	Path    string // of the database file; its directory must exist
 	History int    // how many ended assignments are remembered
 	Pools   []Pool
-	Now     func() time.Time // nil: time.Now
-	Log     *slog.Logger     // nil: nothing is said
+	// Lend completes the pools with the blocks that a fleet has lent; nil: there are none.
+	Lend func([]Pool, lease.State) ([]Pool, error)
+	Now  func() time.Time // nil: time.Now
+	Log  *slog.Logger     // nil: nothing is said
 
 	// Check is asked whether a change can be made, before anything is; nil:
 	// any can. An error is handed to who wanted the change.
@@ -111,6 +114,7 @@ type Registry struct {
 	inUse    atomic.Pointer[inUse]
 	drains   atomic.Pointer[drains]
 	glance   atomic.Pointer[glance]
+	blocks   atomic.Pointer[lease.State]
 
 	mu     sync.RWMutex // guards what follows; held for writing until what was written is on disk
 	state  state
@@ -169,8 +173,13 @@ func Open(o Options) (*Registry, error) {
 	}
 	r := &Registry{db: db, path: o.Path, inMemory: copyInMemory, log: o.Log, now: o.Now, check: o.Check, sink: o.Sink}
 	drained, err := readDrains(o.Path)
+	var blocks lease.State
 	if err == nil {
 		r.drains.Store(&drained)
+		blocks, err = readBlocks(o.Path)
+	}
+	if err == nil {
+		r.blocks.Store(&blocks)
 		err = r.load(o)
 	}
 	if err != nil {
@@ -183,7 +192,13 @@ func Open(o Options) (*Registry, error) {
 // load reads what the disk has. The history may be longer than its bound, and
 // the uplink have another address than when it was written.
 func (r *Registry) load(o Options) error {
-	made, err := r.newPools(o.Pools)
+	pools, err := o.Pools, error(nil)
+	if o.Lend != nil {
+		if pools, err = o.Lend(pools, r.Blocks()); err != nil {
+			return err
+		}
+	}
+	made, err := r.newPools(pools)
 	if err != nil {
 		return err
 	}

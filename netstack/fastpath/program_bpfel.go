@@ -53,12 +53,20 @@ type programConfig struct {
 		Mask   uint32
 		Length uint32
 	}
-	CountOurs4   uint32
-	PadOurs4     uint32
-	SourceHi     uint64
-	SourceLo     uint64
-	SourceMaskHi uint64
-	SourceMaskLo uint64
+	CountOurs4    uint32
+	Generation    uint32
+	PolicyNumbers uint32
+	PolicyChunks  uint32
+	PolicyValues  uint32
+	PolicyRows    uint32
+	PolicyPages   uint32
+	PolicyLeaves  uint32
+	PolicyCells   uint32
+	PolicyRanges  uint32
+	SourceHi      uint64
+	SourceLo      uint64
+	SourceMaskHi  uint64
+	SourceMaskLo  uint64
 }
 
 type programCount struct {
@@ -74,7 +82,9 @@ type programEntry4 struct {
 	Slot    uint32
 	Sizes   uint32
 	Length6 uint32
-	Flags   uint32
+	Flags   uint8
+	Class   uint8
+	Policy  uint16
 }
 
 type programEntry6 struct {
@@ -89,7 +99,9 @@ type programEntry6 struct {
 	IdMask  uint16
 	Length4 uint8
 	Flags   uint8
-	Pad     uint16
+	Policy  uint16
+	Class   uint8
+	Pad     [3]uint8
 }
 
 type programEntryInside struct {
@@ -100,6 +112,7 @@ type programEntryInside struct {
 	Ifindex uint32
 	Name    [6]uint8
 	Pad     uint16
+	_       [4]byte
 }
 
 type programFlowKey struct {
@@ -168,6 +181,11 @@ type programLimit struct {
 	}
 }
 
+type programLine struct {
+	_    structs.HostLayout
+	Word [16]uint32
+}
+
 type programReason uint32
 
 const (
@@ -199,9 +217,10 @@ const (
 	programReasonUNCHANGED            programReason = 25
 	programReasonHAS_INSIDE           programReason = 26
 	programReasonSTEERING             programReason = 27
-	programReasonSPOOFED              programReason = 28
-	programReasonLOST                 programReason = 29
-	programReasonNUM_REASONS          programReason = 30
+	programReasonPOLICY               programReason = 28
+	programReasonSPOOFED              programReason = 29
+	programReasonLOST                 programReason = 30
+	programReasonNUM_REASONS          programReason = 31
 )
 
 type programReceiver struct {
@@ -216,6 +235,21 @@ type programSender struct {
 	_      structs.HostLayout
 	Length uint32
 	Addr   [16]uint8
+}
+
+type programSheet struct {
+	_   structs.HostLayout
+	Key programFlowKey
+	_   [4]byte
+	Sum programFlowSum
+	One struct {
+		_        structs.HostLayout
+		Now      uint64
+		Packets  uint64
+		Bytes    uint64
+		Flags    uint32
+		Received uint32
+	}
 }
 
 type programState struct {
@@ -248,10 +282,12 @@ const (
 	programMapInside      = "inside"
 	programMapLimits      = "limits"
 	programMapNear        = "near"
+	programMapPolicy      = "policy"
 	programMapPorts       = "ports"
 	programMapReasons     = "reasons"
 	programMapReceivers   = "receivers"
 	programMapSenders     = "senders"
+	programMapSheets      = "sheets"
 	programMapStates      = "states"
 	programProgGiven4     = "given4"
 	programProgSent4      = "sent4"
@@ -266,6 +302,7 @@ const (
 	programVarKey6        = "_key6"
 	programVarKeyPort     = "_key_port"
 	programVarLimit       = "_limit"
+	programVarLine        = "_line"
 	programVarReason      = "_reason"
 	programVarReceiver    = "_receiver"
 	programVarSender      = "_sender"
@@ -337,10 +374,12 @@ type programMapSpecs struct {
 	Inside    *ebpf.MapSpec `ebpf:"inside"`
 	Limits    *ebpf.MapSpec `ebpf:"limits"`
 	Near      *ebpf.MapSpec `ebpf:"near"`
+	Policy    *ebpf.MapSpec `ebpf:"policy"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
 	Reasons   *ebpf.MapSpec `ebpf:"reasons"`
 	Receivers *ebpf.MapSpec `ebpf:"receivers"`
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
+	Sheets    *ebpf.MapSpec `ebpf:"sheets"`
 	States    *ebpf.MapSpec `ebpf:"states"`
 }
 
@@ -357,6 +396,7 @@ type programVariableSpecs struct {
 	Key6        *ebpf.VariableSpec `ebpf:"_key6"`
 	KeyPort     *ebpf.VariableSpec `ebpf:"_key_port"`
 	Limit       *ebpf.VariableSpec `ebpf:"_limit"`
+	Line        *ebpf.VariableSpec `ebpf:"_line"`
 	Reason      *ebpf.VariableSpec `ebpf:"_reason"`
 	Receiver    *ebpf.VariableSpec `ebpf:"_receiver"`
 	Sender      *ebpf.VariableSpec `ebpf:"_sender"`
@@ -396,10 +436,12 @@ type programMaps struct {
 	Inside    *ebpf.Map `ebpf:"inside"`
 	Limits    *ebpf.Map `ebpf:"limits"`
 	Near      *ebpf.Map `ebpf:"near"`
+	Policy    *ebpf.Map `ebpf:"policy"`
 	Ports     *ebpf.Map `ebpf:"ports"`
 	Reasons   *ebpf.Map `ebpf:"reasons"`
 	Receivers *ebpf.Map `ebpf:"receivers"`
 	Senders   *ebpf.Map `ebpf:"senders"`
+	Sheets    *ebpf.Map `ebpf:"sheets"`
 	States    *ebpf.Map `ebpf:"states"`
 }
 
@@ -416,10 +458,12 @@ func (m *programMaps) Close() error {
 		m.Inside,
 		m.Limits,
 		m.Near,
+		m.Policy,
 		m.Ports,
 		m.Reasons,
 		m.Receivers,
 		m.Senders,
+		m.Sheets,
 		m.States,
 	)
 }
@@ -437,6 +481,7 @@ type programVariables struct {
 	Key6        *ebpf.Variable `ebpf:"_key6"`
 	KeyPort     *ebpf.Variable `ebpf:"_key_port"`
 	Limit       *ebpf.Variable `ebpf:"_limit"`
+	Line        *ebpf.Variable `ebpf:"_line"`
 	Reason      *ebpf.Variable `ebpf:"_reason"`
 	Receiver    *ebpf.Variable `ebpf:"_receiver"`
 	Sender      *ebpf.Variable `ebpf:"_sender"`

@@ -34,6 +34,9 @@ var (
 func TestMain(m *testing.M) {
 	status := m.Run()
 	daemon.Remove()
+	if killingDir != "" {
+		os.RemoveAll(killingDir)
+	}
 	os.Exit(status)
 }
 

@@ -20,10 +20,21 @@ import (
 // failpoint is the environment variable that names where natlessd kills itself.
 const failpoint = "NATLESS_FAILPOINT"
 
+// killingDir is where killing's natlessd is; TestMain removes it.
+var killingDir string
+
 // killing is a natlessd that kills itself where the variable says.
 func killing(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "natlessd")
+	if killingDir != "" {
+		return filepath.Join(killingDir, "natlessd")
+	}
+	dir, err := os.MkdirTemp("", "natless-killing-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	killingDir = dir
+	path := filepath.Join(dir, "natlessd")
 	const module = "github.com/natless/natless/"
 	build := exec.Command("go", "build", "-o", path, "-ldflags",
 		"-X "+module+"netstack/engine.failpoint="+failpoint+" -X "+module+"config/registry.failpoint="+failpoint, module+"cmd/natlessd")

@@ -20,6 +20,8 @@ import (
 	"github.com/natless/natless/cmd/internal/systemd"
 	"github.com/natless/natless/cmd/internal/web"
 	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/lease"
+	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/accounting"
 	"github.com/natless/natless/netstack/engine"
 	"github.com/natless/natless/netstack/local"
@@ -70,7 +72,12 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 		return nil, err
 	}
 	var table *mapping.Table
-	if d.keeper, table, err = openKeeper(c, pools, o.Log); err != nil {
+	h.boot = bootID()
+	lent := func(pools []registry.Pool, s lease.State) ([]registry.Pool, error) { return lend(c, pools, s, h.boot) }
+	if d.keeper, table, err = openKeeper(c, pools, lent, o.Log); err != nil {
+		return nil, err
+	}
+	if pools, err = lent(pools, d.keeper.Blocks()); err != nil {
 		return nil, err
 	}
 	if h.inside = c.Inside.Device; h.inside == "" && d.keeper.Insiders().All > 0 {

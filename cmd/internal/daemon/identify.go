@@ -24,6 +24,11 @@ func (d *Daemon) identify(c *config.Config, a netip.Addr, port int) (owners []ap
 	if why := (*d.reloader.taken.Load())[a]; why != "" && len(owners) == 0 && (port < 0 || !d.host.Assigned(a, uint16(port))) {
 		owners = append(owners, api.Owner{Kind: api.OwnerHost, Detail: d.heldBy(a, why), Address: a})
 	}
+	for _, b := range d.keeper.Blocks().Blocks {
+		if b.IPv4.Contains(a) {
+			return owners, fmt.Sprintf("it is in pool %s, in the block %s that the fleet has lent this host (lease %d)", b.Pool, b.IPv4, b.Lease)
+		}
+	}
 	for _, p := range c.Pools {
 		if p.IPv4.Prefix.IsValid() && p.IPv4.Prefix.Contains(a) {
 			return owners, fmt.Sprintf("it is in pool %s", p.Name)

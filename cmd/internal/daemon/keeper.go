@@ -19,6 +19,7 @@ import (
 
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/lease"
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/engine"
 	"github.com/natless/natless/netstack/route"
@@ -40,10 +41,13 @@ type keeper struct {
 	put    chan struct{}         // has an element when somebody was given something
 }
 
+// lender completes pools with blocks that the host has.
+type lender = func([]registry.Pool, lease.State) ([]registry.Pool, error)
+
 // openKeeper opens the registry and gives the table of the explicit mappings
 // and all assignments. A mapping of the configuration comes before an
 // assignment that it collides with.
-func openKeeper(c *config.Config, pools []registry.Pool, log *slog.Logger) (*keeper, *mapping.Table, error) {
+func openKeeper(c *config.Config, pools []registry.Pool, lent lender, log *slog.Logger) (*keeper, *mapping.Table, error) {
 	if err := os.MkdirAll(filepath.Dir(c.Registry.Path), 0o700); err != nil {
 		return nil, nil, fmt.Errorf("registry.path: %w", err)
 	}
@@ -51,7 +55,7 @@ func openKeeper(c *config.Config, pools []registry.Pool, log *slog.Logger) (*kee
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := registry.Open(registry.Options{Path: c.Registry.Path, History: c.Registry.History, Pools: pools, Log: log})
+	r, err := registry.Open(registry.Options{Path: c.Registry.Path, History: c.Registry.History, Pools: pools, Lend: lent, Log: log})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -19,7 +19,7 @@ import (
 func Pools(c *config.Config, uplink func(name string) (netip.Addr, error)) ([]registry.Pool, error) {
 	pools := make([]registry.Pool, len(c.Pools))
 	for i, p := range c.Pools {
-		prefix := p.IPv4.Prefix
+		prefix := p.IPv4.Prefix // none of a pool of blocks
 		if p.IPv4.Uplink {
 			a, err := uplink(c.Uplink)
 			if err != nil {
@@ -27,7 +27,7 @@ func Pools(c *config.Config, uplink func(name string) (netip.Addr, error)) ([]re
 			}
 			prefix = netip.PrefixFrom(a, 32)
 		}
-		pools[i] = registry.Pool{Name: p.Name, IPv4: prefix, Uplink: p.IPv4.Uplink, Whole: p.WholeAddress, Inside: p.Inside,
+		pools[i] = registry.Pool{Name: p.Name, IPv4: prefix, Uplink: p.IPv4.Uplink, Fleet: p.From == config.FromFleet, Whole: p.WholeAddress, Inside: p.Inside,
 			PortsPerWorkload: p.PortsPerWorkload, Ports: ports.Set(p.Ports), Reserved: ports.Set(p.ReservedPorts), Cooldown: p.Cooldown}
 	}
 	return pools, registry.CheckPools(pools)
@@ -59,6 +59,7 @@ func reachOf(pools []registry.Pool, outside []registry.Share, own func(netip.Add
 			r.host.Ports = r.host.Ports.Union(hostPorts(o.Ports))
 		case !r.host.Addr.IsValid() && !o.Ports.IsZero() && own(o.Address):
 			r.host = route.HostPool{Addr: o.Address, Ports: hostPorts(o.Ports), Stays: true}
+		case slices.ContainsFunc(heldPrefixes(pools), func(p netip.Prefix) bool { return p.Contains(o.Address) }): // it is, whole
 		default:
 			r.kept = append(r.kept, netip.PrefixFrom(o.Address, 32))
 		}

@@ -33,6 +33,7 @@ type reloader struct {
 	path   string
 	level  *slog.LevelVar
 	hangup <-chan os.Signal
+	boot   string // which boot of the host this is
 	log    *slog.Logger
 
 	one   sync.Mutex   // held by who reloads; guards host
@@ -50,7 +51,7 @@ type reloader struct {
 }
 
 func newReloader(c *config.Config, d *Daemon, h host) *reloader {
-	r := &reloader{keeper: d.keeper, engine: d.host, path: d.Path, level: d.Level, hangup: d.Hangup, log: d.Log, host: h, config: c}
+	r := &reloader{keeper: d.keeper, engine: d.host, path: d.Path, level: d.Level, hangup: d.Hangup, boot: h.boot, log: d.Log, host: h, config: c}
 	r.taken.Store(&h.taken)
 	r.attempts.LastSuccess = time.Now()
 	return r
@@ -142,7 +143,7 @@ func (r *reloader) follow(taken route.Taken) {
 	defer r.one.Unlock()
 	r.bar(taken)
 	c := r.running()
-	pools, err := Pools(c, route.UplinkAddr)
+	pools, err := r.pools(c)
 	if err == nil {
 		var state *engine.State
 		if state, err = stateOf(c, pools, r.keeper.Outside(), r.host); err == nil &&
@@ -218,7 +219,7 @@ func (r *reloader) load() error {
 // then engine and kernel go to its state, or stay; and last the registry assigns by
 // its pools. A start after a crash between two of these does the rest.
 func (r *reloader) replace(next *config.Config) error {
-	pools, err := Pools(next, route.UplinkAddr)
+	pools, err := r.pools(next)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ type host struct {
 	taken  route.Taken
 	own    func(netip.Addr) bool // whether the host has an address
 	held   *policies             // what workloads are held to
+	boot   string                // which boot of it this is
 	inside string                // the device of workloads with IPv4 inside; "": none can have it
 }
 
@@ -38,7 +39,7 @@ func stateOf(c *config.Config, pools []registry.Pool, outside []registry.Share, 
 	}
 	// Who holds an address on the host's links sends from it and is sent to, gateways
 	// and the host itself first of all.
-	s.Translator.Pools4 = h.taken.Without(slices.Concat(s.Translator.Pools4, r.kept))
+	s.Translator.Pools4 = h.taken.Without(slices.Concat(s.Translator.Pools4, heldPrefixes(pools), r.kept))
 	s.Routes.Uplink = h.uplink
 	s.Inside.Device = h.inside
 	for _, o := range outside {
@@ -53,11 +54,11 @@ func desired(c *config.Config, r reach) route.Desired {
 		MTU: c.Device.MTU, Uplink: c.Uplink, Prefix: c.Prefix,
 		IPv4: c.Addresses.IPv4, IPv6: c.Addresses.IPv6,
 		ICMPSource4: c.ICMPSourcePool.IPv4, ICMPSource6: c.ICMPSourcePool.IPv6,
-		Mapped4:  slices.Concat(c.Mapped4(), r.kept),
+		Mapped4:  slices.Concat(c.Mapped4(), heldPrefixes(r.pools), r.kept),
 		HostPool: r.host, AntiSpoofing: true,
 	}
 	for _, p := range r.pools {
-		if !p.Uplink {
+		if !p.Uplink && !p.Fleet {
 			d.Mapped4 = append(d.Mapped4, p.IPv4)
 		}
 	}

@@ -38,7 +38,9 @@ func newAPI(d *Daemon, c *config.Config) (*apiTask, error) {
 		Explain: func(_ context.Context, words string) (api.Explanation, error) {
 			return explain.Packet(d.host.Translator, words)
 		},
-		Reload: func(context.Context) error { return d.reloader.reload() },
+		Reload:    func(context.Context) error { return d.reloader.reload() },
+		Blocks:    func() api.Blocks { return d.reloader.blocks(d.reloader.running()) },
+		PutBlocks: d.reloader.putBlocks,
 		Watch: func(ctx context.Context, w api.Watch, send apiserver.Send) error {
 			return d.watch(ctx, w, c.Device.Name, send)
 		},

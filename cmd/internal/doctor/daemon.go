@@ -149,6 +149,11 @@ func (v *visit) pools() {
 			continue // it is to give nothing away, which is told
 		}
 		left := p.Ports - p.PortsUsed
+		if p.Fleet && p.Headroom == 0 {
+			v.fail(check, "does natless-fleet agent run here, and has the fleet's pool room (natless-fleet status)? containers wait until then",
+				"pool %s has no share left for one more workload, and the fleet has lent it no more blocks (natless blocks)", p.Name)
+			continue
+		}
 		if p.Headroom == 0 {
 			v.fail(check, "add addresses to it, lower ports_per_workload for new workloads, or delete workloads; containers wait until then",
 				"pool %s has no share left for one more workload: %s", p.Name, fullWords(p))

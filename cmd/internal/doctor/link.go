@@ -82,7 +82,7 @@ func (v *visit) answeredFor() (ours []netip.Addr, all bool) {
 	}
 	prefixes := append([]netip.Prefix{netip.PrefixFrom(v.Config.Addresses.IPv4, 32)}, v.Config.Mapped4()...)
 	for _, p := range v.Config.Pools {
-		if !p.IPv4.Uplink {
+		if p.Static() {
 			prefixes = append(prefixes, p.IPv4.Prefix)
 		}
 	}

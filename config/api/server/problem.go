@@ -25,6 +25,9 @@ var statuses = map[api.Code]int{
 	api.CodeStarting:         http.StatusServiceUnavailable,
 	api.CodeStorage:          http.StatusServiceUnavailable,
 	api.CodeExhausted:        http.StatusInsufficientStorage,
+	api.CodeStale:            http.StatusConflict,
+	api.CodeInUse:            http.StatusConflict,
+	api.CodeShrinks:          http.StatusConflict,
 	api.CodeDrained:          http.StatusServiceUnavailable,
 }
 

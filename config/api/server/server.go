@@ -43,16 +43,19 @@ type Registry interface {
 	Backup() (*registry.Copy, error)
 }
 
-// Options are what a server answers from. All fields but Watch, Flows, Identify,
+// Options are what a server answers from. All fields but Blocks, PutBlocks, Watch, Flows, Identify,
 // Complete, Profiles, Group and Log are needed.
 type Options struct {
 	Registry Registry
 	Status   func(context.Context) (api.Status, error)
-	Explain  func(ctx context.Context, words string) (api.Explanation, error) // an error is the words' fault
-	Reload   func(context.Context) error                                      // an error is the config's fault; nothing has changed
-	Watch    func(context.Context, api.Watch, Send) error                     // sends until ctx is done; nil: nothing can be watched
-	Flows    func(context.Context, api.FlowFilter, Send) error                // sends what is wanted; nil: flows are off
-	Ready    func() bool
+	// Blocks are what a fleet has lent, and PutBlocks has others held; nil: there are none.
+	Blocks    func() api.Blocks
+	PutBlocks func(context.Context, api.BlockSet) (api.Blocks, error)
+	Explain   func(ctx context.Context, words string) (api.Explanation, error) // an error is the words' fault
+	Reload    func(context.Context) error                                      // an error is the config's fault; nothing has changed
+	Watch     func(context.Context, api.Watch, Send) error                     // sends until ctx is done; nil: nothing can be watched
+	Flows     func(context.Context, api.FlowFilter, Send) error                // sends what is wanted; nil: flows are off
+	Ready     func() bool
 	// Identify says who besides workloads has an address or its port (-1: any), and
 	// what else there is to say of it; nil: nobody.
 	Identify func(a netip.Addr, port int) (owners []api.Owner, detail string)
@@ -133,7 +136,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h, pattern := s.mux.Handler(r)
-	if err := readWhole(w, r); err != nil {
+	most := int64(maxBody)
+	if pattern == putBlocks {
+		most = maxBlocks
+	}
+	if err := readWhole(w, r, most); err != nil {
 		fail(w, err)
 		return
 	}
@@ -154,8 +161,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 
 // readWhole reads a request's body before its turn comes: who sends it slowly
 // keeps up himself.
-func readWhole(w http.ResponseWriter, r *http.Request) error {
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+func readWhole(w http.ResponseWriter, r *http.Request, most int64) error {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	r.Body = io.NopCloser(bytes.NewReader(b))
 	return err
 }
