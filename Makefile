@@ -144,6 +144,14 @@ test-containerd: ## pods of a real containerd, through the Kubernetes CRI (root)
 	@$(MAKE) --no-print-directory build >/dev/null
 	NATLESS_REQUIRE=1 NATLESS_BIN=$(CURDIR)/bin $(GO) test -C tests/cri -v -count=1 -timeout 15m ./...
 
+# The seed is told; with it, SEED=… repeats a run.
+STEPS ?= 1000000
+
+.PHONY: simulate-fleet
+simulate-fleet: ## STEPS (1,000,000) steps of a fleet with all that can happen to it: no address has two owners
+	@tests/need go
+	$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 0 -run '^TestSimulation$$' ./fleet -steps $(STEPS) -seed $${SEED:-0}
+
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck
 	@tests/need go

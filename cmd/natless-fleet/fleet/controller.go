@@ -1,0 +1,232 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+)
+
+// Controller is the only writer of blocks and of what hosts are told of them. That there
+// is one of them spares work and no more: each of its writes is right whenever it comes,
+// whatever others have done meanwhile, or fails.
+//
+//   - A block is Reserved first. It is Lent when a list that was read after it was made has
+//     nothing that overlaps: of two that are made at once, at least the later is seen by
+//     who would lend it.
+//   - A block goes when its host has said that it has ended that very loan, or when an
+//     operator has fenced the host, which is written into the host first.
+//   - What is missing means nothing. A host that holds what nobody knows of, as after
+//     objects were deleted by hand, is lent it again.
+type Controller struct {
+	Store Store
+	Log   *slog.Logger
+}
+
+// Pass does what is to be done now, and says whether it wrote anything: then there may
+// be more. A write that somebody else was faster with is for the next pass.
+func (c *Controller) Pass(ctx context.Context) (wrote bool, err error) {
+	v, err := look(ctx, c.Store)
+	if err != nil {
+		return false, err
+	}
+	p := &pass{Controller: c, view: v}
+	for _, step := range []func(context.Context) error{p.settle, p.free, p.hosts, p.lend, p.report} {
+		if err := step(ctx); err != nil {
+			return p.wrote, err
+		}
+	}
+	return p.wrote, nil
+}
+
+// pass is one pass of a controller.
+type pass struct {
+	*Controller
+	*view
+	wrote   bool
+	wanting map[string]int // hosts that want more than there is, by pool
+}
+
+// done takes the result of a write. What somebody else has changed is looked at again.
+func (p *pass) done(err error) error {
+	if errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrExists) {
+		p.wrote = true
+		return nil
+	}
+	if err == nil {
+		p.wrote = true
+	}
+	return err
+}
+
+// settle lends what was reserved, or lets it go where somebody else has any of it.
+func (p *pass) settle(ctx context.Context) error {
+	all := new(claims)
+	for _, b := range p.blocks {
+		all.add(b.Spec.IPv4)
+	}
+	for i := range p.blocks {
+		b := &p.blocks[i]
+		if b.Spec.State != Reserved {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(b.Spec.IPv4)
+		h := p.byHost[b.Spec.Host]
+		if err != nil || h == nil || h.Spec.Fenced || all.overlap(prefix, true) {
+			if err := p.done(Delete(ctx, p.Store, Blocks, *b)); err != nil {
+				return err
+			}
+			continue
+		}
+		next := *b
+		next.Spec.State = Lent
+		next, err = Update(ctx, p.Store, Blocks, next)
+		if err := p.done(err); err != nil {
+			return err
+		}
+		if err == nil {
+			*b = next
+		}
+	}
+	return nil
+}
+
+// free removes blocks of loans that have ended.
+func (p *pass) free(ctx context.Context) error {
+	for _, b := range p.blocks {
+		h := p.byHost[b.Spec.Host]
+		if b.Spec.State != Lent || h == nil {
+			continue // who deletes a host by hand finds it again when its agent says what it holds
+		}
+		ended := h.Status.returned(HostBlock{IPv4: b.Spec.IPv4, Lease: b.Spec.Lease})
+		if h.Spec.Fenced {
+			e := h.Spec.entry(b.Spec.IPv4)
+			ended = ended || e == nil || e.State == HostRevoked
+		}
+		if !ended {
+			continue
+		}
+		if err := p.done(Delete(ctx, p.Store, Blocks, b)); err != nil {
+			return err
+		}
+		p.Log.Info("a block is free", "block", b.Spec.IPv4, "pool", b.Spec.Pool, "was", b.Spec.Host, "lease", b.Spec.Lease, "fenced", h.Spec.Fenced)
+	}
+	return nil
+}
+
+// hosts tells each host what it is lent.
+func (p *pass) hosts(ctx context.Context) error {
+	lent := map[string][]*Block{}
+	for i := range p.blocks {
+		if b := &p.blocks[i]; b.Spec.State == Lent {
+			lent[b.Spec.Host] = append(lent[b.Spec.Host], b)
+		}
+	}
+	for i := range p.view.hosts {
+		h := &p.view.hosts[i]
+		next, err := p.tell(ctx, h, lent[h.Name])
+		if err != nil {
+			return err
+		}
+		if slices.Equal(next, h.Spec.Blocks) && h.Spec.Epoch >= h.Status.Epoch {
+			continue
+		}
+		told := *h
+		told.Spec.Blocks, told.Spec.Epoch = next, max(h.Spec.Epoch, h.Status.Epoch)+1
+		told, err = Update(ctx, p.Store, Hosts, told)
+		if err := p.done(err); err != nil {
+			return err
+		}
+		if err == nil {
+			*h = told
+		}
+	}
+	return nil
+}
+
+// tell is what a host is to be told.
+func (p *pass) tell(ctx context.Context, h *Host, lent []*Block) (next []HostBlock, err error) {
+	for _, e := range h.Spec.Blocks {
+		if h.Status.returned(e) {
+			if b := p.lent[e.IPv4]; b != nil && b.Spec.Host == h.Name && b.Spec.Lease <= e.Lease && b.Spec.State == Lent {
+				next = append(next, e) // the block goes first
+			}
+			continue
+		}
+		e.State = p.stateOf(h, e)
+		next = append(next, e)
+	}
+	knows := func(prefix string) bool {
+		return slices.ContainsFunc(next, func(e HostBlock) bool { return e.IPv4 == prefix }) || h.Spec.entry(prefix) != nil
+	}
+	for _, b := range lent {
+		if !knows(b.Spec.IPv4) && !h.Spec.Fenced {
+			e := HostBlock{IPv4: b.Spec.IPv4, Pool: b.Spec.Pool, Lease: b.Spec.Lease, State: HostLent}
+			e.State = p.stateOf(h, e)
+			next = append(next, e)
+		}
+	}
+	for _, held := range h.Status.Held {
+		if knows(held.IPv4) {
+			continue
+		}
+		e, err := p.adopt(ctx, h, held)
+		if err != nil {
+			return nil, err
+		}
+		if e != nil {
+			next = append(next, *e)
+		}
+	}
+	slices.SortFunc(next, func(a, b HostBlock) int { return cmp.Compare(a.IPv4, b.IPv4) })
+	return next, nil
+}
+
+// stateOf is what is to become of a block that a host has, or is to have.
+func (p *pass) stateOf(h *Host, e HostBlock) HostBlockState {
+	switch pool := p.pool(e.Pool); {
+	case e.State == HostRevoked, h.Spec.Fenced, slices.Contains(h.Spec.Revoke, e.IPv4):
+		return HostRevoked // for ever: others may have it by now
+	case h.Spec.Drain, pool == nil, !pool.Spec.has(e.IPv4):
+		return HostDraining
+	}
+	return HostLent
+}
+
+// adopt is what to do about a block that a host holds and nobody speaks of: it goes on
+// as it is where nobody else has any of it.
+func (p *pass) adopt(ctx context.Context, h *Host, held Held) (*HostBlock, error) {
+	e := &HostBlock{IPv4: held.IPv4, Pool: held.Pool, Lease: held.Lease, State: HostRevoked}
+	prefix, err := netip.ParsePrefix(held.IPv4)
+	if err != nil || h.Spec.Fenced {
+		return e, nil
+	}
+	if b := p.lent[held.IPv4]; b != nil {
+		if b.Spec.Host == h.Name && b.Spec.Lease == held.Lease {
+			return nil, nil // reserved for it: the next pass lends it
+		}
+		return e, nil
+	}
+	all := new(claims)
+	for _, b := range p.blocks {
+		all.add(b.Spec.IPv4)
+	}
+	if all.overlap(prefix, false) {
+		return e, nil
+	}
+	p.Log.Warn("a host holds a block that nobody speaks of: it is lent it again", "host", h.Name, "block", held.IPv4, "lease", held.Lease)
+	b := Block{Name: NameOf(held.IPv4), Spec: BlockSpec{Pool: held.Pool, IPv4: held.IPv4, Host: h.Name, Lease: held.Lease, State: Reserved}}
+	_, err = Create(ctx, p.Store, Blocks, b)
+	return nil, p.done(err)
+}
+
+func (p *pass) pool(name string) *Pool {
+	for i := range p.pools {
+		if p.pools[i].Name == name {
+			return &p.pools[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// Memory is a store in memory, for tests and simulations.
+type Memory struct {
+	mu       sync.Mutex // guards what follows
+	revision uint64
+	objects  map[Kind]map[string]Object
+	watchers map[*watcher]bool
+}
+
+type watcher struct {
+	kind Kind
+	name string
+	ch   chan Event
+}
+
+// NewMemory makes an empty one.
+func NewMemory() *Memory {
+	m := &Memory{objects: map[Kind]map[string]Object{}, watchers: map[*watcher]bool{}}
+	for _, k := range Kinds {
+		m.objects[k] = map[string]Object{}
+	}
+	return m
+}
+
+// Get is Store's.
+func (m *Memory) Get(_ context.Context, k Kind, name string) (Object, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.get(k, name)
+}
+
+func (m *Memory) get(k Kind, name string) (Object, error) {
+	o, is := m.objects[k][name]
+	if !is {
+		return Object{}, fmt.Errorf("%s %s: %w", k, name, ErrNotFound)
+	}
+	return o, nil
+}
+
+// List is Store's.
+func (m *Memory) List(_ context.Context, k Kind) ([]Object, uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make([]Object, 0, len(m.objects[k]))
+	for _, o := range m.objects[k] {
+		all = append(all, o)
+	}
+	slices.SortFunc(all, func(a, b Object) int { return strings.Compare(a.Name, b.Name) })
+	return all, m.revision, nil
+}
+
+// Watch is Store's. It tells nothing of before it was called, and closes where somebody
+// does not listen.
+func (m *Memory) Watch(ctx context.Context, k Kind, name string, _ uint64) (<-chan Event, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w := &watcher{k, name, make(chan Event, 128)}
+	m.watchers[w] = true
+	context.AfterFunc(ctx, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.drop(w)
+	})
+	return w.ch, nil
+}
+
+func (m *Memory) drop(w *watcher) {
+	if m.watchers[w] {
+		delete(m.watchers, w)
+		close(w.ch)
+	}
+}
+
+// Create is Store's.
+func (m *Memory) Create(_ context.Context, o Object) (Object, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, is := m.objects[o.Kind][o.Name]; is {
+		return Object{}, fmt.Errorf("%s %s: %w", o.Kind, o.Name, ErrExists)
+	}
+	o.Status = nil
+	return m.put(o), nil
+}
+
+// Update is Store's.
+func (m *Memory) Update(_ context.Context, o Object) (Object, error) {
+	return m.change(o, func(is *Object) { is.Spec = o.Spec })
+}
+
+// UpdateStatus is Store's.
+func (m *Memory) UpdateStatus(_ context.Context, o Object) (Object, error) {
+	return m.change(o, func(is *Object) { is.Status = o.Status })
+}
+
+func (m *Memory) change(o Object, f func(*Object)) (Object, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	is, err := m.get(o.Kind, o.Name)
+	if err != nil {
+		return Object{}, err
+	}
+	if is.Version != o.Version {
+		return Object{}, fmt.Errorf("%s %s: %w", o.Kind, o.Name, ErrConflict)
+	}
+	f(&is)
+	return m.put(is), nil
+}
+
+// Delete is Store's.
+func (m *Memory) Delete(_ context.Context, o Object) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	is, err := m.get(o.Kind, o.Name)
+	if err != nil {
+		return err
+	}
+	if is.Version != o.Version {
+		return fmt.Errorf("%s %s: %w", o.Kind, o.Name, ErrConflict)
+	}
+	m.revision++
+	delete(m.objects[o.Kind], o.Name)
+	m.tell(Event{Object: is, Gone: true})
+	return nil
+}
+
+// put makes o the state of its object; nobody changes its bytes from then on.
+func (m *Memory) put(o Object) Object {
+	m.revision++
+	o.Version = strconv.FormatUint(m.revision, 10)
+	o.Spec, o.Status = bytes.Clone(o.Spec), bytes.Clone(o.Status)
+	m.objects[o.Kind][o.Name] = o
+	m.tell(Event{Object: o})
+	return o
+}
+
+func (m *Memory) tell(e Event) {
+	for w := range m.watchers {
+		if w.kind != e.Object.Kind || w.name != "" && w.name != e.Object.Name {
+			continue
+		}
+		select {
+		case w.ch <- e:
+		default:
+			m.drop(w)
+		}
+	}
+}

@@ -1,0 +1,156 @@
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// Kind is what an object is.
+type Kind string
+
+// The kinds. Leaders has one object, by which controllers agree on one of them.
+const (
+	Pools   Kind = "pools"
+	Blocks  Kind = "blocks"
+	Hosts   Kind = "hosts"
+	Leaders Kind = "leaders"
+)
+
+// Kinds are all.
+var Kinds = []Kind{Pools, Blocks, Hosts, Leaders}
+
+// Object is one object as a store has it. Version is what the store calls this very state
+// of it; "" is one that is not there yet.
+type Object struct {
+	Kind    Kind
+	Name    string
+	Version string
+	Spec    json.RawMessage
+	Status  json.RawMessage // nil: none
+}
+
+// Store keeps objects. What Get and List answer is what was written last, by whomever;
+// a write goes by the version that was read, or fails. An error other than those below may
+// mean that a write was made all the same.
+type Store interface {
+	Get(ctx context.Context, k Kind, name string) (Object, error)
+	// List gives all objects of a kind, and a revision: higher than that of any list that
+	// did not have a change that this one has.
+	List(ctx context.Context, k Kind) ([]Object, uint64, error)
+	// Watch tells of changes behind a revision, of one object or for "" of all. What it
+	// tells may be late or missing: who must be certain asks again. The channel is closed
+	// when nothing more comes.
+	Watch(ctx context.Context, k Kind, name string, after uint64) (<-chan Event, error)
+	// Create makes an object with its Spec. ErrExists.
+	Create(ctx context.Context, o Object) (Object, error)
+	// Update writes Spec, UpdateStatus writes Status. ErrConflict, ErrNotFound.
+	Update(ctx context.Context, o Object) (Object, error)
+	UpdateStatus(ctx context.Context, o Object) (Object, error)
+	// Delete removes the object if it still is of that version. ErrConflict, ErrNotFound.
+	Delete(ctx context.Context, o Object) error
+}
+
+// Event is a change. Of one that is gone, Object is as it was last, or nothing but its
+// name.
+type Event struct {
+	Object Object
+	Gone   bool
+}
+
+// What a store answers when it is certain that a write was not made.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrExists   = errors.New("exists already")
+	ErrConflict = errors.New("was changed by somebody else")
+)
+
+// Of is an object with its spec and status understood.
+type Of[S, T any] struct {
+	Name    string
+	Version string
+	Spec    S
+	Status  T
+}
+
+// The objects by their names.
+type (
+	Pool   = Of[PoolSpec, PoolStatus]
+	Block  = Of[BlockSpec, BlockStatus]
+	Host   = Of[HostSpec, HostStatus]
+	Leader = Of[LeaderSpec, struct{}]
+)
+
+func parse[S, T any](o Object) (of Of[S, T], err error) {
+	of.Name, of.Version = o.Name, o.Version
+	if err = json.Unmarshal(o.Spec, &of.Spec); err == nil && len(o.Status) > 0 {
+		err = json.Unmarshal(o.Status, &of.Status)
+	}
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w", o.Kind, o.Name, err)
+	}
+	return of, err
+}
+
+func object[S, T any](k Kind, of Of[S, T]) Object {
+	spec, err := json.Marshal(of.Spec)
+	status, err2 := json.Marshal(of.Status)
+	if err := errors.Join(err, err2); err != nil {
+		panic(err) // a type of ours that has no JSON
+	}
+	return Object{Kind: k, Name: of.Name, Version: of.Version, Spec: spec, Status: status}
+}
+
+// Get reads one object.
+func Get[S, T any](ctx context.Context, s Store, k Kind, name string) (of Of[S, T], err error) {
+	o, err := s.Get(ctx, k, name)
+	if err != nil {
+		return of, err
+	}
+	return parse[S, T](o)
+}
+
+// List reads all objects of a kind. One that nobody understands is an error: what it says
+// may be that somebody has something.
+func List[S, T any](ctx context.Context, s Store, k Kind) (all []Of[S, T], revision uint64, err error) {
+	objects, revision, err := s.List(ctx, k)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, o := range objects {
+		of, err := parse[S, T](o)
+		if err != nil {
+			return nil, 0, err
+		}
+		all = append(all, of)
+	}
+	return all, revision, nil
+}
+
+// Create makes an object.
+func Create[S, T any](ctx context.Context, s Store, k Kind, of Of[S, T]) (Of[S, T], error) {
+	return written[S, T](s.Create(ctx, object(k, of)))
+}
+
+// Update writes an object's spec.
+func Update[S, T any](ctx context.Context, s Store, k Kind, of Of[S, T]) (Of[S, T], error) {
+	return written[S, T](s.Update(ctx, object(k, of)))
+}
+
+// UpdateStatus writes an object's status.
+func UpdateStatus[S, T any](ctx context.Context, s Store, k Kind, of Of[S, T]) (Of[S, T], error) {
+	return written[S, T](s.UpdateStatus(ctx, object(k, of)))
+}
+
+// Delete removes an object.
+func Delete[S, T any](ctx context.Context, s Store, k Kind, of Of[S, T]) error {
+	return s.Delete(ctx, object(k, of))
+}
+
+func written[S, T any](o Object, err error) (of Of[S, T], _ error) {
+	if err != nil {
+		return of, err
+	}
+	return parse[S, T](o)
+}
