@@ -144,6 +144,18 @@ test-containerd: ## pods of a real containerd, through the Kubernetes CRI (root)
 	@$(MAKE) --no-print-directory build >/dev/null
 	NATLESS_REQUIRE=1 NATLESS_BIN=$(CURDIR)/bin $(GO) test -C tests/cri -v -count=1 -timeout 15m ./...
 
+# A module of its own: natlessd links nothing of what it needs.
+.PHONY: fleet
+fleet: ## natless-fleet, in bin/
+	@tests/need go
+	CGO_ENABLED=0 $(GO) build -C cmd/natless-fleet -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(abspath $(BIN))/ .
+
+.PHONY: test-fleet
+test-fleet: ## natless-fleet with a real etcd: minutes to compile
+	@tests/need go
+	cd cmd/natless-fleet && test -z "$$(gofmt -l .)" && $(GO) vet ./...
+	NATLESS_REQUIRE=1 $(GO) test -C cmd/natless-fleet -count=1 -timeout 15m ./...
+
 # The seed is told; with it, SEED=… repeats a run.
 STEPS ?= 1000000
 

@@ -173,6 +173,12 @@ func (p *PoolSpec) prefixes() (all []netip.Prefix, reason string) {
 	return all, ""
 }
 
+// Wrong is why nothing can be lent of a pool, or empty.
+func (p *PoolSpec) Wrong() string {
+	_, reason := p.prefixes()
+	return reason
+}
+
 // has reports whether a block is one of the pool's, as it is now.
 func (p *PoolSpec) has(block string) bool {
 	b, err := netip.ParsePrefix(block)

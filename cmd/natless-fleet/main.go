@@ -1,0 +1,119 @@
+// Command natless-fleet lends blocks of IPv4 addresses to the hosts of a fleet: one
+// controller lends, and an agent beside each natlessd borrows. It is a module of its own,
+// so that natlessd links none of what it needs to speak with etcd or an API server.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/natless/natless/cmd/natless-fleet/fleet"
+	"github.com/natless/natless/config/api"
+)
+
+// version is set at build time by -ldflags.
+var version = "development"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := newRoot()
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "natless-fleet:", err)
+		os.Exit(1)
+	}
+}
+
+func newRoot() *cobra.Command {
+	var o options
+	root := &cobra.Command{
+		Use:           "natless-fleet",
+		Short:         "Blocks of IPv4 addresses, lent to the hosts of a fleet",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	o.flags(root.PersistentFlags())
+	root.AddCommand(newController(&o), newAgent(&o), newStatus(&o), newWhois(&o), newPool(&o), newDrain(&o), newFence(&o), newRevoke(&o))
+	return root
+}
+
+// logger writes what a task says.
+func logger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+func newController(o *options) *cobra.Command {
+	var name string
+	var lead time.Duration
+	c := &cobra.Command{
+		Use:   "controller",
+		Short: "Lend blocks to hosts",
+		Long: `Lend blocks to hosts that want them, and free those that were given back. Any number may
+run: one of them works, and another takes over when it is gone. Nothing depends on there
+being one: where two work at once, or none, no address is lent twice.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := o.open()
+			if err != nil {
+				return err
+			}
+			log := logger(c.ErrOrStderr())
+			identity := fmt.Sprintf("%s-%d", name, os.Getpid())
+			task := fleet.ControllerTask{Controller: fleet.Controller{Store: s, Log: log}, Resync: time.Minute,
+				Elector: fleet.Elector{Name: identity, Store: s, Duration: lead, Now: time.Now}}
+			log.Info("the controller runs", "version", version, "identity", identity)
+			return task.Run(c.Context())
+		},
+	}
+	c.Flags().StringVar(&name, "name", hostName(), "`name` among controllers; the process's number is added")
+	c.Flags().DurationVar(&lead, "lead", 15*time.Second, "for how `long` a leader that says nothing is waited for")
+	return c
+}
+
+func newAgent(o *options) *cobra.Command {
+	var name, socket string
+	var idle, look time.Duration
+	c := &cobra.Command{
+		Use:   "agent",
+		Short: "Borrow blocks for this host's natlessd",
+		Long: `Tell natlessd on this host which blocks it has (pools with from: fleet), and the fleet what
+it holds and wants. natlessd keeps what it has, and works, for as long as nobody tells it
+anything: this program may be restarted and upgraded at any time.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if name == "" {
+				return errors.New("--name: what is this host called in the fleet?")
+			}
+			s, err := o.open()
+			if err != nil {
+				return err
+			}
+			log := logger(c.ErrOrStderr())
+			task := fleet.AgentTask{Resync: look, Agent: fleet.Agent{Name: name, Store: s, Natlessd: api.NewClient(socket).Patience(time.Minute),
+				Idle: idle, Now: time.Now, Log: log}}
+			log.Info("the agent runs", "version", version, "host", name, "socket", socket)
+			return task.Run(c.Context())
+		},
+	}
+	c.Flags().StringVar(&name, "name", hostName(), "`name` of this host in the fleet; no other has it, ever")
+	c.Flags().StringVar(&socket, "socket", api.DefaultSocket, "`path` of natlessd's socket")
+	c.Flags().DurationVar(&idle, "idle", 10*time.Minute, "for how `long` a block is empty before it is given back")
+	c.Flags().DurationVar(&look, "look", 2*time.Second, "how `often` natlessd is asked what it wants")
+	return c
+}

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/natless/natless/cmd/natless-fleet/fleet"
+)
+
+// world is all that there is, for people.
+type world struct {
+	Pools  []fleet.Pool  `json:"pools"`
+	Hosts  []fleet.Host  `json:"hosts"`
+	Blocks []fleet.Block `json:"blocks"`
+}
+
+func read(ctx context.Context, s fleet.Store) (w world, err error) {
+	var errs [3]error
+	w.Pools, _, errs[0] = fleet.List[fleet.PoolSpec, fleet.PoolStatus](ctx, s, fleet.Pools)
+	w.Hosts, _, errs[1] = fleet.List[fleet.HostSpec, fleet.HostStatus](ctx, s, fleet.Hosts)
+	w.Blocks, _, errs[2] = fleet.List[fleet.BlockSpec, fleet.BlockStatus](ctx, s, fleet.Blocks)
+	return w, errors.Join(errs[:]...)
+}
+
+func newStatus(o *options) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show pools, hosts, and who has how much",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := o.open()
+			if err != nil {
+				return err
+			}
+			w, err := read(c.Context(), s)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(c.OutOrStdout()).Encode(w)
+			}
+			return w.print(c.OutOrStdout())
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON, with every block")
+	return c
+}
+
+func (w world) print(out io.Writer) error {
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "POOL\tBLOCKS\tLENT\tWANTING\tADDRESSES")
+	for _, p := range w.Pools {
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%v", p.Name, p.Status.Blocks, p.Status.Lent, p.Status.Wanting, p.Spec.IPv4)
+		if p.Status.Reason != "" {
+			fmt.Fprintf(t, "\tnothing is lent: %s", p.Status.Reason)
+		}
+		fmt.Fprintln(t)
+	}
+	fmt.Fprintln(t, "\nHOST\tLENT\tHELD\tIN USE\tWANTS\tSTATE")
+	for _, h := range w.Hosts {
+		used, wants := 0, 0
+		for _, b := range h.Status.Held {
+			if b.Used {
+				used++
+			}
+		}
+		for _, p := range h.Status.Pools {
+			wants += p.Wanted
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%s\n", h.Name, len(h.Spec.Blocks), len(h.Status.Held), used, wants, stateOf(h))
+	}
+	return t.Flush()
+}
+
+func stateOf(h fleet.Host) string {
+	state := "lent to"
+	switch {
+	case h.Spec.Fenced:
+		state = "fenced"
+	case h.Spec.Drain && len(h.Status.Held) == 0:
+		state = "drained"
+	case h.Spec.Drain:
+		state = "draining"
+	}
+	if h.Status.Epoch != h.Spec.Epoch {
+		state += fmt.Sprintf(", goes by epoch %d of %d", h.Status.Epoch, h.Spec.Epoch)
+	}
+	if h.Status.Error != "" {
+		state += ": " + h.Status.Error
+	}
+	return state
+}
+
+func newWhois(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "whois ADDRESS[:PORT]",
+		Short: "Say which host has an address",
+		Long: `Say which host has an IPv4 address, and by which loan. Which workload of that host has, or
+had, the port is known to its natlessd: natless whois, there.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			address, err := netip.ParseAddr(args[0])
+			if err != nil {
+				with, again := netip.ParseAddrPort(args[0])
+				if again != nil {
+					return fmt.Errorf("%q is neither an address nor an address with a port", args[0])
+				}
+				address = with.Addr()
+			}
+			s, err := o.open()
+			if err != nil {
+				return err
+			}
+			w, err := read(c.Context(), s)
+			if err != nil {
+				return err
+			}
+			return w.whois(c.OutOrStdout(), address, args[0])
+		},
+	}
+}
+
+func (w world) whois(out io.Writer, a netip.Addr, asked string) error {
+	in := func(prefix string) bool {
+		p, err := netip.ParsePrefix(prefix)
+		return err == nil && p.Contains(a)
+	}
+	for _, b := range w.Blocks {
+		if !in(b.Spec.IPv4) {
+			continue
+		}
+		held := "which does not hold it yet"
+		i := slices.IndexFunc(w.Hosts, func(h fleet.Host) bool { return h.Name == b.Spec.Host })
+		if i >= 0 && slices.ContainsFunc(w.Hosts[i].Status.Held, func(h fleet.Held) bool { return h.IPv4 == b.Spec.IPv4 && h.Lease == b.Spec.Lease }) {
+			held = "which holds it: natless whois " + asked + ", there, says which workload has it"
+		}
+		_, err := fmt.Fprintf(out, "%s is in block %s of pool %s, lent to host %s (lease %d), %s\n", a, b.Spec.IPv4, b.Spec.Pool, b.Spec.Host, b.Spec.Lease, held)
+		return err
+	}
+	for _, p := range w.Pools {
+		if slices.ContainsFunc(p.Spec.IPv4, in) {
+			_, err := fmt.Fprintf(out, "%s is in pool %s, and lent to nobody\n", a, p.Name)
+			return err
+		}
+	}
+	return fmt.Errorf("%s is in no pool of the fleet", a)
+}
+
+// change writes an operator's word into a host, until nobody was faster.
+func change(ctx context.Context, o *options, name string, f func(*fleet.HostSpec)) error {
+	s, err := o.open()
+	if err != nil {
+		return err
+	}
+	for range 20 {
+		h, err := fleet.Get[fleet.HostSpec, fleet.HostStatus](ctx, s, fleet.Hosts, name)
+		if err != nil {
+			return err
+		}
+		f(&h.Spec)
+		if _, err = fleet.Update(ctx, s, fleet.Hosts, h); !errors.Is(err, fleet.ErrConflict) {
+			return err
+		}
+	}
+	return fmt.Errorf("host %s is changed by others all the time: try again", name)
+}
+
+func newDrain(o *options) *cobra.Command {
+	var end bool
+	c := &cobra.Command{
+		Use:   "drain HOST",
+		Short: "Have a host give back all that it has, as its workloads go",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return change(c.Context(), o, args[0], func(h *fleet.HostSpec) { h.Drain = !end })
+		},
+	}
+	c.Flags().BoolVar(&end, "end", false, "lend to it again")
+	return c
+}
+
+func newFence(o *options) *cobra.Command {
+	var end, off bool
+	c := &cobra.Command{
+		Use:   "fence HOST --it-is-off",
+		Short: "Lend to others what a dead host has",
+		Long: `Lend to others what a dead host has. Say so only of a host that is switched off, or cut
+from the network for good: one that lives goes on using its addresses, which others then
+have, too, and nothing here can know. When it is booted again it uses nothing before it
+has heard of this, and gives up what it had.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if !end && !off {
+				return errors.New("--it-is-off: say that the host is switched off, or cut from the network")
+			}
+			return change(c.Context(), o, args[0], func(h *fleet.HostSpec) { h.Fenced = !end })
+		},
+	}
+	c.Flags().BoolVar(&off, "it-is-off", false, "the host is switched off, or cut from the network for good")
+	c.Flags().BoolVar(&end, "end", false, "it is back: lend to it again")
+	return c
+}
+
+func newRevoke(o *options) *cobra.Command {
+	var end bool
+	c := &cobra.Command{
+		Use:   "revoke HOST BLOCK...",
+		Short: "Have a host give up blocks at once, whoever has something of them",
+		Long: `Have a host give up blocks at once: its workloads lose what they have of them. The blocks
+rest, and are lent to nobody, until --end.`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			for _, b := range args[1:] {
+				if p, err := netip.ParsePrefix(b); err != nil || p.String() != b {
+					return fmt.Errorf("%q is not a block such as 198.51.100.8/32", b)
+				}
+			}
+			return change(c.Context(), o, args[0], func(h *fleet.HostSpec) {
+				h.Revoke = slices.DeleteFunc(h.Revoke, func(b string) bool { return slices.Contains(args[1:], b) })
+				if !end {
+					h.Revoke = append(h.Revoke, args[1:]...)
+				}
+			})
+		},
+	}
+	c.Flags().BoolVar(&end, "end", false, "they may be lent again")
+	return c
+}
+
+func newPool(o *options) *cobra.Command {
+	var length, most int
+	c := &cobra.Command{
+		Use:   "pool NAME PREFIX...",
+		Short: "Say which addresses a pool has",
+		Long: `Say which addresses a pool has, all of them. Of those that it does not have any more nothing
+is lent, and what hosts have of them comes back as their workloads go: so a pool is
+renumbered. natless-fleet status shows who has something of it.`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			s, err := o.open()
+			if err != nil {
+				return err
+			}
+			spec := fleet.PoolSpec{IPv4: args[1:], BlockLength: length, MaxBlocksPerHost: most}
+			if reason := spec.Wrong(); reason != "" {
+				return errors.New(reason)
+			}
+			p, err := fleet.Get[fleet.PoolSpec, fleet.PoolStatus](c.Context(), s, fleet.Pools, args[0])
+			switch {
+			case errors.Is(err, fleet.ErrNotFound):
+				_, err = fleet.Create(c.Context(), s, fleet.Pools, fleet.Pool{Name: args[0], Spec: spec})
+				return err
+			case err != nil:
+				return err
+			case p.Spec.BlockLength != length:
+				return fmt.Errorf("pool %s has blocks of length %d: another length is another pool", args[0], p.Spec.BlockLength)
+			}
+			p.Spec = spec
+			_, err = fleet.Update(c.Context(), s, fleet.Pools, p)
+			return err
+		},
+	}
+	c.Flags().IntVar(&length, "block-length", 32, "prefix `length` of a block")
+	c.Flags().IntVar(&most, "max-blocks-per-host", 0, "how `many` blocks a host may have; 0: as many as it wants")
+	return c
+}
