@@ -120,6 +120,23 @@ static __always_inline int led(struct __sk_buff *skb, struct config *c, struct b
 	return TRANSLATED;
 }
 
+// led4 is led for p in its IPv4 form, led6 in its IPv6 form.
+static __always_inline int led4(struct __sk_buff *skb, struct config *c, struct packet *p, __u32 *by)
+{
+	struct bpf_fib_lookup f; // no longer on the stack than it is needed
+
+	flow4(&f, p);
+	return led(skb, c, &f, SIZE4 + segment(p), by);
+}
+
+static __always_inline int led6(struct __sk_buff *skb, struct config *c, struct packet *p, __u32 *by)
+{
+	struct bpf_fib_lookup f;
+
+	flow6(&f, p);
+	return led(skb, c, &f, SIZE6 + segment(p), by);
+}
+
 // outside says that an interface leads to where the fast path is for. What the
 // host has behind others, such as containers of somebody else, may have rules of
 // its own.

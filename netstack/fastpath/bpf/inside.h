@@ -77,25 +77,20 @@ static __always_inline int other(struct __sk_buff *skb, struct tables *t, struct
 // translator's device.
 static __always_inline int leave(struct __sk_buff *skb, struct tables *t, struct packet *p, __u32 *by, int *action)
 {
-	struct bpf_fib_lookup f;
-	__u32 length = SIZE4 + segment(p);
-	int why;
+	__u32 length = SIZE4 + segment(p), to;
+	int why = way4(skb, t->c, p, *by, length, action, &to);
 
-	flow4(&f, p);
-	why = ask(skb, t->c, &f, *by, length);
 	if (why == NO_ROUTE && t->c->flags & ALONE && gone(skb, t->c)) {
 		HERE;
 		*by = t->c->via;
-		flow4(&f, p);
-		why = ask(skb, t->c, &f, *by, length);
+		why = way4(skb, t->c, p, *by, length, action, &to);
 	}
 	if (why)
 		return why;
-	if (!outside(t->c, f.ifindex))
+	if (!outside(t->c, to))
 		PASS(HOST_ROUTE);
-	if ((why = back(skb, t->c, p, *by, *by, f.ifindex, 1)) || (why = trim(skb, p, SIZE4 + p->payload)) || (why = decrement(skb, p)))
+	if ((why = back(skb, t->c, p, *by, *by, to, 1)) || (why = trim(skb, p, SIZE4 + p->payload)) || (why = decrement(skb, p)))
 		return why;
-	*action = out(&f);
 	return TRANSLATED;
 }
 
@@ -198,7 +193,6 @@ static __always_inline struct entry_inside *named(struct __sk_buff *skb, void *i
 // give takes a frame of the daemon to the workload that it is for.
 static __always_inline int give(struct __sk_buff *skb, int *action)
 {
-	struct bpf_fib_lookup f;
 	struct packet p = {};
 	struct entry_inside *in;
 	struct tables t;
@@ -216,11 +210,9 @@ static __always_inline int give(struct __sk_buff *skb, int *action)
 	p.src_lo = t.c->own_lo;
 	p.dst_hi = in->hi;
 	p.dst_lo = in->lo;
-	flow6(&f, &p);
-	if ((why = ask(skb, t.c, &f, t.c->device ? t.c->device : skb->ifindex, 1)))
+	if ((why = way6(skb, t.c, &p, t.c->device ? t.c->device : skb->ifindex, 1, action)))
 		return why;
 	HERE;
-	*action = out(&f);
 	return TRANSLATED;
 }
 

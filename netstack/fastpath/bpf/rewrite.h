@@ -23,6 +23,35 @@ static __always_inline int out(struct bpf_fib_lookup *f)
 	return bpf_redirect_neigh(f->ifindex, &to, sizeof(to), 0);
 }
 
+// way4 finds where p in its IPv4 form goes, by what interface, and how it is sent there;
+// way6 does for its IPv6 form. Who passes it on after all sends it nowhere.
+static __always_inline int way4(struct __sk_buff *skb, struct config *c, struct packet *p, __u32 by, __u32 length, int *action, __u32 *to)
+{
+	struct bpf_fib_lookup f;
+	int why;
+
+	flow4(&f, p);
+	why = ask(skb, c, &f, by, length);
+	if (why)
+		return why;
+	*to = f.ifindex;
+	*action = out(&f);
+	return TRANSLATED;
+}
+
+static __always_inline int way6(struct __sk_buff *skb, struct config *c, struct packet *p, __u32 by, __u32 length, int *action)
+{
+	struct bpf_fib_lookup f;
+	int why;
+
+	flow6(&f, p);
+	why = ask(skb, c, &f, by, length);
+	if (why)
+		return why;
+	*action = out(&f);
+	return TRANSLATED;
+}
+
 // trim cuts off what stands behind the IP packet (padding of short frames). Where the
 // kernel would not, it passes the packet on.
 static __always_inline int trim(struct __sk_buff *skb, struct packet *p, __u32 length)

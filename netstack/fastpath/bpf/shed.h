@@ -12,7 +12,6 @@ enum {
 	AT_QUEUE = 0,       // whose account it is: that of who stands in front of the queues,
 	AT_INTERFACE = MAX_LIMITED, // or where packets come in
 
-	HEADER4 = 20,
 	HEADER6 = 40,
 	IS_TCP = 6,
 	SYN_ACK = 0x12,
@@ -140,7 +139,8 @@ static __always_inline __u32 *limited6(struct __sk_buff *skb, __u32 at)
 	return bpf_map_lookup_elem(&senders, &k);
 }
 
-static __always_inline int over6(struct __sk_buff *skb, __u32 at, __u32 index, __u32 place)
+// over6 see over4.
+static __attribute__((noinline)) int over6(struct __sk_buff *skb, __u32 at, __u32 index, __u32 place)
 {
 	__u8 next = 0;
 
@@ -149,21 +149,20 @@ static __always_inline int over6(struct __sk_buff *skb, __u32 at, __u32 index, _
 }
 
 // over4 takes the port where there is one, the identifier of an echo message among them:
-// what has none goes by the address alone.
-static __always_inline int over4(struct __sk_buff *skb, __u32 at, __u32 place)
+// what has none goes by the address alone. It shares the 512 bytes of stack.
+static __attribute__((noinline)) int over4(struct __sk_buff *skb, __u32 at, __u32 place)
 {
 	struct receiver k = { .length = 48 };
-	__u8 h[HEADER4];
+	__u8 first, middle[4]; // the header's first byte, and from the fragment's offset to the protocol
 	__u32 *index, upper;
 
-	if (bpf_skb_load_bytes(skb, at, h, sizeof(h)))
+	if (bpf_skb_load_bytes(skb, at, &first, 1) || bpf_skb_load_bytes(skb, at + 6, middle, 4) || bpf_skb_load_bytes(skb, at + 16, k.addr, 4))
 		return 0;
-	upper = at + (h[0] & 15) * 4;
-	__builtin_memcpy(k.addr, h + 16, 4);
-	if ((h[6] & 0x1f) || h[7] || bpf_skb_load_bytes(skb, upper + (h[9] == 1 ? 4 : 2), k.port, 2))
+	upper = at + (first & 15) * 4;
+	if ((middle[0] & 0x1f) || middle[1] || bpf_skb_load_bytes(skb, upper + (middle[3] == 1 ? 4 : 2), k.port, 2))
 		k.length = 32;
 	index = bpf_map_lookup_elem(&receivers, &k);
-	return index && over(*index, place, skb->len - at, h[9] == IS_TCP && k.length == 48 && opens(skb, upper));
+	return index && over(*index, place, skb->len - at, middle[3] == IS_TCP && k.length == 48 && opens(skb, upper));
 }
 
 const struct sender *_sender __attribute__((unused));

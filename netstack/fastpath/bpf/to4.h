@@ -191,11 +191,10 @@ static __always_inline int write4(struct __sk_buff *skb, struct packet *p)
 
 static __always_inline int to4(struct __sk_buff *skb, int *action)
 {
-	struct bpf_fib_lookup f;
 	struct packet p = {};
 	struct entry6 *e = 0;
 	struct tables t;
-	__u32 length, by, bytes = skb->len - ETH;
+	__u32 length, by, to, bytes = skb->len - ETH;
 	int why;
 
 	if ((why = plain_link(skb, ETH_P_IPV6, SIZE6 + LEAST_TCP)) || (why = load(&t)) ||
@@ -214,19 +213,17 @@ static __always_inline int to4(struct __sk_buff *skb, int *action)
 			PASS(NO_CHECKSUM);
 		HERE;
 	}
-	flow6(&f, &p);
-	if ((why = led(skb, t.c, &f, SIZE6 + segment(&p), &by)))
+	if ((why = led6(skb, t.c, &p, &by)))
 		return why;
 	if (t.c->flags & ZERO_CLASS) { // rule 3.tos-knob
 		HERE;
 		p.class = 0;
 	}
-	flow4(&f, &p);
-	if ((why = ask(skb, t.c, &f, by, length)))
+	if ((why = way4(skb, t.c, &p, by, length, action, &to)))
 		return why;
-	if (!outside(t.c, f.ifindex))
+	if (!outside(t.c, to))
 		PASS(HOST_ROUTE);
-	if ((why = back(skb, t.c, &p, by, by, f.ifindex, 1)))
+	if ((why = back(skb, t.c, &p, by, by, to, 1)))
 		return why;
 	p.df = length > LONGEST_DF0; // rule 3.df
 	if (!p.df) {
@@ -237,7 +234,6 @@ static __always_inline int to4(struct __sk_buff *skb, int *action)
 		return why;
 	number(&t, p.slot, bytes, 0);
 	itemise(skb, &p, p.slot, SIZE4, 0);
-	*action = out(&f);
 	return TRANSLATED;
 }
 

@@ -171,21 +171,17 @@ static __always_inline int decrement(struct __sk_buff *skb, struct packet *p)
 // translator would come in by.
 static __always_inline int deliver(struct __sk_buff *skb, struct tables *t, struct packet *p, __u32 by, int *action)
 {
-	struct bpf_fib_lookup f;
 	int why;
 
 	p->src_hi = t->c->own_hi;
 	p->src_lo = t->c->own_lo;
-	flow6(&f, p);
-	if ((why = ask(skb, t->c, &f, by, SIZE4 + segment(p))) || (why = trim(skb, p, SIZE4 + p->payload)) || (why = decrement(skb, p)))
+	if ((why = way6(skb, t->c, p, by, SIZE4 + segment(p), action)) || (why = trim(skb, p, SIZE4 + p->payload)) || (why = decrement(skb, p)))
 		return why;
-	*action = out(&f);
 	return TRANSLATED;
 }
 
 static __always_inline int to6(struct __sk_buff *skb, int *action, int *delivered)
 {
-	struct bpf_fib_lookup f;
 	struct packet p = {};
 	struct tables t;
 	__u32 length, by, bytes = skb->len - ETH;
@@ -204,8 +200,7 @@ static __always_inline int to6(struct __sk_buff *skb, int *action, int *delivere
 			PASS(NO_CHECKSUM);
 		HERE;
 	}
-	flow4(&f, &p);
-	if ((why = led(skb, t.c, &f, SIZE4 + segment(&p), &by)) ||
+	if ((why = led4(skb, t.c, &p, &by)) ||
 	    (why = back(skb, t.c, &p, by, skb->ifindex, by, t.c->flags & STRICT_SOURCE)))
 		return why;
 	if (p.inside) {
@@ -221,13 +216,11 @@ static __always_inline int to6(struct __sk_buff *skb, int *action, int *delivere
 		HERE;
 		p.class = 0;
 	}
-	flow6(&f, &p);
-	if ((why = ask(skb, t.c, &f, by, length)) || (why = resize(skb, &p, SIZE4 + p.payload, ETH_P_IPV6)) ||
+	if ((why = way6(skb, t.c, &p, by, length, action)) || (why = resize(skb, &p, SIZE4 + p.payload, ETH_P_IPV6)) ||
 	    (why = write6(skb, &p)))
 		return why;
 	number(&t, p.slot, bytes, 1);
 	itemise(skb, &p, p.slot, SIZE6, 1);
-	*action = out(&f);
 	return TRANSLATED;
 }
 
