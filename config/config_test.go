@@ -460,6 +460,7 @@ func TestPolicyErrors(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
 		"no action":     {rule("{to: [{networks: [0.0.0.0/0]}]}"), "config:7: policies[0].egress[0].action: missing: one of Accept, Deny, Pass"},
 		"another":       {rule("{action: Allow, to: [{networks: [0.0.0.0/0]}]}"), `config:7: policies[0].egress[0].action: "Allow" is not one of Accept, Deny, Pass`},
+		"rule twice":    {rule("{name: x, action: Deny, to: [{networks: [0.0.0.0/0]}]}\n      - {name: x, action: Pass, to: [{networks: [0.0.0.0/0]}]}"), "config:8: policies[0].egress[1].name: another rule of this direction is called \"x\""},
 		"no peers":      {rule("{action: Deny}"), "config:7: policies[0].egress[0].to: missing"},
 		"pods":          {rule("{action: Deny, to: [{pods: {}}]}"), "config:7: policies[0].egress[0].to[0].pods: unknown key; there are networks"},
 		"no networks":   {rule("{action: Deny, to: [{}]}"), "config:7: policies[0].egress[0].to[0].networks: missing"},

@@ -231,12 +231,21 @@ func (r *policyReader) one(p *Policy, key string) {
 	}
 	made := policy.Policy{Name: p.Name, Tier: policy.Tier(p.Tier - 1), Priority: p.Priority, Audit: p.Audit, Answer: policy.Answer(p.Answer),
 		Subject: policy.Subject{Name: p.Subject.Name, Namespace: p.Subject.Namespace, Labels: p.Subject.Labels}}
+	names := map[string]bool{}
+	twice := func(direction, name, at string) {
+		if name != "" && names[direction+name] {
+			r.wrong(at+".name", "another rule of this direction is called %q", name)
+		}
+		names[direction+name] = true
+	}
 	for i, e := range p.Egress {
 		at := key + ".egress[" + strconv.Itoa(i) + "]"
+		twice("egress ", e.Name, at)
 		made.Egress = append(made.Egress, r.rule(at, e.Name, e.Action, at+".to", e.To, e.Protocols))
 	}
 	for i, in := range p.Ingress {
 		at := key + ".ingress[" + strconv.Itoa(i) + "]"
+		twice("ingress ", in.Name, at)
 		made.Ingress = append(made.Ingress, r.rule(at, in.Name, in.Action, at+".from", in.From, in.Protocols))
 	}
 	r.set = append(r.set, made)

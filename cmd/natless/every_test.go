@@ -46,6 +46,9 @@ var every = []struct {
 	{words: "explain ipv6 src 2001:db8::1 dst 2001:db8::2 tcp", bad: "explain --map x y"},
 	{words: "explain --prefix 64:ff9b::/96 --map 2001:db8::1=192.0.2.1 ipv6 src 2001:db8::1 dst 64:ff9b::192.0.2.2 tcp sport 1 dport 2",
 		bad: "explain --prefix x y", alone: true},
+	{words: "policy list", bad: "policy list all"},
+	{words: "policy explain ns/web", bad: "policy explain"},
+	{words: "policy test ns/web out tcp 203.0.113.7 443", bad: "policy test ns/web off tcp 203.0.113.7 443"},
 	{words: "version", bad: "version short", alone: true},
 	{words: "registry new FILE", bad: "registry new a b", alone: true},
 	{words: "registry check FILE", bad: "registry check a b", alone: true},
@@ -53,7 +56,7 @@ var every = []struct {
 
 // skipped are commands that are proven elsewhere, or show their help.
 var skipped = map[string]string{
-	"natless": "", "natless cni": "", "natless registry": "", "natless demo": "cmd/internal/demo", "natless help": "", "natless cni install": "TestCNI",
+	"natless": "", "natless cni": "", "natless registry": "", "natless policy": "", "natless demo": "cmd/internal/demo", "natless help": "", "natless cni install": "TestCNI",
 	"natless cni uninstall": "TestCNI", "natless monitor": "tests/monitor", "natless capture": "tests/monitor", "natless reload": "TestCommands",
 	"natless registry backup": "TestRegistry", "natless registry restore": "TestRegistry", "natless registry salvage": "TestRegistry",
 	"natless doctor": "TestNarrowDoctor, tests/mistakes", "natless bugtool": "tests/mistakes",

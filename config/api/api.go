@@ -209,6 +209,7 @@ type Explanation struct {
 	Output   []string `json:"output,omitempty"`   // what would come out, in words
 	Mappings []string `json:"mappings,omitempty"` // which mappings or prefix decided
 	Rule     string   `json:"rule,omitempty"`     // the RFC section behind the verdict
+	Policy   string   `json:"policy,omitempty"`   // rule of a policy that denies it, or would if it were not only audited
 	Text     string   `json:"text"`               // all of it, for people
 }
 

@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/natless/natless/translator/ports"
@@ -94,6 +95,20 @@ type Protocol struct {
 
 // whole says that no port is looked at.
 func (p Protocol) whole() bool { return p.Ports == (ports.Range{}) || p.Ports == allPorts }
+
+var protoNames = map[uint8]string{ProtoICMP: "icmp", ProtoTCP: "tcp", ProtoUDP: "udp", ProtoDCCP: "dccp", ProtoSCTP: "sctp", ProtoUDPLite: "udplite"}
+
+// String is "tcp/443", "udp/8000-8100", or "icmp".
+func (p Protocol) String() string {
+	name := protoNames[p.Number]
+	if name == "" {
+		name = strconv.Itoa(int(p.Number))
+	}
+	if p.whole() {
+		return name
+	}
+	return name + "/" + p.Ports.String()
+}
 
 var allPorts = ports.Range{First: 0, Last: 65535}
 

@@ -3,11 +3,15 @@
 package daemon
 
 import (
+	"fmt"
 	"iter"
 	"net/netip"
 	"reflect"
+	"slices"
 
+	"github.com/natless/natless/cmd/internal/metrics"
 	"github.com/natless/natless/config"
+	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/translator/mapping"
 	"github.com/natless/natless/translator/policy"
@@ -78,4 +82,114 @@ func (k *keeper) hold(table *mapping.Table, held *policy.Table) (*mapping.Table,
 	}
 	held, err := held.With(all...)
 	return edit.Table(), held, err
+}
+
+// policies says which are in force, and what they say.
+func (d *Daemon) policies(q api.PolicyQuestion) (api.Policies, error) {
+	answer := api.Policies{Policies: []api.Policy{}}
+	table := d.host.Policy()
+	if table == nil {
+		if q.Remote.IsValid() {
+			answer.Decision = &api.PolicyDecision{Allow: true}
+		}
+		return answer, nil
+	}
+	counts := make([]int, len(table.Policies()))
+	var of *registry.Assignment
+	if q.Workload != (api.Key{}) {
+		a, err := d.keeper.Get(q.Workload)
+		if err != nil {
+			return answer, err
+		}
+		of = a
+	}
+	for _, subject := range d.keeper.subjects() {
+		for _, i := range table.Selecting(subject) {
+			counts[i]++
+		}
+	}
+	selects := func(int) bool { return true }
+	if of != nil {
+		some := table.Selecting(subjectOf(of))
+		selects = func(i int) bool { return slices.Contains(some, i) }
+	}
+	for i := range table.Policies() {
+		if selects(i) {
+			answer.Policies = append(answer.Policies, policyOf(table, i, counts[i]))
+		}
+	}
+	if q.Remote.IsValid() {
+		decision, err := decide(table, of, q)
+		if err != nil {
+			return answer, err
+		}
+		answer.Decision = decision
+	}
+	return answer, nil
+}
+
+// policyOf is a policy in the API's words.
+func policyOf(table *policy.Table, i, workloads int) api.Policy {
+	p := &table.Policies()[i]
+	out := api.Policy{Name: p.Name, Tier: p.Tier.String(), Priority: p.Priority, Audit: p.Audit, Answer: p.Answer.String(),
+		Workload: p.Subject.Name, Namespace: p.Subject.Namespace, Labels: p.Subject.Labels, Workloads: workloads, Rules: []api.PolicyRule{}}
+	for _, r := range table.All() {
+		if r.Policy != p {
+			continue
+		}
+		rule := api.PolicyRule{Rule: r.ID(), Direction: r.Direction.String(), Action: r.Action.String(), Networks: r.Networks,
+			Denied: r.Denied.Load(), Audited: r.Audited.Load()}
+		for _, one := range r.Protocols {
+			rule.Protocols = append(rule.Protocols, one.String())
+		}
+		out.Rules = append(out.Rules, rule)
+	}
+	return out
+}
+
+// decide is what policies say of what begins.
+func decide(table *policy.Table, of *registry.Assignment, q api.PolicyQuestion) (*api.PolicyDecision, error) {
+	n, err := table.Number(subjectOf(of))
+	if err != nil || n == 0 {
+		return &api.PolicyDecision{Allow: true}, err
+	}
+	if table, err = table.With(n); err != nil {
+		return nil, err
+	}
+	p := policy.Packet{Remote: mapping.Addr4From(q.Remote), Proto: q.Proto, Out: q.Out, Asks: true, Client: q.Out}
+	if q.Out {
+		p.Far = q.Port
+	} else {
+		p.Local = q.Port
+	}
+	v := table.Judge(n, &p)
+	d := &api.PolicyDecision{Allow: v.Allow}
+	if r := table.Rule(v.Rule); r != nil {
+		d.Rule = r.ID()
+	}
+	if r := table.Rule(v.Audited()); r != nil {
+		d.Audited = r.ID()
+	}
+	return d, nil
+}
+
+// ruleCounts are the packets that were denied by rule, or would have been, of the rules
+// that have denied the most.
+func (d *Daemon) ruleCounts() (rules []metrics.Rule) {
+	table := d.host.Policy()
+	if table == nil {
+		return nil
+	}
+	for _, r := range table.All() {
+		if r.Action != policy.Deny {
+			continue
+		}
+		id := r.Name
+		if id == "" {
+			id = fmt.Sprintf("[%d]", r.Index)
+		}
+		rules = append(rules, metrics.Rule{Policy: r.Policy.Name, Direction: r.Direction.String(), Rule: id,
+			Denied: r.Denied.Load(), Audited: r.Audited.Load()})
+	}
+	return rules
 }

@@ -51,6 +51,7 @@ func newAPI(d *Daemon, c *config.Config) (*apiTask, error) {
 		Group:    group,
 		Log:      d.Log,
 	}
+	options.Policies = d.policies
 	if d.recorder.collector != nil {
 		options.Flows = d.recorder.flows
 	}

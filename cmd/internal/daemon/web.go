@@ -86,6 +86,7 @@ func (d *Daemon) sources() metrics.Sources {
 		Local:    d.host.Local.Stats,
 		Refusals: d.refusals,
 		Flows:    d.recorder.status,
+		Rules:    d.ruleCounts,
 		DNS64:    d.host.Local.DNS64,
 		Shed:     func() metrics.Shed { return shedMetrics(d.host.Shed) },
 		Spoofing: spoofed,

@@ -36,26 +36,30 @@ func Packet(t *translator.Translator, words string) (api.Explanation, error) {
 		e.Packet += fmt.Sprintf(" from %v", k.from)
 		e.Mappings = append([]string{fmt.Sprintf("from %v: mapping %v", k.from, from.Mapping())}, e.Mappings...)
 	}
-	e.Verdict, e.Rule, e.Output = run(t, data, from)
+	e.Verdict, e.Rule, e.Policy, e.Output = run(t, data, from)
 	e.Text = text(&e)
 	return e, nil
 }
 
 // run moves the packet, of a workload with IPv4 inside where from is not nil, and
 // describes what comes out.
-func run(t *translator.Translator, data []byte, from *mapping.Entry) (verdict, rule string, output []string) {
+func run(t *translator.Translator, data []byte, from *mapping.Entry) (verdict, rule, held string, output []string) {
 	var o outputs
 	p := o.Buffer()
 	p.End = p.Start + copy(p.Buf[p.Start:], data)
 	// The packet is of nobody, and its answer at nobody's cost.
-	driver := dataplane.NewDriver(t.NewTrial(), &o, nil)
+	trial := t.NewTrial()
+	driver := dataplane.NewDriver(trial, &o, nil)
 	var v translator.Verdict
 	if from != nil {
 		v = driver.Pass(p, from.Tag())
 	} else {
 		v = driver.Move(p)
 	}
-	return v.String(), v.Section(), o.described
+	if r := trial.Rule(); r != nil {
+		held = r.ID()
+	}
+	return v.String(), v.Section(), held, o.described
 }
 
 // outputs is the port that only says what leaves.
@@ -131,6 +135,12 @@ func text(e *api.Explanation) string {
 		fmt.Fprintf(&b, "%s%s\n", label, o)
 	}
 	fmt.Fprintf(&b, "verdict  %s: %s (%s)\n", e.Verdict, meaning[v.Reason()], e.Rule)
+	switch {
+	case e.Policy != "" && v.IsDrop():
+		fmt.Fprintf(&b, "policy   %s\n", e.Policy)
+	case e.Policy != "":
+		fmt.Fprintf(&b, "policy   %s would deny it: it is only audited\n", e.Policy)
+	}
 	if v.IsDrop() && !v.Replied() {
 		b.WriteString("         no answer is sent\n")
 	}

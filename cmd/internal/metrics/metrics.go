@@ -37,6 +37,7 @@ type Sources struct {
 	Refusals func() []api.Limit
 	Flows    func() api.FlowStatus
 	Shed     func() Shed
+	Rules    func() []Rule        // of policies, that deny
 	DNS64    func() *dns64.Server // nil: off
 	Spoofing func() (causes map[string]uint64, installed bool, err error)
 }
@@ -80,6 +81,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.dns64(s)
 	c.flows(s)
 	c.shed(s)
+	c.policies(s)
 	for _, l := range c.Refusals() {
 		s.counter(refusals, l.Refused, l.What, l.Budget)
 	}

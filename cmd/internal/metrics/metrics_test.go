@@ -81,8 +81,11 @@ func sources() Sources {
 		Reloads: func() Reloads {
 			return Reloads{Succeeded: 3, Refused: 1, LastRefused: true, LastSuccess: time.Unix(1e9, 0)}
 		},
-		Local:    func() local.Stats { return local.Stats{Delivered: next(), Dropped: next(), Written: next()} },
-		DNS64:    func() *dns64.Server { return resolver },
+		Local: func() local.Stats { return local.Stats{Delivered: next(), Dropped: next(), Written: next()} },
+		DNS64: func() *dns64.Server { return resolver },
+		Rules: func() []Rule {
+			return []Rule{{Policy: "web", Direction: "egress", Rule: "rest", Denied: next(), Audited: next()}}
+		},
 		Refusals: func() []api.Limit { return []api.Limit{{What: "http-connections", Budget: "source", Refused: next()}} },
 		Shed:     func() Shed { return Shed{true, [dataplane.NumDirections]uint64{next(), next()}} },
 		Flows: func() api.FlowStatus {

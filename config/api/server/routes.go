@@ -51,6 +51,7 @@ func (s *Server) routes() []route {
 		{pattern: "DELETE /v1/drains/host", kind: change, do: (*Server).undrain},
 		{pattern: "PUT /v1/drains/pools/{pool}", kind: change, do: (*Server).drain},
 		{pattern: "DELETE /v1/drains/pools/{pool}", kind: change, do: (*Server).undrain},
+		{pattern: "GET /v1/policies", query: []string{"workload", "direction", "remote", "proto", "port"}, do: (*Server).policies},
 		{pattern: "GET /v1/explain", query: []string{"packet"}, do: (*Server).explain},
 		{pattern: "GET /v1/watch", query: []string{"filter", "rate", "bytes", "all", "sample"}, kind: watch, do: (*Server).watch},
 		{pattern: "GET /v1/flows", query: []string{"workload", "remote", "port", "proto", "since", "open", "follow"}, kind: watch,

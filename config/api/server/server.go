@@ -55,6 +55,7 @@ type Options struct {
 	Reload    func(context.Context) error                                      // an error is the config's fault; nothing has changed
 	Watch     func(context.Context, api.Watch, Send) error                     // sends until ctx is done; nil: nothing can be watched
 	Flows     func(context.Context, api.FlowFilter, Send) error                // sends what is wanted; nil: flows are off
+	Policies  func(api.PolicyQuestion) (api.Policies, error)                   // nil: there are none
 	Ready     func() bool
 	// Identify says who besides workloads has an address or its port (-1: any), and
 	// what else there is to say of it; nil: nobody.
