@@ -101,6 +101,11 @@ differential-bpf: ## PACKETS_BPF (400,000,000) packets by the fast path's progra
 	@NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 0 -run '^TestDifferential$$' ./netstack/fastpath \
 		-packets $(PACKETS_BPF) -seed $${SEED:-$$(date +%s)}
 
+.PHONY: differential-policy
+differential-policy: ## 100,000 packets each way by policies and by nftables (root)
+	@tests/need go root ip nft sysctl
+	@NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 0 ./tests/policy -packets 100000 -seed $${SEED:-$$(date +%s)}
+
 .PHONY: bench
 bench: ## the figures: kernel forwarding, natless and peers in one sitting (root)
 	@tests/need go root ip ping sysctl nsenter tayga
