@@ -139,6 +139,22 @@ func (r *runner) fate(t *testing.T, tag mapping.Tag, b []byte) fate {
 
 // insideFrames has the daemon send frames, and the insider tagged ones.
 func insideFrames(t *testing.T, r *rig, f *FastPath, p *pair) {
+	// The daemon has begun, and has no routes yet; then it has.
+	for _, c := range []struct {
+		host Host
+		want uint32
+	}{{Host{Device: noSuchDevice, Inside: r.up}, actShot}, {Host{Device: noSuchDevice, Via: r.up, Inside: r.up}, actRedirect}, {Host{Inside: r.up}, actRedirect}} {
+		if err := f.SetHost(c.host); err != nil {
+			t.Fatal(err)
+		}
+		r.Do(func() {
+			run := newRunner(f.Given4.FD(), r.up, r.upMAC)
+			p.table.Get(insider).Tag().Put(run.in[:])
+			if a, _, err := run.run(reference.Packet{Bytes: udp4(20)}, 0); err != nil || a != c.want {
+				t.Errorf("a frame, %+v: action %d, want %d, %v", c.host, int32(a), int32(c.want), err)
+			}
+		})
+	}
 	r.Do(func() {
 		for _, c := range []struct {
 			tag  mapping.Tag

@@ -190,7 +190,8 @@ static __always_inline struct entry_inside *named(struct __sk_buff *skb, void *i
 	return in;
 }
 
-// give takes a frame of the daemon to the workload that it is for.
+// give takes a frame of the daemon to the workload that it is for; also before the
+// daemon, which has just begun, has its routes.
 static __always_inline int give(struct __sk_buff *skb, int *action)
 {
 	struct packet p = {};
@@ -210,7 +211,12 @@ static __always_inline int give(struct __sk_buff *skb, int *action)
 	p.src_lo = t.c->own_lo;
 	p.dst_hi = in->hi;
 	p.dst_lo = in->lo;
-	if ((why = way6(skb, t.c, &p, t.c->device ? t.c->device : skb->ifindex, 1, action)))
+	why = way6(skb, t.c, &p, t.c->device ? t.c->device : skb->ifindex, 1, action);
+	if (why == NO_ROUTE && gone(skb, t.c)) {
+		HERE;
+		why = way6(skb, t.c, &p, t.c->via, 1, action);
+	}
+	if (why)
 		return why;
 	HERE;
 	return TRANSLATED;
