@@ -19,7 +19,7 @@ func (w *Worker) Pass4(p *Packet, of mapping.Tag) Verdict {
 	if !p.roomy() {
 		return Malformed
 	}
-	e := w.s.table.Tagged(of)
+	e := w.t.tagged(w.s.table, of)
 	if e == nil || !e.Inside() || !w.s.inside {
 		return UntranslatableSource // it has gone
 	}

@@ -165,6 +165,22 @@ func TestSection1_6_SourceBudget(t *testing.T) {
 	}
 }
 
+// TestFormerly: what has waited for a process that has other tables bears the tag that
+// its sender had; a tag of the table's goes before one of those, and one of a workload
+// that has gone is nobody's.
+func TestFormerly(t *testing.T) {
+	w := insideWorker(t)
+	packet := hdr4{src: shared4, dst: server4, proto: 17, id: 1024}.packet(udp(shared4, server4, 1030, 53, nil))
+	address := func(a string) mapping.Addr6 { return mapping.Addr6From(netip.MustParseAddr(a)) }
+	const old, gone = mapping.Tag(0x12_3456_789a), mapping.Tag(0x12_3456_789b)
+	w.t.Formerly(map[mapping.Tag]mapping.Addr6{old: address(sharedA6), gone: address("2001:db8:99::1"), tagOf(w, sharedA6): address(sharedB6)})
+	for tag, want := range map[mapping.Tag]Verdict{old: Pass4, tagOf(w, sharedA6): Pass4, gone: UntranslatableSource, old + 2: UntranslatableSource} {
+		if v := w.Pass4(packetOf(packet), tag); v != want {
+			t.Errorf("tag %x: %v, want %v", uint64(tag), v, want)
+		}
+	}
+}
+
 func TestSection1_6_Ports(t *testing.T) {
 	w := insideWorker(t)
 	send := func(proto uint8, l4 []byte) []byte {

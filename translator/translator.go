@@ -25,6 +25,28 @@ type Translator struct {
 	identifications atomic.Uint32 // of IPv4 packets: handed to workers in blocks
 	errors          errorBudgets
 	tracker         tracker
+
+	former map[mapping.Tag]mapping.Addr6 // see Formerly
+}
+
+// Formerly says which workloads had these tags with the process before, by their IPv6
+// addresses: packets that have waited meanwhile still bear them. It belongs before the
+// first packet.
+func (t *Translator) Formerly(tags map[mapping.Tag]mapping.Addr6) { t.former = tags }
+
+// tagged is the entry that a tag of this process names, or named with the one before.
+func (t *Translator) tagged(table *mapping.Table, of mapping.Tag) *mapping.Entry {
+	if e := table.Tagged(of); e != nil {
+		return e
+	}
+	a, ok := t.former[of]
+	if !ok {
+		return nil
+	}
+	if e := table.Lookup6(a); e != nil && e.Mapping().IPv6.IsSingleIP() {
+		return e
+	}
+	return nil // it has gone
 }
 
 // New makes a translator.

@@ -62,6 +62,7 @@ func openKernelPath(o Options, routed <-chan struct{}, workloads iter.Seq[attach
 		o.Log.Info("kernel fast path", "state", "off", "not", f.Why)
 		return f, nil
 	}
+	t.Formerly(m.Former())
 	m.Hint(workloads)
 	if err := m.Replace(t.Table(), t.Config()); err != nil && c.Required {
 		return nil, fmt.Errorf("fast_path: required, but %w", err)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -31,6 +33,24 @@ func (g *generation) removeInside(slot uint32) error {
 		return err // another workload is there by now
 	}
 	return errors.Join(err, g.inner.inside.Delete(entry.Ifindex))
+}
+
+// Names are the tags by which the programs that have these maps name workloads with IPv4
+// inside, as far as the process may look: with the next tables they have others.
+func (f *FastPath) Names() map[mapping.Tag]mapping.Addr6 {
+	var current uint32
+	var in *ebpf.Map
+	if f.maps.Active.Lookup(uint32(0), &current) != nil || f.maps.Inside.Lookup(current, &in) != nil {
+		return nil
+	}
+	defer in.Close()
+	names := map[mapping.Tag]mapping.Addr6{}
+	var key uint32
+	var entry programEntryInside
+	for all := in.Iterate(); all.Next(&key, &entry); {
+		names[mapping.TagOf(entry.Name[:])] = mapping.Addr6{Hi: entry.Hi, Lo: entry.Lo}
+	}
+	return names
 }
 
 // SetInside says that a workload with IPv4 inside sends it through another interface, as

@@ -117,6 +117,12 @@ func insideWays(t *testing.T, r *rig, f *FastPath) {
 			}
 		}
 	})
+	names := f.Names()
+	for n, m := range w.Mappings {
+		if e := p.table.Get(m.IPv6); m.Inside && names[e.Tag()] != mapping.Addr6From(m.IPv6.Addr()) {
+			t.Errorf("mapping %d is not named: %v", n, names)
+		}
+	}
 	insideFrames(t, r, f, p)
 }
 

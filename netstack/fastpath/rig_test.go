@@ -3,6 +3,7 @@
 package fastpath
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"testing"
@@ -72,8 +73,11 @@ func tap(name string) (fd int, mac net.HardwareAddr, index int, err error) {
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
 	}
 	if err == nil {
-		const all = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN | unix.TUN_F_USO4 | unix.TUN_F_USO6
-		err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, all)
+		const most = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
+		err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, most|unix.TUN_F_USO4|unix.TUN_F_USO6)
+		if errors.Is(err, unix.EINVAL) { // before Linux 6.2
+			err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, most)
+		}
 	}
 	var device *net.Interface
 	if err == nil {

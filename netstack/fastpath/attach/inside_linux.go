@@ -16,6 +16,15 @@ import (
 // workloads, takes.
 func Supported() error { return probe() }
 
+// Former are the tags of workloads with IPv4 inside that an earlier daemon's programs
+// go by until there are tables; packets that wait at the TAP bear them.
+func (m *Manager) Former() map[mapping.Tag]mapping.Addr6 {
+	if !m.adopted {
+		return nil
+	}
+	return m.path.Names()
+}
+
 // portOf is where a workload itself is, also at a bridge; 0 where it is not known.
 func (h *host) portOf(p netip.Prefix, hint string) int {
 	ifindex := h.byName[hint]
