@@ -29,7 +29,7 @@ func chains(t testing.TB, socket string, networks map[string][]string) string {
 	dir := t.TempDir()
 	for name, plugins := range networks {
 		list := strings.ReplaceAll(strings.Join(plugins, ", "), `"natless"`, fmt.Sprintf(`{"type": "natless-cni", "socket": %q}`, socket))
-		list = fmt.Sprintf(`{"cniVersion": "1.0.0", "name": %q, "plugins": [%s]}`, name, list)
+		list = fmt.Sprintf(`{"cniVersion": "1.1.0", "name": %q, "plugins": [%s]}`, name, list)
 		if err := os.WriteFile(filepath.Join(dir, name+".conflist"), []byte(list), 0o600); err != nil {
 			t.Fatal(err)
 		}

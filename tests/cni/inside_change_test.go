@@ -3,6 +3,7 @@
 package cni
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -16,10 +17,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
+	"github.com/natless/natless/tests/load"
 	"github.com/natless/natless/tests/netns"
 )
 
@@ -239,6 +243,83 @@ func TestInsideEnded(t *testing.T) {
 	arrived("without natlessd")
 	i.d.Start()
 	arrived("again", i.wa.Address.String())
+}
+
+// TestInsideKilledUnderLoad: the daemon is killed and started again under streams and
+// datagrams to the outside and between containers. Nothing is lost that is plain; what
+// has to wait for the daemon waits for the next one, but what the killed one had read.
+func TestInsideKilledUnderLoad(t *testing.T) {
+	i := place(t, "bridge", insidePool, 0, "--handover")
+	s := i.wa.Address.String()
+	streams := []*load.Stream{load.StartPaced(t, i.a.NS, i.server, serverIPv4), load.StartPaced(t, i.b.NS, i.server, serverIPv4),
+		load.StartPaced(t, i.a.NS, i.b.NS, s), load.StartPaced(t, i.b.NS, i.a.NS, s), load.StartPaced(t, i.server, i.a.NS, s)}
+	flows := []*load.Datagrams{load.SendDatagrams(t, i.a.NS, i.server, serverIPv4), load.SendDatagrams(t, i.b.NS, i.a.NS, s),
+		load.SendDatagrams(t, i.server, i.b.NS, s)}
+	const rounds, read = 2, 32 // of batches that a killed daemon had read, at two devices
+	outside := fmt.Sprint(int(i.wb.Run().First) + 40)
+	ping := i.a.Command("ping", "-4", "-q", "-i", "0.05", "-W", "20", "-e", outside, serverIPv4)
+	var said bytes.Buffer
+	ping.Stdout, ping.Stderr = &said, &said
+	if err := netns.Start(ping); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ping.Process.Kill() })
+	for range rounds {
+		i.d.Kill()
+		i.d.Start()
+		for n, s := range streams {
+			before := s.Written()
+			load.Within(t, 20*time.Second, fmt.Sprint("stream ", n, " goes on"), func() bool { return s.Written() > before })
+		}
+	}
+	ping.Process.Signal(syscall.SIGINT)
+	ping.Wait()
+	var sent, received int
+	summary := said.String()[strings.Index(said.String(), "statistics ---\n")+15:]
+	if n, err := fmt.Sscanf(summary, "%d packets transmitted, %d received", &sent, &received); n != 2 || sent < 5 || received < sent-1-rounds*read {
+		t.Errorf("echo requests, which go by the daemon: %v\n%s", err, said.String())
+	}
+	t.Logf("echo requests by the daemon: %s", summary)
+	most := int64(0)
+	if daemon.FastPath() == "off" {
+		most = rounds * read // all goes by the daemon
+	}
+	for n, f := range flows {
+		if sent, lost := f.Finish(); lost > most || sent < 100 {
+			t.Errorf("flow %d: %d of %d datagrams lost", n, lost, sent)
+		}
+	}
+	for _, s := range streams {
+		s.Finish()
+	}
+}
+
+// TestInsideGC: what no container has is taken back, and its program with it; who is
+// left has what it had.
+func TestInsideGC(t *testing.T) {
+	t.Parallel()
+	daemon.OnePath(t, "it is about the plugin")
+	i := place(t, "ptp", insidePool, 0)
+	list, err := libcni.ConfListFromFile(filepath.Join(i.a.conf, "inside.conflist"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := i.wb.Key
+	i.b.IP("link del eth0") // it has ended, and nobody said so
+	cni := libcni.NewCNIConfigWithCacheDir([]string{i.a.cniPath}, t.TempDir(), nil)
+	if err := cni.GCNetworkList(t.Context(), list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := i.d.Client().Get(t.Context(), key); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("GC left what no container has: %v", err)
+	}
+	if w, err := i.a.workload(i.d.Client()); err != nil || w.Inside == nil {
+		t.Errorf("GC of one network took from another: %+v, %v", w, err)
+	}
+	out, err := i.a.Command("sh", "-c", "curl -4 -sS --max-time 30 http://"+serverIPv4+"/ | sha256sum").CombinedOutput()
+	if err != nil || !strings.HasPrefix(string(out), i.web.sum) {
+		t.Errorf("after GC: %v %s", err, out)
+	}
 }
 
 // stream is a connection to somebody who sends back what he gets.
