@@ -229,12 +229,12 @@ static __always_inline int own6(struct config *c, __u64 hi, __u64 lo)
 }
 
 // port4 is the mapping that owns a port of a shared address. sizes has a bit
-// for each size of block that may hold it.
+// for each size of block that may hold it; large ones hold most ports, and come first.
 static __always_inline struct entry4 *port4(struct tables *t, __u32 a, __u32 port, __u32 sizes)
 {
 	struct key_port k = { .v4 = a };
 
-	for (__u32 n = 0; n < PORT_SIZES; n++) {
+	for (int n = PORT_SIZES - 1; n >= 0; n--) {
 		struct entry4 *e;
 
 		if (!(sizes >> n & 1)) {

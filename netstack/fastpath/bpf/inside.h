@@ -49,25 +49,30 @@ static __always_inline int plain4(struct __sk_buff *skb)
 static __always_inline int other(struct __sk_buff *skb, struct tables *t, struct packet *p)
 {
 	struct config *c = t->c;
+	struct entry4 *e;
 	__u32 length;
 
 	if (never4(p->dst4))
 		PASS(NEVER_TRANSLATED);
 	if (p->dst4 == c->own4)
 		PASS(OWN_ADDRESS);
-	if (near4(t, p->dst4) && find4(t, p->dst4, &length)) {
-		int why = destination6(skb, t, p);
+	if (near4(t, p->dst4)) {
+		e = find4(t, p->dst4, &length);
+		if (e) {
+			int why = owner6(skb, t, p, e, length);
 
-		if (why)
-			return why;
-		if (!p->inside)
-			PASS(MAPPED_PEER);
+			if (why)
+				return why;
+			if (!p->inside)
+				PASS(MAPPED_PEER);
+			HERE;
+			return TRANSLATED;
+		}
+		if (p->dst4 != c->host4 && block4(t, p->dst4))
+			PASS(OWN_ADDRESS);
 		HERE;
-		return TRANSLATED;
 	}
 	if (p->dst4 == c->host4)
-		PASS(OWN_ADDRESS);
-	if (near4(t, p->dst4) && block4(t, p->dst4))
 		PASS(OWN_ADDRESS);
 	HERE;
 	return TRANSLATED;

@@ -48,21 +48,13 @@ static __always_inline int read4(struct __sk_buff *skb, struct packet *p)
 	return super(skb, p);
 }
 
-// destination6 finds the workload that an IPv4 packet is for.
-static __always_inline int destination6(struct __sk_buff *skb, struct tables *t, struct packet *p)
+// owner6 finds the workload that an IPv4 packet is for, where e is the entry of its
+// address, of that length.
+static __always_inline int owner6(struct __sk_buff *skb, struct tables *t, struct packet *p, struct entry4 *e, __u32 length)
 {
 	struct config *c = t->c;
-	struct entry4 *e;
-	__u32 length, shared;
+	__u32 shared = e->sizes;
 
-	if (never4(p->dst4))
-		PASS(NEVER_TRANSLATED);
-	if (p->dst4 == c->own4)
-		PASS(OWN_ADDRESS);
-	e = lookup4(t, p->dst4, &length);
-	if (!e)
-		PASS(UNMAPPED_DESTINATION);
-	shared = e->sizes;
 	if (shared) {
 		if (p->proto == ICMP4 && p->dst4 == c->host4)
 			PASS(OWN_ADDRESS);
@@ -87,6 +79,23 @@ static __always_inline int destination6(struct __sk_buff *skb, struct tables *t,
 		PASS(OWN_ADDRESS);
 	p->slot = e->slot;
 	return TRANSLATED;
+}
+
+// destination6 finds the workload that an IPv4 packet is for.
+static __always_inline int destination6(struct __sk_buff *skb, struct tables *t, struct packet *p)
+{
+	struct entry4 *e;
+	__u32 length;
+
+	if (never4(p->dst4))
+		PASS(NEVER_TRANSLATED);
+	if (p->dst4 == t->c->own4)
+		PASS(OWN_ADDRESS);
+	e = lookup4(t, p->dst4, &length);
+	if (!e)
+		PASS(UNMAPPED_DESTINATION);
+	HERE;
+	return owner6(skb, t, p, e, length);
 }
 
 // source6 puts the source into the prefix.
