@@ -71,6 +71,12 @@ func OnePath(t testing.TB, why string) {
 	}
 }
 
+// patience is that of a machine that is slow, as NATLESS_PATIENCE says: 10m.
+func patience() time.Duration {
+	d, _ := time.ParseDuration(os.Getenv("NATLESS_PATIENCE"))
+	return d
+}
+
 // Write replaces the configuration, to be reloaded or started with.
 func (d *Daemon) Write(config string) {
 	d.t.Helper()
@@ -123,7 +129,7 @@ func (d *Daemon) Start() {
 	case <-d.manager.Ready():
 	case <-exited:
 		d.t.Fatalf("natlessd ended and was not ready\n%s", d.Log())
-	case <-time.After(cmp.Or(d.Patience, time.Minute)):
+	case <-time.After(cmp.Or(d.Patience, patience(), time.Minute)):
 		d.Signal(syscall.SIGQUIT) // which shows what it does
 		select {
 		case <-exited:
