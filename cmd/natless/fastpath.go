@@ -56,6 +56,11 @@ func printFastPath(w io.Writer, o api.FastPath) error {
 		"  translated", strings.Join(translated, ", "), "  passed on", strings.Join(passed, ", "), "  lost", lost); err != nil {
 		return err
 	}
+	return printAmiss(w, o)
+}
+
+// printAmiss says at which interfaces the kernel translates nothing, or less than all.
+func printAmiss(w io.Writer, o api.FastPath) error {
 	listed := 0
 	for _, i := range o.Interfaces {
 		if i.Error == "" && i.Left == "" {

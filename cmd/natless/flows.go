@@ -144,7 +144,8 @@ func (q *flowQuery) print(w io.Writer, all []api.Flow) error {
 	}
 	if err := table(w, "no flows", []column{{head: "WORKLOAD"}, {head: "PROTO", leave: 1}, {head: "FROM"}, {head: "TO"},
 		{head: "SENT", right: true},
-		{head: "RECEIVED", right: true}, {head: "PACKETS", right: true, leave: 3}, {head: "LASTED", right: true, leave: 2}, {head: "STATE", leave: 4}}, rows); err != nil {
+		{head: "RECEIVED", right: true}, {head: "PACKETS", right: true, leave: 3}, {head: "LASTED", right: true, leave: 2},
+		{head: "STATE", leave: 4}}, rows); err != nil {
 		return err
 	}
 	if len(rows) < len(all) {
@@ -186,12 +187,14 @@ func printFlowStatus(w io.Writer, s api.FlowStatus) error {
 	for _, r := range s.Receivers {
 		rows = append(rows, []string{r.Name, r.State, fmt.Sprint(r.Written), fmt.Sprint(r.Dropped)})
 	}
-	for _, name := range slices.SortedFunc(maps.Keys(s.LostBy), func(a, b string) int { return cmp.Compare(s.LostBy[b].Packets, s.LostBy[a].Packets) }) {
+	most := func(a, b string) int { return cmp.Compare(s.LostBy[b].Packets, s.LostBy[a].Packets) }
+	for _, name := range slices.SortedFunc(maps.Keys(s.LostBy), most) {
 		rows = append(rows, []string{"not itemised of " + name, fmt.Sprintf("%d packets", s.LostBy[name].Packets), "", ""})
 	}
 	if rows == nil {
 		return nil
 	}
 	fmt.Fprintln(w)
-	return table(w, "", []column{{head: "FLOW RECORDS"}, {head: "STATE"}, {head: "WRITTEN", right: true}, {head: "DROPPED", right: true}}, rows)
+	return table(w, "", []column{{head: "FLOW RECORDS"}, {head: "STATE"},
+		{head: "WRITTEN", right: true}, {head: "DROPPED", right: true}}, rows)
 }

@@ -25,6 +25,11 @@ const (
 type change struct {
 	At     time.Time `json:"at"`
 	Change string    `json:"change"` // present, added, changed or removed
+	who
+}
+
+// who is what a line of JSON of a workload begins with.
+type who struct {
 	api.Key
 	Name    string `json:"name,omitempty"`
 	Network string `json:"network,omitempty"`
@@ -32,6 +37,10 @@ type change struct {
 	Address string `json:"address"`
 	Ports   string `json:"ports"`
 	Pool    string `json:"pool"`
+}
+
+func whoOf(r *api.Row) who {
+	return who{r.Key, r.Name, r.Network, r.IPv6, r.Address.String(), r.Ports, r.Pool}
 }
 
 var changeMarks = map[string]string{"added": "+", "changed": "~", "removed": "-"}
@@ -129,7 +138,7 @@ func assigned(r api.Row) api.Row {
 func (l *listing) tell(o *options, w io.Writer, what string, r *api.Row) error {
 	now := time.Now()
 	if o.output == "json" {
-		return json.NewEncoder(w).Encode(change{now, what, r.Key, r.Name, r.Network, r.IPv6, r.Address.String(), r.Ports, r.Pool})
+		return json.NewEncoder(w).Encode(change{now, what, whoOf(r)})
 	}
 	_, err := fmt.Fprintf(w, "%s %s  %s  %s  %s  %s ports %s  %s\n", changeMarks[what], now.Format(time.TimeOnly), cmp.Or(r.Name, "-"),
 		short(r.Key), r.IPv6, r.Address, r.Ports, r.Pool)

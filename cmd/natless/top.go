@@ -344,13 +344,7 @@ type topTotal struct {
 }
 
 type topWorkload struct {
-	api.Key
-	Name     string  `json:"name,omitempty"`
-	Network  string  `json:"network,omitempty"`
-	IPv6     string  `json:"ipv6"`
-	Address  string  `json:"address"`
-	Ports    string  `json:"ports"`
-	Pool     string  `json:"pool"`
+	who
 	Sent     rates   `json:"sent"`
 	Received rates   `json:"received"`
 	Refused  float64 `json:"refused_per_second"`
@@ -365,9 +359,7 @@ func (t *topping) showJSON(w io.Writer, l *look) error {
 			break
 		}
 		b := &l.all[i]
-		r := b.row
-		out.Workloads = append(out.Workloads, topWorkload{r.Key, r.Name, r.Network, r.IPv6, r.Address.String(), r.Ports, r.Pool,
-			b.sent, b.received, b.refused, b.shed})
+		out.Workloads = append(out.Workloads, topWorkload{whoOf(b.row), b.sent, b.received, b.refused, b.shed})
 	}
 	if t.once {
 		return printJSON(w, out)

@@ -69,9 +69,10 @@ func printWorkload(out io.Writer, w api.Workload, now time.Time) error {
 	}
 	return facts(out, "name", w.Request.Name, "workload", w.Key.String(), "serial", serial(w.Serial), "network", w.Request.Network,
 		"namespace", w.Request.Netns, "interface", w.Request.HostInterface,
-		"ipv6", strings.Join(ipv6, ", "), "address", w.Address.String(), "ports", api.PortsText(w.Ports), "ipv4", wayOf(w), "asked for", asked, "pool", w.Pool,
-		"prefix", prefix, "since", moment(w.Since)+" ("+age(now, w.Since)+")", "sent", trafficOf(w, true), "received", trafficOf(w, false), "violations", violations,
-		"shed", shed)
+		"ipv6", strings.Join(ipv6, ", "), "address", w.Address.String(), "ports", api.PortsText(w.Ports), "ipv4", wayOf(w),
+		"asked for", asked, "pool", w.Pool,
+		"prefix", prefix, "since", moment(w.Since)+" ("+age(now, w.Since)+")", "sent", trafficOf(w, true),
+		"received", trafficOf(w, false), "violations", violations, "shed", shed)
 }
 
 // trafficOf is what was translated for a workload, in one direction.

@@ -17,6 +17,22 @@ type glance struct {
 	outside   *strays
 }
 
+// Insiders counts the workloads that have their IPv4 inside.
+type Insiders struct {
+	All   int
+	Stale int // whose address inside is not their own any more: the uplink's has changed
+}
+
+func (i *Insiders) count(a *Assignment, n int) {
+	if a.inside == 0 {
+		return
+	}
+	i.All += n
+	if a.Inside() != a.Address {
+		i.Stale += n
+	}
+}
+
 // strays remembers what is assigned outside of the pools, until that changes. It is
 // made when somebody asks, because that takes a look at every address.
 type strays struct {

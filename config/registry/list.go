@@ -171,7 +171,8 @@ func whoHad(tx *bolt.Tx, a netip.AddrPort, at time.Time) (found []*Assignment, e
 // so that one that was made meanwhile is never taken for a stale one. list
 // answers with a test whether the namespace of a path exists. Assignments
 // without a namespace stay.
-func (r *Registry) Reconcile(ctx context.Context, list func(context.Context) (exists func(path string) bool, err error)) ([]*Assignment, error) {
+func (r *Registry) Reconcile(ctx context.Context,
+	list func(context.Context) (exists func(path string) bool, err error)) ([]*Assignment, error) {
 	all := r.Each()
 	exists, err := list(ctx)
 	if err != nil {

@@ -135,22 +135,6 @@ type state struct {
 	strays      *strays // another when what is assigned outside of the pools is
 }
 
-// Insiders counts the workloads that have their IPv4 inside.
-type Insiders struct {
-	All   int
-	Stale int // whose address inside is not their own any more: the uplink's has changed
-}
-
-func (i *Insiders) count(a *Assignment, n int) {
-	if a.inside == 0 {
-		return
-	}
-	i.All += n
-	if a.Inside() != a.Address {
-		i.Stale += n
-	}
-}
-
 // Open opens the database, or makes it where there never was one, and loads what
 // it holds. A second opener of the same file is refused after a second, and a
 // file of which anything is damaged or missing with a *RefusedError.

@@ -79,3 +79,20 @@ func (f *FastPath) SetInside(m mapping.Mapping) error {
 	}
 	return nil
 }
+
+// encodeInside is a workload with IPv4 inside, and by which keys it is found: what the
+// daemon calls it and, where it is known, its interface.
+func encodeInside(t *Tables, m mapping.Mapping, e *mapping.Entry, of programEntry6) (keys []uint32, entry programEntryInside) {
+	a := mapping.Addr6From(m.IPv6.Addr())
+	entry = programEntryInside{Hi: a.Hi, Lo: a.Lo, Of: of}
+	e.Tag().Put(entry.Name[:])
+	keys = []uint32{keyBySlot | e.Slot()}
+	if t.Inside == nil {
+		return keys, entry
+	}
+	if ifindex := t.Inside(m); ifindex != 0 {
+		entry.Ifindex = uint32(ifindex)
+		keys = append(keys, entry.Ifindex)
+	}
+	return keys, entry
+}

@@ -75,31 +75,6 @@ func empty(prefix netip.Prefix) *Table {
 	return t
 }
 
-func (t *Table) setPrefix(p netip.Prefix) {
-	t.prefix, t.embedded, t.inPrefix = p, newRFC6052(p), 0
-	if !p.IsValid() {
-		t.inPrefix = 1 // no address is known to have no mapping
-	}
-}
-
-// SetPrefix gives the table another RFC 6052 prefix (the zero value: none). Every mapping
-// keeps its slot. It takes a look at each.
-func (e *Edit) SetPrefix(p netip.Prefix) error {
-	if err := ValidatePrefix(p); err != nil {
-		return err
-	}
-	if p == e.t.prefix {
-		return nil
-	}
-	e.t.setPrefix(p)
-	for entry := range e.t.Entries() {
-		if entry.IPv6().Overlaps(p) {
-			e.t.inPrefix++
-		}
-	}
-	return nil
-}
-
 // Insert gives a table that has m besides all that t has; t stays as it is.
 // Its cost does not grow with the table. A refusal is a *Collision or what
 // Validate says.

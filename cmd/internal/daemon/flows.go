@@ -170,7 +170,8 @@ func (r *recorder) flows(ctx context.Context, f api.FlowFilter, send apiserver.S
 }
 
 // followFlows sends what is there, and what comes, until nobody reads it any more.
-func (r *recorder) followFlows(ctx context.Context, f api.FlowFilter, since time.Time, send apiserver.Send, wanted func(*flows.Record) bool) {
+func (r *recorder) followFlows(ctx context.Context, f api.FlowFilter, since time.Time, send apiserver.Send,
+	wanted func(*flows.Record) bool) {
 	ended, next := r.recent.Since(since, true, wanted)
 	defer r.recent.Leave(next)
 	if f.Since == 0 {

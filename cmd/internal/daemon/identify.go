@@ -51,7 +51,8 @@ func (d *Daemon) ownAddresses(c *config.Config, a netip.Addr) (api.Owner, bool) 
 	switch {
 	case a == c.Addresses.IPv4 || a == c.Addresses.IPv6:
 		o.Detail = "the translator's own (addresses): it answers ping there, and sends its ICMP errors from there"
-	case c.ICMPSourcePool.IPv4.IsValid() && c.ICMPSourcePool.IPv4.Contains(a) || c.ICMPSourcePool.IPv6.IsValid() && c.ICMPSourcePool.IPv6.Contains(a):
+	case c.ICMPSourcePool.IPv4.IsValid() && c.ICMPSourcePool.IPv4.Contains(a) ||
+		c.ICMPSourcePool.IPv6.IsValid() && c.ICMPSourcePool.IPv6.Contains(a):
 		o.Detail = "a source of ICMP errors (icmp_source_pool): they are about hops without an address in this family"
 	default:
 		return o, false

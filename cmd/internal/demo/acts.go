@@ -104,7 +104,8 @@ func (s *show) literal(ctx context.Context) (port uint16, err error) {
 		return 0, err
 	}
 	s.say("    demo/till sent from its own address, which natless forwards as it is; the server saw %s\n", peer)
-	e, err := explain.Packet(s.net.translator, fmt.Sprintf("ipv4 from %s src %s dst %s tcp sport %d dport 80", till6, shared.Addr(), server4, peer.Port()))
+	e, err := explain.Packet(s.net.translator, fmt.Sprintf("ipv4 from %s src %s dst %s tcp sport %d dport 80",
+		till6, shared.Addr(), server4, peer.Port()))
 	if err != nil {
 		return 0, err
 	}

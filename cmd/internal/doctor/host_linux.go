@@ -256,7 +256,8 @@ func (ThisHost) Inside(w api.Workload) (changed []string, err error) {
 		if err != nil {
 			return err
 		}
-		changed, err = wiring.Wiring{Interface: w.Interface, Address: w.Inside.Address, Ports: w.Ports, Gateway: hop, Prefix: w.Prefix}.Differences()
+		changed, err = wiring.Wiring{Interface: w.Interface, Address: w.Inside.Address, Ports: w.Ports,
+			Gateway: hop, Prefix: w.Prefix}.Differences()
 		return err
 	})
 	return changed, err

@@ -22,7 +22,8 @@ func (v *visit) sockets() {
 	if at := v.Config.Metrics.Listen; at.IsValid() && !v.daemonRuns() {
 		switch err := v.Host.Listen(at); {
 		case errors.Is(err, syscall.EADDRINUSE):
-			v.fail(check, fmt.Sprintf("ss -ltnp 'sport = %d' says who has it; choose another", at.Port()), "metrics.listen: somebody else listens on %v", at)
+			v.fail(check, fmt.Sprintf("ss -ltnp 'sport = %d' says who has it; choose another", at.Port()),
+				"metrics.listen: somebody else listens on %v", at)
 		case errors.Is(err, syscall.EADDRNOTAVAIL):
 			v.fail(check, "choose one that ip address shows, or [::1] or 127.0.0.1", "metrics.listen: %v is no address of this host", at.Addr())
 		case err != nil:
