@@ -7,6 +7,7 @@ import (
 	"github.com/natless/natless/netstack/guard"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/policy"
 )
 
 // wayBack is what going back takes where a plan's table has taken the place of another.
@@ -19,6 +20,8 @@ type wayBack struct {
 	// behind the swap.
 	police func(*mapping.Table, ...guard.Workload) error // nil: it is not prepared
 	kernel FastPathPlan                                  // nil: it is not prepared
+
+	written *policy.Table // those that kernel is with
 }
 
 // prepareBack makes what going back takes long for. What cannot be made is tried again by
@@ -32,6 +35,7 @@ func (p *Plan) prepareBack() {
 	if parts.FastPath == nil {
 		return
 	}
+	p.back.written = p.back.config.Policy
 	kernel := parts.FastPath.Plan(p.back.table, p.back.config)
 	if kernel.Err() != nil {
 		kernel.Drop()
@@ -41,10 +45,14 @@ func (p *Plan) prepareBack() {
 }
 
 // tableBefore is the table that was in force before the swap, with all that has changed
-// behind it. The kernel's tables that are prepared follow.
+// behind it, held to the policies of before. The kernel's tables that are prepared follow.
 func (p *Plan) tableBefore() (*mapping.Table, error) {
 	table := p.back.table
 	for _, c := range p.engine.since[p.back.at:] {
+		var err error
+		if c.New, p.back.config.Policy, err = held(p.back.config.Policy, c.New); err != nil {
+			return nil, err
+		}
 		after, err := edited(table, c)
 		if err != nil {
 			return nil, err
@@ -65,6 +73,18 @@ func (p *Plan) policeBack(table *mapping.Table) (err error) {
 		come = nil // it knows them
 	}
 	return police(table, come...)
+}
+
+// kernelBack has the kernel go by the table before the swap.
+func (p *Plan) kernelBack(table *mapping.Table) error {
+	prepared, f := p.back.kernel, p.engine.parts.FastPath
+	if prepared == nil {
+		return p.engine.replaceFastPath(table, p.back.config)
+	}
+	if err := prepared.Commit(table); err != nil || p.back.config.Policy == p.back.written {
+		return err
+	}
+	return f.Configure(p.back.config) // of numbers that came behind the swap
 }
 
 // slotsBack is what the table before the swap means to who counts. Where everybody kept

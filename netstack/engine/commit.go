@@ -173,12 +173,7 @@ func (p *Plan) replacing() []step {
 			}
 			return e.parts.FastPath.Configure(e.parts.Translator.Config()) // of numbers that came since
 		},
-		undo: back(before, func(table *mapping.Table) error {
-			if p.back.kernel != nil {
-				return p.back.kernel.Commit(table)
-			}
-			return e.replaceFastPath(table, p.back.config)
-		}),
+		undo: back(before, p.kernelBack),
 	}}
 }
 
@@ -211,10 +206,10 @@ func (p *Plan) editing(after *mapping.Table) []step {
 	}
 	before := sync.OnceValues(func() (*mapping.Table, error) {
 		table, err := p.unedit(e.Table())
-		if err != nil {
-			return nil, err
+		if err == nil {
+			table, was.Policy, err = p.restored(table, was.Policy)
 		}
-		return p.restored(table, was.Policy), nil
+		return table, err
 	})
 	return []step{{
 		name: "guard", partial: true,

@@ -158,21 +158,26 @@ func (p *Plan) catchUpPolicies(after *mapping.Table) (*mapping.Table, error) {
 	return edit.Table(), nil
 }
 
-// restored is a table in which workloads have the numbers that they had.
-func (p *Plan) restored(table *mapping.Table, policies *policy.Table) *mapping.Table {
+// restored is a table in which workloads have the numbers that they had, and the policies
+// with those of who came behind the swap, by others that were in force for a moment.
+func (p *Plan) restored(table *mapping.Table, policies *policy.Table) (*mapping.Table, *policy.Table, error) {
 	if policies.Same(p.policies()) {
-		return table
+		return table, policies, nil
 	}
 	edit := table.Edit()
 	for prefix, n := range p.were {
 		edit.Police(prefix, n)
 	}
 	for _, c := range p.engine.since {
-		if c.New != nil {
-			edit.Police(c.New.IPv6, c.New.Policy)
+		w, with, err := held(policies, c.New)
+		if err != nil {
+			return nil, nil, err
+		}
+		if policies = with; w != nil {
+			edit.Police(w.IPv6, w.Policy)
 		}
 	}
-	return edit.Table()
+	return edit.Table(), policies, nil
 }
 
 // relabel gives a workload that is called otherwise, or has other labels, the number that

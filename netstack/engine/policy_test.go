@@ -200,3 +200,41 @@ func TestPoliciesBack(t *testing.T) {
 		}
 	}
 }
+
+// TestPoliciesBackBehind: who comes behind the swap, by policies that then do not stay in
+// force, is held to those before, whether tables were edited or replaced.
+func TestPoliciesBackBehind(t *testing.T) {
+	t.Parallel()
+	for _, prefix := range []string{"64:ff9b::/96", "2001:db8:64::/96"} {
+		ledger := policy.NewLedger()
+		state := stateOf(t, "64:ff9b::/96", 1500, explicit(1))
+		state.Translator.Policy = compiled(t, ledger, denying("first", "a", "192.0.2.0/24"))
+		k, e := newFake(t, state)
+		known := subjects{}
+		e.parts.Subjects = known.all
+		next := stateOf(t, prefix, 1500, explicit(1))
+		next.Translator.Policy = compiled(t, ledger, denying("first", "a", "203.0.113.0/24"), denying("second", "b", "192.0.2.0/24"))
+		a, b := known.heldWorkload(k, 1, "a/late"), known.heldWorkload(k, 2, "b/late")
+		clear(known)
+		k.during["routes"] = func() {
+			for _, w := range []*Workload{a, b} {
+				if err := e.Edit(Change{New: w}); err != nil {
+					t.Error(err)
+				}
+			}
+			wantDenied(t, e, map[*Workload]string{a: "1", b: "0"})
+		}
+		k.refuse = func(name string) bool { return name == "routes" }
+		p, err := e.Plan(next)
+		if err == nil {
+			err = p.Commit()
+		}
+		if err == nil {
+			t.Errorf("%s: routes are refused, and all went well", prefix)
+		}
+		wantDenied(t, e, map[*Workload]string{a: "0", b: ""})
+		if e.Table().Prefix() != state.Explicit.Prefix() || k.config.Policy != e.Policy() {
+			t.Errorf("%s: the prefix is %v, and the fast path has other policies", prefix, e.Table().Prefix())
+		}
+	}
+}
