@@ -30,7 +30,7 @@ func (t *txn) choose(a, old *Assignment) error {
 	if !a.Request.Address.IsValid() {
 		addr, set := p.find(a.size, a.Request.ExtraPorts)
 		if addr == nil {
-			return &ExhaustedError{Usage: p.usage(nil), Want: a.size, Extra: a.Request.ExtraPorts}
+			return &ExhaustedError{Usage: p.usage(nil, func() {}), Want: a.size, Extra: a.Request.ExtraPorts}
 		}
 		a.Address, a.Ports = addr.addr, set
 		return nil
@@ -45,7 +45,7 @@ func (t *txn) choose(a, old *Assignment) error {
 		if err := addr.conflict(a); err != nil {
 			return err
 		}
-		return &ExhaustedError{Usage: p.usage(nil), Want: a.size, Extra: a.Request.ExtraPorts, Address: a.Address}
+		return &ExhaustedError{Usage: p.usage(nil, func() {}), Want: a.size, Extra: a.Request.ExtraPorts, Address: a.Address}
 	}
 	a.Ports = set
 	return nil

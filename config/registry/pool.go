@@ -240,7 +240,12 @@ func (r *Registry) PerAddress(name string) int {
 	return 0
 }
 
-// Pools says how full the pools are.
+// addressesAtOnce is how many addresses are counted while changes wait: it takes a
+// microsecond or more to count the ports of one, and a pool may have 16,384.
+const addressesAtOnce = 256
+
+// Pools says how full the pools are. Changes are made meanwhile, and may be in what is
+// said of one address and not yet in what is said of another.
 func (r *Registry) Pools() []api.Pool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -253,7 +258,7 @@ func (r *Registry) Pools() []api.Pool {
 	}
 	all, drained := make([]api.Pool, 0, len(r.state.pools)), r.drained()
 	for _, p := range r.state.pools {
-		u := p.usage(free)
+		u := p.usage(free, func() { r.mu.RUnlock(); r.mu.RLock() })
 		u.Drained = drained[p.Name]
 		if since, is := drained[wholeHost]; is && u.Drained.IsZero() {
 			u.Drained = since
@@ -282,21 +287,26 @@ func (p *pool) headroom(a *address, taken *ports.Bitmap, free int) int {
 	return n
 }
 
-// usage counts; of what cools down on an address, some is free by now. Reserved ports that somebody has as extra ports are counted as
-// used, and raise what can be assigned.
-func (p *pool) usage(free map[*address]int) api.Pool {
+// usage counts; of what cools down on an address, some is free by now. Reserved ports
+// that somebody has as extra ports are counted as used, and raise what can be assigned.
+// Between two addresses it lets others change something, by breathe.
+func (p *pool) usage(free map[*address]int, breathe func()) api.Pool {
 	u := api.Pool{
 		Name: p.Name, Uplink: p.Uplink, Fleet: p.Fleet, WholeAddress: p.Whole, Inside: p.Inside,
 		PortsPerWorkload: p.PortsPerWorkload, CooldownSeconds: p.Cooldown.Seconds(),
 		Addresses: make([]api.PoolAddress, len(p.addresses)),
 	}
 	for i, a := range p.addresses {
+		if i%addressesAtOnce == addressesAtOnce-1 {
+			breathe()
+		}
+		free := min(free[a], a.cooling) // somebody may have it by now
 		total, taken, host := p.perAddr, a.taken.Bitmap(), 0
 		for j, w := range taken {
 			total += bits.OnesCount64(w & p.closed[j])
 		}
 		if a.barred != "" {
-			total = a.used() - free[a] // which its owners keep
+			total = a.used() - free // which its owners keep
 		}
 		if in := a.inUse(); in != nil {
 			for j, w := range in {
@@ -305,13 +315,13 @@ func (p *pool) usage(free map[*address]int) api.Pool {
 			}
 		}
 		u.Addresses[i] = api.PoolAddress{Address: a.addr, Workloads: len(a.owners),
-			Ports: total, PortsUsed: a.assigned, PortsCooling: a.cooling - free[a], PortsOfHost: host, Barred: a.barred}
+			Ports: total, PortsUsed: a.assigned, PortsCooling: a.cooling - free, PortsOfHost: host, Barred: a.barred}
 		u.PortsOfHost += host
 		u.Workloads += len(a.owners)
 		u.Ports += total
 		u.PortsUsed += a.assigned
-		u.PortsCooling += a.cooling - free[a]
-		u.Headroom += p.headroom(a, &taken, free[a])
+		u.PortsCooling += a.cooling - free
+		u.Headroom += p.headroom(a, &taken, free)
 	}
 	return u
 }
