@@ -43,12 +43,14 @@ const (
 	outIndex
 	source
 	destination
-	family    // NFPROTO
-	ethertype // of the packet
-	upper     // protocol of the upper layer
-	mark      // of the packet: nobody has set it, or that is found elsewhere
-	destType  // of the destination's route: not local, else the packet would not be for the device
-	none      // a field of the other family: a rule that looks at it has asked for that before
+	family     // NFPROTO
+	ethertype  // of the packet
+	upper      // protocol of the upper layer
+	mark       // of the packet: nobody has set it, or that is found elsewhere
+	ctStatus   // of the connection
+	translated // whether connection tracking rewrites the connection: nobody does, or that is found elsewhere
+	destType   // of the destination's route: not local, else the packet would not be for the device
+	none       // a field of the other family: a rule that looks at it has asked for that before
 )
 
 // matcher follows one rule.
@@ -57,6 +59,11 @@ type matcher struct {
 	links     interfaces
 	registers map[uint32]field
 }
+
+// natBits are those of a connection's status that NAT sets (IPS_SRC_NAT and IPS_DST_NAT of
+// linux/netfilter/nf_conntrack_common.h). Not that it is done (1<<7, 1<<8), which every
+// connection has that a chain of NAT has seen.
+const natBits = 1<<4 | 1<<5
 
 // harmless are expressions that only look, or count; their result is not known.
 var harmless = []string{"counter", "last", "flow_offload", "byteorder", "range", "rt", "socket", "osf", "numgen", "hash",
@@ -103,7 +110,11 @@ func (m *matcher) expression(e *expression) (matches answer, effect string) {
 		if sets := map[string]uint16{"ct": 4, "exthdr": 7}[e.name]; a[sets] != nil {
 			return maybe, "set of " + e.name
 		}
-		m.registers[number(a[1])] = field{} // NFTA_CT_DREG, NFTA_EXTHDR_DREG
+		of := field{}
+		if e.name == "ct" && number(a[unix.NFTA_CT_KEY]) == unix.NFT_CT_STATUS {
+			of.kind = ctStatus
+		}
+		m.registers[number(a[1])] = of // NFTA_CT_DREG, NFTA_EXTHDR_DREG
 		return yes, ""
 	case "cmp":
 		return m.compare(a), ""
@@ -188,6 +199,8 @@ func (m *matcher) bitwise(a map[uint16][]byte) {
 	zero := len(bytes.Trim(xor, "\x00")) == 0
 	switch {
 	case f.kind == mark && zero && len(mask) > 0: // 0 stays 0
+	case f.kind == ctStatus && zero && len(mask) == 4 && binary.NativeEndian.Uint32(mask)&^natBits == 0:
+		f.kind = translated
 	case (f.kind == source || f.kind == destination) && zero && len(mask) <= len(f.mask) && len(mask) > 0:
 		n := slices.Clone(f.mask)
 		for i := range n {
@@ -256,7 +269,7 @@ func (m *matcher) equal(f field, want []byte) answer {
 		if !slices.Contains([]byte{1, 6, 17, 58}, want[0]) {
 			return no
 		}
-	case mark:
+	case mark, translated:
 		return truth(len(bytes.Trim(want, "\x00")) == 0)
 	case destType:
 		if len(want) == 4 && binary.NativeEndian.Uint32(want) == unix.RTN_LOCAL {

@@ -106,6 +106,10 @@ func TestRules(t *testing.T) {
 		{forward + "meta mark set 1; } }", "mark"},
 		{forward + "meta mark & 0xf == 1 drop; } }", ""},
 		{forward + "meta mark != 1 drop; } }", "drop"},
+		{forward + "ct status dnat drop; } }", ""}, // nobody rewrites packets of ours, or that is found
+		{forward + "ct status & (snat | dnat) != 0 drop; } }", ""},
+		{forward + "ct status & (snat | dnat) == 0 drop; } }", "drop"},
+		{forward + "ct status confirmed drop; } }", "drop"},
 		{forward + "limit rate over 10/second drop; } }", "drop"},
 		{forward + `log prefix "x"; } }`, "log"},
 		{forward + "fib daddr type local drop; } }", ""},
