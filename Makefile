@@ -175,6 +175,14 @@ simulate-fleet: ## STEPS (1,000,000) steps of a fleet with all that can happen t
 test-kernels: ## IPv4 inside and the fast path on other kernels, in emulated machines (root)
 	@tests/need go root qemu-system-x86_64 busybox ip tc nft curl ping nsenter sysctl traceroute ethtool unxz
 	@GO=$(GO) tests/kernels/run $(KERNELS)
+# What it builds is kept there for the next time. A node has an overlay over /var.
+CLUSTER ?= $(HOME)/.cache/natless-cluster
+
+.PHONY: test-cluster
+test-cluster: ## natless in a real Kubernetes cluster: building that takes half an hour once, the checks twenty minutes (root)
+	@tests/need go root ip nsenter unshare sysctl openssl dnsmasq runc
+	@GO=$(GO) WORK=$(CLUSTER) tests/cluster/lab/build
+	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 90m ./tests/cluster -cluster $(CLUSTER) $(CHECKS)
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck

@@ -102,7 +102,8 @@ func withComponent(t *testing.T, name string) string {
 func TestRenders(t *testing.T) {
 	for name, dir := range map[string]string{
 		"base": manifest + "base", "per-node": manifest + "overlays/per-node", "uninstall": manifest + "uninstall",
-		"privileged": withComponent(t, "privileged"), "annotations": withComponent(t, "annotations"),
+		"of the tests in a cluster": root + "/tests/cluster/deploy",
+		"privileged":                withComponent(t, "privileged"), "annotations": withComponent(t, "annotations"),
 	} {
 		r := mustRender(t, dir)
 		if len(r.daemons) != 1 {

@@ -83,7 +83,7 @@ func only(t *testing.T, r *rendered) *corev1.ConfigMap {
 // TestConfigurations: what the ConfigMaps hold, natlessd takes, with the very
 // arguments that it gets on a node, and there is nothing that no node takes.
 func TestConfigurations(t *testing.T) {
-	for name, nodes := range map[string][]string{"base": {"any"}, "overlays/per-node": {"worker-1", "worker-2"}} {
+	for name, nodes := range map[string][]string{"base": {"any"}, "overlays/per-node": {"worker-1", "worker-2"}, "../../../tests/cluster/deploy": {"n1"}} {
 		r := mustRender(t, manifest+name)
 		c := only(t, r)
 		dir := write(t, c)

@@ -1,0 +1,132 @@
+//go:build linux
+
+package cluster
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/natless/natless/config/api"
+)
+
+// without is what natlessd lacks when one thing is taken from its container: either it
+// does not start, or something that the test names is not as it was.
+type without struct {
+	capability string
+	volume     string
+	lacks      func(s api.Status, log string) bool // nil: it does not get ready
+}
+
+func notOn(s api.Status, _ string) bool { return s.FastPath.State != api.FastPathOn }
+
+// warns says that natless status names what is lacking.
+func warns(check, words string) func(api.Status, string) bool {
+	return func(s api.Status, _ string) bool {
+		return slices.ContainsFunc(s.Checks, func(c api.Check) bool { return c.Name == check && c.State != "ok" && strings.Contains(c.Detail, words) })
+	}
+}
+
+// privilege takes each right and each mount from natlessd, one by one, on a node of its
+// own, and sees what it was for. That the API server is asked nothing needs no test: the
+// pods have no token.
+func privilege(t *testing.T, l *lab) {
+	l.away(t, second)
+	// With everything, as a pod of its own: what fails below fails for what is taken.
+	l.trial(t, without{}, func(s api.Status, log string) bool { return s.Ready && s.FastPath.State == api.FastPathOn })
+	for _, w := range []without{
+		{capability: "NET_ADMIN"},
+		{capability: "BPF", lacks: notOn},
+		{capability: "PERFMON", lacks: notOn},
+		{capability: "NET_RAW", lacks: warns("announcements", "CAP_NET_RAW")},
+		{volume: "tun"},
+		{volume: "config"},
+		{volume: "sysctls"},
+		{volume: "bpf", lacks: notOn},
+	} {
+		t.Run(w.capability+w.volume, func(t *testing.T) { l.trial(t, w, w.lacks) })
+	}
+}
+
+// trial runs natlessd without something.
+func (l *lab) trial(t *testing.T, w without, want func(api.Status, string) bool) {
+	t.Helper()
+	l.forgets(t, second)
+	const name = "trial"
+	file := filepath.Join(t.TempDir(), "pod.json")
+	text, err := json.Marshal(l.trialPod(t, name, w))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.kubectl(t, "-n", "natless-system", "create", "-f", file)
+	defer l.kubectl(t, "-n", "natless-system", "delete", "pod", name, "--grace-period=5", "--timeout=120s")
+	var log string
+	var s api.Status
+	seen := func() error {
+		log, _ = l.try("-n", "natless-system", "logs", name, "-c", "natlessd")
+		previous, _ := l.try("-n", "natless-system", "logs", name, "-c", "natlessd", "--previous")
+		log += previous
+		s = api.Status{}
+		err := l.natless(second, &s, "status")
+		if want == nil { // it ends before it is ready, and is started again
+			restarts, _ := l.try("-n", "natless-system", "get", "pod", name, "-o", "jsonpath={.status.containerStatuses[0].restartCount}")
+			if err == nil && s.Ready {
+				return fmt.Errorf("natlessd is ready without it")
+			}
+			if restarts == "" || restarts == "0" {
+				return fmt.Errorf("it has not been started again: %q", log)
+			}
+			return nil
+		}
+		if err == nil && !want(s, log) {
+			return fmt.Errorf("nothing is lacking: fast path %s, %+v", s.FastPath.State, s.Checks)
+		}
+		return err
+	}
+	within(t, time.Minute, fmt.Sprintf("without %s%s natlessd lacks something", w.capability, w.volume), seen)
+	t.Logf("without %s%s: ready %t, fast path %s\n%s", w.capability, w.volume, s.Ready, s.FastPath.State, lastLines(log, 4))
+}
+
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// trialPod is the DaemonSet's pod, of natlessd alone, less what is taken.
+func (l *lab) trialPod(t *testing.T, name string, w without) map[string]any {
+	t.Helper()
+	var d struct {
+		Spec struct {
+			Template struct {
+				Spec map[string]any `json:"spec"`
+			} `json:"template"`
+		} `json:"spec"`
+	}
+	if err := json.Unmarshal([]byte(l.kubectl(t, "-n", "natless-system", "get", "daemonset", "natless", "-o", "json")), &d); err != nil {
+		t.Fatal(err)
+	}
+	spec := d.Spec.Template.Spec
+	c := spec["containers"].([]any)[0].(map[string]any)
+	spec["containers"] = []any{c}
+	spec["nodeName"] = second
+	delete(spec, "affinity")
+	for _, probe := range []string{"startupProbe", "readinessProbe", "livenessProbe"} {
+		delete(c, probe)
+	}
+	rights := c["securityContext"].(map[string]any)["capabilities"].(map[string]any)
+	rights["add"] = slices.DeleteFunc(rights["add"].([]any), func(v any) bool { return v == w.capability })
+	is := func(key string) func(any) bool {
+		return func(v any) bool { return v.(map[string]any)[key] == w.volume }
+	}
+	c["volumeMounts"] = slices.DeleteFunc(c["volumeMounts"].([]any), is("name"))
+	spec["volumes"] = slices.DeleteFunc(spec["volumes"].([]any), is("name"))
+	return map[string]any{"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": name, "namespace": "natless-system"}, "spec": spec}
+}
