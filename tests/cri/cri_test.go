@@ -45,12 +45,17 @@ prefix: 2001:db8:64::/96
 uplink: uplink
 addresses: {ipv4: 192.0.0.10, ipv6: "2001:db8:64::c000:a"}
 pools:
-  - {name: default, ipv4: 198.51.100.1/32, ports_per_workload: 1024, cooldown: 1s}
+  - {name: default, ipv4: 198.51.100.1/32, ports_per_workload: 1024, cooldown: 1s, inside: %v}
 `
 
-// TestPods runs pods on one shared address, with the daemon restarted among
-// them, and deletes them again.
+// TestPods runs pods on one shared address, which they have by the prefix, or inside,
+// with the daemon restarted among them, and deletes them again.
 func TestPods(t *testing.T) {
+	t.Run("by the prefix", func(t *testing.T) { pods(t, false, "[2001:db8:64::192.0.2.2]") })
+	t.Run("inside", func(t *testing.T) { pods(t, true, "192.0.2.2") })
+}
+
+func pods(t *testing.T, inside bool, server4 string) {
 	const count = 8
 	node, server := netns.New(t, "node"), netns.New(t, "server")
 	netns.Veth(t, node, "uplink", server, "eth0")
@@ -58,7 +63,8 @@ func TestPods(t *testing.T) {
 	server.IP("addr add 192.0.2.2/24 dev eth0")
 	server.IP("route add default via 192.0.2.1")
 	web := serve(t, server)
-	d := daemon.Start(t, node, config)
+	web.url = server4
+	d := daemon.Start(t, node, fmt.Sprintf(config, inside))
 	runtime := startContainerd(t, node, d.Socket)
 
 	ids := make([]string, count)
@@ -81,6 +87,9 @@ func TestPods(t *testing.T) {
 	for i := range ids {
 		w := workload(t, d, i)
 		addresses[w.Address] = true
+		if (w.Inside != nil) != inside {
+			t.Errorf("%s has its IPv4 inside: %+v, want %v", w.Request.Name, w.Inside, inside)
+		}
 		if err := web.download(w.Request.Netns, w.Request.Name); err != nil {
 			t.Error(err)
 		}
@@ -152,6 +161,7 @@ func expect(t *testing.T, d *daemon.Daemon, want int) {
 // web is an IPv4-only server that remembers who asked from where.
 type web struct {
 	sum  string
+	url  string // its address, as a URL has it
 	mu   sync.Mutex
 	from map[netip.AddrPort]string
 }
@@ -182,7 +192,7 @@ func serve(t *testing.T, ns *netns.NS) *web {
 }
 
 func (w *web) download(path, who string) error {
-	script := fmt.Sprintf("curl -sS --max-time 30 'http://[2001:db8:64::192.0.2.2]/?who=%s' | sha256sum", who)
+	script := fmt.Sprintf("curl -sS --max-time 30 'http://%s/?who=%s' | sha256sum", w.url, who)
 	out, err := exec.Command("nsenter", "--net="+path, "sh", "-c", script).CombinedOutput()
 	if err != nil || !strings.HasPrefix(string(out), w.sum) {
 		return fmt.Errorf("download in %s: %v %s", who, err, out)
