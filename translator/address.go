@@ -102,8 +102,8 @@ func (s *snapshot) hop6(a uint32, p port) mapping.Addr6 {
 	return s.pool6(a)
 }
 
-// embedDestination is embed for where packets go to. An address of ours that
-// nobody has would come straight back from the prefix.
+// embedDestination is embed for destinations. It refuses an address of ours that is
+// not assigned: the packet would come straight back from the prefix.
 func (s *snapshot) embedDestination(a uint32) (mapping.Addr6, Verdict) {
 	if s.nobodys4(a) { // rule 1.1.ours-nobody4
 		return mapping.Addr6{}, UntranslatableDestination

@@ -52,8 +52,8 @@ func (h *parsed) beyond() bool { return int(h.offset)*8+h.length-h.upper > maxMT
 // first says that the packet holds the start of its upper layer.
 func (h *parsed) first() bool { return h.offset == 0 }
 
-// upperSize is the size of the upper layer's header, and 0 where that is not
-// ours to know; ok is false where the header does not fit in l4.
+// upperSize is the size of the upper layer's header; 0 for a protocol whose header
+// the translator does not read. ok is false if the header does not fit in l4.
 func upperSize(proto uint8, l4 []byte, fragment bool) (size int, ok bool) { // rule 7.upper-header
 	switch proto {
 	case protoTCP:

@@ -132,8 +132,8 @@ func (w *Worker) putError4(out []byte, e problem, h *parsed) {
 }
 
 // errorAddressesTo4 translates the outer addresses of an ICMPv6 error. What it
-// quotes was sent to a workload: to the one that speaks, or else a hop on the way
-// does, which is none.
+// quotes was sent to a workload. The error comes from that workload itself, or from a
+// hop on the way to it, which is no workload.
 func (w *Worker) errorAddressesTo4(h, q *parsed, quote []byte) (v Verdict) {
 	if never6(h.src6) || never6(h.dst6) || never6(q.src6) || never6(q.dst6) {
 		return NeverTranslated

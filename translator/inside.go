@@ -176,8 +176,8 @@ func (w *Worker) policeError4(h *parsed, m []byte, e *mapping.Entry) Verdict {
 	return Pass4
 }
 
-// fits4 judges where a packet goes that is not for a workload, and its size. What is
-// for one has its size judged when it is given to that one.
+// fits4 judges the destination and the size of a packet that is not for a workload.
+// The size of one that is for a workload is judged when it is delivered.
 func (w *Worker) fits4(p *Packet, h *parsed, e *mapping.Entry, upperLen, trailer int) Verdict {
 	segment := p.segmentLen(h.upper+upperLen, h.length) + trailer
 	switch {

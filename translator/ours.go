@@ -9,9 +9,9 @@ import (
 )
 
 // An address of ours is one that is routed to us: a workload's, a pool's, the
-// translator's own, one of the ICMP source pools. Packets have such a source
-// when they leave us, never when they come; and what goes to one that nobody has
-// ends here, or it would come straight back.
+// translator's own, one of the ICMP source pools. Packets that leave us have such a
+// source; packets that arrive never do. A packet to such an address that is not
+// assigned is dropped here, because the route would bring it straight back.
 
 // range4 is the IPv4 addresses from first to last.
 type range4 struct{ first, last uint32 }
@@ -85,8 +85,8 @@ func (s *snapshot) ours6(a mapping.Addr6) bool {
 	return a == s.own6 || s.pooled6 && (a.Hi^s.sources6.Hi)&s.mask6.Hi|(a.Lo^s.sources6.Lo)&s.mask6.Lo == 0
 }
 
-// nobodys4 says that a, which no mapping covers, is an address of ours that
-// nobody has.
+// nobodys4 reports whether a, which no mapping covers, is an address of ours that is
+// not assigned.
 func (s *snapshot) nobodys4(a uint32) bool { return s.ours.has(a) && a != s.host4 }
 
 // workloads4 says that a belongs to workloads. Without a prefix a mapping may as

@@ -126,8 +126,8 @@ func (w *Worker) plainTo6(p *Packet) Verdict {
 	return Forward6
 }
 
-// plainUpper says where the checksum of TCP or UDP stands and how long their
-// header is; 0 for all that is not plain.
+// plainUpper gives the offset of the checksum of TCP or UDP, and the length of the
+// header; 0 for a packet that is not plain.
 func plainUpper(proto uint8, l4 []byte, partial bool) (at, size int) {
 	switch proto {
 	case protoTCP:

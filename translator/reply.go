@@ -60,9 +60,9 @@ func (w *Worker) reply6(p *Packet, reason Verdict, typ, code uint8, rest uint32)
 	return reason | Replied
 }
 
-// answerable4 says whether an IPv4 packet may be answered with an ICMP error
-// (RFC 1122 3.2.2): it is none itself, no later fragment, and both its
-// addresses name one host.
+// answerable4 reports whether an IPv4 packet may be answered with an ICMP error
+// (RFC 1122 3.2.2): the packet is neither an ICMP error nor a later fragment, and each
+// of its addresses is that of one host.
 func answerable4(b []byte) bool { // rule 6.answer-only-to
 	var h parsed
 	if h.read4(b, true).IsDrop() || h.offset != 0 || never4(h.src4) || h.dst4 == 0 || h.dst4>>28 >= 14 {

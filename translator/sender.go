@@ -14,9 +14,9 @@ type Sender struct {
 	Workload bool
 }
 
-// Sender names whom a packet is from, whole or quoted: the workload, or the prefix
-// of a stranger (IPv4 /24, IPv6 /64). Of a packet that is none, and of a fragment
-// without a port, it names as much as is known.
+// Sender names the sender of a packet, whole or quoted: the workload, or the prefix
+// of a stranger (IPv4 /24, IPv6 /64). If the bytes are no packet, or a fragment without
+// a port, it names as much as is known.
 func (t *Translator) Sender(packet []byte) Sender {
 	switch {
 	case len(packet) >= size6 && packet[0]>>4 == 6:

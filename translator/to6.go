@@ -71,8 +71,8 @@ func (w *Worker) to6(p *Packet, from way) Verdict {
 	return w.finishTo6(p, &h, upperLen, from)
 }
 
-// forWorkload says that a packet to the translator's own IPv4 address is none
-// of its own: workloads share that address, and one of them owns the port.
+// forWorkload reports whether a packet to the translator's own IPv4 address is for a
+// workload: workloads share that address, and one of them owns the port.
 func (w *Worker) forWorkload(h *parsed, b []byte) bool {
 	e := w.s.table.Lookup4(h.dst4)
 	if e == nil || !e.Shared() {

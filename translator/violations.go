@@ -26,9 +26,9 @@ func (v violations) at(slot uint32) *atomic.Uint64 {
 	return &v[slot/chunkSlots][slot%chunkSlots]
 }
 
-// Violations is how many packets were sent from ports outside its set by whoever
-// had the mapping with this slot (mapping.Entry.Slot): it never falls. 0 for a slot
-// that no mapping ever had.
+// Violations is how many packets the owners of a slot (mapping.Entry.Slot) have sent
+// from ports outside their sets. It never falls. It is 0 for a slot that no mapping
+// ever had.
 func (t *Translator) Violations(slot uint32) uint64 {
 	if v := t.snapshot.Load().violations; int(slot) < len(v)*chunkSlots {
 		return v.at(slot).Load()

@@ -63,9 +63,9 @@ func (w *Worker) begin() {
 func (w *Worker) Done() { w.s, w.rule = nil, nil }
 
 // Slots are those of the mappings (mapping.Entry.Slot) that gave the last packet
-// its IPv4 source and its IPv6 destination: of the workloads that sent it and
-// that it is for. 0 is none. They belong to the table of that packet's time, and
-// mean something only where its verdict is a forward.
+// its IPv4 source and its IPv6 destination: the workload that sent it and the one that
+// it is for; 0 if there is none. They belong to the table that translated the packet,
+// and are valid only if the verdict is a forward.
 func (w *Worker) Slots() (source, destination uint32) { return w.source, w.destination }
 
 // Addrs4 are the IPv4 addresses of the last packet, where it leaves as IPv6. They
@@ -97,9 +97,8 @@ func (w *Worker) Held() bool { return w.held != 0 }
 // identificationBlock is how many identifications a worker draws at once.
 const identificationBlock = 256
 
-// nextID gives an IPv4 identification, never 0, for a packet from e's workload
-// (nil: from none) that becomes n packets on the wire; whoever segments it
-// counts on from there.
+// nextID gives an IPv4 identification, never 0, for a packet from e's workload (nil:
+// from no workload) that becomes n packets on the wire. Segmentation counts up from it.
 func (w *Worker) nextID(e *mapping.Entry, n int) uint16 {
 	if w.idsLeft < n {
 		blocks := n/identificationBlock + 1

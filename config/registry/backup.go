@@ -16,8 +16,8 @@ import (
 // ErrBusy: somebody is making a backup already.
 var ErrBusy = errors.New("a backup is being made: try again when it is done")
 
-// copyInMemory is how large a copy may be that is not put on disk, which may be
-// full: 100,000 workloads.
+// copyInMemory is the largest copy that is made in memory (100,000 workloads). A larger
+// one is made on disk, which may be full.
 const copyInMemory = 32 << 20
 
 // Copy is a copy of the registry as it was at one moment. Close it.

@@ -5,9 +5,9 @@ import (
 	"net/netip"
 )
 
-// Bar has the registry assign nothing on these addresses, each for a reason, from
-// now on: others hold them. Who has such an address keeps it. The host's own
-// address in its pool is not meant.
+// Bar keeps the registry from assigning these addresses, which others hold, and says
+// why for each. A workload that has one of them keeps it. Bar does not apply to the
+// host's own address in its pool.
 func (r *Registry) Bar(addrs map[netip.Addr]string) {
 	r.lock()
 	defer r.unlock()

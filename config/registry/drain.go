@@ -111,7 +111,7 @@ func (r *Registry) Undrain(pool string) error {
 	})
 }
 
-// changeDrains changes them on disk, then for whoever asks from then on.
+// changeDrains changes the drains on disk first, and then in memory.
 func (r *Registry) changeDrains(change func(drains) error) error {
 	r.draining.Lock()
 	defer r.draining.Unlock()
@@ -144,7 +144,7 @@ func (r *Registry) HostDrained() bool {
 	return is
 }
 
-// Drains are what is drained, the host first, and who is left there.
+// Drains lists what is drained, the host first, and how many workloads are left there.
 func (r *Registry) Drains() []api.Drain {
 	all := r.drained()
 	if len(all) == 0 {

@@ -11,7 +11,7 @@ import (
 	"github.com/natless/natless/config/api"
 )
 
-// ErrNotFound: nobody has, or had, what was asked for.
+// ErrNotFound says that no workload has, or had, what was asked for.
 var ErrNotFound = errors.New("not found")
 
 // FieldError is a request that can never be granted as it is.

@@ -84,7 +84,7 @@ type inUse struct {
 	ports ports.Bitmap
 }
 
-// inUse is what of the address the host uses; nil: nothing.
+// inUse is the ports of the address that the host itself uses; nil if it uses none.
 func (a *address) inUse() *ports.Bitmap {
 	if a.pool == nil || a.pool.inUse == nil {
 		return nil

@@ -12,12 +12,12 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// lastFew is how many of those before are told of a whole address.
+// lastFew is how many earlier owners are given for a whole address.
 const lastFew = 5
 
-// Had gives everybody who has an address, IPv4 or IPv6, or its port (-1: any),
-// or had it at a time; the zero time is now. Where nobody has, before is who had it
-// last before that.
+// Had gives the assignments that have an address, IPv4 or IPv6, or its port (-1: any),
+// or had it at a time; the zero time is now. If there are none, before is the last ones
+// before that time.
 func (r *Registry) Had(a netip.Addr, port int, at time.Time) (found, before []*Assignment, err error) {
 	found = r.ownersNow(a, port, at)
 	wanted := func(o *Assignment) bool {

@@ -192,7 +192,7 @@ func (p *pool) makeAddresses() error {
 	return nil
 }
 
-// powerOfTwo is the least that is not less than n.
+// powerOfTwo is the smallest power of two that is not less than n.
 func powerOfTwo(n int) int {
 	if n < 2 {
 		return n
@@ -326,7 +326,7 @@ func (p *pool) usage(free map[*address]int, breathe func()) api.Pool {
 	return u
 }
 
-// poolNames are all, for who asked for one that is not there.
+// poolNames lists the pools, for the error about one that does not exist.
 func (s *state) poolNames() string {
 	names := make([]string, len(s.pools))
 	for i, p := range s.pools {

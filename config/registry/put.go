@@ -91,8 +91,8 @@ func checkKey(k api.Key) error {
 	return nil
 }
 
-// normal checks a request as far as that needs no pool, and brings it into the
-// one form in which equal requests are equal.
+// normal checks what can be checked of a request without its pool, and sorts it, so
+// that equal requests compare as equal.
 func normal(q api.Request) (api.Request, error) {
 	switch {
 	case len(q.IPv6) == 0:

@@ -288,8 +288,8 @@ func (s *state) adopt(pools []*pool) {
 // that comes meanwhile waits for no more.
 const pruneAtOnce = 256
 
-// prune shortens the history to its bound. What cannot be forgotten now, on a
-// full disk, is when the next assignment ends: that is nobody's error.
+// prune shortens the history to its bound. On a full disk it only warns: the next
+// assignment that ends shortens the history again.
 func (r *Registry) prune() {
 	for more := true; more; {
 		err := r.update(func(tx *bolt.Tx) error {

@@ -172,8 +172,8 @@ func (u *unpacker) when() time.Time {
 	return time.Unix(0, int64(n))
 }
 
-// sealed says that a record is of a kind that we know, and whole as far as that can
-// be seen.
+// sealed reports whether a record is of a known kind and its checksum, if it has one, is
+// right.
 func sealed(b []byte) bool {
 	if len(b) == 0 {
 		return false

@@ -21,8 +21,8 @@ type Salvaged struct {
 
 // Salvage makes a new registry of the records of a damaged one that can be
 // reached and are whole, and gives where the damaged one is kept. A set that was
-// lost may be given to others while somebody believes to have it: whoever runs
-// this creates the containers that are missing in it anew.
+// lost may be assigned again while a container still uses it. So after a salvage, the
+// containers that are missing in the new registry must be created again.
 func Salvage(path string) (s Salvaged, aside string, err error) {
 	var found findings
 	s.Report, aside, err = replace(path, func(temporary string) error {

@@ -16,8 +16,8 @@ import (
 	"github.com/natless/natless/translator/mapping"
 )
 
-// step is one of a commit's. It does all or nothing, or says that it is partial;
-// either way it may be done, or undone, again.
+// step is a step of a commit. It does all or nothing, unless it is partial. Doing or
+// undoing it twice is the same as once.
 type step struct {
 	name    string
 	do      func() error
@@ -252,7 +252,7 @@ func reversed(moves []Change) (back []Change) {
 	return back
 }
 
-// stillThere are those of whom a table has what they have come to.
+// stillThere keeps the changes whose new mapping a table still has.
 func stillThere(table *mapping.Table, changes []Change) []Change {
 	return slices.DeleteFunc(changes, func(c Change) bool { return !holds(table, c.New.Mapping) })
 }

@@ -34,8 +34,8 @@ type KernelPath struct {
 	insisting       *insisting // nil where it is not required
 }
 
-// openKernelPath takes the fast path into use as far as is wished and the kernel
-// can, and removes what an earlier run left where it is not.
+// openKernelPath starts the fast path as far as the options want it and the kernel
+// supports it. If it is not used, openKernelPath removes what an earlier run left.
 func openKernelPath(o Options, routed <-chan struct{}, workloads iter.Seq[attach.Workload], t *translator.Translator) (*KernelPath, error) {
 	f := &KernelPath{Mode: o.FastPath, log: o.Log}
 	c := attach.Config{Device: o.Device, Uplink: o.Uplink, Required: o.FastPath == FastPathRequired, Keep: o.Leave, After: routed, Log: o.Log,
@@ -141,11 +141,11 @@ func (f *KernelPath) diverts() (pause func(bool) error, interfaces func() int) {
 	return f.Pause, func() int { return len(f.Status().Interfaces) }
 }
 
-// What a fast path that is required means. Where the kernel cannot do it, the daemon
-// ends with the reason. Where it could and does not, since the uplink is not there or
-// is none that can be accelerated, or somebody else is at the hook, the daemon is
-// not ready, and says why in its log, in the status and to who asks for health:
-// packets take the way through it meanwhile.
+// What "required" means for the fast path: if the kernel does not support it, the daemon
+// ends with the reason. If the kernel supports it and does not translate, because the
+// uplink is missing or cannot be accelerated, or because another program is at the hook,
+// the daemon is not ready, and gives the reason in its log, its status and its health
+// check. Meanwhile it translates the packets itself.
 
 const (
 	// lookEvery is how often it looks until the kernel translates.
