@@ -214,9 +214,12 @@ func (c *covering) add(p netip.Prefix, fine, coarse int) {
 	}
 }
 
+// list is nil for everything; of nothing it is empty, and not nil.
 func (c *covering) list() []netip.Prefix {
 	if c.any {
 		return nil
 	}
-	return slices.SortedFunc(maps.Keys(c.set), netip.Prefix.Compare)
+	list := slices.AppendSeq([]netip.Prefix{}, maps.Keys(c.set))
+	slices.SortFunc(list, netip.Prefix.Compare)
+	return list
 }
