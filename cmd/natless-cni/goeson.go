@@ -13,14 +13,14 @@ import (
 var bpfRoot = "/sys/fs/bpf"
 
 // goesOn reports whether the kernel of this host translates without natlessd: its
-// programs stand at interfaces of this network namespace, and are kept by their pins.
-// After a restart of the host there are none, nor where the fast path is off.
+// programs stand at uplinks of this network namespace, and are kept by their pins. After a
+// restart of the host there are none, nor where the fast path is off.
 func goesOn() bool {
 	var s unix.Stat_t
 	if unix.Stat("/proc/thread-self/ns/net", &s) != nil {
 		return false
 	}
-	for _, attached := range []string{"link-*", "filter-*"} {
+	for _, attached := range []string{"link-uplink-*", "filter-uplink-*"} {
 		if found, _ := filepath.Glob(filepath.Join(bpfRoot, "natless", fmt.Sprintf("*@%d", s.Ino), attached)); found != nil {
 			return true
 		}

@@ -245,7 +245,8 @@ func TestGoesOn(t *testing.T) {
 	}
 	own := fmt.Sprint("natless/natless0@", s.Ino)
 	for path, want := range map[string]bool{
-		"": false, own + "/link-2-uplink": true, own + "/filter-2-uplink": true, own + "/layout": false, own + "1/link-2-uplink": false,
+		"": false, own + "/link-uplink-2": true, own + "/filter-uplink-2": true, own + "1/link-uplink-2": false,
+		own + "/layout": false, own + "/link-given4-3": false, own + "/link-workload-4": false,
 	} {
 		bpfRoot = t.TempDir()
 		if err := os.MkdirAll(filepath.Join(bpfRoot, path), 0o700); err != nil {
