@@ -38,7 +38,7 @@ func (s *show) pings(ctx context.Context) error {
 		{s.shop.Host, "demo/shop", own6, alien},
 		{s.server, "the server", own4, alien},
 	} {
-		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 		took, err := p.from.Ping(ctx, p.to, p.id, make([]byte, 56))
 		cancel()
 		if err != nil {

@@ -59,7 +59,7 @@ func Run(ctx context.Context, w io.Writer, owner func(io.Writer, api.Owner) erro
 		return err
 	}
 	defer s.registry.Close()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	var running sync.WaitGroup
 	var failed error
