@@ -254,6 +254,7 @@ func pinnedLayout(dir string) (version uint32, err error) {
 func (f *FastPath) Policer() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		programMapSenders: f.maps.Senders, programMapReceivers: f.maps.Receivers, programMapLimits: f.maps.Limits, programMapStates: f.maps.States,
+		programMapCapping: f.maps.Capping,
 	}
 }
 

@@ -179,6 +179,11 @@ type programLimit struct {
 		Each  uint64
 		Burst uint64
 	}
+	Share struct {
+		_     structs.HostLayout
+		Each  uint64
+		Burst uint64
+	}
 }
 
 type programLine struct {
@@ -257,6 +262,7 @@ type programState struct {
 	Packets      uint64
 	Bytes        uint64
 	Connections  uint64
+	Share        uint64
 	Dropped      uint64
 	DroppedBytes uint64
 }
@@ -275,6 +281,7 @@ const (
 	programMapBlocks      = "blocks"
 	programMapBy4         = "by4"
 	programMapBy6         = "by6"
+	programMapCapping     = "capping"
 	programMapConfigs     = "configs"
 	programMapCounters    = "counters"
 	programMapDrawn       = "drawn"
@@ -367,6 +374,7 @@ type programMapSpecs struct {
 	Blocks    *ebpf.MapSpec `ebpf:"blocks"`
 	By4       *ebpf.MapSpec `ebpf:"by4"`
 	By6       *ebpf.MapSpec `ebpf:"by6"`
+	Capping   *ebpf.MapSpec `ebpf:"capping"`
 	Configs   *ebpf.MapSpec `ebpf:"configs"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Drawn     *ebpf.MapSpec `ebpf:"drawn"`
@@ -429,6 +437,7 @@ type programMaps struct {
 	Blocks    *ebpf.Map `ebpf:"blocks"`
 	By4       *ebpf.Map `ebpf:"by4"`
 	By6       *ebpf.Map `ebpf:"by6"`
+	Capping   *ebpf.Map `ebpf:"capping"`
 	Configs   *ebpf.Map `ebpf:"configs"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Drawn     *ebpf.Map `ebpf:"drawn"`
@@ -451,6 +460,7 @@ func (m *programMaps) Close() error {
 		m.Blocks,
 		m.By4,
 		m.By6,
+		m.Capping,
 		m.Configs,
 		m.Counters,
 		m.Drawn,

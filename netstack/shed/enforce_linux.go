@@ -50,6 +50,3 @@ func (s *Shed) note() {
 	defer s.mu.Unlock()
 	s.status = st
 }
-
-// follow follows what operators want.
-func (s *Shed) follow() {}

@@ -30,6 +30,11 @@ type filterLimit struct {
 		Each  uint64
 		Burst uint64
 	}
+	Share struct {
+		_     structs.HostLayout
+		Each  uint64
+		Burst uint64
+	}
 }
 
 type filterReceiver struct {
@@ -51,6 +56,7 @@ type filterState struct {
 	Packets      uint64
 	Bytes        uint64
 	Connections  uint64
+	Share        uint64
 	Dropped      uint64
 	DroppedBytes uint64
 }
@@ -59,6 +65,7 @@ type filterState struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	filterMapCapping   = "capping"
 	filterMapLimits    = "limits"
 	filterMapReceivers = "receivers"
 	filterMapSenders   = "senders"
@@ -119,6 +126,7 @@ type filterProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type filterMapSpecs struct {
+	Capping   *ebpf.MapSpec `ebpf:"capping"`
 	Limits    *ebpf.MapSpec `ebpf:"limits"`
 	Receivers *ebpf.MapSpec `ebpf:"receivers"`
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
@@ -155,6 +163,7 @@ func (o *filterObjects) Close() error {
 //
 // It can be passed to loadFilterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type filterMaps struct {
+	Capping   *ebpf.Map `ebpf:"capping"`
 	Limits    *ebpf.Map `ebpf:"limits"`
 	Receivers *ebpf.Map `ebpf:"receivers"`
 	Senders   *ebpf.Map `ebpf:"senders"`
@@ -163,6 +172,7 @@ type filterMaps struct {
 
 func (m *filterMaps) Close() error {
 	return _FilterClose(
+		m.Capping,
 		m.Limits,
 		m.Receivers,
 		m.Senders,

@@ -14,12 +14,14 @@ import (
 //go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type sender -type receiver -type limit -type state filter bpf/filter.c
 
 // most is how many ways of workloads may have a limit at once.
-const most = 2048
+const most = 16384
 
 // filter is the policer in the kernel.
 type filter struct {
 	objects filterObjects
 	free    []uint32
+
+	states []filterState // all of them, as of this look; nil: not read
 }
 
 // newFilter makes the policer in front of the queues, with the maps of the one where packets
@@ -47,6 +49,7 @@ func (f *filter) put(l *limited) error {
 		return err
 	}
 	f.free = f.free[:len(f.free)-1]
+	f.states = nil
 	l.inKernel.Store(true)
 	for err := range f.each(l, func(m *ebpf.Map, k any) error { return m.Put(k, l.index) }) {
 		if err != nil {
@@ -63,6 +66,7 @@ func (f *filter) write(l *limited) error {
 	k.Packets.Each, k.Packets.Burst = uint64(r.packets.each), uint64(r.packets.burst)
 	k.Bytes.Each, k.Bytes.Burst = uint64(r.bytes.each), uint64(r.bytes.burst)
 	k.Connections.Each, k.Connections.Burst = uint64(r.connections.each), uint64(r.connections.burst)
+	k.Share.Each, k.Share.Burst = uint64(r.share.each), uint64(r.share.burst)
 	return f.objects.Limits.Put(l.index, &k)
 }
 
@@ -81,11 +85,40 @@ func (f *filter) remove(l *limited) (errs []error) {
 // dropped is what the kernel has dropped of one: in front of the queues, and where packets
 // come in.
 func (f *filter) dropped(l *limited) (n dropped) {
+	const few = 64 // of whom each is read alone
+	if most-len(f.free) > few {
+		return f.all(l)
+	}
 	var queue, entry filterState
 	if f.objects.States.Lookup(l.index, &queue) != nil || f.objects.States.Lookup(l.index+most, &entry) != nil {
 		return l.kernelDropped // as it was
 	}
 	return dropped{queue.Dropped, entry.Dropped}
+}
+
+// all is dropped, where many are read at once.
+func (f *filter) all(l *limited) dropped {
+	if f.states == nil {
+		keys, values := make([]uint32, 2*most), make([]filterState, 2*most)
+		var cursor ebpf.MapBatchCursor
+		if n, err := f.objects.States.BatchLookup(&cursor, keys, values, nil); n < len(keys) && err != nil {
+			return l.kernelDropped
+		}
+		f.states = values
+	}
+	return dropped{f.states[l.index].Dropped, f.states[l.index+most].Dropped}
+}
+
+// forget has all be read anew.
+func (f *filter) forget() { f.states = nil }
+
+// cap says whether operators' limits are to be held where packets come in.
+func (f *filter) cap(on bool) error {
+	var value uint32
+	if on {
+		value = 1
+	}
+	return f.objects.Capping.Put(uint32(0), value)
 }
 
 // each does something with every block of addresses and ports of a limited one.

@@ -3,6 +3,7 @@ package shed
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"runtime"
 	"slices"
 	"time"
@@ -18,6 +19,8 @@ const (
 	window = 3
 	// patience is how many looks somebody is limited for after he was over last.
 	patience = 20
+	// seldom is after how many looks it is read what operators' limits have come to.
+	seldom = 10
 )
 
 // Plane is what the governor asks of a dataplane.
@@ -48,7 +51,8 @@ func New(c Config) (*Shed, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Shed{config: c, ready: make(chan struct{}), totals: map[uint32]*[NumWays]uint64{}}
+	s := &Shed{config: c, ready: make(chan struct{}), totals: map[uint32]*[NumWays]uint64{},
+		wishes: map[netip.Prefix]Wish{}}
 	var err error
 	if s.processors, err = openProcessors(); err != nil {
 		return nil, err
@@ -86,7 +90,10 @@ func (s *Shed) Run(ctx context.Context) error {
 	}
 }
 
+// end leaves nobody limited but by an operator, where programs go on without a daemon.
 func (s *Shed) end() {
+	s.level = level{}
+	s.refresh()
 	s.install(false)
 	s.processors.close()
 	if s.filter != nil {
@@ -117,13 +124,18 @@ type governor struct {
 	limited    []*limited
 	gone       uint64 // dropped in the kernel of those who have no limit any more
 	complained bool
-	weights    func(slot uint32) float64
+	turn       int
+	weighted   bool           // some workload has a priority of its own
+	table      *mapping.Table // as of the last look
 }
 
 // look is one look. While the daemon has little to do it reads a few clocks, and
 // nothing else.
 func (s *Shed) look(now time.Time) {
 	s.follow()
+	if s.filter != nil {
+		s.filter.forget()
+	}
 	spent, packets := s.config.Plane.Worked()
 	n := seen{at: now, spent: spent, packets: packets}
 	before := s.before
@@ -281,7 +293,7 @@ func (s *Shed) refresh() (changed bool) {
 		l.calm++
 		over := s.level.packets == 0 || l.calm > patience
 		e := table.At(l.slot)
-		gone := l.slot != 0 && (e == nil || e.IPv6() != l.mapping.IPv6)
+		gone := l.slot != 0 && (e == nil || !same(e, &l.mapping))
 		if over && !l.capped || gone {
 			s.account(l)
 			if l.inKernel.Load() {
@@ -306,12 +318,18 @@ func (s *Shed) refresh() (changed bool) {
 // limit makes a limited one.
 func (s *Shed) limit(slot uint32, w Way) *limited {
 	l := &limited{slot: slot, way: w}
+	return s.admit(l)
+}
+
+// admit gives a limited one its mapping, its rates and its place in the kernel.
+func (s *Shed) admit(l *limited) *limited {
+	slot := l.slot
 	if e := s.config.Table().At(slot); e != nil && slot != 0 {
 		l.mapping = e.Mapping()
 	}
 	r := s.rates(l)
 	l.rates.Store(&r)
-	if slot != 0 && s.filter != nil && !l.mapping.Inside {
+	if slot != 0 && s.filter != nil {
 		s.install(true)
 		if s.installed {
 			s.complain(s.filter.put(l))
@@ -323,26 +341,22 @@ func (s *Shed) limit(slot uint32, w Way) *limited {
 // rates are what a limited one may bring.
 func (s *Shed) rates(l *limited) (r rates) {
 	if s.level.packets > 0 {
-		r.packets = rateOf(s.level.packets*s.weight(l.slot), unit, unit)
+		r.share = rateOf(s.level.packets*s.weight(l.slot), unit, unit)
+	}
+	if l.capped {
+		c := l.caps
+		r.packets, r.connections = rateOf(float64(c.Packets), unit, unit), rateOf(float64(c.Connections), unit, unit)
+		r.bytes = rateOf(float64(c.Bits)/8, 1, longest)
 	}
 	return r
-}
-
-func (s *Shed) weight(slot uint32) float64 {
-	if s.weights == nil {
-		return 1
-	}
-	return s.weights(slot)
 }
 
 // publish tells the loops who is limited.
 func (s *Shed) publish() {
 	var g *gate
 	if len(s.limited) > 0 {
-		g = new(gate)
-		for _, l := range s.limited {
-			g.put(l)
-		}
+		made := newGate(s.limited)
+		g = &made
 	}
 	for _, q := range s.queues {
 		q.gate.Store(g)
@@ -360,7 +374,9 @@ func (s *Shed) settle() {
 			s.note()
 		}
 	}
-	s.collect()
+	if s.turn++; s.turn%seldom == 0 {
+		s.collect()
+	}
 }
 
 // collect takes note of what was dropped since the last look, and says how much.

@@ -274,7 +274,7 @@ func TestKernel(t *testing.T) {
 		t.Logf("%s: %d passed, %d dropped", name, passed, dropped)
 	}
 	for _, l := range r.limited { // a second's packets at most
-		slow := rates{packets: rateOf(1, unit, unit)}
+		slow := rates{share: rateOf(1, unit, unit)}
 		l.rates.Store(&slow)
 		if err := r.filter.write(l); err != nil {
 			t.Fatal(err)
@@ -343,6 +343,132 @@ func TestKernelOpens(t *testing.T) {
 				t.Errorf("%s: flags %#x: %d and %d passed, want %d", name, flags, kernel, loop, want)
 			}
 		}
+	}
+}
+
+// slotOf is the slot of the i-th workload.
+func (r *rig) slotOf(i int) uint32 { return r.table.Get(r.prefixOf(i)).Slot() }
+
+func (r *rig) prefixOf(i int) netip.Prefix {
+	a := netip.MustParseAddr("2001:db8::").As16()
+	binary.BigEndian.PutUint16(a[14:], uint16(i+1))
+	return netip.PrefixFrom(netip.AddrFrom16(a), 128)
+}
+
+// TestCaps: an operator's limits hold on a host that has nothing to do, each way by itself,
+// in the kernel and in the loops, for as long as they are wanted, and wherever the
+// workload has moved.
+func TestCaps(t *testing.T) {
+	netns.Require(t, netns.Root)
+	r := newRig(t, 100)
+	r.Wish(r.prefixOf(3), Wish{Caps: [NumWays]Caps{Sent: {Packets: 5}, Received: {Bits: 8 * 48 * 10}}})
+	r.look(r.now)
+	r.queue.device = false // ask the loop, too
+	count := func(packet func(int) []byte, i int) (kernel, loop int) {
+		t.Helper()
+		asks := r.queue.Begin(time.Now().UnixNano(), func() *mapping.Table { return r.table })
+		for range 3000 {
+			ret, _, err := r.filter.objects.Police.Test(append(make([]byte, 14), packet(i)...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ret != 0 {
+				kernel++
+			}
+			if !asks || !r.queue.Over(packet(i)) {
+				loop++
+			}
+		}
+		return kernel, loop
+	}
+	few := func(what string, n int) {
+		t.Helper()
+		if n < 1 || n > 2900 {
+			t.Errorf("%s: %d of 3000 passed", what, n)
+		}
+	}
+	for what, packet := range map[string]func(int) []byte{"sent": from, "received": to} {
+		kernel, loop := count(packet, 3)
+		few(what+", kernel", kernel)
+		few(what+", loop", loop)
+		if kernel, loop = count(packet, 4); kernel != 3000 || loop != 3000 {
+			t.Errorf("%s: of another's, %d and %d of 3000 passed", what, kernel, loop)
+		}
+	}
+	for range seldom {
+		r.now = r.now.Add(every)
+		r.look(r.now)
+	}
+	if n := r.Dropped(r.slotOf(3)); n[Sent] == 0 || n[Received] == 0 || n != r.Total() {
+		t.Errorf("dropped %v, of all %v", n, r.Total())
+	}
+	if s := r.Status(); s.Overloaded || len(s.Limited) != 0 {
+		t.Errorf("status %+v", s)
+	}
+	edit := r.table.Edit() // it gets other ports
+	m := r.table.Get(r.prefixOf(3)).Mapping()
+	if err := edit.Remove(m); err != nil {
+		t.Fatal(err)
+	}
+	m.Ports = ports.Of(ports.Range{First: 63 * 1024, Last: 64*1024 - 1})
+	if err := edit.Insert(m); err != nil {
+		t.Fatal(err)
+	}
+	r.table = edit.Table()
+	r.look(r.now.Add(2 * every))
+	if kernel, loop := count(to, 3); kernel != 3000 || loop != 3000 {
+		t.Errorf("to ports that it had, %d and %d of 3000 passed", kernel, loop)
+	}
+	kernel, loop := count(func(int) []byte { b := to(3); binary.BigEndian.PutUint16(b[22:], 63*1024+5); return b }, 3)
+	few("other ports, kernel", kernel)
+	few("other ports, loop", loop)
+	r.Wishes(nil)
+	r.look(r.now.Add(3 * every))
+	if kernel, loop := count(from, 3); kernel != 3000 || loop != 3000 || r.installed {
+		t.Errorf("without limits %d and %d of 3000 passed, installed %v", kernel, loop, r.installed)
+	}
+}
+
+// TestPriorities: batch gives way first, critical last.
+func TestPriorities(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 100)
+	if r.filter != nil {
+		r.filter.close()
+		r.filter = nil
+	}
+	r.Wishes(map[netip.Prefix]Wish{r.prefixOf(1): {Priority: Batch}, r.prefixOf(2): {Priority: Critical}})
+	load := map[int]int{0: 20_000, 1: 20_000, 2: 30_000, 3: 100}
+	var passed map[int]int
+	for range 12 {
+		passed = r.pass(load, from)
+	}
+	if passed[1]*3 > passed[0] || passed[0]*3 > passed[2] || passed[1] == 0 || passed[2] == 30_000 || passed[3] != 100 {
+		t.Errorf("passed: normal %d, batch %d, critical %d, another %d", passed[0], passed[1], passed[2], passed[3])
+	}
+}
+
+// TestManyCaps: more workloads with limits than are read one by one are told apart.
+func TestManyCaps(t *testing.T) {
+	netns.Require(t, netns.Root)
+	r := newRig(t, 200)
+	all := map[netip.Prefix]Wish{}
+	for i := range 200 {
+		all[r.prefixOf(i)] = Wish{Caps: [NumWays]Caps{Sent: {Packets: 1}}}
+	}
+	r.Wishes(all)
+	r.look(r.now)
+	for range 500 {
+		if _, _, err := r.filter.objects.Police.Test(append(make([]byte, 14), from(150)...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range seldom {
+		r.now = r.now.Add(every)
+		r.look(r.now)
+	}
+	if n := r.Dropped(r.slotOf(150))[Sent]; n < 400 || n != r.Total()[Sent] {
+		t.Errorf("dropped %d, of all %v", n, r.Total())
 	}
 }
 

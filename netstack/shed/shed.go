@@ -10,6 +10,7 @@
 package shed
 
 import (
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,8 +61,9 @@ func (r rate) after(until, now, units int64) int64 {
 	return next
 }
 
-// rates are what one way of a workload may bring.
-type rates struct{ packets, bytes, connections rate }
+// rates are what one way of a workload may bring: what an operator allows, and its share of
+// what the daemon does.
+type rates struct{ packets, bytes, connections, share rate }
 
 // limited is one way of a workload that has a limit. The kernel keeps its own account,
 // and the loops keep theirs here: whoever sees a packet first judges it.
@@ -70,11 +72,12 @@ type limited struct {
 	way     Way
 	mapping mapping.Mapping
 	rates   atomic.Pointer[rates]
-	until   struct{ packets, bytes, connections atomic.Int64 }
+	until   struct{ packets, bytes, connections, share atomic.Int64 }
 	dropped atomic.Uint64 // by loops
 
 	// What follows is the governor's.
 	capped        bool // an operator wants it so
+	caps          Caps
 	index         uint32
 	inKernel      atomic.Bool
 	kernelDropped dropped
@@ -92,11 +95,13 @@ func (d dropped) all() uint64 { return d.queue + d.entry }
 func (l *limited) over(now int64, bytes int, opens bool) bool {
 	r := l.rates.Load()
 	wantPackets, wantBytes, wantConnections := l.until.packets.Load(), l.until.bytes.Load(), l.until.connections.Load()
+	wantShare := l.until.share.Load()
 	packets, octets, connections := r.packets.after(wantPackets, now, unit), r.bytes.after(wantBytes, now, int64(bytes)), now
+	share := r.share.after(wantShare, now, unit)
 	if opens {
 		connections = r.connections.after(wantConnections, now, unit)
 	}
-	if packets == 0 || octets == 0 || connections == 0 {
+	if packets == 0 || octets == 0 || connections == 0 || share == 0 {
 		l.dropped.Add(1)
 		return true
 	}
@@ -104,39 +109,43 @@ func (l *limited) over(now int64, bytes int, opens bool) bool {
 	// a packet now and then.
 	l.until.packets.CompareAndSwap(wantPackets, packets)
 	l.until.bytes.CompareAndSwap(wantBytes, octets)
+	l.until.share.CompareAndSwap(wantShare, share)
 	if opens {
 		l.until.connections.CompareAndSwap(wantConnections, connections)
 	}
 	return false
 }
 
-// gate is all that have a limit, for loops. Nobody changes one.
-type gate struct {
-	places [gatePlaces]*limited // open addressing
-	any    bool
-}
+// gate is all that have a limit, for loops: a table with open addressing. Nobody changes one.
+type gate []*limited
 
-const gatePlaces = 2 * 2 * most
-
-func (g *gate) put(l *limited) {
-	g.any = true
-	for at := place(l.slot, l.way); ; at = (at + 1) % gatePlaces {
-		if g.places[at] == nil {
-			g.places[at] = l
-			return
-		}
+func newGate(all []*limited) gate {
+	n := 16
+	for n < 4*len(all) {
+		n *= 2
 	}
+	g := make(gate, n)
+	for _, l := range all {
+		at := g.place(l.slot, l.way)
+		for g[at] != nil {
+			at = (at + 1) & uint32(n-1)
+		}
+		g[at] = l
+	}
+	return g
 }
 
-func (g *gate) find(slot uint32, w Way) *limited {
-	for at := place(slot, w); ; at = (at + 1) % gatePlaces {
-		if l := g.places[at]; l == nil || l.slot == slot && l.way == w {
+func (g gate) find(slot uint32, w Way) *limited {
+	for at := g.place(slot, w); ; at = (at + 1) & uint32(len(g)-1) {
+		if l := g[at]; l == nil || l.slot == slot && l.way == w {
 			return l
 		}
 	}
 }
 
-func place(slot uint32, w Way) uint32 { return (slot*2 + uint32(w)) * 2654435761 >> 16 % gatePlaces }
+func (g gate) place(slot uint32, w Way) uint32 {
+	return (slot*uint32(NumWays) + uint32(w)) * 2654435761 >> 8 & uint32(len(g)-1)
+}
 
 // meter counts what each way of each workload brings to one loop.
 type meter struct {
@@ -177,16 +186,19 @@ type Queue struct {
 
 	now   int64
 	table *mapping.Table
-	g     *gate
+	g     gate
 	m     *meter
 }
 
 // Begin says that a batch begins, at a time of any steady clock that all loops share,
 // and whether there is anything to ask: nearly always, there is not.
 func (q *Queue) Begin(now int64, table func() *mapping.Table) bool {
-	q.g, q.m = q.gate.Load(), q.meter.Load()
-	if q.g == nil && q.m == nil {
+	g := q.gate.Load()
+	if q.m = q.meter.Load(); g == nil && q.m == nil {
 		return false
+	}
+	if g != nil {
+		q.g = *g
 	}
 	q.now, q.table = now, table()
 	return true
@@ -236,6 +248,8 @@ type Shed struct {
 	mu     sync.RWMutex // guards what follows
 	totals map[uint32]*[NumWays]uint64
 	status Status
+	wishes map[netip.Prefix]Wish // by the IPv6 prefix of a mapping
+	wished bool                  // they have changed
 }
 
 // Status is how it stands.

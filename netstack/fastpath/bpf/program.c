@@ -56,12 +56,28 @@ static __always_inline int to_daemon(struct __sk_buff *skb)
 	return c && (in_prefix(c, be64(dst[0]), be64(dst[1])) || own6(c, be64(dst[0]), be64(dst[1])));
 }
 
-// shed6 says that a packet is more than its sender may bring to the daemon.
-static __always_inline int shed6(struct __sk_buff *skb)
+// shed6 says that a packet is more than its sender may bring.
+static __always_inline int shed6(struct __sk_buff *skb, int what)
 {
 	__u32 *index = limited6(skb, ETH);
 
-	return index && to_daemon(skb) && over6(skb, ETH, *index, AT_INTERFACE);
+	return index && to_daemon(skb) && over6(skb, ETH, *index, AT_INTERFACE, what);
+}
+
+// shed_inside is shed6 for IPv4 of a workload that has it inside.
+static __attribute__((noinline)) int shed_inside(struct __sk_buff *skb, struct entry_inside *in, int what)
+{
+	struct sender k = { .length = 128 };
+	__u64 addr[2] = { be64(in->hi), be64(in->lo) };
+	__u8 h[HEADER4];
+	__u32 *index, upper;
+
+	__builtin_memcpy(k.addr, addr, sizeof(addr));
+	index = bpf_map_lookup_elem(&senders, &k);
+	if (!index)
+		return 0;
+	upper = header4(skb, ETH, h);
+	return upper && over(*index, AT_INTERFACE, skb->len - ETH, opens4(skb, h, upper), what);
 }
 
 // uplink stands where IPv4 packets for workloads come in.
@@ -69,9 +85,12 @@ SEC("tc")
 int uplink(struct __sk_buff *skb)
 {
 	__u32 bytes = skb->len - ETH;
-	int action = TC_ACT_UNSPEC, delivered = 0, why = to6(skb, &action, &delivered);
+	int action = TC_ACT_UNSPEC, delivered = 0, why;
 
-	if (passes(why) && over4(skb, ETH, AT_INTERFACE))
+	if (caps() && skb->protocol == be16(ETH_P_IP) && over4(skb, ETH, AT_INTERFACE, CAPS))
+		return TC_ACT_SHOT;
+	why = to6(skb, &action, &delivered);
+	if (passes(why) && over4(skb, ETH, AT_INTERFACE, SHARE))
 		return TC_ACT_SHOT;
 	return judge(why, action, bytes, delivered ? 4 * NUM_REASONS : 0);
 }
@@ -81,9 +100,12 @@ SEC("tc")
 int workload(struct __sk_buff *skb)
 {
 	__u32 bytes = skb->len - ETH;
-	int action = TC_ACT_UNSPEC, why = to4(skb, &action);
+	int action = TC_ACT_UNSPEC, why;
 
-	if (passes(why) && shed6(skb))
+	if (caps() && skb->protocol == be16(ETH_P_IPV6) && shed6(skb, CAPS))
+		return TC_ACT_SHOT;
+	why = to4(skb, &action);
+	if (passes(why) && shed6(skb, SHARE))
 		return TC_ACT_SHOT;
 	return judge(why, action, bytes, NUM_REASONS);
 }
@@ -113,11 +135,15 @@ int sent4(struct __sk_buff *skb)
 		tell(SPOOFED, bytes, 2 * NUM_REASONS);
 		return TC_ACT_SHOT;
 	}
+	if (caps() && shed_inside(skb, in, CAPS))
+		return TC_ACT_SHOT;
 	why = pass4(skb, &t, in, &action, &delivered);
 	tell(why, bytes, delivered ? 4 * NUM_REASONS : 2 * NUM_REASONS);
 	if (!why)
 		return action;
 	if (why == LOST)
+		return TC_ACT_SHOT;
+	if (shed_inside(skb, in, SHARE))
 		return TC_ACT_SHOT;
 	return steer(skb, c, in);
 }

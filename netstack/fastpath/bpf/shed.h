@@ -7,11 +7,17 @@
 #include "kernel.h"
 
 enum {
-	MAX_LIMITED = 2048, // who may have a limit at once, each way
-	MAX_BLOCKS = 16384, // of addresses and ports that are theirs
+	MAX_LIMITED = 16384, // who may have a limit at once, each way
+	MAX_BLOCKS = 65536, // of addresses and ports that are theirs
 	AT_QUEUE = 0,       // whose account it is: that of who stands in front of the queues,
 	AT_INTERFACE = MAX_LIMITED, // or where packets come in
 
+	// What a packet is held to: what an operator allows, of all packets, and what may be
+	// brought to the daemon.
+	CAPS = 1,
+	SHARE = 2,
+
+	HEADER4 = 20,
 	HEADER6 = 40,
 	IS_TCP = 6,
 	SYN_ACK = 0x12,
@@ -41,13 +47,14 @@ struct rate {
 
 // limit is what the daemon says of one way of one workload.
 struct limit {
-	struct rate packets, bytes, connections;
+	struct rate packets, bytes, connections; // an operator's, of all packets
+	struct rate share;                       // packets to the daemon
 };
 
 // state is what has come of it: until when each rate is used up (the generic cell rate
 // algorithm), and what was dropped.
 struct state {
-	__u64 packets, bytes, connections;
+	__u64 packets, bytes, connections, share;
 	__u64 dropped, dropped_bytes;
 };
 
@@ -81,6 +88,21 @@ struct {
 	__type(value, struct state);
 } states SEC(".maps");
 
+// capping is 1 while an operator's limits are to be held.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} capping SEC(".maps");
+
+static __always_inline int caps(void)
+{
+	__u32 zero = 0, *on = bpf_map_lookup_elem(&capping, &zero);
+
+	return on && *on;
+}
+
 static __u64 (*shed_clock)(void) = (void *)5; // bpf_ktime_get_ns
 
 // after is until when a rate is used up once so many units have come; 0: it is.
@@ -96,28 +118,33 @@ static __always_inline __u64 after(struct rate *r, __u64 until, __u64 now, __u64
 
 // over says that a packet is over a limit, and counts it. CPUs may race for a state: what
 // gets through by that is a packet now and then.
-static __always_inline int over(__u32 index, __u32 place, __u32 bytes, int opens)
+static __always_inline int over(__u32 index, __u32 place, __u32 bytes, int opens, int what)
 {
 	__u32 account = index + place;
 	struct limit *l = bpf_map_lookup_elem(&limits, &index);
 	struct state *s = bpf_map_lookup_elem(&states, &account);
-	__u64 now, packets, octets, connections;
+	__u64 now, packets, octets, connections, share;
 
 	if (!l || !s)
 		return 0;
 	now = shed_clock();
-	packets = after(&l->packets, s->packets, now, 1024);
-	octets = after(&l->bytes, s->bytes, now, bytes);
-	connections = opens ? after(&l->connections, s->connections, now, 1024) : now;
-	if (!packets || !octets || !connections) {
+	packets = what & CAPS ? after(&l->packets, s->packets, now, 1024) : now;
+	octets = what & CAPS ? after(&l->bytes, s->bytes, now, bytes) : now;
+	connections = what & CAPS && opens ? after(&l->connections, s->connections, now, 1024) : now;
+	share = what & SHARE ? after(&l->share, s->share, now, 1024) : now;
+	if (!packets || !octets || !connections || !share) {
 		__sync_fetch_and_add(&s->dropped, 1);
 		__sync_fetch_and_add(&s->dropped_bytes, bytes);
 		return 1;
 	}
-	s->packets = packets;
-	s->bytes = octets;
-	if (opens)
-		s->connections = connections;
+	if (what & CAPS) {
+		s->packets = packets;
+		s->bytes = octets;
+		if (opens)
+			s->connections = connections;
+	}
+	if (what & SHARE)
+		s->share = share;
 	return 0;
 }
 
@@ -139,30 +166,44 @@ static __always_inline __u32 *limited6(struct __sk_buff *skb, __u32 at)
 	return bpf_map_lookup_elem(&senders, &k);
 }
 
-// over6 see over4.
-static __attribute__((noinline)) int over6(struct __sk_buff *skb, __u32 at, __u32 index, __u32 place)
+// over6 and over4 have frames of their own: the programs share 512 bytes of stack.
+static __attribute__((noinline)) int over6(struct __sk_buff *skb, __u32 at, __u32 index, __u32 place, int what)
 {
 	__u8 next = 0;
 
 	bpf_skb_load_bytes(skb, at + 6, &next, 1);
-	return over(index, place, skb->len - at, next == IS_TCP && opens(skb, at + HEADER6));
+	return over(index, place, skb->len - at, next == IS_TCP && opens(skb, at + HEADER6), what);
 }
 
-// over4 takes the port where there is one, the identifier of an echo message among them:
-// what has none goes by the address alone. It shares the 512 bytes of stack.
-static __attribute__((noinline)) int over4(struct __sk_buff *skb, __u32 at, __u32 place)
+// header4 reads an IPv4 header, and gives where the upper layer begins; 0: it is not there.
+static __always_inline __u32 header4(struct __sk_buff *skb, __u32 at, __u8 *h)
+{
+	if (bpf_skb_load_bytes(skb, at, h, HEADER4))
+		return 0;
+	return at + (h[0] & 15) * 4;
+}
+
+// opens4 says that an IPv4 packet opens a TCP connection.
+static __always_inline int opens4(struct __sk_buff *skb, __u8 *h, __u32 upper)
+{
+	return h[9] == IS_TCP && !(h[6] & 0x1f) && !h[7] && opens(skb, upper);
+}
+
+// over4 takes the port of who it is for where there is one, the identifier of an echo
+// message among them: what has none goes by the address alone.
+static __attribute__((noinline)) int over4(struct __sk_buff *skb, __u32 at, __u32 place, int what)
 {
 	struct receiver k = { .length = 48 };
-	__u8 first, middle[4]; // the header's first byte, and from the fragment's offset to the protocol
-	__u32 *index, upper;
+	__u8 h[HEADER4];
+	__u32 *index, upper = header4(skb, at, h);
 
-	if (bpf_skb_load_bytes(skb, at, &first, 1) || bpf_skb_load_bytes(skb, at + 6, middle, 4) || bpf_skb_load_bytes(skb, at + 16, k.addr, 4))
+	if (!upper)
 		return 0;
-	upper = at + (first & 15) * 4;
-	if ((middle[0] & 0x1f) || middle[1] || bpf_skb_load_bytes(skb, upper + (middle[3] == 1 ? 4 : 2), k.port, 2))
+	__builtin_memcpy(k.addr, h + 16, 4);
+	if ((h[6] & 0x1f) || h[7] || bpf_skb_load_bytes(skb, upper + (h[9] == 1 ? 4 : 2), k.port, 2))
 		k.length = 32;
 	index = bpf_map_lookup_elem(&receivers, &k);
-	return index && over(*index, place, skb->len - at, middle[3] == IS_TCP && k.length == 48 && opens(skb, upper));
+	return index && over(*index, place, skb->len - at, opens4(skb, h, upper), what);
 }
 
 const struct sender *_sender __attribute__((unused));

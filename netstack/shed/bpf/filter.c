@@ -13,9 +13,9 @@ int police(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, 0, &first, 1))
 		return -1;
 	if (first >> 4 != 6)
-		return over4(skb, 0, AT_QUEUE) ? 0 : -1;
+		return over4(skb, 0, AT_QUEUE, CAPS | SHARE) ? 0 : -1;
 	index = limited6(skb, 0);
-	return index && over6(skb, 0, *index, AT_QUEUE) ? 0 : -1;
+	return index && over6(skb, 0, *index, AT_QUEUE, CAPS | SHARE) ? 0 : -1;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";
