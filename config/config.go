@@ -49,6 +49,7 @@ type Config struct {
 	Policies        []Policy       `yaml:"policies"`
 	PoliciesFile    Paths          `yaml:"policies_file"` // absolute, or from the working directory on
 	NamedPorts      NamedPorts     `yaml:"named_ports"`
+	Shedding        Shedding       `yaml:"shedding"`
 
 	explicit  *explicit       // what Mappings and MappingsFile say; behind all keys
 	policySet []policy.Policy // what Policies and PoliciesFile say
@@ -175,6 +176,8 @@ func Default() Config {
 		},
 		Metrics: Metrics{PerWorkload: true, MaxWorkloads: 1000},
 		Flows:   defaultFlows(),
+
+		Shedding: Shedding{Enabled: true},
 	}
 }
 

@@ -134,6 +134,7 @@ func TestReference(t *testing.T) {
 	want.UDPGRO, want.MappingsFile, want.MappedBlocks, want.Metrics.Listen = c.UDPGRO, c.MappingsFile, c.MappedBlocks, c.Metrics.Listen
 	want.Flows.JSON.Path, want.Flows.IPFIX.Collectors, want.Flows.IPFIX.CA = c.Flows.JSON.Path, c.Flows.IPFIX.Collectors, c.Flows.IPFIX.CA
 	want.Policies, want.PoliciesFile, want.NamedPorts = c.Policies, c.PoliciesFile, c.NamedPorts
+	want.Shedding.Workloads = c.Shedding.Workloads
 	compare(t, want, *c)
 
 	for _, left := range []string{"ports", "reserved_ports", "cooldown", "ports_per_workload", "inside"} {

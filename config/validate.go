@@ -27,6 +27,7 @@ func validate(c *Config, report func(Error)) {
 	v.metrics()
 	v.flows()
 	v.policies()
+	v.shedding()
 }
 
 // validator reports what is wrong; where an error names no file it is about the

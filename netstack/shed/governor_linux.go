@@ -21,6 +21,8 @@ const (
 	patience = 20
 	// seldom is after how many looks it is read what operators' limits have come to.
 	seldom = 10
+	// remember is for how many looks a neighbour is remembered.
+	remember = 100
 )
 
 // Plane is what the governor asks of a dataplane.
@@ -51,7 +53,7 @@ func New(c Config) (*Shed, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Shed{config: c, ready: make(chan struct{}), totals: map[uint32]*[NumWays]uint64{},
+	s := &Shed{config: c, ready: make(chan struct{}), kick: make(chan struct{}, 1), totals: map[uint32]*[NumWays]uint64{},
 		wishes: map[netip.Prefix]Wish{}}
 	var err error
 	if s.processors, err = openProcessors(); err != nil {
@@ -71,11 +73,12 @@ func (s *Shed) NewQueue(device bool) *Queue {
 	return q
 }
 
-// Ready is closed at once.
+// Ready is closed when operators' limits are in force.
 func (s *Shed) Ready() <-chan struct{} { return s.ready }
 
 // Run looks ten times a second until ctx is done.
 func (s *Shed) Run(ctx context.Context) error {
+	s.follow()
 	close(s.ready)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -84,6 +87,8 @@ func (s *Shed) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-s.kick:
+			s.follow()
 		case <-tick.C:
 			s.look(time.Now())
 		}
@@ -107,7 +112,8 @@ type seen struct {
 	spent       time.Duration
 	packets     float64
 	idle, ticks uint64
-	lost        uint64
+	lost        uint64 // with those that were policed
+	policed     uint64
 	elsewhere   uint64
 }
 
@@ -125,6 +131,7 @@ type governor struct {
 	gone       uint64 // dropped in the kernel of those who have no limit any more
 	complained bool
 	turn       int
+	company    int            // looks until somebody has the host to himself
 	weighted   bool           // some workload has a priority of its own
 	table      *mapping.Table // as of the last look
 }
@@ -163,7 +170,8 @@ func (s *Shed) measure(n *seen) (m measured, ok bool) {
 	if n.idle, n.ticks, err = s.processors.read(); err != nil {
 		return m, false
 	}
-	n.lost = s.config.Plane.Lost() - s.policed()
+	n.policed = s.policed() // first: what is dropped meanwhile must not be taken for lost before
+	n.lost = s.config.Plane.Lost()
 	if s.config.Elsewhere != nil {
 		n.elsewhere = s.config.Elsewhere()
 	}
@@ -174,15 +182,24 @@ func (s *Shed) measure(n *seen) (m measured, ok bool) {
 	last, then := s.past[window-1], s.past[0]
 	s.past = slices.Delete(s.past, 0, 1)
 	m = measured{over: n.at.Sub(then.at), cpus: float64(runtime.NumCPU()), spent: n.spent - then.spent, packets: n.packets - then.packets}
-	if n.lost > last.lost {
-		m.lost = (n.lost - last.lost) * window // in the last look, as if it had been in all of them
-	}
+	m.lost = lost(n, &last) * window // in the last look, as if it had been in all of them
 	if n.ticks > then.ticks {
 		m.idle = float64(n.idle-then.idle) / float64(n.ticks-then.ticks)
 	}
 	m.fastPath = s.config.Elsewhere != nil
 	m.elsewhere = n.elsewhere > last.elsewhere+uint64(every.Milliseconds()/10)
 	return m, true
+}
+
+// lost is what was lost in front of the queues from one look to the next. The kernel counts
+// with it what is policed, which goes on while both are read.
+func lost(now, before *seen) uint64 {
+	const racing = 50 // part of them
+	all, policed := int64(now.lost-before.lost), int64(now.policed-before.policed)
+	if n := all - policed; n > policed/racing {
+		return uint64(n)
+	}
+	return 0
 }
 
 // govern does what a look at a host that has something to do comes to.
@@ -203,6 +220,11 @@ func (s *Shed) govern(m *measured) {
 		s.fresh = false
 		return
 	}
+	if m.elsewhere || company(demands) {
+		s.company = remember
+	}
+	s.company--
+	m.company = s.company > 0
 	if s.level.packets == 0 {
 		if s.level.begin(m, demands); s.level.packets > 0 {
 			s.config.Log.Warn("the host is overloaded: who brings most gives way", "packets_per_second", int(s.level.packets))

@@ -472,6 +472,17 @@ func TestManyCaps(t *testing.T) {
 	}
 }
 
+// TestLost: what is policed is not taken for lost, though both are read one after the other.
+func TestLost(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ lost, policed, want uint64 }{{0, 0, 0}, {0, 10, 0}, {1000, 1010, 0}, {1010, 1000, 0}, {100, 0, 100}, {1500, 1000, 500}} {
+		before := &seen{lost: 77, policed: 70}
+		if got := lost(&seen{lost: 77 + c.lost, policed: 70 + c.policed}, before); got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
+	}
+}
+
 // BenchmarkOver is what a loop takes to drop a packet, and to let one pass.
 func BenchmarkOver(b *testing.B) {
 	r := newRig(b, 1000)

@@ -35,6 +35,7 @@ type measured struct {
 
 	fastPath  bool // streams do not come to the daemon
 	elsewhere bool // packets were translated without it
+	company   bool // there is more than one workload that brings anything, or was of late
 }
 
 // part is how much of the processors the loops have used.
@@ -108,7 +109,7 @@ const (
 // and others bring anything.
 func (l *level) begin(m *measured, demands []demand) {
 	floor := m.floor()
-	if highest(demands) <= floor && m.lost == 0 || !m.elsewhere && alone(demands) {
+	if highest(demands) <= floor && m.lost == 0 || !m.company {
 		return
 	}
 	*l = level{packets: floor, floor: floor}
@@ -156,16 +157,17 @@ func highest(demands []demand) (most float64) {
 	return most
 }
 
-// alone says that hardly anybody brings anything but one.
-func alone(demands []demand) bool {
-	const some = 50 // packets a second
+// company says that somebody brings something besides who brings most. A neighbour of a
+// flooder may get hardly anything through.
+func company(demands []demand) bool {
 	var who uint32
-	all, most := 0.0, map[uint32]float64{}
+	most := map[uint32]float64{}
 	for _, d := range demands {
-		most[d.slot] += d.rate
-		if all += d.rate; most[d.slot] > most[who] {
-			who = d.slot
+		if d.slot != 0 && d.rate > 0 {
+			if most[d.slot] += d.rate; most[d.slot] > most[who] {
+				who = d.slot
+			}
 		}
 	}
-	return all-most[who] < some
+	return len(most) > 1 || who == 0 // strangers flood
 }

@@ -49,7 +49,7 @@ func TestFair(t *testing.T) {
 
 // busy is a host of two processors of which nothing is left.
 func busy(spent, packets float64) *measured {
-	return &measured{over: time.Second, cpus: 2, spent: time.Duration(spent * float64(time.Second)), packets: packets}
+	return &measured{over: time.Second, cpus: 2, spent: time.Duration(spent * float64(time.Second)), packets: packets, company: true}
 }
 
 // TestLevelBegins: who brings most gives way where the processors have nothing left, and
@@ -62,15 +62,17 @@ func TestLevelBegins(t *testing.T) {
 		demands []demand
 		want    bool
 	}{
-		"a flooder and another":            {busy(1, 600_000), []demand{flooder, other}, true},
-		"a flooder alone":                  {busy(1, 600_000), []demand{flooder, {slot: 1, way: Received, rate: 400_000, weight: 1}}, false},
-		"many small ones":                  {busy(1, 600_000), []demand{other, {slot: 3, rate: 20_000, weight: 1}}, false},
-		"streams of superpackets":          {busy(1, 150_000), []demand{{slot: 1, rate: 25_000, weight: 1}, {slot: 2, rate: 20_000, weight: 1}}, false},
-		"who may four times as much":       {busy(1, 600_000), []demand{{slot: 1, rate: 150_000, weight: 4}, other}, false},
-		"who may a quarter":                {busy(1, 600_000), []demand{{slot: 1, rate: 30_000, weight: 0.25}, other}, true},
-		"a flooder beside the fast path's": {&measured{over: time.Second, cpus: 2, spent: time.Second, packets: 6e5, elsewhere: true}, []demand{flooder}, true},
+		"a flooder and another":                 {busy(1, 600_000), []demand{flooder, other}, true},
+		"a flooder alone":                       {busy(1, 600_000), []demand{flooder, {slot: 1, way: Received, rate: 400_000, weight: 1}}, false},
+		"many small ones":                       {busy(1, 600_000), []demand{other, {slot: 3, rate: 20_000, weight: 1}}, false},
+		"streams of superpackets":               {busy(1, 150_000), []demand{{slot: 1, rate: 25_000, weight: 1}, {slot: 2, rate: 20_000, weight: 1}}, false},
+		"who may four times as much":            {busy(1, 600_000), []demand{{slot: 1, rate: 150_000, weight: 4}, other}, false},
+		"who may a quarter":                     {busy(1, 600_000), []demand{{slot: 1, rate: 30_000, weight: 0.25}, other}, true},
+		"a neighbour that gets hardly anything": {busy(1, 600_000), []demand{flooder, {slot: 2, rate: 10, weight: 1}}, true},
+		"a flooder beside the fast path's":      {&measured{over: time.Second, cpus: 2, spent: time.Second, packets: 6e5, elsewhere: true}, []demand{flooder}, true},
 	} {
 		var l level
+		c.m.company = c.m.elsewhere || company(c.demands)
 		if l.begin(c.m, c.demands); (l.packets > 0) != c.want {
 			t.Errorf("%s: level %v", name, l.packets)
 		}

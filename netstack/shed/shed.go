@@ -241,6 +241,7 @@ type Shed struct {
 	config Config
 	queues []*Queue
 	ready  chan struct{}
+	kick   chan struct{} // has an element when operators want something else
 	governor
 
 	kernel atomic.Uint64 // dropped in front of the queues

@@ -44,11 +44,20 @@ func (s *Shed) Wish(p netip.Prefix, w Wish) {
 	if s.wishes[p] == w {
 		return
 	}
-	s.wished = true
 	if w == (Wish{}) {
 		delete(s.wishes, p)
 	} else {
 		s.wishes[p] = w
+	}
+	s.wish()
+}
+
+// wish has it followed at once; the caller holds mu.
+func (s *Shed) wish() {
+	s.wished = true
+	select {
+	case s.kick <- struct{}{}:
+	default:
 	}
 }
 
@@ -59,7 +68,10 @@ func (s *Shed) Wishes(all map[netip.Prefix]Wish) {
 	if maps.Equal(s.wishes, all) {
 		return
 	}
-	s.wishes, s.wished = all, true
+	if s.wishes = all; all == nil {
+		s.wishes = map[netip.Prefix]Wish{}
+	}
+	s.wish()
 }
 
 // weight is that of a workload's priority.

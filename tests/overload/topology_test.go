@@ -9,7 +9,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -45,6 +44,25 @@ type topology struct {
 	t                                   testing.TB
 	quiet, flooder, crowd, host, server *netns.NS
 	daemon                              *daemon.Daemon
+	workloads                           int // of the crowd
+}
+
+// crowd6 is the address of the i-th of the crowd.
+func crowd6(i int) string { return fmt.Sprintf("2001:db8:8::%x:2", i+1) }
+
+// configuration has more lines, and everybody's mapping.
+func (n *topology) configuration(more string) string {
+	var b strings.Builder
+	b.WriteString(configuration + more + "mappings:\n")
+	row := func(ipv6 string, n int) {
+		fmt.Fprintf(&b, "  - {ipv6: %q, ipv4: 198.51.100.%d, ports: %d-%d}\n", ipv6, 2+n/60, 1024+1024*(n%60), 2047+1024*(n%60))
+	}
+	row(quiet6, 0)
+	row(flooder6, 3)
+	for i := range n.workloads {
+		row(crowd6(i), 60+i)
+	}
+	return b.String()
 }
 
 func newTopology(t testing.TB, workloads int, more string) *topology {
@@ -70,27 +88,19 @@ func newTopology(t testing.TB, workloads int, more string) *topology {
 	}
 	n.flooder.IP("route add 2001:db8:dead::/64 dev nowhere")
 	n.flooder.IP("neigh add " + nowhere6 + " lladdr 02:00:00:00:00:01 dev nowhere nud permanent")
-	var b strings.Builder
-	b.WriteString(configuration + more + "mappings:\n")
-	row := func(ipv6 string, n int) {
-		fmt.Fprintf(&b, "  - {ipv6: %q, ipv4: 198.51.100.%d, ports: %d-%d}\n", ipv6, 2+n/60, 1024+1024*(n%60), 2047+1024*(n%60))
-	}
-	row(quiet6, 0)
-	row(flooder6, 3)
-	var batch strings.Builder
-	for i := range workloads {
-		address := fmt.Sprintf("2001:db8:8::%x:2", i+1)
-		row(address, 60+i)
-		fmt.Fprintf(&batch, "addr add %s/64 dev eth0 nodad\n", address)
-	}
+	n.workloads = workloads
 	if workloads > 0 {
+		var batch strings.Builder
+		for i := range workloads {
+			fmt.Fprintf(&batch, "addr add %s/64 dev eth0 nodad\n", crowd6(i))
+		}
 		c := n.crowd.Command("ip", "-batch", "-")
 		c.Stdin = strings.NewReader(batch.String())
 		if out, err := c.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	n.daemon = daemon.Start(t, n.host, b.String())
+	n.daemon = daemon.Start(t, n.host, n.configuration(more))
 	return n
 }
 
@@ -158,6 +168,3 @@ func (s *said) String() string {
 	defer s.mu.Unlock()
 	return s.b.String()
 }
-
-// kill is for programs of a test that failed.
-var _ = exec.ErrNotFound

@@ -56,6 +56,7 @@ type Daemon struct {
 	counted   bool // packets, by workload
 	othersNAT othersNAT
 	recorder  *recorder
+	wishing   wishing
 }
 
 // New makes a daemon, which does nothing before Run.
@@ -104,6 +105,9 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 		return nil, err
 	}
 	d.reloader = newReloader(c, d, h)
+	d.keeper.wish = d.wish
+	d.reloader.wishes = d.wishes
+	d.wishes(c)
 	if d.api, err = newAPI(d, c); err != nil {
 		return nil, err
 	}
@@ -130,7 +134,7 @@ func (d *Daemon) engineOptions(c *config.Config, h host, state *engine.State) en
 		Device: c.Device.Name, Queues: queues(c), Uplink: h.uplink,
 		ManageSysctls: c.ManageSysctls, SysctlDir: c.SysctlDir, StateDir: filepath.Dir(c.API.Socket), Leave: d.Handover,
 		FastPath: fastPathModes[c.FastPath], GRO: c.UDPGRO, Local: d.localConfig(c), PerMapping: c.Metrics.CountsWorkloads(),
-		Subjects: d.keeper.subjects, Flows: c.Flows.Enabled, FlowSample: int(c.Flows.Sample), InUse: d.keeper.noteInUse, Log: d.Log,
+		Subjects: d.keeper.subjects, Flows: c.Flows.Enabled, NoShedding: !c.Shedding.Enabled, FlowSample: int(c.Flows.Sample), InUse: d.keeper.noteInUse, Log: d.Log,
 	}
 }
 

@@ -38,6 +38,7 @@ type keeper struct {
 	log    *slog.Logger
 	ready  chan struct{}
 	own    func(registry.Change) // is told who was given what, and who gave it back; may be nil
+	wish   func(registry.Change) // as own, for who sheds
 	put    chan struct{}         // has an element when somebody was given something
 }
 
@@ -90,6 +91,9 @@ func (k *keeper) serve(e *engine.Engine, noInside func() error) {
 			err := e.Edit(changeOf(c))
 			if err == nil {
 				k.owned(c)
+				if k.wish != nil {
+					k.wish(c)
+				}
 			}
 			return err
 		})

@@ -41,6 +41,8 @@ type reloader struct {
 	since atomic.Int64 // since when somebody reloads, by uptime; 0: nobody does
 	taken atomic.Pointer[route.Taken]
 
+	wishes func(*config.Config) // tells who sheds what is wanted
+
 	releasing time.Duration // what release took last; Run's own
 
 	mu     sync.Mutex // guards what follows
@@ -242,6 +244,7 @@ func (r *reloader) replace(next *config.Config) error {
 	for _, c := range moved {
 		r.keeper.owned(c)
 	}
+	defer r.wishes(r.running())
 	if !slices.EqualFunc(outside, r.keeper.Outside(), sameShare) { // who came meanwhile was given of the old pools
 		return r.commit(next, pools, r.keeper.Outside(), nil)
 	}
