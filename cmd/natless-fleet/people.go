@@ -82,7 +82,7 @@ func (w world) print(out io.Writer) error {
 }
 
 func stateOf(h fleet.Host) string {
-	state := "lent to"
+	state := "borrows"
 	switch {
 	case h.Spec.Fenced:
 		state = "fenced"
