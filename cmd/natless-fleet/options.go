@@ -8,9 +8,11 @@ import (
 	"github.com/spf13/pflag"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/natless/natless/cmd/natless-fleet/etcd"
 	"github.com/natless/natless/cmd/natless-fleet/fleet"
+	"github.com/natless/natless/cmd/natless-fleet/kube"
 )
 
 // options say where the fleet's store is.
@@ -18,6 +20,10 @@ type options struct {
 	endpoints []string
 	prefix    string
 	tls       transport.TLSInfo
+
+	kubeconfig string
+	inCluster  bool
+	namespace  string
 }
 
 func (o *options) flags(f *pflag.FlagSet) {
@@ -25,13 +31,25 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.prefix, "etcd-prefix", "/natless", "`prefix` of the fleet's keys in etcd")
 	f.StringVar(&o.tls.TrustedCAFile, "etcd-ca", "", "`file` with the authority of etcd's certificates")
 	f.StringVar(&o.tls.CertFile, "etcd-cert", "", "`file` with the certificate to show to etcd")
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "`file` that says where the Kubernetes API is, instead of etcd")
+	f.BoolVar(&o.inCluster, "in-cluster", false, "the Kubernetes API of the cluster that this runs in, instead of etcd")
+	f.StringVar(&o.namespace, "namespace", "kube-system", "`namespace` of the Lease by which controllers agree")
 	f.StringVar(&o.tls.KeyFile, "etcd-key", "", "`file` with its key")
 }
 
 // open connects to the store.
 func (o *options) open() (fleet.Store, error) {
-	if len(o.endpoints) == 0 {
-		return nil, errors.New("where is the fleet's store? --etcd names it")
+	switch stores := len(o.endpoints) > 0; {
+	case o.kubeconfig != "" && o.inCluster, stores && (o.kubeconfig != "" || o.inCluster):
+		return nil, errors.New("--etcd, --kubeconfig, --in-cluster: one of them names the fleet's store")
+	case o.kubeconfig != "" || o.inCluster:
+		c, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+		if err != nil {
+			return nil, err
+		}
+		return kube.New(c, o.namespace)
+	case !stores:
+		return nil, errors.New("where is the fleet's store? --etcd, --kubeconfig or --in-cluster names it")
 	}
 	c := clientv3.Config{Endpoints: o.endpoints, DialTimeout: 10 * time.Second, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second}
 	if o.tls.TrustedCAFile != "" || o.tls.CertFile != "" {
