@@ -32,7 +32,7 @@ func (c *Controller) Pass(ctx context.Context) (wrote bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	p := &pass{Controller: c, view: v}
+	p := &pass{Controller: c, view: v, adopted: map[string]int{}}
 	for _, step := range []func(context.Context) error{p.settle, p.free, p.hosts, p.lend, p.report} {
 		if err := step(ctx); err != nil {
 			return p.wrote, err
@@ -46,6 +46,7 @@ type pass struct {
 	*Controller
 	*view
 	wrote   bool
+	adopted map[string]int // blocks in this pass, by host and pool
 	wanting map[string]int // hosts that want more than there is, by pool
 }
 
@@ -169,7 +170,7 @@ func (p *pass) tell(ctx context.Context, h *Host, lent []*Block) (next []HostBlo
 		}
 	}
 	for _, held := range h.Status.Held {
-		if knows(held.IPv4) {
+		if knows(held.IPv4) || h.Status.returned(HostBlock{IPv4: held.IPv4, Lease: held.Lease}) { // who says both has not
 			continue
 		}
 		e, err := p.adopt(ctx, h, held)
@@ -200,7 +201,11 @@ func (p *pass) stateOf(h *Host, e HostBlock) HostBlockState {
 func (p *pass) adopt(ctx context.Context, h *Host, held Held) (*HostBlock, error) {
 	e := &HostBlock{IPv4: held.IPv4, Pool: held.Pool, Lease: held.Lease, State: HostRevoked}
 	prefix, err := netip.ParsePrefix(held.IPv4)
-	if err != nil || h.Spec.Fenced {
+	if err != nil || !p.credible(held) {
+		p.Log.Warn("a host says that it holds a block that it cannot have been lent", "host", h.Name, "block", held.IPv4, "pool", held.Pool)
+		return nil, nil
+	}
+	if h.Spec.Fenced {
 		return e, nil
 	}
 	if b := p.lent[held.IPv4]; b != nil {
@@ -216,17 +221,26 @@ func (p *pass) adopt(ctx context.Context, h *Host, held Held) (*HostBlock, error
 	if all.overlap(prefix, false) {
 		return e, nil
 	}
+	if p.full(h, held.Pool) {
+		p.Log.Warn("a host says that it holds more blocks than it may have", "host", h.Name, "block", held.IPv4, "pool", held.Pool)
+		return nil, nil
+	}
 	p.Log.Warn("a host holds a block that nobody speaks of: it is lent it again", "host", h.Name, "block", held.IPv4, "lease", held.Lease)
 	b := Block{Name: NameOf(held.IPv4), Spec: BlockSpec{Pool: held.Pool, IPv4: held.IPv4, Host: h.Name, Lease: held.Lease, State: Reserved}}
 	_, err = Create(ctx, p.Store, Blocks, b)
+	if err == nil {
+		p.adopted[h.Name+"/"+held.Pool]++
+	}
 	return nil, p.done(err)
 }
 
-func (p *pass) pool(name string) *Pool {
-	for i := range p.pools {
-		if p.pools[i].Name == name {
-			return &p.pools[i]
+// full reports whether a host has as many blocks of a pool as it may have.
+func (p *pass) full(h *Host, pool string) bool {
+	has, most := p.adopted[h.Name+"/"+pool], p.pool(pool).Spec.MaxBlocksPerHost
+	for _, b := range p.blocks {
+		if b.Spec.Host == h.Name && b.Spec.Pool == pool {
+			has++
 		}
 	}
-	return nil
+	return most > 0 && has >= most
 }

@@ -77,7 +77,7 @@ func (p *pass) lacks(pool *Pool, h *Host) int {
 		return 0
 	}
 	capacity := perAddress << (32 - pool.Spec.BlockLength)
-	n, has := (wanted+capacity-1)/capacity, 0
+	n, has := (wanted+capacity-1)/capacity, p.adopted[h.Name+"/"+pool.Name]
 	for _, b := range p.blocks {
 		if b.Spec.Host != h.Name || b.Spec.Pool != pool.Name {
 			continue

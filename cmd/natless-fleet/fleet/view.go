@@ -45,16 +45,41 @@ func look(ctx context.Context, s Store) (*view, error) {
 	return v, nil
 }
 
+// plausible bounds the numbers of loans that hosts are believed: no store gets there, and
+// JSON's numbers are exact so far.
+const plausible = 1 << 52
+
 func (v *view) noteLeases(h *Host) {
+	note := func(lease uint64) {
+		if lease < plausible {
+			v.last = max(v.last, lease)
+		}
+	}
 	for _, b := range h.Spec.Blocks {
-		v.last = max(v.last, b.Lease)
+		note(b.Lease)
 	}
 	for _, b := range h.Status.Held {
-		v.last = max(v.last, b.Lease)
+		note(b.Lease)
 	}
 	for _, b := range h.Status.Returned {
-		v.last = max(v.last, b.Lease)
+		note(b.Lease)
 	}
+}
+
+// credible reports whether a host can hold what it says that it holds: a block of a pool
+// as it is cut now. Of more than that nobody is kept by a host's word alone.
+func (v *view) credible(held Held) bool {
+	pool := v.pool(held.Pool)
+	return pool != nil && pool.Spec.has(held.IPv4) && held.Lease > 0 && held.Lease < plausible
+}
+
+func (v *view) pool(name string) *Pool {
+	for i := range v.pools {
+		if v.pools[i].Name == name {
+			return &v.pools[i]
+		}
+	}
+	return nil
 }
 
 // nextLease is a number higher than that of any loan that has ended or goes on: one that
@@ -79,7 +104,9 @@ func (v *view) claims() *claims {
 			}
 		}
 		for _, b := range h.Status.Held {
-			c.add(b.IPv4)
+			if v.credible(b) {
+				c.add(b.IPv4)
+			}
 		}
 		for _, b := range h.Spec.Revoke { // it rests until the operator takes the word back
 			c.add(b)
@@ -186,7 +213,7 @@ func (p *PoolSpec) has(block string) bool {
 		return false
 	}
 	all, reason := p.prefixes()
-	return reason == "" && b.Bits() == p.BlockLength && slices.ContainsFunc(all, func(o netip.Prefix) bool { return o.Overlaps(b) })
+	return reason == "" && b == b.Masked() && b.String() == block && b.Bits() == p.BlockLength && slices.ContainsFunc(all, func(o netip.Prefix) bool { return o.Overlaps(b) })
 }
 
 // NameOf is what the block of a prefix is called: 198-51-100-8-32.

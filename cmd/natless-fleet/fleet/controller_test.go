@@ -1,0 +1,266 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+// desk is a store with a controller, and hosts that say what the test has them say.
+type desk struct {
+	*testing.T
+	store *Memory
+	c     Controller
+}
+
+func newDesk(t *testing.T, spec PoolSpec) *desk {
+	m := NewMemory()
+	d := &desk{t, m, Controller{Store: m, Log: slog.New(slog.DiscardHandler)}}
+	if _, err := Create(t.Context(), m, Pools, Pool{Name: "lent", Spec: spec}); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func (d *desk) host(name string) Host {
+	d.Helper()
+	h, err := Get[HostSpec, HostStatus](d.Context(), d.store, Hosts, name)
+	if err != nil {
+		d.Fatal(err)
+	}
+	return h
+}
+
+// says has a host say something, as its agent would, and the controller do what follows.
+func (d *desk) says(name string, st HostStatus) Host {
+	d.Helper()
+	h, err := Get[HostSpec, HostStatus](d.Context(), d.store, Hosts, name)
+	if err != nil {
+		h, err = Create(d.Context(), d.store, Hosts, Host{Name: name})
+	}
+	if h.Status = st; err == nil {
+		_, err = UpdateStatus(d.Context(), d.store, Hosts, h)
+	}
+	if err != nil {
+		d.Fatal(err)
+	}
+	d.passes()
+	return d.host(name)
+}
+
+func (d *desk) passes() {
+	d.Helper()
+	for range 20 {
+		wrote, err := d.c.Pass(d.Context())
+		if err != nil {
+			d.Fatal(err)
+		}
+		if !wrote {
+			return
+		}
+	}
+	d.Fatal("there is always more to do")
+}
+
+func (d *desk) blocks() (all []Block) {
+	d.Helper()
+	all, _, err := List[BlockSpec, BlockStatus](d.Context(), d.store, Blocks)
+	if err != nil {
+		d.Fatal(err)
+	}
+	return all
+}
+
+func wants(n int) HostStatus {
+	return HostStatus{Pools: []HostPool{{Pool: "lent", PerAddress: 4, Wanted: n}}}
+}
+
+func holding(h Host) HostStatus {
+	st := wants(0)
+	st.Epoch = h.Spec.Epoch
+	for _, b := range h.Spec.Blocks {
+		st.Held = append(st.Held, Held{IPv4: b.IPv4, Pool: b.Pool, Lease: b.Lease})
+	}
+	return st
+}
+
+// TestLiar: a host that says what is not so harms itself at most. It gets nothing that
+// another has, nothing outside of its pools, no more than a host may have, and keeps
+// nobody from being lent something.
+func TestLiar(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, PoolSpec{IPv4: []string{"198.51.100.0/28"}, BlockLength: 32, MaxBlocksPerHost: 2})
+	honest := d.says("honest", wants(4))
+	if len(honest.Spec.Blocks) != 1 {
+		t.Fatalf("%+v", honest)
+	}
+	honest = d.says("honest", holding(honest))
+	lie := wants(1 << 30)
+	lie.Epoch = 1 << 62
+	for _, prefix := range []string{honest.Spec.Blocks[0].IPv4, "0.0.0.0/0", "192.0.2.1/32", "198.51.100.0/24", "198.51.100.3/31", "x", "2001:db8::/32",
+		"198.51.100.9/32", "198.51.100.10/32", "198.51.100.11/32", "198.51.100.12/32"} {
+		lie.Held = append(lie.Held, Held{IPv4: prefix, Pool: "lent", Lease: 7})
+	}
+	lie.Held = append(lie.Held, Held{IPv4: "198.51.100.13/32", Pool: "lent", Lease: 1<<64 - 1})
+	lie.Returned = []Returned{{IPv4: honest.Spec.Blocks[0].IPv4, Lease: 1<<64 - 1}}
+	d.says("liar", lie)
+	has := 0
+	for _, b := range d.blocks() {
+		if b.Spec.IPv4 == honest.Spec.Blocks[0].IPv4 && b.Spec.Host != "honest" || b.Spec.Lease >= plausible {
+			t.Errorf("%+v", b.Spec)
+		}
+		if b.Spec.Host == "liar" {
+			has++
+			if !strings.HasPrefix(b.Spec.IPv4, "198.51.100.") || !strings.HasSuffix(b.Spec.IPv4, "/32") {
+				t.Errorf("the liar has %+v", b.Spec)
+			}
+		}
+	}
+	if has > 2 {
+		t.Errorf("the liar has %d blocks", has)
+	}
+	if other := d.says("other", wants(8)); len(other.Spec.Blocks) != 2 {
+		t.Errorf("another host was lent %+v of %+v", other.Spec.Blocks, d.blocks())
+	}
+	if again := d.host("honest"); again.Spec.Blocks[0] != honest.Spec.Blocks[0] {
+		t.Errorf("%+v, had %+v", again.Spec.Blocks, honest.Spec.Blocks)
+	}
+}
+
+// TestDeletedByHand: who deletes blocks and hosts by hand takes nothing from a host that
+// lives, and nothing of it is lent to another.
+func TestDeletedByHand(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, PoolSpec{IPv4: []string{"198.51.100.0/31"}, BlockLength: 32})
+	h := d.says("one", wants(8))
+	if len(h.Spec.Blocks) != 2 {
+		t.Fatalf("%+v", h)
+	}
+	st := holding(h)
+	d.says("one", st)
+	for _, b := range d.blocks() {
+		if err := Delete(t.Context(), d.store, Blocks, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if other := d.says("other", wants(4)); len(other.Spec.Blocks) != 0 {
+		t.Errorf("another was lent %+v", other.Spec.Blocks)
+	}
+	if err := Delete(t.Context(), d.store, Hosts, d.host("one")); err != nil {
+		t.Fatal(err)
+	}
+	again := d.says("one", st)
+	if fmt.Sprint(again.Spec.Blocks) != fmt.Sprint(h.Spec.Blocks) || again.Spec.Epoch <= st.Epoch {
+		t.Errorf("%+v, had %+v", again.Spec, h.Spec)
+	}
+	if all := d.blocks(); len(all) != 2 || all[0].Spec.Host != "one" || all[0].Spec.Lease != h.Spec.Blocks[0].Lease {
+		t.Errorf("%+v", all)
+	}
+}
+
+// TestDrains: what a host that drains has, and what a pool has no more, is to come back;
+// what is told again is told once.
+func TestDrains(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, PoolSpec{IPv4: []string{"198.51.100.0/30"}, BlockLength: 31})
+	one := d.says("one", holding(d.says("one", wants(8))))
+	epoch := one.Spec.Epoch
+	d.passes()
+	if now := d.host("one"); now.Spec.Epoch != epoch || now.Version != one.Version {
+		t.Errorf("told again: %+v, %+v", one, now)
+	}
+	states := func() (all []HostBlockState) {
+		for _, b := range d.host("one").Spec.Blocks {
+			all = append(all, b.State)
+		}
+		return all
+	}
+	spec := func(f func(*HostSpec)) {
+		h := d.host("one")
+		f(&h.Spec)
+		if _, err := Update(t.Context(), d.store, Hosts, h); err != nil {
+			t.Fatal(err)
+		}
+		d.passes()
+	}
+	for _, drain := range []bool{true, false} {
+		spec(func(h *HostSpec) { h.Drain = drain })
+		if want := map[bool]string{true: "[Draining]", false: "[Lent]"}[drain]; fmt.Sprint(states()) != want {
+			t.Errorf("drain %v: %v", drain, states())
+		}
+	}
+	p, err := Get[PoolSpec, PoolStatus](t.Context(), d.store, Pools, "lent")
+	if p.Spec.IPv4 = []string{"203.0.113.0/30"}; err == nil {
+		_, err = Update(t.Context(), d.store, Pools, p)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.passes(); fmt.Sprint(states()) != "[Draining]" {
+		t.Errorf("renumbered: %v", states())
+	}
+	st := d.host("one").Status
+	st.Pools[0].Wanted = 1
+	if h := d.says("one", st); len(h.Spec.Blocks) != 2 || !netip.MustParsePrefix("203.0.113.0/30").Overlaps(netip.MustParsePrefix(h.Spec.Blocks[1].IPv4)) {
+		t.Errorf("%+v", h.Spec.Blocks)
+	}
+}
+
+// TestElector: one leads, another takes over when nobody renews for long by his own
+// clock, whatever the clocks say.
+func TestElector(t *testing.T) {
+	t.Parallel()
+	m, now := NewMemory(), time.Unix(1e9, 0)
+	ahead := func(d time.Duration) func() time.Time { return func() time.Time { return now.Add(d) } }
+	a := &Elector{Name: "a", Store: m, Duration: 15 * time.Second, Now: ahead(0)}
+	b := &Elector{Name: "b", Store: m, Duration: 15 * time.Second, Now: ahead(-24 * time.Hour)}
+	lead := func(e *Elector) bool {
+		is, err := e.Lead(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return is
+	}
+	if !lead(a) || lead(b) {
+		t.Fatal("the first does not lead, or both do")
+	}
+	for range 10 {
+		if now = now.Add(5 * time.Second); !lead(a) || lead(b) {
+			t.Fatal("who renews leads no more")
+		}
+	}
+	now = now.Add(14 * time.Second)
+	if lead(b) {
+		t.Error("taken over too early")
+	}
+	now = now.Add(2 * time.Second)
+	if !lead(b) || lead(a) {
+		t.Error("nobody takes over, or both lead")
+	}
+}
+
+// TestOverlap holds the claims against a look at each.
+func TestOverlap(t *testing.T) {
+	t.Parallel()
+	all := []string{"198.51.100.0/28", "198.51.100.16/32", "198.51.100.18/31", "203.0.113.0/24", "255.255.255.255/32"}
+	c := new(claims)
+	for _, p := range all {
+		c.add(p)
+	}
+	for _, base := range []string{"198.51.100.0", "198.51.100.16", "198.51.100.17", "198.51.100.18", "198.51.100.24", "203.0.113.77", "255.255.255.254", "0.0.0.0"} {
+		for bits := range 33 {
+			p := netip.PrefixFrom(netip.MustParseAddr(base), bits).Masked()
+			want := false
+			for _, o := range all {
+				want = want || netip.MustParsePrefix(o).Overlaps(p)
+			}
+			if got := c.overlap(p, false); got != want {
+				t.Errorf("%s: %v, want %v", p, got, want)
+			}
+		}
+	}
+}
