@@ -208,18 +208,13 @@ func (p *pass) adopt(ctx context.Context, h *Host, held Held) (*HostBlock, error
 	if h.Spec.Fenced {
 		return e, nil
 	}
-	if b := p.lent[held.IPv4]; b != nil {
-		if b.Spec.Host == h.Name && b.Spec.Lease == held.Lease {
-			return nil, nil // reserved for it: the next pass lends it
-		}
-		return e, nil
+	if b := p.lent[held.IPv4]; b != nil && b.Spec.Host == h.Name && b.Spec.Lease == held.Lease {
+		return nil, nil // reserved for it: the next pass lends it
 	}
-	all := new(claims)
-	for _, b := range p.blocks {
-		all.add(b.Spec.IPv4)
-	}
-	if all.overlap(prefix, false) {
-		return e, nil
+	if later, some := p.overlapping(prefix, held.Lease); later {
+		return e, nil // somebody has it by a later loan
+	} else if some {
+		return nil, nil // by an earlier one, as of a backup of the store: who had it then will say that he has not
 	}
 	if p.full(h, held.Pool) {
 		p.Log.Warn("a host says that it holds more blocks than it may have", "host", h.Name, "block", held.IPv4, "pool", held.Pool)
@@ -232,6 +227,20 @@ func (p *pass) adopt(ctx context.Context, h *Host, held Held) (*HostBlock, error
 		p.adopted[h.Name+"/"+held.Pool]++
 	}
 	return nil, p.done(err)
+}
+
+// overlapping reports whether there are blocks with any of a prefix's addresses, and one by
+// a later loan than this.
+func (p *pass) overlapping(prefix netip.Prefix, lease uint64) (later, some bool) {
+	for _, b := range p.blocks {
+		o, err := netip.ParsePrefix(b.Spec.IPv4)
+		if err != nil || !o.Overlaps(prefix) {
+			continue
+		}
+		some = true
+		later = later || b.Spec.Lease >= lease
+	}
+	return later, some
 }
 
 // full reports whether a host has as many blocks of a pool as it may have.

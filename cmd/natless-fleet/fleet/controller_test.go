@@ -162,6 +162,34 @@ func TestDeletedByHand(t *testing.T) {
 	}
 }
 
+// TestRestored: a store that is older than its hosts takes from nobody what he has since.
+func TestRestored(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, PoolSpec{IPv4: []string{"198.51.100.0/32"}, BlockLength: 32})
+	one := d.says("one", holding(d.says("one", wants(4))))
+	then := one.Spec.Blocks[0]
+	// Since then it was given back, and lent to another, who says so to the store of before.
+	st := wants(0)
+	st.Epoch, st.Held = 40, []Held{{IPv4: then.IPv4, Pool: "lent", Lease: then.Lease + 30}}
+	two := d.says("two", st)
+	for _, b := range two.Spec.Blocks {
+		if b.State == HostRevoked {
+			t.Errorf("it loses %+v", b)
+		}
+	}
+	back := wants(0)
+	back.Epoch, back.Returned = 50, []Returned{{IPv4: then.IPv4, Lease: then.Lease}}
+	d.says("one", back)
+	d.passes()
+	two = d.host("two")
+	if len(two.Spec.Blocks) != 1 || two.Spec.Blocks[0].State != HostLent || two.Spec.Blocks[0].Lease != then.Lease+30 || two.Spec.Epoch <= 40 {
+		t.Errorf("%+v", two.Spec)
+	}
+	if all := d.blocks(); len(all) != 1 || all[0].Spec.Host != "two" {
+		t.Errorf("%+v", all)
+	}
+}
+
 // TestDrains: what a host that drains has, and what a pool has no more, is to come back;
 // what is told again is told once.
 func TestDrains(t *testing.T) {
