@@ -17,12 +17,15 @@ enum { PLAINLY = 1u << 30 };
 #define BY_PORT (1u << 31)
 #define NODE (1u << 31)
 
-// WORD reads a word of the table. Who cannot says no at once: the kernel's verifier would
-// go on with both, at each step.
+// WORD reads a word of the table, which it asks for by line: the one variable of those
+// who do that must be on the stack. Who cannot says no at once: the kernel's verifier
+// would go on with both, at each step.
 #define WORD(to, at)                                                        \
 	do {                                                                \
-		__u32 place = (at), line = place / LINE_WORDS;              \
-		struct line *l = bpf_map_lookup_elem(table, &line);         \
+		__u32 place = (at);                                         \
+		struct line *l;                                             \
+		line = place / LINE_WORDS;                                  \
+		l = bpf_map_lookup_elem(table, &line);                      \
 		if (!l)                                                     \
 			return 0;                                           \
 		to = l->word[place % LINE_WORDS];                           \
@@ -32,8 +35,9 @@ enum { PLAINLY = 1u << 30 };
 #define UNDER(v, byte)                                                      \
 	do {                                                                \
 		__u32 i = (byte) & 255, w = i >> 6, n;                      \
-		__u32 line = c->policy_chunks / LINE_WORDS + ((v) & ~NODE); \
-		struct line *l = bpf_map_lookup_elem(table, &line);         \
+		struct line *l;                                             \
+		line = c->policy_chunks / LINE_WORDS + ((v) & ~NODE);       \
+		l = bpf_map_lookup_elem(table, &line);                      \
 		if (!l)                                                     \
 			return 0;                                           \
 		n = l->word[9] >> (8 * w) & 0xff;                           \
@@ -53,10 +57,8 @@ static __always_inline __u32 ones(__u64 v)
 // class_of finds the class of an address; 0: there is none to be had.
 static __always_inline int class_of(void *table, struct config *c, __u32 a, __u32 *class)
 {
-	__u32 v;
+	__u32 line, v;
 
-	if (!table || !c || !class)
-		return 0;
 	WORD(v, a >> 16);
 	if (v & NODE) {
 		HERE;
@@ -74,10 +76,8 @@ static __always_inline int class_of(void *table, struct config *c, __u32 a, __u3
 // it plainly allows.
 static __always_inline int plain_at(void *table, __u32 at, __u32 port)
 {
-	__u32 low = 0, high, v;
+	__u32 line, low = 0, high, v;
 
-	if (!table)
-		return 0;
 	WORD(high, at);
 	for (int i = 0; i < 17; i++) {
 		__u32 middle = (low + high) / 2, mask;
@@ -97,11 +97,11 @@ static __always_inline int plain_at(void *table, __u32 at, __u32 port)
 }
 
 // plainly says that something is plainly allowed: the policies of a number, a direction
-// and protocol, and a port. What it asks for comes in registers, since it shares the 512
-// bytes of stack.
-static __attribute__((noinline)) int plainly(void *table, struct config *c, __u32 remote, __u32 number_port, __u32 about)
+// and protocol, and a port. As a function of its own it would have a frame of its own, for
+// which there is no room on the stack.
+static __always_inline int plainly(void *table, struct config *c, __u32 remote, __u32 number_port, __u32 about)
 {
-	__u32 class = 0, at, number = number_port >> 16;
+	__u32 line, class = 0, at, number = number_port >> 16;
 
 	if (!table || !c || number >= c->policy_numbers || !class_of(table, c, remote, &class))
 		return 0;
