@@ -200,6 +200,8 @@ static __always_inline int to4(struct __sk_buff *skb, int *action)
 	if ((why = plain_link(skb, ETH_P_IPV6, SIZE6 + LEAST_TCP)) || (why = load(&t)) ||
 	    (why = read6(skb, &p)) || (why = source4(skb, &t, &p, &e)) || (why = destination4(&t, &p)))
 		return why;
+	if (e->policy && (why = held(&t, &p, e->policy, 1, 0)))
+		return why;
 	// IPv4's length has 16 bits for all, IPv6's for what is behind the header.
 	if (SIZE4 + p.payload > LONGEST)
 		PASS(TOO_BIG);
@@ -222,9 +224,6 @@ static __always_inline int to4(struct __sk_buff *skb, int *action)
 	if (!outside(t.c, to))
 		PASS(HOST_ROUTE);
 	if ((why = back(skb, t.c, &p, by, by, to, 1)))
-		return why;
-	// Last: the verifier goes through all that follows for each way out of it.
-	if (e->policy && (why = held(&t, &p, e->policy, 1, 0)))
 		return why;
 	p.df = length > LONGEST_DF0; // rule 3.df
 	if (!p.df) {
