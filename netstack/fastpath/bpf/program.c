@@ -68,16 +68,14 @@ static __always_inline int shed6(struct __sk_buff *skb, int what)
 static __attribute__((noinline)) int shed_inside(struct __sk_buff *skb, struct entry_inside *in, int what)
 {
 	struct sender k = { .length = 128 };
-	__u64 addr[2] = { be64(in->hi), be64(in->lo) };
-	__u8 h[HEADER4];
-	__u32 *index, upper;
+	__u32 *index, header;
 
-	__builtin_memcpy(k.addr, addr, sizeof(addr));
+	put6((__u32 *)k.addr, in->hi, in->lo);
 	index = bpf_map_lookup_elem(&senders, &k);
 	if (!index)
 		return 0;
-	upper = header4(skb, ETH, h);
-	return upper && over(*index, AT_INTERFACE, skb->len - ETH, opens4(skb, h, upper), what);
+	header = header4(skb, ETH);
+	return header && over(*index, AT_INTERFACE, skb->len - ETH, opens4(skb, header), what);
 }
 
 // uplink stands where IPv4 packets for workloads come in.

@@ -17,7 +17,6 @@ enum {
 	CAPS = 1,
 	SHARE = 2,
 
-	HEADER4 = 20,
 	HEADER6 = 40,
 	IS_TCP = 6,
 	SYN_ACK = 0x12,
@@ -175,18 +174,23 @@ static __attribute__((noinline)) int over6(struct __sk_buff *skb, __u32 at, __u3
 	return over(index, place, skb->len - at, next == IS_TCP && opens(skb, at + HEADER6), what);
 }
 
-// header4 reads an IPv4 header, and gives where the upper layer begins; 0: it is not there.
-static __always_inline __u32 header4(struct __sk_buff *skb, __u32 at, __u8 *h)
+// header4 is what matters of an IPv4 header: where the upper layer begins, in 16 bits, above
+// them the protocol, and LATER where there is no upper layer; 0: there is no header.
+enum { LATER = 1 << 24 };
+
+static __always_inline __u32 header4(struct __sk_buff *skb, __u32 at)
 {
-	if (bpf_skb_load_bytes(skb, at, h, HEADER4))
+	__u8 first, middle[4]; // from the fragment's offset to the protocol
+
+	if (bpf_skb_load_bytes(skb, at, &first, 1) || bpf_skb_load_bytes(skb, at + 6, middle, 4))
 		return 0;
-	return at + (h[0] & 15) * 4;
+	return (at + (first & 15) * 4) | (__u32)middle[3] << 16 | ((middle[0] & 0x1f) || middle[1] ? LATER : 0);
 }
 
 // opens4 says that an IPv4 packet opens a TCP connection.
-static __always_inline int opens4(struct __sk_buff *skb, __u8 *h, __u32 upper)
+static __always_inline int opens4(struct __sk_buff *skb, __u32 header)
 {
-	return h[9] == IS_TCP && !(h[6] & 0x1f) && !h[7] && opens(skb, upper);
+	return header >> 16 == IS_TCP && opens(skb, header & 0xffff);
 }
 
 // over4 takes the port of who it is for where there is one, the identifier of an echo
@@ -194,16 +198,14 @@ static __always_inline int opens4(struct __sk_buff *skb, __u8 *h, __u32 upper)
 static __attribute__((noinline)) int over4(struct __sk_buff *skb, __u32 at, __u32 place, int what)
 {
 	struct receiver k = { .length = 48 };
-	__u8 h[HEADER4];
-	__u32 *index, upper = header4(skb, at, h);
+	__u32 *index, header = header4(skb, at);
 
-	if (!upper)
+	if (!header || bpf_skb_load_bytes(skb, at + 16, k.addr, 4))
 		return 0;
-	__builtin_memcpy(k.addr, h + 16, 4);
-	if ((h[6] & 0x1f) || h[7] || bpf_skb_load_bytes(skb, upper + (h[9] == 1 ? 4 : 2), k.port, 2))
+	if (header & LATER || bpf_skb_load_bytes(skb, (header & 0xffff) + (header >> 16 == 1 ? 4 : 2), k.port, 2))
 		k.length = 32;
 	index = bpf_map_lookup_elem(&receivers, &k);
-	return index && over(*index, place, skb->len - at, opens4(skb, h, upper), what);
+	return index && over(*index, place, skb->len - at, opens4(skb, header), what);
 }
 
 const struct sender *_sender __attribute__((unused));

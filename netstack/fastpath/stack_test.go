@@ -1,0 +1,53 @@
+//go:build linux
+
+package fastpath
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/natless/natless/tests/netns"
+)
+
+// TestStack: a program and what it calls have 512 bytes of stack together. Kernels round
+// each frame up, those before Linux 6.9 to 32 bytes; what fits here must fit there.
+func TestStack(t *testing.T) {
+	netns.Require(t, netns.Root)
+	spec, err := loadProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := spec.Variables[programVarItemising].Set(uint32(2)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for name, p := range c.Programs {
+		depth := regexp.MustCompile(`stack depth ([0-9+]+)`).FindStringSubmatch(p.VerifierLog)
+		if depth == nil {
+			t.Errorf("%s: the kernel does not say: %s", name, p.VerifierLog)
+			continue
+		}
+		own, callee := 0, 0
+		for i, frame := range strings.Split(depth[1], "+") {
+			n, _ := strconv.Atoi(frame)
+			n = (n + 31) / 32 * 32
+			if i == 0 {
+				own = n
+			} else {
+				callee = max(callee, n)
+			}
+		}
+		t.Logf("%s: %s", name, depth[1])
+		if own+callee > 512 {
+			t.Errorf("%s: %d and %d bytes (%s)", name, own, callee, depth[1])
+		}
+	}
+}
