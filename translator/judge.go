@@ -37,6 +37,17 @@ func (w *Worker) judgeIn(p *Packet, h *parsed, e *mapping.Entry, from way) Verdi
 	return w.judge(p, h, e, &q)
 }
 
+// plainOut reports whether TCP or UDP that the workload of e sends is plainly allowed: as
+// what it begins or, out of a published port, as an answer. What is so otherwise judgeOut
+// finds.
+func (s *snapshot) plainOut(e *mapping.Entry, dst uint32, proto uint8, l4 []byte) bool {
+	local, far := binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
+	if !e.Client(local) && !(proto == protoTCP && bareSYN(l4)) {
+		return s.policy.Plain(e.Policy(), policy.Ingress, dst, proto, local)
+	}
+	return s.policy.Plain(e.Policy(), policy.Egress, dst, proto, far)
+}
+
 // plainIn reports whether TCP or UDP for the workload of e is plainly allowed.
 func (s *snapshot) plainIn(e *mapping.Entry, src uint32, proto uint8, l4 []byte) bool {
 	far, local := binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])

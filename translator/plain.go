@@ -1,10 +1,6 @@
 package translator
 
-import (
-	"encoding/binary"
-
-	"github.com/natless/natless/translator/policy"
-)
+import "encoding/binary"
 
 // Nearly all packets are plain: TCP or UDP without fragments, options or
 // extension headers, on their way between a workload and a host behind the
@@ -45,7 +41,7 @@ func (w *Worker) plainTo4(p *Packet) Verdict {
 	if e.Inside() || e.Shared() && !e.Owns(binary.BigEndian.Uint16(b[size6:])) {
 		return w.to4(p)
 	}
-	if n := e.Policy(); n != 0 && !s.policy.Plain(n, policy.Egress, dst4, proto, binary.BigEndian.Uint16(b[size6+2:])) {
+	if e.Policy() != 0 && !s.plainOut(e, dst4, proto, b[size6:]) {
 		return w.to4(p)
 	}
 	field := b[size6+at : size6+at+2]

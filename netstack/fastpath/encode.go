@@ -355,6 +355,7 @@ func encode6(t *Tables, m mapping.Mapping, e *mapping.Entry) (programKey6, progr
 		run := e.EchoRange()
 		entry.Flags, entry.First, entry.Last = flagShared, run.First, run.Last
 		entry.IdBase, entry.IdMask = e.IdentificationRange()
+		entry.Client = uint8(bits.TrailingZeros(uint(e.ClientPorts())))
 	}
 	if e.Inside() {
 		entry.Flags |= flagInside

@@ -323,8 +323,8 @@ func (j *judge) plainTo4(b []byte) bool {
 	return false
 }
 
-// plainlyAllowed says that policies do not only let a packet pass that is forwarded: it
-// is an answer out of a published port, or would be denied if what is audited were in force.
+// plainlyAllowed says that policies let a packet pass that is forwarded by the one
+// question that the program asks, and would if what is audited were in force.
 func (j *judge) plainlyAllowed(in reference.Packet) bool {
 	if j.worker.Rule() != nil {
 		return false
@@ -339,6 +339,9 @@ func (j *judge) plainlyAllowed(in reference.Packet) bool {
 	}
 	if e == nil || e.Policy() == 0 || proto != 6 && proto != 17 {
 		return true
+	}
+	if local := binary.BigEndian.Uint16(b[upper:]); !e.Client(local) && !(proto == 6 && b[upper+13]&0x12 == 2) {
+		return j.world.Config.Policy.Plain(e.Policy(), policy.Ingress, dst, proto, local)
 	}
 	return j.world.Config.Policy.Plain(e.Policy(), policy.Egress, dst, proto, binary.BigEndian.Uint16(b[upper+2:]))
 }

@@ -101,7 +101,8 @@ type programEntry6 struct {
 	Flags   uint8
 	Policy  uint16
 	Class   uint8
-	Pad     [3]uint8
+	Client  uint8
+	Pad     [2]uint8
 }
 
 type programEntryInside struct {

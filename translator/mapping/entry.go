@@ -81,6 +81,15 @@ func (e *Entry) Client(port uint16) bool {
 	return port&^mask == base
 }
 
+// ClientPorts is how many ports those are: of a share a power of two, at a multiple of it.
+func (e *Entry) ClientPorts() int {
+	if !e.Shared() {
+		return 1<<16 - clientPorts
+	}
+	_, mask := alignedBlock(e.run)
+	return int(mask) + 1
+}
+
 // Addr4 is the first IPv4 address of the mapping: the only one, of a workload that has it inside.
 func (e *Entry) Addr4() uint32 { return e.v4 }
 

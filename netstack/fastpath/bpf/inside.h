@@ -128,7 +128,7 @@ static __always_inline int pass4(struct __sk_buff *skb, struct tables *t, struct
 		PASS(PORT);
 	if ((why = other(skb, t, &p)))
 		return why;
-	if (in->of.policy && (why = held(t, &p, in->of.policy, 1, 0)))
+	if (in->of.policy && (why = held(t, &p, in->of.policy, 1, own_port(&in->of, p.sport))))
 		return why;
 	if (p.inside && p.policy && (why = held(t, &p, p.policy, 0, p.client)))
 		return why;

@@ -94,7 +94,8 @@ struct entry6 {
 	__u8 flags;
 	__u16 policy; // the number of what it is held to; 0: nothing
 	__u8 class;   // of what it may take of the daemon
-	__u8 pad[3];
+	__u8 client;  // its own connections come from 2^client ports: see own_port
+	__u8 pad[2];
 };
 
 // OURS in the length of a key4: whatever mappings there are, the addresses behind

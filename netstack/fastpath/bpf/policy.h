@@ -119,6 +119,20 @@ static __attribute__((noinline)) int plainly(void *table, struct config *c, __u3
 	return (at & PLAINLY) != 0;
 }
 
+// own_port says that connections of the workload itself come from a port: the block of
+// 2^client ports at a multiple of that, in its longest run; or what Linux takes.
+static __always_inline int own_port(struct entry6 *e, __u16 port)
+{
+	__u32 rest = (1u << (e->client & 31)) - 1;
+
+	if (!(e->flags & SHARED)) {
+		HERE;
+		return port >= 32768;
+	}
+	HERE;
+	return (port & ~rest) == ((e->first + rest) & ~rest);
+}
+
 // held says whether what a workload sends (out) or gets goes by what it is held to.
 static __always_inline int held(struct tables *t, struct packet *p, __u32 number, int out, int client)
 {
@@ -128,10 +142,12 @@ static __always_inline int held(struct tables *t, struct packet *p, __u32 number
 	if (p->proto == TCP || p->proto == UDP) {
 		about = p->proto == TCP ? SLOT_TCP : SLOT_UDP;
 		port = out ? p->dport : p->sport;
-		if (!out && (!client || (p->proto == TCP && p->asks))) {
+		// To a port of the other end: what the workload begins, and the answers to it.
+		// Else to its own. An answer out of a port of neither goes to the daemon.
+		if (out ? !client && !(p->proto == TCP && p->asks) : !client || (p->proto == TCP && p->asks)) {
 			HERE;
 			about += INGRESS;
-			port = p->dport;
+			port = out ? p->sport : p->dport;
 		}
 	} else if (!out != !p->asks) {
 		HERE;

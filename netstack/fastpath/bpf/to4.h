@@ -200,7 +200,7 @@ static __always_inline int to4(struct __sk_buff *skb, int *action)
 	if ((why = plain_link(skb, ETH_P_IPV6, SIZE6 + LEAST_TCP)) || (why = load(&t)) ||
 	    (why = read6(skb, &p)) || (why = source4(skb, &t, &p, &e)) || (why = destination4(&t, &p)))
 		return why;
-	if (e->policy && (why = held(&t, &p, e->policy, 1, 0)))
+	if (e->policy && (why = held(&t, &p, e->policy, 1, own_port(e, p.sport))))
 		return why;
 	// IPv4's length has 16 bits for all, IPv6's for what is behind the header.
 	if (SIZE4 + p.payload > LONGEST)
