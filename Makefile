@@ -169,7 +169,7 @@ simulate-fleet: ## STEPS (1,000,000) steps of a fleet with all that can happen t
 	@tests/need go
 	$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 0 -run '^TestSimulation$$' ./fleet -steps $(STEPS) -seed $${SEED:-0}
 
-# Packages of Debian's kernels, half a gigabyte, and half an hour for each. KERNELS are
+# Packages of Debian's kernels, half a gigabyte, and some ten minutes for each. KERNELS are
 # the series to run (5.10 6.1 6.12 6.18).
 .PHONY: test-kernels
 test-kernels: ## IPv4 inside and the fast path on other kernels, in emulated machines (root)

@@ -73,7 +73,7 @@ func TestInside(t *testing.T) {
 		if !steer {
 			others = nil // left to the daemon
 		}
-		for end := time.Now().Add(20 * time.Second); !m.steering.Load(); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); !m.steering.Load(); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("what would be bypassed is not heeded")
 			}
@@ -176,7 +176,7 @@ func (r *rig) stand(t *testing.T, want ...string) {
 	t.Helper()
 	var got []string
 	slices.Sort(want)
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		var list []string
 		var err error
 		r.Do(func() { list, err = Left("natless0") })
