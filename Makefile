@@ -184,6 +184,13 @@ test-cluster: ## natless in a real Kubernetes cluster: building it takes half an
 	@GO=$(GO) WORK=$(CLUSTER) tests/cluster/lab/build
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 90m ./tests/cluster -cluster $(CLUSTER) $(CHECKS)
 
+HOSTS ?= 10000
+
+.PHONY: scale-fleet
+scale-fleet: ## HOSTS (10,000) agents with a hundred workloads each, and the real controller: writes, passes, time
+	@tests/need go
+	$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScale$$' ./fleet -hosts $(HOSTS)
+
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck
 	@tests/need go

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -16,13 +17,12 @@ import (
 // Natlessd is as much of a natlessd as an agent sees: the rules, and workloads that are
 // counted.
 type Natlessd struct {
+	PerAddress int // for how many workloads an address has room; 0: 4
+
 	mu    sync.Mutex // guards what follows
 	state lease.State
 	used  map[netip.Addr]int
 }
-
-// perAddress is for how many workloads an address has room.
-const perAddress = 4
 
 // Use has more workloads, or fewer, have something of an address.
 func (n *Natlessd) Use(a netip.Addr, more int) {
@@ -52,12 +52,12 @@ func (n *Natlessd) Blocks(context.Context) (api.Blocks, error) {
 
 func (n *Natlessd) blocks() api.Blocks {
 	all := api.Blocks{Epoch: n.state.Epoch, Returned: n.state.Returned}
-	p := api.BlockPool{Pool: "lent", PerAddress: perAddress, Low: 2, High: 8}
+	p := api.BlockPool{Pool: "lent", PerAddress: cmp.Or(n.PerAddress, 4), Low: 2, High: 8}
 	for _, b := range n.state.Blocks {
 		u := n.use(b.IPv4)
 		all.Blocks = append(all.Blocks, api.HeldBlock{Block: b, Workloads: u.Workloads})
 		if !b.Draining {
-			p.Headroom += perAddress<<(32-b.IPv4.Bits()) - u.Workloads
+			p.Headroom += p.PerAddress<<(32-b.IPv4.Bits()) - u.Workloads
 		}
 	}
 	p.Wanted = lease.Wanted(p)

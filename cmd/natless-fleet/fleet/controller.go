@@ -119,15 +119,9 @@ func (p *pass) free(ctx context.Context) error {
 
 // hosts tells each host what it is lent.
 func (p *pass) hosts(ctx context.Context) error {
-	lent := map[string][]*Block{}
-	for i := range p.blocks {
-		if b := &p.blocks[i]; b.Spec.State == Lent {
-			lent[b.Spec.Host] = append(lent[b.Spec.Host], b)
-		}
-	}
 	for i := range p.view.hosts {
 		h := &p.view.hosts[i]
-		next, err := p.tell(ctx, h, lent[h.Name])
+		next, err := p.tell(ctx, h)
 		if err != nil {
 			return err
 		}
@@ -148,7 +142,7 @@ func (p *pass) hosts(ctx context.Context) error {
 }
 
 // tell is what a host is to be told.
-func (p *pass) tell(ctx context.Context, h *Host, lent []*Block) (next []HostBlock, err error) {
+func (p *pass) tell(ctx context.Context, h *Host) (next []HostBlock, err error) {
 	for _, e := range h.Spec.Blocks {
 		if h.Status.returned(e) {
 			if b := p.lent[e.IPv4]; b != nil && b.Spec.Host == h.Name && b.Spec.Lease <= e.Lease && b.Spec.State == Lent {
@@ -162,8 +156,8 @@ func (p *pass) tell(ctx context.Context, h *Host, lent []*Block) (next []HostBlo
 	knows := func(prefix string) bool {
 		return slices.ContainsFunc(next, func(e HostBlock) bool { return e.IPv4 == prefix }) || h.Spec.entry(prefix) != nil
 	}
-	for _, b := range lent {
-		if !knows(b.Spec.IPv4) && !h.Spec.Fenced {
+	for _, b := range p.ofHost[h.Name] {
+		if b.Spec.State == Lent && !knows(b.Spec.IPv4) && !h.Spec.Fenced {
 			e := HostBlock{IPv4: b.Spec.IPv4, Pool: b.Spec.Pool, Lease: b.Spec.Lease, State: HostLent}
 			e.State = p.stateOf(h, e)
 			next = append(next, e)
@@ -246,8 +240,8 @@ func (p *pass) overlapping(prefix netip.Prefix, lease uint64) (later, some bool)
 // full reports whether a host has as many blocks of a pool as it may have.
 func (p *pass) full(h *Host, pool string) bool {
 	has, most := p.adopted[h.Name+"/"+pool], p.pool(pool).Spec.MaxBlocksPerHost
-	for _, b := range p.blocks {
-		if b.Spec.Host == h.Name && b.Spec.Pool == pool {
+	for _, b := range p.ofHost[h.Name] {
+		if b.Spec.Pool == pool {
 			has++
 		}
 	}

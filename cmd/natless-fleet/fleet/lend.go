@@ -78,8 +78,8 @@ func (p *pass) lacks(pool *Pool, h *Host) int {
 	}
 	capacity := perAddress << (32 - pool.Spec.BlockLength)
 	n, has := (wanted+capacity-1)/capacity, p.adopted[h.Name+"/"+pool.Name]
-	for _, b := range p.blocks {
-		if b.Spec.Host != h.Name || b.Spec.Pool != pool.Name {
+	for _, b := range p.ofHost[h.Name] {
+		if b.Spec.Pool != pool.Name {
 			continue
 		}
 		has++

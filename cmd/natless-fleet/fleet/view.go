@@ -16,7 +16,8 @@ type view struct {
 
 	byHost map[string]*Host
 	lent   map[string]*Block // by prefix
-	last   uint64            // the highest lease that anybody speaks of
+	ofHost map[string][]*Block
+	last   uint64 // the highest lease that anybody speaks of
 }
 
 // look reads everything. Blocks come last: what was lent meanwhile is seen.
@@ -33,6 +34,7 @@ func look(ctx context.Context, s Store) (*view, error) {
 		return nil, err
 	}
 	v.byHost, v.lent = make(map[string]*Host, len(v.hosts)), make(map[string]*Block, len(v.blocks))
+	v.ofHost = make(map[string][]*Block, len(v.hosts))
 	for i := range v.hosts {
 		v.byHost[v.hosts[i].Name] = &v.hosts[i]
 		v.noteLeases(&v.hosts[i])
@@ -40,6 +42,7 @@ func look(ctx context.Context, s Store) (*view, error) {
 	for i := range v.blocks {
 		b := &v.blocks[i]
 		v.lent[b.Spec.IPv4] = b
+		v.ofHost[b.Spec.Host] = append(v.ofHost[b.Spec.Host], b)
 		v.last = max(v.last, b.Spec.Lease)
 	}
 	return v, nil
