@@ -4,7 +4,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -87,7 +90,8 @@ being one: where two work at once, or none, no address is lent twice.`,
 }
 
 func newAgent(o *options) *cobra.Command {
-	var name, socket string
+	var name, socket, machine string
+	var replaces bool
 	var idle, look time.Duration
 	c := &cobra.Command{
 		Use:   "agent",
@@ -100,12 +104,16 @@ anything: this program may be restarted and upgraded at any time.`,
 			if name == "" {
 				return errors.New("--name: what is this host called in the fleet?")
 			}
+			id, err := machineID(machine)
+			if err != nil {
+				return err
+			}
 			s, err := o.open()
 			if err != nil {
 				return err
 			}
 			log := logger(c.ErrOrStderr())
-			task := fleet.AgentTask{Resync: look, Agent: fleet.Agent{Name: name, Store: s, Natlessd: api.NewClient(socket).Patience(time.Minute),
+			task := fleet.AgentTask{Resync: look, Agent: fleet.Agent{Name: name, Machine: id, Replaces: replaces, Store: s, Natlessd: api.NewClient(socket).Patience(time.Minute),
 				Idle: idle, Now: time.Now, Log: log}}
 			log.Info("the agent runs", "version", version, "host", name, "socket", socket)
 			return task.Run(c.Context())
@@ -113,7 +121,22 @@ anything: this program may be restarted and upgraded at any time.`,
 	}
 	c.Flags().StringVar(&name, "name", hostName(), "`name` of this host in the fleet; no other has it, ever")
 	c.Flags().StringVar(&socket, "socket", api.DefaultSocket, "`path` of natlessd's socket")
+	c.Flags().StringVar(&machine, "machine-id", "/etc/machine-id", "`file` that tells this machine from all others, by a hash; \"\": nothing does")
+	c.Flags().BoolVar(&replaces, "replaces", false, "the machine that had the name is gone for good")
 	c.Flags().DurationVar(&idle, "idle", 10*time.Minute, "for how `long` a block is empty before it is given back")
 	c.Flags().DurationVar(&look, "look", 2*time.Second, "how `often` natlessd is asked what it wants")
 	return c
+}
+
+// machineID is a number for this machine, of which the file cannot be told (machine-id(5)).
+func machineID(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("--machine-id: %w", err)
+	}
+	sum := sha256.Sum256(append([]byte("natless-fleet "), bytes.TrimSpace(b)...))
+	return hex.EncodeToString(sum[:8]), nil
 }

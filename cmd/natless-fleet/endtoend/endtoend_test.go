@@ -171,7 +171,7 @@ func TestFleet(t *testing.T) {
 	first := f.runs("controller", "--name", "a", "--lead", "2s")
 	f.runs("controller", "--name", "b", "--lead", "2s")
 	agent := func(name string, d *daemon.Daemon) *exec.Cmd {
-		return f.runs("agent", "--name", name, "--socket", d.Socket, "--idle", "1s", "--look", "200ms")
+		return f.runs("agent", "--name", name, "--socket", d.Socket, "--machine-id", d.Config, "--idle", "1s", "--look", "200ms")
 	}
 	killed := agent("one", one)
 	agent("two", two)

@@ -29,6 +29,8 @@ type Natlessd interface {
 // spare; never what is only missing.
 type Agent struct {
 	Name     string
+	Machine  string // no other machine has it; "": nobody looks whether two have one name
+	Replaces bool   // the machine that had the name is gone for good
 	Store    Store
 	Natlessd Natlessd
 	Idle     time.Duration // how long a block is empty before it is given back
@@ -52,6 +54,9 @@ func (a *Agent) Step(ctx context.Context, seen *Host) (again bool, err error) {
 	h, err := a.host(ctx, seen)
 	if err != nil {
 		return false, err
+	}
+	if mine, err := a.claim(ctx, h); !mine {
+		return err == nil, err
 	}
 	wrong := ""
 	if h.Spec.Epoch >= has.Epoch { // else the controller first learns how far this host is
@@ -95,6 +100,25 @@ func (a *Agent) host(ctx context.Context, seen *Host) (*Host, error) {
 		h, err = Create(ctx, a.Store, Hosts, Host{Name: a.Name})
 	}
 	return &h, err
+}
+
+// claim says whether the name is this machine's. It is written down first: of two that
+// begin at once, one finds the other.
+func (a *Agent) claim(ctx context.Context, h *Host) (mine bool, err error) {
+	switch {
+	case a.Machine == "" || h.Status.Machine == a.Machine:
+		return true, nil
+	case h.Status.Machine != "" && !a.Replaces:
+		return false, fmt.Errorf("another machine (%s) is called %s in the fleet: give this one another name, or say that the other is gone for good (--replaces)",
+			h.Status.Machine, a.Name)
+	}
+	next := *h
+	next.Status.Machine = a.Machine
+	_, err = UpdateStatus(ctx, a.Store, Hosts, next)
+	if errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return false, err
 }
 
 // push has natlessd hold what the host is to hold, as far as that can be now. wrong is why
@@ -207,7 +231,10 @@ func (a *Agent) tell(ctx context.Context, h *Host, has api.Blocks, wrong string)
 }
 
 func (a *Agent) status(h *Host, has api.Blocks, wrong string) HostStatus {
-	st := HostStatus{Epoch: has.Epoch, Error: wrong}
+	st := HostStatus{Machine: a.Machine, Epoch: has.Epoch, Error: wrong}
+	if a.Machine == "" {
+		st.Machine = h.Status.Machine
+	}
 	for _, b := range has.Blocks {
 		st.Held = append(st.Held, Held{IPv4: b.IPv4.String(), Pool: b.Pool, Lease: b.Lease, Draining: b.Draining, Used: !b.Empty()})
 	}

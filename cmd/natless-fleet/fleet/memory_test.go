@@ -1,11 +1,56 @@
 package fleet_test
 
 import (
+	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/natless/natless/cmd/natless-fleet/conformance"
 	"github.com/natless/natless/cmd/natless-fleet/fleet"
 )
+
+// TestSameName: of two machines that are called the same one borrows, and the other is told
+// why not, until an operator says that the first is gone.
+func TestSameName(t *testing.T) {
+	t.Parallel()
+	s, log := fleet.NewMemory(), slog.New(slog.DiscardHandler)
+	if _, err := fleet.Create(t.Context(), s, fleet.Pools, fleet.Pool{Name: "lent", Spec: fleet.PoolSpec{IPv4: []string{"198.51.100.0/30"}, BlockLength: 32}}); err != nil {
+		t.Fatal(err)
+	}
+	c := fleet.Controller{Store: s, Log: log}
+	natlessds := [2]*conformance.Natlessd{{}, {}}
+	var agents [2]fleet.Agent
+	for i := range agents {
+		agents[i] = fleet.Agent{Name: "one", Machine: fmt.Sprint("machine", i), Store: s, Natlessd: natlessds[i], Now: time.Now, Log: log}
+	}
+	step := func(i int) (err error) {
+		for range 6 {
+			if _, err = agents[i].Step(t.Context(), nil); err != nil {
+				return err
+			}
+			if _, err = c.Pass(t.Context()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	holds := func(i int) int { b, _ := natlessds[i].Blocks(t.Context()); return len(b.Blocks) }
+	if err := step(0); err != nil || holds(0) != 1 {
+		t.Fatalf("%v, %d blocks", err, holds(0))
+	}
+	if err := step(1); err == nil || !strings.Contains(err.Error(), "machine0") || holds(1) != 0 {
+		t.Errorf("the other: %v, %d blocks", err, holds(1))
+	}
+	agents[1].Replaces = true
+	if err := step(1); err != nil || holds(1) != 1 {
+		t.Errorf("the other, when the first is gone: %v, %d blocks", err, holds(1))
+	}
+	if err := step(0); err == nil {
+		t.Error("the first is back, and nobody sees it")
+	}
+}
 
 func TestMemory(t *testing.T) {
 	t.Parallel()

@@ -125,6 +125,9 @@ type (
 
 	// HostStatus is written by the host's agent only.
 	HostStatus struct {
+		// Machine is which machine calls itself by this name: another one is refused.
+		// +optional
+		Machine string `json:"machine,omitempty"`
 		// Epoch is that of what natlessd goes by.
 		// +optional
 		Epoch uint64 `json:"epoch,omitempty"`
