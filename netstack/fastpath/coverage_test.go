@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -115,7 +116,7 @@ func TestBranches(t *testing.T) {
 	r.IP("route add 192.0.2.64/26 via 172.31.0.2 mtu lock 600")
 	b := &branchRun{T: t, rig: r, f: f}
 	b.disabled()
-	for i, w := range append(append(prefixed(), oddWorlds()...), generate.InsideWorlds()...) {
+	for i, w := range slices.Concat(prefixed(), oddWorlds(), generate.InsideWorlds(), generate.PolicyWorlds()) {
 		b.world(w, uint64(i))
 	}
 	b.odd()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/natless/natless/tests/generate"
 	"github.com/natless/natless/tests/reference"
+	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -116,6 +117,18 @@ func insideWays(t *testing.T, r *rig, f *FastPath) {
 			if got := newRunner(f.Sent4.FD(), at, r.workMAC).fate(t, tag, sentFrom(src, "192.0.2.2", 53)); got != steered {
 				t.Errorf("a packet from %s, for which the daemon has an answer, %s", src, got)
 			}
+		}
+	})
+	// A superpacket that may be cut up, to a workload that may have IPv6 alone: the daemon cuts it first.
+	super := reference.Packet{Bytes: udp4(3000), Offload: translator.Offload{GSOType: translator.GSOUDPL4, GSOSize: 1400}}
+	copy(super.Bytes[12:], netip.MustParseAddr("198.51.100.2").AsSlice())
+	copy(super.Bytes[16:], netip.MustParseAddr("198.51.100.7").AsSlice())
+	binary.BigEndian.PutUint16(super.Bytes[22:], 1024)
+	binary.BigEndian.PutUint16(super.Bytes[6:], 0)
+	generate.Repair(super.Bytes)
+	r.Do(func() {
+		if a, frame, err := newRunner(f.Sent4.FD(), at, r.workMAC).run(super, 3); err != nil || a != actRedirect || mapping.TagOf(frame[mapping.TagLen:]) != tag {
+			t.Errorf("a superpacket that may be cut up: action %d, %v", int32(a), err)
 		}
 	})
 	names := f.Names()
