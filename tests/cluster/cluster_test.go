@@ -28,7 +28,7 @@ func TestCluster(t *testing.T) {
 		{"a service of kube-proxy beside the fast path", service},
 		{"published ports lead to the pod", published},
 		{"annotations of nonsense are told in the pod's events", nonsense},
-		{"a pod that wants none runs without natlessd", none},
+		{"a pod that wants none gets none", none},
 		{"an IPv4-only program in a pod that has IPv4 inside", inside},
 		{"the ports of a pod that has ended are the next one's", reused},
 		{"natless's pod is deleted under traffic", deleted},
