@@ -77,3 +77,5 @@ require (
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730
 	sigs.k8s.io/yaml v1.6.0
 )
+
+require go.etcd.io/bbolt v1.5.0 // indirect

@@ -205,3 +205,23 @@ func TestVersionsSort(t *testing.T) {
 		last = next
 	}
 }
+
+// TestAPK: no Alpine is reached, so the form is all that is held: what is in it, its
+// version, and scripts that a plain shell takes.
+func TestAPK(t *testing.T) {
+	dir := unpack(t, file(t, "natless_*_x86_64.apk"))
+	info, err := os.ReadFile(dir + "/.PKGINFO")
+	if err != nil || !strings.Contains(string(info), "pkgver = "+written("apk")(t, version(t))+"\n") || !strings.Contains(string(info), "arch = x86_64\n") {
+		t.Errorf("%v\n%s", err, info)
+	}
+	for _, path := range []string{"usr/sbin/natlessd", "usr/bin/natless", "usr/libexec/cni/natless-cni", "etc/init.d/natlessd"} {
+		if info, err := os.Stat(filepath.Join(dir, path)); err != nil || info.Mode().Perm() != 0o755 {
+			t.Errorf("%s: %v, %v", path, info, err)
+		}
+	}
+	for _, script := range []string{".post-install", ".post-upgrade", ".pre-deinstall", "etc/init.d/natlessd"} {
+		if out, err := exec.Command("dash", "-n", filepath.Join(dir, script)).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", script, err, out)
+		}
+	}
+}
