@@ -20,6 +20,7 @@ var (
 	which   = flag.String("kinds", strings.Join(kinds, ","), "")
 	more    = flag.String("config", "", "lines of the daemon's configuration")
 	crowd   = flag.Int("crowd", 0, "how many workloads there are besides")
+	strict  = flag.Bool("strict", false, "fail where a neighbour gets less than he should")
 	verbose = flag.Bool("log", false, "show the daemon's log")
 )
 
@@ -83,7 +84,21 @@ func TestMeasure(t *testing.T) {
 			plain, other = append(plain, here.plain.p99), append(other, here.other.p99)
 			plainBase, otherBase = append(plainBase, away.plain.p99), append(otherBase, away.other.p99)
 		}
+		if *strict {
+			judge(t, kind, median(ratios), median(plain)/median(plainBase), median(other)/median(otherBase))
+		}
 		t.Logf("%-10s RATIO %.2f of the stream; p99 %.0f of %.0f µs, other %.0f of %.0f µs", kind, median(ratios), median(plain), median(plainBase), median(other), median(otherBase))
+	}
+}
+
+// judge holds a neighbour's figures against those beside a flooder that sends to nowhere.
+func judge(t *testing.T, kind string, stream, plain, other float64) {
+	t.Helper()
+	if stream < 0.9 {
+		t.Errorf("%s: a stream keeps %.2f", kind, stream)
+	}
+	if plain > 2 || other > 2 {
+		t.Errorf("%s: the 99th percentile of round trips is %.1f and %.1f times as long", kind, plain, other)
 	}
 }
 
