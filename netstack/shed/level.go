@@ -18,7 +18,7 @@ const (
 
 	// slowest is how many small packets a processor manages in a second, at least: what is
 	// measured while the loops move superpackets is less.
-	slowest = 400_000
+	slowest = 250_000
 
 	scarce = 0.04 // of the processors idle: nothing is left
 	enough = 0.10 // something is

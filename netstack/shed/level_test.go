@@ -65,7 +65,7 @@ func TestLevelBegins(t *testing.T) {
 		"a flooder and another":                 {busy(1, 600_000), []demand{flooder, other}, true},
 		"a flooder alone":                       {busy(1, 600_000), []demand{flooder, {slot: 1, way: Received, rate: 400_000, weight: 1}}, false},
 		"many small ones":                       {busy(1, 600_000), []demand{other, {slot: 3, rate: 20_000, weight: 1}}, false},
-		"streams of superpackets":               {busy(1, 150_000), []demand{{slot: 1, rate: 25_000, weight: 1}, {slot: 2, rate: 20_000, weight: 1}}, false},
+		"streams of superpackets":               {busy(1, 150_000), []demand{{slot: 1, rate: 20_000, weight: 1}, {slot: 2, rate: 18_000, weight: 1}}, false},
 		"who may four times as much":            {busy(1, 600_000), []demand{{slot: 1, rate: 150_000, weight: 4}, other}, false},
 		"who may a quarter":                     {busy(1, 600_000), []demand{{slot: 1, rate: 30_000, weight: 0.25}, other}, true},
 		"a neighbour that gets hardly anything": {busy(1, 600_000), []demand{flooder, {slot: 2, rate: 10, weight: 1}}, true},
