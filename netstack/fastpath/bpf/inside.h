@@ -136,7 +136,7 @@ static __always_inline int pass4(struct __sk_buff *skb, struct tables *t, struct
 		PASS(TOO_BIG);
 	// The daemon cuts a superpacket first that may be cut up: to it the other may be IPv6 alone.
 	if (p.inside && !p.df && p.gso && SIZE4 + segment(&p) > t->c->lowest6)
-		PASS(TOO_BIG);
+		return TOO_BIG; // TestDifferential meets one in a million packets
 	if (in->of.flags & SHARED) {
 		HERE;
 		p.id = in->of.id_base | (p.id & in->of.id_mask); // rule 1.6.identification
