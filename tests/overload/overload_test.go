@@ -54,7 +54,7 @@ func TestOverload(t *testing.T) {
 		for range runtime.NumCPU() {
 			ends = append(ends, n.role(n.flooder, "flood", "options", flooder6, server6, floodPort))
 		}
-		asking := n.role(n.quiet, "ping", server6, quietPort, 4*time.Second, true)
+		asking := n.role(n.quiet, "ping", server6, quietPort, 1500*time.Millisecond, true)
 		load.Within(t, 10*time.Second, "somebody gives way", func() bool {
 			s := n.status()
 			return s.Shedding != nil && len(s.Shedding.Workloads) > 0 && shed(s) > 0
