@@ -82,8 +82,9 @@ func imageOf(m *made, arch string) (v1.Image, error) {
 func layer(dir string, at time.Time) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
-	for _, d := range []string{"usr/", "usr/bin/"} {
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: d, Mode: 0o755, ModTime: at}); err != nil {
+	for _, d := range []tar.Header{{Name: "tmp/", Mode: 0o1777}, {Name: "usr/", Mode: 0o755}, {Name: "usr/bin/", Mode: 0o755}} { // natless demo wants /tmp
+		d.Typeflag, d.ModTime = tar.TypeDir, at
+		if err := w.WriteHeader(&d); err != nil {
 			return nil, err
 		}
 	}
