@@ -32,5 +32,6 @@ var passedOn = map[string]string{
 	"unchanged":            "the kernel made no room for the other header",
 	"has-inside":           "between the prefix and a workload that has its IPv4 inside",
 	"steering":             "IPv4 of a workload that has it inside, where nothing may be bypassed",
+	"policy":               "policies do not plainly allow it: the daemon judges",
 	"spoofed":              "IPv4 by an interface of which nobody knows whose it is: dropped",
 }
