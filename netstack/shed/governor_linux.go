@@ -23,6 +23,8 @@ const (
 	seldom = 10
 	// remember is for how many looks a neighbour is remembered.
 	remember = 100
+	// calm is how many looks at which there was nothing to do let the governor rest.
+	calm = 30
 )
 
 // Plane is what the governor asks of a dataplane.
@@ -53,7 +55,7 @@ func New(c Config) (*Shed, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Shed{config: c, ready: make(chan struct{}), kick: make(chan struct{}, 1), totals: map[uint32]*[NumWays]uint64{},
+	s := &Shed{config: c, ready: make(chan struct{}), kick: make(chan struct{}, 1), roused: make(chan struct{}, 1), totals: map[uint32]*[NumWays]uint64{},
 		wishes: map[netip.Prefix]Wish{}}
 	var err error
 	if s.processors, err = openProcessors(); err != nil {
@@ -76,21 +78,44 @@ func (s *Shed) NewQueue(device bool) *Queue {
 // Ready is closed when operators' limits are in force.
 func (s *Shed) Ready() <-chan struct{} { return s.ready }
 
-// Run looks ten times a second until ctx is done.
+// Run looks ten times a second until ctx is done, and rests while the loops have next to
+// nothing to do.
 func (s *Shed) Run(ctx context.Context) error {
 	s.follow()
 	close(s.ready)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	defer s.end()
-	for {
+	for quiet := 0; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-s.kick:
 			s.follow()
+		case <-s.roused:
 		case <-tick.C:
-			s.look(time.Now())
+			if quiet++; !s.look(time.Now()) {
+				quiet = 0
+			}
+			if quiet >= calm {
+				s.before = seen{}
+				tick.Stop()
+				s.resting.Store(!s.config.Off)
+			}
+			continue
+		}
+		quiet = 0
+		s.resting.Store(false)
+		tick.Reset(every)
+	}
+}
+
+// rouse has the governor look again. It is called by loops, once for each rest.
+func (s *Shed) rouse() {
+	if s.resting.CompareAndSwap(true, false) {
+		select {
+		case s.roused <- struct{}{}:
+		default:
 		}
 	}
 }
@@ -137,8 +162,8 @@ type governor struct {
 }
 
 // look is one look. While the daemon has little to do it reads a few clocks, and
-// nothing else.
-func (s *Shed) look(now time.Time) {
+// nothing else; quiet says so, and that nobody has a limit.
+func (s *Shed) look(now time.Time) (quiet bool) {
 	s.follow()
 	if s.filter != nil {
 		s.filter.forget()
@@ -148,20 +173,28 @@ func (s *Shed) look(now time.Time) {
 	before := s.before
 	s.before = n
 	if before.at.IsZero() {
-		return
+		return false
 	}
 	light := measured{over: now.Sub(before.at), cpus: float64(runtime.NumCPU()), spent: spent - before.spent}
 	if s.config.Off || !s.metering && s.level.packets == 0 && light.part() < notable {
 		s.past = s.past[:0]
 		s.settle()
-		return
+		return s.unlimited()
 	}
 	m, ok := s.measure(&n)
 	if !ok {
-		return
+		return false
 	}
 	s.govern(&m)
 	s.note()
+	return false
+}
+
+// unlimited says that nobody has a limit, nor is to have one.
+func (s *Shed) unlimited() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.limited) == 0 && len(s.wishes) == 0
 }
 
 // measure compares this look with one that is a few looks old.

@@ -1,6 +1,7 @@
 package shed
 
 import (
+	"context"
 	"encoding/binary"
 	"log/slog"
 	"math/rand/v2"
@@ -502,4 +503,37 @@ func BenchmarkOver(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestRests: where loops have next to nothing to do the governor looks no more; it does
+// again when they have, and when an operator wants something.
+func TestRests(t *testing.T) {
+	r := &rig{plane: &plane{}, table: table(t, 1)}
+	var err error
+	if r.Shed, err = New(Config{Table: func() *mapping.Table { return r.table }, Plane: r.plane}); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { defer close(ended); r.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	within := func(what string, is bool) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); r.resting.Load() != is; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: not within a minute", what)
+			}
+		}
+	}
+	within("it rests", true)
+	q := r.NewQueue(true)
+	for range rousing - 1 {
+		q.Begin(1, func() *mapping.Table { return r.table })
+	}
+	if !r.resting.Load() {
+		t.Error("a few packets roused it")
+	}
+	q.Begin(1, func() *mapping.Table { return r.table })
+	within("it is roused", false)
+	within("it rests again", true)
 }

@@ -184,15 +184,22 @@ type Queue struct {
 
 	spare *meter // the governor's
 
-	now   int64
-	table *mapping.Table
-	g     gate
-	m     *meter
+	batches uint32
+	now     int64
+	table   *mapping.Table
+	g       gate
+	m       *meter
 }
+
+// rousing is how many batches of a queue rouse a governor that rests.
+const rousing = 256
 
 // Begin says that a batch begins, at a time of any steady clock that all loops share,
 // and whether there is anything to ask: nearly always, there is not.
 func (q *Queue) Begin(now int64, table func() *mapping.Table) bool {
+	if q.batches++; q.batches%rousing == 0 && q.shed.resting.Load() {
+		q.shed.rouse()
+	}
 	g := q.gate.Load()
 	if q.m = q.meter.Load(); g == nil && q.m == nil {
 		return false
@@ -243,6 +250,9 @@ type Shed struct {
 	ready  chan struct{}
 	kick   chan struct{} // has an element when operators want something else
 	governor
+
+	resting atomic.Bool   // the governor waits until loops have something to do
+	roused  chan struct{} // has an element when they have
 
 	kernel atomic.Uint64 // dropped in front of the queues
 

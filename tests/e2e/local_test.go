@@ -253,10 +253,10 @@ func TestLocalIdle(t *testing.T) {
 		}
 	}
 	status := proc(t, n.daemon.PID(), "status")
-	kb := field(t, status, "VmRSS:")
-	t.Logf("with DNS64 and health, idle: %d kB resident (%d kB of them of the process alone), %d wake-ups in %d s", kb, field(t, status, "RssAnon:"), woken, seconds)
-	if kb > 30_000 {
-		t.Errorf("%d kB resident\n%s", kb, status)
+	anon := field(t, status, "RssAnon:") // the rest is pages of the program, of which the kernel keeps as many as it likes
+	t.Logf("with DNS64 and health, idle: %d kB resident (%d kB of them of the process alone), %d wake-ups in %d s", field(t, status, "VmRSS:"), anon, woken, seconds)
+	if anon >= 16<<10 {
+		t.Errorf("%d kB of its own\n%s", anon, status)
 	}
 	if woken > 2*seconds {
 		t.Errorf("%d wake-ups in %d s", woken, seconds)
