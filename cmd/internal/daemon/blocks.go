@@ -160,6 +160,9 @@ func (r *reloader) blocks(c *config.Config) api.Blocks {
 		u := r.keeper.Use(b.IPv4)
 		all.Blocks = append(all.Blocks, api.HeldBlock{Block: b, Unconfirmed: !s.Confirmed(r.boot), Workloads: u.Workloads, Cooling: u.Cooling})
 	}
+	if !slices.ContainsFunc(c.Pools, func(p config.Pool) bool { return p.From == config.FromFleet }) {
+		return all // the use of pools is counted by looking at every address
+	}
 	usage := map[string]api.Pool{}
 	for _, p := range r.keeper.Pools() {
 		usage[p.Name] = p
