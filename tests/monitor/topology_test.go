@@ -42,8 +42,9 @@ pools:
   - {name: default, ipv4: 203.0.113.0/32, ports_per_workload: 1024}
 ` + seen
 
-// seen has every packet take the way through the daemon.
-const seen = "fast_path: \"off\"\n"
+// seen has every packet take the way through the daemon. Floods are on purpose: nobody
+// gives way.
+const seen = "fast_path: \"off\"\nshedding: {enabled: false}\n"
 
 // topology is w ─── host ─── server: w has only IPv6, server only IPv4.
 type topology struct {
