@@ -150,9 +150,25 @@ func (n *node) download(ns *netns.NS, who string) error {
 		return fmt.Errorf("curl in %s: %w\n%s", who, err, out)
 	}
 	if got := strings.Fields(string(out))[0]; got != n.web.sum {
-		return fmt.Errorf("curl in %s: sha256 %s, want %s\n%s", who, got, n.web.sum, out)
+		return fmt.Errorf("curl in %s: sha256 %s, want %s\n%s%s", who, got, n.web.sum, out, n.waysOut(ns))
 	}
 	return nil
+}
+
+// waysOut is what tells why a workload does not reach the server: a connection
+// attempt with its error's name, and the IPv6 routes of both ends of its veth.
+func (n *node) waysOut(ns *netns.NS) string {
+	var told strings.Builder
+	for _, in := range []*netns.NS{ns, n.NS} {
+		for _, command := range []string{
+			"curl -vsS --max-time 5 -o /dev/null 'http://[" + server6 + "]/'", "ip -6 route get " + server6, "ip -6 rule", "ip -6 route show table all",
+			"ip address", "sysctl net.ipv4.ip_local_port_range net.ipv6.conf.all.forwarding", "nft list ruleset",
+		} {
+			out, err := in.Command("sh", "-c", command).CombinedOutput()
+			fmt.Fprintf(&told, "%s# %s (%v)\n%s", in.Name, command, err, out)
+		}
+	}
+	return told.String()
 }
 
 // networkConfig writes a conflist named "pods" and returns its folder.
