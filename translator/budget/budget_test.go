@@ -12,7 +12,7 @@ var rate = Rate{PerSecond: 100, Burst: 50}
 // within says that n is what a budget gives, give or take its jitter.
 func within(t *testing.T, what string, n, want int) {
 	t.Helper()
-	if slack := want/4 + 6; n < want-slack || n > want+slack {
+	if n < want*3/4-6 || n > want*3/2+6 {
 		t.Errorf("%s: %d, want about %d", what, n, want)
 	}
 }
