@@ -110,6 +110,22 @@ func eachSide(t *testing.T, test func(t *testing.T, s side)) {
 	}
 }
 
+// still is how long nothing may move on a connection.
+const still = 2 * time.Minute
+
+// impatient gives a connection's end as long again each time it moves something.
+type impatient struct{ net.Conn }
+
+func (m impatient) Read(b []byte) (int, error) {
+	m.SetReadDeadline(time.Now().Add(still))
+	return m.Conn.Read(b)
+}
+
+func (m impatient) Write(b []byte) (int, error) {
+	m.SetWriteDeadline(time.Now().Add(still))
+	return m.Conn.Write(b)
+}
+
 // send moves n bytes from one end of a TCP connection to the other and compares
 // their sums. during is called with how far it is.
 func send(from, to net.Conn, n int64, during func(int64)) error {
@@ -123,7 +139,7 @@ func send(from, to net.Conn, n int64, during func(int64)) error {
 		buf := make([]byte, 256<<10)
 		var at int64
 		for {
-			k, err := to.Read(buf)
+			k, err := impatient{to}.Read(buf)
 			h.Write(buf[:k])
 			if at += int64(k); during != nil {
 				during(at)
@@ -139,9 +155,12 @@ func send(from, to net.Conn, n int64, during func(int64)) error {
 		}
 	}()
 	h := sha256.New()
-	_, err := io.CopyBuffer(struct{ io.Writer }{from}, io.TeeReader(io.LimitReader(rand.NewChaCha8([32]byte{byte(n)}), n), h), make([]byte, 256<<10))
+	_, err := io.CopyBuffer(struct{ io.Writer }{impatient{from}}, io.TeeReader(io.LimitReader(rand.NewChaCha8([32]byte{byte(n)}), n), h), make([]byte, 256<<10))
 	if err != nil {
-		return fmt.Errorf("write: %w", err)
+		from.Close()
+		to.Close()
+		r := <-got
+		return fmt.Errorf("write: %w; read: %w", err, r.err)
 	}
 	from.(interface{ CloseWrite() error }).CloseWrite()
 	r := <-got
