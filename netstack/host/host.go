@@ -49,13 +49,6 @@ func New(link stack.LinkEndpoint, addrs ...netip.Addr) (*Host, error) {
 		h.Close()
 		return nil, fmt.Errorf("selective acknowledgements: %s", err)
 	}
-	// gVisor's RACK (RFC 8985) loses count of what is under way where packets come late:
-	// a lost FIN, or the last of a stream, is then never sent again.
-	recovery := tcpip.TCPRecovery(0)
-	if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, &recovery); err != nil {
-		h.Close()
-		return nil, fmt.Errorf("loss recovery: %s", err)
-	}
 	if err := s.CreateNIC(NIC, link); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("link: %s", err)
