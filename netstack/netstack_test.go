@@ -111,7 +111,7 @@ func eachSide(t *testing.T, test func(t *testing.T, s side)) {
 }
 
 // still is how long nothing may move on a connection.
-const still = 2 * time.Minute
+const still = time.Minute
 
 // impatient gives a connection's end as long again each time it moves something.
 type impatient struct{ net.Conn }
