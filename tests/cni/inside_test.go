@@ -130,6 +130,7 @@ func TestInside(t *testing.T) {
 			t.Run("echoes", i.echoes)
 			t.Run("forced", i.forced)
 			t.Run("nested", i.nested)
+			t.Run("moved", i.moved)
 			i.far = i.farHost(t)
 			t.Run("traces", i.traces)
 			t.Run("path MTU", i.pathMTU)

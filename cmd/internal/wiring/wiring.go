@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/natless/natless/translator/ports"
@@ -97,6 +98,9 @@ func (w Wiring) apply(may func(object) error) (err error) {
 	if err := removeAll(stale); err != nil {
 		return err
 	}
+	if err := announce(w.Interface); err != nil {
+		return err
+	}
 	for _, o := range want {
 		if ours[o.String()] != nil {
 			continue
@@ -107,6 +111,19 @@ func (w Wiring) apply(may func(object) error) (err error) {
 		if err := o.add(); err != nil {
 			return fmt.Errorf("%s: %w", o, err)
 		}
+	}
+	return nil
+}
+
+// announce has the container's kernel tell its neighbours when the interface gets
+// another MAC address. All that comes to the container goes to the neighbour that its
+// IPv6 address names; a container that speaks IPv4 alone asks for its gateway with its
+// link-local address, and the host would learn nothing of the other one until it doubts
+// what it knows, up to a minute later (RFC 4861 7.2.6, 7.3).
+func announce(iface string) error {
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+iface+"/ndisc_notify", []byte("1\n"), 0)
+	if err != nil {
+		return fmt.Errorf("sysctl net.ipv6.conf.%s.ndisc_notify: %w", iface, err)
 	}
 	return nil
 }
