@@ -3,6 +3,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,11 @@ type pod struct {
 	conf    string // folder of the conflist
 	cniPath string
 	ports   string // what the runtime wants of plugins with capabilities, in JSON
+	called  string // the workload's name, where it is not that of cnitool
 }
+
+// named is the workload's name.
+func (p *pod) named() string { return cmp.Or(p.called, "test/"+p.Name) }
 
 func (p *pod) cnitool(command string) (string, error) {
 	cmd := p.node.Command(p.cniPath+"/cnitool", command, "pods", p.Path)
@@ -75,12 +80,12 @@ func (n *node) pods(t testing.TB, count int, conf, cniPath string) []*pod {
 
 // workload finds what the daemon says of a pod.
 func (p *pod) workload(c *api.Client) (api.Workload, error) {
-	list, err := c.List(context.Background(), api.Filter{Name: "test/" + p.Name})
+	list, err := c.List(context.Background(), api.Filter{Name: p.named()})
 	if err != nil {
 		return api.Workload{}, err
 	}
 	if len(list) != 1 {
-		return api.Workload{}, fmt.Errorf("%d workloads of the name test/%s", len(list), p.Name)
+		return api.Workload{}, fmt.Errorf("%d workloads of the name %s", len(list), p.named())
 	}
 	return list[0], nil
 }

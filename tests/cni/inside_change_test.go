@@ -139,7 +139,7 @@ func TestInsideDoctor(t *testing.T) {
 	if _, err := i.b.attach("check", "inside", "eth0"); err == nil || !strings.Contains(err.Error(), "rule 29") {
 		t.Errorf("CHECK: %v", err)
 	}
-	out, err := exec.Command(filepath.Join(daemon.Build(t), "natless"), "explain", "--socket", i.d.Socket, "ipv4", "from", "test/"+i.a.Name, "src",
+	out, err := exec.Command(filepath.Join(daemon.Build(t), "natless"), "explain", "--socket", i.d.Socket, "ipv4", "from", i.a.named(), "src",
 		i.wa.Address.String(), "dst", serverIPv4, "tcp", "sport", fmt.Sprint(i.wa.Run().First), "dport", "80").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "verdict  pass4") {
 		t.Errorf("explain: %v\n%s", err, out)
@@ -180,7 +180,7 @@ func TestInsideDaemonAway(t *testing.T) {
 	}
 	i.d.Start()
 	eventually(t, 5*time.Second, func() error {
-		list, err := i.d.Client().List(t.Context(), api.Filter{Name: "test/" + i.b.Name})
+		list, err := i.d.Client().List(t.Context(), api.Filter{Name: i.b.named()})
 		if err == nil && len(list) > 0 {
 			err = fmt.Errorf("%v is left", list)
 		}
@@ -386,58 +386,4 @@ func TestInsideRefusedByNetworks(t *testing.T) {
 	if list, err := d.Client().List(t.Context(), apiAll); err != nil || len(list) != 0 {
 		t.Errorf("left: %v, %v", list, err)
 	}
-}
-
-// TestInsidePodman: real containers of a real engine, in which nothing knows of IPv6.
-func TestInsidePodman(t *testing.T) {
-	n, bin := newNode(t), tools(t)
-	d := daemon.Start(t, n.NS, strings.Replace(insidePool, "cooldown: 1s", "cooldown: 1s, inside: true", 1))
-	conf := networkConfig(t, "1.0.0", `{"type": "bridge", "bridge": "cni0", "isGateway": true, `+ipam(t.TempDir())+`}`,
-		fmt.Sprintf(`{"type": "natless-cni", "socket": %q}`, d.Socket))
-	p, root := newPodman(t, n, conf, bin), rootFS(t)
-	const count = 3
-	name := func(i int) string { return fmt.Sprint("till", i) }
-	parallel(t, count, count, func(i int) error {
-		_, err := p.output("run", "-d", "--name", name(i), "--network", "pods", "--rootfs", root+":O", "sleep", "600")
-		return err
-	})
-	if t.Failed() {
-		t.FailNow()
-	}
-	parallel(t, count, count, func(i int) error {
-		out, err := p.output("exec", name(i), "sh", "-c", fmt.Sprintf("wget -q -O - 'http://%s/?who=%s' | sha256sum", serverIPv4, name(i)))
-		if err == nil && !strings.HasPrefix(out, n.web.sum) {
-			err = fmt.Errorf("download in %s: %s", name(i), out)
-		}
-		return err
-	})
-	for from, who := range n.web.observed() {
-		owner, err := d.Client().Whois(t.Context(), from, time.Time{})
-		if err != nil || owner.Name != who || !owner.Inside {
-			t.Errorf("whois %s says %q %v, the server was asked by %s", from, owner.Name, err, who)
-		}
-	}
-	parallel(t, count, count, func(i int) error { return p.inbound(d, name(i)) })
-	list, err := d.Client().List(t.Context(), api.Filter{Name: name(1)})
-	if err != nil || len(list) != 1 {
-		t.Fatal(list, err)
-	}
-	// One container to another, by the address that both have.
-	out, err := p.output("exec", name(0), "wget", "-q", "-O", "-", fmt.Sprintf("http://%s:%d/", list[0].Address, list[0].Run().Last))
-	if err != nil || out != name(1) {
-		t.Errorf("from %s to %s: %q %v", name(0), name(1), out, err)
-	}
-	if out, err := p.output("exec", name(0), "ping", "-c", "2", "-W", "3", serverIPv4); err != nil {
-		t.Error(err, out)
-	}
-	if _, err := p.output("rm", "--all", "--force", "--time", "0"); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, 5*time.Second, func() error {
-		list, err := d.Client().List(t.Context(), apiAll)
-		if err == nil && len(list) != 0 {
-			err = fmt.Errorf("%d workloads are left", len(list))
-		}
-		return err
-	})
 }

@@ -3,8 +3,15 @@
 package cni
 
 import (
+	"errors"
 	"fmt"
+	"net"
+	"net/netip"
+	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // moved: a container that gives its interface another MAC address is reached at once,
@@ -33,4 +40,81 @@ func (i *insiders) moved(t *testing.T) {
 	reached("before")
 	i.b.IP("link set eth0 address 02:00:00:00:be:ef")
 	reached("after")
+}
+
+// never: to what is nobody's, or everybody's, nothing leaves the host, and nothing there
+// answers, least of all for the address of clouds' metadata.
+func (i *insiders) never(t *testing.T) {
+	i.IP("addr add 169.254.169.254/32 dev lo")
+	l := listen(t, i.NS, "169.254.169.254:80")
+	var c net.Conn
+	var err error
+	i.a.Do(func() { c, err = net.DialTimeout("tcp4", "169.254.169.254:80", time.Second) })
+	if err == nil {
+		c.Close()
+		t.Error("169.254.169.254 of the host answers")
+	}
+	l.Close()
+	i.IP("addr del 169.254.169.254/32 dev lo") // the host would send from there
+	w := watch(t, i.server, "eth0")
+	for n, to := range []string{"224.0.0.251", "239.1.2.3", "255.255.255.255", "192.0.2.255", "240.0.0.1", "169.254.9.9", "0.0.0.1"} {
+		i.a.broadcasts(t, to, raw{src: i.wa.Address.String(), dst: to, proto: 17, upper: ported(i.wa.Run().First+28, 9, fmt.Sprint("never ", n))})
+	}
+	i.ends(t, "end of never")
+	if got := w.until("never ", "end of never"); len(got) != 0 {
+		t.Errorf("on the wire: %x", got)
+	}
+}
+
+// broadcasts sends what the kernel asks for a right to, where it has a way at all.
+func (p *pod) broadcasts(t *testing.T, to string, r raw) {
+	t.Helper()
+	p.Do(func() {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer unix.Close(fd)
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
+		err = unix.Sendto(fd, r.bytes(), 0, &unix.SockaddrInet4{Addr: netip.MustParseAddr(to).As4()})
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENETUNREACH) {
+			t.Errorf("to %s: %v", to, err)
+		}
+	})
+}
+
+// ownTools: where an engine's containers are seen to, programs of the container itself
+// do what they always did; removed, they leave nothing.
+func (i *insiders) ownTools(t *testing.T) {
+	if i.engine == nil {
+		t.Skip("there is no engine")
+	}
+	for _, p := range []*pod{i.a, i.b} {
+		out, err := i.engine.output("exec", p.Name, "sh", "-c", fmt.Sprintf("wget -q -O - http://%s/ | sha256sum", serverIPv4))
+		if err != nil || !strings.HasPrefix(out, i.web.sum) {
+			t.Errorf("wget in %s: %v %s", p.Name, err, out)
+		}
+		if out, err := i.engine.output("exec", p.Name, "ping", "-c", "2", "-W", "9", serverIPv4); err != nil {
+			t.Error(err, out)
+		}
+		if err := i.engine.inbound(i.d, p.Name); err != nil {
+			t.Error(err)
+		}
+	}
+	// One container to another, by the address that both have.
+	out, err := i.engine.output("exec", i.a.Name, "wget", "-q", "-O", "-", fmt.Sprintf("http://%s:%d/", i.wb.Address, i.wb.Run().Last))
+	if err != nil || out != i.b.Name {
+		t.Errorf("from %s to %s: %q %v", i.a.Name, i.b.Name, out, err)
+	}
+	if _, err := i.engine.output("rm", "--all", "--force", "--time", "0"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, func() error {
+		list, err := i.d.Client().List(t.Context(), apiAll)
+		if err == nil && len(list) != 0 {
+			err = fmt.Errorf("%d workloads are left", len(list))
+		}
+		return err
+	})
 }

@@ -54,6 +54,9 @@ func New(t testing.TB, name string) *NS {
 	return ns
 }
 
+// At is a namespace that somebody else made and removes, a container engine's.
+func At(t testing.TB, name, path string) *NS { return &NS{t: t, Name: name, Path: path} }
+
 // create leaves the calling thread in a new namespace with that name.
 func create(name string) error {
 	handle, err := netns.NewNamed(name)
