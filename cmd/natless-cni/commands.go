@@ -114,6 +114,9 @@ func put(ctx context.Context, client *api.Client, k api.Key, request *api.Reques
 				Detail: "it is older than this plugin, and has no IPv4 inside of containers: install both of the same version"}
 		case p.Field == "inside" && request.Inside != "":
 			request.Inside = "" // it has nothing but the prefix
+		case strings.HasSuffix(p.Detail, "field of a request"): // as every natlessd says it
+			return w, &api.Problem{Code: p.Code, Field: p.Field,
+				Detail: "it is older than this plugin, and does not know this wish: install both of the same version"}
 		default:
 			return w, err
 		}

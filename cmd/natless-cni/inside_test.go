@@ -15,15 +15,21 @@ import (
 	"github.com/natless/natless/translator/ports"
 )
 
-// beforeInside answers as a natlessd that does not know the field.
+// beforeInside and beforeLabels answer as a natlessd that does not know the field.
 func beforeInside(w http.ResponseWriter, r *http.Request) bool {
+	return before(w, r, "inside", "host_interface")
+}
+
+func beforeLabels(w http.ResponseWriter, r *http.Request) bool { return before(w, r, "labels") }
+
+func before(w http.ResponseWriter, r *http.Request, unknown ...string) bool {
 	if r.Method != http.MethodPut {
 		return false
 	}
 	body, _ := io.ReadAll(r.Body)
 	var fields map[string]any
 	json.Unmarshal(body, &fields)
-	for _, name := range []string{"inside", "host_interface"} {
+	for _, name := range unknown {
 		if _, there := fields[name]; there {
 			return refuse(400, api.Problem{Code: api.CodeInvalid, Field: name, Detail: "is not a field of a request"})(w, r)
 		}

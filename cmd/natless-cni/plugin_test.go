@@ -194,6 +194,7 @@ func TestErrorCodes(t *testing.T) {
 		{"a network that heeds no such annotation", "STATUS", "", stdin(d.socket, `,"annotations":["port"]`), "", nil, 7, `"port" is not an annotation`},
 		{"no IPv4 inside on this host", "ADD", pods, stdin(d.socket, prev(pods)+`,"ipv4":"inside"`), "", problem(501, api.CodeNoInside), codeInside, "because"},
 		{"natlessd of before there was IPv4 inside", "ADD", pods, stdin(d.socket, prev(pods)+`,"ipv4":"inside"`), "", beforeInside, codeInside, "older than this plugin"},
+		{"natlessd of before there were labels", "ADD", pods, stdin(d.socket, prev(pods)+`,"labels":{"a":"b"}`), "", beforeLabels, 7, "labels: it is older than this plugin"},
 		{"STATUS: starting", "STATUS", "", stdin(d.socket, ""), "", problem(503, api.CodeStarting), 50, "because"},
 		{"STATUS: nobody there", "STATUS", "", stdin(filepath.Join(t.TempDir(), "none.sock"), ""), "", nil, 51, "none.sock"},
 		{"pool exhausted", "ADD", pods, stdin(d.socket, prev(pods)), "", problem(507, api.CodeExhausted), codeExhausted, "because"},

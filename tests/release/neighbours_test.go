@@ -26,9 +26,11 @@ import (
 var neighbours = []struct {
 	name, commit string
 	registry     string // layout of its registry
+	adopted      bool   // the other's fast path goes on: its layout is the same
+	inside       bool   // it knows IPv4 inside
 }{
-	{"the same layouts", "29da08e6d414bd6750141c9670b67a5b30e67850", "3"},
-	{"another layout of the registry and of the fast path", "c90de5ac1862ee982eb52bce6a9d448326ae902a", "2"},
+	{"the same layouts", "e61d0bd8995e58ce4e43214e3a2b7f5c2103df38", "3", true, true},
+	{"another layout of the registry and of the fast path", "c90de5ac1862ee982eb52bce6a9d448326ae902a", "2", false, false},
 }
 
 const neighbourVersion = "0.0.9"
@@ -43,7 +45,7 @@ func built(t *testing.T, commit string) string {
 	script := `set -e -o pipefail
 git -C "$0" archive "$1" | tar -x -C "$2"
 cd "$2"
-CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$3" -o bin/ ./cmd/...`
+CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$3 -X github.com/natless/natless/cmd/internal/version.linked=$3" -o bin/ ./cmd/...`
 	here, err := filepath.Abs(root)
 	if err != nil {
 		t.Fatal(err)
@@ -137,13 +139,39 @@ func (s *site) natless(bin string, args ...string) string {
 // cni has a version's plugin do something for a pod.
 func (s *site) cni(bin, command string, pod int) {
 	s.t.Helper()
+	cmd := s.plugin(bin, command, pod, "")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Errorf("%s/natless-cni %s: %v\n%s", bin, command, err, out)
+	}
+}
+
+// plugin is a version's plugin, with more in the network's configuration.
+func (s *site) plugin(bin, command string, pod int, more string) *exec.Cmd {
 	cmd := s.host.Command(bin + "/natless-cni")
 	path := s.pods[pod].Path
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+command, fmt.Sprint("CNI_CONTAINERID=c", pod), "CNI_IFNAME=eth0", "CNI_NETNS="+path, "CNI_PATH="+bin)
 	cmd.Stdin = strings.NewReader(fmt.Sprintf(`{"cniVersion":"1.0.0","name":"pods","type":"natless-cni","socket":%q,"prevResult":{"cniVersion":"1.0.0",
-		"interfaces":[{"name":"eth0","sandbox":%q}],"ips":[{"address":"2001:db8:6:%d::2/64","gateway":"2001:db8:6:%d::1","interface":0}]}}`, s.socket, path, pod, pod))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		s.t.Errorf("%s/natless-cni %s: %v\n%s", bin, command, err, out)
+		"interfaces":[{"name":"eth0","sandbox":%q}],"ips":[{"address":"2001:db8:6:%d::2/64","gateway":"2001:db8:6:%d::1","interface":0}]}%s}`, s.socket, path, pod, pod, more))
+	return cmd
+}
+
+// wishes: a plugin that is newer than the daemon gives what both know, and says who does
+// not know the rest.
+func (s *site) wishes(bin string, known bool) {
+	s.t.Helper()
+	s.cni(bin, "ADD", 1)
+	s.reaches(1)
+	s.cni(bin, "CHECK", 1)
+	s.cni(bin, "DEL", 1)
+	if known {
+		return
+	}
+	for _, wish := range []string{`"ipv4":"inside"`, `"labels":{"app":"web"}`} {
+		out, err := s.plugin(bin, "ADD", 1, ","+wish).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "natlessd: ") || !strings.Contains(string(out), "it is older than this plugin") {
+			s.t.Errorf("%s, which the older daemon does not know: %v\n%s", wish, err, out)
+		}
+		s.cni(bin, "DEL", 1)
 	}
 }
 
@@ -187,6 +215,15 @@ func (s *site) inKernel(bin string) {
 	s.t.Fatalf("the fast path does not translate the pod's pings:\n%s", s.natless(bin, "status"))
 }
 
+// adopted: the maps that the other daemon left are in use, or are not.
+func (s *site) adopted(bin string, want bool) {
+	s.t.Helper()
+	var status api.Status
+	if err := json.Unmarshal([]byte(s.natless(bin, "status", "-o", "json")), &status); err != nil || status.FastPath.Adopted != want {
+		s.t.Errorf("the fast path is adopted: %v, want %v (%v)", status.FastPath.Adopted, want, err)
+	}
+}
+
 // pings has a pod ping the server until what is returned is called, which says how many
 // answers were missing: the fast path, the older one's and then the newer one's, goes on.
 func (s *site) pings(pod int) func() {
@@ -222,7 +259,8 @@ func TestNeighbours(t *testing.T) {
 		t.Run(n.name, func(t *testing.T) {
 			s := newSite(t)
 			old, next := built(t, n.commit), filepath.Join(unpack(t, file(t, "natless-*-linux-amd64.tar.gz")), "natless-"+version(t)+"-linux-amd64")
-			had, backup := s.upgrade(old, next)
+			had, backup := s.upgrade(old, next, n.inside)
+			s.adopted(next, n.adopted)
 			s.cni(old, "CHECK", 0)
 			s.cni(old, "ADD", 1) // a plugin that the engine was not told to replace
 			s.reaches(1)
@@ -230,12 +268,14 @@ func TestNeighbours(t *testing.T) {
 			if got := s.has(next); got != had {
 				t.Errorf("after the older plugin's DEL there is %s, not %s", got, had)
 			}
+			s.inKernel(next)
 			s.stop()
 			if n.registry != registry.Layout {
 				s.refused(old, next)
 				s.natless(old, "registry", "restore", backup, s.registry) // the remedy of procedures.md
 			}
 			s.start(old)
+			s.adopted(old, n.adopted)
 			s.reaches(0)
 			if got := s.has(old); got != had {
 				t.Errorf("after the downgrade there is %s, not %s", got, had)
@@ -246,11 +286,12 @@ func TestNeighbours(t *testing.T) {
 
 // upgrade goes from one version to the other, and gives what the pod had before and
 // after, and a backup of before.
-func (s *site) upgrade(old, next string) (had, backup string) {
+func (s *site) upgrade(old, next string, inside bool) (had, backup string) {
 	s.t.Helper()
 	s.start(old)
 	s.cni(old, "ADD", 0)
 	s.reaches(0)
+	s.wishes(next, inside)
 	had, backup = s.has(old), s.dir+"/backup.db"
 	for _, c := range [][]string{{"version"}, {"status"}, {"status", "-o", "json"}, {"reload"}} { // all that a newer client promises
 		s.natless(next, c...)
