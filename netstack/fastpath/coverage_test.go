@@ -124,6 +124,7 @@ func TestBranches(t *testing.T) {
 	b.links()
 	b.summed()
 	hostWays(t, r, f)
+	fabricWays(t, r, f)
 	insideWays(t, r, f)
 	var wrong uint64
 	if err := marks.Lookup(uint32(0), &wrong); err != nil || wrong > 0 {

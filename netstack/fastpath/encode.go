@@ -21,7 +21,8 @@ type Tables struct {
 
 	// Interface is the index of the interface, on the host's side, that the
 	// workload of a mapping sends through; 0 where it is not known. What
-	// comes in by another one, and all while it is not known, is passed on.
+	// comes in by another one, and all while it is not known, is passed on. Fabric
+	// stands for any of Host.Fabric.
 	Interface func(mapping.Mapping) int
 
 	// Inside is where a workload with IPv4 inside sends it: at its own interface, also
@@ -49,6 +50,10 @@ type Host struct {
 	// too many for being asked for: all. Others are passed on.
 	Uplinks [maxUplinks]int
 
+	// Fabric are the interfaces by any of which packets come in of workloads whose
+	// interface is Fabric: hosts that have several ways to this one.
+	Fabric [maxUplinks]int
+
 	// Inside is the TAP of workloads with IPv4 inside; 0: there is none. Steer has all
 	// of their IPv4 go by the daemon.
 	Inside int
@@ -58,6 +63,10 @@ type Host struct {
 	// host would send to its source by (rp_filter=1).
 	Strict bool
 }
+
+// Fabric is where a workload is whose packets come in by any interface of the fabric. No
+// interface has that index.
+const Fabric = 2147483646
 
 // UnsupportedError says why the programs cannot do what the daemon does, so that
 // they pass everything on.
@@ -260,7 +269,7 @@ func (s *state) config(t *Tables, fibFlags uint32, counters int) (c programConfi
 	c.PolicyNumbers, c.PolicyChunks, c.PolicyValues, c.PolicyRows = o.Numbers, o.Chunks, o.Values, o.Rows
 	c.PolicyPages, c.PolicyLeaves, c.PolicyCells, c.PolicyRanges = o.Pages, o.Leaves, o.Cells, o.Ranges
 	for i, u := range t.Host.Uplinks {
-		c.Uplinks[i] = uint32(u)
+		c.Uplinks[i], c.Fabric[i] = uint32(u), uint32(t.Host.Fabric[i])
 	}
 	if t.Config.Host4.IsValid() {
 		c.Host4 = mapping.Addr4From(t.Config.Host4)

@@ -70,7 +70,7 @@ func TestLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, value := range map[string]int{
-		"LAYOUT": Layout, "MAX_LENGTHS": maxLengths, "NEAR_WORDS": nearWords, "MAX_UPLINKS": maxUplinks, "PORT_SIZES": portSizes,
+		"LAYOUT": Layout, "MAX_LENGTHS": maxLengths, "NEAR_WORDS": nearWords, "MAX_UPLINKS": maxUplinks, "FABRIC": Fabric, "PORT_SIZES": portSizes,
 		"ENABLED": flagEnabled, "GLOBAL_ONLY": flagGlobalOnly, "ZERO_CLASS": flagZeroClass,
 		"MAPPED_IN_PREFIX": flagMappedInPrefix, "COUNT_SHARED": flagCountShared, "STRICT_SOURCE": flagStrictSource, "ALONE": flagAlone, "SHARED": flagShared, "HOLES": flagHoles,
 		"CLIENT": flagClient4, "LINE_WORDS": lineWords,

@@ -34,7 +34,8 @@ type programConfig struct {
 	Counters     uint32
 	Count6       uint32
 	Count4       uint32
-	Uplinks      [4]uint32
+	Uplinks      [8]uint32
+	Fabric       [8]uint32
 	Inside       uint32
 	Levels6      [16]struct {
 		_      structs.HostLayout

@@ -7,11 +7,11 @@
 #include "kernel.h"
 
 enum {
-	LAYOUT = 6,
+	LAYOUT = 7,
 	MAX_LENGTHS = 16, // prefix lengths in use, of each family
 	ALL_LENGTHS4 = 33, // a pool without an address that somebody else holds is of many
 	GENERATIONS = 2,
-	MAX_UPLINKS = 4,
+	MAX_UPLINKS = 8, // and interfaces of the fabric
 	NEAR_WORDS = 1024, // a bit for each IPv4 /16
 	PORT_SIZES = 17,   // blocks of ports: 2^0 to 2^16
 	LINE_WORDS = 16,   // of a line of the policies' table
@@ -57,6 +57,7 @@ struct config {
 	__u32 counters;     // of each mapping: one for each CPU, or one
 	__u32 count6, count4; // levels
 	__u32 uplinks[MAX_UPLINKS]; // where IPv4 comes from and goes to; none: wherever
+	__u32 fabric[MAX_UPLINKS]; // where IPv6 of who is at FABRIC comes in
 	__u32 inside;       // the TAP of workloads with IPv4 inside; 0: there is none
 	struct level6 levels6[MAX_LENGTHS]; // longest first
 	struct level4 levels4[MAX_LENGTHS];
@@ -72,6 +73,11 @@ struct config {
 struct key6 {
 	__u32 length;
 	__u32 word[4];
+};
+
+// FABRIC in the ifindex of an entry6: packets come in by any interface of the fabric.
+enum {
+	FABRIC = 2147483646, // no interface has that index
 };
 
 // Flags of an entry6.

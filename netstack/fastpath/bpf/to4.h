@@ -89,6 +89,19 @@ static __always_inline int read6(struct __sk_buff *skb, struct packet *p)
 	return super(skb, p);
 }
 
+// by_fabric says that an interface is one of the fabric.
+static __always_inline int by_fabric(struct config *c, __u32 ifindex)
+{
+	for (__u32 i = 0; i < MAX_UPLINKS; i++) {
+		if (c->fabric[i] == ifindex) {
+			HERE;
+			return 1;
+		}
+	}
+	HERE;
+	return 0;
+}
+
 // source4 finds whose packet it is, and that the interface is theirs.
 static __always_inline int source4(struct __sk_buff *skb, struct tables *t, struct packet *p, struct entry6 **of)
 {
@@ -105,7 +118,7 @@ static __always_inline int source4(struct __sk_buff *skb, struct tables *t, stru
 		PASS(UNMAPPED_SOURCE);
 	if (e->flags & INSIDE)
 		PASS(HAS_INSIDE); // see rule 1.6.closed
-	if (e->ifindex != skb->ifindex)
+	if (e->ifindex != skb->ifindex && (e->ifindex != FABRIC || !by_fabric(c, skb->ifindex)))
 		PASS(WRONG_INTERFACE);
 	p->src4 = e->v4 | suffix4(p->src_hi, p->src_lo, length, e->length4);
 	if (never4(p->src4))
