@@ -23,6 +23,8 @@ type Config struct {
 	Inside          Inside         `yaml:"inside" restart:"yes"`
 	UDPGRO          []string       `yaml:"udp_gro" restart:"yes"` // patterns of interface names
 	Uplink          string         `yaml:"uplink" restart:"yes"`  // "" is none
+	Uplinks         []string       `yaml:"uplinks" restart:"yes"` // more of them, where nobody is answered
+	Fabric          []string       `yaml:"fabric" restart:"yes"`  // interfaces that are one toward IPv6
 	Prefix          netip.Prefix   `yaml:"prefix"`                // the zero value is none
 	Addresses       Addresses      `yaml:"addresses" restart:"yes"`
 	ICMPSourcePool  ICMPSourcePool `yaml:"icmp_source_pool"`
@@ -179,6 +181,20 @@ func Default() Config {
 
 		Shedding: Shedding{Enabled: true},
 	}
+}
+
+// MaxInterfaces is how many uplinks there may be, and interfaces of the fabric: the fast
+// path looks through them for a packet.
+const MaxInterfaces = 8
+
+// AllUplinks are the interfaces toward IPv4 that the configuration names.
+func (c *Config) AllUplinks() (all []string) {
+	for _, name := range append([]string{c.Uplink}, c.Uplinks...) {
+		if name != "" && !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return all
 }
 
 // InsideDevice is the TAP device of who asks for IPv4 inside and names none.

@@ -130,7 +130,7 @@ func TestReference(t *testing.T) {
 	want := Default()
 	want.Uplink, want.Prefix, want.Addresses, want.ICMPSourcePool = c.Uplink, c.Prefix, c.Addresses, c.ICMPSourcePool
 	want.Mappings, want.Pools, want.DNS64.Upstreams, want.DNS64.Clients = c.Mappings, c.Pools, c.DNS64.Upstreams, c.DNS64.Clients
-	want.Inside = c.Inside
+	want.Inside, want.Uplinks, want.Fabric = c.Inside, c.Uplinks, c.Fabric
 	want.UDPGRO, want.MappingsFile, want.MappedBlocks, want.Metrics.Listen = c.UDPGRO, c.MappingsFile, c.MappedBlocks, c.Metrics.Listen
 	want.Flows.JSON.Path, want.Flows.IPFIX.Collectors, want.Flows.IPFIX.CA = c.Flows.JSON.Path, c.Flows.IPFIX.Collectors, c.Flows.IPFIX.CA
 	want.Policies, want.PoliciesFile, want.NamedPorts = c.Policies, c.PoliciesFile, c.NamedPorts
@@ -249,6 +249,10 @@ config: addresses.ipv6: missing`},
 		"inside of nothing": {least + "inside: {}\npools:\n  - {name: a, ipv4: 198.51.100.0/30, inside: true}", "config:5: pools[0].inside: needs a device"},
 		"one device":        {least + "inside: {device: natless0}", "config:3: inside.device: natless0 is device.name"},
 		"inside name":       {least + "inside: {device: \"a b\"}", "config:3: inside.device: \"a b\" is not a valid name of a network interface"},
+		"nine uplinks":      {least + "uplink: eth0\nuplinks: [a, b, c, d, e, f, g, h]", "config:4: uplinks: 9 uplinks are more than 8"},
+		"uplinks twice":     {least + "uplinks: [a, a]", "config:3: uplinks[1]: a is there twice"},
+		"fabric":            {least + "fabric: [a, natless0]", "config:3: fabric[1]: natless0 is the translator's own device"},
+		"nine of fabric":    {least + "fabric: [a, b, c, d, e, f, g, h, i]", "config:3: fabric: 9 interfaces are more than 8"},
 		"uplink":            {least + "uplink: natless0", "config:3: uplink: natless0 is the translator's own device"},
 		"own inside":        {least + "mappings:\n  - {ipv6: 2001:db8::/120, ipv4: 192.0.2.0/24}", "config:4: mappings[0].ipv6: 2001:db8::/120 covers addresses.ipv6, which is the translator's own\nconfig:4: mappings[0].ipv4: 192.0.2.0/24 covers addresses.ipv4"},
 		"half":              {least + "mappings:\n  - {ipv6: 2001:db8:1::1}", "config:4: mappings[0].ipv4: missing"},

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -63,6 +64,20 @@ func (v validator) device() {
 	if v.Uplink != "" {
 		v.interfaceName("uplink", v.Uplink)
 		v.check(v.Uplink != v.Device.Name, "uplink", "%s is the translator's own device", v.Uplink)
+	}
+	v.interfaces("uplinks", v.Uplinks)
+	v.check(len(v.AllUplinks()) <= MaxInterfaces, "uplinks", "%d uplinks are more than %d", len(v.AllUplinks()), MaxInterfaces)
+	v.interfaces("fabric", v.Fabric)
+	v.check(len(v.Fabric) <= MaxInterfaces, "fabric", "%d interfaces are more than %d", len(v.Fabric), MaxInterfaces)
+}
+
+// interfaces looks at a list of names.
+func (v validator) interfaces(key string, names []string) {
+	for i, name := range names {
+		at := fmt.Sprintf("%s[%d]", key, i)
+		v.interfaceName(at, name)
+		v.check(name != v.Device.Name && name != v.Inside.Device, at, "%s is the translator's own device", name)
+		v.check(!slices.Contains(names[:i], name), at, "%s is there twice", name)
 	}
 }
 

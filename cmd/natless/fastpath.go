@@ -27,18 +27,24 @@ func printFastPath(w io.Writer, o api.FastPath) error {
 	if o.Adopted {
 		state += ", from an earlier run"
 	}
-	var uplinks, translated, passed []string
+	var uplinks, fabric, translated, passed []string
 	workloads := 0
 	for _, i := range o.Interfaces {
-		if i.Uplink {
+		switch {
+		case i.Uplink:
 			uplinks = append(uplinks, i.Name)
-		} else {
+		case i.Fabric:
+			fabric = append(fabric, i.Name)
+		default:
 			workloads++
 		}
 	}
 	attached := ""
 	if len(o.Interfaces) > 0 {
 		attached = fmt.Sprintf("uplink %s; %s", strings.Join(uplinks, " "), words.Count(workloads, "interface of workloads"))
+		if len(fabric) > 0 {
+			attached += "; fabric " + strings.Join(fabric, " ")
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Translated)) {
 		translated = append(translated, fmt.Sprintf("%s %d", name, o.Translated[name].Packets))

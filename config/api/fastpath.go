@@ -33,6 +33,7 @@ const (
 type FastPathInterface struct {
 	Name      string `json:"name"`
 	Uplink    bool   `json:"uplink,omitempty"`    // IPv4 comes from there
+	Fabric    bool   `json:"fabric,omitempty"`    // workloads' IPv6 comes from there, or from any other of the fabric
 	Workloads int    `json:"workloads,omitempty"` // mappings whose IPv6 comes from there
 	Error     string `json:"error,omitempty"`     // why it is not attached after all
 	Left      string `json:"left,omitempty"`      // what packets would bypass on the host: left to the daemon, or required

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"github.com/natless/natless/netstack/accounting"
 	"github.com/natless/natless/netstack/dataplane"
@@ -34,6 +35,8 @@ type Options struct {
 	Inside        string
 	Queues        int
 	Uplink        string
+	Uplinks       []string // all, where they are named
+	Fabric        []string // interfaces by any of which what workloads behind them send may come
 	ManageSysctls bool
 	SysctlDir     string
 	StateDir      string // which a reboot empties, and no other daemon has
@@ -78,7 +81,7 @@ func Open(o Options, state *State, table *mapping.Table, workloads iter.Seq[Work
 		return nil, err
 	}
 	named := named(workloads, (*Workload).policed)
-	if h.Guard, err = guard.New(guard.Config{Device: o.Device, Uplink: o.Uplink, Leave: o.Leave, Log: o.Log}, table, named); err != nil {
+	if h.Guard, err = guard.New(guard.Config{Device: o.Device, Uplink: o.Uplink, Routed: slices.Concat(o.Uplinks, o.Fabric), Leave: o.Leave, Log: o.Log}, table, named); err != nil {
 		return nil, err
 	}
 	h.Engine = New(Parts{Translator: h.Translator, Guard: h.Guard, Log: o.Log, Subjects: o.Subjects}, state)

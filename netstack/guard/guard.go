@@ -28,7 +28,10 @@ import (
 type Config struct {
 	Device string // the translator's device
 	Uplink string // where IPv4 comes from, besides where default routes lead; optional
-	Leave  bool   // Run leaves all it made to its successor, or to Cleanup
+	// Routed are more interfaces that lead to routers and whoever is behind them: others
+	// of IPv4, and those of the fabric.
+	Routed []string
+	Leave  bool // Run leaves all it made to its successor, or to Cleanup
 	Log    *slog.Logger
 }
 

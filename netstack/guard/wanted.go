@@ -86,7 +86,7 @@ func (h *host) find(w Workload) (s spot) {
 // outside reports whether IPv4 comes in by an interface in the ordinary way.
 func (h *host) outside(c Config, ifindex int) bool {
 	l := h.links[ifindex]
-	if l.name == c.Device || l.name == "lo" || h.defaults[ifindex] {
+	if l.name == c.Device || l.name == "lo" || h.defaults[ifindex] || slices.Contains(c.Routed, l.name) {
 		return true
 	}
 	up := h.byName[c.Uplink]

@@ -61,6 +61,8 @@ type Config struct {
 type Desired struct {
 	MTU                      int            // of the device; default 1500, at least 1280
 	Uplink                   string         // answer ARP for the IPv4 addresses below on this interface; optional
+	Uplinks                  []string       // more interfaces that IPv4 comes from and goes to, where nobody is answered
+	Fabric                   []string       // interfaces by any of which may come what the routes lead to by another of them
 	Prefix                   netip.Prefix   // RFC 6052 translation prefix
 	IPv4, IPv6               netip.Addr     // the translator's own: routed to the device, never owned by the kernel
 	ICMPSource4, ICMPSource6 netip.Prefix   // RFC 6791

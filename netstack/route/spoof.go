@@ -2,6 +2,9 @@ package route
 
 import (
 	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"strings"
 	"time"
 
 	"github.com/google/nftables"
@@ -21,6 +24,7 @@ const (
 	ours6Set    = "ours6"
 	heads4Set   = "heads4"
 	heads6Set   = "heads6"
+	fabricSet   = "fabric"
 )
 
 // The route to a source is looked up by an expression that makes an entry of its
@@ -37,7 +41,8 @@ const (
 //
 //   - what goes to the translator from a source that the host would not reach
 //     through the interface it came from: a workload that uses the address of
-//     another, or a stranger that uses a workload's;
+//     another, or a stranger that uses a workload's. The interfaces of the
+//     fabric count as one;
 //   - what has an address of the translator's as its source, and comes from
 //     anywhere but the device and the host itself: a mapped address, one of a
 //     pool, the host's own that is shared, the translator's, one of the prefix.
@@ -74,13 +79,33 @@ func spoofDef(device string, d Desired, f facts) nftDef {
 		load(expr.PayloadBaseNetworkHeader, 8, 16), oneOf(ours6Set), jump(oursChain))
 	def.add(pathChain, "accept whose way was looked up a moment ago", came(),
 		[]expr.Any{&expr.Lookup{SourceRegister: cameKey, SetName: cameSet}}, verdict(expr.VerdictAccept))
+	if len(d.Fabric) > 0 {
+		def.sets = append(def.sets, namesSet(fabricSet, d.Fabric))
+		names := crc32.ChecksumIEEE([]byte(strings.Join(d.Fabric, " "))) // tables are compared by their texts
+		def.add(pathChain, fmt.Sprintf("remember what comes by the fabric, and is there by a route (%08x)", names), meta(expr.MetaKeyIIFNAME), oneOf(fabricSet),
+			[]expr.Any{&expr.Fib{Register: 1, ResultOIFNAME: true, FlagSADDR: true}}, oneOf(fabricSet), came(), remember(),
+			verdict(expr.VerdictAccept))
+	}
 	def.add(pathChain, dropElsewhere, routedElsewhere(), counted(expr.VerdictDrop))
-	def.add(pathChain, "remember for a moment whose way this is", came(),
-		[]expr.Any{&expr.Dynset{SrcRegKey: cameKey, SetName: cameSet, Operation: unix.NFT_DYNSET_OP_ADD, Timeout: cameLasts}})
+	def.add(pathChain, "remember for a moment whose way this is", came(), remember())
 	def.add(oursChain, "return what comes from the host itself",
 		meta(expr.MetaKeyIIF), is(binary.NativeEndian.AppendUint32(nil, loopback)...), verdict(expr.VerdictReturn))
 	def.add(oursChain, dropOurs, routedElsewhere(), counted(expr.VerdictDrop))
 	return def
+}
+
+// remember notes the key that came has loaded.
+func remember() []expr.Any {
+	return []expr.Any{&expr.Dynset{SrcRegKey: cameKey, SetName: cameSet, Operation: unix.NFT_DYNSET_OP_ADD, Timeout: cameLasts}}
+}
+
+// namesSet is a set of interfaces, by their names: they may come and go.
+func namesSet(name string, interfaces []string) nftSet {
+	s := nftSet{Set: nftables.Set{Name: name, KeyType: nftables.TypeIFName}}
+	for _, i := range interfaces {
+		s.elements = append(s.elements, nftables.SetElement{Key: ifname(i)})
+	}
+	return s
 }
 
 // ifname is an interface's name as meta has it. The device is known by it, so

@@ -66,7 +66,8 @@ func (p *sysctlPlan) forwarding(c Config, d Desired) {
 	p.need(forwarding6, "1")
 	p.need("net/ipv4/conf/"+c.Device+"/forwarding", "1")
 	for _, i := range p.ifaces {
-		if i.name == d.Uplink || d.Uplink == "" && i.ipv4 && i.name != c.Device {
+		all := d.Uplink == "" && len(d.Uplinks) == 0
+		if i.name == d.Uplink || slices.Contains(d.Uplinks, i.name) || all && i.ipv4 && i.name != c.Device {
 			p.need("net/ipv4/conf/"+i.name+"/forwarding", "1")
 		}
 	}

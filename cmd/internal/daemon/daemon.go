@@ -63,7 +63,13 @@ type Daemon struct {
 func New(c *config.Config, o Options) (*Daemon, error) {
 	defer keepAll()() // of what a start makes, hardly anything goes again
 	d := &Daemon{Options: o, needs: needs(c), started: time.Now()}
-	h := host{uplink: uplinkOf(c, o.Log), own: ownAddress, held: newPolicies()}
+	h := host{uplink: uplinkOf(c.Uplink, o.Log), own: ownAddress, held: newPolicies()}
+	for _, wrong := range uplinkChecks(c) {
+		o.Log.Error(wrong.Detail)
+	}
+	for _, name := range c.Uplinks {
+		h.others = append(h.others, uplinkOf(name, o.Log))
+	}
 	var err error
 	if h.key, err = secret(c); err != nil {
 		return nil, err
@@ -131,7 +137,7 @@ func (d *Daemon) engineOptions(c *config.Config, h host, state *engine.State) en
 	}
 	return engine.Options{
 		Open: opener(device, queuesName, d.Handover, d.Log), OpenInside: openInside, Inside: state.Inside.Device,
-		Device: c.Device.Name, Queues: queues(c), Uplink: h.uplink,
+		Device: c.Device.Name, Queues: queues(c), Uplink: h.uplink, Uplinks: h.uplinks(), Fabric: c.Fabric,
 		ManageSysctls: c.ManageSysctls, SysctlDir: c.SysctlDir, StateDir: filepath.Dir(c.API.Socket), Leave: d.Handover,
 		FastPath: fastPathModes[c.FastPath], GRO: c.UDPGRO, Local: d.localConfig(c), PerMapping: c.Metrics.CountsWorkloads(),
 		Subjects: d.keeper.subjects, Flows: c.Flows.Enabled, NoShedding: !c.Shedding.Enabled, FlowSample: int(c.Flows.Sample), InUse: d.keeper.noteInUse, Log: d.Log,
@@ -211,16 +217,21 @@ const devicePatience = 10 * time.Second
 
 // uplinkOf is the interface toward IPv4. At a port of a bridge nothing arrives
 // that is for this host: the bridge itself has the addresses and answers.
-func uplinkOf(c *config.Config, log *slog.Logger) string {
-	for _, wrong := range uplinkChecks(c) {
-		log.Error(wrong.Detail)
-	}
-	bridge, err := route.BridgeOf(c.Uplink)
+func uplinkOf(name string, log *slog.Logger) string {
+	bridge, err := route.BridgeOf(name)
 	if err != nil || bridge == "" {
-		return c.Uplink
+		return name
 	}
-	log.Warn("the uplink is a port of a bridge, which is used in its stead", "uplink", c.Uplink, "bridge", bridge)
+	log.Warn("the uplink is a port of a bridge, which is used in its stead", "uplink", name, "bridge", bridge)
 	return bridge
+}
+
+// uplinks are all interfaces toward IPv4 that were named.
+func (h host) uplinks() []string {
+	if h.uplink == "" {
+		return h.others
+	}
+	return append([]string{h.uplink}, h.others...)
 }
 
 // heldAddresses reads what others hold on the host's links, and refuses a

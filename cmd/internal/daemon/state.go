@@ -17,6 +17,7 @@ import (
 type host struct {
 	key    [16]byte // of the translator
 	uplink string   // the configuration's, or the bridge that it is a port of
+	others []string // uplinks, likewise
 	taken  route.Taken
 	own    func(netip.Addr) bool // whether the host has an address
 	held   *policies             // what workloads are held to
@@ -40,7 +41,7 @@ func stateOf(c *config.Config, pools []registry.Pool, outside []registry.Share, 
 	// Who holds an address on the host's links sends from it and is sent to, gateways
 	// and the host itself first of all.
 	s.Translator.Pools4 = h.taken.Without(slices.Concat(s.Translator.Pools4, heldPrefixes(pools), r.kept))
-	s.Routes.Uplink = h.uplink
+	s.Routes.Uplink, s.Routes.Uplinks, s.Routes.Fabric = h.uplink, h.others, c.Fabric
 	s.Inside.Device = h.inside
 	for _, o := range outside {
 		s.Outside[o.Address] = true

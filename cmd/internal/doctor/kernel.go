@@ -61,8 +61,13 @@ func (v *visit) device() {
 	default:
 		v.ok(check, "%s is up, %d of %d packets found its queue full", name, full, l.Sent)
 	}
-	if u := v.Config.Uplink; u != "" {
+	for _, u := range v.Config.AllUplinks() {
 		v.uplink(u)
+	}
+	for _, name := range v.Config.Fabric {
+		if l := v.link(name); l == nil || !l.Up {
+			v.fail("fabric", "bring it up, or leave it out of the key fabric", "there is no interface %s, or it is down", name)
+		}
 	}
 }
 

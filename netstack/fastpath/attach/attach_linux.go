@@ -32,13 +32,14 @@ const pollEvery = 10 * time.Second
 
 // Config is what stays the same while a manager runs.
 type Config struct {
-	Device   string // the translator's device; the pins are called by it
-	Uplink   string // where IPv4 comes from; "": where the default routes lead
-	Required bool   // what does not work ends Run, if it does not from the start
-	Keep     bool   // leave all in force when Run ends
-	Inside   string // the TAP of workloads with IPv4 inside; "": there is none
-	Steer    bool   // nothing is translated, and all IPv4 of such workloads goes by the daemon
-	Root     string // of the BPF file system; default /sys/fs/bpf
+	Device   string   // the translator's device; the pins are called by it
+	Uplinks  []string // where IPv4 comes from; none: where the default routes lead
+	Fabric   []string // where workloads' IPv6 comes in by any, if the routes to them lead there
+	Required bool     // what does not work ends Run, if it does not from the start
+	Keep     bool     // leave all in force when Run ends
+	Inside   string   // the TAP of workloads with IPv4 inside; "": there is none
+	Steer    bool     // nothing is translated, and all IPv4 of such workloads goes by the daemon
+	Root     string   // of the BPF file system; default /sys/fs/bpf
 	// After is closed when the kernel forwards: before, it cannot tell where
 	// packets go, and nothing is attached. nil: it does.
 	After <-chan struct{}

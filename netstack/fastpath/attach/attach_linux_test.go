@@ -27,7 +27,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	netns.Require(t, netns.Root, "ip", "tc")
-	r := &rig{NS: netns.New(t, "host"), t: t, config: Config{Device: "natless0", Uplink: "uplink"}}
+	r := &rig{NS: netns.New(t, "host"), t: t, config: Config{Device: "natless0", Uplinks: []string{"uplink"}}}
 	for _, l := range []string{"uplink", "w1"} {
 		r.IP("link add " + l + " type veth peer name " + l + "-far")
 		r.IP("link set " + l + " up")

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/netstack/dump"
+	"github.com/natless/natless/netstack/fastpath"
 	"github.com/natless/natless/netstack/internal/nexthops"
 )
 
@@ -18,6 +19,7 @@ type host struct {
 	links  map[int]linkInfo
 	byName map[string]int
 	hops   *nexthops.Table // IPv6
+	fabric []string        // of the configuration
 	handle *netlink.Handle
 }
 
@@ -28,8 +30,8 @@ type linkInfo struct {
 }
 
 // readHost asks the kernel for everything.
-func readHost(handle *netlink.Handle) (*host, error) {
-	h := &host{links: map[int]linkInfo{}, byName: map[string]int{}, handle: handle}
+func readHost(handle *netlink.Handle, fabric []string) (*host, error) {
+	h := &host{fabric: fabric, links: map[int]linkInfo{}, byName: map[string]int{}, handle: handle}
 	links, err := dump.Whole(handle.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("interfaces: %w", err)
@@ -57,7 +59,11 @@ func (h *host) addLink(l netlink.Link) {
 func (h *host) interfaceOf(p netip.Prefix, hint string) int {
 	ifindex := h.byName[hint]
 	if ifindex == 0 {
-		ifindex = h.hops.To(p).Interface
+		to := h.hops.To(p)
+		if h.byFabric(to) {
+			return fastpath.Fabric
+		}
+		ifindex = to.Interface
 	}
 	// At a port of a bridge, packets are for the bridge and not for the port.
 	if master := h.links[ifindex].master; h.links[master].bridge {
@@ -69,14 +75,33 @@ func (h *host) interfaceOf(p netip.Prefix, hint string) int {
 	return ifindex
 }
 
-// uplinks are the interfaces where IPv4 packets for workloads come in: the one
-// of the configuration, or else those of default routes, or else all with an
-// IPv4 address.
-func (h *host) uplinks(configured, device string) (indexes []int, err error) {
-	if configured != "" {
-		if i := h.byName[configured]; h.links[i].ethernet {
+// byFabric reports whether packets for a workload leave by the fabric, whichever way they
+// take. What it sends may then come in by any other.
+func (h *host) byFabric(to nexthops.Hop) bool {
+	ways := to.Ways()
+	return len(ways) > 0 && !slices.ContainsFunc(ways, func(i int) bool { return !slices.Contains(h.fabric, h.links[i].name) })
+}
+
+// ofFabric are the interfaces of the fabric that are there.
+func (h *host) ofFabric() (indexes []int) {
+	for _, name := range h.fabric {
+		if i := h.byName[name]; h.links[i].ethernet {
 			indexes = append(indexes, i)
 		}
+	}
+	return indexes
+}
+
+// uplinks are the interfaces where IPv4 packets for workloads come in: those
+// of the configuration, or else those of default routes, or else all with an
+// IPv4 address.
+func (h *host) uplinks(configured []string, device string) (indexes []int, err error) {
+	for _, name := range configured {
+		if i := h.byName[name]; h.links[i].ethernet && !slices.Contains(indexes, i) {
+			indexes = append(indexes, i)
+		}
+	}
+	if len(configured) > 0 {
 		return indexes, nil
 	}
 	routes, err := dump.Whole(func() ([]netlink.Route, error) {

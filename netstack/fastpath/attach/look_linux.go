@@ -106,12 +106,12 @@ func (m *Manager) still(in inForce, f func() error) error {
 // look surveys the host.
 func (m *Manager) look(in inForce) (v *view, err error) {
 	v = new(view)
-	if v.host, err = readHost(m.surveying); err != nil {
+	if v.host, err = readHost(m.surveying, m.config.Fabric); err != nil {
 		return nil, err
 	}
 	device := v.host.byName[m.config.Device]
 	v.forwards = device == 0 || v.host.forwards(device)
-	if v.uplinks, err = v.host.uplinks(m.config.Uplink, m.config.Device); err != nil {
+	if v.uplinks, err = v.host.uplinks(m.config.Uplinks, m.config.Device); err != nil {
 		return nil, err
 	}
 	v.ways = m.wayFinding(v, in)

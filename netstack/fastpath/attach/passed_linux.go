@@ -28,12 +28,25 @@ func (m *Manager) possible() map[place]bool {
 	for _, i := range m.uplinks {
 		all[place{i, uplink}] = true
 	}
-	for i, n := range m.count {
-		if n > 0 {
-			all[place{i, workload}] = true
-		}
+	for _, i := range m.workloadInterfaces() {
+		all[place{i, workload}] = true
 	}
 	return all
+}
+
+// workloadInterfaces are where IPv6 of workloads comes in.
+func (m *Manager) workloadInterfaces() (all []int) {
+	for i, n := range m.count {
+		switch {
+		case n <= 0:
+		case i == fastpath.Fabric:
+			all = append(all, m.host.ofFabric()...)
+		default:
+			all = append(all, i)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // leave says why a place is left to the daemon, or "".
@@ -74,10 +87,8 @@ func (m *Manager) scene() scene {
 	for _, i := range m.uplinks {
 		s.ours.Uplinks = append(s.ours.Uplinks, m.host.links[i].name)
 	}
-	for i, n := range m.count {
-		if n > 0 {
-			s.ours.Workloads = append(s.ours.Workloads, m.host.links[i].name)
-		}
+	for _, i := range m.workloadInterfaces() {
+		s.ours.Workloads = append(s.ours.Workloads, m.host.links[i].name)
 	}
 	for _, i := range m.ports {
 		s.ours.Workloads = append(s.ours.Workloads, m.host.links[i].name)

@@ -65,6 +65,7 @@ type Status struct {
 type Interface struct {
 	Name      string
 	Uplink    bool
+	Fabric    bool   // packets of workloads come in by any such interface
 	Workloads int    // mappings whose IPv6 packets come in there
 	Error     string // why it is not there after all
 	Left      string // what packets would bypass, so that it is not there; or what they bypass where it is required
@@ -103,6 +104,9 @@ func (m *Manager) status() Status {
 		i := Interface{Name: m.host.links[p.ifindex].name, Uplink: p.role == uplink, Error: m.errs[p], Left: m.passed.Interfaces[p.ifindex]}
 		if p.role == workload {
 			i.Workloads = m.count[p.ifindex]
+			if slices.Contains(m.config.Fabric, i.Name) && m.count[fastpath.Fabric] > 0 {
+				i.Fabric, i.Workloads = true, i.Workloads+m.count[fastpath.Fabric]
+			}
 		}
 		s.Interfaces = append(s.Interfaces, i)
 	}
@@ -124,13 +128,21 @@ func (m *Manager) lacking() (list []string) {
 	}
 	if len(m.uplinks) == 0 {
 		what := "no interface with IPv4"
-		if m.config.Uplink != "" {
-			what = "no Ethernet interface " + m.config.Uplink
+		if len(m.config.Uplinks) > 0 {
+			what = "no Ethernet interface " + strings.Join(m.config.Uplinks, " or ")
 		}
 		list = append(list, what+": nothing is translated to IPv6")
 	}
+	for _, name := range slices.Concat(m.config.Uplinks, m.config.Fabric) {
+		if i := m.host.byName[name]; len(m.uplinks) > 0 && !m.host.links[i].ethernet {
+			list = append(list, "no Ethernet interface "+name)
+		}
+	}
 	if m.nowhere > 0 {
 		list = append(list, fmt.Sprintf("%d mappings have no Ethernet interface of their own", m.nowhere))
+		if several := m.host.hops.Several(); len(several) > 0 {
+			list = append(list, "routes to workloads lead by several interfaces ("+m.namesOf(several)+"): name them in the key fabric")
+		}
 	}
 	if m.passed.Host != "" && m.config.Required {
 		list = append(list, "packets bypass "+m.passed.Host+", because the fast path is required")
@@ -146,6 +158,16 @@ func (m *Manager) lacking() (list []string) {
 		list = append(list, fmt.Sprintf("%d interfaces without it", len(m.errs)))
 	}
 	return list
+}
+
+// namesOf are the names of interfaces.
+func (m *Manager) namesOf(indexes []int) string {
+	var names []string
+	for _, i := range indexes {
+		names = append(names, m.host.links[i].name)
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), ", ")
 }
 
 // tell logs one line whenever the state is another.

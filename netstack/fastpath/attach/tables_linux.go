@@ -235,7 +235,11 @@ func (m *Manager) find(w Workload) int {
 		}
 		return m.host.interfaceOf(w.IPv6, w.Interface)
 	}
-	i := nexthops.Ask(m.handle, w.IPv6.Addr()).Interface
+	to := nexthops.Ask(m.handle, w.IPv6.Addr())
+	if m.host.byFabric(to) {
+		return fastpath.Fabric
+	}
+	i := to.Interface
 	if !m.host.links[i].ethernet {
 		return 0
 	}

@@ -3,7 +3,6 @@ package attach
 import (
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -27,6 +26,7 @@ func (m *Manager) wayFinding(v *view, in inForce) (h fastpath.Host) {
 	if len(v.uplinks) <= len(h.Uplinks) {
 		copy(h.Uplinks[:], v.uplinks)
 	}
+	copy(h.Fabric[:], v.host.ofFabric())
 	for _, i := range v.uplinks {
 		if h.Via == 0 && v.host.forwards(i) {
 			h.Via = i
@@ -123,13 +123,5 @@ func (in *inForce) leads(r *netlink.Route) bool {
 // strict reports whether one of the uplinks takes IPv4 packets only where the host
 // would send to their source (rp_filter=1, RFC 3704 2.2).
 func (h *host) strict(uplinks []int) bool {
-	return slices.ContainsFunc(uplinks, func(i int) bool {
-		most := byte(0)
-		for _, name := range []string{"all", h.links[i].name} {
-			if b, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + name + "/rp_filter"); err == nil && len(b) > 0 {
-				most = max(most, b[0])
-			}
-		}
-		return most == '1'
-	})
+	return slices.ContainsFunc(uplinks, func(i int) bool { return route.StrictSource(h.links[i].name) })
 }

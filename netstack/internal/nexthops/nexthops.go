@@ -16,10 +16,19 @@ import (
 	"github.com/natless/natless/netstack/dump"
 )
 
-// Hop is where a route leads. An Interface of 0 is nowhere, or to several.
+// Hop is where a route leads. An Interface of 0 is nowhere, or to Several.
 type Hop struct {
 	Interface, Metric int
 	Gateway           bool
+	Several           []int // interfaces, of which there are more than one way
+}
+
+// Ways are the interfaces that the route leads to.
+func (h Hop) Ways() []int {
+	if h.Interface != 0 {
+		return []int{h.Interface}
+	}
+	return h.Several
 }
 
 // Table is the host's routes. It is read once; only Ask asks the kernel again.
@@ -84,6 +93,14 @@ func (t *Table) To(p netip.Prefix) Hop {
 	return Hop{}
 }
 
+// Several are the interfaces of routes that have more than one.
+func (t *Table) Several() (all []int) {
+	for _, to := range t.Best {
+		all = append(all, to.Several...)
+	}
+	return all
+}
+
 // Ask asks the kernel where it sends packets for one address now.
 func (t *Table) Ask(a netip.Addr) Hop { return Ask(t.handle, a) }
 
@@ -97,10 +114,17 @@ func Ask(handle *netlink.Handle, a netip.Addr) Hop {
 }
 
 func hopOf(r *netlink.Route) Hop {
-	if len(r.MultiPath) > 0 || r.Type != unix.RTN_UNICAST {
+	if r.Type != unix.RTN_UNICAST {
 		return Hop{Metric: r.Priority}
 	}
-	return Hop{r.LinkIndex, r.Priority, r.Gw != nil || r.Via != nil}
+	if len(r.MultiPath) > 0 {
+		several := Hop{Metric: r.Priority}
+		for _, n := range r.MultiPath {
+			several.Several = append(several.Several, n.LinkIndex)
+		}
+		return several
+	}
+	return Hop{Interface: r.LinkIndex, Metric: r.Priority, Gateway: r.Gw != nil || r.Via != nil}
 }
 
 func add(best map[netip.Prefix]Hop, r *netlink.Route) {
@@ -117,6 +141,6 @@ func add(best map[netip.Prefix]Hop, r *netlink.Route) {
 	if old, ok := best[dst]; !ok || to.Metric < old.Metric {
 		best[dst] = to
 	} else if to.Metric == old.Metric && to.Interface != old.Interface {
-		best[dst] = Hop{Metric: to.Metric}
+		best[dst] = Hop{Metric: to.Metric, Several: append(old.Ways(), to.Ways()...)}
 	}
 }
