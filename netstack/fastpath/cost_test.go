@@ -13,7 +13,8 @@ import (
 )
 
 // BenchmarkHostWays is what a program takes for a small packet, and how much of
-// that is asking the host for the way of the packet as it came, and of its source.
+// that is asking the host for the way of the packet as it came, and of its source:
+// of one flow, whose ways are remembered, and of ever others, whose ways are not.
 // The kernel takes the time of each run; the median is told.
 func BenchmarkHostWays(b *testing.B) {
 	r := newRig(b)
@@ -30,22 +31,26 @@ func BenchmarkHostWays(b *testing.B) {
 	})
 	f := loaded(b)
 	j := newPair(b, r, prefixed()[0], f).judge()
+	with := Host{Device: device, Via: r.up, Uplinks: [maxUplinks]int{r.up}}
 	for _, c := range []struct {
-		name string
-		host Host
-	}{{"without", Host{}}, {"with", Host{Device: device, Via: r.up, Uplinks: [maxUplinks]int{r.up}}}} {
+		name  string
+		host  Host
+		flows int
+	}{{"without", Host{}, 1}, {"with", with, 1}, {"others", with, 50000}} {
 		for _, way := range []struct {
 			name string
 			run  *runner
 			in   []byte
-		}{{"to4", j.workload, udp6(64)}, {"to6", j.uplink, udp4(64)}} {
+			port int // where it stands
+		}{{"to4", j.workload, udp6(64), 40}, {"to6", j.uplink, udp4(64), 20}} {
 			b.Run(way.name+"/"+c.name, func(b *testing.B) {
 				if err := f.SetHost(c.host); err != nil {
 					b.Fatal(err)
 				}
 				var took []uint32
 				r.Do(func() {
-					for range b.N {
+					for i := range b.N {
+						binary.BigEndian.PutUint16(way.in[way.port:], uint16(i%c.flows))
 						if a, _, err := way.run.run(reference.Packet{Bytes: way.in}, 0); err != nil || a != actRedirect {
 							b.Errorf("%d, %v", int32(a), err)
 							return

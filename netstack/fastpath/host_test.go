@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/natless/natless/tests/reference"
 )
@@ -51,6 +52,9 @@ var hostCases = []hostCase{
 // ownRoutes are those of IPv4 to the device, once more.
 var ownRoutes = "ip route add 198.51.100.0/24 dev natless0; ip route add " + prefixed()[0].Config.IPv4.String() + " dev natless0"
 
+// tick is as long as programs may remember what the host said.
+const tick = 20 * time.Millisecond
+
 const noSuchDevice = 0x7fffffff
 
 // hostWays runs the cases, with a device to which routes lead as route makes them.
@@ -84,6 +88,7 @@ func hostWays(t *testing.T, r *rig, f *FastPath) {
 		}
 		if c.do != "" {
 			r.Run("bash", "-c", c.do)
+			time.Sleep(tick)
 		}
 		r.Do(func() {
 			for _, try := range []struct {

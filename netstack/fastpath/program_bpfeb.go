@@ -275,6 +275,17 @@ type programTraffic struct {
 	Received programCount
 }
 
+type programWay struct {
+	_       structs.HostLayout
+	Asked   [6]uint64
+	Tick    uint64
+	Gateway [4]uint32
+	Ifindex uint32
+	Longest uint32
+	Family  uint32
+	Pad     uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -298,6 +309,7 @@ const (
 	programMapSenders     = "senders"
 	programMapSheets      = "sheets"
 	programMapStates      = "states"
+	programMapWays        = "ways"
 	programProgGiven4     = "given4"
 	programProgSent4      = "sent4"
 	programProgUplink     = "uplink"
@@ -391,6 +403,7 @@ type programMapSpecs struct {
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
 	Sheets    *ebpf.MapSpec `ebpf:"sheets"`
 	States    *ebpf.MapSpec `ebpf:"states"`
+	Ways      *ebpf.MapSpec `ebpf:"ways"`
 }
 
 // programVariableSpecs contains global variables before they are loaded into the kernel.
@@ -454,6 +467,7 @@ type programMaps struct {
 	Senders   *ebpf.Map `ebpf:"senders"`
 	Sheets    *ebpf.Map `ebpf:"sheets"`
 	States    *ebpf.Map `ebpf:"states"`
+	Ways      *ebpf.Map `ebpf:"ways"`
 }
 
 func (m *programMaps) Close() error {
@@ -477,6 +491,7 @@ func (m *programMaps) Close() error {
 		m.Senders,
 		m.Sheets,
 		m.States,
+		m.Ways,
 	)
 }
 

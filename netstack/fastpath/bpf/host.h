@@ -6,7 +6,7 @@
 // prefix or inside a mapping, the host's own addresses, rules by the interface,
 // and the check of the source (RFC 3704) stay what they are.
 #pragma once
-#include "packet.h"
+#include "ask.h"
 
 #define HERE COVER(7)
 #define PASS(why) do { HERE; return why; } while (0)
@@ -50,24 +50,6 @@ static __always_inline void flow6(struct bpf_fib_lookup *f, struct packet *p)
 	f->flowinfo = be32((__u32)p->class << 20);
 	put6(f->src, p->src_hi, p->src_lo);
 	put6(f->dst, p->dst_hi, p->dst_lo);
-}
-
-// ask is where the kernel would send f, whose longest packet on the wire has
-// length bytes, if it came in by an interface. The kernel knows the MTU of the
-// route. The neighbour need not be known.
-static __always_inline int ask(struct __sk_buff *skb, struct config *c, struct bpf_fib_lookup *f, __u32 ifindex, __u32 length)
-{
-	long rc;
-
-	f->tot_len = length;
-	f->ifindex = ifindex;
-	rc = bpf_fib_lookup(skb, f, sizeof(*f), c->fib_flags);
-	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		PASS(TOO_BIG);
-	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
-		PASS(NO_ROUTE);
-	HERE;
-	return TRANSLATED;
 }
 
 // gone says that the translator's device is not there, or is losing the routes to

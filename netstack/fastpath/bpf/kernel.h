@@ -108,7 +108,10 @@ struct bpf_fib_lookup {
 	__u16 h_vlan_TCI;
 	__u8 smac[6];
 	__u8 dmac[6];
-};
+} __attribute__((aligned(8)));
+
+// word reads what has been written as something else.
+typedef __u64 __attribute__((may_alias)) word;
 
 struct bpf_redir_neigh {
 	__u32 nh_family;
@@ -126,4 +129,5 @@ static long (*bpf_skb_change_tail)(struct __sk_buff *, __u32 len, __u64 flags) =
 static long (*bpf_skb_pull_data)(struct __sk_buff *, __u32 len) = (void *)39;
 static __s64 (*bpf_csum_update)(struct __sk_buff *, __u32 csum) = (void *)40;
 static long (*bpf_fib_lookup)(struct __sk_buff *, struct bpf_fib_lookup *, int len, __u32 flags) = (void *)69;
+static __u64 (*bpf_jiffies64)(void) = (void *)118;
 static long (*bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *, int len, __u64 flags) = (void *)152;
