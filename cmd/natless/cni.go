@@ -50,8 +50,8 @@ and append it to the first network configuration (*.conflist, by name). That is
 the one the engine uses. It must exist, and its plugins must give containers IPv6.
 
 Doing it twice changes nothing. With --watch it waits for the configuration, and
-appends the plugin again whenever another program rewrites the file, until you
-end it. With --wait it waits for natlessd on a host that has not had the plugin
+appends the plugin again whenever another program rewrites the file, and installs
+it again when one removes it, until you end it. With --wait it waits for natlessd on a host that has not had the plugin
 before, so that a natlessd that does not start takes nobody's network away.
 
 Each file is replaced whole or not at all, the configuration last.`,
@@ -116,12 +116,19 @@ func (ch *chaining) install(ctx context.Context, w io.Writer) error {
 	if err := conflist.Copy(ch.from, program); err != nil {
 		return fmt.Errorf("install the plugin: %w", err)
 	}
-	return ch.keep(ctx, w)
+	return ch.keep(ctx, w, program)
 }
 
-// keep chains the plugin: once, or whenever another program has undone it.
-func (ch *chaining) keep(ctx context.Context, w io.Writer) error {
+// keep chains the plugin: once, or whenever another program has undone it. So it is with
+// the program: without it no container would start, nor give back what it has.
+func (ch *chaining) keep(ctx context.Context, w io.Writer, program string) error {
 	for waiting := false; ; {
+		if _, err := os.Stat(program); errors.Is(err, fs.ErrNotExist) {
+			if err := conflist.Copy(ch.from, program); err != nil {
+				return fmt.Errorf("install the plugin again: %w", err)
+			}
+			fmt.Fprintf(w, "%s was gone, and is installed again\n", program)
+		}
 		path, changed, err := ch.chain()
 		switch {
 		case ch.watch && errors.Is(err, conflist.ErrNone):

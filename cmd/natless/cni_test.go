@@ -14,7 +14,7 @@ import (
 )
 
 // TestCNI installs, twice, waits for a network that comes late, and follows one
-// that is written anew.
+// that is written anew, and a program that somebody else has removed.
 func TestCNI(t *testing.T) {
 	conf, bin, plugin := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "natless-cni")
 	list := filepath.Join(conf, "10-pods.conflist")
@@ -64,6 +64,10 @@ func TestCNI(t *testing.T) {
 			t.Error("is not chained")
 		}
 	}
+	if err := os.Remove(filepath.Join(bin, "natless-cni")); err != nil { // as a network plugin's own installer may
+		t.Fatal(err)
+	}
+	says(filepath.Join(bin, "natless-cni") + " was gone, and is installed again")
 	if _, err := command(t.Context(), words("cni", "install", "--plugin", plugin, "--ipv4", "both")); err == nil || !strings.Contains(err.Error(), "none of inside, prefix, none") {
 		t.Errorf("no such way: %v", err)
 	}
