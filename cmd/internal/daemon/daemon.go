@@ -55,6 +55,7 @@ type Daemon struct {
 	accounts  *accounting.Accounting
 	counted   bool // packets, by workload
 	othersNAT othersNAT
+	engine    policyEngine
 	recorder  *recorder
 	wishing   wishing
 }
