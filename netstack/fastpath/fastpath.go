@@ -14,8 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -39,6 +37,8 @@ type FastPath struct {
 	Sent4, Given4 *ebpf.Program
 
 	maps         programMaps
+	device       string
+	reused       bool // the programs are an earlier daemon's
 	fibFlags     uint32
 	counterBytes int
 
@@ -117,7 +117,8 @@ func Load(device string, options ...Option) (*FastPath, error) {
 }
 
 // Adopt takes over the maps pinned in dir and loads the programs of this build
-// on top of them; whatever runs the pinned ones goes on meanwhile. Without any
+// on top of them, or takes them over, too, where they are of this build; whatever runs
+// the pinned ones goes on meanwhile. Without any
 // pins, the error is an fs.ErrNotExist; with those of another layout, a *LayoutError.
 func Adopt(dir, device string, options ...Option) (*FastPath, error) {
 	have, err := pinnedLayout(dir)
@@ -144,7 +145,7 @@ func Adopt(dir, device string, options ...Option) (*FastPath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the fast path: %w", err)
 	}
-	f, err := load(spec, maps, device, options...)
+	f, err := adopt(spec, maps, dir, device, options...)
 	if err != nil {
 		return nil, err
 	}
@@ -154,11 +155,31 @@ func Adopt(dir, device string, options ...Option) (*FastPath, error) {
 	return f, nil
 }
 
-func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, device string, options ...Option) (*FastPath, error) {
-	f := &FastPath{counterBytes: maxCounterBytes}
+// adopt reuses the pinned programs, or loads others on top of the pinned maps.
+func adopt(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, dir, device string, options ...Option) (*FastPath, error) {
+	f := newFastPath(device, options)
+	if err := f.reuse(spec, maps, dir); err == nil {
+		return f.begun(spec)
+	}
+	for name := range f.Policer() { // load makes its own
+		if m := maps[name]; m != nil {
+			m.Close()
+			delete(maps, name)
+		}
+	}
+	return load(spec, maps, device, options...)
+}
+
+func newFastPath(device string, options []Option) *FastPath {
+	f := &FastPath{device: device, counterBytes: maxCounterBytes}
 	for _, o := range options {
 		o(f)
 	}
+	return f
+}
+
+func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, device string, options ...Option) (*FastPath, error) {
+	f := newFastPath(device, options)
 	if f.itemising != nil {
 		if err := spec.Variables[programVarItemising].Set(f.itemising.sample); err != nil {
 			return nil, fmt.Errorf("read the fast path: %w", err)
@@ -172,6 +193,11 @@ func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, device string, o
 		return nil, fmt.Errorf("load the fast path: %w", err)
 	}
 	f.Uplink, f.Workload, f.Sent4, f.Given4, f.maps = objects.Uplink, objects.Workload, objects.Sent4, objects.Given4, objects.programMaps
+	return f.begun(spec)
+}
+
+// begun is the last step of making one.
+func (f *FastPath) begun(spec *ebpf.CollectionSpec) (*FastPath, error) {
 	if f.itemising != nil {
 		if err := f.itemising.begin(spec, f.maps.Flows); err != nil {
 			return nil, errors.Join(err, f.Close())
@@ -194,7 +220,7 @@ func (f *FastPath) Close() error {
 	return errors.Join(f.Uplink.Close(), f.Workload.Close(), f.Sent4.Close(), f.Given4.Close(), f.maps.Close())
 }
 
-// Pin puts the maps into dir, in a BPF file system, and says there which layout
+// Pin puts maps and programs into dir, in a BPF file system, and says there which layout
 // they have.
 func (f *FastPath) Pin(dir string) error {
 	layout, err := ebpf.NewMap(&ebpf.MapSpec{Name: layoutName, Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
@@ -215,6 +241,9 @@ func (f *FastPath) Pin(dir string) error {
 			return err
 		}
 	}
+	if err := f.PinPrograms(dir); err != nil {
+		return err
+	}
 	return layout.Pin(filepath.Join(dir, layoutName)) // last: with it, all are there
 }
 
@@ -227,12 +256,7 @@ func Unpin(dir string) error {
 	for _, pair := range flowPins {
 		names = append(names, pair[:]...)
 	}
-	for _, name := range names {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("unpin the fast path: %w", err)
-		}
-	}
-	return nil
+	return unpin(dir, append(names, keptNames()...))
 }
 
 const layoutName = "layout"

@@ -97,6 +97,7 @@ type Manager struct {
 	passed   survey.Passed // what packets would bypass
 	host     *host
 	fresh    bool // the maps are not pinned yet
+	verified bool // the programs are not, which the kernel had to verify
 	adopted  bool // the maps are an earlier daemon's
 	routed   bool // the host's routes to the device are there
 	forwards bool // the device does, or is not there
@@ -184,7 +185,7 @@ func (m *Manager) load() (err error) {
 	}
 	m.path, err = fastpath.Adopt(m.store.dir, m.config.Device, options...)
 	if err == nil {
-		m.adopted, m.ways.Alone = true, m.path.WasAlone()
+		m.adopted, m.verified, m.ways.Alone = true, !m.path.Reused(), m.path.WasAlone()
 		return nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -382,6 +383,15 @@ func (m *Manager) pin() error {
 	}
 	m.fresh = false
 	return nil
+}
+
+// pinPrograms puts programs beside an earlier daemon's maps, that the next one need not
+// load them. Where that fails it does.
+func (m *Manager) pinPrograms() {
+	m.verified = false
+	if err := m.path.PinPrograms(m.store.dir); err != nil {
+		m.config.Log.Debug("the next start will take longer", "error", err)
+	}
 }
 
 // remove takes everything away.

@@ -245,6 +245,8 @@ func (m *Manager) putPrograms(in inForce, amiss error) error {
 		err := errors.Join(amiss, unread, m.detachBut(want, left), m.attach(want))
 		if m.fresh && err == nil {
 			err = m.pin()
+		} else if m.verified && err == nil {
+			m.pinPrograms()
 		}
 		m.tell()
 		return err
