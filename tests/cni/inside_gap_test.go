@@ -40,13 +40,15 @@ func TestInsideGap(t *testing.T) {
 		time.Sleep(300 * time.Millisecond)
 		ping.Process.Signal(syscall.SIGINT)
 		ping.Wait()
-		longest := 0.0
+		longest, sent, received := 0.0, 0, 0
 		for line := range strings.Lines(said.String()) {
 			if _, took, ok := strings.Cut(line, "time="); ok {
 				ms, _ := strconv.ParseFloat(strings.Fields(took)[0], 64)
 				longest = max(longest, ms)
 			}
+			fmt.Sscanf(line, "%d packets transmitted, %d received", &sent, &received)
 		}
+		t.Logf("%d of %d are lost, the longest wait is %.0f ms", sent-received, sent, longest)
 		waited = append(waited, time.Duration(longest*1e6))
 	}
 	for name, all := range map[string][]time.Duration{"the longest wait": waited, "from start to READY=1": started, "CPU at READY=1": spent} {
