@@ -47,10 +47,9 @@ static __always_inline int same(struct way *y, word *w)
 		(y->asked[4] ^ w[4]) | (y->asked[5] ^ w[5])) == 0;
 }
 
-// ask is where the kernel would send f, whose longest packet on the wire has
-// length bytes, if it came in by an interface. The kernel knows the MTU of the
-// route. The neighbour need not be known.
-static __attribute__((noinline)) int ask(struct __sk_buff *skb, struct config *c, struct bpf_fib_lookup *f, __u32 ifindex, __u32 length)
+// look is ask, which the kernel's verifier judges by itself, and not once for each way
+// that leads here: it is no static function (Linux 5.12).
+__attribute__((noinline)) int look(struct __sk_buff *skb, struct bpf_fib_lookup *f, __u32 ifindex, __u32 length, __u32 flags)
 {
 	word *w = (word *)f;
 	__u64 now = bpf_jiffies64();
@@ -59,6 +58,8 @@ static __attribute__((noinline)) int ask(struct __sk_buff *skb, struct config *c
 	__u32 at;
 	long rc;
 
+	if (!f)
+		return NO_ROUTE;
 	f->tot_len = 0;
 	f->ifindex = ifindex;
 	at = place(w);
@@ -83,7 +84,7 @@ static __attribute__((noinline)) int ask(struct __sk_buff *skb, struct config *c
 			y->asked[i] = w[i];
 	}
 	f->tot_len = length;
-	rc = bpf_fib_lookup(skb, f, sizeof(*f), c->fib_flags);
+	rc = bpf_fib_lookup(skb, f, sizeof(*f), flags);
 	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		PASS(TOO_BIG);
 	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
@@ -99,6 +100,14 @@ static __attribute__((noinline)) int ask(struct __sk_buff *skb, struct config *c
 	y->longest = f->tot_len; // the MTU; before Linux 5.12, what was asked for
 	y->tick = now;
 	return TRANSLATED;
+}
+
+// ask is where the kernel would send f, whose longest packet on the wire has
+// length bytes, if it came in by an interface. The kernel knows the MTU of the
+// route. The neighbour need not be known.
+static __always_inline int ask(struct __sk_buff *skb, struct config *c, struct bpf_fib_lookup *f, __u32 ifindex, __u32 length)
+{
+	return look(skb, f, ifindex, length, c->fib_flags);
 }
 
 #undef HERE
