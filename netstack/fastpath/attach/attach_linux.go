@@ -95,6 +95,7 @@ type Manager struct {
 	mu       sync.Mutex // guards what follows; held for no longer than a change of few interfaces takes
 	handle   *netlink.Handle
 	passed   survey.Passed // what packets would bypass
+	unasked  []string      // interfaces where the kernel cannot be asked
 	host     *host
 	fresh    bool // the maps are not pinned yet
 	verified bool // the programs are not, which the kernel had to verify

@@ -148,6 +148,25 @@ func TestTwoDaemons(t *testing.T) {
 	})
 }
 
+// TestUnasked: an interface of a workload that forwards no IPv6 by its own setting is
+// named, for the kernel forwards from there all the same; and no longer when it does.
+func TestUnasked(t *testing.T) {
+	r := newRig(t)
+	m, stop := r.run(r.config)
+	defer stop()
+	for _, c := range []struct {
+		forwarding string
+		named      bool
+	}{{"1", false}, {"0", true}, {"1", false}} {
+		r.Run("sysctl", "-qw", "net.ipv6.conf.w1.forwarding="+c.forwarding)
+		for end := time.Now().Add(time.Minute); strings.Contains(m.Status().Detail, "net.ipv6.conf.w1.forwarding") != c.named; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("forwarding is %s: %q", c.forwarding, m.Status().Detail)
+			}
+		}
+	}
+}
+
 // TestCollects: pins of namespaces that are gone go when the next manager starts.
 func TestCollects(t *testing.T) {
 	r := newRig(t)

@@ -134,11 +134,11 @@ func (h *host) uplinks(configured []string, device string) (indexes []int, err e
 // forwards reports whether the kernel forwards both families of what comes in at
 // the interface, which its answer to where a packet goes depends on.
 func (h *host) forwards(ifindex int) bool {
-	for _, family := range []string{"ipv4", "ipv6"} {
-		b, err := os.ReadFile("/proc/sys/net/" + family + "/conf/" + h.links[ifindex].name + "/forwarding")
-		if err != nil || len(b) == 0 || b[0] == '0' {
-			return false
-		}
-	}
-	return true
+	return forwards("ipv4", h.links[ifindex].name) && forwards("ipv6", h.links[ifindex].name)
+}
+
+// forwards reports what an interface says of itself.
+func forwards(family, name string) bool {
+	b, err := os.ReadFile("/proc/sys/net/" + family + "/conf/" + name + "/forwarding")
+	return err == nil && len(b) > 0 && b[0] != '0'
 }

@@ -233,10 +233,10 @@ func (m *Manager) putPrograms(in inForce, amiss error) error {
 	if err := m.still(in, func() error { s = m.scene(); return nil }); err != nil {
 		return err
 	}
-	passed := m.surveyed(s)
+	passed, unasked := m.surveyed(s), unasked(s.workloads)
 	left, unread := m.hook.left()
 	return m.still(in, func() error {
-		m.passed = passed
+		m.passed, m.unasked = passed, unasked
 		amiss = errors.Join(amiss, m.steer())
 		want := m.wanted()
 		// Nobody has looked what is at a place that is new: a program that packets bypass

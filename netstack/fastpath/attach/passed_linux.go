@@ -77,6 +77,7 @@ type scene struct {
 	translation translator.Config
 	uplinks     []int
 	device      int
+	workloads   []string       // the interfaces where IPv6 of workloads comes in
 	places      map[place]bool // that could be
 }
 
@@ -88,8 +89,9 @@ func (m *Manager) scene() scene {
 		s.ours.Uplinks = append(s.ours.Uplinks, m.host.links[i].name)
 	}
 	for _, i := range m.workloadInterfaces() {
-		s.ours.Workloads = append(s.ours.Workloads, m.host.links[i].name)
+		s.workloads = append(s.workloads, m.host.links[i].name)
 	}
+	s.ours.Workloads = slices.Clone(s.workloads)
 	for _, i := range m.ports {
 		s.ours.Workloads = append(s.ours.Workloads, m.host.links[i].name)
 	}
@@ -119,6 +121,13 @@ func (m *Manager) surveyed(s scene) survey.Passed {
 		}
 	}
 	return p
+}
+
+// unasked are the interfaces of workloads that forward no IPv6 by their own setting. The
+// kernel forwards what comes in there by the setting of the host, but to a program it says
+// that it does not: what they send takes the way through the daemon.
+func unasked(workloads []string) []string {
+	return slices.DeleteFunc(slices.Clone(workloads), func(name string) bool { return forwards("ipv6", name) })
 }
 
 // pinned says that a program is at a link that an earlier run pinned where this

@@ -138,6 +138,9 @@ func (m *Manager) lacking() (list []string) {
 			list = append(list, "no Ethernet interface "+name)
 		}
 	}
+	for _, name := range m.unasked {
+		list = append(list, fmt.Sprintf("%s does not forward IPv6 (net.ipv6.conf.%s.forwarding): nothing from there is translated to IPv4", name, name))
+	}
 	if m.nowhere > 0 {
 		list = append(list, fmt.Sprintf("%d mappings have no Ethernet interface of their own", m.nowhere))
 		if several := m.host.hops.Several(); len(several) > 0 {
