@@ -50,11 +50,14 @@ func TestOverload(t *testing.T) {
 	paths(t, func(t *testing.T, config string) {
 		n := newTopology(t, 0, config)
 		n.role(n.server, "serve")
-		var ends []func() string
-		for range runtime.NumCPU() {
-			ends = append(ends, n.role(n.flooder, "flood", "options", flooder6, server6, floodPort))
+		var floods []*actor
+		for cpu := range runtime.NumCPU() {
+			floods = append(floods, n.role(n.flooder, "flood", "options", flooder6, server6, floodPort, cpu))
+			floods[cpu].ask("here")
 		}
-		asking := n.role(n.quiet, "ping", server6, quietPort, 1500*time.Millisecond, true)
+		trips := make(chan []float64, 1)
+		neighbour := n.role(n.quiet, "neighbour")
+		go func() { trips <- figuresOf(neighbour.ask("ping", 1500*time.Millisecond, "options")) }()
 		load.Within(t, 10*time.Second, "somebody gives way", func() bool {
 			s := n.status()
 			return s.Shedding != nil && len(s.Shedding.Workloads) > 0 && shed(s) > 0
@@ -76,13 +79,12 @@ func TestOverload(t *testing.T) {
 		if got := checkOf(after, "overload"); after.Shedding != nil && !strings.Contains(got, flooder6+" sends too much") {
 			t.Errorf("the check says %q", got)
 		}
-		var asked, answered float64
-		fmt.Sscan(asking(), &asked, &answered)
-		if answered < asked/2 {
-			t.Errorf("a neighbour got %v of %v answers", answered, asked)
+		got := <-trips
+		if n := answered(got); n < len(got)/2 {
+			t.Errorf("a neighbour got %d of %d answers", n, len(got))
 		}
-		for _, end := range ends {
-			end()
+		for _, f := range floods {
+			f.ask("off")
 		}
 		load.Within(t, 10*time.Second, "the end of it", func() bool { s := n.status(); return s.Shedding == nil && checkOf(s, "overload") == "" })
 	})

@@ -6,45 +6,49 @@
 package overload
 
 import (
-	"bytes"
+	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
 )
 
 const (
-	quiet6, flooder6 = "2001:db8:6::2", "2001:db8:7::2"
-	server, server6  = "192.0.2.2", "2001:db8:64::c000:202"
-	quietPort        = 1024 // the first of its ports
-	floodPort        = 4096
-	own6             = "2001:db8::1"
-	nowhere6         = "2001:db8:dead::1" // behind a device of the flooder's own
+	quiet6, flooder6   = "2001:db8:6::2", "2001:db8:7::2"
+	server, server6    = "192.0.2.2", "2001:db8:64::c000:202"
+	quietPort          = 1024 // the first of its ports
+	floodPort          = 4096
+	own4, own6         = "198.51.100.1", "2001:db8::1"
+	shared4            = "198.51.100.2"                   // of the neighbour and the flooder
+	nowhere4, nowhere6 = "10.255.0.1", "2001:db8:dead::1" // behind devices of the flooders' own
 )
 
 const configuration = `
 prefix: 2001:db8:64::/96
 addresses: {ipv4: 198.51.100.1, ipv6: "2001:db8::1"}
+mtu: {ipv4: 1400}
+dns64: {enabled: true, upstreams: ["192.0.2.2:53"]}
 `
 
 // topology is
 //
-//	quiet ──┐
-//	flooder ┼ host ── server
-//	crowd ──┘
+//	quiet ──┐      ┌ server
+//	flooder ┼ host ┤
+//	crowd ──┘      └ remote
 //
 // where crowd is as many workloads as a test wants, and all share one IPv4 address or
-// few.
+// few; remote floods from outside. Links toward quiet, and toward a part of server, take
+// less than they seem to.
 type topology struct {
-	t                                   testing.TB
-	quiet, flooder, crowd, host, server *netns.NS
-	daemon                              *daemon.Daemon
-	workloads                           int // of the crowd
+	t                                           testing.TB
+	quiet, flooder, crowd, host, server, remote *netns.NS
+	daemon                                      *daemon.Daemon
+	workloads                                   int // of the crowd
 }
 
 // crowd6 is the address of the i-th of the crowd.
@@ -65,10 +69,13 @@ func (n *topology) configuration(more string) string {
 	return b.String()
 }
 
+// crowdPort is the first port of the i-th of the crowd.
+func crowdPort(i int) int { return 1024 + 1024*(i%60) }
+
 func newTopology(t testing.TB, workloads int, more string) *topology {
 	t.Helper()
 	n := &topology{t: t, quiet: netns.New(t, "quiet"), flooder: netns.New(t, "flooder"), crowd: netns.New(t, "crowd"), host: netns.New(t, "host"),
-		server: netns.New(t, "server")}
+		server: netns.New(t, "server"), remote: netns.New(t, "remote")}
 	for i, w := range []*netns.NS{n.quiet, n.flooder, n.crowd} {
 		name := [...]string{"quiet", "flooder", "crowd"}[i]
 		netns.Veth(t, w, "eth0", n.host, name)
@@ -76,18 +83,30 @@ func newTopology(t testing.TB, workloads int, more string) *topology {
 		n.host.IP(fmt.Sprintf("addr add 2001:db8:%d::1/64 dev %s", 6+i, name))
 		w.IP(fmt.Sprintf("route add default via 2001:db8:%d::1", 6+i))
 	}
+	n.host.IP("route add " + quiet6 + " dev quiet mtu lock 1300")
 	netns.Veth(t, n.host, "uplink", n.server, "eth0")
 	n.host.IP("addr add 192.0.2.1/24 dev uplink")
+	n.host.IP("route add 192.0.2.128/25 dev uplink mtu lock 1300")
 	n.server.IP("addr add 192.0.2.2/24 dev eth0")
+	n.server.IP("route add local 192.0.2.128/25 dev eth0")
 	n.server.IP("route add default via 192.0.2.1")
-	n.server.Run("sysctl", "-qw", "net.ipv4.icmp_msgs_per_sec=1000000", "net.ipv4.tcp_syncookies=2")
-	n.flooder.IP("link add nowhere type veth peer name hole")
-	n.flooder.Run("sysctl", "-qw", "net.ipv6.conf.hole.disable_ipv6=1")
-	for _, device := range []string{"nowhere", "hole"} {
-		n.flooder.IP("link set " + device + " up")
+	n.server.Run("sysctl", "-qw", "net.ipv4.icmp_msgs_per_sec=1000000", "net.ipv4.tcp_syncookies=2", "net.ipv4.route.mtu_expires=1")
+	netns.Veth(t, n.host, "outside", n.remote, "eth0")
+	n.host.IP("addr add 203.0.113.1/24 dev outside")
+	n.host.IP("route add 10.0.0.0/8 via 203.0.113.2")
+	n.remote.IP("addr add 203.0.113.2/24 dev eth0")
+	n.remote.IP("route add default via 203.0.113.1")
+	n.remote.Run("sysctl", "-qw", "net.ipv4.ip_forward=0")
+	for _, w := range []*netns.NS{n.flooder, n.remote} {
+		w.IP("link add nowhere type veth peer name hole")
+		w.Run("sysctl", "-qw", "net.ipv6.conf.hole.disable_ipv6=1")
+		w.IP("link set nowhere up")
+		w.IP("link set hole up")
 	}
 	n.flooder.IP("route add 2001:db8:dead::/64 dev nowhere")
 	n.flooder.IP("neigh add " + nowhere6 + " lladdr 02:00:00:00:00:01 dev nowhere nud permanent")
+	n.remote.IP("route add " + nowhere4 + " dev nowhere")
+	n.remote.IP("neigh add " + nowhere4 + " lladdr 02:00:00:00:00:01 dev nowhere nud permanent")
 	n.workloads = workloads
 	if workloads > 0 {
 		var batch strings.Builder
@@ -104,8 +123,17 @@ func newTopology(t testing.TB, workloads int, more string) *topology {
 	return n
 }
 
-// role starts this program in another part. end ends it and gives what it said.
-func (n *topology) role(ns *netns.NS, role string, args ...any) (end func() string) {
+// actor is this program in another part: it answers lines.
+type actor struct {
+	t    testing.TB
+	name string
+	in   io.WriteCloser
+	out  *bufio.Scanner
+	end  func()
+}
+
+// role starts this program in another part.
+func (n *topology) role(ns *netns.NS, role string, args ...any) *actor {
 	n.t.Helper()
 	words := []string{role}
 	for _, a := range args {
@@ -116,55 +144,54 @@ func (n *topology) role(ns *netns.NS, role string, args ...any) (end func() stri
 		n.t.Fatal(err)
 	}
 	c := ns.Command(self, words...)
-	out := &said{ready: make(chan struct{})}
-	c.Stdout, c.Stderr = out, os.Stderr
-	in, err := c.StdinPipe()
+	c.Stderr = os.Stderr
+	a := &actor{t: n.t, name: role}
+	out, w, err := os.Pipe()
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if err := netns.Start(c); err != nil {
+	c.Stdout = w
+	if a.in, err = c.StdinPipe(); err != nil {
 		n.t.Fatal(err)
 	}
-	once := sync.OnceValue(func() string {
-		in.Close()
+	err = netns.Start(c)
+	w.Close()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	a.out = bufio.NewScanner(out)
+	a.out.Buffer(nil, 1<<22)
+	a.end = sync.OnceFunc(func() {
+		a.in.Close()
 		if err := c.Wait(); err != nil {
 			n.t.Errorf("%v: %v", words, err)
 		}
-		return out.String()
+		out.Close()
 	})
-	n.t.Cleanup(func() { once() })
-	if role == "flood" || role == "serve" {
-		select {
-		case <-out.ready:
-		case <-time.After(30 * time.Second):
-			n.t.Fatalf("%s is not ready", role)
-		}
+	n.t.Cleanup(a.end)
+	if got := a.line(); got != "ready" {
+		n.t.Fatalf("%s is not ready: %q", role, got)
 	}
-	return once
+	return a
 }
 
-// said is what a program says behind "ready".
-type said struct {
-	mu    sync.Mutex
-	b     bytes.Buffer
-	ready chan struct{}
-	is    bool
-}
-
-func (s *said) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.is && bytes.HasPrefix(b, []byte("ready\n")) {
-		s.is = true
-		close(s.ready)
-		s.b.Write(b[len("ready\n"):])
-		return len(b), nil
+func (a *actor) line() string {
+	a.t.Helper()
+	if !a.out.Scan() {
+		a.t.Fatalf("%s has nothing more to say: %v", a.name, a.out.Err())
 	}
-	return s.b.Write(b)
+	return a.out.Text()
 }
 
-func (s *said) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
+// ask has an actor do something. It gives what he says.
+func (a *actor) ask(words ...any) string {
+	a.t.Helper()
+	if _, err := fmt.Fprintln(a.in, words...); err != nil {
+		a.t.Fatal(a.name, ": ", err)
+	}
+	answer := a.line()
+	if strings.HasPrefix(answer, "!") {
+		a.t.Fatal(a.name, ": ", answer)
+	}
+	return answer
 }
