@@ -58,6 +58,64 @@ func TestWhose(t *testing.T) {
 	}
 }
 
+// TestKernelWhose: the program takes a packet for the one's whom the loops take it for, in any
+// world: errors, echo messages and fragments, too.
+func TestKernelWhose(t *testing.T) {
+	netns.Require(t, netns.Root)
+	for _, world := range generate.AllWorlds() {
+		t.Run(world.Name, func(t *testing.T) {
+			t.Parallel()
+			kernelWhose(t, world)
+		})
+	}
+}
+
+func kernelWhose(t *testing.T, world generate.World) {
+	r := newRig(t, 0)
+	var err error
+	if r.table, err = mapping.New(world.Prefix, world.Mappings); err != nil {
+		t.Fatal(err)
+	}
+	r.install(true)
+	all := map[key]*limited{}
+	for e := range r.table.Entries() {
+		for w := range NumWays {
+			l := r.limit(e.Slot(), w)
+			nothing := rates{packets: rate{each: 1 << 40}}
+			l.rates.Store(&nothing)
+			if err := r.filter.write(l); err != nil {
+				t.Fatal(err)
+			}
+			all[key{l.slot, w}] = l
+		}
+	}
+	g := generate.New(world, 5)
+	for n := range 600 {
+		p := g.Next4().Bytes
+		if n%3 == 0 {
+			p = g.Next6().Bytes
+		}
+		if len(p) > 2000 || len(p) < 40 { // more than a program can be tested with, or no header
+			continue
+		}
+		slot, way, _ := whose(r.table, p)
+		l, before := all[key{slot, way}], uint64(0)
+		if l != nil {
+			before = r.filter.dropped(l).queue
+		}
+		ret, _, err := r.filter.objects.Police.Test(append(make([]byte, 14), p...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l == nil && ret == 0 {
+			t.Fatalf("% x is nobody's, but was dropped", p)
+		}
+		if l != nil && (ret != 0 || r.filter.dropped(l).queue != before+1) {
+			t.Fatalf("% x is %v's, %d, but was not dropped as such", p, l.mapping, way)
+		}
+	}
+}
+
 // plane is a dataplane of which a test says what it has done.
 type plane struct {
 	spent   time.Duration

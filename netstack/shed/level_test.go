@@ -153,3 +153,29 @@ func TestRate(t *testing.T) {
 		}
 	}
 }
+
+// TestShareDrains: who brings forty times his share gets it whole, and many packets at once: not
+// one now and then, for which somebody has to wake up.
+func TestShareDrains(t *testing.T) {
+	t.Parallel()
+	const a, over = 10_000, 400_000
+	x, until := rateOf(a, unit, unit), int64(0)
+	passed, runs, last := 0, 0, false
+	for i := range int64(over) {
+		next, dropped := x.share(until, 1e15+i*int64(time.Second)/over)
+		until = next
+		if !dropped {
+			passed++
+		}
+		if !dropped && !last {
+			runs++
+		}
+		last = !dropped
+	}
+	if passed < a*9/10 || passed > a*11/10 {
+		t.Errorf("%d of %d passed in a second, at %d a second", passed, over, a)
+	}
+	if runs > int(time.Second/burst)+1 {
+		t.Errorf("they passed in %d runs", runs)
+	}
+}

@@ -61,6 +61,22 @@ func (r rate) after(until, now, units int64) int64 {
 	return next
 }
 
+// draining in a share's time says that it was used up: then nothing passes until all of it is
+// there again. Who wakes up for one packet now and then has more to do than who gets as many
+// at once.
+const draining = 1
+
+// share is after for a share, with the time to keep where it is used up.
+func (r rate) share(until, now int64) (next int64, over bool) {
+	if until&draining != 0 && until > now {
+		return until, true
+	}
+	if next = r.after(until, now, unit); next == 0 {
+		return until | draining, true
+	}
+	return next &^ draining, false
+}
+
 // rates are what one way of a workload may bring: what an operator allows, and its share of
 // what the daemon does.
 type rates struct{ packets, bytes, connections, share rate }
@@ -97,11 +113,14 @@ func (l *limited) over(now int64, bytes int, opens bool) bool {
 	wantPackets, wantBytes, wantConnections := l.until.packets.Load(), l.until.bytes.Load(), l.until.connections.Load()
 	wantShare := l.until.share.Load()
 	packets, octets, connections := r.packets.after(wantPackets, now, unit), r.bytes.after(wantBytes, now, int64(bytes)), now
-	share := r.share.after(wantShare, now, unit)
+	share, over := r.share.share(wantShare, now)
 	if opens {
 		connections = r.connections.after(wantConnections, now, unit)
 	}
-	if packets == 0 || octets == 0 || connections == 0 || share == 0 {
+	if over {
+		l.until.share.CompareAndSwap(wantShare, share)
+	}
+	if packets == 0 || octets == 0 || connections == 0 || over {
 		l.dropped.Add(1)
 		return true
 	}

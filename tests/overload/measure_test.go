@@ -89,14 +89,15 @@ type measurer struct {
 }
 
 func (m *measurer) measure() (g got) {
+	const patience = 200 * time.Millisecond
 	s := figuresOf(m.neighbour.ask("stream", *length))
 	g.mbits = []float64{s[0] * 8 / s[1] / 1e6}
 	for range 2 {
 		g.down = append(g.down, figuresOf(m.neighbour.ask("down"))...)
 		m.places++
 		g.up = append(g.up, figuresOf(m.neighbour.ask("up", fmt.Sprintf("2001:db8:64::c000:2%02x", 128+m.places%127)))...)
-		g.plain = append(g.plain, figuresOf(m.neighbour.ask("ping", *length/4, "plain"))...)
-		g.options = append(g.options, figuresOf(m.neighbour.ask("ping", *length/4, "options"))...)
+		g.plain = append(g.plain, figuresOf(m.neighbour.ask("ping", *length/4, "plain", patience))...)
+		g.options = append(g.options, figuresOf(m.neighbour.ask("ping", *length/4, "options", patience))...)
 		g.dns = append(g.dns, figuresOf(m.neighbour.ask("names", *length/4))...)
 	}
 	return g

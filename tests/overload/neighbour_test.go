@@ -93,7 +93,8 @@ func tcpInfo(c net.Conn) (info *unix.TCPInfo, err error) {
 const lost = 1e6
 
 // ping measures round trips for a time: of plain datagrams, or of ones with destination options,
-// which the fast path leaves to the daemon. It says how long each took in µs.
+// which the fast path leaves to the daemon; and how long an answer is waited for. It says how
+// long each took in µs.
 func ping(args []string) (string, error) {
 	length, err := time.ParseDuration(args[0])
 	if err != nil {
@@ -116,8 +117,12 @@ func ping(args []string) (string, error) {
 	if err := unix.Connect(fd, &unix.SockaddrInet6{Port: echoPort, Addr: netip.MustParseAddr(server6).As16()}); err != nil {
 		return "", err
 	}
-	const patience = 200 * time.Millisecond
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: patience.Microseconds()})
+	patience, err := time.ParseDuration(args[2])
+	if err != nil {
+		return "", err
+	}
+	wait := unix.NsecToTimeval(patience.Nanoseconds())
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait)
 	var trips strings.Builder
 	out, in := make([]byte, 64), make([]byte, 64)
 	end := time.Now().Add(length)

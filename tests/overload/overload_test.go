@@ -57,7 +57,7 @@ func TestOverload(t *testing.T) {
 		}
 		trips := make(chan []float64, 1)
 		neighbour := n.role(n.quiet, "neighbour")
-		go func() { trips <- figuresOf(neighbour.ask("ping", 1500*time.Millisecond, "options")) }()
+		go func() { trips <- figuresOf(neighbour.ask("ping", 1500*time.Millisecond, "options", 10*time.Second)) }()
 		load.Within(t, 10*time.Second, "somebody gives way", func() bool {
 			s := n.status()
 			return s.Shedding != nil && len(s.Shedding.Workloads) > 0 && shed(s) > 0

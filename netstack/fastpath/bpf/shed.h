@@ -18,6 +18,7 @@ enum {
 	SHARE = 2,
 
 	HEADER6 = 40,
+	IS_ICMP = 1,
 	IS_TCP = 6,
 	SYN_ACK = 0x12,
 	SYN = 0x02,
@@ -115,6 +116,22 @@ static __always_inline __u64 after(struct rate *r, __u64 until, __u64 now, __u64
 	return next - now > r->burst ? 0 : next;
 }
 
+// DRAINING in a share's time says that it was used up: then nothing passes until all of it
+// is there again. Who wakes up for one packet now and then has more to do than who gets as
+// many at once.
+#define DRAINING 1ULL
+
+// share_after is after for a share; DRAINING: it is used up.
+static __always_inline __u64 share_after(struct rate *r, __u64 until, __u64 now)
+{
+	__u64 next;
+
+	if (until & DRAINING && until > now)
+		return DRAINING;
+	next = after(r, until, now, 1024);
+	return next ? next & ~DRAINING : DRAINING;
+}
+
 // over says that a packet is over a limit, and counts it. CPUs may race for a state: what
 // gets through by that is a packet now and then.
 static __always_inline int over(__u32 index, __u32 place, __u32 bytes, int opens, int what)
@@ -130,8 +147,10 @@ static __always_inline int over(__u32 index, __u32 place, __u32 bytes, int opens
 	packets = what & CAPS ? after(&l->packets, s->packets, now, 1024) : now;
 	octets = what & CAPS ? after(&l->bytes, s->bytes, now, bytes) : now;
 	connections = what & CAPS && opens ? after(&l->connections, s->connections, now, 1024) : now;
-	share = what & SHARE ? after(&l->share, s->share, now, 1024) : now;
-	if (!packets || !octets || !connections || !share) {
+	share = what & SHARE ? share_after(&l->share, s->share, now) : now;
+	if (share == DRAINING)
+		s->share |= DRAINING;
+	if (!packets || !octets || !connections || share == DRAINING) {
 		__sync_fetch_and_add(&s->dropped, 1);
 		__sync_fetch_and_add(&s->dropped_bytes, bytes);
 		return 1;
@@ -193,16 +212,38 @@ static __always_inline int opens4(struct __sk_buff *skb, __u32 header)
 	return header >> 16 == IS_TCP && opens(skb, header & 0xffff);
 }
 
-// over4 takes the port of who it is for where there is one, the identifier of an echo
-// message among them: what has none goes by the address alone.
+// chosen4 is where the number lies that chooses who it is for: the destination port, the
+// identifier of an echo message, or the source port of what another ICMP message quotes.
+// 0: there is none.
+static __always_inline __u32 chosen4(struct __sk_buff *skb, __u32 header)
+{
+	__u32 at = header & 0xffff;
+	__u8 type, first, quoted;
+
+	if (header & LATER)
+		return 0;
+	if (header >> 16 != IS_ICMP)
+		return at + 2;
+	if (bpf_skb_load_bytes(skb, at, &type, 1))
+		return 0;
+	if (type == 0 || type == 8)
+		return at + 4;
+	at += 8;
+	if (bpf_skb_load_bytes(skb, at, &first, 1) || bpf_skb_load_bytes(skb, at + 9, &quoted, 1))
+		return 0;
+	return at + (first & 15) * 4 + (quoted == IS_ICMP ? 4 : 0);
+}
+
+// over4 goes by the address alone where there is no port.
 static __attribute__((noinline)) int over4(struct __sk_buff *skb, __u32 at, __u32 place, int what)
 {
 	struct receiver k = { .length = 48 };
-	__u32 *index, header = header4(skb, at);
+	__u32 *index, port, header = header4(skb, at);
 
 	if (!header || bpf_skb_load_bytes(skb, at + 16, k.addr, 4))
 		return 0;
-	if (header & LATER || bpf_skb_load_bytes(skb, (header & 0xffff) + (header >> 16 == 1 ? 4 : 2), k.port, 2))
+	port = chosen4(skb, header);
+	if (!port || bpf_skb_load_bytes(skb, port, k.port, 2))
 		k.length = 32;
 	index = bpf_map_lookup_elem(&receivers, &k);
 	return index && over(*index, place, skb->len - at, opens4(skb, header), what);

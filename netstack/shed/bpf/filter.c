@@ -12,8 +12,10 @@ int police(struct __sk_buff *skb)
 
 	if (bpf_skb_load_bytes(skb, 0, &first, 1))
 		return -1;
-	if (first >> 4 != 6)
+	if (first >> 4 == 4)
 		return over4(skb, 0, AT_QUEUE, CAPS | SHARE) ? 0 : -1;
+	if (first >> 4 != 6)
+		return -1;
 	index = limited6(skb, 0);
 	return index && over6(skb, 0, *index, AT_QUEUE, CAPS | SHARE) ? 0 : -1;
 }
