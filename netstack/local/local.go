@@ -129,6 +129,10 @@ func (s *Stack) Stats() Stats {
 	return stats
 }
 
+// Hold tells the stack that the host is overloaded, and how many packets a second nobody is to
+// bring more than, where they are translated; one for the stack takes much longer. 0: it is not.
+func (s *Stack) Hold(perSecond float64) { s.in.hold(perSecond) }
+
 // Deliver gives the stack a copy of a packet with complete checksums, unless its
 // sender has as many in the queue as it may have. It never waits, and may be
 // called from any goroutine.

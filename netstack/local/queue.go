@@ -2,6 +2,8 @@ package local
 
 import (
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/natless/natless/translator"
 )
@@ -22,6 +24,7 @@ type queues struct {
 	wake chan struct{} // as of both
 	of   [2]*queue     // by class
 	turn int           // whose it was; of the goroutine that takes
+	each atomic.Int64  // ns for one packet of one sender, on a host that is overloaded; 0: no limit
 }
 
 func newQueues() *queues {
@@ -32,7 +35,33 @@ func newQueues() *queues {
 }
 
 func (q *queues) put(packet []byte, sender translator.Sender) (dropped int, ok bool) {
+	if each := q.each.Load(); each != 0 && q.over(sender, each, time.Now().UnixNano()) {
+		return 1, false
+	}
 	return q.of[class(sender)].put(packet, sender.Hash)
+}
+
+// Where a host is overloaded a packet for the stack counts as so many that are translated,
+// and all strangers together, who can pretend to be thousands, are worth so many workloads.
+const (
+	dearness = 10
+	company  = 4
+)
+
+// hold has no sender bring more than so many packets a second are worth; 0: as many as it likes.
+func (q *queues) hold(perSecond float64) {
+	each := int64(0)
+	if perSecond > 0 {
+		each = int64(float64(time.Second) / perSecond * dearness)
+	}
+	q.each.Store(each)
+}
+
+func (q *queues) over(sender translator.Sender, each, now int64) bool {
+	if !sender.Workload {
+		return q.of[class(sender)].over(0, each/company, now)
+	}
+	return q.of[class(sender)].over(sender.Hash, each, now)
 }
 
 // get gives the next packet, or nil. The caller gives it back by done.
@@ -78,6 +107,7 @@ type slot struct {
 type lane struct {
 	first, last int16 // slots
 	packets     int16
+	until       int64 // its rate is used up
 }
 
 func newQueue() *queue {
@@ -88,6 +118,21 @@ func newQueue() *queue {
 	}
 	q.slots[len(q.slots)-1].next = -1
 	return q
+}
+
+// over says that a packet is more than a sender may bring, at one each so many ns, and a few at
+// once (the generic cell rate algorithm).
+func (q *queue) over(sender uint64, each, now int64) bool {
+	const few = 16
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := &q.lanes[sender%lanes]
+	next := max(l.until, now) + each
+	if next-now > few*each {
+		return true
+	}
+	l.until = next
+	return false
 }
 
 // put takes a copy of a packet from a sender. It says how many packets were

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/natless/natless/translator"
 )
@@ -127,6 +128,50 @@ func TestStrangersLeaveWorkloads(t *testing.T) {
 		if n := q.of[0].bytes; n > queueBytes {
 			t.Errorf("%d bytes are held", n)
 		}
+	}
+}
+
+// TestHeld: on a host that is overloaded a workload that floods brings no more than its share,
+// all strangers together no more than theirs, and another workload loses nothing.
+func TestHeld(t *testing.T) {
+	t.Parallel()
+	q := newQueues()
+	flooder, other := translator.Sender{Hash: 3, Workload: true}, translator.Sender{Hash: 4, Workload: true}
+	q.hold(1000 * dearness)
+	each := q.each.Load()
+	var of, strangers, lost int
+	const second = 100_000 // packets
+	for i := range int64(second) {
+		now := 1e15 + i*int64(time.Second)/second
+		if !q.over(flooder, each, now) {
+			of++
+		}
+		if !q.over(translator.Sender{Hash: rand.Uint64()}, each, now) {
+			strangers++
+		}
+		if i%200 == 0 && q.over(other, each, now) {
+			lost++
+		}
+	}
+	if of < 950 || of > 1050 || strangers < company*950 || strangers > company*1050 || lost > 0 {
+		t.Errorf("%d of a flooder, %d of strangers, and another lost %d", of, strangers, lost)
+	}
+	few := func() (n int) {
+		for range 1000 {
+			if _, ok := q.put([]byte{1}, flooder); ok {
+				n++
+				q.done(q.get())
+			}
+		}
+		return n
+	}
+	q.hold(1)
+	if n := few(); n > 100 {
+		t.Errorf("%d of 1000 packets got in", n)
+	}
+	q.hold(0)
+	if n := few(); n != 1000 {
+		t.Errorf("without a limit %d of 1000 packets got in", n)
 	}
 }
 

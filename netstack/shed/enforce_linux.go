@@ -48,6 +48,9 @@ func (s *Shed) note() {
 			st.Limited = append(st.Limited, Limited{l.slot, l.way, l.seen})
 		}
 	}
+	if s.config.Tell != nil {
+		s.config.Tell(st.Packets)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.status = st

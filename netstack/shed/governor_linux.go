@@ -46,6 +46,8 @@ type Config struct {
 	Elsewhere func() uint64
 	// Maps are those of the policer where packets come in; nil: there is none.
 	Maps map[string]*ebpf.Map
+	// Tell tells others that share something out what Status.Packets is; nil: there are none.
+	Tell func(packets float64)
 	Off  bool // nobody gives way but to an operator's limits
 	Log  *slog.Logger
 }
@@ -123,6 +125,7 @@ func (s *Shed) rouse() {
 // end leaves nobody limited but by an operator, where programs go on without a daemon.
 func (s *Shed) end() {
 	s.level = level{}
+	s.note()
 	s.refresh()
 	s.install(false)
 	s.processors.close()
