@@ -42,8 +42,43 @@ shedding:
 		if w.want >= 0 {
 			want = &c.Shedding.Workloads[w.want]
 		}
-		if got := c.Shedding.Of(w.name, w.pool, w.ipv6); got != want {
+		if got := c.Shedding.Of(Shedded{Name: w.name, Pool: w.pool, IPv6: w.ipv6}); got != want {
 			t.Errorf("%+v: %+v", w, got)
+		}
+	}
+}
+
+// TestSheddingLabels: whatever labels a workload gives itself, in whatever order rules stand, it
+// never may bring more than without them.
+func TestSheddingLabels(t *testing.T) {
+	t.Parallel()
+	c, err := Parse([]byte(shedHead + `
+shedding:
+  workloads:
+    - {labels: {speed: slow}, priority: batch, sent: {packets: 50, bits: 2000000}}
+    - {labels: {speed: fast}, sent: {packets: 5000}}
+    - {name: "shop/*", priority: critical, sent: {packets: 1000, connections: 9}}
+    - {labels: {speed: slow, app: web}, received: {connections: 3}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range []struct {
+		name   string
+		labels map[string]string
+		want   *ShedRule
+	}{
+		{"shop/a", nil, &ShedRule{Priority: PriorityCritical, Sent: ShedLimits{Packets: 1000, Connections: 9}}},
+		{"shop/a", Labels{"speed": "fast"}, &ShedRule{Priority: PriorityCritical, Sent: ShedLimits{Packets: 1000, Connections: 9}}},
+		{"shop/a", Labels{"speed": "slow"}, &ShedRule{Priority: PriorityBatch, Sent: ShedLimits{Packets: 50, Bits: 2_000_000, Connections: 9}}},
+		{"shop/a", Labels{"speed": "slow", "app": "web"}, &ShedRule{Priority: PriorityBatch, Sent: ShedLimits{Packets: 50, Bits: 2_000_000, Connections: 9},
+			Received: ShedLimits{Connections: 3}}},
+		{"a", Labels{"speed": "slow"}, &ShedRule{Priority: PriorityBatch, Sent: ShedLimits{Packets: 50, Bits: 2_000_000}}},
+		{"a", Labels{"app": "web"}, nil},
+	} {
+		got := c.Shedding.Of(Shedded{Name: w.name, Labels: w.labels})
+		if (got == nil) != (w.want == nil) || got != nil && (got.Priority != w.want.Priority || got.Sent != w.want.Sent || got.Received != w.want.Received) {
+			t.Errorf("%s %v: %+v, want %+v", w.name, w.labels, got, w.want)
 		}
 	}
 }
@@ -56,6 +91,10 @@ func TestSheddingRefused(t *testing.T) {
 		"{name: '[', priority: batch}":                     "no pattern",
 		"{pool: nowhere, priority: batch}":                 "no pool",
 		"{name: a, priority: high}":                        `"high" is none of batch, normal, critical`,
+		"{labels: {a: b}, name: a, priority: batch}":       "two kinds",
+		"{labels: {a: b}, priority: critical}":             "sooner and not later",
+		"{labels: {a: b}, priority: normal}":               "sooner and not later",
+		"{labels: {}, priority: batch}":                    "about nobody",
 		"{name: a}":                                        "says nothing",
 		"{name: a, sent: {packets: -1}}":                   "sent.packets",
 		"{name: a, received: {bits: 100}}":                 "received.bits",

@@ -25,7 +25,7 @@ func (d *Daemon) wishes(c *config.Config) {
 	all := map[netip.Prefix]shed.Wish{}
 	if len(c.Shedding.Workloads) > 0 {
 		for e := range d.host.State().Explicit.Entries() {
-			all[e.IPv6()] = wishOf(c.Shedding.Of("", "", e.IPv6().Addr()))
+			all[e.IPv6()] = wishOf(c.Shedding.Of(config.Shedded{IPv6: e.IPv6().Addr()}))
 		}
 		for a := range d.keeper.Each() {
 			all[prefixOf(a)] = wishFor(c, a)
@@ -72,7 +72,7 @@ func (d *Daemon) wish(change registry.Change) {
 func prefixOf(a *registry.Assignment) netip.Prefix { return netip.PrefixFrom(a.Request.IPv6[0], 128) }
 
 func wishFor(c *config.Config, a *registry.Assignment) shed.Wish {
-	return wishOf(c.Shedding.Of(a.Request.Name, a.Pool, a.Request.IPv6[0]))
+	return wishOf(c.Shedding.Of(config.Shedded{Name: a.Request.Name, Pool: a.Pool, IPv6: a.Request.IPv6[0], Labels: a.Request.Labels}))
 }
 
 var priorities = map[string]shed.Priority{
