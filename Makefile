@@ -130,7 +130,7 @@ scale: ## a million mappings and a million workloads: lookup, edit, memory, load
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestPodman ./tests/cni -containers 20
 
 .PHONY: overload
-overload: ## what a neighbour gets beside 14 kinds of flood, one flooder and a thousand workloads, on both paths (root)
+overload: ## what a neighbour gets beside 17 kinds of flood, one flooder and a thousand workloads, on both paths (root)
 	@tests/need go root ip sysctl nsenter
 	@status=0; for path in off auto; do for crowd in 0 1000; do \
 		echo "fast path $$path, $$crowd other workloads"; \

@@ -86,7 +86,7 @@ func (s *Shed) refresh() (changed bool) {
 		l.calm++
 		over := s.level.packets == 0 || l.calm > patience
 		e := table.At(l.slot)
-		gone := l.slot != 0 && (e == nil || !same(e, &l.mapping))
+		gone := !Stranger(l.slot) && (e == nil || !same(e, &l.mapping))
 		if over && !l.capped || gone {
 			s.account(l)
 			if l.inKernel.Load() {
@@ -117,12 +117,12 @@ func (s *Shed) limit(slot uint32, w Way) *limited {
 // admit gives a limited one its mapping, its rates and its place in the kernel.
 func (s *Shed) admit(l *limited) *limited {
 	slot := l.slot
-	if e := s.config.Table().At(slot); e != nil && slot != 0 {
+	if e := s.config.Table().At(slot); e != nil {
 		l.mapping = e.Mapping()
 	}
 	r := s.rates(l)
 	l.rates.Store(&r)
-	if slot != 0 && s.filter != nil {
+	if !Stranger(slot) && s.filter != nil {
 		s.install(true)
 		if s.installed {
 			s.complain(s.filter.put(l))

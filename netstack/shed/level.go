@@ -163,7 +163,7 @@ func company(demands []demand) bool {
 	var who uint32
 	most := map[uint32]float64{}
 	for _, d := range demands {
-		if d.slot != 0 && d.rate > 0 {
+		if !Stranger(d.slot) && d.rate > 0 {
 			if most[d.slot] += d.rate; most[d.slot] > most[who] {
 				who = d.slot
 			}

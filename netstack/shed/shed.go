@@ -84,7 +84,7 @@ type rates struct{ packets, bytes, connections, share rate }
 // limited is one way of a workload that has a limit. The kernel keeps its own account,
 // and the loops keep theirs here: whoever sees a packet first judges it.
 type limited struct {
-	slot    uint32 // 0: of nobody
+	slot    uint32 // see Stranger
 	way     Way
 	mapping mapping.Mapping
 	rates   atomic.Pointer[rates]
@@ -179,7 +179,7 @@ const meterMost = 1 << 16
 
 func newMeter(slots int) *meter {
 	n := 64
-	for n < slots && n < meterMost {
+	for n < slots+1 && n < meterMost { // the last one is strangers'
 		n *= 2
 	}
 	m := &meter{mask: uint32(n - 1)}
@@ -290,7 +290,7 @@ type Status struct {
 	Limited    []Limited
 }
 
-// Limited is one way of a workload that gives way. Slot 0 is of strangers.
+// Limited is one way of a workload that gives way, or of strangers.
 type Limited struct {
 	Slot    uint32
 	Way     Way

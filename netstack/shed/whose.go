@@ -2,6 +2,7 @@ package shed
 
 import (
 	"encoding/binary"
+	"math"
 
 	"github.com/natless/natless/translator/mapping"
 )
@@ -9,10 +10,19 @@ import (
 const (
 	protoICMP4 = 1
 	protoTCP   = 6
+	protoICMP6 = 58
 
 	flagsSYN    = 0x02
 	flagsSYNACK = 0x12
 )
+
+// strangersErrors is the slot of ICMPv6 errors that are no workload's: routers on the way to
+// workloads send them, the host itself among these, and without "too big" no download goes on.
+// Who floods with senders that he made up is to take none of theirs.
+const strangersErrors = math.MaxUint32
+
+// Stranger says that a slot is nobody's.
+func Stranger(slot uint32) bool { return slot == 0 || slot == strangersErrors }
 
 // whose finds the workload that sent an IPv6 packet, or that an IPv4 packet is for:
 // slot 0 is nobody, or nobody that can be told. opens says that it opens a TCP
@@ -21,8 +31,11 @@ func whose(t *mapping.Table, b []byte) (slot uint32, w Way, opens bool) {
 	switch {
 	case len(b) >= 40 && b[0]>>4 == 6:
 		e := t.Lookup6(mapping.Addr6{Hi: binary.BigEndian.Uint64(b[8:]), Lo: binary.BigEndian.Uint64(b[16:])})
-		if e != nil {
+		switch {
+		case e != nil:
 			slot = e.Slot()
+		case b[6] == protoICMP6 && len(b) > 40 && b[40] < 128: // RFC 4443 2.1
+			slot = strangersErrors
 		}
 		return slot, Sent, b[6] == protoTCP && len(b) > 53 && b[53]&flagsSYNACK == flagsSYN
 	case len(b) >= 20 && b[0]>>4 == 4:

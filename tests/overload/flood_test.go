@@ -21,15 +21,18 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// kinds are what a workload can flood with, and remoteKinds what comes from outside.
+// kinds are what a workload can flood with, and remoteKinds what comes from outside. A server
+// answers no more than scarce questions a second in scarceNames, as some networks let no more
+// come from one host.
 var (
-	kinds       = []string{"udp", "options", "fragments", "ports", "icmp", "syn", "toobig", "own", "names"}
-	remoteKinds = []string{"in-udp", "in-nobody", "in-ping", "in-errors", "in-fragments"}
+	kinds       = []string{"udp", "options", "fragments", "ports", "icmp", "syn", "toobig", "own", "names", "lookups", "spoofed"}
+	remoteKinds = []string{"in-udp", "in-nobody", "in-ping", "in-errors", "in-fragments", "in-later"}
 )
 
 const (
 	burst   = 64
 	packets = 4096 // different ones of a flood, at least a burst
+	scarce  = 1024
 )
 
 // flood sends packets of a kind as fast as one processor can: kind, and for a workload
@@ -189,8 +192,16 @@ func craft(kind string, src, dst netip.Addr, first uint16, i int) []byte {
 		return ip6(src, dst, 6, checked(b, 16, 6, src, dst))
 	case "toobig": // it demands to be told
 		return ip6(src, dst, 17, udp6(src, dst, own, 9, make([]byte, 1440)))
-	case "names": // that no server knows of
-		m := new(dns.Msg).SetQuestion(fmt.Sprintf("n%d.%s", i, deadNames), dns.TypeAAAA)
+	case "spoofed": // senders who are nobody
+		b := src.As16()
+		binary.BigEndian.PutUint16(b[10:], uint16(1+i))
+		src = netip.AddrFrom16(b)
+	case "names", "lookups": // that no server answers, and that one does
+		zone := deadNames
+		if kind == "lookups" {
+			zone = scarceNames
+		}
+		m := new(dns.Msg).SetQuestion(fmt.Sprintf("n%d.%s", i, zone), dns.TypeAAAA)
 		b, err := m.Pack()
 		if err != nil {
 			panic(err)
@@ -240,6 +251,11 @@ func craft4(kind string, i int) []byte {
 		b := append([]byte{3, 4, 0, 0, 0, 0, 1300 >> 8, 1300 & 255}, ip4(dst, src, 17, 0, udp6(dst, src, own, 53, make([]byte, 18)))...)
 		binary.BigEndian.PutUint16(b[2:], ^checksum.Checksum(b, 0))
 		return ip4(src, dst, 1, 0, b)
+	case "in-later": // fragments of which nobody can say whose they are
+		b := ip4(src, dst, 17, 0, make([]byte, 64))
+		binary.BigEndian.PutUint16(b[4:], uint16(i))
+		binary.BigEndian.PutUint16(b[6:], 100)
+		return summed(b)
 	case "in-fragments": // the first ones
 		return ip4(src, dst, 17, 1<<13, udp6(src, dst, 53, own, make([]byte, 64)))
 	}
@@ -251,7 +267,12 @@ func ip4(src, dst netip.Addr, protocol uint8, fragment uint16, payload []byte) [
 	header.IPv4(b).Encode(&header.IPv4Fields{TotalLength: uint16(header.IPv4MinimumSize + len(payload)), ID: 7, TTL: 64, Protocol: protocol,
 		SrcAddr: tcpip.AddrFrom4(src.As4()), DstAddr: tcpip.AddrFrom4(dst.As4())})
 	binary.BigEndian.PutUint16(b[6:], fragment)
+	return append(summed(b), payload...)
+}
+
+// summed has the checksum of an IPv4 header.
+func summed(b []byte) []byte {
 	b[10], b[11] = 0, 0
-	binary.BigEndian.PutUint16(b[10:], ^checksum.Checksum(b, 0))
-	return append(b, payload...)
+	binary.BigEndian.PutUint16(b[10:], ^checksum.Checksum(b[:header.IPv4MinimumSize], 0))
+	return b
 }

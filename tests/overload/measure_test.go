@@ -85,7 +85,8 @@ func figuresOf(line string) (all []float64) {
 type measurer struct {
 	*topology
 	neighbour *actor
-	places    int // that were sent to
+	places    int    // that were sent to
+	zone      string // of names
 }
 
 func (m *measurer) measure() (g got) {
@@ -98,7 +99,7 @@ func (m *measurer) measure() (g got) {
 		g.up = append(g.up, figuresOf(m.neighbour.ask("up", fmt.Sprintf("2001:db8:64::c000:2%02x", 128+m.places%127)))...)
 		g.plain = append(g.plain, figuresOf(m.neighbour.ask("ping", *length/4, "plain", patience))...)
 		g.options = append(g.options, figuresOf(m.neighbour.ask("ping", *length/4, "options", patience))...)
-		g.dns = append(g.dns, figuresOf(m.neighbour.ask("names", *length/4))...)
+		g.dns = append(g.dns, figuresOf(m.neighbour.ask("names", *length/4, m.zone))...)
 	}
 	return g
 }
@@ -142,7 +143,10 @@ func TestMeasure(t *testing.T) {
 // kind measures beside one kind of flood, here and away in turn.
 func (m *measurer) kind(t *testing.T, kind string) {
 	to, from := server6, m.topology.flooder
+	m.zone = "example."
 	switch {
+	case kind == "lookups":
+		to, m.zone = own6, scarceNames
 	case kind == "own" || kind == "names":
 		to = own6
 	case strings.HasPrefix(kind, "in-"):

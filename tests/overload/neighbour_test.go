@@ -187,8 +187,8 @@ func took(do func(patience time.Duration) error) (string, error) {
 	return fmt.Sprint(time.Since(began).Microseconds()), nil
 }
 
-// resolve asks DNS64 for names that it does not have yet for a time. It says how long each
-// took in µs.
+// resolve asks DNS64 for names in a zone, that it does not have yet, for a time. It says how
+// long each took in µs.
 func resolve(args []string) (string, error) {
 	length, err := time.ParseDuration(args[0])
 	if err != nil {
@@ -202,7 +202,7 @@ func resolve(args []string) (string, error) {
 	var all strings.Builder
 	for end := time.Now().Add(length); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		trip, start := float64(lost), time.Now()
-		if ask(c, fmt.Sprintf("n%d.example.", start.UnixNano()), start.Add(time.Second)) == nil {
+		if ask(c, fmt.Sprintf("q%d.%s", start.UnixNano(), args[1]), start.Add(time.Second)) == nil {
 			trip = float64(time.Since(start).Nanoseconds()) / 1e3
 		}
 		fmt.Fprintf(&all, "%.0f ", trip)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	"github.com/natless/natless/tests/daemon"
 )
@@ -42,8 +43,9 @@ const (
 	streamPort = 5201 // takes streams, and says when one is over
 	echoPort   = 5202 // gives datagrams back
 	downPort   = 5203 // gives some bytes
-	deadNames  = "dead.example."
 	transfer   = 200 << 10
+
+	deadNames, scarceNames = "dead.example.", "scarce.example."
 )
 
 // serve is the server until its standard input ends.
@@ -104,9 +106,12 @@ func sink(c net.Conn) {
 
 func give(c net.Conn) { c.Write(make([]byte, transfer)) }
 
-// name answers any name with an IPv4 address, but those that are dead.
+var scarcity = rate.NewLimiter(scarce, scarce/10)
+
+// name answers any name with an IPv4 address, but those that are dead or scarce.
 func name(w dns.ResponseWriter, q *dns.Msg) {
-	if len(q.Question) != 1 || strings.HasSuffix(q.Question[0].Name, deadNames) {
+	if len(q.Question) != 1 || strings.HasSuffix(q.Question[0].Name, deadNames) ||
+		strings.HasSuffix(q.Question[0].Name, scarceNames) && !scarcity.Allow() {
 		return
 	}
 	m := new(dns.Msg).SetReply(q)
@@ -123,7 +128,7 @@ func many(args []string) error {
 	if err != nil {
 		return err
 	}
-	rate, err := strconv.Atoi(args[1])
+	perSecond, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
 	}
@@ -137,7 +142,7 @@ func many(args []string) error {
 	go func() {
 		at := 0
 		for range time.Tick(each) {
-			for range rate * int(each/time.Millisecond) / 1000 {
+			for range perSecond * int(each/time.Millisecond) / 1000 {
 				unix.Sendto(fd, craft("options", netip.MustParseAddr(crowd6(at%n)), server, uint16(crowdPort(at%n)), at/n), 0, to)
 				at++
 			}

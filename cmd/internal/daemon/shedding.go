@@ -37,7 +37,7 @@ func (d *Daemon) shedding() *api.Shedding {
 
 // whose says for people who has a slot of the table.
 func (d *Daemon) whose(slot uint32) string {
-	if slot == 0 {
+	if shed.Stranger(slot) {
 		return "strangers"
 	}
 	if a, err := d.keeper.BySerial(d.accounts.Serial(slot)); err == nil {
