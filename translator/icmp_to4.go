@@ -90,6 +90,8 @@ func (w *Worker) errorTo4(p *Packet, h *parsed) Verdict {
 	}
 	if e := w.s.table.Lookup6(q.dst6); e != nil && e.Policy() != 0 { // also where a hop on the way speaks
 		if v := w.judgeQuote(&q, quote, e, false); v.IsDrop() {
+			as4, _ := w.s.problemTo4(m)
+			w.denyError(p, h, e, q.dst4, true, as4.typ, as4.code)
 			return v
 		}
 	}

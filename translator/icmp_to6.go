@@ -89,6 +89,7 @@ func (w *Worker) errorTo6(p *Packet, h *parsed, route bool, from way) Verdict {
 	}
 	if e := w.s.table.At(w.destination); e != nil && e.Policy() != 0 && !w.ours(h, from) {
 		if v := w.judgeQuote(&q, quote, e, true); v.IsDrop() {
+			w.denyError(p, h, e, h.dst4, false, m[0], m[1])
 			return v
 		}
 	}

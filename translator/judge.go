@@ -15,7 +15,7 @@ import (
 func (w *Worker) judgeOut(p *Packet, h *parsed, e *mapping.Entry) Verdict { // rule 1.7.out
 	l4 := p.Bytes()[h.upper:]
 	if h.proto == protoICMP4 && h.first() && len(l4) > 0 && icmpError4(l4[0]) { // of who has it inside
-		return w.judgeError4(l4, e, false)
+		return w.judgeError4(p, h, e, false)
 	}
 	q := ends(h, l4, e, true)
 	if w.toUs(h.dst4, &q) {
@@ -31,7 +31,7 @@ func (w *Worker) judgeIn(p *Packet, h *parsed, e *mapping.Entry, from way) Verdi
 	}
 	l4 := p.Bytes()[h.upper:]
 	if h.proto == protoICMP4 && h.first() && icmpError4(l4[0]) {
-		return w.judgeError4(l4, e, true)
+		return w.judgeError4(p, h, e, true)
 	}
 	q := ends(h, l4, e, false)
 	return w.judge(p, h, e, &q)
@@ -114,14 +114,20 @@ func ends(h *parsed, l4 []byte, e *mapping.Entry, out bool) (q policy.Packet) {
 	return q
 }
 
-// judgeError4 judges an ICMPv4 error of or for a workload that has its IPv4 address inside.
-func (w *Worker) judgeError4(m []byte, e *mapping.Entry, out bool) Verdict {
+// judgeError4 judges an ICMPv4 error that a workload with its IPv4 address inside sends or,
+// where the quoted packet is its own (out), gets.
+func (w *Worker) judgeError4(p *Packet, h *parsed, e *mapping.Entry, out bool) Verdict {
 	var q parsed
+	m := p.Bytes()[h.upper:]
 	quote, _ := splitQuote(m[sizeICMP:], int(m[5])*4)
 	if v := q.read4(quote, true); v.IsDrop() {
 		return v
 	}
-	return w.judgeQuote(&q, quote, e, out)
+	v := w.judgeQuote(&q, quote, e, out)
+	if v.IsDrop() {
+		w.denyError(p, h, e, e.Addr4(), !out, m[0], m[1])
+	}
+	return v
 }
 
 // judgeQuote judges an ICMP error by the packet that it quotes, which the workload of e
@@ -171,6 +177,7 @@ func (w *Worker) judge(p *Packet, h *parsed, e *mapping.Entry, q *policy.Packet)
 	if v.Allow {
 		return Forward4
 	}
+	w.deny(p, h, e, q)
 	reason := reasonOf(v)
 	switch {
 	case v.Answer == policy.Silence: // rule 1.7.silence

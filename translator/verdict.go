@@ -71,6 +71,9 @@ func (v Verdict) IsDrop() bool { return v.Reason() >= Malformed }
 // IsForward says that the packet goes on: it is translated, or IPv4 that stays so.
 func (v Verdict) IsForward() bool { return v <= Deliver4 }
 
+// IsDenied says that policies denied the packet.
+func (v Verdict) IsDenied() bool { return v.Reason() == Denied || v.Reason() == DeniedFragment }
+
 // Leaves says that there is a packet to be written to the device: the translated
 // one, or an ICMP error of ours about it.
 func (v Verdict) Leaves() bool { return v.IsForward() || v.Replied() }

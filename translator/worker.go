@@ -21,6 +21,7 @@ type Worker struct {
 	src4, dst4          uint32        // see Addrs4
 	inside              mapping.Tag   // see Inside
 	rule                *policy.Rules // see Rule
+	denial              Denial        // see Denial
 
 	batch mapping.Batch // see Prepare
 

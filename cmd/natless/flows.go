@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,12 +35,18 @@ as an IPv4 wire has them, both ways. With --since, the records of those that end
 too, as far as natlessd remembers them (the last 32,768); with --follow, records as
 they come.
 
---top sums up by workload, remote address or remote port, the most bytes first.
+What policies denied is there with the rule, and what a workload gave way with on a
+host that was overloaded as a flow without a far end: --verdict denied, denied-fragment,
+shed or forward shows one of these.
+
+--top sums up by workload, remote address or remote port, the most bytes first, what was
+forwarded unless --verdict says otherwise; by rule what policies denied.
 
 With -o json, each flow is a line. Needs flows in the configuration.`,
 		Example: `  natless flows
   natless flows --workload web --since 10m
   natless flows --top remote --since 1h
+  natless flows --verdict denied --since 10m
   natless flows --remote 203.0.113.0/24 --port 443 --follow -o json`,
 		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -50,8 +57,14 @@ With -o json, each flow is a line. Needs flows in the configuration.`,
 				}
 				q.Remote = p
 			}
-			if q.top != "" && q.top != "workload" && q.top != "remote" && q.top != "port" {
-				return misuse("--top %s: is neither workload, remote nor port", q.top)
+			if q.top != "" && !slices.Contains(talkers.By, q.top) {
+				return misuse("--top %s: is none of %s", q.top, strings.Join(talkers.By, ", "))
+			}
+			if q.Verdict != "" && !slices.Contains(api.FlowVerdicts, q.Verdict) {
+				return misuse("--verdict %s: is none of %s", q.Verdict, strings.Join(api.FlowVerdicts, ", "))
+			}
+			if q.top != "" && q.top != talkers.ByRule && q.Verdict == "" {
+				q.Verdict = "forward"
 			}
 			if q.top != "" && q.Follow {
 				return misuse("--top and --follow exclude each other")
@@ -65,16 +78,18 @@ With -o json, each flow is a line. Needs flows in the configuration.`,
 	f.StringVar(&q.remote, "remote", "", "with this `address` or prefix")
 	f.IntVar(&q.Port, "port", 0, "with this `port` at either end")
 	f.StringVar(&q.Proto, "proto", "", "of this `protocol`: tcp, udp, icmp or a number")
+	f.StringVar(&q.Verdict, "verdict", "", "that had this `verdict`: forward, denied, denied-fragment or shed")
 	f.DurationVar(&q.Since, "since", 0, "and those that ended at most a `duration` ago, such as 10m")
 	f.BoolVarP(&q.Follow, "follow", "f", false, "show records as they come")
-	f.StringVar(&q.top, "top", "", "sum up by a `column`: workload, remote or port")
+	f.StringVar(&q.top, "top", "", "sum up by a `column`: workload, remote, port or rule")
 	f.IntVarP(&q.most, "number", "n", 20, "a `count` of lines to show at most; 0: all")
 	c.RegisterFlagCompletionFunc("workload", o.completeName)
 	for _, name := range []string{"remote", "port", "since", "number"} {
 		c.RegisterFlagCompletionFunc(name, nothing)
 	}
 	c.RegisterFlagCompletionFunc("top",
-		cobra.FixedCompletions([]cobra.Completion{"workload", "remote", "port"}, cobra.ShellCompDirectiveNoFileComp))
+		cobra.FixedCompletions(talkers.By, cobra.ShellCompDirectiveNoFileComp))
+	c.RegisterFlagCompletionFunc("verdict", cobra.FixedCompletions(api.FlowVerdicts, cobra.ShellCompDirectiveNoFileComp))
 	c.RegisterFlagCompletionFunc("proto", cobra.FixedCompletions([]cobra.Completion{"tcp", "udp", "icmp"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
@@ -113,6 +128,9 @@ func (q *flowQuery) run(c *cobra.Command, o *options) error {
 // ends are both ends of a flow, who began it first.
 func ends(f *api.Flow) (from, to string) {
 	local, remote := f.Local.String(), f.Remote.String()
+	if f.Verdict == "shed" {
+		remote = "anybody"
+	}
 	if f.Proto == "tcp" || f.Proto == "udp" {
 		local, remote = local+":"+strconv.Itoa(int(f.LocalPort)), remote+":"+strconv.Itoa(int(f.RemotePort))
 	}
@@ -125,7 +143,21 @@ func ends(f *api.Flow) (from, to string) {
 func flowWords(f *api.Flow) string {
 	from, to := ends(f)
 	return fmt.Sprintf("%s %s > %s  %s  sent %d packets, %d bytes, received %d, %d  %s %s", f.Proto, from, to, cmp.Or(f.Workload, "-"),
-		f.Sent.Packets, f.Sent.Bytes, f.Received.Packets, f.Received.Bytes, f.End.Sub(f.Start).Round(time.Millisecond), f.Reason)
+		f.Sent.Packets, f.Sent.Bytes, f.Received.Packets, f.Received.Bytes, f.End.Sub(f.Start).Round(time.Millisecond), stateWords(f))
+}
+
+// stateWords is why there is a record, and what became of the packets where they were
+// not just forwarded.
+func stateWords(f *api.Flow) string {
+	switch {
+	case f.Verdict != "" && f.Verdict != "forward" && f.Policy != "":
+		return f.Reason + ", " + f.Verdict + " by " + f.Policy
+	case f.Verdict != "" && f.Verdict != "forward":
+		return f.Reason + ", " + f.Verdict
+	case f.Policy != "":
+		return f.Reason + ", " + f.Policy + " would deny it"
+	}
+	return f.Reason
 }
 
 func (q *flowQuery) print(w io.Writer, all []api.Flow) error {
@@ -140,7 +172,7 @@ func (q *flowQuery) print(w io.Writer, all []api.Flow) error {
 		f := &all[i]
 		from, to := ends(f)
 		rows = append(rows, []string{cmp.Or(f.Workload, "-"), f.Proto, from, to, fmt.Sprint(f.Sent.Bytes), fmt.Sprint(f.Received.Bytes),
-			fmt.Sprint(f.Sent.Packets + f.Received.Packets), f.End.Sub(f.Start).Round(time.Millisecond).String(), f.Reason})
+			fmt.Sprint(f.Sent.Packets + f.Received.Packets), f.End.Sub(f.Start).Round(time.Millisecond).String(), stateWords(f)})
 	}
 	if err := table(w, "no flows", []column{{head: "WORKLOAD"}, {head: "PROTO", leave: 1}, {head: "FROM"}, {head: "TO"},
 		{head: "SENT", right: true},
@@ -165,7 +197,7 @@ func (q *flowQuery) printTop(w io.Writer, o *options, all []api.Flow) error {
 		rows = append(rows, []string{l.What, fmt.Sprint(l.Flows), fmt.Sprint(l.Sent.Bytes), fmt.Sprint(l.Received.Bytes),
 			fmt.Sprint(l.Sent.Packets), fmt.Sprint(l.Received.Packets)})
 	}
-	return table(w, "no flows", []column{{head: map[string]string{"workload": "WORKLOAD", "remote": "REMOTE", "port": "PORT"}[q.top]},
+	return table(w, "no flows", []column{{head: strings.ToUpper(q.top)},
 		{head: "FLOWS", right: true}, {head: "SENT", right: true}, {head: "RECEIVED", right: true},
 		{head: "PACKETS SENT", right: true, leave: 2}, {head: "PACKETS RECEIVED", right: true, leave: 1}}, rows)
 }
@@ -183,6 +215,13 @@ func printFlowStatus(w io.Writer, s api.FlowStatus) error {
 			state += fmt.Sprintf(", %d packets (%d bytes) found no room, last at %s", s.Lost.Packets, s.Lost.Bytes, moment(s.LostAt))
 		}
 		rows = append(rows, []string{"flows", state, "", ""})
+		if s.Denied > 0 || s.Refused > 0 {
+			state = fmt.Sprintf("%d open", s.Denied)
+			if s.Refused > 0 {
+				state += fmt.Sprintf(", %d packets found no room", s.Refused)
+			}
+			rows = append(rows, []string{"denied flows", state, "", ""})
+		}
 	}
 	for _, r := range s.Receivers {
 		rows = append(rows, []string{r.Name, r.State, fmt.Sprint(r.Written), fmt.Sprint(r.Dropped)})
@@ -190,6 +229,9 @@ func printFlowStatus(w io.Writer, s api.FlowStatus) error {
 	most := func(a, b string) int { return cmp.Compare(s.LostBy[b].Packets, s.LostBy[a].Packets) }
 	for _, name := range slices.SortedFunc(maps.Keys(s.LostBy), most) {
 		rows = append(rows, []string{"not itemised of " + name, fmt.Sprintf("%d packets", s.LostBy[name].Packets), "", ""})
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(s.RefusedBy), func(a, b string) int { return cmp.Compare(s.RefusedBy[b], s.RefusedBy[a]) }) {
+		rows = append(rows, []string{"denied, not itemised of " + name, fmt.Sprintf("%d packets", s.RefusedBy[name]), "", ""})
 	}
 	if rows == nil {
 		return nil

@@ -19,9 +19,14 @@ type Flow struct {
 	End   time.Time `json:"end"` // of the last packet
 	// Reason is why there is a record: idle, active (the flow goes on), end (FIN or
 	// RST), forced; open where there is none yet.
-	Reason     string     `json:"reason"`
-	Verdict    string     `json:"verdict"` // forward: there are no others yet
-	Proto      string     `json:"proto"`   // tcp, udp, icmp or a number
+	Reason string `json:"reason"`
+	// Verdict is forward, denied or denied-fragment (by policies), or shed: these its
+	// workload gave way with, and where they came from or went is not known.
+	Verdict string `json:"verdict"`
+	// Policy is the rule that denied it or, of what was forwarded, would have if its
+	// policy were not only audited: that of the last such packet.
+	Policy     string     `json:"policy,omitempty"`
+	Proto      string     `json:"proto"` // tcp, udp, icmp or a number
 	Local      netip.Addr `json:"local"`
 	LocalPort  uint16     `json:"local_port,omitempty"`
 	Remote     netip.Addr `json:"remote"`
@@ -47,12 +52,16 @@ type FlowCount struct {
 	TCPFlags string `json:"tcp_flags,omitempty"` // all that were seen, as tcpdump writes them
 }
 
+// FlowVerdicts are what may have become of the packets of a flow.
+var FlowVerdicts = []string{"forward", "denied", "denied-fragment", "shed"}
+
 // FlowFilter says which flows are wanted: those that all that is given is true of.
 type FlowFilter struct {
 	Workload string        // name, key, or serial
 	Remote   netip.Prefix  // the other's address
 	Port     int           // of either; 0: any
 	Proto    string        // tcp, udp, icmp
+	Verdict  string        // forward, denied, denied-fragment, shed
 	Since    time.Duration // records of flows that ended so long ago at most, as far as they are remembered
 	Open     bool          // flows that are open now
 	Follow   bool          // and records as they come, until the reader goes
@@ -60,7 +69,7 @@ type FlowFilter struct {
 
 func (f FlowFilter) query() url.Values {
 	q := url.Values{}
-	for name, value := range map[string]string{"workload": f.Workload, "proto": f.Proto} {
+	for name, value := range map[string]string{"workload": f.Workload, "proto": f.Proto, "verdict": f.Verdict} {
 		if value != "" {
 			q.Set(name, value)
 		}
@@ -115,16 +124,21 @@ func (c *Client) Flows(ctx context.Context, filter FlowFilter, f func(SeenFlow) 
 type FlowStatus struct {
 	Enabled  bool              `json:"enabled"`
 	Open     int               `json:"open"`
+	Denied   int               `json:"denied,omitempty"` // that are open beside these: policies denied them
 	MaxFlows int               `json:"max_flows"`
 	Sample   int               `json:"sample,omitempty"` // of so many packets one is counted, where it is not each one
 	Kernel   string            `json:"kernel,omitempty"` // why the kernel's fast path does not itemise
 	Records  map[string]uint64 `json:"records,omitempty"`
 	// Lost is what was translated and found no room to be itemised, and whose it was.
-	Lost      FlowCount            `json:"lost"`
-	LostAt    time.Time            `json:"lost_at,omitzero"`
-	LostBy    map[string]FlowCount `json:"lost_by,omitempty"`
-	Stuck     uint64               `json:"stuck,omitempty"`
-	Receivers []FlowReceiver       `json:"receivers,omitempty"`
+	Lost   FlowCount            `json:"lost"`
+	LostAt time.Time            `json:"lost_at,omitzero"`
+	LostBy map[string]FlowCount `json:"lost_by,omitempty"`
+	// Refused is packets that policies denied and that are in no record, since there were
+	// too many different ones, and whose they were.
+	Refused   uint64            `json:"refused,omitempty"`
+	RefusedBy map[string]uint64 `json:"refused_by,omitempty"`
+	Stuck     uint64            `json:"stuck,omitempty"`
+	Receivers []FlowReceiver    `json:"receivers,omitempty"`
 }
 
 // FlowReceiver is a file or collector that records go to.

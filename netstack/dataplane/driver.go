@@ -137,8 +137,12 @@ func (d *Driver) count(p *translator.Packet, direction Direction, v translator.V
 	if d.traffic != nil && v.IsForward() {
 		d.traffic.add(d.worker, size)
 	}
-	if d.flows.Table != nil && v.IsForward() {
+	switch {
+	case d.flows.Table == nil:
+	case v.IsForward():
 		d.flows.add(d.worker, p, direction, size)
+	case v.IsDenied():
+		d.flows.refuse(d.worker, v)
 	}
 }
 

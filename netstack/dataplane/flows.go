@@ -47,5 +47,28 @@ func (f *flowTable) add(w *translator.Worker, p *translator.Packet, direction Di
 	if p.GSOType&^translator.GSOECN != translator.GSONone {
 		seen.GSO = int(p.GSOSize)
 	}
+	if r := w.Rule(); r != nil {
+		seen.Rule = r.Serial
+	}
 	f.AddPacket(&seen, f.now)
+}
+
+// refuse counts the last packet of a worker, which policies denied.
+func (f *flowTable) refuse(w *translator.Worker, v translator.Verdict) {
+	d, way, rule := w.Denial(), flows.Received, uint32(0)
+	k := flows.Key{Local: d.Local, Remote: d.Remote, Slot: d.Slot, LocalPort: d.LocalPort, RemotePort: d.FarPort, Proto: d.Proto, Verdict: flows.Denied}
+	if v.Reason() == translator.DeniedFragment {
+		k.Verdict = flows.DeniedFragment
+	}
+	if d.Proto == 1 {
+		k.RemotePort = uint16(d.ICMPType)<<8 | uint16(d.ICMPCode)
+	}
+	if d.Out {
+		way = flows.Sent
+	}
+	if r := w.Rule(); r != nil {
+		rule = r.Serial
+	}
+	packets, bytes := flows.Wire(d.Length, d.Headers, d.Segment)
+	f.Refuse(k, way, packets, bytes, d.TCPFlags, rule, f.now)
 }

@@ -17,8 +17,9 @@ type Record struct {
 	Sum
 	Start, End time.Time
 	Reason     Reason
-	Sample     int // one of so many packets was counted; 1: each one
-	Owner      any // what Config.Owner said
+	Sample     int    // one of so many packets was counted; 1: each one
+	Owner      any    // what Config.Owner said
+	Rule       string // what Config.Rule said of Sum.Rule
 }
 
 // Source is where tables are filled.
@@ -46,7 +47,9 @@ type Config struct {
 	// nothing (0). It is called often, for few slots.
 	Owner func(slot uint32, local netip.AddrPort, at time.Time) any
 	// Name is what an owner is told by.
-	Name  func(owner any) string
+	Name func(owner any) string
+	// Rule is what a rule of policies is called, by its serial.
+	Rule  func(serial uint32) string
 	Sinks []Sink
 	Log   *slog.Logger
 }
@@ -64,11 +67,16 @@ const (
 	endForSinks = 5 * time.Second
 	// told is of how many workloads it is known what was lost of them.
 	told = 1024
+	// refusedMost is how many flows that were denied may be open beside the others, and
+	// refusedEach how many of one workload.
+	refusedMost = 16_384
+	refusedEach = refusedMost / 16
 )
 
 // Stats is what a collector has done since the start.
 type Stats struct {
 	Open, Most int
+	Denied     int // open, beside the others, that policies denied
 	Records    map[Reason]uint64
 	Lost       Lost            // found no room in the tables of queues or kernel, or among the open flows
 	By         map[string]Lost // by Config.Name
@@ -83,18 +91,20 @@ type Collector struct {
 
 	shown atomic.Pointer[Stats] // as of the last pass: nobody waits for the one under way
 
-	mu    sync.Mutex // guards what follows; no packet waits for it
-	open  *Open
-	clock Clock
-	out   []Record
-	stats Stats
-	soon  atomic.Bool
-	until time.Time // sinks may take their time
+	mu     sync.Mutex // guards what follows; no packet waits for it
+	open   *Open
+	denied *Open // what policies denied
+	clock  Clock
+	out    []Record
+	stats  Stats
+	soon   atomic.Bool
+	until  time.Time // sinks may take their time
 }
 
 // NewCollector makes a collector.
 func NewCollector(c Config) *Collector {
-	made := &Collector{config: c, ready: make(chan struct{}), open: NewOpen(c.Limits), clock: NewClock(),
+	apart := Limits{Idle: c.Idle, Active: c.Active, Most: refusedMost, Share: refusedEach}
+	made := &Collector{config: c, ready: make(chan struct{}), open: NewOpen(c.Limits), denied: NewOpen(apart), clock: NewClock(),
 		stats: Stats{Most: c.Most, Records: map[Reason]uint64{}, By: map[string]Lost{}}}
 	made.show()
 	return made
@@ -156,28 +166,37 @@ func (c *Collector) pass() {
 		}
 	}
 	c.open.Expire(now, c.emit)
+	c.denied.Expire(now, c.emit)
 	c.flush()
 }
 
 func (c *Collector) merge(k *Key, s *Sum) {
-	if !c.open.Merge(k, s, c.owner) {
-		c.lose(k.Slot, k.LocalAddr(), Lost{s.Packets[Sent] + s.Packets[Received], s.Bytes[Sent] + s.Bytes[Received]})
+	packets := s.Packets[Sent] + s.Packets[Received]
+	if k.refused() {
+		if !c.denied.Merge(k, s, c.owner) {
+			c.lose(k.Slot, k.LocalAddr(), Lost{Denied: packets})
+		}
+	} else if !c.open.Merge(k, s, c.owner) {
+		c.lose(k.Slot, k.LocalAddr(), Lost{Packets: packets, Bytes: s.Bytes[Sent] + s.Bytes[Received]})
 	}
 }
 
 func (c *Collector) lose(slot uint32, local netip.AddrPort, n Lost) {
-	if time.Since(c.stats.LastLost) > time.Minute {
-		c.config.Log.Warn("flows found no room and are not itemised: natless status says whose", "packets", n.Packets)
+	now := time.Now()
+	if n.Packets > 0 {
+		if now.Sub(c.stats.LastLost) > time.Minute {
+			c.config.Log.Warn("flows found no room and are not itemised: natless status says whose", "packets", n.Packets)
+		}
+		c.stats.LastLost = now
 	}
-	c.stats.LastLost = time.Now()
-	c.stats.Lost.Packets += n.Packets
-	c.stats.Lost.Bytes += n.Bytes
-	who := c.config.Name(c.config.Owner(slot, local, c.stats.LastLost))
+	c.stats.Lost.add(n)
+	who := c.config.Name(c.config.Owner(slot, local, now))
 	by, known := c.stats.By[who]
 	if !known && len(c.stats.By) >= told {
 		return
 	}
-	c.stats.By[who] = Lost{by.Packets + n.Packets, by.Bytes + n.Bytes}
+	by.add(n)
+	c.stats.By[who] = by
 }
 
 func (c *Collector) end() {
@@ -186,6 +205,7 @@ func (c *Collector) end() {
 	defer c.show()
 	c.until = time.Now().Add(endForSinks)
 	c.open.End(c.emit)
+	c.denied.End(c.emit)
 	c.flush()
 }
 
@@ -196,8 +216,15 @@ func (c *Collector) owner(k *Key, s *Sum) any {
 
 // record says what is known of a flow.
 func (c *Collector) record(k *Key, s *Sum, owner any, why Reason) Record {
-	return Record{Key: *k, Sum: *s, Start: c.clock.At(s.First), End: c.clock.At(s.Last), Reason: why,
+	r := Record{Key: *k, Sum: *s, Start: c.clock.At(s.First), End: c.clock.At(s.Last), Reason: why,
 		Sample: max(c.config.Sample, 1), Owner: owner}
+	if k.Verdict == Shed {
+		r.Sample = 1 // these are counted one by one
+	}
+	if s.Rule != 0 && c.config.Rule != nil {
+		r.Rule = c.config.Rule(s.Rule)
+	}
+	return r
 }
 
 func (c *Collector) emit(k *Key, s *Sum, owner any, why Reason) {
@@ -226,21 +253,31 @@ func (c *Collector) flush() {
 // ends meanwhile may be there or not. Nobody keeps what is yielded.
 func (c *Collector) Open(wanted func(*Record) bool) iter.Seq[[]Record] {
 	return func(yield func([]Record) bool) {
-		var some []Record
-		for n, more := 0, true; more; n++ {
-			some = some[:0]
-			c.mu.Lock()
-			more = c.open.Part(n, func(k *Key, s *Sum, owner any) {
-				if r := c.record(k, s, owner, 0); wanted(&r) {
-					some = append(some, r)
-				}
-			})
-			c.mu.Unlock()
-			if len(some) > 0 && !yield(some) {
+		for _, open := range []*Open{c.open, c.denied} {
+			if !c.parts(open, wanted, yield) {
 				return
 			}
 		}
 	}
+}
+
+// parts yields the parts of some that are open.
+func (c *Collector) parts(open *Open, wanted func(*Record) bool, yield func([]Record) bool) bool {
+	var some []Record
+	for n, more := 0, true; more; n++ {
+		some = some[:0]
+		c.mu.Lock()
+		more = open.Part(n, func(k *Key, s *Sum, owner any) {
+			if r := c.record(k, s, owner, 0); wanted(&r) {
+				some = append(some, r)
+			}
+		})
+		c.mu.Unlock()
+		if len(some) > 0 && !yield(some) {
+			return false
+		}
+	}
+	return true
 }
 
 // Collect has everything collected that was seen before the call.
@@ -249,7 +286,7 @@ func (c *Collector) Collect() { c.pass() }
 // show has Stats tell of what was done until now.
 func (c *Collector) show() {
 	s := c.stats
-	s.Open = c.open.Len()
+	s.Open, s.Denied = c.open.Len(), c.denied.Len()
 	s.Records, s.By = maps.Clone(s.Records), maps.Clone(s.By)
 	c.shown.Store(&s)
 }

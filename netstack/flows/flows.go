@@ -8,6 +8,7 @@ package flows
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,8 +23,37 @@ type Key struct {
 	Slot                  uint32
 	LocalPort, RemotePort uint16 // of ICMP: see ICMP
 	Proto                 uint8
-	Pad                   [3]byte
+	// Verdict is what became of its packets. Where some were translated and others
+	// not, these are flows of their own.
+	Verdict Verdict
+	Pad     [2]byte
 }
+
+// Verdict is what became of packets.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Forwarded      Verdict = iota // the kernel's map has no others
+	Denied                        // by a policy
+	DeniedFragment                // by policies, for what a fragment does not say
+	Shed                          // its workload gave way; the far end is not known
+	NumVerdicts
+)
+
+var verdictNames = [NumVerdicts]string{Forwarded: "forward", Denied: "denied", DeniedFragment: "denied-fragment", Shed: "shed"}
+
+func (v Verdict) String() string { return verdictNames[min(v, Shed)] }
+
+// ParseVerdict is the inverse of String.
+func ParseVerdict(s string) (Verdict, bool) {
+	v := slices.Index(verdictNames[:], s)
+	return Verdict(max(v, 0)), v >= 0
+}
+
+// refused says that a flow is of packets that policies denied, which anybody can send
+// as many of as he likes.
+func (k *Key) refused() bool { return k.Verdict == Denied || k.Verdict == DeniedFragment }
 
 // Protocols that flows know more of than that they are.
 const (
@@ -66,7 +96,10 @@ type Sum struct {
 	Packets, Bytes [2]uint64 // by Direction; as on an IPv4 wire: a superpacket is the packets that it stands for
 	Flags          [2]uint32 // of TCP, all that were seen
 	Began          Direction // of the first packet
-	Pad            [7]byte
+	Pad            [3]byte
+	// Rule is the serial of the rule that denied it, or would have if its policy were
+	// not only audited; 0: none. The kernel translates nothing of these.
+	Rule uint32
 }
 
 // Add puts what was seen elsewhere of the same flow to it.
@@ -75,6 +108,9 @@ func (s *Sum) Add(o *Sum) {
 		s.First, s.Began = o.First, o.Began
 	}
 	s.Last = max(s.Last, o.Last)
+	if o.Rule != 0 {
+		s.Rule = o.Rule
+	}
 	for d := range s.Packets {
 		s.Packets[d] += o.Packets[d]
 		s.Bytes[d] += o.Bytes[d]
@@ -94,8 +130,15 @@ func (k *Key) over(s *Sum) bool {
 }
 
 // Lost is packets and bytes that found no room in a table: they are translated and
-// in the sums by workload, and in no flow.
-type Lost struct{ Packets, Bytes uint64 }
+// in the sums by workload, and in no flow. Denied are packets that policies denied and
+// that found none: rules count these.
+type Lost struct{ Packets, Bytes, Denied uint64 }
+
+func (l *Lost) add(n Lost) {
+	l.Packets, l.Bytes, l.Denied = l.Packets+n.Packets, l.Bytes+n.Bytes, l.Denied+n.Denied
+}
+
+func (l Lost) any() bool { return l.Packets|l.Denied != 0 }
 
 // Now is the time of flows: that of CLOCK_MONOTONIC, in nanoseconds, as the kernel
 // has it (bpf_ktime_get_ns).

@@ -36,7 +36,7 @@ func TestTableAgainstMap(t *testing.T) {
 			table.Add(k, d, 2, bytes, flags, now)
 			s := want[k]
 			if s == nil && len(want) == room {
-				lost[k.Slot] = Lost{lost[k.Slot].Packets + 2, lost[k.Slot].Bytes + bytes}
+				lost[k.Slot] = Lost{Packets: lost[k.Slot].Packets + 2, Bytes: lost[k.Slot].Bytes + bytes}
 				continue
 			}
 			if s == nil {

@@ -29,6 +29,7 @@ func (r Reason) String() string {
 type Limits struct {
 	Idle, Active int64 // nanoseconds
 	Most         int
+	Share        int // that one slot may have of them; 0: all
 }
 
 // linger is how long a TCP connection that has ended waits for its last packets.
@@ -41,6 +42,7 @@ type Open struct {
 	at     map[Key]uint32
 	chunks []*chunk // where the flows are, by at; First 0: nobody
 	free   []uint32
+	shares map[uint32]int // how many, by slot, where there are shares
 }
 
 const openChunk = 4096
@@ -48,7 +50,7 @@ const openChunk = 4096
 type chunk [openChunk]owned
 
 // NewOpen makes an Open without flows.
-func NewOpen(l Limits) *Open { return &Open{limits: l, at: map[Key]uint32{}} }
+func NewOpen(l Limits) *Open { return &Open{limits: l, at: map[Key]uint32{}, shares: map[uint32]int{}} }
 
 // Len is how many are open.
 func (o *Open) Len() int { return len(o.at) }
@@ -60,8 +62,11 @@ func (o *Open) Merge(k *Key, s *Sum, owner func(*Key, *Sum) any) bool {
 		o.entry(at).Sum.Add(s)
 		return true
 	}
-	if len(o.at) >= o.limits.Most {
+	if len(o.at) >= o.limits.Most || o.limits.Share > 0 && o.shares[k.Slot] >= o.limits.Share {
 		return false
+	}
+	if o.limits.Share > 0 {
+		o.shares[k.Slot]++
 	}
 	if len(o.free) == 0 {
 		o.grow()
@@ -131,6 +136,11 @@ func (c *chunk) each(f func(*owned)) {
 
 func (o *Open) close(e *owned, why Reason, close func(*Key, *Sum, any, Reason)) {
 	close(&e.Key, &e.Sum, e.owner, why)
+	if o.limits.Share > 0 {
+		if o.shares[e.Slot]--; o.shares[e.Slot] == 0 {
+			delete(o.shares, e.Slot)
+		}
+	}
 	at := o.at[e.Key]
 	delete(o.at, e.Key)
 	*e = owned{}

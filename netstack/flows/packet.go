@@ -10,6 +10,7 @@ type Packet struct {
 	ID             uint16 // of an echo message, where it was IPv4 when it came
 	GSO            int    // bytes of data in a segment of a superpacket, or 0
 	Source, Target uint32 // slots of the workloads that sent it and that it is for; 0: none
+	Rule           uint32 // serial of the rule that would have denied it, if it were not only audited; 0: none
 }
 
 // AddPacket counts a packet with each of its workloads, if it is one of the sample. A
@@ -37,16 +38,27 @@ func (t *Table) AddPacket(p *Packet, now int64) {
 		sport, dport = binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
 		header += 8
 	}
-	packets, bytes := p.wire(header)
+	packets, bytes := Wire(p.Length, header, p.GSO)
 	if k.Slot = p.Source; k.Slot != 0 {
 		k.Local, k.Remote, k.LocalPort, k.RemotePort = src, dst, sport, dport
 		k.icmp(l4, p.ID)
-		t.Add(k, Sent, packets, bytes, flags, now)
+		t.forwarded(k, Sent, packets, bytes, flags, p.Rule, now)
 	}
 	if k.Slot = p.Target; k.Slot != 0 {
 		k.Local, k.Remote, k.LocalPort, k.RemotePort = dst, src, dport, sport
 		k.icmp(l4, p.ID)
-		t.Add(k, Received, packets, bytes, flags, now)
+		t.forwarded(k, Received, packets, bytes, flags, p.Rule, now)
+	}
+}
+
+// forwarded is Add, and notes the rule that is only audited.
+func (t *Table) forwarded(k Key, d Direction, packets, bytes uint64, flags uint8, rule uint32, now int64) {
+	s := t.add(k, d, packets, bytes, flags, now)
+	switch {
+	case s == nil:
+		t.lose(k.Slot, Lost{Packets: packets, Bytes: bytes})
+	case rule != 0:
+		s.Rule = rule
 	}
 }
 
@@ -122,13 +134,13 @@ func icmp4Of(typ, code uint8) uint16 {
 	return 12 << 8
 }
 
-// wire is how many packets a packet is on an IPv4 wire, and their bytes: each of a
-// superpacket's has the headers again.
-func (p *Packet) wire(header int) (packets, bytes uint64) {
-	data := p.Length - header
-	if p.GSO <= 0 || data <= p.GSO {
-		return 1, uint64(p.Length)
+// Wire is how many packets a packet of some length is on an IPv4 wire, and their bytes:
+// each of a superpacket's, with so much data in it, has the headers again.
+func Wire(length, header, segment int) (packets, bytes uint64) {
+	data := length - header
+	if segment <= 0 || data <= segment {
+		return 1, uint64(length)
 	}
-	n := (data + p.GSO - 1) / p.GSO
+	n := (data + segment - 1) / segment
 	return uint64(n), uint64(data + n*header)
 }

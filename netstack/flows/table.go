@@ -16,8 +16,24 @@ type Table struct {
 	sample  uint64 // of so many packets one is counted; 0 or 1: of each one
 	draw    uint64 // the state of a xorshift generator, never 0
 	lost    [lostSlots]lostBy
-	others  Lost // of slots that found no room in lost
+	others  Lost     // of slots that found no room in lost
+	refused *refused // what policies denied
 }
+
+// refused is the table of what policies denied. It is small and apart, since whoever is
+// denied may send as many different packets as he likes: these take no room from what is
+// translated. Nor may one workload's take that of all others.
+type refused struct {
+	table  *Table
+	shares [lostSlots]uint16 // how many flows, by slot: some share one
+}
+
+// refusedRoom is how many flows that were denied a table has room for, and refusedShare
+// how many of them one workload has.
+const (
+	refusedRoom  = 4096
+	refusedShare = refusedRoom / 4
+)
 
 type entry struct {
 	Key
@@ -41,6 +57,12 @@ type lostBy struct {
 // NewTable makes a table with room for some flows, which counts one of so many packets
 // that AddPacket is given.
 func NewTable(room, sample int) *Table {
+	t := newTable(room, sample)
+	t.refused = &refused{table: newTable(min(room, refusedRoom), 1)}
+	return t
+}
+
+func newTable(room, sample int) *Table {
 	size := 1 << bits.Len(uint(max(room, 1)*2-1))
 	return &Table{entries: make([]entry, 0, room), index: make([]uint64, size), mask: uint64(size - 1),
 		seed:   [2]uint64{rand.Uint64() | 1, rand.Uint64() | 1}, // who chooses ports does not choose the chain
@@ -69,6 +91,13 @@ func (t *Table) hash(k *Key) uint64 {
 
 // Add counts packets of a flow. What finds no room is counted as lost.
 func (t *Table) Add(k Key, d Direction, packets, bytes uint64, flags uint8, now int64) {
+	if t.add(k, d, packets, bytes, flags, now) == nil {
+		t.lose(k.Slot, Lost{Packets: packets, Bytes: bytes})
+	}
+}
+
+// add is Add; nil: there is no room.
+func (t *Table) add(k Key, d Direction, packets, bytes uint64, flags uint8, now int64) *Sum {
 	h := t.hash(&k)
 	i := h & t.mask
 	for ; t.index[i] != 0; i = (i + 1) & t.mask {
@@ -78,34 +107,62 @@ func (t *Table) Add(k Key, d Direction, packets, bytes uint64, flags uint8, now 
 				e.Packets[d] += packets
 				e.Bytes[d] += bytes
 				e.Flags[d] |= uint32(flags)
-				return
+				return &e.Sum
 			}
 		}
 	}
 	n := len(t.entries)
 	if n == cap(t.entries) {
-		t.lose(k.Slot, Lost{packets, bytes})
-		return
+		return nil
 	}
 	t.entries = t.entries[:n+1]
 	e := &t.entries[n]
 	*e = entry{Key: k, Sum: Sum{First: now, Last: now, Began: d}}
 	e.Packets[d], e.Bytes[d], e.Flags[d] = packets, bytes, uint32(flags)
 	t.index[i] = h>>32<<32 | uint64(n+1)
+	return &e.Sum
+}
+
+// Refuse counts packets of a flow that a rule denied, by its serial.
+func (t *Table) Refuse(k Key, d Direction, packets, bytes uint64, flags uint8, rule uint32, now int64) {
+	if t.sample > 1 && !t.drawn() {
+		return
+	}
+	r := t.refused
+	share, before := &r.shares[k.Slot%lostSlots], r.table.Len()
+	s := (*Sum)(nil)
+	if *share < refusedShare || r.table.has(&k) {
+		s = r.table.add(k, d, packets, bytes, flags, now)
+	}
+	if s == nil {
+		t.lose(k.Slot, Lost{Denied: packets})
+		return
+	}
+	s.Rule = rule
+	*share += uint16(r.table.Len() - before)
+}
+
+// has says that there is a flow.
+func (t *Table) has(k *Key) bool {
+	h := t.hash(k)
+	for i := h & t.mask; t.index[i] != 0; i = (i + 1) & t.mask {
+		if at := t.index[i]; at>>32 == h>>32 && t.entries[uint32(at)-1].Key == *k {
+			return true
+		}
+	}
+	return false
 }
 
 func (t *Table) lose(slot uint32, n Lost) {
 	for i := range uint32(4) { // a place of its own, or one of the next
 		l := &t.lost[(slot+i)%lostSlots]
-		if l.Packets == 0 || l.slot == slot {
+		if !l.any() || l.slot == slot {
 			l.slot = slot
-			l.Packets += n.Packets
-			l.Bytes += n.Bytes
+			l.add(n)
 			return
 		}
 	}
-	t.others.Packets += n.Packets
-	t.others.Bytes += n.Bytes
+	t.others.add(n)
 }
 
 // Len is how many flows there are, Room for how many more there is room.
@@ -121,12 +178,16 @@ func (t *Table) Drain(flow func(*Key, *Sum), lost func(slot uint32, n Lost)) {
 		flow(&t.entries[i].Key, &t.entries[i].Sum)
 	}
 	for i := range t.lost {
-		if l := &t.lost[i]; l.Packets > 0 {
+		if l := &t.lost[i]; l.any() {
 			lost(l.slot, l.Lost)
 		}
 	}
-	if t.others.Packets > 0 {
+	if t.others.any() {
 		lost(0, t.others)
+	}
+	if r := t.refused; r != nil && r.table.Len() > 0 {
+		r.table.Drain(flow, lost)
+		r.shares = [lostSlots]uint16{}
 	}
 	t.entries = t.entries[:0]
 	clear(t.index)

@@ -187,19 +187,20 @@ func (s *Shed) account(l *limited) uint64 {
 		l.kernelDropped = s.filter.dropped(l)
 		s.kernel.Add(l.kernelDropped.queue - before.queue)
 	}
-	n := l.kernelDropped.all() + l.dropped.Load()
-	more := n - l.seen
+	n, octets := l.kernelDropped.all()+l.dropped.Load(), l.kernelDropped.octets+l.octets.Load()
+	more, moreOctets := n-l.seen, octets-l.seenOctets
 	if more == 0 {
 		return 0
 	}
-	l.seen, l.calm = n, 0
+	l.seen, l.seenOctets, l.calm = n, octets, 0
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.totals[l.slot]
 	if t == nil {
 		t = new([NumWays]uint64)
-		s.totals[l.slot] = t
+		s.totals[l.slot], s.octets[l.slot] = t, new([NumWays]uint64)
 	}
 	t[l.way] += more
+	s.octets[l.slot][l.way] += moreOctets
 	return more
 }

@@ -93,7 +93,7 @@ func (f *filter) dropped(l *limited) (n dropped) {
 	if f.objects.States.Lookup(l.index, &queue) != nil || f.objects.States.Lookup(l.index+most, &entry) != nil {
 		return l.kernelDropped // as it was
 	}
-	return dropped{queue.Dropped, entry.Dropped}
+	return dropped{queue.Dropped, entry.Dropped, queue.DroppedBytes + entry.DroppedBytes}
 }
 
 // all is dropped, where many are read at once.
@@ -106,7 +106,8 @@ func (f *filter) all(l *limited) dropped {
 		}
 		f.states = values
 	}
-	return dropped{f.states[l.index].Dropped, f.states[l.index+most].Dropped}
+	queue, entry := &f.states[l.index], &f.states[l.index+most]
+	return dropped{queue.Dropped, entry.Dropped, queue.DroppedBytes + entry.DroppedBytes}
 }
 
 // forget has all be read anew.

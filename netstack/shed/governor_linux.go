@@ -58,6 +58,7 @@ func New(c Config) (*Shed, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Shed{config: c, ready: make(chan struct{}), kick: make(chan struct{}, 1), roused: make(chan struct{}, 1), totals: map[uint32]*[NumWays]uint64{},
+		octets: map[uint32]*[NumWays]uint64{},
 		wishes: map[netip.Prefix]Wish{}}
 	var err error
 	if s.processors, err = openProcessors(); err != nil {

@@ -90,6 +90,7 @@ type limited struct {
 	rates   atomic.Pointer[rates]
 	until   struct{ packets, bytes, connections, share atomic.Int64 }
 	dropped atomic.Uint64 // by loops
+	octets  atomic.Uint64 // of these
 
 	// What follows is the governor's.
 	capped        bool // an operator wants it so
@@ -98,11 +99,12 @@ type limited struct {
 	inKernel      atomic.Bool
 	kernelDropped dropped
 	seen          uint64 // dropped, as of the last look
-	calm          int    // looks since it was over
+	seenOctets    uint64
+	calm          int // looks since it was over
 }
 
 // dropped is what the kernel has dropped: in front of the queues, and where packets come in.
-type dropped struct{ queue, entry uint64 }
+type dropped struct{ queue, entry, octets uint64 }
 
 func (d dropped) all() uint64 { return d.queue + d.entry }
 
@@ -122,6 +124,7 @@ func (l *limited) over(now int64, bytes int, opens bool) bool {
 	}
 	if packets == 0 || octets == 0 || connections == 0 || over {
 		l.dropped.Add(1)
+		l.octets.Add(uint64(bytes))
 		return true
 	}
 	// Where another loop was faster its packet counts, and this one does not: that is
@@ -277,6 +280,7 @@ type Shed struct {
 
 	mu     sync.RWMutex // guards what follows
 	totals map[uint32]*[NumWays]uint64
+	octets map[uint32]*[NumWays]uint64 // of totals
 	status Status
 	wishes map[netip.Prefix]Wish // by the IPv6 prefix of a mapping
 	wished bool                  // they have changed
@@ -305,6 +309,16 @@ func (s *Shed) Dropped(slot uint32) (n [NumWays]uint64) {
 		n = *t
 	}
 	return n
+}
+
+// Each gives all slots at which packets were ever dropped, with how many and of how many
+// bytes, as they came; 0 is strangers'.
+func (s *Shed) Each(f func(slot uint32, packets, bytes [NumWays]uint64)) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for slot, t := range s.totals {
+		f(slot, *t, *s.octets[slot])
+	}
 }
 
 // Kernel is how many packets were dropped in front of the queues, which the kernel counts as

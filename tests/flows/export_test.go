@@ -26,6 +26,18 @@ func (n *topology) udpListens(ns *netns.NS, port string) {
 	})
 }
 
+// heardAll waits until who listens has read what is in his socket.
+func (n *topology) heardAll(ports ...string) {
+	n.t.Helper()
+	for _, port := range ports {
+		within(n.t, 20*time.Second, "all read at port "+port, func() bool {
+			f := strings.Fields(n.server.Run("ss", "-lunH", "sport", "=", port))
+			return len(f) > 1 && f[1] == "0"
+		})
+	}
+	time.Sleep(200 * time.Millisecond) // and done with it
+}
+
 // collector runs a program in a namespace until stop, which ends it as its
 // operator would.
 func collector(t testing.TB, ns *netns.NS, name string, args ...string) (stop func()) {
@@ -114,7 +126,7 @@ func TestNfdump(t *testing.T) {
 	}
 	n.natless("flows") // which has all collected
 	n.daemon.Stop()
-	time.Sleep(500 * time.Millisecond) // what is in the socket
+	n.heardAll("4739")
 	stop()
 	out, err := exec.Command("nfdump", "-R", dir, "-q", "-N", "-o", "fmt:%pr,%sap,%dap,%ipkt,%ibyt,%opkt,%obyt").CombinedOutput()
 	if err != nil {

@@ -29,6 +29,7 @@ import (
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/policy"
 )
 
 // Options are what a daemon is started with, besides its configuration.
@@ -58,6 +59,7 @@ type Daemon struct {
 	engine    policyEngine
 	recorder  *recorder
 	wishing   wishing
+	rules     *policy.Ledger // knows the rules that packets were denied by
 }
 
 // New makes a daemon, which does nothing before Run.
@@ -71,6 +73,7 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	for _, name := range c.Uplinks {
 		h.others = append(h.others, uplinkOf(name, o.Log))
 	}
+	d.rules = h.held.ledger
 	var err error
 	if h.key, err = secret(c); err != nil {
 		return nil, err

@@ -58,7 +58,8 @@ func newRecorder(d *Daemon, c *config.Config) (*recorder, error) {
 	o := &owners{keeper: d.keeper, accounts: d.accounts}
 	r.collector = flows.NewCollector(flows.Config{
 		Limits: flows.Limits{Idle: int64(c.Flows.Idle), Active: int64(c.Flows.Active), Most: c.Flows.MaxFlows}, Sample: int(c.Flows.Sample),
-		Sources: d.host.FlowSources, Owner: o.of, Name: ownerName, Sinks: sinks, Log: d.Log,
+		Sources: d.host.FlowSources, Owner: o.of, Name: ownerName, Rule: d.rules.RuleName,
+		Sinks: sinks, Log: d.Log,
 	})
 	return r, nil
 }
@@ -266,17 +267,23 @@ func (r *recorder) status() (s api.FlowStatus) {
 		return s
 	}
 	n := r.collector.Stats()
-	s.Enabled, s.Open, s.MaxFlows, s.Stuck, s.LostAt = true, n.Open, n.Most, n.Stuck, n.LastLost
+	s.Enabled, s.Open, s.Denied, s.MaxFlows, s.Stuck, s.LostAt = true, n.Open, n.Denied, n.Most, n.Stuck, n.LastLost
 	if r.sample > 1 {
 		s.Sample = r.sample
 	}
 	s.Lost = api.FlowCount{Packets: n.Lost.Packets, Bytes: n.Lost.Bytes}
-	s.Records, s.LostBy = map[string]uint64{}, map[string]api.FlowCount{}
+	s.Records, s.LostBy, s.RefusedBy = map[string]uint64{}, map[string]api.FlowCount{}, map[string]uint64{}
+	s.Refused = n.Lost.Denied
 	for why, count := range n.Records {
 		s.Records[why.String()] = count
 	}
 	for name, lost := range n.By {
-		s.LostBy[name] = api.FlowCount{Packets: lost.Packets, Bytes: lost.Bytes}
+		if lost.Packets > 0 {
+			s.LostBy[name] = api.FlowCount{Packets: lost.Packets, Bytes: lost.Bytes}
+		}
+		if lost.Denied > 0 {
+			s.RefusedBy[name] = lost.Denied
+		}
 	}
 	return s
 }

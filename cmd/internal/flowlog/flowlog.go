@@ -19,7 +19,7 @@ import (
 func Of(r *flows.Record) api.Flow {
 	local, remote := r.LocalAddr(), r.RemoteAddr()
 	f := api.Flow{
-		Start: r.Start.UTC(), End: r.End.UTC(), Reason: r.Reason.String(), Verdict: "forward", Proto: proto(r.Proto),
+		Start: r.Start.UTC(), End: r.End.UTC(), Reason: r.Reason.String(), Verdict: r.Verdict.String(), Policy: r.Rule, Proto: proto(r.Proto),
 		Local: local.Addr(), Remote: remote.Addr(), Initiator: "local",
 		Sent: count(r, flows.Sent), Received: count(r, flows.Received),
 	}
@@ -81,7 +81,7 @@ func Wants(f *api.FlowFilter, r *flows.Record) bool {
 	if f.Port != 0 && (r.Proto == 1 || int(r.LocalPort) != f.Port && int(r.RemotePort) != f.Port) {
 		return false
 	}
-	if f.Proto != "" && f.Proto != proto(r.Proto) {
+	if f.Proto != "" && f.Proto != proto(r.Proto) || f.Verdict != "" && f.Verdict != r.Verdict.String() {
 		return false
 	}
 	if f.Workload == "" {

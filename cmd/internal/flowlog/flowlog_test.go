@@ -216,10 +216,35 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 }
 
+// TestRecentDenied: what policies denied pushes no other record out, and who asks gets
+// both in the order of their ends.
+func TestRecentDenied(t *testing.T) {
+	t.Parallel()
+	r := NewRecent()
+	began := time.Now()
+	at := func(i int, v flows.Verdict) []flows.Record {
+		return []flows.Record{{Key: flows.Key{LocalPort: uint16(i), Verdict: v}, End: began.Add(time.Duration(i) * time.Millisecond)}}
+	}
+	r.Put(at(0, flows.Forwarded))
+	for i := range remembered + 5 {
+		r.Put(at(i+1, flows.Denied))
+	}
+	r.Put(at(remembered+6, flows.Shed))
+	all, _ := r.Since(began, false, func(*flows.Record) bool { return true })
+	if len(all) != refused+2 || all[0].Verdict != flows.Forwarded || all[len(all)-1].Verdict != flows.Shed {
+		t.Fatalf("%d records, from %v to %v", len(all), all[0].Verdict, all[len(all)-1].Verdict)
+	}
+	for i := range all[1:] {
+		if all[i+1].End.Before(all[i].End) {
+			t.Fatalf("record %d ended before the one in front of it", i+1)
+		}
+	}
+}
+
 func TestWants(t *testing.T) {
 	t.Parallel()
 	a := &registry.Assignment{Serial: 7, Key: api.Key{ContainerID: "abcdef", Interface: "eth0"}, Request: api.Request{Name: "ns/web"}}
-	r := flows.Record{Key: flows.Key{Local: 1, Remote: 0xc0000202, LocalPort: 1024, RemotePort: 443, Proto: 6}, Owner: a}
+	r := flows.Record{Key: flows.Key{Local: 1, Remote: 0xc0000202, LocalPort: 1024, RemotePort: 443, Proto: 6, Verdict: flows.Denied}, Owner: a}
 	for _, c := range []struct {
 		f    api.FlowFilter
 		want bool
@@ -227,7 +252,7 @@ func TestWants(t *testing.T) {
 		{api.FlowFilter{}, true},
 		{api.FlowFilter{Workload: "ns/web", Port: 443, Proto: "tcp", Remote: netip.MustParsePrefix("192.0.2.0/24")}, true},
 		{api.FlowFilter{Workload: "abcd"}, true}, {api.FlowFilter{Workload: "7"}, true}, {api.FlowFilter{Workload: "abcdef/eth0"}, true},
-		{api.FlowFilter{Port: 1024}, true},
+		{api.FlowFilter{Port: 1024}, true}, {api.FlowFilter{Verdict: "denied"}, true}, {api.FlowFilter{Verdict: "forward"}, false},
 		{api.FlowFilter{Workload: "ab"}, false}, {api.FlowFilter{Workload: "ns/we"}, false}, {api.FlowFilter{Port: 80}, false},
 		{api.FlowFilter{Proto: "udp"}, false}, {api.FlowFilter{Remote: netip.MustParsePrefix("192.0.3.0/24")}, false},
 	} {
@@ -251,8 +276,8 @@ func TestLine(t *testing.T) {
 		record := flows.Record{Reason: flows.Reason(r.IntN(6)),
 			Start: time.Unix(int64(r.Uint32()), int64(r.IntN(1e9))/int64(1+r.IntN(1000))*1000), End: time.Now(),
 			Key: flows.Key{Local: r.Uint32(), Remote: r.Uint32(), LocalPort: uint16(r.IntN(3)) * uint16(r.Uint32()), RemotePort: uint16(r.IntN(3)) * uint16(r.Uint32()),
-				Proto: []uint8{1, 6, 17, 47}[r.IntN(4)]},
-			Sample: r.IntN(3), Sum: flows.Sum{Packets: [2]uint64{r.Uint64(), 0}, Bytes: [2]uint64{0, r.Uint64()}, Flags: [2]uint32{r.Uint32(), r.Uint32N(2)}, Began: flows.Direction(r.IntN(2))}}
+				Proto: []uint8{1, 6, 17, 47}[r.IntN(4)], Verdict: flows.Verdict(r.IntN(int(flows.NumVerdicts)))},
+			Rule: name(), Sample: r.IntN(3), Sum: flows.Sum{Packets: [2]uint64{r.Uint64(), 0}, Bytes: [2]uint64{0, r.Uint64()}, Flags: [2]uint32{r.Uint32(), r.Uint32N(2)}, Began: flows.Direction(r.IntN(2))}}
 		if r.IntN(3) > 0 {
 			record.Owner = &registry.Assignment{Serial: r.Uint64N(3), Key: api.Key{ContainerID: name(), Interface: name()},
 				Request: api.Request{Name: name(), Network: name()}}

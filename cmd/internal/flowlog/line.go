@@ -17,7 +17,9 @@ import (
 func appendLine(b []byte, r *flows.Record) []byte {
 	b = appendTime(append(b, `{"start":`...), r.Start)
 	b = appendTime(append(b, `,"end":`...), r.End)
-	b = append(append(append(b, `,"reason":"`...), r.Reason.String()...), `","verdict":"forward","proto":"`...)
+	b = append(append(append(b, `,"reason":"`...), r.Reason.String()...), `","verdict":"`...)
+	b = append(append(b, r.Verdict.String()...), '"')
+	b = append(appendText(b, `,"policy":`, r.Rule), `,"proto":"`...)
 	b = append(append(b, proto(r.Proto)...), `","local":"`...)
 	local, remote := r.LocalAddr(), r.RemoteAddr()
 	b = appendEnd(b, local, `"local_port":`, r.Proto)

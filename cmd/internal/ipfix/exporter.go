@@ -260,9 +260,13 @@ func (e *Exporter) rest() error {
 
 func (e *Exporter) flows(batch []flows.Record) error {
 	for i := range batch {
-		r := &batch[i]
-		e.one = appendFlow(e.one[:0], r, e.config.Serial(r.Owner))
-		if err := e.encoder.put(templateFlow, e.one); err != nil {
+		r, to := &batch[i], templateOf(&batch[i])
+		if to == templateFlow {
+			e.one = appendFlow(e.one[:0], r, e.config.Serial(r.Owner))
+		} else {
+			e.one = appendOther(e.one[:0], r, e.config.Serial(r.Owner))
+		}
+		if err := e.encoder.put(to, e.one); err != nil {
 			e.count(0, len(batch)-i)
 			return err
 		}

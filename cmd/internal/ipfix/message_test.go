@@ -3,6 +3,7 @@ package ipfix
 import (
 	"encoding/binary"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -120,6 +121,66 @@ func TestMessages(t *testing.T) {
 	}
 	if err := e.flush(); err != nil || flowsRead != 100 || whoRead != 10 || drawnRead != 1 {
 		t.Errorf("%v, %d flows, %d owners", err, flowsRead, whoRead)
+	}
+}
+
+// TestVerdicts: what was not just forwarded has another template, which says what became
+// of it in the elements that collectors look for, and by which rule; all else is as in
+// every other flow's.
+func TestVerdicts(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 300)
+	for _, c := range []struct {
+		verdict       flows.Verdict
+		rule, name    string
+		to            uint16
+		status, event byte
+	}{
+		{flows.Forwarded, "", "", templateFlow, 64, 0},
+		{flows.Forwarded, "web egress rest", "web egress rest", templateOther, 64, 0}, // only audited
+		{flows.Denied, "web egress rest", "web egress rest", templateOther, 129, 3},
+		{flows.DeniedFragment, "", "", templateOther, 129, 3},
+		{flows.Denied, long, long[:254], templateOther, 129, 3},
+		{flows.Shed, "", "", templateOther, 138, 0},
+	} {
+		var m []byte
+		e := encoder{domain: 7, most: 1400, now: time.Now, send: func(b []byte) error { m = append(m, b...); return nil }}
+		if err := templates(1, e.put); err != nil {
+			t.Fatal(err)
+		}
+		r := flows.Record{Key: flows.Key{Proto: 6, LocalPort: 1024, RemotePort: 443, Verdict: c.verdict}, Rule: c.rule, Sum: flows.Sum{Packets: [2]uint64{5, 0}}}
+		b := appendFlow(nil, &r, 3)
+		if to := templateOf(&r); to != c.to {
+			t.Errorf("%v: template %d", c.verdict, to)
+		} else if to == templateOther {
+			b = appendOther(nil, &r, 3)
+		}
+		if err := e.put(c.to, b); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.flush(); err != nil {
+			t.Fatal(err)
+		}
+		records, _ := read(t, m, map[uint16][]field{})
+		if len(records[c.to]) != 1 {
+			t.Fatalf("%v: %d records", c.verdict, len(records[c.to]))
+		}
+		one := records[c.to][0]
+		if got := one[field{id: 89, length: 1}][0]; got != c.status {
+			t.Errorf("%v: forwardingStatus %d", c.verdict, got)
+		}
+		if got := binary.BigEndian.Uint64(one[field{id: 2, length: 8}]); got != 5 {
+			t.Errorf("%v: %d packets", c.verdict, got)
+		}
+		if c.to != templateOther {
+			continue
+		}
+		if got := one[field{id: 233, length: 1}][0]; got != c.event {
+			t.Errorf("%v: firewallEvent %d", c.verdict, got)
+		}
+		if got := string(one[field{id: 335, length: variable}]); got != c.name {
+			t.Errorf("%v: rule %q", c.verdict, got)
+		}
 	}
 }
 

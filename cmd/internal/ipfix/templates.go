@@ -3,6 +3,7 @@ package ipfix
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/natless/natless/netstack/flows"
@@ -23,6 +24,7 @@ const (
 	templateOwner = 257 // ownership began or ended
 	templateWho   = 258 // options: whose a serial is
 	templateDrawn = 259 // options: that flows are of a sample
+	templateOther = 260 // a flow that was not just forwarded
 	variable      = 65535
 )
 
@@ -48,6 +50,14 @@ var flowFields = []field{
 	{id: 138, length: 8}, // observationPointId: the serial
 	{id: 34, length: 4},  // samplingInterval: one of so many packets was counted
 }
+
+// otherFields are those of a flow that was not forwarded, or would not be but for an audit:
+// all of a flow's, and which rule said so. Collectors that know of firewalls find the
+// event; the rule is the selector that RFC 5477 8.2.5 has a name for.
+var otherFields = append(slices.Clip(flowFields),
+	field{id: 233, length: 1},        // firewallEvent
+	field{id: 335, length: variable}, // selectorName: the rule
+)
 
 // ownerFields are those of a port block that is given, or taken back (RFC 8158 5.6.10
 // and .11).
@@ -98,6 +108,9 @@ func templates(sample int, add func(set uint16, record []byte) error) error {
 	if err := add(setTemplates, describe(templateFlow, flowFields, 0)); err != nil {
 		return err
 	}
+	if err := add(setTemplates, describe(templateOther, otherFields, 0)); err != nil {
+		return err
+	}
 	if err := add(setTemplates, describe(templateOwner, ownerFields, 0)); err != nil {
 		return err
 	}
@@ -142,11 +155,37 @@ type Event struct {
 const (
 	icmp      = 1
 	tcp       = 6
-	forwarded = 64
 	initiator = 1
 	given     = 16 // natEvent: port block allocation
 	takenBack = 17 // natEvent: port block de-allocation
 )
+
+// statuses are the forwardingStatus of each verdict (RFC 7270 4.12): forwarded, dropped by
+// an access list, and by a policer.
+var statuses = [flows.NumVerdicts]byte{flows.Forwarded: 64, flows.Denied: 129, flows.DeniedFragment: 129, flows.Shed: 138}
+
+// events are the firewallEvent of each verdict: none, or that the flow is denied.
+var events = [flows.NumVerdicts]byte{flows.Denied: 3, flows.DeniedFragment: 3}
+
+// templateOf is which template a flow's record has.
+func templateOf(r *flows.Record) uint16 {
+	if r.Verdict == flows.Forwarded && r.Rule == "" {
+		return templateFlow
+	}
+	return templateOther
+}
+
+// appendOther is appendFlow for templateOther.
+func appendOther(b []byte, r *flows.Record, serial uint64) []byte {
+	b = append(appendFlow(b, r, serial), events[r.Verdict])
+	return appendName(b, r.Rule)
+}
+
+// appendName is a text of variable length (RFC 7011 7).
+func appendName(b []byte, name string) []byte {
+	name = name[:min(len(name), 254)]
+	return append(append(b, byte(len(name))), name...)
+}
 
 func appendFlow(b []byte, r *flows.Record, serial uint64) []byte {
 	there, back := flows.Sent, flows.Received
@@ -172,7 +211,7 @@ func appendFlow(b []byte, r *flows.Record, serial uint64) []byte {
 	b = binary.BigEndian.AppendUint64(b, r.Bytes[back])
 	b = binary.BigEndian.AppendUint64(b, r.Packets[back])
 	b = binary.BigEndian.AppendUint16(b, uint16(r.Flags[back]))
-	b = append(b, initiator, forwarded)
+	b = append(b, initiator, statuses[r.Verdict])
 	b = binary.BigEndian.AppendUint64(b, serial)
 	return binary.BigEndian.AppendUint32(b, uint32(max(r.Sample, 1)))
 }
@@ -191,8 +230,7 @@ func appendEvent(b []byte, e *Event) []byte {
 func appendWho(b []byte, o *Owner) []byte {
 	b = binary.BigEndian.AppendUint64(b, o.Serial)
 	b = appendPorts(b, o)
-	name := o.Name[:min(len(o.Name), 254)] // RFC 7011 7
-	return append(append(b, byte(len(name))), name...)
+	return appendName(b, o.Name)
 }
 
 func appendPorts(b []byte, o *Owner) []byte {

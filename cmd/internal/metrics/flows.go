@@ -9,6 +9,8 @@ var (
 	flowRecords     = desc("flow_records_total", "Flow records that were made, by why: idle, active, end, forced.", "reason")
 	flowLostPackets = desc("flow_unitemised_packets_total", "Packets that were translated and found no room to be itemised.")
 	flowLostBytes   = desc("flow_unitemised_bytes_total", "And their bytes.")
+	flowsDenied     = desc("flows_denied_open", "Flows that are open, beside the others, of what policies denied.")
+	flowLostDenied  = desc("flow_unitemised_denied_packets_total", "Packets that policies denied and that found no room to be itemised.")
 	flowWritten     = desc("flow_receiver_records_total", "Records that were written to a file or sent to a collector.", "receiver")
 	flowDropped     = desc("flow_receiver_dropped_records_total", "Records that a file or collector did not take in time.", "receiver")
 	flowReceiverUp  = desc("flow_receiver_up", "Whether a file or collector takes records.", "receiver")
@@ -26,6 +28,8 @@ func (c *Collector) flows(s sink) {
 		}
 		s.counter(flowLostPackets, f.Lost.Packets)
 		s.counter(flowLostBytes, f.Lost.Bytes)
+		s.gauge(flowsDenied, float64(f.Denied))
+		s.counter(flowLostDenied, f.Refused)
 	}
 	for _, r := range f.Receivers {
 		s.counter(flowWritten, r.Written, r.Name)

@@ -10,8 +10,11 @@ import (
 	"github.com/natless/natless/config/api"
 )
 
+// ByRule sums up what policies denied, and would have.
+const ByRule = "rule"
+
 // By are what flows are summed up by.
-var By = []string{"workload", "remote", "port"}
+var By = []string{"workload", "remote", "port", ByRule}
 
 // Line is what flows come to that have something in common.
 type Line struct {
@@ -27,6 +30,9 @@ func Top(all []api.Flow, by string, most int) []*Line {
 	for i := range all {
 		f := &all[i]
 		what := common(f, by)
+		if what == "" {
+			continue
+		}
 		l := sums[what]
 		if l == nil {
 			l = &Line{What: what}
@@ -46,9 +52,11 @@ func Top(all []api.Flow, by string, most int) []*Line {
 	return lines
 }
 
-// common is what a flow is summed up under.
+// common is what a flow is summed up under; "": it is not.
 func common(f *api.Flow, by string) string {
 	switch by {
+	case ByRule:
+		return f.Policy
 	case "remote":
 		return f.Remote.String()
 	case "port":

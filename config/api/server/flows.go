@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -44,6 +45,9 @@ func flowFilter(r *http.Request) (f api.FlowFilter, err error) {
 		if f.Since, err = time.ParseDuration(d); err != nil || f.Since < 0 {
 			return f, invalid("since", "must be a duration such as 10m")
 		}
+	}
+	if f.Verdict = q.Get("verdict"); f.Verdict != "" && !slices.Contains(api.FlowVerdicts, f.Verdict) {
+		return f, invalid("verdict", "must be one of "+strings.Join(api.FlowVerdicts, ", "))
 	}
 	for name, to := range map[string]*bool{"open": &f.Open, "follow": &f.Follow} {
 		if b := q.Get(name); b != "" {

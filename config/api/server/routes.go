@@ -54,7 +54,7 @@ func (s *Server) routes() []route {
 		{pattern: "GET /v1/policies", query: []string{"workload", "direction", "remote", "proto", "port"}, do: (*Server).policies},
 		{pattern: "GET /v1/explain", query: []string{"packet"}, do: (*Server).explain},
 		{pattern: "GET /v1/watch", query: []string{"filter", "rate", "bytes", "all", "sample"}, kind: watch, do: (*Server).watch},
-		{pattern: "GET /v1/flows", query: []string{"workload", "remote", "port", "proto", "since", "open", "follow"}, kind: watch,
+		{pattern: "GET /v1/flows", query: []string{"workload", "remote", "port", "proto", "verdict", "since", "open", "follow"}, kind: watch,
 			do: (*Server).flows},
 		{pattern: "POST /v1/reload", kind: slow, do: (*Server).reload},
 		{pattern: "GET /v1/registry", kind: slow, do: (*Server).backup},
