@@ -49,6 +49,8 @@ const (
 	Denied                    // a policy denies it; Worker.Rule says which
 	DeniedFragment            // a later fragment, or a quote too short for ports, where policies look at ports
 
+	Shed // its workload gave way: dropped before anything was done with it, by who calls the translator
+
 	// NumVerdicts is the number of verdicts, Replied left aside: the length
 	// of an array of counters.
 	NumVerdicts
@@ -112,6 +114,7 @@ var verdicts = [NumVerdicts]struct{ name, section string }{
 	PrefixClosed:              {"prefix-closed", "RFC 4443 3.1"},
 	Denied:                    {"denied", "RFC 4443 3.1, RFC 1812 5.2.7.1"},
 	DeniedFragment:            {"denied-fragment", "RFC 1858 3, RFC 3128 2"},
+	Shed:                      {"shed", "RFC 2475 2.3.3"},
 }
 
 const repliedSuffix = "/replied"

@@ -153,6 +153,9 @@ func summary(w io.Writer, verb string, done uint64, c api.Counts) {
 	if c.FastPath > 0 {
 		text += fmt.Sprintf(", the fast path translated %s more that nobody saw", packets.Number(c.FastPath))
 	}
+	if c.Shed > 0 {
+		text += fmt.Sprintf(", the kernel dropped %s of workloads that gave way", packets.Number(c.Shed))
+	}
 	if c.Lost > 0 {
 		text += fmt.Sprintf(", %s lost because the reader was too slow", packets.Number(c.Lost))
 	}

@@ -210,6 +210,7 @@ type Explanation struct {
 	Mappings []string `json:"mappings,omitempty"` // which mappings or prefix decided
 	Rule     string   `json:"rule,omitempty"`     // the RFC section behind the verdict
 	Policy   string   `json:"policy,omitempty"`   // rule of a policy that denies it, or would if it were not only audited
+	Shed     string   `json:"shed,omitempty"`     // that such packets are dropped just now, as their workload gives way
 	Text     string   `json:"text"`               // all of it, for people
 }
 

@@ -46,8 +46,9 @@ type Hello struct {
 // when it goes on; of a packet that was dropped or taken, Out is.
 type Event struct {
 	Time      time.Time `json:"time"`
-	Direction string    `json:"direction"` // 6to4, 4to6 or 4to4
-	Verdict   string    `json:"verdict"`   // as metrics and traces name it
+	Direction string    `json:"direction"`        // 6to4, 4to6 or 4to4
+	Verdict   string    `json:"verdict"`          // as metrics and traces name it
+	Policy    string    `json:"policy,omitempty"` // the rule that denied it, or would if it were not only audited
 	Workload  string    `json:"workload,omitempty"`
 	Mapping   string    `json:"mapping,omitempty"` // what decided about the workload's address
 	GSOSize   int       `json:"gso_size,omitempty"`
@@ -77,7 +78,9 @@ type Counts struct {
 	Lost    uint64 `json:"lost"`    // of these, left out because the reader was slow
 	// FastPath are those that the kernel translated by itself, and nobody saw.
 	FastPath uint64 `json:"fast_path,omitempty"`
-	End      bool   `json:"end,omitempty"`
+	// Shed are those that the kernel dropped as their workloads gave way, and nobody saw.
+	Shed uint64 `json:"shed,omitempty"`
+	End  bool   `json:"end,omitempty"`
 }
 
 // Stream is what is seen, until it is closed or the daemon ends it.

@@ -323,7 +323,7 @@ func (w *watcher) Begin(_ int, now time.Time) {
 
 func (w *watcher) Read(int, *translator.Packet) { w.read.Add(1) }
 
-func (w *watcher) Translated(_ int, p *translator.Packet, v translator.Verdict) {
+func (w *watcher) Translated(_ int, p *translator.Packet, v translator.Verdict, _ uint32) {
 	if v == translator.Forward4 && p.Bytes()[0]>>4 == 4 {
 		w.translated.Add(1)
 	}

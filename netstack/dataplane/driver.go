@@ -52,8 +52,9 @@ type Observer interface {
 	Read(queue int, p *translator.Packet)
 	// Translated gets the same packet afterwards, or what is left of it when it
 	// was dropped. A fragment that was held comes here twice, the second time
-	// without a Read.
-	Translated(queue int, p *translator.Packet, v translator.Verdict)
+	// without a Read. The rule is the serial of that of a policy by which it was
+	// denied, or would be if its policy were not only audited; 0: none.
+	Translated(queue int, p *translator.Packet, v translator.Verdict, rule uint32)
 }
 
 // NewDriver makes a driver whose packets go to a port. The observer may be nil.
@@ -149,7 +150,7 @@ func (d *Driver) count(p *translator.Packet, direction Direction, v translator.V
 // do is what a verdict says.
 func (d *Driver) do(p *translator.Packet, v translator.Verdict) {
 	if d.observer != nil {
-		d.observer.Translated(d.index, p, v)
+		d.observer.Translated(d.index, p, v, ruleOf(d.worker))
 	}
 	switch {
 	case v.IsForward() && d.worker.Fragments():
@@ -209,6 +210,14 @@ func (d *Driver) moveSegments(p *translator.Packet) {
 		}
 	}
 	d.port.Release(p)
+}
+
+// ruleOf is the serial of the rule of the last packet, or 0.
+func ruleOf(w *translator.Worker) uint32 {
+	if r := w.Rule(); r != nil {
+		return r.Serial
+	}
+	return 0
 }
 
 func directionOf(p *translator.Packet) Direction {

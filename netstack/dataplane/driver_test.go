@@ -84,7 +84,7 @@ type judged struct {
 }
 
 func (j *judged) Read(int, *translator.Packet) { j.read++ }
-func (j *judged) Translated(_ int, _ *translator.Packet, v translator.Verdict) {
+func (j *judged) Translated(_ int, _ *translator.Packet, v translator.Verdict, _ uint32) {
 	j.verdicts = append(j.verdicts, v)
 }
 

@@ -47,15 +47,13 @@ func (f *flowTable) add(w *translator.Worker, p *translator.Packet, direction Di
 	if p.GSOType&^translator.GSOECN != translator.GSONone {
 		seen.GSO = int(p.GSOSize)
 	}
-	if r := w.Rule(); r != nil {
-		seen.Rule = r.Serial
-	}
+	seen.Rule = ruleOf(w)
 	f.AddPacket(&seen, f.now)
 }
 
 // refuse counts the last packet of a worker, which policies denied.
 func (f *flowTable) refuse(w *translator.Worker, v translator.Verdict) {
-	d, way, rule := w.Denial(), flows.Received, uint32(0)
+	d, way := w.Denial(), flows.Received
 	k := flows.Key{Local: d.Local, Remote: d.Remote, Slot: d.Slot, LocalPort: d.LocalPort, RemotePort: d.FarPort, Proto: d.Proto, Verdict: flows.Denied}
 	if v.Reason() == translator.DeniedFragment {
 		k.Verdict = flows.DeniedFragment
@@ -66,9 +64,6 @@ func (f *flowTable) refuse(w *translator.Worker, v translator.Verdict) {
 	if d.Out {
 		way = flows.Sent
 	}
-	if r := w.Rule(); r != nil {
-		rule = r.Serial
-	}
 	packets, bytes := flows.Wire(d.Length, d.Headers, d.Segment)
-	f.Refuse(k, way, packets, bytes, d.TCPFlags, rule, f.now)
+	f.Refuse(k, way, packets, bytes, d.TCPFlags, ruleOf(w), f.now)
 }

@@ -62,6 +62,10 @@ func (l *loop) shed(packets []*translator.Packet) []*translator.Packet {
 	kept := packets[:0]
 	for _, p := range packets {
 		if l.inside && q.OverInside(p.Bytes(), l.tagOf(p)) || !l.inside && q.Over(p.Bytes()) {
+			if l.observer != nil {
+				l.observer.Read(l.index, p)
+				l.observer.Translated(l.index, p, translator.Shed, 0)
+			}
 			l.Release(p)
 		} else {
 			kept = append(kept, p)

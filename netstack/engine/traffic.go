@@ -5,6 +5,7 @@ package engine
 import (
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/fastpath"
+	"github.com/natless/natless/netstack/shed"
 	"github.com/natless/natless/translator"
 )
 
@@ -15,6 +16,12 @@ func (h *Host) Traffic() dataplane.Snapshot {
 	if h.Inside != nil {
 		s.Add(h.Inside.Snapshot())
 	}
+	h.Shed.Each(func(_ uint32, packets, bytes [shed.NumWays]uint64) {
+		for way, to := range [shed.NumWays]dataplane.Direction{shed.Sent: dataplane.To4, shed.Received: dataplane.To6} {
+			n := &s.Verdicts[to][translator.Shed]
+			n.Packets, n.Bytes = n.Packets+packets[way], n.Bytes+bytes[way]
+		}
+	})
 	if h.FastPath.Manager == nil {
 		return s
 	}

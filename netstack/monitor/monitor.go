@@ -105,6 +105,7 @@ type queue struct {
 	at     int64
 	packet Packet
 	offload
+	rule uint32
 	read bool // Translated has not come yet
 	_    [64]byte
 }
@@ -135,7 +136,7 @@ func (s *Set) Read(queue int, p *translator.Packet) {
 }
 
 // Translated is the observer's.
-func (s *Set) Translated(queue int, p *translator.Packet, verdict translator.Verdict) {
+func (s *Set) Translated(queue int, p *translator.Packet, verdict translator.Verdict, rule uint32) {
 	if queue >= len(s.queues) {
 		return
 	}
@@ -148,7 +149,7 @@ func (s *Set) Translated(queue int, p *translator.Packet, verdict translator.Ver
 		}
 	}
 	q.read = false
-	q.packet.Done, q.packet.Verdict = true, verdict
+	q.packet.Done, q.packet.Verdict, q.rule = true, verdict, rule
 	if !left(&q.packet, verdict, b) {
 		b = nil
 	}

@@ -71,7 +71,7 @@ func pass(set *Set, w *translator.Worker, queue int, p *translator.Packet, b []b
 	p.End = p.Start + copy(p.Buf[p.Start:], b)
 	set.Read(queue, p)
 	v := w.Translate(p)
-	set.Translated(queue, p, v)
+	set.Translated(queue, p, v, 0)
 	return v
 }
 
@@ -134,6 +134,26 @@ func TestViewer(t *testing.T) {
 	all.Close()
 	if p.set != nil || p.hub.Viewers() != 0 {
 		t.Error("observed when the last has gone")
+	}
+}
+
+// A record has the rule that was told with its packet, and that one's alone.
+func TestRuleOfRecord(t *testing.T) {
+	p := newPlane(t, 1)
+	v := p.open(t, "", Options{})
+	packet := buffer()
+	p.set.Begin(0, time.Now())
+	rules := []uint32{0, 7, 1 << 31, 0}
+	for _, rule := range rules {
+		packet.Start = translator.Headroom
+		packet.End = packet.Start + copy(packet.Buf[packet.Start:], udp6(1, 100, 53))
+		p.set.Read(0, packet)
+		p.set.Translated(0, packet, translator.Denied, rule)
+	}
+	for i, want := range rules {
+		if r, ok := v.Next(); !ok || r.Rule != want || r.Verdict != translator.Denied || r.InLength != 148 {
+			t.Errorf("record %d: %v, rule %d, want %d; %+v", i, ok, r.Rule, want, r)
+		}
 	}
 }
 

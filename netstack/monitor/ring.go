@@ -26,13 +26,14 @@ type fields struct {
 	verdict translator.Verdict
 	gsoSize uint16
 	gsoType uint8
+	rule    uint32
 }
 
 // side is one side of the translation: how long the packet is, and how much of
 // it was kept. A length of zero says that there is no packet.
 type side struct{ length, kept uint32 }
 
-const recordSize = 32
+const recordSize = 40
 
 func padded(n int) int { return (n + 7) &^ 7 }
 
@@ -92,6 +93,7 @@ func (f *fields) put(b []byte, size int) {
 	le.PutUint32(b[20:], f.in.kept)
 	le.PutUint32(b[24:], f.out.length)
 	le.PutUint32(b[28:], f.out.kept)
+	le.PutUint32(b[32:], f.rule)
 }
 
 func readFields(b []byte) fields {
@@ -99,6 +101,6 @@ func readFields(b []byte) fields {
 	return fields{
 		at: int64(le.Uint64(b[8:])), gsoSize: le.Uint16(b[4:]), gsoType: b[7], verdict: translator.Verdict(b[6]),
 		in:  side{le.Uint32(b[16:]), le.Uint32(b[20:])},
-		out: side{le.Uint32(b[24:]), le.Uint32(b[28:])},
+		out: side{le.Uint32(b[24:]), le.Uint32(b[28:])}, rule: le.Uint32(b[32:]),
 	}
 }

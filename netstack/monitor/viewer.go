@@ -92,7 +92,7 @@ func (v *Viewer) translated(l *lane, q *queue, out []byte) {
 	}
 	kept := copy(l.room[recordSize+l.kept:], out[:min(len(out), v.Snap)])
 	size := recordSize + l.kept + kept
-	f := fields{at: q.at, verdict: q.packet.Verdict, gsoType: q.gsoType, gsoSize: q.gsoSize,
+	f := fields{at: q.at, verdict: q.packet.Verdict, gsoType: q.gsoType, gsoSize: q.gsoSize, rule: q.rule,
 		in: side{uint32(q.packet.In.Length), uint32(l.kept)}, out: side{uint32(len(out)), uint32(kept)}}
 	f.put(l.room, size)
 	l.ring.commit(size)
@@ -106,7 +106,8 @@ type Record struct {
 	Verdict             translator.Verdict
 	In, Out             []byte
 	InLength, OutLength int
-	GSOType             uint8 // of a superpacket, as it came
+	Rule                uint32 // serial of the rule that denied it, or would; 0: none
+	GSOType             uint8  // of a superpacket, as it came
 	GSOSize             uint16
 }
 
@@ -129,7 +130,7 @@ func (v *Viewer) Next() (r Record, ok bool) {
 	}
 	in, out := v.record[recordSize:][:oldest.in.kept], v.record[recordSize+oldest.in.kept:][:oldest.out.kept]
 	return Record{Time: v.wall(oldest.at), Verdict: oldest.verdict, In: in, Out: out,
-		InLength: int(oldest.in.length), OutLength: int(oldest.out.length), GSOType: oldest.gsoType, GSOSize: oldest.gsoSize}, true
+		InLength: int(oldest.in.length), OutLength: int(oldest.out.length), GSOType: oldest.gsoType, GSOSize: oldest.gsoSize, Rule: oldest.rule}, true
 }
 
 func (v *Viewer) release() {

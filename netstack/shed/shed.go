@@ -311,6 +311,25 @@ func (s *Shed) Dropped(slot uint32) (n [NumWays]uint64) {
 	return n
 }
 
+// GivesWay is who a packet is of, if that one gives way just now, and how many packets he
+// gave way with. Of a workload with IPv4 inside the tag says who sent it; 0: it came as any
+// packet does.
+func (s *Shed) GivesWay(b []byte, from mapping.Tag) (l Limited, ok bool) {
+	table := s.config.Table()
+	slot, way, _ := whose(table, b)
+	if from != 0 {
+		if e := table.Tagged(from); e != nil {
+			slot, way = e.Slot(), Sent
+		}
+	}
+	for _, l := range s.Status().Limited {
+		if l.Slot == slot && l.Way == way {
+			return l, true
+		}
+	}
+	return l, false
+}
+
 // Each gives all slots at which packets were ever dropped, with how many and of how many
 // bytes, as they came; 0 is strangers'.
 func (s *Shed) Each(f func(slot uint32, packets, bytes [NumWays]uint64)) {

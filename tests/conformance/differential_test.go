@@ -73,7 +73,7 @@ func TestDifferential(t *testing.T) {
 		return
 	}
 	for v := range translator.NumVerdicts {
-		if c.count(v)+c.count(v|translator.Replied) == 0 {
+		if c.count(v)+c.count(v|translator.Replied) == 0 && v != translator.Shed { // which is not the translator's
 			t.Errorf("no packet got the verdict %v", v)
 		}
 	}

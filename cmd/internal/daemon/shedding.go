@@ -13,6 +13,7 @@ import (
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/shed"
+	"github.com/natless/natless/translator/mapping"
 )
 
 // shedding is who gives way, who does most first; nil: nobody.
@@ -33,6 +34,16 @@ func (d *Daemon) shedding() *api.Shedding {
 		return cmp.Or(cmp.Compare(b.Packets, a.Packets), words.Natural(a.Who, b.Who), strings.Compare(a.Direction, b.Direction))
 	})
 	return out
+}
+
+// givesWay says that a packet's workload gives way just now; "": it does not.
+func (d *Daemon) givesWay(packet []byte, from mapping.Tag) string {
+	l, ok := d.host.Shed.GivesWay(packet, from)
+	if !ok {
+		return ""
+	}
+	return fmt.Sprintf("%s gives way just now: %s dropped since it does, before anything was done with them", d.whose(l.Slot),
+		words.Count(int(l.Dropped), "packet"))
 }
 
 // whose says for people who has a slot of the table.

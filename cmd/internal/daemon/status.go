@@ -36,7 +36,7 @@ func newAPI(d *Daemon, c *config.Config) (*apiTask, error) {
 		Registry: d.keeper,
 		Status:   func(context.Context) (api.Status, error) { return d.status(), nil },
 		Explain: func(_ context.Context, words string) (api.Explanation, error) {
-			return explain.Packet(d.host.Translator, words)
+			return explain.Beside(d.host.Translator, words, d.givesWay)
 		},
 		Reload:    func(context.Context) error { return d.reloader.reload() },
 		Blocks:    func() api.Blocks { return d.reloader.blocks(d.reloader.running()) },

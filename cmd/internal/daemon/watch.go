@@ -37,6 +37,7 @@ type watching struct {
 	send   apiserver.Send
 	names  map[netip.Addr]string // of workloads, by IPv6 address
 	before uint64                // packets that the kernel had translated at the beginning
+	shed   uint64                // packets that it had dropped then, as their workloads gave way
 	out    []byte
 }
 
@@ -77,7 +78,7 @@ func (d *Daemon) watch(ctx context.Context, w api.Watch, device string, send api
 		return err
 	}
 	defer viewer.Close()
-	r := &watching{Daemon: d, filter: filter, bytes: w.Bytes > 0, send: send, names: map[netip.Addr]string{}, before: d.inKernel()}
+	r := &watching{Daemon: d, filter: filter, bytes: w.Bytes > 0, send: send, names: map[netip.Addr]string{}, before: d.inKernel(), shed: d.host.Shed.Kernel()}
 	r.line(api.Seen{Hello: &hello})
 	if err := r.Flush(); err != nil {
 		return nil // he has gone
@@ -104,7 +105,7 @@ func (r *watching) Packet(record *monitor.Record) (gathered int) {
 // Counts writes how many packets there were.
 func (r *watching) Counts(c monitor.Counts, end bool) {
 	r.line(api.Seen{Counts: &api.Counts{Seen: c.Seen, Matched: c.Matched, Limited: c.Limited, Lost: c.Lost,
-		FastPath: max(r.inKernel(), r.before) - r.before, End: end}})
+		FastPath: max(r.inKernel(), r.before) - r.before, Shed: r.host.Shed.Kernel() - r.shed, End: end}})
 }
 
 // inKernel is how many packets the fast path has translated.
@@ -148,7 +149,8 @@ func (r *watching) event(record *monitor.Record) api.Event {
 	p := monitor.Packet{In: monitor.MakeHead(record.In, record.InLength), Out: monitor.MakeHead(record.Out, record.OutLength),
 		Verdict: record.Verdict, Done: true, Table: r.host.Table()}
 	e := api.Event{Time: record.Time.UTC(), Direction: p.Direction().String(), Verdict: record.Verdict.String(),
-		In: r.side(&p.In, record.In), Out: r.side(&p.Out, record.Out)}
+		Policy: r.rules.RuleName(record.Rule),
+		In:     r.side(&p.In, record.In), Out: r.side(&p.Out, record.Out)}
 	if record.GSOType != translator.GSONone {
 		e.GSOSize = int(record.GSOSize)
 	}

@@ -34,7 +34,7 @@ func (t *trace) Begin(int, time.Time) {}
 func (t *trace) Read(_ int, p *translator.Packet) { t.before = makeHead(p.Bytes()) }
 
 // Translated is the observer's.
-func (t *trace) Translated(_ int, p *translator.Packet, v translator.Verdict) {
+func (t *trace) Translated(_ int, p *translator.Packet, v translator.Verdict, _ uint32) {
 	if v == translator.Local {
 		return
 	}

@@ -18,6 +18,13 @@ import (
 // Packet explains the packet that words describe, as t would treat it now. The
 // error says which word is wrong.
 func Packet(t *translator.Translator, words string) (api.Explanation, error) {
+	return Beside(t, words, nil)
+}
+
+// Beside is Packet beside what else becomes of packets: shed says why such a packet is
+// dropped before it is translated, or nothing. The tag is of whoever has IPv4 inside and
+// sends it.
+func Beside(t *translator.Translator, words string, shed func(packet []byte, from mapping.Tag) string) (api.Explanation, error) {
 	k, err := parse(words)
 	if err != nil {
 		return api.Explanation{}, err
@@ -37,6 +44,13 @@ func Packet(t *translator.Translator, words string) (api.Explanation, error) {
 		e.Mappings = append([]string{fmt.Sprintf("from %v: mapping %v", k.from, from.Mapping())}, e.Mappings...)
 	}
 	e.Verdict, e.Rule, e.Policy, e.Output = run(t, data, from)
+	if shed != nil {
+		tag := mapping.Tag(0)
+		if from != nil {
+			tag = from.Tag()
+		}
+		e.Shed = shed(data, tag)
+	}
 	e.Text = text(&e)
 	return e, nil
 }
@@ -140,6 +154,9 @@ func text(e *api.Explanation) string {
 		fmt.Fprintf(&b, "policy   %s\n", e.Policy)
 	case e.Policy != "":
 		fmt.Fprintf(&b, "policy   %s would deny it: it is only audited\n", e.Policy)
+	}
+	if e.Shed != "" {
+		fmt.Fprintf(&b, "shed     %s\n", e.Shed)
 	}
 	if v.IsDrop() && !v.Replied() {
 		b.WriteString("         no answer is sent\n")

@@ -135,6 +135,9 @@ func Comment(e *api.Event) string {
 	if v.Replied() {
 		words = append(words, "an ICMP error of the translator went back")
 	}
+	if e.Policy != "" {
+		words = append(words, "policy: "+held(e, v))
+	}
 	if e.Workload != "" {
 		words = append(words, "workload "+e.Workload)
 	}

@@ -68,6 +68,9 @@ func (s *Style) Line(e *api.Event) string {
 			fmt.Fprintf(&b, ", answered %s", strings.TrimSpace(about(e.Out)))
 		}
 	}
+	if e.Policy != "" {
+		fmt.Fprintf(&b, ", %s", held(e, v))
+	}
 	if e.Workload != "" {
 		fmt.Fprintf(&b, "  %s", s.paint(dim, "("+e.Workload+")"))
 	}
@@ -85,6 +88,7 @@ func (s *Style) words(b *strings.Builder, e *api.Event, v translator.Verdict) {
 	}
 	row("workload", e.Workload)
 	row("mapping", e.Mapping)
+	row("policy", held(e, v))
 	if e.In != nil {
 		row("in", e.In.Words)
 	}
@@ -94,6 +98,17 @@ func (s *Style) words(b *strings.Builder, e *api.Event, v translator.Verdict) {
 	if e.GSOSize > 0 {
 		row("", fmt.Sprintf("a superpacket, for packets with %d bytes of payload", e.GSOSize))
 	}
+}
+
+// held says by which rule of a policy a packet was denied, or would be.
+func held(e *api.Event, v translator.Verdict) string {
+	switch {
+	case e.Policy == "":
+		return ""
+	case v.IsDenied():
+		return "by " + e.Policy
+	}
+	return e.Policy + " would deny it"
 }
 
 // side is who sends to whom. A protocol that is the same as before is left out.

@@ -42,6 +42,13 @@ func TestLine(t *testing.T) {
 			"12:00:01.123 6→4 forward4  (held)  ⇒  tcp 198.51.100.2.40000 → 9.9.9.9.443  len 40 S\n"},
 		{Style{Words: true}, api.Event{Direction: "4to6", Verdict: "hop-limit-exceeded/replied", Mapping: "M", In: echo, Out: back},
 			"12:00:01.123 4→6 hop-limit-exceeded/replied  dropped: its TTL or hop limit ran out here (RFC 7915 4.1, 5.1)\n    mapping  M\n    in       " + echo.Words + "\n    answer   " + back.Words + "\n"},
+		{Style{}, api.Event{Direction: "6to4", Verdict: "denied", Policy: "web egress rest", Workload: "web", In: six},
+			"12:00:01.123 6→4 denied    tcp 2001:db8:6::2.40000 → 64:ff9b::909:909.443  len 60 S  a policy denies it, by web egress rest  (web)\n"},
+		{Style{}, api.Event{Direction: "6to4", Verdict: "forward4", Policy: "web egress rest", Out: four},
+			"12:00:01.123 6→4 forward4  (held)  ⇒  tcp 198.51.100.2.40000 → 9.9.9.9.443  len 40 S, web egress rest would deny it\n"},
+		{Style{Words: true}, api.Event{Direction: "4to6", Verdict: "denied/replied", Policy: "web ingress in", Mapping: "M", In: echo, Out: back},
+			"12:00:01.123 4→6 denied/replied  dropped: a policy denies it (RFC 4443 3.1, RFC 1812 5.2.7.1)\n    mapping  M\n    policy   by web ingress in\n    in       " +
+				echo.Words + "\n    answer   " + back.Words + "\n"},
 	} {
 		c.event.Time = at
 		if d := cmp.Diff(c.want, c.style.Line(&c.event)); d != "" {
