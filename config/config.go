@@ -48,6 +48,7 @@ type Config struct {
 	Health          Health         `yaml:"health" restart:"yes"`
 	Metrics         Metrics        `yaml:"metrics" restart:"yes"`
 	Flows           Flows          `yaml:"flows" restart:"yes"`
+	Relay           Relay          `yaml:"relay"`
 	Policies        []Policy       `yaml:"policies"`
 	PoliciesFile    Paths          `yaml:"policies_file"` // absolute, or from the working directory on
 	NamedPorts      NamedPorts     `yaml:"named_ports"`
@@ -178,6 +179,7 @@ func Default() Config {
 		},
 		Metrics: Metrics{PerWorkload: true, MaxWorkloads: 1000},
 		Flows:   defaultFlows(),
+		Relay:   defaultRelay(),
 
 		Shedding: Shedding{Enabled: true},
 	}

@@ -132,6 +132,7 @@ func TestReference(t *testing.T) {
 	want.Mappings, want.Pools, want.DNS64.Upstreams, want.DNS64.Clients = c.Mappings, c.Pools, c.DNS64.Upstreams, c.DNS64.Clients
 	want.Inside, want.Uplinks, want.Fabric = c.Inside, c.Uplinks, c.Fabric
 	want.UDPGRO, want.MappingsFile, want.MappedBlocks, want.Metrics.Listen = c.UDPGRO, c.MappingsFile, c.MappedBlocks, c.Metrics.Listen
+	want.Relay.IPv4 = c.Relay.IPv4
 	want.Flows.JSON.Path, want.Flows.IPFIX.Collectors, want.Flows.IPFIX.CA = c.Flows.JSON.Path, c.Flows.IPFIX.Collectors, c.Flows.IPFIX.CA
 	want.Policies, want.PoliciesFile, want.NamedPorts = c.Policies, c.PoliciesFile, c.NamedPorts
 	want.Shedding.Workloads = c.Shedding.Workloads
@@ -253,6 +254,8 @@ config: addresses.ipv6: missing`},
 		"uplinks twice":     {least + "uplinks: [a, a]", "config:3: uplinks[1]: a is there twice"},
 		"fabric":            {least + "fabric: [a, natless0]", "config:3: fabric[1]: natless0 is the translator's own device"},
 		"nine of fabric":    {least + "fabric: [a, b, c, d, e, f, g, h, i]", "config:3: fabric: 9 interfaces are more than 8"},
+		"relay":             {least + "relay: {ipv4: [10.0.0.0/24, 10.0.0.0/25]}", "config:3: relay.ipv4[1]: 10.0.0.0/25 overlaps relay.ipv4[0] (10.0.0.0/24)"},
+		"impatient relay":   {least + "relay: {stale_after: 1s}", "config:3: relay.stale_after: 1s is less than 5s"},
 		"uplink":            {least + "uplink: natless0", "config:3: uplink: natless0 is the translator's own device"},
 		"own inside":        {least + "mappings:\n  - {ipv6: 2001:db8::/120, ipv4: 192.0.2.0/24}", "config:4: mappings[0].ipv6: 2001:db8::/120 covers addresses.ipv6, which is the translator's own\nconfig:4: mappings[0].ipv4: 192.0.2.0/24 covers addresses.ipv4"},
 		"half":              {least + "mappings:\n  - {ipv6: 2001:db8:1::1}", "config:4: mappings[0].ipv4: missing"},

@@ -176,6 +176,11 @@ func (g *gatherer) insert(m mapping.Mapping, at Error) bool {
 		g.report(at)
 		return false
 	}
+	if g.Relay.overlaps(m.IPv4) {
+		at.Err = fmt.Errorf("%s overlaps relay.ipv4, whose rules the fleet tells", m.IPv4)
+		g.report(at)
+		return false
+	}
 	g.mapped.add(m.IPv4)
 	g.shared = g.shared || !m.Ports.IsZero()
 	return true
@@ -232,7 +237,7 @@ func (v validator) mappedBlocks() {
 // of its own.
 func (g *gatherer) blocks() []netip.Prefix {
 	whole := blocks(nil)
-	for _, p := range g.MappedBlocks {
+	for _, p := range slices.Concat(g.MappedBlocks, g.Relay.IPv4) {
 		if p.IsValid() && p.Addr().Is4() {
 			whole.add(p)
 		}

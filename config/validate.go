@@ -27,6 +27,7 @@ func validate(c *Config, report func(Error)) {
 	v.services()
 	v.metrics()
 	v.flows()
+	v.relay()
 	v.policies()
 	v.shedding()
 }

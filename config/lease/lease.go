@@ -1,5 +1,6 @@
 // Package lease has the rules by which a host holds blocks of IPv4 addresses that a
-// fleet lends it: what it may take, what it must keep, and what it never takes again.
+// fleet lends it, and a relay the rules that lead to hosts: what it may take, what it must
+// keep, and what it never takes again.
 // natlessd goes by them, and so does the simulation of a whole fleet: no file, no
 // clock, no socket and no goroutine may enter here.
 package lease

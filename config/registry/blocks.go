@@ -23,23 +23,29 @@ func blocksPath(path string) string { return path + ".blocks" }
 
 // readBlocks reads the blocks: a line with the sum of the rest, and the rest.
 func readBlocks(path string) (s lease.State, err error) {
-	b, err := os.ReadFile(blocksPath(path))
-	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil
-	}
-	if err == nil {
-		err = decodeBlocks(b, &s)
-	}
-	if err != nil {
+	if err := readSummed(blocksPath(path), &s); err != nil {
 		return s, fmt.Errorf("which blocks the fleet has lent this host: %s: %w: delete it, and natless-fleet agent says it again; workloads "+
 			"keep what they have", blocksPath(path), err)
 	}
 	return s, nil
 }
 
+// readSummed reads a file that begins with the sum of the rest; one that is not there
+// changes nothing.
+func readSummed(name string, v any) error {
+	b, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return decodeSummed(b, v)
+}
+
 const sumSize = 8 + 1 // of the first line
 
-func decodeBlocks(b []byte, s *lease.State) error {
+func decodeSummed(b []byte, v any) error {
 	if len(b) < sumSize {
 		return errRecord
 	}
@@ -47,16 +53,20 @@ func decodeBlocks(b []byte, s *lease.State) error {
 	if err != nil || uint32(sum) != checksum(b[sumSize:]) {
 		return errRecord
 	}
-	return json.Unmarshal(b[sumSize:], s)
+	return json.Unmarshal(b[sumSize:], v)
 }
 
 func writeBlocks(path string, s lease.State) error {
-	b, err := json.Marshal(s)
+	return writeSummed(blocksPath(path), s, "registry: blocks")
+}
+
+func writeSummed(name string, v any, moment string) error {
+	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
 	b = append(b, '\n')
-	return writeBeside(blocksPath(path), append(fmt.Appendf(nil, "%08x\n", checksum(b)), b...), "registry: blocks")
+	return writeBeside(name, append(fmt.Appendf(nil, "%08x\n", checksum(b)), b...), moment)
 }
 
 // writeBeside replaces a file: a reader sees the one before or this one, whole. moment

@@ -43,10 +43,10 @@ func TestBlocksOnDisk(t *testing.T) {
 		damaged := append([]byte(nil), whole...)
 		damaged[i] ^= 0x02 // also of a digit another digit
 		var s lease.State
-		if err := decodeBlocks(damaged, &s); err == nil && !s.Equal(lentState()) {
+		if err := decodeSummed(damaged, &s); err == nil && !s.Equal(lentState()) {
 			t.Errorf("byte %d: %+v", i, s)
 		}
-		if err := decodeBlocks(whole[:i], &s); err == nil {
+		if err := decodeSummed(whole[:i], &s); err == nil {
 			t.Errorf("cut short to %d: %+v", i, s)
 		}
 	}

@@ -115,6 +115,7 @@ type Registry struct {
 	drains   atomic.Pointer[drains]
 	glance   atomic.Pointer[glance]
 	blocks   atomic.Pointer[lease.State]
+	relay    atomic.Pointer[lease.Relay]
 
 	mu     sync.RWMutex // guards what follows; held for writing until what was written is on disk
 	state  state
@@ -162,8 +163,13 @@ func Open(o Options) (*Registry, error) {
 		r.drains.Store(&drained)
 		blocks, err = readBlocks(o.Path)
 	}
+	var relay lease.Relay
+	if err == nil {
+		relay, err = readRelay(o.Path)
+	}
 	if err == nil {
 		r.blocks.Store(&blocks)
+		r.relay.Store(&relay)
 		err = r.load(o)
 	}
 	if err != nil {

@@ -22,6 +22,7 @@ func (d *Daemon) checks(c *config.Config) []api.Check {
 	all := []api.Check{homeless(d.keeper.Registry), written(d.keeper.Registry), d.hostPorts(),
 		d.othersNAT.look(d.host.State().Routes), d.spoofing(), d.held(c)}
 	all = append(all, lentBlocks(d.reloader.blocks(c))...)
+	all = append(all, d.relayCheck(c)...)
 	all = append(all, d.inside(c)...)
 	all = append(all, d.insisted(c)...)
 	if s := d.shedding(); s != nil {

@@ -88,6 +88,10 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	if d.keeper, table, err = openKeeper(c, pools, lent, o.Log); err != nil {
 		return nil, err
 	}
+	h.relay = newRelay(c, d.keeper.Relay, h.boot)
+	if table, err = h.relay.with(c, table); err != nil {
+		return nil, err
+	}
 	if pools, err = lent(pools, d.keeper.Blocks()); err != nil {
 		return nil, err
 	}
@@ -200,8 +204,16 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-// healthy is what /readyz says: nil when packets are translated.
+// healthy is what /readyz says: nil when packets are translated, and should come here.
 func (d *Daemon) healthy() error {
+	if err := d.translates(); err != nil {
+		return err
+	}
+	return d.relayUnready()
+}
+
+// translates is nil when packets are translated.
+func (d *Daemon) translates() error {
 	if waiting := unready(d.tasks()); len(waiting) > 0 {
 		if why := d.host.FastPath.Insufficient(); why != nil && waiting[0].Name == engine.FastPathTask {
 			return why

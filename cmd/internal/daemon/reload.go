@@ -274,7 +274,9 @@ func (r *reloader) commit(next *config.Config, pools []registry.Pool, outside []
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.config = next.WithTable(r.engine.State().Explicit)
+	if r.config = next; !next.Relay.Enabled() { // the fleet's rules are not the configuration's
+		r.config = next.WithTable(r.engine.State().Explicit)
+	}
 	return nil
 }
 

@@ -22,6 +22,7 @@ type host struct {
 	own    func(netip.Addr) bool // whether the host has an address
 	held   *policies             // what workloads are held to
 	boot   string                // which boot of it this is
+	relay  *relay                // the fleet's rules; nil: none
 	inside string                // the device of workloads with IPv4 inside; "": none can have it
 }
 
@@ -29,6 +30,9 @@ type host struct {
 // have what is outside of these.
 func stateOf(c *config.Config, pools []registry.Pool, outside []registry.Share, h host) (*engine.State, error) {
 	table, err := c.Table()
+	if err == nil {
+		table, err = h.relay.with(c, table)
+	}
 	if err != nil {
 		return nil, err
 	}

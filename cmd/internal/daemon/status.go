@@ -41,6 +41,8 @@ func newAPI(d *Daemon, c *config.Config) (*apiTask, error) {
 		Reload:    func(context.Context) error { return d.reloader.reload() },
 		Blocks:    func() api.Blocks { return d.reloader.blocks(d.reloader.running()) },
 		PutBlocks: d.reloader.putBlocks,
+		Relay:     func() (api.Relay, error) { return d.relay(d.reloader.running(), true) },
+		PutRules:  d.putRules,
 		Watch: func(ctx context.Context, w api.Watch, send apiserver.Send) error {
 			return d.watch(ctx, w, c.Device.Name, send)
 		},

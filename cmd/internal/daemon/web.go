@@ -82,6 +82,7 @@ func (d *Daemon) sources() metrics.Sources {
 		Table:    func() (int, int) { return d.host.Table().Len(), d.keeper.Len() },
 		Pools:    d.keeper.Pools,
 		Drained:  d.keeper.HostDrained,
+		Relay:    d.relayFigures,
 		Reloads:  d.reloader.counts,
 		Local:    d.host.Local.Stats,
 		Refusals: d.refusals,

@@ -32,6 +32,7 @@ type Sources struct {
 	Table    func() (mappings, workloads int)
 	Pools    func() []api.Pool
 	Drained  func() bool // the whole host is
+	Relay    func() *Relay
 	Reloads  func() Reloads
 	Local    func() local.Stats
 	Refusals func() []api.Limit
@@ -77,6 +78,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.fastPath(s)
 	c.device(s, t)
 	c.pools(s)
+	c.relay(s)
 	c.local(s)
 	c.dns64(s)
 	c.flows(s)

@@ -75,6 +75,9 @@ func sources() Sources {
 		},
 		Table:   func() (int, int) { return 7, 5 },
 		Drained: func() bool { return true },
+		Relay: func() *Relay {
+			return &Relay{Epoch: 7, Rules: 3, State: api.RelayServes, Told: 2}
+		},
 		Pools: func() []api.Pool {
 			return []api.Pool{{Name: "default", Workloads: 5, Ports: 100, PortsUsed: 50, PortsCooling: 10, Headroom: 4, Addresses: make([]api.PoolAddress, 2)}}
 		},

@@ -46,6 +46,8 @@ func (s *Server) routes() []route {
 		{pattern: "GET /v1/pools", query: []string{"addresses"}, do: (*Server).pools},
 		{pattern: "GET /v1/blocks", do: (*Server).blocks},
 		{pattern: putBlocks, kind: slow, do: (*Server).putBlocks},
+		{pattern: "GET /v1/relay", kind: slow, do: (*Server).relay},
+		{pattern: putRules, kind: slow, do: (*Server).putRules},
 		{pattern: "GET /v1/drains", do: (*Server).drains},
 		{pattern: "PUT /v1/drains/host", kind: change, do: (*Server).drain},
 		{pattern: "DELETE /v1/drains/host", kind: change, do: (*Server).undrain},

@@ -95,8 +95,10 @@ func (t *Table) To(p netip.Prefix) Hop {
 
 // Several are the interfaces of routes that have more than one.
 func (t *Table) Several() (all []int) {
-	for _, to := range t.Best {
-		all = append(all, to.Several...)
+	for p, to := range t.Best {
+		if a := p.Addr(); !a.IsLinkLocalUnicast() && !a.IsMulticast() { // every link has those
+			all = append(all, to.Several...)
+		}
 	}
 	return all
 }

@@ -1,0 +1,78 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/natless/natless/translator/ports"
+)
+
+// Rule leads the addresses of a block to the host that a fleet has lent them, and says
+// what that host may send as.
+type Rule struct {
+	IPv4  netip.Prefix `json:"ipv4"`
+	Ports ports.Set    `json:"ports,omitzero"` // of an address that several hosts have; empty: all
+	IPv6  netip.Prefix `json:"ipv6"`           // the host's for the block
+	// Lease is the number of the loan: each time the addresses are lent to somebody it
+	// is a higher one. A loan that has ended never begins again.
+	Lease uint64 `json:"lease"`
+}
+
+// RuleSet is all rules that a relay has from now on. It may be told again, which says
+// that it is what holds still.
+type RuleSet struct {
+	// Epoch is the age of the view that the set was made of: an older one than before
+	// is refused.
+	Epoch uint64 `json:"epoch"`
+	Rules []Rule `json:"rules"`
+	// Fenced are blocks that were taken from a host, or given back by it: that they are
+	// missing is no surprise.
+	Fenced []netip.Prefix `json:"fenced,omitempty"`
+	// Shrink: an operator says that it is right that much is missing.
+	Shrink bool `json:"shrink,omitempty"`
+	// Rewind: an operator says that an older epoch is right.
+	Rewind bool `json:"rewind,omitempty"`
+}
+
+// The states of a relay.
+const (
+	RelayServes      = "serves"
+	RelayDrains      = "drains"      // it translates, and others are to be preferred
+	RelayUnconfirmed = "unconfirmed" // it has been booted, and nobody has said since that its rules hold
+	RelayNotReady    = "not-ready"   // it does not translate
+)
+
+// Relay is which rules a relay goes by, and how it stands. What it answers is durable and
+// in force: whoever has heard of an epoch knows that no rule before it is followed.
+type Relay struct {
+	Epoch uint64 `json:"epoch"`
+	State string `json:"state"`         // one of the RelayXxx
+	Why   string `json:"why,omitempty"` // not RelayServes
+	// Confirmed is how long ago, in seconds, somebody last told the rules; absent: never.
+	Confirmed *float64 `json:"confirmed_seconds,omitempty"`
+	Count     int      `json:"count"`
+	Rules     []Rule   `json:"rules,omitempty"` // not in the answer to a set
+}
+
+// ConfirmedAgo is how long ago somebody last told the rules.
+func (r Relay) ConfirmedAgo() (ago time.Duration, ever bool) {
+	if r.Confirmed == nil {
+		return 0, false
+	}
+	return time.Duration(*r.Confirmed * float64(time.Second)), true
+}
+
+// Relay gives the rules that a relay goes by.
+func (c *Client) Relay(ctx context.Context) (Relay, error) {
+	return answer[Relay](ctx, c, http.MethodGet, "/v1/relay", nil)
+}
+
+// PutRules tells all rules of a relay. When it returns, they are durable and in force.
+func (c *Client) PutRules(ctx context.Context, s RuleSet) (Relay, error) {
+	if s.Rules == nil {
+		s.Rules = []Rule{}
+	}
+	return answer[Relay](ctx, c, http.MethodPut, "/v1/relay", s)
+}

@@ -1,0 +1,54 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/lease"
+)
+
+// maxRules bounds the body of a set of rules, in bytes.
+const maxRules = lease.MostRules * 256
+
+// putRules is the route of such a set.
+const putRules = "PUT /v1/relay"
+
+// noRelay is the answer where this host is none.
+func noRelay() error {
+	return &api.Problem{Code: api.CodeNotFound, Detail: "this host is no relay (relay.ipv4)"}
+}
+
+func (s *Server) relay(*http.Request) (any, error) {
+	if s.Relay == nil {
+		return nil, noRelay()
+	}
+	return some(s.Relay())
+}
+
+func (s *Server) putRules(r *http.Request) (any, error) {
+	if s.PutRules == nil {
+		return nil, noRelay()
+	}
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	var set api.RuleSet
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&set); err != nil {
+		return nil, invalid("body", "is not a set of rules: "+err.Error())
+	}
+	if set.Rules == nil {
+		return nil, invalid("rules", "is missing: [] takes all away")
+	}
+	p := peerOf(r.Context())
+	got, err := s.PutRules(r.Context(), set)
+	if err != nil {
+		s.Log.Warn("a set of rules was refused", "epoch", set.Epoch, "rules", len(set.Rules), "err", err, "uid", p.uid, "pid", p.pid)
+	}
+	return some(got, err)
+}

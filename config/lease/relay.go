@@ -1,0 +1,283 @@
+package lease
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/ports"
+)
+
+// MostRules is how many rules a relay may have.
+const MostRules = 1 << 16
+
+// Relay is what a relay knows of who has which block. It outlives everything but the
+// relay's disk, and nobody changes one.
+type Relay struct {
+	// Boot is which boot of the relay the rules were confirmed in.
+	Boot  string     `json:"boot,omitempty"`
+	Epoch uint64     `json:"epoch"`
+	Rules []api.Rule `json:"rules"`
+	Ended []Ended    `json:"ended,omitempty"`
+}
+
+// Ended is the last loan of a block that a relay has seen end.
+type Ended struct {
+	IPv4  netip.Prefix `json:"ipv4"`
+	Ports ports.Set    `json:"ports,omitzero"`
+	Lease uint64       `json:"lease"`
+}
+
+// RelayAsked is what a set of rules is judged by, besides the state.
+type RelayAsked struct {
+	Boot string
+	// Check says why a rule cannot be one here, with the field that is wrong; nil: any can.
+	Check func(api.Rule) (field string, err error)
+}
+
+// Confirmed says that somebody has said, since the relay was booted, that the rules hold.
+func (r Relay) Confirmed(boot string) bool { return r.Boot == boot && r.Epoch > 0 }
+
+// InForce are the rules that packets may go by.
+func (r Relay) InForce(boot string) []api.Rule {
+	if !r.Confirmed(boot) {
+		return nil
+	}
+	return r.Rules
+}
+
+// Same reports whether two states have the same rules, of the same age.
+func (r Relay) Same(o Relay) bool {
+	return r.Boot == o.Boot && r.Epoch == o.Epoch && slices.EqualFunc(r.Rules, o.Rules, sameRule) &&
+		slices.EqualFunc(r.Ended, o.Ended, func(a, b Ended) bool { return a.block() == b.block() && a.Lease == b.Lease })
+}
+
+func sameRule(a, b api.Rule) bool {
+	return a.IPv4 == b.IPv4 && a.IPv6 == b.IPv6 && a.Lease == b.Lease && a.Ports.Equal(b.Ports)
+}
+
+// lent names a block: its addresses and ports.
+type lent struct {
+	ipv4  netip.Prefix
+	ports string
+}
+
+func lentBy(r api.Rule) lent { return lent{r.IPv4, r.Ports.String()} }
+
+func (e Ended) block() lent { return lent{e.IPv4, e.Ports.String()} }
+
+// Apply is the state after a set was told, and how many rules go with it. An error is an
+// *api.Problem, and then nothing has changed.
+func (r Relay) Apply(set api.RuleSet, by RelayAsked) (next Relay, gone int, err error) {
+	if set.Epoch < r.Epoch && !set.Rewind {
+		return r, 0, problem(api.CodeStale, "epoch", "%d is older than %d, which this relay goes by", set.Epoch, r.Epoch)
+	}
+	if err := r.check(set, by); err != nil {
+		return r, 0, err
+	}
+	ended, sudden := r.ended(set)
+	if most := max(1, len(r.Rules)/4); sudden > most && !set.Shrink {
+		return r, 0, problem(api.CodeShrinks, "rules", "%d of %d rules are missing at once, and no more than %d are believed to be "+
+			"without a word of an operator: nothing was changed", sudden, len(r.Rules), most)
+	}
+	next = Relay{Boot: by.Boot, Epoch: set.Epoch, Rules: slices.Clone(set.Rules), Ended: r.remember(ended)}
+	slices.SortFunc(next.Rules, inOrder)
+	return next, len(ended), nil
+}
+
+func inOrder(a, b api.Rule) int {
+	return cmp.Or(a.IPv4.Addr().Compare(b.IPv4.Addr()), cmp.Compare(a.IPv4.Bits(), b.IPv4.Bits()),
+		cmp.Compare(a.Ports.Min(), b.Ports.Min()))
+}
+
+// check says what is wrong with a set by itself, and by what this relay goes by.
+func (r Relay) check(set api.RuleSet, by RelayAsked) error {
+	if n := len(set.Rules); n > MostRules {
+		return problem(api.CodeInvalid, "rules", "%d rules are more than %d: lend larger blocks", n, MostRules)
+	}
+	if set.Epoch == 0 {
+		return problem(api.CodeInvalid, "epoch", "is missing, or 0")
+	}
+	for i, one := range set.Rules {
+		field, why := "", ""
+		switch {
+		case !one.IPv4.IsValid() || !one.IPv4.Addr().Is4() || one.IPv4 != one.IPv4.Masked():
+			field, why = "ipv4", "is no IPv4 prefix without bits beyond its length"
+		case !one.IPv6.IsValid() || !one.IPv6.Addr().Is6() || one.IPv6 != one.IPv6.Masked():
+			field, why = "ipv6", "is no IPv6 prefix without bits beyond its length"
+		case one.IPv4.IsSingleIP() != one.IPv6.IsSingleIP() || 32-one.IPv4.Bits() > 128-one.IPv6.Bits():
+			field, why = "ipv6", "has not an address for each of the block (RFC 7757 3.3)"
+		case !one.Ports.IsZero() && !one.IPv4.IsSingleIP():
+			field, why = "ports", "are of one address, and this is a prefix"
+		case one.Lease == 0:
+			field, why = "lease", "is missing, or 0"
+		}
+		if field != "" {
+			return problem(api.CodeInvalid, at(i, field), "%s → %s, lease %d: %s", one.IPv4, one.IPv6, one.Lease, why)
+		}
+		if by.Check != nil {
+			if field, err := by.Check(one); err != nil {
+				return problem(api.CodeInvalid, at(i, field), "%v", err)
+			}
+		}
+	}
+	if err := overlapping(set.Rules); err != nil {
+		return err
+	}
+	return r.fit(set)
+}
+
+// at is a field of a rule of a set.
+func at(i int, field string) string { return "rules[" + strconv.Itoa(i) + "]." + field }
+
+// overlapping says which two rules are about the same addresses, or lead to the same host
+// address.
+func overlapping(rules []api.Rule) error {
+	sorted := slices.SortedFunc(slices.Values(rules), inOrder)
+	hosts := make(map[netip.Addr]netip.Prefix, len(rules))
+	var widest api.Rule
+	var taken ports.Builder
+	for _, one := range sorted {
+		if other, twice := hosts[one.IPv6.Addr()]; twice {
+			return problem(api.CodeInvalid, "rules", "%s and %s both lead to %s", other, one.IPv4, one.IPv6)
+		}
+		hosts[one.IPv6.Addr()] = one.IPv4
+		if !widest.IPv4.IsValid() || !widest.IPv4.Overlaps(one.IPv4) {
+			widest, taken = one, ports.Builder{}
+			taken.AddSet(one.Ports)
+			continue
+		}
+		if one.Ports.IsZero() || widest.Ports.IsZero() || taken.Overlaps(one.Ports) {
+			return problem(api.CodeInvalid, "rules", "%s %s overlaps %s %s, which is in the set too", one.IPv4, one.Ports, widest.IPv4, widest.Ports)
+		}
+		taken.AddSet(one.Ports)
+	}
+	return nil
+}
+
+// fit says whether the rules can be by the loans that this relay knows.
+func (r Relay) fit(set api.RuleSet) error {
+	held := make(map[lent]api.Rule, len(r.Rules))
+	for _, one := range r.Rules {
+		held[lentBy(one)] = one
+	}
+	for i, one := range set.Rules {
+		have, ok := held[lentBy(one)]
+		switch {
+		case !ok:
+		case one.Lease < have.Lease:
+			return problem(api.CodeStale, at(i, "lease"), "%d of %s is older than %d, which this relay goes by", one.Lease, one.IPv4, have.Lease)
+		case one.Lease == have.Lease && one.IPv6 != have.IPv6:
+			return problem(api.CodeInvalid, at(i, "ipv6"), "%s leads to %s by lease %d: to %s it can lead by a later one", one.IPv4, have.IPv6,
+				have.Lease, one.IPv6)
+		}
+	}
+	return r.anew(set)
+}
+
+// anew says that no rule is of a loan that has ended, whole or in part.
+func (r Relay) anew(set api.RuleSet) error {
+	if len(r.Ended) == 0 {
+		return nil
+	}
+	rules := prefixes{}
+	for i, one := range set.Rules {
+		rules.add(one.IPv4, i)
+	}
+	ended := prefixes{}
+	for i, e := range r.Ended {
+		ended.add(e.IPv4, i)
+	}
+	refuse := func(i int, e Ended) error {
+		one := set.Rules[i]
+		if one.Lease > e.Lease || !one.Ports.IsZero() && !e.Ports.IsZero() && !one.Ports.Overlaps(e.Ports) {
+			return nil
+		}
+		return problem(api.CodeStale, at(i, "lease"), "lease %d of %s has ended here: lease %d of %s is not taken again", e.Lease, e.IPv4,
+			one.Lease, one.IPv4)
+	}
+	for i, one := range set.Rules {
+		for _, j := range ended.covering(one.IPv4) {
+			if err := refuse(i, r.Ended[j]); err != nil {
+				return err
+			}
+		}
+	}
+	for _, e := range r.Ended {
+		for _, i := range rules.covering(e.IPv4) {
+			if err := refuse(i, e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// prefixes are numbers by prefix, of each length.
+type prefixes [33]map[netip.Prefix][]int
+
+func (p *prefixes) add(at netip.Prefix, n int) {
+	of := &p[at.Bits()]
+	if *of == nil {
+		*of = map[netip.Prefix][]int{}
+	}
+	(*of)[at] = append((*of)[at], n)
+}
+
+// covering are the numbers of a prefix and of those that it is within.
+func (p *prefixes) covering(within netip.Prefix) (all []int) {
+	for bits := range within.Bits() + 1 {
+		if p[bits] == nil {
+			continue
+		}
+		if at, err := within.Addr().Prefix(bits); err == nil {
+			all = append(all, p[bits][at]...)
+		}
+	}
+	return all
+}
+
+// ended are the loans that end with a set, and how many of them nobody has said are to.
+func (r Relay) ended(set api.RuleSet) (all []Ended, sudden int) {
+	there := make(map[lent]uint64, len(set.Rules))
+	for _, one := range set.Rules {
+		there[lentBy(one)] = one.Lease
+	}
+	fenced := prefixes{}
+	for i, p := range set.Fenced {
+		if p.IsValid() && p.Addr().Is4() {
+			fenced.add(p.Masked(), i)
+		}
+	}
+	for _, one := range r.Rules {
+		lease, stays := there[lentBy(one)]
+		if stays && lease == one.Lease {
+			continue
+		}
+		all = append(all, Ended{one.IPv4, one.Ports, one.Lease})
+		if !stays && len(fenced.covering(one.IPv4)) == 0 {
+			sudden++
+		}
+	}
+	return all, sudden
+}
+
+// remember are the loans that have ended when these have, too: of each block the last.
+func (r Relay) remember(ended []Ended) []Ended {
+	last := make(map[lent]Ended, len(r.Ended)+len(ended))
+	for _, e := range slices.Concat(r.Ended, ended) {
+		if have, ok := last[e.block()]; !ok || have.Lease < e.Lease {
+			last[e.block()] = e
+		}
+	}
+	var all []Ended
+	for _, e := range last {
+		all = append(all, e)
+	}
+	slices.SortFunc(all, func(a, b Ended) int {
+		return cmp.Or(a.IPv4.Addr().Compare(b.IPv4.Addr()), cmp.Compare(a.IPv4.Bits(), b.IPv4.Bits()), cmp.Compare(a.Ports.String(), b.Ports.String()))
+	})
+	return all
+}
