@@ -83,6 +83,9 @@ func (h *Host) InsidePossible() error {
 	case h.FastPath.Manager == nil:
 		return fmt.Errorf("IPv4 inside of workloads takes the kernel's programs: %s", h.FastPath.Why)
 	}
+	if err := h.FastPath.Unusable(); err != nil {
+		return fmt.Errorf("IPv4 inside of workloads takes the kernel's programs, and they stand nowhere: %w", err)
+	}
 	return nil
 }
 

@@ -357,14 +357,26 @@ func (s *stream) goes() error {
 	return err
 }
 
+// manyLengths has more lengths of prefixes than the kernel's tables have room for.
+func manyLengths() string {
+	config := insidePool + "mappings:\n"
+	for n := range 24 {
+		config += fmt.Sprintf("  - {ipv6: \"2001:db8:%x::/%d\", ipv4: %d.0.0.0/%d}\n", 0x1000+n, 96+8+n, 11+n, 8+n)
+	}
+	return config
+}
+
 // TestInsideRefusedByNetworks: a network that gives IPv4 itself, one without a gateway,
-// and a daemon without a device for it, say so with code 112, and leave nothing.
+// a daemon without a device for it, and one whose programs stand nowhere, say so with
+// code 112, and leave nothing.
 func TestInsideRefusedByNetworks(t *testing.T) {
 	t.Parallel()
 	n, bin := newNode(t), tools(t)
 	d := daemon.Start(t, n.NS, insidePool)
 	other := newNode(t)
 	off := daemon.Start(t, other.NS, sharedPool)
+	third := newNode(t)
+	bare := daemon.Start(t, third.NS, manyLengths())
 	inside := func(socket string) string {
 		return fmt.Sprintf(`{"type": "natless-cni", "socket": %q, "ipv4": "inside"}`, socket)
 	}
@@ -375,9 +387,11 @@ func TestInsideRefusedByNetworks(t *testing.T) {
 	conf := chains(t, d.Socket, map[string][]string{
 		"dual": {ptp(`"ranges": [` + six + `, [{"subnet": "10.9.0.0/24"}]], "routes": [{"dst": "::/0"}, {"dst": "0.0.0.0/0"}]`), inside(d.Socket)},
 		"off":  {ptp(`"ranges": [` + six + `], "routes": [{"dst": "::/0"}]`), inside(off.Socket)},
+		"bare": {ptp(`"ranges": [` + six + `], "routes": [{"dst": "::/0"}]`), inside(bare.Socket)},
 	})
-	for network, want := range map[string]string{"dual": "has the IPv4 address 10.9.0.", "off": "it is not switched on"} {
-		p := &pod{NS: netns.New(t, network), node: map[string]*node{"dual": n, "off": other}[network], conf: conf, cniPath: bin}
+	for network, want := range map[string]string{"dual": "has the IPv4 address 10.9.0.", "off": "it is not switched on",
+		"bare": "they stand nowhere"} {
+		p := &pod{NS: netns.New(t, network), node: map[string]*node{"dual": n, "off": other, "bare": third}[network], conf: conf, cniPath: bin}
 		if _, err := p.attach("add", network, "eth0"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", network, err, want)
 		}

@@ -16,6 +16,14 @@ import (
 // workloads, takes.
 func Supported() error { return probe() }
 
+// Unusable says why the programs stand nowhere, or nil: then no IPv4 of a workload that
+// has it inside gets anywhere.
+func (m *Manager) Unusable() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.unusable()
+}
+
 // Former are the tags of workloads with IPv4 inside that an earlier daemon's programs
 // go by until there are tables; packets that wait at the TAP bear them.
 func (m *Manager) Former() map[mapping.Tag]mapping.Addr6 {
