@@ -61,7 +61,11 @@ func (p *Packet) insider() *mapping.Entry {
 	if p.Table == nil || !p.In.Valid || p.In.V6() {
 		return nil
 	}
-	if e := owner4(p.Table, p.In.Src, p.In.Ports, p.In.SrcPort); e != nil && e.Inside() {
+	ported, port := p.In.Ports, p.In.SrcPort
+	if p.In.Echo { // which comes with anybody's identifier, and leaves with one's own
+		ported, port = p.Out.Echo && p.Out.Src == p.In.Src, p.Out.Ident
+	}
+	if e := owner4(p.Table, p.In.Src, ported, port); e != nil && e.Inside() {
 		return e
 	}
 	return nil
@@ -280,23 +284,26 @@ type members struct {
 	found atomic.Pointer[[]Workload]
 }
 
-func (m *members) matches(_ *Packet, h *Head) bool {
+// matches goes by identifiers of echo where ports would be: where a packet comes, by that
+// of who gets it, and where it leaves, by that of who sent it. Within, they are anybody's.
+func (m *members) matches(p *Packet, h *Head) bool {
 	found := m.found.Load()
 	if found == nil {
 		return false
 	}
 	for i := range *found {
 		w := &(*found)[i]
-		if w.has(h, h.Src, h.SrcPort) || w.has(h, h.Dst, h.DstPort) {
+		in := h == &p.In
+		if w.has(h, h.Src, h.SrcPort, !in) || w.has(h, h.Dst, h.DstPort, in) {
 			return true
 		}
 	}
 	return false
 }
 
-func (w *Workload) has(h *Head, a netip.Addr, port uint16) bool {
+func (w *Workload) has(h *Head, a netip.Addr, port uint16, echo bool) bool {
 	if a.Is6() {
 		return slices.Contains(w.IPv6, a)
 	}
-	return a == w.IPv4 && (w.Ports.IsZero() || h.Ports && w.Ports.Contains(port))
+	return a == w.IPv4 && (w.Ports.IsZero() || h.Ports && w.Ports.Contains(port) || echo && h.Echo && w.Ports.Contains(h.Ident))
 }

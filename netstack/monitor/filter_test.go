@@ -218,3 +218,40 @@ func FuzzFilter(f *testing.F) {
 		}
 	})
 }
+
+// echo is a head of an echo message, as MakeHead reads it.
+func echo(typ byte, src, dst string, ident uint16) Head {
+	b := make([]byte, 28)
+	b[0], b[9], b[20], b[24], b[25] = 0x45, protoICMP4, typ, byte(ident>>8), byte(ident)
+	copy(b[12:], netip.MustParseAddr(src).AsSlice())
+	copy(b[16:], netip.MustParseAddr(dst).AsSlice())
+	return MakeHead(b, 84)
+}
+
+// TestEchoes: a ping of a workload that shares its address is its own by the identifier
+// outside, and not the one's whose identifier it happens to have within.
+func TestEchoes(t *testing.T) {
+	const shared, other = "198.51.100.9", "9.9.9.9"
+	parse := func(text string, set string) *Filter {
+		f, err := Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Resolve(func(string) []Workload {
+			return []Workload{{IPv4: netip.MustParseAddr(shared), Ports: ports.MustParse(set)}}
+		})
+		return f
+	}
+	own, neighbour := parse("workload own", "4096-5119"), parse("workload neighbour", "8192-9215")
+	for name, p := range map[string]*Packet{
+		"request":    {In: echo(8, shared, other, 8200), Out: echo(8, shared, other, 4100), Verdict: translator.Pass4},
+		"reply":      {In: echo(0, other, shared, 4100), Out: echo(0, other, shared, 8200), Verdict: translator.Deliver4},
+		"from there": {In: echo(8, other, shared, 4100), Out: echo(8, other, shared, 4100), Verdict: translator.Deliver4},
+	} {
+		p.Done, p.Table = true, table(t)
+		e := p.Mapping(p.Table)
+		if !own.Wants(p) || neighbour.Wants(p) || e == nil || e.Mapping().IPv4.Addr().String() != shared || p.Direction() != Across {
+			t.Errorf("%s: own %v, neighbour %v, mapping %v, direction %v", name, own.Wants(p), neighbour.Wants(p), e, p.Direction())
+		}
+	}
+}

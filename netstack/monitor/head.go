@@ -17,7 +17,9 @@ type Head struct {
 	Src, Dst netip.Addr
 	SrcPort  uint16
 	DstPort  uint16
-	Length   int // of the whole packet
+	Ident    uint16 // of Echo
+	Echo     bool   // a request or reply, whose identifier is known
+	Length   int    // of the whole packet
 }
 
 // Protocols whose numbers the families do not share, and those with ports.
@@ -89,7 +91,15 @@ func (h *Head) behind6(next uint8, b []byte) {
 	}
 }
 
+// The types of echo: request and reply, of both families.
+func isEcho(proto, typ uint8) bool {
+	return proto == protoICMP4 && (typ == 8 || typ == 0) || proto == protoICMP6 && (typ == 128 || typ == 129)
+}
+
 func (h *Head) upper(b []byte) {
+	if h.ICMP() && len(b) >= 6 && isEcho(h.Proto, b[0]) {
+		h.Echo, h.Ident = true, binary.BigEndian.Uint16(b[4:])
+	}
 	switch h.Proto {
 	case protoTCP, protoUDP, protoDCCP, protoSCTP, protoUDPLite:
 	default:

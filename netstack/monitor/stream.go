@@ -150,5 +150,8 @@ func (p *Packet) Mapping(table *mapping.Table) *mapping.Entry {
 	if e := p.insider(); e != nil && p.Direction() == Across {
 		return e
 	}
+	if p.In.Echo {
+		return owner4(table, p.In.Dst, true, p.In.Ident)
+	}
 	return owner4(table, p.In.Dst, p.In.Ports, p.In.DstPort)
 }
