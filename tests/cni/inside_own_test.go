@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -63,6 +64,60 @@ func (i *insiders) never(t *testing.T) {
 	i.ends(t, "end of never")
 	if got := w.until("never ", "end of never"); len(got) != 0 {
 		t.Errorf("on the wire: %x", got)
+	}
+}
+
+// sockets: what programs ask of a socket besides an address is as with any IPv4.
+func (i *insiders) sockets(t *testing.T) {
+	for _, c := range []struct {
+		what       string
+		option     func(fd int) error
+		network    string
+		port       int
+		want       error // of the connection, or of the answer to a datagram
+		inTheShare bool
+	}{
+		{"SO_BINDTODEVICE", func(fd int) error { return unix.BindToDevice(fd, "eth0") }, "tcp4", 80, nil, true},
+		{"bound before it knows where to", func(fd int) error { return unix.Bind(fd, &unix.SockaddrInet4{}) }, "tcp4", 80, nil, true},
+		{"IP_BIND_ADDRESS_NO_PORT", func(fd int) error {
+			return errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
+				unix.Bind(fd, &unix.SockaddrInet4{Addr: i.wa.Address.As4()}))
+		}, "tcp4", 80, nil, true},
+		{"IP options", func(fd int) error {
+			return unix.SetsockoptString(fd, unix.IPPROTO_IP, unix.IP_OPTIONS, "\x01\x01\x01\x00")
+		}, "tcp4", 80, nil, true},
+		{"a TTL of 1", func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL, 1) }, "tcp4", 80, unix.EHOSTUNREACH, false},
+		{"a datagram where nobody listens", func(int) error { return nil }, "udp4", 5, unix.ECONNREFUSED, true},
+		{"a connection where nobody listens", func(int) error { return nil }, "tcp4", 5, unix.ECONNREFUSED, false},
+	} {
+		var conn net.Conn
+		var err error
+		i.a.Do(func() {
+			d := net.Dialer{Timeout: 20 * time.Second, Control: func(_, _ string, raw syscall.RawConn) (err error) {
+				return errors.Join(raw.Control(func(fd uintptr) { err = c.option(int(fd)) }), err)
+			}}
+			conn, err = d.Dial(c.network, net.JoinHostPort(serverIPv4, fmt.Sprint(c.port)))
+		})
+		if err == nil && c.network == "udp4" {
+			conn.Write([]byte("?"))
+			conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+			_, err = conn.Read(make([]byte, 9))
+		}
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.what, err, c.want)
+		}
+		if conn == nil {
+			continue
+		}
+		if at := netip.MustParseAddrPort(conn.LocalAddr().String()); c.inTheShare && (at.Addr() != i.wa.Address || !i.wa.Ports.Contains(at.Port())) {
+			t.Errorf("%s: from %v, want one of %v %v", c.what, at, i.wa.Address, i.wa.Ports)
+		}
+		conn.Close()
+	}
+	for _, how := range [][]string{{"-I", "eth0"}, {"-I", i.wa.Address.String()}, {"-R"}, {"-T", "tsonly"}, {"-M", "do", "-s", "1464"}} { // and the trailer
+		if out, err := i.a.Command("ping", append(how, "-4", "-c", "2", "-i", "0.2", "-W", "9", serverIPv4)...).CombinedOutput(); err != nil {
+			t.Errorf("ping %v: %v\n%s", how, err, out)
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ var insideCases = []struct {
 	{"ping", (*insiders).pings, false},
 	{"prefix closed", (*insiders).prefixClosed, false},
 	{"never", (*insiders).never, false},
+	{"sockets", (*insiders).sockets, false},
 	{"untouched", (*insiders).untouched, false},
 	{"forged", (*insiders).forged, false},
 	{"protocols", (*insiders).protocols, false},
