@@ -23,7 +23,7 @@ import (
 
 // Layout is the version of what lies in the maps: pinned maps of another one
 // must be replaced, not adopted.
-const Layout = 7
+const Layout = 8
 
 // FastPath is the four programs and their maps. Until Replace has filled the
 // maps, the programs pass everything on. It is safe for concurrent use.

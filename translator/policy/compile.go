@@ -25,8 +25,7 @@ func Compile(all []Policy, ledger *Ledger) (*Table, error) {
 	classes, spans := newClasses(networks, len(t.rules))
 	t.classes, t.trie = classes.list, newTrie(spans)
 	t.decisions = []Decision{accepted: {Allow: true, Would: true}, unjudged: {}, unknown: {}}
-	t.plain = []uint64{1 << accepted}
-	t.cells = make([]cell, 1)
+	t.cells, t.plains, t.plainOf = make([]cell, 1), make([]cell, 1), make([]uint32, 1)
 	for d := range t.cells[0] {
 		for s := range t.cells[0][d] {
 			t.cells[0][d][s] = unknown
@@ -52,6 +51,9 @@ type builder struct {
 	cells     map[cell]uint32
 	leaves    map[leaf]uint32
 	audits    bool
+
+	plains      map[cell]uint32
+	plainRanges map[string]ref
 }
 
 // newBuilder begins a table that has what t has. Of its own it has what it appends.
@@ -59,8 +61,11 @@ func newBuilder(t *Table) *builder {
 	own := *t
 	own.rows, own.pages, own.leaves = slices.Clone(t.rows), slices.Clip(t.pages), slices.Clip(t.leaves)
 	own.cells, own.ranges, own.decisions = slices.Clip(t.cells), slices.Clip(t.ranges), slices.Clip(t.decisions)
-	own.plain = slices.Clone(t.plain)
-	b := &builder{table: &own, decisions: map[Decision]uint32{}, cells: map[cell]uint32{}, leaves: map[leaf]uint32{}}
+	own.plainLeaves, own.plains = slices.Clip(t.plainLeaves), slices.Clip(t.plains)
+	own.plainRanges, own.plainOf = slices.Clip(t.plainRanges), slices.Clip(t.plainOf)
+	b := &builder{table: &own, decisions: map[Decision]uint32{}, cells: map[cell]uint32{}, leaves: map[leaf]uint32{},
+		plains: map[cell]uint32{}, plainRanges: map[string]ref{}}
+	b.known()
 	for i, d := range own.decisions {
 		if i != unjudged && i != unknown {
 			b.decisions[d] = uint32(i)
@@ -103,12 +108,15 @@ func (b *builder) row(number uint16) error {
 	}
 	t.rows[number] = uint32(len(t.pages))
 	for at := 0; at < len(cells); at += pageLen {
-		var l leaf
+		var l, plain leaf
 		copy(l[:], cells[at:])
 		n, ok := b.leaves[l]
 		if !ok {
 			n = uint32(len(t.leaves))
-			t.leaves = append(t.leaves, l)
+			for i, c := range l {
+				plain[i] = t.plainOf[c]
+			}
+			t.leaves, t.plainLeaves = append(t.leaves, l), append(t.plainLeaves, plain)
 			b.leaves[l] = n
 		}
 		t.pages = append(t.pages, n)
@@ -148,7 +156,7 @@ func (b *builder) cell(rules []uint32) (uint32, error) {
 	n, ok := b.cells[c]
 	if !ok {
 		n = uint32(len(t.cells))
-		t.cells = append(t.cells, c)
+		t.cells, t.plainOf = append(t.cells, c), append(t.plainOf, b.plain(&c))
 		b.cells[c] = n
 	}
 	return n, nil
@@ -201,12 +209,6 @@ func (b *builder) number(d Decision) (uint32, error) {
 		}
 		b.table.decisions = append(b.table.decisions, d)
 		b.decisions[d] = n
-		if int(n>>6) == len(b.table.plain) {
-			b.table.plain = append(b.table.plain, 0)
-		}
-		if d.Allow && d.Would {
-			b.table.plain[n>>6] |= 1 << (n & 63)
-		}
 	}
 	return n, nil
 }

@@ -9,18 +9,21 @@ type Offsets struct {
 // lineWords is how many words the kernel reads at once: parts begin at a multiple of it.
 const lineWords = 16
 
+// headWords are those of a head.
+const headWords = 4
+
 // Offsets are those of Words.
 func (t *Table) Offsets() (o Offsets) {
 	if t == nil {
 		return o
 	}
-	at := uint32(len(t.top))
+	at := uint32(headWords * len(t.top))
 	for _, part := range []struct {
 		begin *uint32
 		words int
 	}{
 		{&o.Chunks, lineWords * len(t.chunks)}, {&o.Values, len(t.values)}, {&o.Rows, len(t.rows)}, {&o.Pages, len(t.pages)},
-		{&o.Leaves, pageLen * len(t.leaves)}, {&o.Cells, lineWords * len(t.cells)}, {&o.Ranges, len(t.ranges)}, {&o.Words, 0},
+		{&o.Leaves, pageLen * len(t.plainLeaves)}, {&o.Cells, lineWords * len(t.plains)}, {&o.Ranges, len(t.plainRanges)}, {&o.Words, 0},
 	} {
 		*part.begin = at
 		at = (at + uint32(part.words) + lineWords - 1) &^ (lineWords - 1)
@@ -29,15 +32,17 @@ func (t *Table) Offsets() (o Offsets) {
 	return o
 }
 
-// Words is the table as the kernel reads it, in lines of 16 words: the same arrays, but
-// that a range says in place of its decision whether it plainly allows.
+// Words is the table as the kernel reads it, in lines of 16 words: the trie, and what is
+// plainly allowed.
 func (t *Table) Words() []uint32 {
 	if t == nil {
 		return nil
 	}
 	o := t.Offsets()
 	words := make([]uint32, o.Words)
-	copy(words, t.top)
+	for i, h := range t.top {
+		copy(words[headWords*i:], []uint32{uint32(h.differs), uint32(h.differs >> 32), h.class, h.value})
+	}
 	for i, c := range t.chunks {
 		line := words[o.Chunks+uint32(i)*lineWords:]
 		for w, bits := range c.bits {
@@ -51,25 +56,16 @@ func (t *Table) Words() []uint32 {
 	copy(words[o.Values:], t.values)
 	copy(words[o.Rows:], t.rows)
 	copy(words[o.Pages:], t.pages)
-	for i := range t.leaves {
-		copy(words[o.Leaves+uint32(i)*pageLen:], t.leaves[i][:])
+	for i := range t.plainLeaves {
+		copy(words[o.Leaves+uint32(i)*pageLen:], t.plainLeaves[i][:])
 	}
-	for i := range t.cells {
-		for d := range t.cells[i] {
-			for slot, r := range t.cells[i][d] {
+	for i := range t.plains {
+		for d := range t.plains[i] {
+			for slot, r := range t.plains[i][d] {
 				words[o.Cells+uint32(i)*lineWords+uint32(d)*8+uint32(slot)] = uint32(r)
 			}
 		}
 	}
-	for at := 0; at < len(t.ranges); {
-		n := int(t.ranges[at])
-		words[int(o.Ranges)+at] = uint32(n)
-		for i := 1; i <= n; i++ {
-			one := t.ranges[at+i]
-			decision := one & 0xffff
-			words[int(o.Ranges)+at+i] = one&^0xffff | uint32(t.plain[decision>>6]>>(decision&63)&1)
-		}
-		at += n + 1
-	}
+	copy(words[o.Ranges:], t.plainRanges)
 	return words
 }

@@ -21,7 +21,7 @@ type Table struct {
 	cells     []cell
 	ranges    []uint32 // ports, see ref
 	decisions []Decision
-	plain     []uint64 // a bit for each decision that allows, and would
+	plainTable
 }
 
 // Rules is a rule of a table as others see it. Its number, from 1 on, is in decisions.
@@ -97,25 +97,14 @@ func (t *Table) cell(number uint16, remote uint32) *cell {
 func (t *Table) decide(c *cell, d Direction, slot uint8, port uint16) *Decision {
 	r := c[d][slot&7]
 	if r&byPort != 0 {
-		r = t.search(r&^byPort, port)
+		r = search(t.ranges, r&^byPort, port)
 	}
 	return &t.decisions[r&^plainly]
 }
 
-// Plain reports whether the rules of a direction plainly allow something: there is
-// nothing to be told of it. What is not plain Judge judges.
-func (t *Table) Plain(number uint16, d Direction, remote uint32, proto uint8, port uint16) bool {
-	r := t.cell(number, remote)[d][slots[proto]&7]
-	if r&byPort == 0 {
-		return r&plainly != 0
-	}
-	r = t.search(r&^byPort, port)
-	return t.plain[r>>6]>>(r&63)&1 != 0
-}
-
 // search finds the last range that begins at a port or before it.
-func (t *Table) search(at ref, port uint16) ref {
-	list := t.ranges[at+1:][:t.ranges[at]]
+func search(ranges []uint32, at ref, port uint16) ref {
+	list := ranges[at+1:][:ranges[at]]
 	low, high := 0, len(list)
 	for low+1 < high {
 		if middle := (low + high) / 2; uint16(list[middle]>>16) <= port {
@@ -234,6 +223,6 @@ func (t *Table) positions(number uint16) (in []bool) {
 
 // Size is what a table has, for people.
 func (t *Table) Size() (classes, cells, bytes int) {
-	return len(t.classes), len(t.cells), 4*(len(t.top)+len(t.values)+len(t.rows)+len(t.pages)+len(t.ranges)) +
-		40*len(t.chunks) + 4*pageLen*len(t.leaves) + 64*len(t.cells)
+	return len(t.classes), len(t.cells), 4*(4*len(t.top)+len(t.values)+len(t.rows)+len(t.pages)+len(t.ranges)+len(t.plainOf)+len(t.plainRanges)) +
+		40*len(t.chunks) + 4*pageLen*(len(t.leaves)+len(t.plainLeaves)) + 64*(len(t.cells)+len(t.plains))
 }

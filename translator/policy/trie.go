@@ -6,14 +6,23 @@ import (
 )
 
 // The trie finds the class of an IPv4 address in at most three steps, by its first 16
-// bits, the next 8 and the last 8. What stands below a step is a chunk of 256 classes
+// bits, the next 8 and the last 8. Most are found in the first, and with one line of the
+// processor's cache: the most common class of 65,536 addresses stands there, and which
+// 1024 of them each it is of. What stands below a step is a chunk of 256 classes
 // or further chunks, of which only those are kept that differ from the one before
 // (Degermark et al., Small Forwarding Tables for Fast Routing Lookups, 1997): a
 // hundred thousand networks far from each other would take 150 MB otherwise.
 type trie struct {
-	top    []uint32 // by the first 16 bits
+	top    []head // by the first 16 bits
 	chunks []chunk
 	values []uint32
+}
+
+// head has a bit for each 64th of its addresses that is not all of its class.
+type head struct {
+	differs uint64
+	class   uint32
+	value   uint32 // where it is not
 }
 
 // node marks a value that is the number of a chunk; else it is a class.
@@ -36,7 +45,11 @@ func (t *trie) under(number, i uint32) uint32 {
 
 // class is that of an address.
 func (t *trie) class(a uint32) uint32 {
-	v := t.top[a>>16]
+	h := &t.top[a>>16]
+	if h.differs>>(a>>10&63)&1 == 0 {
+		return h.class
+	}
+	v := h.value
 	if v&node != 0 {
 		if v = t.under(v&^node, a>>8&255); v&node != 0 {
 			v = t.under(v&^node, a&255)
@@ -50,13 +63,56 @@ type span struct{ first, class uint32 }
 
 // newTrie makes a trie of spans that cover all addresses in order.
 func newTrie(spans []span) trie {
-	t := trie{top: make([]uint32, 1<<16)}
+	t := trie{top: make([]head, 1<<16)}
 	for i := range t.top {
 		first := uint32(i) << 16
 		spans = at(spans, first)
-		t.top[i] = t.build(spans, first, 16)
+		t.top[i] = t.head(t.build(spans, first, 16))
 	}
 	return t
+}
+
+// head makes the head of a value.
+func (t *trie) head(v uint32) head {
+	if v&node == 0 {
+		return head{class: v, value: v}
+	}
+	var parts [64]uint32 // the class of each, or node
+	for i := range parts {
+		parts[i] = t.under(v&^node, uint32(4*i))
+		for j := 4*i + 1; j < 4*i+4 && parts[i]&node == 0; j++ {
+			if t.under(v&^node, uint32(j)) != parts[i] {
+				parts[i] = node
+			}
+		}
+	}
+	h := head{class: mostCommon(parts[:]), value: v}
+	for i, p := range parts {
+		if p&node != 0 || p != h.class {
+			h.differs |= 1 << i
+		}
+	}
+	return h
+}
+
+// mostCommon is the class that most of the parts are of.
+func mostCommon(parts []uint32) (class uint32) {
+	most := 0
+	for i, p := range parts {
+		n := 0
+		for _, other := range parts[i:] {
+			if other == p && p&node == 0 {
+				n++
+			}
+		}
+		if n > most {
+			class, most = p, n
+		}
+		if 2*most >= len(parts) {
+			break
+		}
+	}
+	return class
 }
 
 // at leaves out the spans that end before an address.
@@ -178,14 +234,11 @@ func newClasses(networks []network, rules int) (*classes, []span) {
 func (c *classes) number(parent uint32, rules []uint32, count int) uint32 {
 	set := rules[0]
 	if len(rules) > 1 {
-		b := make([]byte, 0, 4*len(rules))
-		for _, r := range rules {
-			b = append(b, byte(r), byte(r>>8), byte(r>>16), byte(r>>24))
-		}
-		id, ok := c.sets[string(b)]
+		key := string(words(rules))
+		id, ok := c.sets[key]
 		if !ok {
 			id = uint32(count + 1 + len(c.sets))
-			c.sets[string(b)] = id
+			c.sets[key] = id
 		}
 		set = id
 	}

@@ -7,7 +7,7 @@
 #include "kernel.h"
 
 enum {
-	LAYOUT = 7,
+	LAYOUT = 8,
 	MAX_LENGTHS = 16, // prefix lengths in use, of each family
 	ALL_LENGTHS4 = 33, // a pool without an address that somebody else holds is of many
 	GENERATIONS = 2,
@@ -15,6 +15,7 @@ enum {
 	NEAR_WORDS = 1024, // a bit for each IPv4 /16
 	PORT_SIZES = 17,   // blocks of ports: 2^0 to 2^16
 	LINE_WORDS = 16,   // of a line of the policies' table
+	HEAD_WORDS = 4,    // of what it begins with, by an address's first 16 bits
 	PAGE_CLASSES = 64, // that a page of it has cells for
 };
 

@@ -57,9 +57,19 @@ static __always_inline __u32 ones(__u64 v)
 // class_of finds the class of an address; 0: there is none to be had.
 static __always_inline int class_of(void *table, struct config *c, __u32 a, __u32 *class)
 {
-	__u32 line, v;
+	__u32 line, v, at = (a >> 16) % (LINE_WORDS / HEAD_WORDS) * HEAD_WORDS, part = a >> 10 & 63;
+	struct line *l;
 
-	WORD(v, a >> 16);
+	line = (a >> 16) / (LINE_WORDS / HEAD_WORDS);
+	l = bpf_map_lookup_elem(table, &line);
+	if (!l)
+		return 0;
+	if (!(l->word[at + (part >> 5)] >> (part & 31) & 1)) {
+		HERE;
+		*class = l->word[at + 2];
+		return 1;
+	}
+	v = l->word[at + 3];
 	if (v & NODE) {
 		HERE;
 		UNDER(v, a >> 8);
