@@ -1,6 +1,11 @@
 package shed
 
-import "slices"
+import (
+	"errors"
+	"slices"
+
+	"github.com/natless/natless/translator/mapping"
+)
 
 // install puts the policer in front of the queues, or takes it away: while nobody has a
 // limit, no packet comes by it.
@@ -122,13 +127,37 @@ func (s *Shed) admit(l *limited) *limited {
 	}
 	r := s.rates(l)
 	l.rates.Store(&r)
-	if !Stranger(slot) && s.filter != nil {
-		s.install(true)
-		if s.installed {
-			s.complain(s.filter.put(l))
+	if slot == strangersErrors || s.filter == nil {
+		return l
+	}
+	s.install(true)
+	switch {
+	case !s.installed:
+	case slot != 0:
+		s.complain(s.filter.put(l))
+	default:
+		if err := s.filter.strangers(l, s.config.Table()); !errors.Is(err, errMany) {
+			s.complain(err)
 		}
 	}
 	return l
+}
+
+// know has the policer in the kernel follow who the workloads are, while strangers have a limit.
+// Where it cannot, the loops do without it.
+func (s *Shed) know(table *mapping.Table) {
+	for _, l := range s.limited {
+		if l.slot != 0 || !l.inKernel.Load() {
+			continue
+		}
+		if err := s.filter.know(table); err != nil {
+			s.account(l)
+			s.gone += l.kernelDropped.queue
+			s.complain(s.filter.remove(l)...)
+			l.dropped.Add(l.kernelDropped.all())
+			l.kernelDropped = dropped{}
+		}
+	}
 }
 
 // rates are what a limited one may bring.

@@ -66,10 +66,13 @@ type filterState struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	filterMapCapping   = "capping"
+	filterMapKnown4    = "known4"
+	filterMapKnown6    = "known6"
 	filterMapLimits    = "limits"
 	filterMapReceivers = "receivers"
 	filterMapSenders   = "senders"
 	filterMapStates    = "states"
+	filterMapStrangers = "strangers"
 	filterProgPolice   = "police"
 	filterVarLimit     = "_limit"
 	filterVarReceiver  = "_receiver"
@@ -127,10 +130,13 @@ type filterProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type filterMapSpecs struct {
 	Capping   *ebpf.MapSpec `ebpf:"capping"`
+	Known4    *ebpf.MapSpec `ebpf:"known4"`
+	Known6    *ebpf.MapSpec `ebpf:"known6"`
 	Limits    *ebpf.MapSpec `ebpf:"limits"`
 	Receivers *ebpf.MapSpec `ebpf:"receivers"`
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
 	States    *ebpf.MapSpec `ebpf:"states"`
+	Strangers *ebpf.MapSpec `ebpf:"strangers"`
 }
 
 // filterVariableSpecs contains global variables before they are loaded into the kernel.
@@ -164,19 +170,25 @@ func (o *filterObjects) Close() error {
 // It can be passed to loadFilterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type filterMaps struct {
 	Capping   *ebpf.Map `ebpf:"capping"`
+	Known4    *ebpf.Map `ebpf:"known4"`
+	Known6    *ebpf.Map `ebpf:"known6"`
 	Limits    *ebpf.Map `ebpf:"limits"`
 	Receivers *ebpf.Map `ebpf:"receivers"`
 	Senders   *ebpf.Map `ebpf:"senders"`
 	States    *ebpf.Map `ebpf:"states"`
+	Strangers *ebpf.Map `ebpf:"strangers"`
 }
 
 func (m *filterMaps) Close() error {
 	return _FilterClose(
 		m.Capping,
+		m.Known4,
+		m.Known6,
 		m.Limits,
 		m.Receivers,
 		m.Senders,
 		m.States,
+		m.Strangers,
 	)
 }
 

@@ -22,6 +22,8 @@ type filter struct {
 	free    []uint32
 
 	states []filterState // all of them, as of this look; nil: not read
+
+	known known
 }
 
 // newFilter makes the policer in front of the queues, with the maps of the one where packets
@@ -41,6 +43,20 @@ func (f *filter) close() error { return f.objects.Close() }
 
 // put gives the limited one a place, and its addresses and ports lead there.
 func (f *filter) put(l *limited) error {
+	if err := f.place(l); err != nil {
+		return err
+	}
+	l.inKernel.Store(true)
+	for err := range f.each(l, func(m *ebpf.Map, k any) error { return m.Put(k, l.index) }) {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// place gives the limited one a place.
+func (f *filter) place(l *limited) error {
 	if len(f.free) == 0 {
 		return errors.New("policer in front of the queues: no room")
 	}
@@ -50,12 +66,6 @@ func (f *filter) put(l *limited) error {
 	}
 	f.free = f.free[:len(f.free)-1]
 	f.states = nil
-	l.inKernel.Store(true)
-	for err := range f.each(l, func(m *ebpf.Map, k any) error { return m.Put(k, l.index) }) {
-		if err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
@@ -72,6 +82,12 @@ func (f *filter) write(l *limited) error {
 
 // remove takes the limited one away.
 func (f *filter) remove(l *limited) (errs []error) {
+	if Stranger(l.slot) {
+		errs = append(errs, f.objects.Strangers.Put(uint32(l.way), uint32(0)))
+		f.free = append(f.free, l.index)
+		l.inKernel.Store(false)
+		return errs
+	}
 	for err := range f.each(l, func(m *ebpf.Map, k any) error { return m.Delete(k) }) {
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			errs = append(errs, err)
@@ -127,11 +143,13 @@ func (f *filter) each(l *limited, do func(*ebpf.Map, any) error) func(func(error
 	return func(yield func(error) bool) {
 		m := l.mapping
 		if l.way == Sent {
-			yield(do(f.objects.Senders, &filterSender{Length: uint32(m.IPv6.Bits()), Addr: m.IPv6.Addr().As16()}))
+			k := senderOf(m)
+			yield(do(f.objects.Senders, &k))
 			return
 		}
 		if m.Ports.IsZero() {
-			yield(do(f.objects.Receivers, &filterReceiver{Length: uint32(m.IPv4.Bits()), Addr: m.IPv4.Addr().As4()}))
+			k := receiverOf(m.IPv4)
+			yield(do(f.objects.Receivers, &k))
 			return
 		}
 		for k := range blocks(m.IPv4.Addr(), m) {

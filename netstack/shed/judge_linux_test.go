@@ -89,6 +89,17 @@ func kernelWhose(t *testing.T, world generate.World) {
 			all[key{l.slot, w}] = l
 		}
 	}
+	for w := range NumWays {
+		l := r.limit(0, w)
+		l.rates.Store(&rates{share: rate{each: 1 << 40}})
+		if !l.inKernel.Load() {
+			t.Fatal("strangers are not in the kernel")
+		}
+		if err := r.filter.write(l); err != nil {
+			t.Fatal(err)
+		}
+		all[key{0, w}] = l
+	}
 	g := generate.New(world, 5)
 	for n := range 600 {
 		p := g.Next4().Bytes
@@ -99,6 +110,9 @@ func kernelWhose(t *testing.T, world generate.World) {
 			continue
 		}
 		slot, way, _ := whose(r.table, p)
+		if v := p[0] >> 4; v != 4 && v != 6 { // comes by no device
+			continue
+		}
 		l, before := all[key{slot, way}], uint64(0)
 		if l != nil {
 			before = r.filter.dropped(l).queue
@@ -282,6 +296,10 @@ func TestGovernor(t *testing.T) {
 func TestStrangersErrors(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 60)
+	if r.filter != nil { // what the loops do alone
+		r.filter.close()
+		r.filter = nil
+	}
 	const spoofed, router = 5000, 6000
 	load := map[int]int{spoofed: 20_000, router: 50}
 	for i := range 50 {
@@ -515,6 +533,71 @@ func TestCaps(t *testing.T) {
 	if kernel, loop := count(from, 3); kernel != 3000 || loop != 3000 || r.installed {
 		t.Errorf("without limits %d and %d of 3000 passed, installed %v", kernel, loop, r.installed)
 	}
+}
+
+// TestKernelKnows: while strangers have a limit the program learns of a workload that comes, and
+// forgets one that goes; where there are too many of them the loops do without it.
+func TestKernelKnows(t *testing.T) {
+	netns.Require(t, netns.Root)
+	r := newRig(t, 5)
+	r.level.packets = 1
+	for w := range NumWays {
+		l := r.limit(0, w)
+		l.rates.Store(&rates{share: rate{each: 1 << 40}})
+		if err := r.filter.write(l); err != nil {
+			t.Fatal(err)
+		}
+		r.limited = append(r.limited, l)
+	}
+	passes := func(what string, b []byte, want bool) {
+		t.Helper()
+		ret, _, err := r.filter.objects.Police.Test(append(make([]byte, 14), b...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (ret != 0) != want {
+			t.Errorf("%s: passes %v, want %v", what, ret != 0, want)
+		}
+	}
+	both := func(what string, i int, want bool) {
+		t.Helper()
+		passes(what+" sends", from(i), want)
+		passes(what+" is sent", to(i), want)
+	}
+	both("a workload", 4, true)
+	both("a stranger", 5, false)
+	r.table = table(t, 6)
+	r.follow()
+	both("a workload that has come", 5, true)
+	r.table = table(t, 3)
+	r.follow()
+	both("a workload that has gone", 4, false)
+	both("a workload", 2, true)
+	r.filter.known.table = nil
+	r.table = many(t)
+	r.follow()
+	both("a stranger among too many", 9, true)
+	for _, l := range r.limited {
+		if l.inKernel.Load() {
+			t.Error("the loops do not know that it is for them")
+		}
+	}
+}
+
+// many are more workloads than the program knows.
+func many(t *testing.T) *mapping.Table {
+	t.Helper()
+	var all []mapping.Mapping
+	for i := range uint32(knownMost + 1) {
+		a := netip.MustParseAddr("2001:db8:1::").As16()
+		binary.BigEndian.PutUint32(a[12:], i)
+		all = append(all, mapping.Mapping{IPv6: netip.PrefixFrom(netip.AddrFrom16(a), 128), IPv4: netip.PrefixFrom(mapping.Addr4(100<<24|i), 32)})
+	}
+	tb, err := mapping.New(netip.MustParsePrefix("2001:db8:64::/96"), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tb
 }
 
 // TestPriorities: batch gives way first, critical last.

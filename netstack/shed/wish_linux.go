@@ -91,6 +91,9 @@ func (s *Shed) weight(slot uint32) float64 {
 // follow follows what operators want, and where workloads are.
 func (s *Shed) follow() {
 	table := s.config.Table()
+	if table != s.table {
+		s.know(table)
+	}
 	s.mu.Lock()
 	wished := s.wished || len(s.wishes) > 0 && table != s.table
 	s.wished = false

@@ -234,17 +234,26 @@ static __always_inline __u32 chosen4(struct __sk_buff *skb, __u32 header)
 	return at + (first & 15) * 4 + (quoted == IS_ICMP ? 4 : 0);
 }
 
-// over4 goes by the address alone where there is no port.
+// receiver4 says whom an IPv4 packet is for, by the address alone where there is no port.
+static __always_inline __u32 receiver4(struct __sk_buff *skb, __u32 at, struct receiver *k)
+{
+	__u32 port, header = header4(skb, at);
+
+	if (!header || bpf_skb_load_bytes(skb, at + 16, k->addr, 4))
+		return 0;
+	port = chosen4(skb, header);
+	if (!port || bpf_skb_load_bytes(skb, port, k->port, 2))
+		k->length = 32;
+	return header;
+}
+
 static __attribute__((noinline)) int over4(struct __sk_buff *skb, __u32 at, __u32 place, int what)
 {
 	struct receiver k = { .length = 48 };
-	__u32 *index, port, header = header4(skb, at);
+	__u32 *index, header = receiver4(skb, at, &k);
 
-	if (!header || bpf_skb_load_bytes(skb, at + 16, k.addr, 4))
+	if (!header)
 		return 0;
-	port = chosen4(skb, header);
-	if (!port || bpf_skb_load_bytes(skb, port, k.port, 2))
-		k.length = 32;
 	index = bpf_map_lookup_elem(&receivers, &k);
 	return index && over(*index, place, skb->len - at, opens4(skb, header), what);
 }
