@@ -191,8 +191,8 @@ test-kernels: ## IPv4 inside and the fast path on other kernels, in emulated mac
 CLUSTER ?= $(HOME)/.cache/natless-cluster
 
 .PHONY: test-cluster
-test-cluster: ## natless in a real Kubernetes cluster: building it takes half an hour once, the checks ten minutes (root)
-	@tests/need go root ip nsenter unshare sysctl openssl dnsmasq runc
+test-cluster: ## natless in a real Kubernetes cluster: building it takes an hour once, the checks half of one (root)
+	@tests/need go root ip nsenter unshare sysctl openssl dnsmasq runc ip6tables-nft ipset
 	@GO=$(GO) WORK=$(CLUSTER) tests/cluster/lab/build
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 90m ./tests/cluster -cluster $(CLUSTER) $(CHECKS)
 

@@ -25,7 +25,8 @@ func TestCluster(t *testing.T) {
 	}{
 		{"pods reach servers by name and share an address", byName},
 		{"whois names the pod", whois},
-		{"a service of kube-proxy beside the fast path", service},
+		{"services of kube-proxy beside the fast path", services},
+		{"names of CoreDNS with its dns64 and with natless", coreDNS},
 		{"published ports lead to the pod", published},
 		{"annotations of nonsense are told in the pod's events", nonsense},
 		{"a pod that wants none gets none", none},
@@ -110,35 +111,6 @@ func whois(t *testing.T, l *lab) {
 			if err := l.natless(n, &owner, "whois", seen.String()); err != nil || owner.Name != "default/"+p {
 				t.Errorf("%s is %s's: %v, want default/%s's", seen, owner.Name, err, p)
 			}
-		}
-	}
-}
-
-// service: pods reach a ClusterIP, on their own node and the other, and the kernel's fast
-// path stays on beside kube-proxy's rules.
-func service(t *testing.T, l *lab) {
-	l.create(t, pod{name: "backend", node: first, args: []string{"serve", "", "8080"}})
-	l.runs(t, "backend")
-	l.kubectl(t, "create", "service", "clusterip", "backend", "--tcp=80:8080")
-	t.Cleanup(func() { l.try("delete", "service", "backend") })
-	l.kubectl(t, "patch", "service", "backend", "--type=merge", "-p", `{"spec": {"selector": {"app": null, "name": "backend"}}}`)
-	ip := l.kubectl(t, "get", "service", "backend", "-o", "jsonpath={.spec.clusterIP}")
-	for _, n := range []string{first, second} {
-		for _, p := range l.web(t, n) {
-			within(t, patience, p+" reaches the service", func() error {
-				out, err := l.try("exec", p, "--", "/bin/probe", "get", "http://["+ip+"]/")
-				if err == nil && !strings.Contains(out, "asked backend") {
-					err = fmt.Errorf("%s answers", out)
-				}
-				return err
-			})
-			if seen, err := l.asks(p); err != nil || seen.Addr().String() != address4[n] {
-				t.Errorf("%s is seen as %s: %v", p, seen, err)
-			}
-		}
-		var s api.Status
-		if err := l.natless(n, &s, "status"); err != nil || s.FastPath.State != api.FastPathOn || s.FastPath.Translated["forward6"].Packets == 0 {
-			t.Errorf("the fast path of %s: %+v %v", n, s.FastPath, err)
 		}
 	}
 }

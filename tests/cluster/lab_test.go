@@ -8,9 +8,11 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +35,8 @@ const (
 
 // address4 is a node's own, which its pods share.
 var address4 = map[string]string{first: "192.0.2.11", second: "192.0.2.12"}
+
+var address6 = map[string]string{first: "2001:db8:1::11", second: "2001:db8:1::12"}
 
 // lab is the cluster.
 type lab struct {
@@ -83,10 +87,20 @@ func (l *lab) try(args ...string) (string, error) {
 func (l *lab) kubectl(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := l.try(args...)
+	for end := time.Now().Add(patience); err != nil && busy(err) && time.Now().Before(end); time.Sleep(time.Second) {
+		out, err = l.try(args...)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// busy says that the API server had no time to answer. What was asked was not done, or can
+// be asked again.
+func busy(err error) bool {
+	return slices.ContainsFunc([]string{"TLS handshake timeout", "Client.Timeout exceeded", "connection refused", "etcdserver: request timed out"},
+		func(words string) bool { return strings.Contains(err.Error(), words) })
 }
 
 // natless runs the operator's command on a node, and reads its answer into v.
@@ -181,8 +195,9 @@ type pod struct {
 	name        string
 	node        string
 	annotations map[string]string
-	args        []string // of probe
-	tolerates   bool     // a node that is not ready, or drained
+	args        []string       // of probe
+	tolerates   bool           // a node that is not ready, or drained
+	more        map[string]any // of its specification, instead
 }
 
 // create creates it, and removes it when the test ends.
@@ -196,6 +211,7 @@ func (l *lab) create(t *testing.T, p pod) {
 	if p.tolerates {
 		spec["tolerations"] = []any{map[string]any{"operator": "Exists"}}
 	}
+	maps.Copy(spec, p.more)
 	object := map[string]any{"apiVersion": "v1", "kind": "Pod", "spec": spec,
 		"metadata": map[string]any{"name": p.name, "annotations": p.annotations, "labels": map[string]string{"name": p.name}}}
 	text, err := json.Marshal(object)
@@ -206,7 +222,13 @@ func (l *lab) create(t *testing.T, p pod) {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l.kubectl(t, "create", "-f", file)
+	within(t, patience, "pod "+p.name+" is created", func() error { // a busy API server is asked again
+		_, err := l.try("create", "--validate=false", "-f", file)
+		if err != nil && strings.Contains(err.Error(), "AlreadyExists") {
+			return nil
+		}
+		return err
+	})
 	t.Cleanup(func() { l.try("delete", "pod", p.name, "--ignore-not-found", "--wait=true", "--timeout=60s") })
 }
 
@@ -244,9 +266,15 @@ func (l *lab) waits(t *testing.T, name, why string) {
 // meanwhile. A pod, not kubectl exec, whose stream would end with kubelet.
 func (l *lab) hold(t *testing.T, node string, done func()) {
 	t.Helper()
+	l.holdTo(t, node, "v4.lab:7777", nil, done)
+}
+
+// holdTo is the same, to an address, from a pod with annotations.
+func (l *lab) holdTo(t *testing.T, node, to string, annotations map[string]string, done func()) {
+	t.Helper()
 	l.holds++
 	name := fmt.Sprint("hold", l.holds)
-	l.create(t, pod{name: name, node: node, args: []string{"hold", "v4.lab:7777"}, tolerates: true})
+	l.create(t, pod{name: name, node: node, args: []string{"hold", to}, annotations: annotations, tolerates: true})
 	said := func(want string) func() error {
 		return func() error {
 			if out, err := l.try("logs", name); err != nil || !strings.Contains(out, want) {
@@ -273,7 +301,7 @@ func newLab(t *testing.T) *lab {
 	if *folder == "" {
 		t.Skip("make test-cluster runs it")
 	}
-	netns.Require(t, netns.Root, "ip", "nsenter", "unshare", "sysctl", "openssl", "dnsmasq", "runc")
+	netns.Require(t, netns.Root, "ip", "nsenter", "unshare", "sysctl", "openssl", "dnsmasq", "runc", "ip6tables-nft", "ipset")
 	work, err := filepath.Abs(*folder)
 	if err != nil {
 		t.Fatal(err)
@@ -307,7 +335,7 @@ func (l *lab) images(t *testing.T) {
 		t.Fatal(err)
 	}
 	must("rm", "-rf", filepath.Join(l.work, "images"), filepath.Join(l.work, "image"))
-	for _, dir := range []string{"images", "image/probe/bin", "image/natless/usr/bin", "programs"} {
+	for _, dir := range []string{"images", "image/probe/bin", "image/addons/bin", "image/natless/usr/bin", "programs"} {
 		must("mkdir", "-p", filepath.Join(l.work, dir))
 	}
 	build := func(to string, args ...string) {
@@ -321,6 +349,8 @@ func (l *lab) images(t *testing.T) {
 	}
 	build(filepath.Join(l.work, "bin/probe"), "./tests/cluster/probe")
 	must("cp", filepath.Join(l.work, "bin/probe"), filepath.Join(l.work, "image/probe/bin"))
+	must("cp", filepath.Join(l.work, "bin/addons"), filepath.Join(l.work, "image/addons/bin/coredns"))
+	image("localhost/addons:1", "addons", "/bin/coredns")
 	image("localhost/probe:1", "probe", "/bin/probe")
 	image("registry.k8s.io/pause:3.10", "probe", "/bin/probe", "pause")
 	for _, version := range []string{"1", "2"} {
