@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,6 +21,8 @@ import (
 type without struct {
 	capability string
 	volume     string
+	other      string
+	change     func(pod, container map[string]any)
 	lacks      func(s api.Status, log string) bool // nil: it does not get ready
 }
 
@@ -49,9 +52,57 @@ func privilege(t *testing.T, l *lab) {
 		{volume: "config"},
 		{volume: "sysctls"},
 		{volume: "bpf", lacks: notOn},
+		{other: "the node's network", change: func(pod, _ map[string]any) { delete(pod, "hostNetwork") }},
+		{other: "the root user", change: func(_, c map[string]any) {
+			c["securityContext"].(map[string]any)["runAsUser"], c["securityContext"].(map[string]any)["runAsGroup"] = 65534, 65534
+		}},
+		{other: "freedom of system calls", lacks: func(_ api.Status, log string) bool { return strings.Contains(log, "io=plain") },
+			change: func(_, c map[string]any) {
+				c["securityContext"].(map[string]any)["seccompProfile"] = map[string]any{"type": "RuntimeDefault"}
+			}},
 	} {
-		t.Run(w.capability+w.volume, func(t *testing.T) { l.trial(t, w, w.lacks) })
+		t.Run(w.capability+w.volume+w.other, func(t *testing.T) { l.trial(t, w, w.lacks) })
 	}
+	l.installerTrials(t)
+}
+
+// installerTrials takes the mounts of the container that installs the plugin from it: it
+// says what it lacks, and the pod network stays as it is.
+func (l *lab) installerTrials(t *testing.T) {
+	before, err := l.node(second, "cat", "/etc/cni/net.d/10-pods.conflist")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for volume, says := range map[string]string{"cni-conf": "--conf-dir /host/etc/cni/net.d", "cni-bin": "--bin-dir /host/opt/cni/bin"} {
+		t.Run(volume, func(t *testing.T) {
+			const name = "trial-installer"
+			l.createTrial(t, l.trialPod(t, name, 1, without{volume: volume}))
+			defer l.kubectl(t, "-n", "natless-system", "delete", "pod", name, "--grace-period=1", "--timeout=120s")
+			within(t, patience, "it says that it lacks "+volume, func() error {
+				out, err := l.try("-n", "natless-system", "logs", name)
+				if err == nil && !strings.Contains(out, says) {
+					err = errors.New(out)
+				}
+				return err
+			})
+			if after, err := l.node(second, "cat", "/etc/cni/net.d/10-pods.conflist"); err != nil || after != before {
+				t.Errorf("the pod network was\n%s\nand is\n%s %v", before, after, err)
+			}
+		})
+	}
+}
+
+func (l *lab) createTrial(t *testing.T, pod map[string]any) {
+	t.Helper()
+	text, err := json.Marshal(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(l.work, "trial.json")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.kubectl(t, "-n", "natless-system", "create", "-f", file)
 }
 
 // trial runs natlessd without something.
@@ -59,15 +110,7 @@ func (l *lab) trial(t *testing.T, w without, want func(api.Status, string) bool)
 	t.Helper()
 	l.forgets(t, second)
 	const name = "trial"
-	file := filepath.Join(t.TempDir(), "pod.json")
-	text, err := json.Marshal(l.trialPod(t, name, w))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	l.kubectl(t, "-n", "natless-system", "create", "-f", file)
+	l.createTrial(t, l.trialPod(t, name, 0, w))
 	defer l.kubectl(t, "-n", "natless-system", "delete", "pod", name, "--grace-period=5", "--timeout=120s")
 	var log string
 	var s api.Status
@@ -82,6 +125,10 @@ func (l *lab) trial(t *testing.T, w without, want func(api.Status, string) bool)
 			if err == nil && s.Ready {
 				return fmt.Errorf("natlessd is ready without it")
 			}
+			events, _ := l.try("-n", "natless-system", "events", "--for", "pod/"+name)
+			if (restarts == "" || restarts == "0") && log == "" && (strings.Contains(events, "network is not ready") || strings.Contains(events, "natless.sock")) {
+				return nil // it waits for itself
+			}
 			if (restarts == "" || restarts == "0") && strings.Count(log, "natlessd is not ready yet") < 2 {
 				return fmt.Errorf("it has neither been started again nor said that it waits: %q", log)
 			}
@@ -92,8 +139,8 @@ func (l *lab) trial(t *testing.T, w without, want func(api.Status, string) bool)
 		}
 		return err
 	}
-	within(t, time.Minute, fmt.Sprintf("without %s%s natlessd lacks something", w.capability, w.volume), seen)
-	t.Logf("without %s%s: ready %t, fast path %s\n%s", w.capability, w.volume, s.Ready, s.FastPath.State, lastLines(log, 4))
+	within(t, time.Minute, fmt.Sprintf("without %s%s%s natlessd lacks something", w.capability, w.volume, w.other), seen)
+	t.Logf("without %s%s%s: ready %t, fast path %s\n%s", w.capability, w.volume, w.other, s.Ready, s.FastPath.State, lastLines(log, 4))
 }
 
 func lastLines(text string, n int) string {
@@ -101,8 +148,8 @@ func lastLines(text string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// trialPod is the DaemonSet's pod, of natlessd alone, less what is taken.
-func (l *lab) trialPod(t *testing.T, name string, w without) map[string]any {
+// trialPod is the DaemonSet's pod, of one of its containers alone, less what is taken.
+func (l *lab) trialPod(t *testing.T, name string, container int, w without) map[string]any {
 	t.Helper()
 	var d struct {
 		Spec struct {
@@ -115,7 +162,7 @@ func (l *lab) trialPod(t *testing.T, name string, w without) map[string]any {
 		t.Fatal(err)
 	}
 	spec := d.Spec.Template.Spec
-	c := spec["containers"].([]any)[0].(map[string]any)
+	c := spec["containers"].([]any)[container].(map[string]any)
 	spec["containers"] = []any{c}
 	spec["nodeName"] = second
 	delete(spec, "affinity")
@@ -123,7 +170,12 @@ func (l *lab) trialPod(t *testing.T, name string, w without) map[string]any {
 		delete(c, probe)
 	}
 	rights := c["securityContext"].(map[string]any)["capabilities"].(map[string]any)
-	rights["add"] = slices.DeleteFunc(rights["add"].([]any), func(v any) bool { return v == w.capability })
+	if add, ok := rights["add"].([]any); ok {
+		rights["add"] = slices.DeleteFunc(add, func(v any) bool { return v == w.capability })
+	}
+	if w.change != nil {
+		w.change(spec, c)
+	}
 	is := func(key string) func(any) bool {
 		return func(v any) bool { return v.(map[string]any)[key] == w.volume }
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,14 +25,20 @@ func deleted(t *testing.T, l *lab) {
 	})
 }
 
-// pid is the process of natlessd on a node, as the node counts them.
+// pid is the process of natlessd on a node, as the node counts them, when it is ready.
 func (l *lab) pid(node string) (int, error) {
 	var s api.Status
-	err := l.natless(node, &s, "status")
-	if err == nil && !s.Ready {
-		err = errors.New("natlessd is not ready")
+	if err := l.natless(node, &s, "status"); err != nil {
+		return 0, err
 	}
-	return s.PID, err
+	if !s.Ready {
+		return 0, errors.New("natlessd is not ready")
+	}
+	out, err := l.node(node, "pgrep", "-x", "natlessd")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(out) // of one: two are an error
 }
 
 func killed(t *testing.T, l *lab) {

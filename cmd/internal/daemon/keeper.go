@@ -208,11 +208,19 @@ func namespaceExists(path string) bool {
 		return true
 	}
 	dir := filepath.Dir(path)
-	if filepath.Base(dir) == "ns" { // of /proc/PID/ns/net, where the process is gone
-		dir = "/proc/self"
+	if filepath.Base(dir) == "ns" { // of /proc/PID/ns/net
+		return !seesAllProcesses()
 	}
 	_, err := os.Stat(dir)
 	return err != nil
+}
+
+// seesAllProcesses says that the process IDs that others name are ours. In a container
+// that has its own, another's is never there.
+func seesAllProcesses() bool {
+	const initial = "pid:[4026531836]" // PROC_PID_INIT_INO, include/linux/proc_ns.h
+	space, err := os.Readlink("/proc/self/ns/pid")
+	return err == nil && space == initial
 }
 
 // workloads are those that say where they are.
