@@ -78,7 +78,11 @@ func (c *Config) Shared() bool { return c.explicit != nil && c.explicit.shared }
 // NeedsRestart names the keys that differ between a running configuration and
 // a new one and that only a restart can change.
 func NeedsRestart(running, next *Config) []string {
-	return differences("", reflect.ValueOf(*running), reflect.ValueOf(*next), false)
+	names := differences("", reflect.ValueOf(*running), reflect.ValueOf(*next), false)
+	if running.Relay.Enabled() != next.Relay.Enabled() {
+		names = append(names, "relay.ipv4")
+	}
+	return names
 }
 
 func differences(key string, a, b reflect.Value, restart bool) (names []string) {

@@ -13,19 +13,34 @@ import (
 // Relay is what makes this host a relay: it translates for hosts that a fleet has lent
 // blocks of these addresses, by rules that the fleet tells.
 type Relay struct {
-	IPv4       []netip.Prefix `yaml:"ipv4"`        // none: this host is no relay
-	StaleAfter time.Duration  `yaml:"stale_after"` // without a word of the fleet
-	Drain      bool           `yaml:"drain"`       // other relays are to be preferred
+	IPv4        []netip.Prefix `yaml:"ipv4"`        // none: this host is no relay
+	StaleAfter  time.Duration  `yaml:"stale_after"` // without a word of the fleet
+	Drain       bool           `yaml:"drain"`       // other relays are to be preferred
+	Table       int            `yaml:"table"`       // of the kernel, with routes for what is served
+	Metric      int            `yaml:"metric"`      // of these
+	DrainMetric int            `yaml:"drain_metric"`
+	Linger      time.Duration  `yaml:"linger"` // after the routes are gone, before it ends
 }
+
+// hostPoolTable is route.HostPoolTable.
+const hostPoolTable = 110
 
 // Enabled says that this host is a relay.
 func (r Relay) Enabled() bool { return len(r.IPv4) > 0 }
 
-func defaultRelay() Relay { return Relay{StaleAfter: time.Minute} }
+func defaultRelay() Relay {
+	return Relay{StaleAfter: time.Minute, Table: 111, Metric: 100, DrainMetric: 1000, Linger: time.Second}
+}
 
 func (v validator) relay() {
 	r := v.Relay
 	v.check(r.StaleAfter >= 5*time.Second, "relay.stale_after", "%s is less than 5s", r.StaleAfter)
+	v.between("relay.table", r.Table, 1, 1<<31-1)
+	v.check(r.Table < 253 || r.Table > 255, "relay.table", "%d is a table of the kernel's own", r.Table)
+	v.check(r.Table != hostPoolTable, "relay.table", "%d is natless's own for pools of the host's address", r.Table)
+	v.between("relay.metric", r.Metric, 1, 1<<31-1)
+	v.between("relay.drain_metric", r.DrainMetric, r.Metric+1, 1<<31-1)
+	v.check(0 <= r.Linger && r.Linger <= time.Minute, "relay.linger", "%s is not between 0s and 1m", r.Linger)
 	if !r.Enabled() {
 		return
 	}

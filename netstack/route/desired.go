@@ -26,6 +26,9 @@ func want(c Config, d Desired, f facts) (s state, warnings []string) {
 	for _, p := range append(routed4(d, f), routed6(d)...) {
 		s.add(route{dst: p})
 	}
+	for _, p := range outermost(slices.Clone(d.Served.Prefixes)) {
+		s.add(served(p, d.Served))
+	}
 	if d.Uplink != "" {
 		proxies, w := proxies(d, f)
 		s.add(proxies...)
@@ -41,6 +44,18 @@ func want(c Config, d Desired, f facts) (s state, warnings []string) {
 			"shared, rules without a priority are asked in the order in which they were added, not in reverse: give them priorities", f.zeroth))
 	}
 	return s, warnings
+}
+
+// defaultMetric6 is the metric of an IPv6 route that has none (IP6_RT_PRIO_USER).
+const defaultMetric6 = 1024
+
+// served is the route of a prefix that is served.
+func served(p netip.Prefix, s Served) route {
+	r := route{dst: p, table: s.Table, metric: s.Metric}
+	if p.Addr().Is6() && r.metric == defaultMetric6 {
+		r.metric = 0
+	}
+	return r
 }
 
 // routed4 gives the IPv4 prefixes that lead to the device. What others hold there

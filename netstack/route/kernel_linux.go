@@ -179,7 +179,10 @@ func (k *linuxKernel) readRoutes(_ Desired, o *observed) error {
 }
 
 func fromRoute(family int, r netlink.Route) route {
-	out := route{dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), table: r.Table}
+	out := route{dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), table: r.Table, metric: r.Priority}
+	if family == unix.AF_INET6 && out.metric == defaultMetric6 {
+		out.metric = 0
+	}
 	if family == unix.AF_INET {
 		out.dst = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	}
@@ -257,7 +260,7 @@ func (k *linuxKernel) setLink(want link) error {
 
 func (k *linuxKernel) changeRoute(remove bool, r route) error {
 	nr := &netlink.Route{
-		LinkIndex: k.index, Dst: toIPNet(r.dst), Protocol: Protocol, Table: r.table,
+		LinkIndex: k.index, Dst: toIPNet(r.dst), Protocol: Protocol, Table: r.table, Priority: r.metric,
 		Scope: unix.RT_SCOPE_LINK,
 	}
 	if r.dst.Addr().Is6() {
@@ -279,7 +282,7 @@ func (k *linuxKernel) changeRoute(remove bool, r route) error {
 func (k *linuxKernel) hasRoute(r *netlink.Route) bool {
 	o := &observed{facts: facts{device: r.LinkIndex}, have: state{}}
 	err := k.readRoutes(Desired{}, o)
-	return err == nil && o.have[route{dst: fromIPNet(r.Dst), table: r.Table}]
+	return err == nil && o.have[route{dst: fromIPNet(r.Dst), table: r.Table, metric: r.Priority}]
 }
 
 // errTaken is about a route that is somebody else's.

@@ -68,7 +68,15 @@ type Desired struct {
 	ICMPSource4, ICMPSource6 netip.Prefix   // RFC 6791
 	Mapped4                  []netip.Prefix // the IPv4 side of mappings, and whole pools
 	HostPool                 HostPool       // the host's own IPv4 address as a pool
+	Served                   Served         // what others are to be told of
 	AntiSpoofing             bool           // drop IPv6 packets to the translator with another's source
+}
+
+// Served are prefixes with a route to the device in a table of its own, which no rule leads
+// to: a routing daemon announces what is in it, and nothing when the device is gone.
+type Served struct {
+	Table, Metric int
+	Prefixes      []netip.Prefix
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -79,6 +79,22 @@ func TestStates(t *testing.T) {
 			"- proxy 203.0.113.0 dev eth0",
 			"- proxy 192.0.2.1 dev eth0",
 		)},
+		{"served", func(d *Desired) {
+			d.Served = Served{Table: 111, Metric: 100, Prefixes: prefixes("203.0.113.0/30", "64:ff9b::/96")}
+		}, lines(
+			"+ route 203.0.113.0/30 table 111 metric 100",
+			"+ route 64:ff9b::/96 table 111 metric 100",
+		)},
+		{"served by another metric, which is that of IPv6 routes without one", func(d *Desired) { d.Served.Metric = defaultMetric6 }, lines(
+			"+ route 203.0.113.0/30 table 111 metric 1024", // first, so that there always is one
+			"+ route 64:ff9b::/96 table 111",
+			"- route 64:ff9b::/96 table 111 metric 100",
+			"- route 203.0.113.0/30 table 111 metric 100",
+		)},
+		{"not served", func(d *Desired) { d.Served = Served{} }, lines(
+			"- route 64:ff9b::/96 table 111",
+			"- route 203.0.113.0/30 table 111 metric 1024",
+		)},
 		{"nothing", func(d *Desired) { *d = Desired{MTU: 9000} }, lines(
 			"- route 64:ff9b::/96",
 			"- route 203.0.113.8/32",

@@ -48,13 +48,18 @@ func (link) rank() int { return 1 }
 
 // route leads dst to the device.
 type route struct {
-	dst   netip.Prefix
-	table int // 0 is main
+	dst    netip.Prefix
+	table  int // 0 is main
+	metric int // 0: the kernel's default
 }
 
 func (r route) String() string {
 	if r.table != 0 {
-		return fmt.Sprintf("route %v table %d", r.dst, r.table)
+		text := fmt.Sprintf("route %v table %d", r.dst, r.table)
+		if r.metric != 0 {
+			text += fmt.Sprintf(" metric %d", r.metric)
+		}
+		return text
 	}
 	return fmt.Sprintf("route %v", r.dst)
 }

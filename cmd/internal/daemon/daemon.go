@@ -92,6 +92,7 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	if table, err = h.relay.with(c, table); err != nil {
 		return nil, err
 	}
+	h.metric = h.relay.metric(c) // what a predecessor served stays while this one begins
 	if pools, err = lent(pools, d.keeper.Blocks()); err != nil {
 		return nil, err
 	}
@@ -182,6 +183,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	tasks = append(append(tasks, d.tasks()...), engine.Task{Name: "api", Runner: d.api},
 		engine.Task{Name: "reloader", Runner: d.reloader}, engine.Task{Name: "watchdog", Runner: watchdog})
+	if c := d.reloader.running(); c.Relay.Enabled() {
+		tasks = append(tasks, engine.Task{Name: "relay", Runner: &announcer{Daemon: d}})
+	}
 	return runTasks(ctx, d.Log, tasks, d.announce)
 }
 

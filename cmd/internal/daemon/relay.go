@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/lease"
+	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -145,7 +147,18 @@ func (d *Daemon) putRules(_ context.Context, set api.RuleSet) (api.Relay, error)
 	if err := r.rules(set); err != nil {
 		return api.Relay{}, err
 	}
+	if err := r.serve(d.metric()); err != nil {
+		return api.Relay{}, err
+	}
 	return d.relay(r.running(), false)
+}
+
+// metric is that of what is served now.
+func (d *Daemon) metric() int {
+	if d.translates() != nil {
+		return 0
+	}
+	return d.reloader.host.relay.metric(d.reloader.running())
 }
 
 func (r *reloader) rules(set api.RuleSet) error {
@@ -174,6 +187,108 @@ func (r *reloader) follows(c *config.Config, next lease.Relay) error {
 		return err
 	}
 	return r.replace(c)
+}
+
+// served is what a relay serves, with a metric.
+func served(c *config.Config, metric int) (s route.Served) {
+	if c.Relay.Enabled() && metric != 0 {
+		s.Table, s.Metric = c.Relay.Table, metric
+		s.Prefixes = append(slices.Clone(c.Relay.IPv4), c.Prefix)
+	}
+	return s
+}
+
+// metric is that of the routes of a relay which translates; 0: it serves nothing.
+func (r *relay) metric(c *config.Config) int {
+	if !c.Relay.Enabled() {
+		return 0
+	}
+	switch state, _ := r.standing(c); state {
+	case api.RelayServes:
+		return c.Relay.Metric
+	case api.RelayDrains:
+		return c.Relay.DrainMetric
+	}
+	return 0
+}
+
+// serve has what is served have that metric from now on.
+func (r *reloader) serve(metric int) error {
+	r.one.Lock()
+	defer r.one.Unlock()
+	before := r.host.metric
+	if metric == before {
+		return nil
+	}
+	r.host.metric = metric
+	if err := r.replace(r.running()); err != nil {
+		r.host.metric = before
+		return err
+	}
+	r.log.Info("what this relay serves", "metric", metric, "before", before)
+	return nil
+}
+
+// serving is the metric of what is served; 0: nothing is.
+func (r *reloader) serving() int {
+	r.one.Lock()
+	defer r.one.Unlock()
+	return r.host.metric
+}
+
+// lookEvery is how often a relay looks how it stands.
+const lookEvery = time.Second
+
+// announcer has the routes of a relay be as it stands. It ends before all else: what is on
+// its way still is translated.
+type announcer struct {
+	*Daemon
+	once bool // it has been ready; Run's own
+}
+
+// Ready is always.
+func (a *announcer) Ready() <-chan struct{} { return always() }
+
+// Run looks until ctx is done, and withdraws the routes then, unless somebody takes over.
+func (a *announcer) Run(ctx context.Context) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return a.withdraw()
+		case <-tick.C:
+		}
+		c := a.reloader.running()
+		metric := a.reloader.host.relay.metric(c)
+		if why := a.translates(); why != nil && metric != 0 {
+			if !a.started() {
+				continue // it has not begun yet: a predecessor's routes stay
+			}
+			metric = 0
+		}
+		if err := a.reloader.serve(metric); err != nil {
+			a.Log.Error("routes of what this relay serves", "error", err)
+		}
+	}
+}
+
+// started says that it has been ready once.
+func (a *announcer) started() bool {
+	a.once = a.once || a.ready()
+	return a.once
+}
+
+func (a *announcer) withdraw() error {
+	c := a.reloader.running()
+	if a.Handover || a.reloader.serving() == 0 {
+		return nil
+	}
+	if err := a.reloader.serve(0); err != nil {
+		a.Log.Error("withdraw what this relay serves", "error", err)
+	}
+	time.Sleep(c.Relay.Linger)
+	return nil
 }
 
 // relayCheck is what the status says of a relay.

@@ -23,6 +23,7 @@ type host struct {
 	held   *policies             // what workloads are held to
 	boot   string                // which boot of it this is
 	relay  *relay                // the fleet's rules; nil: none
+	metric int                   // of what a relay serves; 0: it does not
 	inside string                // the device of workloads with IPv4 inside; "": none can have it
 }
 
@@ -46,6 +47,7 @@ func stateOf(c *config.Config, pools []registry.Pool, outside []registry.Share, 
 	// and the host itself first of all.
 	s.Translator.Pools4 = h.taken.Without(slices.Concat(s.Translator.Pools4, heldPrefixes(pools), r.kept))
 	s.Routes.Uplink, s.Routes.Uplinks, s.Routes.Fabric = h.uplink, h.others, c.Fabric
+	s.Routes.Served = served(c, h.metric)
 	s.Inside.Device = h.inside
 	for _, o := range outside {
 		s.Outside[o.Address] = true
