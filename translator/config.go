@@ -141,6 +141,7 @@ type snapshot struct {
 	mask6     mapping.Addr6 // and its addresses are alike in these bits
 	policy    *policy.Table // nil: nobody is held to any
 	violations
+	denials violations // packets that policies denied, by the slot of who is held to them
 
 	config Config
 }

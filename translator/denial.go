@@ -52,7 +52,14 @@ func (w *Worker) deny(p *Packet, h *parsed, e *mapping.Entry, q *policy.Packet) 
 	if p.GSOType&^GSOECN != GSONone {
 		d.Segment = int(p.GSOSize)
 	}
-	w.denial = d
+	w.keepDenial(&d)
+}
+
+func (w *Worker) keepDenial(d *Denial) {
+	w.denial = *d
+	if !w.trial {
+		w.s.denials.at(d.Slot).Add(1)
+	}
 }
 
 // denyError notes an ICMP error that is denied: of e's workload (out) or for it, with the
@@ -66,5 +73,5 @@ func (w *Worker) denyError(p *Packet, h *parsed, e *mapping.Entry, local uint32,
 	if p.Bytes()[0]>>4 == 6 {
 		d.Length, d.Headers = h.length-h.upper+size4, size4
 	}
-	w.denial = d
+	w.keepDenial(&d)
 }

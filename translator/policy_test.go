@@ -194,6 +194,9 @@ func TestPolicyHairpin(t *testing.T) {
 	if v := w.Translate(got); v != Denied|Replied || w.Rule().ID() != "some ingress in" {
 		t.Fatalf("%v, %v", v, w.Rule())
 	}
+	if d := w.Denial(); d.Out || d.LocalPort != 1030 || d.FarPort != 40000 || w.t.Denials(d.Slot) != 1 {
+		t.Errorf("%+v, %d of its slot", d, w.t.Denials(d.Slot))
+	}
 	want := flagged(to, work6, 1030, 40000, flagRST|flagACK)
 	clear(want[4:12])
 	binary.BigEndian.PutUint32(want[8:], 0x12345678+1)

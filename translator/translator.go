@@ -55,7 +55,7 @@ func New(c Config, table *mapping.Table) (*Translator, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.violations = violations(nil).grown(table.Slots())
+	s.violations, s.denials = violations(nil).grown(table.Slots()), violations(nil).grown(table.Slots())
 	t := &Translator{}
 	crand.Read(t.errors.key[:])
 	t.snapshot.Store(s)
@@ -70,7 +70,8 @@ func (t *Translator) Reload(c Config, table *mapping.Table) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s.violations = t.snapshot.Load().violations.grown(table.Slots())
+	old := t.snapshot.Load()
+	s.violations, s.denials = old.violations.grown(table.Slots()), old.denials.grown(table.Slots())
 	t.snapshot.Store(s)
 	return nil
 }
@@ -89,7 +90,7 @@ func (t *Translator) Edit(edit func(*mapping.Table) (*mapping.Table, error)) err
 		return errNoTable
 	}
 	s := old.with(table)
-	s.violations = old.violations.grown(table.Slots())
+	s.violations, s.denials = old.violations.grown(table.Slots()), old.denials.grown(table.Slots())
 	t.snapshot.Store(s)
 	return nil
 }

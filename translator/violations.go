@@ -30,7 +30,15 @@ func (v violations) at(slot uint32) *atomic.Uint64 {
 // from ports outside their sets. It never falls. It is 0 for a slot that no mapping
 // ever had.
 func (t *Translator) Violations(slot uint32) uint64 {
-	if v := t.snapshot.Load().violations; int(slot) < len(v)*chunkSlots {
+	return t.snapshot.Load().violations.count(slot)
+}
+
+// Denials is how many packets policies have denied to the owners of a slot, both ways. It
+// never falls, as Violations does not.
+func (t *Translator) Denials(slot uint32) uint64 { return t.snapshot.Load().denials.count(slot) }
+
+func (v violations) count(slot uint32) uint64 {
+	if int(slot) < len(v)*chunkSlots {
 		return v.at(slot).Load()
 	}
 	return 0

@@ -250,7 +250,7 @@ func (l *listing) printJSON(c *cobra.Command, o *options) error {
 
 func rowOf(w *api.Workload) api.Row {
 	r := api.Row{Key: w.Key, Name: w.Request.Name, Network: w.Request.Network, Address: w.Address, Ports: api.PortsText(w.Ports), Pool: w.Pool,
-		Since: w.Since, Violations: w.Violations, Shed: w.Shed, Counted: w.Traffic != nil}
+		Since: w.Since, Violations: w.Violations, Shed: w.Shed, Denied: w.Denied, Daemon: w.Daemon, Counted: w.Traffic != nil}
 	if r.Counted {
 		r.Traffic = *w.Traffic
 	}

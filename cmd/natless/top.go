@@ -41,8 +41,10 @@ func newTop(o *options) *cobra.Command {
 packets a second, over the time since the look before. A packet counts whether the
 daemon translated it or the fast path, a superpacket as one; bits are those of the
 packets from the IP header on. REFUSED are packets from ports that are not the
-workload's own, SHED those that were dropped because it brings more than it may: while
-the host is overloaded, or by limits of its own.
+workload's own, DENIED those that policies denied, both ways, SHED those that were dropped
+because it brings more than it may: while the host is overloaded, or by limits of its
+own. DAEMON are those of the packets that took the way through the daemon, and not the
+fast path.
 
 On a terminal the table is written anew every --interval until Ctrl-C ends it, with as
 many workloads as there is room for. Elsewhere one table follows another. Those without
@@ -112,10 +114,12 @@ type busy struct {
 	received rates
 	refused  float64 // packets per second
 	shed     float64
+	denied   float64
+	daemon   float64
 }
 
 func (b *busy) bytes() float64   { return b.sent.Bytes + b.received.Bytes }
-func (b *busy) active() bool     { return b.packets() > 0 || b.refused > 0 || b.shed > 0 }
+func (b *busy) active() bool     { return b.packets() > 0 || b.refused+b.shed+b.denied > 0 }
 func (b *busy) packets() float64 { return b.sent.Packets + b.received.Packets }
 
 // tops are what top sorts by; the greatest comes first, but for names.
@@ -128,6 +132,8 @@ var tops = []struct {
 	{"received", func(a, b *busy) int { return cmp.Compare(b.received.Bytes, a.received.Bytes) }},
 	{"packets", func(a, b *busy) int { return cmp.Compare(b.packets(), a.packets()) }},
 	{"refused", func(a, b *busy) int { return cmp.Compare(b.refused, a.refused) }},
+	{"denied", func(a, b *busy) int { return cmp.Compare(b.denied, a.denied) }},
+	{"daemon", func(a, b *busy) int { return cmp.Compare(b.daemon, a.daemon) }},
 	{"shed", func(a, b *busy) int { return cmp.Compare(b.shed, a.shed) }},
 	{"name", func(a, b *busy) int { return words.Natural(a.row.Name, b.row.Name) }},
 }
@@ -148,6 +154,8 @@ type look struct {
 	received rates
 	refused  float64
 	shed     float64
+	denied   float64
+	daemon   float64
 	active   int
 }
 
@@ -159,20 +167,21 @@ func between(before map[api.Key]counted, rows []api.Row) look {
 		r := &rows[i]
 		b := busy{row: r}
 		was, known := before[r.Key]
-		if over := r.Clock - was.Clock; known && over > 0 && !fallen(was.Traffic, r.Traffic) && r.Violations >= was.Violations && r.Shed >= was.Shed {
+		if over := r.Clock - was.Clock; known && over > 0 && !fallen(was.Traffic, r.Traffic) && r.Violations >= was.Violations && r.Shed >= was.Shed && r.Denied >= was.Denied && r.Daemon >= was.Daemon {
 			l.over = max(l.over, over)
 			per := func(now, then api.Count) rates {
 				return rates{float64(now.Packets-then.Packets) / over.Seconds(), float64(now.Bytes-then.Bytes) / over.Seconds()}
 			}
 			b.sent, b.received = per(r.Traffic.Sent, was.Traffic.Sent), per(r.Traffic.Received, was.Traffic.Received)
 			b.refused = float64(r.Violations-was.Violations) / over.Seconds()
-			b.shed = float64(r.Shed-was.Shed) / over.Seconds()
+			b.shed, b.denied = float64(r.Shed-was.Shed)/over.Seconds(), float64(r.Denied-was.Denied)/over.Seconds()
+			b.daemon = float64(r.Daemon-was.Daemon) / over.Seconds()
 		}
 		if b.active() {
 			l.active++
 		}
 		l.sent, l.received, l.refused = l.sent.plus(b.sent), l.received.plus(b.received), l.refused+b.refused
-		l.shed += b.shed
+		l.shed, l.denied, l.daemon = l.shed+b.shed, l.denied+b.denied, l.daemon+b.daemon
 		l.all = append(l.all, b)
 	}
 	return l
@@ -260,6 +269,8 @@ type counted struct {
 	api.Traffic
 	Violations uint64
 	Shed       uint64
+	Denied     uint64
+	Daemon     uint64
 	Clock      time.Duration
 }
 
@@ -267,7 +278,7 @@ func index(rows []api.Row) map[api.Key]counted {
 	all := make(map[api.Key]counted, len(rows))
 	for i := range rows {
 		r := &rows[i]
-		all[r.Key] = counted{r.Traffic, r.Violations, r.Shed, r.Clock}
+		all[r.Key] = counted{r.Traffic, r.Violations, r.Shed, r.Denied, r.Daemon, r.Clock}
 	}
 	return all
 }
@@ -293,10 +304,10 @@ func (t *topping) show(w io.Writer, l *look) error {
 	text.columns, text.lines = sizeOf(w)
 	sentence(text, fmt.Sprintf("%s  %s, %d with traffic, in %.1f s", l.at.Format(time.TimeOnly), words.Count(len(l.all), "workload"),
 		l.active, l.over.Seconds()))
-	rows := [][]string{topRow("total", "", "", l.sent, l.received, l.refused, l.shed)}
+	rows := [][]string{topRow("total", "", "", l.sent, l.received, l.daemon, l.refused, l.denied, l.shed)}
 	for i := range shown[:most] {
 		a := &shown[i]
-		rows = append(rows, topRow(cmp.Or(a.row.Name, short(a.row.Key)), a.row.Address.String(), a.row.Ports, a.sent, a.received, a.refused, a.shed))
+		rows = append(rows, topRow(cmp.Or(a.row.Name, short(a.row.Key)), a.row.Address.String(), a.row.Ports, a.sent, a.received, a.daemon, a.refused, a.denied, a.shed))
 	}
 	if err := table(text, "", topColumns, rows); err != nil {
 		return err
@@ -317,13 +328,16 @@ type screen struct {
 
 func (s *screen) Size() (columns, lines int) { return s.columns, s.lines }
 
-var topColumns = []column{{head: "NAME"}, {head: "ADDRESS", leave: 2}, {head: "PORTS", leave: 3}, {head: "SENT b/s", right: true},
-	{head: "PKT/s", right: true}, {head: "RECV b/s", right: true}, {head: "PKT/s", right: true}, {head: "REFUSED", right: true, leave: 1},
-	{head: "SHED", right: true}}
+var topColumns = []column{{head: "NAME"}, {head: "ADDRESS", leave: 3}, {head: "PORTS", leave: 4}, {head: "SENT b/s", right: true},
+	{head: "PKT/s", right: true}, {head: "RECV b/s", right: true}, {head: "PKT/s", right: true}, {head: "DAEMON", right: true, leave: 1},
+	{head: "REFUSED", right: true, leave: 2}, {head: "DENIED", right: true}, {head: "SHED", right: true}}
 
-func topRow(name, address, ports string, sent, received rates, refused, shed float64) []string {
-	return []string{name, address, ports, scaled(8 * sent.Bytes), scaled(sent.Packets), scaled(8 * received.Bytes), scaled(received.Packets),
-		scaled(refused), scaled(shed)}
+func topRow(name, address, ports string, sent, received rates, more ...float64) []string {
+	row := []string{name, address, ports, scaled(8 * sent.Bytes), scaled(sent.Packets), scaled(8 * received.Bytes), scaled(received.Packets)}
+	for _, n := range more {
+		row = append(row, scaled(n))
+	}
+	return row
 }
 
 // topJSON is a look for programs.
@@ -341,6 +355,8 @@ type topTotal struct {
 	Received  rates   `json:"received"`
 	Refused   float64 `json:"refused_per_second"`
 	Shed      float64 `json:"shed_per_second"`
+	Denied    float64 `json:"denied_per_second"`
+	Daemon    float64 `json:"daemon_packets_per_second"`
 }
 
 type topWorkload struct {
@@ -349,17 +365,19 @@ type topWorkload struct {
 	Received rates   `json:"received"`
 	Refused  float64 `json:"refused_per_second"`
 	Shed     float64 `json:"shed_per_second"`
+	Denied   float64 `json:"denied_per_second"`
+	Daemon   float64 `json:"daemon_packets_per_second"`
 }
 
 func (t *topping) showJSON(w io.Writer, l *look) error {
 	out := topJSON{At: l.at, Seconds: l.over.Seconds(), Workloads: []topWorkload{},
-		Total: topTotal{len(l.all), l.active, l.sent, l.received, l.refused, l.shed}}
+		Total: topTotal{len(l.all), l.active, l.sent, l.received, l.refused, l.shed, l.denied, l.daemon}}
 	for i := range l.all {
 		if t.limit > 0 && i == t.limit {
 			break
 		}
 		b := &l.all[i]
-		out.Workloads = append(out.Workloads, topWorkload{whoOf(b.row), b.sent, b.received, b.refused, b.shed})
+		out.Workloads = append(out.Workloads, topWorkload{whoOf(b.row), b.sent, b.received, b.refused, b.shed, b.denied, b.daemon})
 	}
 	if t.once {
 		return printJSON(w, out)

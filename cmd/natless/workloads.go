@@ -54,7 +54,7 @@ func printWorkload(out io.Writer, w api.Workload, now time.Time) error {
 	for _, ip := range w.Request.IPv6 {
 		ipv6 = append(ipv6, ip.String())
 	}
-	prefix, asked, violations, shed := "", "", "", ""
+	prefix, asked, violations, shed, denied := "", "", "", "", ""
 	if w.Prefix.IsValid() {
 		prefix = w.Prefix.String()
 	}
@@ -67,12 +67,15 @@ func printWorkload(out io.Writer, w api.Workload, now time.Time) error {
 	if w.Shed > 0 {
 		shed = count.Count(w.Shed, "packet more than it may bring, dropped")
 	}
+	if w.Denied > 0 {
+		denied = count.Count(w.Denied, "packet that policies denied")
+	}
 	return facts(out, "name", w.Request.Name, "workload", w.Key.String(), "serial", serial(w.Serial), "network", w.Request.Network,
 		"namespace", w.Request.Netns, "interface", w.Request.HostInterface,
 		"ipv6", strings.Join(ipv6, ", "), "address", w.Address.String(), "ports", api.PortsText(w.Ports), "ipv4", wayOf(w),
 		"asked for", asked, "pool", w.Pool,
 		"prefix", prefix, "since", moment(w.Since)+" ("+age(now, w.Since)+")", "sent", trafficOf(w, true),
-		"received", trafficOf(w, false), "violations", violations, "shed", shed)
+		"received", trafficOf(w, false), "violations", violations, "shed", shed, "denied", denied)
 }
 
 // trafficOf is what was translated for a workload, in one direction.

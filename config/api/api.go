@@ -111,6 +111,11 @@ type Workload struct {
 	// Shed is how many packets from and to it were dropped since then because they were
 	// more than it may bring: while the host is overloaded, or by its own limits.
 	Shed uint64 `json:"shed,omitempty"`
+	// Denied is how many packets from and to it policies have denied since then.
+	Denied uint64 `json:"denied,omitempty"`
+	// Daemon is how many of the packets of Traffic the daemon translated, and not the
+	// kernel's fast path.
+	Daemon uint64 `json:"daemon,omitempty"`
 	// Traffic is what was translated for it since the daemon knows it, by daemon and
 	// fast path together; nil where packets are not counted by workload.
 	Traffic *Traffic `json:"traffic,omitempty"`

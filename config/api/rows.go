@@ -31,7 +31,7 @@ const (
 // sent_packets on are empty where packets are not counted by workload, inside is where
 // the workload has its IPv4 by the prefix.
 var RowColumns = []string{"container_id", "interface", "name", "network", "ipv6", "address", "ports", "pool", "since", "violations",
-	"sent_packets", "sent_bytes", "received_packets", "received_bytes", "inside", "shed"}
+	"sent_packets", "sent_bytes", "received_packets", "received_bytes", "inside", "shed", "denied", "daemon"}
 
 // leastColumns is how many of them there were in the first table of all, and
 // countedColumns how many with those of traffic.
@@ -53,6 +53,8 @@ type Row struct {
 	Clock               time.Duration // when they were, by RowsClock
 	Inside              string        // the address that it has inside; "": by the prefix
 	Shed                uint64        // packets that it gave way with
+	Denied              uint64        // packets that policies denied
+	Daemon              uint64        // of Traffic, packets that the daemon translated
 }
 
 // Append adds the row of a workload to a table.
@@ -79,7 +81,9 @@ func (w *Workload) Append(b []byte) []byte {
 	if w.Inside != nil {
 		b = w.Inside.Address.AppendTo(b)
 	}
-	b = strconv.AppendUint(append(b, '\t'), w.Shed, 10)
+	for _, n := range [...]uint64{w.Shed, w.Denied, w.Daemon} {
+		b = strconv.AppendUint(append(b, '\t'), n, 10)
+	}
 	return append(b, '\n')
 }
 
@@ -175,9 +179,11 @@ func readRow(words []string) (r Row, err error) {
 	if len(words) > countedColumns {
 		r.Inside = words[countedColumns]
 	}
-	if len(words) > countedColumns+1 {
-		if r.Shed, err = strconv.ParseUint(words[countedColumns+1], 10, 64); err != nil {
-			return r, err
+	for i, n := range [...]*uint64{&r.Shed, &r.Denied, &r.Daemon} {
+		if at := countedColumns + 1 + i; len(words) > at {
+			if *n, err = strconv.ParseUint(words[at], 10, 64); err != nil {
+				return r, err
+			}
 		}
 	}
 	if len(words) < countedColumns || words[leastColumns] == "" {

@@ -14,9 +14,9 @@ func TestRows(t *testing.T) {
 	a := netip.MustParseAddr("192.0.2.1")
 	w := Workload{Key: Key{"c", "eth0"}, Pool: "p", Address: a, Ports: ports.MustParse("1-4"), Since: time.Unix(1_700_000_000, 0).UTC(), Violations: 3,
 		Request: Request{IPv6: []netip.Addr{netip.MustParseAddr("2001:db8::1")}}, Inside: &Inside{Address: a.Next()},
-		Traffic: &Traffic{Sent: Count{1, 2}, Received: Count{3, 4}}}
+		Traffic: &Traffic{Sent: Count{1, 2}, Received: Count{3, 4}}, Shed: 5, Denied: 6, Daemon: 7}
 	plain := w
-	plain.Inside, plain.Traffic = nil, nil
+	plain.Inside, plain.Traffic, plain.Shed, plain.Denied, plain.Daemon = nil, nil, 0, 0, 0
 	table := func(n int) []byte {
 		lines := []string{strings.Join(RowColumns, "\t"), strings.TrimSuffix(string(w.Append(nil)), "\n"), strings.TrimSuffix(string(plain.Append(nil)), "\n")}
 		for i, line := range lines {
@@ -31,8 +31,8 @@ func TestRows(t *testing.T) {
 	for n, want := range map[int]Row{
 		leastColumns:        {},
 		countedColumns:      {Counted: true, Traffic: *w.Traffic},
-		len(RowColumns):     {Counted: true, Traffic: *w.Traffic, Inside: "192.0.2.2"},
-		len(RowColumns) + 1: {Counted: true, Traffic: *w.Traffic, Inside: "192.0.2.2"}, // of a daemon that is newer
+		len(RowColumns):     {Counted: true, Traffic: *w.Traffic, Inside: "192.0.2.2", Shed: 5, Denied: 6, Daemon: 7},
+		len(RowColumns) + 1: {Counted: true, Traffic: *w.Traffic, Inside: "192.0.2.2", Shed: 5, Denied: 6, Daemon: 7}, // of a daemon that is newer
 	} {
 		base := Row{Key: w.Key, IPv6: "2001:db8::1", Address: a, Ports: "1-4", Pool: "p", Since: w.Since, Violations: 3}
 		want.Key, want.IPv6, want.Address, want.Ports, want.Pool, want.Since, want.Violations = base.Key, base.IPv6, base.Address, base.Ports, base.Pool, base.Since, 3

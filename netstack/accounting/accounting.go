@@ -32,6 +32,8 @@ type Usage struct {
 	Sent, Received Count
 	Violations     uint64 // packets from ports that are not its own
 	Shed           uint64 // packets that it gave way with, both ways
+	Denied         uint64 // packets that policies denied, both ways
+	Daemon         uint64 // of those sent and received, what the daemon translated and not the kernel
 }
 
 // Plus is the sum.
@@ -40,6 +42,8 @@ func (u Usage) Plus(v Usage) Usage {
 	u.Received = Count{u.Received.Packets + v.Received.Packets, u.Received.Bytes + v.Received.Bytes}
 	u.Violations += v.Violations
 	u.Shed += v.Shed
+	u.Denied += v.Denied
+	u.Daemon += v.Daemon
 	return u
 }
 
@@ -51,6 +55,8 @@ func (u Usage) since(v Usage) Usage {
 	u.Received = Count{minus(u.Received.Packets, v.Received.Packets), minus(u.Received.Bytes, v.Received.Bytes)}
 	u.Violations = minus(u.Violations, v.Violations)
 	u.Shed = minus(u.Shed, v.Shed)
+	u.Denied = minus(u.Denied, v.Denied)
+	u.Daemon = minus(u.Daemon, v.Daemon)
 	return u
 }
 

@@ -180,12 +180,14 @@ func (h *Host) openFastPath(o Options, workloads iter.Seq[Workload]) (err error)
 // before anything runs.
 func (h *Host) Account(most int, owners func() iter.Seq2[netip.Prefix, Owner]) *accounting.Accounting {
 	counts := func(slot uint32) (u accounting.Usage) {
-		u.Violations = h.Translator.Violations(slot)
+		u.Violations, u.Denied = h.Translator.Violations(slot), h.Translator.Denials(slot)
 		for _, n := range h.Shed.Dropped(slot) {
 			u.Shed += n
 		}
 		if h.perMapping {
-			t := h.TrafficOf(slot)
+			t := h.trafficHere(slot)
+			u.Daemon = t.Sent.Packets + t.Received.Packets
+			h.addKernel(&t, slot)
 			u.Sent, u.Received = accounting.Count(t.Sent), accounting.Count(t.Received)
 		}
 		return u

@@ -44,12 +44,24 @@ func (h *Host) Traffic() dataplane.Snapshot {
 
 // TrafficOf is what both did for the mapping with a slot of the table.
 func (h *Host) TrafficOf(slot uint32) dataplane.Traffic {
+	t := h.trafficHere(slot)
+	h.addKernel(&t, slot)
+	return t
+}
+
+// trafficHere is what the daemon itself did for it.
+func (h *Host) trafficHere(slot uint32) dataplane.Traffic {
 	t := h.Dataplane.Traffic(slot)
 	if h.Inside != nil {
 		t.Add(h.Inside.Traffic(slot))
 	}
+	return t
+}
+
+// addKernel adds what the kernel did.
+func (h *Host) addKernel(t *dataplane.Traffic, slot uint32) {
 	if h.FastPath.Manager == nil {
-		return t
+		return
 	}
 	kernel, err := h.FastPath.Traffic(slot)
 	if err != nil {
@@ -59,5 +71,4 @@ func (h *Host) TrafficOf(slot uint32) dataplane.Traffic {
 	t.Sent.Bytes += kernel.Sent.Bytes
 	t.Received.Packets += kernel.Received.Packets
 	t.Received.Bytes += kernel.Received.Bytes
-	return t
 }

@@ -221,6 +221,26 @@ func (t *Table) positions(number uint16) (in []bool) {
 	return in
 }
 
+// Idle are the names of the policies that are in no number that was compiled: they have
+// selected nobody since the table was made.
+func (t *Table) Idle() (names []string) {
+	used := make([]bool, len(t.policies))
+	for n := range t.rows {
+		if t.rows[n] == noRow {
+			continue
+		}
+		for i, in := range t.positions(uint16(n)) {
+			used[i] = used[i] || in
+		}
+	}
+	for i := range t.policies {
+		if !used[i] {
+			names = append(names, t.policies[i].Name)
+		}
+	}
+	return names
+}
+
 // Size is what a table has, for people.
 func (t *Table) Size() (classes, cells, bytes int) {
 	return len(t.classes), len(t.cells), 4*(4*len(t.top)+len(t.values)+len(t.rows)+len(t.pages)+len(t.ranges)+len(t.plainOf)+len(t.plainRanges)) +

@@ -28,6 +28,9 @@ func (d *Daemon) checks(c *config.Config) []api.Check {
 	if s := d.shedding(); s != nil {
 		all = append(all, overloaded(s))
 	}
+	if table := d.host.Policy(); table != nil {
+		all = append(all, policed(table, d.keeper.Len() > 0))
+	}
 	if drains := d.keeper.Drains(); drains != nil {
 		all = append(all, drained(drains, time.Now()))
 	}

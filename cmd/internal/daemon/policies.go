@@ -8,8 +8,10 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/natless/natless/cmd/internal/metrics"
+	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
@@ -193,3 +195,36 @@ func (d *Daemon) ruleCounts() (rules []metrics.Rule) {
 	}
 	return rules
 }
+
+// policed is how policies do: what they have denied, by which rule most; and those that
+// select nobody, as one does whose subject is wrong.
+func policed(table *policy.Table, workloads bool) api.Check {
+	c := api.Check{Name: "policies", State: "ok"}
+	var denied, audited uint64
+	var most *policy.Rules
+	for _, r := range table.All() {
+		n := r.Denied.Load()
+		denied, audited = denied+n, audited+r.Audited.Load()
+		if n > 0 && (most == nil || n > most.Denied.Load()) {
+			most = r
+		}
+	}
+	c.Detail = fmt.Sprintf("%s in force, %s denied", words.Count(len(table.Policies()), "policy"), words.Count(int(denied), "packet"))
+	if most != nil {
+		c.Detail += ", most by " + most.ID()
+	}
+	if audited > 0 {
+		c.Detail += fmt.Sprintf("; %s passed that those would deny that are only audited", words.Count(int(audited), "packet"))
+	}
+	if idle := table.Idle(); workloads && len(idle) > 0 {
+		c.State = "warn"
+		c.Detail += fmt.Sprintf("; no workload is selected by %s: is the subject right?", strings.Join(idle[:min(len(idle), few)], ", "))
+		if more := len(idle) - few; more > 0 {
+			c.Detail += fmt.Sprintf(" (and %d more)", more)
+		}
+	}
+	return c
+}
+
+// few is how many policies a check names.
+const few = 3

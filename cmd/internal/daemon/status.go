@@ -78,7 +78,7 @@ func (a *apiTask) Run(ctx context.Context) error {
 func (d *Daemon) complete(w *api.Workload) {
 	w.Prefix = d.host.Table().Prefix()
 	used, known := d.accounts.Usage(w.Serial)
-	w.Violations, w.Shed = used.Violations, used.Shed
+	w.Violations, w.Shed, w.Denied, w.Daemon = used.Violations, used.Shed, used.Denied, used.Daemon
 	if known && d.counted {
 		w.Traffic = &api.Traffic{Sent: api.Count(used.Sent), Received: api.Count(used.Received)}
 	}

@@ -25,6 +25,8 @@ var (
 		"Packets that the workload sent from ports that are not its own.", []string{"workload", "key"}, nil)
 	workloadShed = prometheus.NewDesc("natless_workload_shed_packets_total",
 		"Packets from and to the workload that were dropped because they were more than it may bring.", []string{"workload", "key"}, nil)
+	workloadDenied = prometheus.NewDesc("natless_workload_denied_packets_total",
+		"Packets from and to the workload that policies denied.", []string{"workload", "key"}, nil)
 )
 
 // Workloads reads what each workload used. Nothing is counted through it, and no
@@ -53,6 +55,7 @@ func (w *Workloads) Describe(ch chan<- *prometheus.Desc) {
 	ch <- workloadBytes
 	ch <- workloadViolations
 	ch <- workloadShed
+	ch <- workloadDenied
 }
 
 type row struct {
@@ -71,6 +74,7 @@ func (w *Workloads) Collect(ch chan<- prometheus.Metric) {
 		}
 		s.counter(workloadViolations, r.Violations, r.name, r.key)
 		s.counter(workloadShed, r.Shed, r.name, r.key)
+		s.counter(workloadDenied, r.Denied, r.name, r.key)
 	}
 }
 

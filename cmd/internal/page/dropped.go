@@ -61,10 +61,14 @@ func (p *Page) dropped(*http.Request) (view, error) {
 		if e.In != nil {
 			words = e.In.Words
 		}
-		key := [2]string{who, e.Verdict}
+		why := e.Verdict
+		if e.Policy != "" {
+			why += " by " + e.Policy
+		}
+		key := [2]string{who, why}
 		v := by[key]
 		if v == nil {
-			v = &victim{Who: who, Reason: e.Verdict, Workload: e.Workload != ""}
+			v = &victim{Who: who, Reason: why, Workload: e.Workload != ""}
 			if reason, err := translator.ParseVerdict(e.Verdict); err == nil {
 				v.Meaning = p.Meaning(reason)
 			}
@@ -73,7 +77,7 @@ func (p *Page) dropped(*http.Request) (view, error) {
 		}
 		v.Packets++
 		v.Last, v.Words = e.Time, words
-		one := loss{e.Time, who, e.Verdict, words, 1}
+		one := loss{e.Time, who, why, words, 1}
 		if n := len(d.Last); n > 0 && d.Last[n-1].like(&one) {
 			one.Times += d.Last[n-1].Times
 			d.Last = d.Last[:n-1]

@@ -149,6 +149,13 @@ func TestFlows(t *testing.T) {
 	l := full(t)
 	l.shows("/workloads/00123456789abcdef/eth0?flows=port", 200, "tcp/443 1 200 B 2 packets", "1 flow, open or ended")
 	l.shows("/workloads/00123456789abcdef/eth0?flows=nonsense", 200, "Sum up its flows")
+	denied := l.flows[0]
+	denied.Verdict, denied.Policy, denied.RemotePort = "denied", "web egress rest", 25
+	l.flows = append(l.flows, denied)
+	l.shows("/workloads/00123456789abcdef/eth0?flows=rule", 200, "web egress rest 1 200 B", "Rule")
+	if text, _ := l.get("/workloads/00123456789abcdef/eth0?flows=port", 200); strings.Contains(text, "tcp/25") {
+		t.Error("what was denied is among those that it talks to")
+	}
 	l.flows = nil
 	l.shows("/workloads/00123456789abcdef/eth0?flows=remote", 200, "It has no flow that is open")
 }

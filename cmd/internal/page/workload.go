@@ -48,6 +48,7 @@ type workload struct {
 	Strip       *strip
 	Directions  []flow // absent where packets are not counted by workload
 	RefusedRate float64
+	DeniedRate  float64
 	Recorded    bool // flows are
 	Top         *top
 }
@@ -88,6 +89,7 @@ func (p *Page) workload(r *http.Request) (view, error) {
 	}
 	before, last, seconds := stretch(samples)
 	body.RefusedRate = perSecond(before.counts.Violations, last.counts.Violations, seconds)
+	body.DeniedRate = perSecond(before.counts.Denied, last.counts.Denied, seconds)
 	all := p.owners(a.Address)
 	for i := range all {
 		if all[i].Workload.Key != k { // the neighbours are seen, but stand back
@@ -97,7 +99,9 @@ func (p *Page) workload(r *http.Request) (view, error) {
 	body.Strip = drawOne(all, p.Assignable(a.Pool))
 	body.Strip.Label = "Ports of " + body.Name + ": " + body.Ports
 	if by := r.URL.Query().Get("flows"); p.Flows != nil && slices.Contains(talkers.By[1:], by) {
-		flows := p.Flows(a.Serial, flowsSince)
+		flows := slices.DeleteFunc(p.Flows(a.Serial, flowsSince), func(f api.Flow) bool {
+			return by == talkers.ByRule && f.Policy == "" || by != talkers.ByRule && f.Verdict != "" && f.Verdict != "forward"
+		})
 		body.Top = &top{by, talkers.Top(flows, by, mostTop), len(flows), flowsSince}
 	}
 	return view{Title: body.Name, Live: true, Body: body}, nil
