@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/natless/natless/config/api"
-	"github.com/natless/natless/tests/load"
 	"github.com/natless/natless/tests/netns"
 )
 
@@ -210,51 +209,42 @@ func TestShed(t *testing.T) {
 			n := newTopology(t, "fast_path: "+path+"\nflows: {json: {path: FILE}}\nshedding: {workloads: [{name: ns/one, sent: {packets: 20}}]}\n")
 			w := n.put()
 			c := n.dial("udp", "7001")
-			within(t, 20*time.Second, "a limit that holds", func() bool { // and until it does, nothing is counted on
-				for range sent {
-					c.Write([]byte("much"))
+			total := uint64(0)
+			used := func() (forwarded, shed uint64) {
+				now, err := n.daemon.Client().Get(t.Context(), w.Key)
+				if err != nil || now.Traffic == nil {
+					t.Fatalf("%+v, %v", now, err)
 				}
-				return n.sums("shed")[0] > 0
-			})
-			before := n.sums("shed")[0] + n.sums("forward")[0]
-			for range sent {
-				c.Write([]byte("more"))
+				return now.Traffic.Sent.Packets, now.Shed
 			}
-			within(t, 20*time.Second, "all that was sent", func() bool { return n.sums("shed")[0]+n.sums("forward")[0] == before+sent })
-			shed := n.sums("shed")
-			if shed[1] != 32*shed[0] {
-				t.Errorf("%d packets of 32 bytes have %d", shed[0], shed[1])
-			}
-			n.daemon.Stop()
-			found := false
-			for _, f := range records(t, n.file) {
-				if f.Verdict == "shed" {
-					found = true
-					if f.Workload != "ns/one" || f.Serial != w.Serial || f.Initiator != "local" || !f.Remote.IsUnspecified() || f.Local != w.Address {
-						t.Errorf("%+v", f)
+			within(t, 20*time.Second, "a limit that holds", func() bool {
+				for range sent {
+					if _, err := c.Write([]byte("much")); err == nil { // else it has heard of another one
+						total++
 					}
 				}
+				_, shed := used()
+				return shed > 0
+			})
+			within(t, 20*time.Second, "all that was sent", func() bool { forwarded, shed := used(); return forwarded+shed >= total })
+			forwarded, shed := used()
+			n.daemon.Stop()
+			got := map[string]api.FlowCount{}
+			for _, f := range records(t, n.file) {
+				switch {
+				case f.Verdict == "shed" && (f.Workload != "ns/one" || f.Serial != w.Serial || f.Initiator != "local" || !f.Remote.IsUnspecified() || f.Local != w.Address):
+					t.Errorf("%+v", f)
+				case f.Verdict == "shed" || f.Proto == "udp":
+					sum := got[f.Verdict]
+					got[f.Verdict] = api.FlowCount{Packets: sum.Packets + f.Sent.Packets, Bytes: sum.Bytes + f.Sent.Bytes}
+				}
 			}
-			if !found {
-				t.Error("no record of it")
+			want := map[string]api.FlowCount{"shed": {Packets: shed, Bytes: 32 * shed}, "forward": {Packets: forwarded, Bytes: 32 * forwarded}}
+			for verdict, n := range want {
+				if got[verdict] != n {
+					t.Errorf("%s: records have %+v, want %+v", verdict, got[verdict], n)
+				}
 			}
 		})
 	}
-}
-
-// sums are packets and bytes of UDP, and of what has no protocol, that was sent, of flows
-// that are open or have ended.
-func (n *topology) sums(verdict string) (sum [2]uint64) {
-	n.t.Helper()
-	load.Within(n.t, 20*time.Second, "an answer", func() bool {
-		sum = [2]uint64{}
-		err := n.daemon.Client().Flows(n.t.Context(), api.FlowFilter{Open: true, Verdict: verdict}, func(s api.SeenFlow) error {
-			if s.Flow != nil && (s.Flow.Proto == "udp" || s.Flow.Verdict == "shed") {
-				sum[0], sum[1] = sum[0]+s.Flow.Sent.Packets, sum[1]+s.Flow.Sent.Bytes
-			}
-			return nil
-		})
-		return err == nil // and not too often
-	})
-	return sum
 }
