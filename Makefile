@@ -40,7 +40,7 @@ release: ## all of a release in DIST (dist/): programs, packages, image, chart, 
 
 .PHONY: test-release
 test-release: ## a release, made twice and held against its distributions, Helm, qemu and the version before: half an hour (root)
-	@tests/need go gcc root gzip ip ping nft sysctl nsenter dpkg debootstrap rpm qemu-aarch64-static podman runc
+	@tests/need go gcc root gzip ip ping nft sysctl nsenter dpkg debootstrap rpm qemu-aarch64-static podman runc shellcheck
 	@$(MAKE) --no-print-directory release DIST=.test-output/release
 	NATLESS_REQUIRE=1 NATLESS_DIST=$(CURDIR)/.test-output/release $(GO) test -C tests/release -v -count=1 -timeout 90m ./...
 

@@ -4,6 +4,7 @@ package release
 
 import (
 	"fmt"
+	"hash/crc32"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,10 +18,13 @@ import (
 	"github.com/natless/natless/tests/output"
 )
 
-// bootstrap makes a small Debian once, which later runs find there: its own programs and
-// no more, with those of rpm, which Debian has too.
+// debian is what the machines have besides a minimal Debian: rpm and dnf for packages of
+// other distributions, and OpenRC and busybox's shell, which Alpine's has.
+const debian = "init-system-helpers,passwd,systemd,systemd-sysv,dbus,iproute2,nftables,procps,rpm,dnf,openrc,busybox-static"
+
+// bootstrap makes a small Debian once, which later runs find there.
 var bootstrap = sync.OnceValues(func() (string, error) {
-	dir, err := filepath.Abs(root + "/.test-output/roots/bookworm")
+	dir, err := filepath.Abs(fmt.Sprintf("%s/.test-output/roots/bookworm-%08x", root, crc32.ChecksumIEEE([]byte(debian))))
 	if err != nil {
 		return "", err
 	}
@@ -32,8 +36,7 @@ var bootstrap = sync.OnceValues(func() (string, error) {
 	}
 	half := dir + ".half"
 	os.RemoveAll(half)
-	out, err := exec.Command("debootstrap", "--variant=minbase", "--include=init-system-helpers,passwd,systemd,systemd-sysv,dbus,iproute2,nftables,rpm",
-		"bookworm", half, "http://deb.debian.org/debian").CombinedOutput()
+	out, err := exec.Command("debootstrap", "--variant=minbase", "--include="+debian, "bookworm", half, "http://deb.debian.org/debian").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("debootstrap: %w\n%s", err, out)
 	}
@@ -99,8 +102,8 @@ done
 mkdir -p dev/shm dev/pts
 mount -t devpts devpts dev/pts
 ln -s pts/ptmx dev/ptmx
-if [ "$2" = sleep ]; then
-	exec chroot . sleep infinity
+if [ "$2" = bash ]; then
+	exec chroot . bash -c 'while :; do sleep 3600; done' # as init does, it takes leave of the dead
 fi
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 exec chroot . env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --log-target=console --show-status=no
@@ -110,7 +113,7 @@ exec chroot . env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/syst
 // manages services.
 func (m *machine) boot(systemd bool) {
 	m.t.Helper()
-	first := "sleep"
+	first := "bash"
 	if systemd {
 		first = "systemd"
 	}
@@ -130,7 +133,8 @@ func (m *machine) boot(systemd bool) {
 			return false
 		}
 		comm, _ := os.ReadFile("/proc/" + m.pid + "/comm")
-		return strings.TrimSpace(string(comm)) == first
+		at, _ := os.Readlink("/proc/" + m.pid + "/root")
+		return strings.TrimSpace(string(comm)) == first && at == m.dir
 	})
 	if systemd {
 		m.until("systemd runs", func() bool {

@@ -3,7 +3,6 @@
 package release
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,16 +52,45 @@ func written(format string) func(t *testing.T, semantic string) string {
 	}
 }
 
-// managers are those that run in a Debian. rpm is Debian's own build of it, in a Debian:
-// no registry of a distribution with rpm is reached, so what is proven is the package
-// and its scripts, not its dependencies' names.
+var apt = []string{"apt-get", "--yes", "--quiet"}
+
+// dnf is asked for nothing that a repository has: none of a distribution with rpm is
+// reached.
+var dnf = []string{"dnf", "--assumeyes", "--disablerepo=*"}
+
+// managers are those that run in a Debian. rpm and dnf are Debian's own builds, with a
+// database of their own, and a package that stands for what a distribution has (see
+// distribution): what is proven is the package and its scripts, not SELinux.
 var managers = []manager{
-	{format: "deb", newer: "natless_*_amd64.deb", install: []string{"dpkg", "-i"}, back: []string{"dpkg", "-i", "--force-downgrade"}, remove: []string{"dpkg", "-r", "natless"},
-		purge: []string{"dpkg", "-P", "natless"}, plugin: "/usr/lib/cni/natless-cni", written: written("deb"),
+	{format: "deb", newer: "natless_*_amd64.deb", install: append(apt, "install"), back: append(apt, "install", "--allow-downgrades"), remove: append(apt, "remove", "natless"),
+		purge: append(apt, "purge", "natless"), plugin: "/usr/lib/cni/natless-cni", written: written("deb"),
 		query: []string{"dpkg-query", "-W", "-f", "${Version}", "natless"}},
-	{format: "rpm", newer: "natless-*.x86_64.rpm", install: []string{"rpm", "--force-debian", "--nodeps", "-U"}, back: []string{"rpm", "--force-debian", "--nodeps", "-U", "--oldpackage"},
-		remove: []string{"rpm", "--force-debian", "-e", "natless"}, plugin: "/usr/libexec/cni/natless-cni", written: written("rpm"),
-		query: []string{"rpm", "-q", "--qf", "%{VERSION}", "natless"}},
+	{format: "rpm", newer: "natless-*.x86_64.rpm", install: append(dnf, "install"), back: append(dnf, "downgrade"), remove: append(dnf, "remove", "natless"),
+		plugin: "/usr/libexec/cni/natless-cni", written: written("rpm"), query: []string{"rpm", "-q", "--qf", "%{VERSION}", "natless"}},
+}
+
+// distribution installs what a distribution with rpm has of what the package needs, and
+// sees that it is needed.
+func distribution(t *testing.T, m *machine, natless string) {
+	t.Helper()
+	out, err := m.command("dnf", append(dnf[1:], "install", natless)...).CombinedOutput()
+	for _, needed := range []string{"/bin/sh", "shadow-utils"} {
+		if err == nil || !strings.Contains(string(out), "nothing provides "+needed) {
+			t.Errorf("without %s: %v\n%s", needed, err, out)
+		}
+	}
+	to := t.TempDir()
+	config := to + "/nfpm.yaml"
+	text := "{name: distribution, arch: all, platform: linux, version: 1.0.0, provides: [/bin/sh, shadow-utils], description: stands for what a distribution has}\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "tool", "-modfile=tests/tools/go.mod", "nfpm", "package", "--config", config, "--packager", "rpm", "--target", to+"/distribution.rpm")
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "GOFLAGS=-buildvcs=false")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	m.run("rpm", "--force-debian", "--install", m.put(to+"/distribution.rpm"))
 }
 
 // TestPackages: each is installed, upgraded, rolled back and removed, with a systemd that
@@ -93,6 +121,9 @@ pools: [{name: default, ipv4: 198.51.100.0/30, ports_per_workload: 1024}]
 
 func (p *manager) lives(t *testing.T, m *machine, old, newer string, systemd bool) {
 	m.run("mkdir", "-p", "/opt/cni/bin")
+	if p.format == "rpm" {
+		distribution(t, m, old)
+	}
 	m.run(p.install[0], append(p.install[1:], old)...)
 	p.is(t, m, older)
 	for _, path := range []string{"/usr/sbin/natlessd", "/usr/bin/natless", p.plugin, "/opt/cni/bin/natless-cni", "/usr/lib/systemd/system/natlessd.service", "/usr/share/man/man8/natlessd.8.gz"} {
@@ -189,39 +220,5 @@ func (p *manager) goes(t *testing.T, m *machine, systemd bool) {
 	left, _ := exec.Command("find", m.dir, "-xdev", "-name", "*natless*", "-not", "-path", "*/srv/*", "-not", "-path", "*/var/log/*", "-not", "-path", "*/var/lib/dpkg/*").Output()
 	if len(left) > 0 {
 		t.Errorf("left by purge:\n%s", left)
-	}
-}
-
-// TestVersionsSort: a later version is greater by rpm's rules, too.
-func TestVersionsSort(t *testing.T) {
-	netns.Require(t, "rpm")
-	last := "0~"
-	for _, semantic := range []string{"0.9.0-alpha.9+gfedcba9", "0.9.0-alpha.581+gabcdef0", "0.9.0-beta.1", "0.9.0-rc.1", "0.9.0-rc.2", "0.9.0", "0.9.1-alpha.582", "0.10.0"} {
-		next := written("rpm")(t, semantic)
-		out, err := exec.Command("rpm", "--eval", fmt.Sprintf(`%%{lua: print(rpm.vercmp("%s", "%s"))}`, last, next)).Output()
-		if err != nil || strings.TrimSpace(string(out)) != "-1" {
-			t.Errorf("%s before %s: %v %s", last, next, err, out)
-		}
-		last = next
-	}
-}
-
-// TestAPK: no Alpine is reached, so the form is all that is held: what is in it, its
-// version, and scripts that a plain shell takes.
-func TestAPK(t *testing.T) {
-	dir := unpack(t, file(t, "natless_*_x86_64.apk"))
-	info, err := os.ReadFile(dir + "/.PKGINFO")
-	if err != nil || !strings.Contains(string(info), "pkgver = "+written("apk")(t, version(t))+"\n") || !strings.Contains(string(info), "arch = x86_64\n") {
-		t.Errorf("%v\n%s", err, info)
-	}
-	for _, path := range []string{"usr/sbin/natlessd", "usr/bin/natless", "usr/libexec/cni/natless-cni", "etc/init.d/natlessd"} {
-		if info, err := os.Stat(filepath.Join(dir, path)); err != nil || info.Mode().Perm() != 0o755 {
-			t.Errorf("%s: %v, %v", path, info, err)
-		}
-	}
-	for _, script := range []string{".post-install", ".post-upgrade", ".pre-deinstall", "etc/init.d/natlessd"} {
-		if out, err := exec.Command("dash", "-n", filepath.Join(dir, script)).CombinedOutput(); err != nil {
-			t.Errorf("%s: %v\n%s", script, err, out)
-		}
 	}
 }
