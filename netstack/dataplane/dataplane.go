@@ -68,6 +68,7 @@ type Config struct {
 type Dataplane struct {
 	config   Config
 	ready    chan struct{}
+	opened   chan struct{} // closed when the device is there for the first time
 	observer atomic.Pointer[Observer]
 	placed   placement
 	other    *Dataplane                 // of the other device; nil: there is none
@@ -86,7 +87,7 @@ func New(c Config) *Dataplane {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	return &Dataplane{config: c, ready: make(chan struct{})}
+	return &Dataplane{config: c, ready: make(chan struct{}), opened: make(chan struct{})}
 }
 
 // Ready is closed when every queue is read.
@@ -104,6 +105,8 @@ func (d *Dataplane) Run(ctx context.Context) error {
 		d.config.Log.Info("device is open", "device", device.Name(), "queues", len(device.Queues()),
 			"io", device.IO(), "by_cpu", device.Steers(), "tso", device.Offloads().TSO, "uso", device.Offloads().USO)
 		if first {
+			close(d.opened)
+			d.awaitOther(ctx)
 			close(d.ready)
 		}
 		err = d.serve(ctx, device)

@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"context"
 	"encoding/binary"
 
 	"github.com/natless/natless/netstack/tun"
@@ -21,6 +22,18 @@ const etherIPv4 = 0x0800
 // Pair has two dataplanes give each other what is theirs, before either runs: d has
 // the translator's device, inside the one of workloads with IPv4 inside.
 func (d *Dataplane) Pair(inside *Dataplane) { d.other, inside.other = inside, d }
+
+// awaitOther waits until the other's device is there, too. What waits in the queues of this
+// one, maybe since a daemon before was killed, could not be given to that one before.
+func (d *Dataplane) awaitOther(ctx context.Context) {
+	if d.other == nil {
+		return
+	}
+	select {
+	case <-d.other.opened:
+	case <-ctx.Done():
+	}
+}
 
 // pass moves a frame of a workload.
 func (l *loop) pass(p *translator.Packet) {

@@ -4,7 +4,9 @@ package dataplane_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
@@ -152,6 +154,58 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal(what)
+		}
+	}
+}
+
+// TestPairWaits: neither device is read before both are there: what waits in its queues
+// could not be given to the other.
+func TestPairWaits(t *testing.T) {
+	netns.Require(t, netns.Root, "ip")
+	for _, late := range []bool{false, true} { // the TAP is
+		ns, tr, hold := netns.New(t, "x"), newTranslator(t), make(chan struct{})
+		open := func(waits bool, open func() (*tun.Device, error)) func() (*tun.Device, error) {
+			return func() (*tun.Device, error) {
+				if waits {
+					<-hold
+				}
+				return open()
+			}
+		}
+		plane := dataplane.New(dataplane.Config{Translator: tr, Open: open(!late, func() (d *tun.Device, err error) {
+			ns.Do(func() { d, err = tun.Open(tun.Config{Name: "natless0"}) })
+			return d, err
+		})})
+		inside := dataplane.New(dataplane.Config{Translator: tr, Inside: true, FirstQueue: 1, Open: open(late, func() (*tun.Device, error) {
+			return openTAP(ns, tun.Config{})
+		})})
+		plane.Pair(inside)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 2)
+		for _, d := range []*dataplane.Dataplane{plane, inside} {
+			go func() { ended <- d.Run(ctx) }()
+		}
+		early := plane
+		if !late {
+			early = inside
+		}
+		eventually(t, "the first device", func() bool { return early.Device() != nil })
+		select {
+		case <-early.Ready():
+			t.Error("it is read, and the other one is not there")
+		case <-time.After(100 * time.Millisecond):
+		}
+		close(hold)
+		for _, d := range []*dataplane.Dataplane{plane, inside} {
+			select {
+			case <-d.Ready():
+			case err := <-ended:
+				t.Fatal(err)
+			}
+		}
+		cancel()
+		if err := errors.Join(<-ended, <-ended); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -94,8 +94,11 @@ func (n *topology) run() {
 	n.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	both, done := make(chan error, 2), make(chan error, 1)
-	for _, plane := range []*dataplane.Dataplane{n.plane, n.inside} {
+	pair := []*dataplane.Dataplane{n.plane, n.inside}
+	for _, plane := range pair {
 		go func() { both <- plane.Run(ctx) }()
+	}
+	for _, plane := range pair {
 		select {
 		case <-plane.Ready():
 		case err := <-both:

@@ -255,7 +255,9 @@ func TestInsideKilledUnderLoad(t *testing.T) {
 		load.StartPaced(t, i.a.NS, i.b.NS, s), load.StartPaced(t, i.b.NS, i.a.NS, s), load.StartPaced(t, i.server, i.a.NS, s)}
 	flows := []*load.Datagrams{load.SendDatagrams(t, i.a.NS, i.server, serverIPv4), load.SendDatagrams(t, i.b.NS, i.a.NS, s),
 		load.SendDatagrams(t, i.server, i.b.NS, s)}
-	const rounds, read = 2, 32 // of batches that a killed daemon had read, at two devices
+	// A killed daemon had read up to 64 packets at each of two devices, which are gone: the
+	// more, the longer it had to wait for a processor. TestInsideWaits is about the rest.
+	const rounds, read = 2, 2 * 64
 	outside := fmt.Sprint(int(i.wb.Run().First) + 40)
 	ping := i.a.Command("ping", "-4", "-q", "-i", "0.05", "-W", "20", "-e", outside, serverIPv4)
 	var said bytes.Buffer
@@ -290,6 +292,33 @@ func TestInsideKilledUnderLoad(t *testing.T) {
 	}
 	for _, s := range streams {
 		s.Finish()
+	}
+}
+
+// TestInsideWaits: what goes by the daemon and comes while there is none waits for the
+// next one, and all of it is answered.
+func TestInsideWaits(t *testing.T) {
+	t.Parallel()
+	i := place(t, "ptp", insidePool, 0, "--handover")
+	ping := func(count int) (*exec.Cmd, *bytes.Buffer) {
+		cmd, said := i.a.Command("ping", "-4", "-n", "-c", fmt.Sprint(count), "-i", "0.02", "-W", "60", "-e", fmt.Sprint(int(i.wb.Run().First)+40), serverIPv4), new(bytes.Buffer)
+		cmd.Stdout, cmd.Stderr = said, said
+		if err := netns.Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		return cmd, said
+	}
+	first, said := ping(2) // neighbours are known then
+	if err := first.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	i.d.Kill()
+	const count = 50
+	waiting, said := ping(count)
+	time.Sleep(count / 2 * 20 * time.Millisecond) // some of them; how many is all the same
+	i.d.Start()
+	if err := waiting.Wait(); err != nil || !strings.Contains(said.String(), fmt.Sprintf("%d received, 0%% packet loss", count)) {
+		t.Errorf("%v\n%s", err, said)
 	}
 }
 
