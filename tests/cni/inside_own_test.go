@@ -143,7 +143,7 @@ func (p *pod) broadcasts(t *testing.T, to string, r raw) {
 // do what they always did; removed, they leave nothing.
 func (i *insiders) ownTools(t *testing.T) {
 	if i.engine == nil {
-		t.Skip("there is no engine")
+		return
 	}
 	for _, p := range []*pod{i.a, i.b} {
 		out, err := i.engine.output("exec", p.Name, "sh", "-c", fmt.Sprintf("wget -q -O - http://%s/ | sha256sum", serverIPv4))
