@@ -49,6 +49,8 @@ func TestCluster(t *testing.T) {
 		{"a node is deleted and comes back", nodeDeleted},
 		{"the installer's container and pods of a new node", newNode},
 		{"least privilege", privilege},
+		{"natlessd where cgroups are of version 2", controlGroups2},
+		{"Helm installs and upgrades and rolls back and uninstalls", helm},
 	} {
 		t.Run(check.name, func(t *testing.T) { check.f(t, l) })
 	}

@@ -32,10 +32,17 @@ func main() {
 	flag.StringVar(&m.Image, "image", "", "`repository` that the image is to be in")
 	flag.StringVar(&m.Bin, "bin", "", "`folder` that holds linux_amd64 and linux_arm64")
 	flag.StringVar(&m.Out, "out", "", "`folder` to write to")
+	only := flag.String("only", "", "`part` to make: image, manifests or chart; not all of them")
 	flag.Parse()
 	m.Time = time.Unix(*epoch, 0).UTC()
-	for _, step := range []func(*made) error{image, manifests, chart} {
-		if err := step(m); err != nil {
+	for _, part := range []struct {
+		name string
+		make func(*made) error
+	}{{"image", image}, {"manifests", manifests}, {"chart", chart}} {
+		if *only != "" && *only != part.name {
+			continue
+		}
+		if err := part.make(m); err != nil {
 			fmt.Fprintln(os.Stderr, "release:", err)
 			os.Exit(1)
 		}
