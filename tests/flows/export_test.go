@@ -214,3 +214,78 @@ func TestPmacct(t *testing.T) {
 		}
 	}
 }
+
+// TestSoftflowd: of what tcpdump has seen on the server's wire, softflowd counts the packets
+// and bytes of the same TCP and UDP as the records have, each way, by both paths; what has no
+// ports, such as fragments, together. By itself it may see nothing of a quiet wire: it does
+// not ask libpcap for packets as they come (irino/softflowd, pull request 71).
+func TestSoftflowd(t *testing.T) {
+	netns.Require(t, netns.Root, "softflowd", "nfcapd", "nfdump", "tcpdump", "tshark", "ethtool", "ping", "ss")
+	for _, path := range []string{"required", "off"} {
+		t.Run("fast path "+path, func(t *testing.T) {
+			t.Parallel()
+			n := newTopology(t, "flows: {json: {path: FILE}}\nfast_path: "+path+"\n")
+			n.put()
+			n.server.IP("link set lo up")
+			dir, run := t.TempDir(), t.TempDir()
+			stop := collector(t, n.server, "nfcapd", "-w", dir, "-p", "9995", "-b", "127.0.0.1", "-t", "3600", "-P", filepath.Join(run, "pid"))
+			n.udpListens(n.server, "9995")
+			tcp, udp := n.serve()
+			c := startCapture(t, n.server)
+			n.talk(tcp, udp, 20)
+			c.stop()
+			n.daemon.Stop()
+			n.server.Run("softflowd", "-d", "-r", c.file, "-v", "9", "-n", "127.0.0.1:9995", "-p", filepath.Join(run, "soft"), "-c", "none",
+				"tcp or udp")
+			n.heardAll("9995")
+			stop()
+			got, want := n.softflowd(dir), wireSums(records(t, n.file))
+			for key, c := range want {
+				if got[key] != c {
+					t.Errorf("%s: softflowd has %+v, records %+v", key, got[key], c)
+				}
+			}
+			if len(got) != len(want) || len(want) < 15 {
+				t.Errorf("softflowd has %d flows, records %d:\n%v\n%v", len(got), len(want), got, want)
+			}
+		})
+	}
+}
+
+// wireSums are sums of TCP and UDP.
+func wireSums(all []api.Flow) map[string]count {
+	by := sums(all)
+	for key := range by {
+		if !strings.HasPrefix(key, "tcp") && !strings.HasPrefix(key, "udp") {
+			delete(by, key)
+		}
+	}
+	return by
+}
+
+// softflowd is what nfcapd has got from it, in the keys of sums.
+func (n *topology) softflowd(dir string) map[string]count {
+	n.t.Helper()
+	out, err := exec.Command("nfdump", "-R", dir, "-q", "-N", "-o", "fmt:%pr,%sa,%sp,%da,%dp,%ipkt,%ibyt").CombinedOutput()
+	if err != nil {
+		n.t.Fatalf("nfdump: %v\n%s", err, out)
+	}
+	got := map[string]count{}
+	rows, _ := csv.NewReader(strings.NewReader(strings.ReplaceAll(string(out), " ", ""))).ReadAll()
+	for _, r := range rows {
+		if len(r) != 7 {
+			continue
+		}
+		d, local, remote := 0, r[2], r[4]
+		if r[1] == server {
+			d, local, remote = 1, r[4], r[2]
+		}
+		key := map[string]string{"6": "tcp", "17": "udp"}[r[0]] + " " + local + " " + remote
+		packets, _ := strconv.ParseUint(r[5], 10, 64)
+		bytes, _ := strconv.ParseUint(r[6], 10, 64)
+		c := got[key]
+		c.packets[d], c.bytes[d] = c.packets[d]+packets, c.bytes[d]+bytes
+		got[key] = c
+	}
+	return got
+}
