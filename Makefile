@@ -111,6 +111,13 @@ bench: ## the figures: kernel forwarding, natless and peers in one sitting (root
 	@tests/need go root ip ping sysctl nsenter tayga
 	$(GO) run ./tests/bench $(BENCH)
 
+# One sitting: a share of what the same path does without records is what they leave.
+.PHONY: bench-flows
+bench-flows: ## what flow records cost: TCP and small datagrams by both paths, with and without, in one sitting (root)
+	@tests/need go root ip ping sysctl nsenter
+	$(GO) run ./tests/bench -only tcp,udp -sizes 18 -skip "tayga,tun loop" -variant $$'flows=fast_path: off\nflows: {}' \
+		-variant $$'fast flows=fast_path: required\nflows: {}' $(BENCH)
+
 .PHONY: fates
 fates: ## 300 random hosts, with the fast path and without: packets have the same fate (root)
 	@tests/need go root ip ping sysctl nsenter nft tc

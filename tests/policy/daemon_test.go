@@ -218,6 +218,9 @@ func TestDaemon(t *testing.T) {
 			n.wants("with resets", map[string]error{"7001": nil, "7002": syscall.ECONNREFUSED}, map[string]error{"80": nil, "81": syscall.ECONNREFUSED})
 			n.daemon.Stop()
 			n.daemon.Start()
+			if all, err := n.daemon.Client().Policies(t.Context(), api.PolicyQuestion{}); err != nil || all.Policies[0].Workloads != 1 {
+				t.Errorf("after a restart labels are not kept: %+v, %v", all, err)
+			}
 			n.put(map[string]string{"app": "web"})
 			n.wants("after a restart", map[string]error{"7001": nil, "7002": syscall.ECONNREFUSED}, nil)
 		})
