@@ -136,14 +136,9 @@ func at(i int, field string) string { return "rules[" + strconv.Itoa(i) + "]." +
 // address.
 func overlapping(rules []api.Rule) error {
 	sorted := slices.SortedFunc(slices.Values(rules), inOrder)
-	hosts := make(map[netip.Addr]netip.Prefix, len(rules))
 	var widest api.Rule
 	var taken ports.Builder
 	for _, one := range sorted {
-		if other, twice := hosts[one.IPv6.Addr()]; twice {
-			return problem(api.CodeInvalid, "rules", "%s and %s both lead to %s", other, one.IPv4, one.IPv6)
-		}
-		hosts[one.IPv6.Addr()] = one.IPv4
 		if !widest.IPv4.IsValid() || !widest.IPv4.Overlaps(one.IPv4) {
 			widest, taken = one, ports.Builder{}
 			taken.AddSet(one.Ports)
@@ -153,6 +148,19 @@ func overlapping(rules []api.Rule) error {
 			return problem(api.CodeInvalid, "rules", "%s %s overlaps %s %s, which is in the set too", one.IPv4, one.Ports, widest.IPv4, widest.Ports)
 		}
 		taken.AddSet(one.Ports)
+	}
+	return together(sorted)
+}
+
+// together says which two rules lead to the same address of a host; it sorts them anew.
+func together(rules []api.Rule) error {
+	slices.SortFunc(rules, func(a, b api.Rule) int {
+		return cmp.Or(a.IPv6.Addr().Compare(b.IPv6.Addr()), cmp.Compare(a.IPv6.Bits(), b.IPv6.Bits()))
+	})
+	for i, one := range rules[min(1, len(rules)):] {
+		if before := rules[i]; before.IPv6.Overlaps(one.IPv6) { // the wider one comes first
+			return problem(api.CodeInvalid, "rules", "%s and %s both lead to %s", before.IPv4, one.IPv4, one.IPv6)
+		}
 	}
 	return nil
 }

@@ -86,6 +86,7 @@ func TestRelayRules(t *testing.T) {
 		{"with ports for a prefix", Relay{}, ruleSet(1, "198.51.100.4/31#1-2 2001:db8::4/127 3"), api.ErrInvalid, "rules[0].ports"},
 		{"with too short a host", Relay{}, ruleSet(1, "198.51.100.4/31 2001:db8::4/128 3"), api.ErrInvalid, "rules[0].ipv6"},
 		{"with one host twice", Relay{}, ruleSet(1, ruleA, "198.51.100.2/32 2001:db8::1/128 2"), api.ErrInvalid, "both lead to"},
+		{"with one host's addresses twice", Relay{}, ruleSet(1, ruleC, "198.51.100.9/32 2001:db8::5/128 4"), api.ErrInvalid, "both lead to 2001:db8::5/128"},
 		{"with a block twice", Relay{}, ruleSet(1, ruleA, "198.51.100.1/32 2001:db8::2/128 2"), api.ErrInvalid, "overlaps"},
 		{"with a block in a block", Relay{}, ruleSet(1, ruleC, "198.51.100.5/32 2001:db8::20/128 2"), api.ErrInvalid, "overlaps"},
 		{"with ports twice", Relay{}, ruleSet(1, shared, beside, "198.51.100.9/32#4000-5000 2001:db8::11/128 2"), api.ErrInvalid, "overlaps"},
