@@ -23,6 +23,7 @@ import (
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/load"
 	"github.com/natless/natless/tests/netns"
+	"github.com/natless/natless/tests/output"
 )
 
 const (
@@ -354,4 +355,42 @@ func TestRelayDrained(t *testing.T) {
 			t.Errorf("flow %d: %d of %d datagrams lost", i, lost, sent)
 		}
 	}
+}
+
+// TestRelayRestarts: a restart that hands over takes no route away that others were told of.
+func TestRelayRestarts(t *testing.T) {
+	n := newNetwork(t)
+	n.daemons[0].Flags = []string{"--handover"}
+	n.daemons[0].Stop()
+	n.daemons[0].Start()
+	n.tell(1, 0, 1)
+	n.ways(0, 1)
+	watch := n.relays[0].Command("ip", "-o", "monitor", "route")
+	var seen output.Buffer
+	watch.Stdout = &seen
+	if err := netns.Start(watch); err != nil {
+		t.Fatal(err)
+	}
+	mark := func(table string) { // what is seen of it, all before was seen
+		n.relays[0].IP("route add blackhole 192.0.2.77 table " + table)
+		load.Within(t, 20*time.Second, "what a monitor of routes says", func() bool { return strings.Contains(seen.String(), "table "+table) })
+	}
+	load.Within(t, 20*time.Second, "a monitor of routes", func() bool {
+		n.relays[0].IP("route add blackhole 192.0.2.78 table 776")
+		n.relays[0].IP("route del blackhole 192.0.2.78 table 776")
+		return strings.Contains(seen.String(), "table 776")
+	})
+	n.daemons[0].Stop()
+	n.daemons[0].Start()
+	load.Within(t, 20*time.Second, "a relay that serves", func() bool {
+		r, err := n.daemons[0].Client().Relay(t.Context())
+		return err == nil && r.State == api.RelayServes
+	})
+	mark("777")
+	watch.Process.Kill()
+	watch.Wait()
+	if strings.Contains(seen.String(), "table 111") {
+		t.Errorf("routes have changed:\n%s", &seen)
+	}
+	n.ways(0, 1)
 }
