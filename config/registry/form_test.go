@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -144,6 +145,12 @@ func beside(t *testing.T, path string, now time.Time) string {
 	if err := writeBlocks(path, state); err != nil {
 		t.Fatal(err)
 	}
+	relay := lease.Relay{Boot: "b", Epoch: 7,
+		Rules: []api.Rule{{IPv4: netip.MustParsePrefix("192.0.2.6/32"), Ports: ports.MustParse("0-1023"), IPv6: netip.MustParsePrefix("2001:db8::6/128"), Lease: 5}},
+		Ended: []lease.Ended{{IPv4: netip.MustParsePrefix("192.0.2.7/32"), Ports: ports.MustParse("0-1023"), Lease: 6}}}
+	if err := writeSummed(relayPath(path), relay, "registry: relay"); err != nil {
+		t.Fatal(err)
+	}
 	if err := (drains{wholeHost: now, "p": now}).write(path); err != nil {
 		t.Fatal(err)
 	}
@@ -152,8 +159,10 @@ func beside(t *testing.T, path string, now time.Time) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var endings []string
 	for _, e := range list {
 		if ending := strings.TrimPrefix(e.Name(), filepath.Base(path)); ending != "" {
+			endings = append(endings, ending)
 			data, err := os.ReadFile(filepath.Join(filepath.Dir(path), e.Name()))
 			if err != nil {
 				t.Fatal(err)
@@ -161,5 +170,31 @@ func beside(t *testing.T, path string, now time.Time) string {
 			fmt.Fprintf(&out, "file *%s\n%s", ending, data)
 		}
 	}
+	if known := besides(t); !slices.Equal(endings, known) {
+		t.Errorf("written are files *%v, and the source has %v: write those that are new here, so that their form is held, too", endings, known)
+	}
 	return out.String()
+}
+
+// besides are the endings of files beside a database, by the source; the marker has
+// nothing in it that is read.
+func besides(t *testing.T) (endings []string) {
+	t.Helper()
+	sources, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range sources {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^func \w+\(path string\) string \{ return path \+ "(\.\w+)" \}`).FindAllStringSubmatch(string(text), -1) {
+			if m[1] != ".exists" {
+				endings = append(endings, m[1])
+			}
+		}
+	}
+	slices.Sort(endings)
+	return endings
 }
