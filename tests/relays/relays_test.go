@@ -5,6 +5,7 @@
 package relays
 
 import (
+	"context"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -224,7 +225,7 @@ func (n *network) web() *web {
 // ask asks five times by a connection.
 func (w *web) ask(conn net.Conn) error {
 	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableCompression: true,
-		Dial: func(string, string) (net.Conn, error) { return conn, nil }}}
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}}
 	defer client.CloseIdleConnections()
 	for range 5 {
 		began := time.Now()
