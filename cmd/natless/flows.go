@@ -78,7 +78,7 @@ With -o json, each flow is a line. Needs flows in the configuration.`,
 	f.StringVar(&q.remote, "remote", "", "with this `address` or prefix")
 	f.IntVar(&q.Port, "port", 0, "with this `port` at either end")
 	f.StringVar(&q.Proto, "proto", "", "of this `protocol`: tcp, udp, icmp or a number")
-	f.StringVar(&q.Verdict, "verdict", "", "that had this `verdict`: forward, denied, denied-fragment or shed")
+	f.StringVar(&q.Verdict, "verdict", "", "with what became of its packets for a `reason`: forward, denied, denied-fragment or shed")
 	f.DurationVar(&q.Since, "since", 0, "and those that ended at most a `duration` ago, such as 10m")
 	f.BoolVarP(&q.Follow, "follow", "f", false, "show records as they come")
 	f.StringVar(&q.top, "top", "", "sum up by a `column`: workload, remote, port or rule")
