@@ -72,7 +72,7 @@ demo: ## see it work, in a minute: real programs through real namespaces (root)
 # As root, a test that lacks something fails instead of being skipped.
 .PHONY: test
 test: ## make lint and all tests; LANES are those of tests/suite to run (all)
-	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound named sshd ssh scp podman runc busybox tshark capinfos prometheus firewalld ufw dbus-daemon chromium clang-14 llvm-strip-14 gzip dpkg man lintian systemd-analyze iptables-nft nfcapd nfacctd softflowd tcpdump ss bird birdc
+	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound named sshd ssh scp podman runc busybox tshark capinfos prometheus firewalld ufw dbus-daemon chromium clang-14 llvm-strip-14 gzip dpkg man lintian systemd-analyze iptables-nft nfcapd nfacctd softflowd tcpdump ss
 	@GO=$(GO) tests/suite $(LANES)
 
 .PHONY: fuzz
@@ -135,6 +135,11 @@ scale: ## a million mappings and a million workloads: lookup, edit, memory, load
 			-mappings 1000000 -workloads 1000000 -strict -registry $$registry -profiles $(CURDIR)/.test-output || status=1; \
 	done; exit $$status
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestPodman ./tests/cni -containers 20
+
+.PHONY: test-relays
+test-relays: ## two relays between routers with BIRD, one of them killed, cut off, drained, under traffic (root)
+	@tests/need go root ip nft bird birdc iperf3 curl
+	@NATLESS_REQUIRE=1 $(GO) test -v -count=1 ./tests/relays
 
 .PHONY: overload
 overload: ## what a neighbour gets beside 17 kinds of flood, one flooder and a thousand workloads, on both paths (root)

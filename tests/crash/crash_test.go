@@ -135,7 +135,7 @@ func (h *host) read() string {
 	h.t.Helper()
 	return h.Run("bash", "-c", `
 		ip -o link 2>/dev/null | sed 's/^[0-9]*: //; s/@if[0-9]*//; s/ state .*//'
-		ip -o addr | sed 's/^[0-9]*: //'
+		ip -o addr | sed 's/^[0-9]*: //; s/ tentative//'
 		for family in -4 -6; do
 			ip $family route show table all; ip $family rule; ip $family neigh show proxy
 		done
