@@ -160,8 +160,9 @@ static __always_inline int back(struct __sk_buff *skb, struct config *c, struct 
 		HERE;
 		return TRANSLATED;
 	}
-	// A device that goes loses its routes of IPv4 first: those of IPv6 may have led here.
-	if (from == by && c->flags & ALONE && gone(skb, c)) {
+	// A device that goes loses its routes of IPv4 first: those of IPv6 may have led here,
+	// or did when the host was asked, earlier in this tick.
+	if (c->flags & ALONE && gone(skb, c)) {
 		HERE;
 		return TRANSLATED;
 	}

@@ -83,13 +83,8 @@ static __always_inline int other(struct __sk_buff *skb, struct tables *t, struct
 static __always_inline int leave(struct __sk_buff *skb, struct tables *t, struct packet *p, __u32 *by, int *action)
 {
 	__u32 length = SIZE4 + segment(p), to;
-	int why = way4(skb, t->c, p, *by, length, action, &to);
+	int why = way4(skb, t->c, p, by, length, action, &to);
 
-	if (why == NO_ROUTE && t->c->flags & ALONE && gone(skb, t->c)) {
-		HERE;
-		*by = t->c->via;
-		why = way4(skb, t->c, p, *by, length, action, &to);
-	}
 	if (why)
 		return why;
 	if (!outside(t->c, to))
@@ -97,18 +92,6 @@ static __always_inline int leave(struct __sk_buff *skb, struct tables *t, struct
 	if ((why = back(skb, t->c, p, *by, *by, to, 1)) || (why = trim(skb, p, SIZE4 + p->payload)) || (why = decrement(skb, p)))
 		return why;
 	return TRANSLATED;
-}
-
-// between gives a packet of one workload to another.
-static __always_inline int between(struct __sk_buff *skb, struct tables *t, struct packet *p, __u32 by, int *action)
-{
-	int why = deliver(skb, t, p, by, action);
-
-	if (why == NO_ROUTE && t->c->flags & ALONE && gone(skb, t->c)) {
-		HERE;
-		return deliver(skb, t, p, t->c->via, action);
-	}
-	return why;
 }
 
 // pass4 judges a packet that the workload of in sent, and sends it where it goes.
@@ -145,7 +128,7 @@ static __always_inline int pass4(struct __sk_buff *skb, struct tables *t, struct
 	from = in->of.slot;
 	if (p.inside) {
 		HERE;
-		why = between(skb, t, &p, by, action);
+		why = deliver(skb, t, &p, by, action);
 	} else {
 		HERE;
 		why = leave(skb, t, &p, &by, action);
@@ -203,6 +186,7 @@ static __always_inline int give(struct __sk_buff *skb, int *action)
 	struct entry_inside *in;
 	struct tables t;
 	void *inside;
+	__u32 by;
 	int why;
 
 	if (skb->protocol != be16(ETH_P_IP))
@@ -216,11 +200,8 @@ static __always_inline int give(struct __sk_buff *skb, int *action)
 	p.src_lo = t.c->own_lo;
 	p.dst_hi = in->hi;
 	p.dst_lo = in->lo;
-	why = way6(skb, t.c, &p, t.c->device ? t.c->device : skb->ifindex, 1, action);
-	if (why == NO_ROUTE && gone(skb, t.c)) {
-		HERE;
-		why = way6(skb, t.c, &p, t.c->via, 1, action);
-	}
+	by = t.c->device ? t.c->device : skb->ifindex;
+	why = way6(skb, t.c, &p, &by, 1, 1, action);
 	if (why)
 		return why;
 	HERE;

@@ -23,15 +23,30 @@ static __always_inline int out(struct bpf_fib_lookup *f)
 	return bpf_redirect_neigh(f->ifindex, &to, sizeof(to), 0);
 }
 
+// ask_on is ask for what comes in by the translator's device, which may have gone since it
+// was heard, earlier in this tick, that the host leads there. by is then another, where
+// alone says that what goes on without the device has no other way.
+static __always_inline int ask_on(struct __sk_buff *skb, struct config *c, struct bpf_fib_lookup *f, __u32 *by, __u32 length, int alone)
+{
+	int why = ask(skb, c, f, *by, length);
+
+	if (why == NO_ROUTE && alone && *by != c->via && gone(skb, c)) {
+		HERE;
+		*by = c->via;
+		why = ask(skb, c, f, *by, length);
+	}
+	return why;
+}
+
 // way4 finds where p in its IPv4 form goes, by what interface, and how it is sent there;
 // way6 does for its IPv6 form. Who passes it on after all sends it nowhere.
-static __always_inline int way4(struct __sk_buff *skb, struct config *c, struct packet *p, __u32 by, __u32 length, int *action, __u32 *to)
+static __always_inline int way4(struct __sk_buff *skb, struct config *c, struct packet *p, __u32 *by, __u32 length, int *action, __u32 *to)
 {
 	struct bpf_fib_lookup f;
 	int why;
 
 	flow4(&f, p);
-	why = ask(skb, c, &f, by, length);
+	why = ask_on(skb, c, &f, by, length, c->flags & ALONE);
 	if (why)
 		return why;
 	*to = f.ifindex;
@@ -39,13 +54,13 @@ static __always_inline int way4(struct __sk_buff *skb, struct config *c, struct 
 	return TRANSLATED;
 }
 
-static __always_inline int way6(struct __sk_buff *skb, struct config *c, struct packet *p, __u32 by, __u32 length, int *action)
+static __always_inline int way6(struct __sk_buff *skb, struct config *c, struct packet *p, __u32 *by, __u32 length, int alone, int *action)
 {
 	struct bpf_fib_lookup f;
 	int why;
 
 	flow6(&f, p);
-	why = ask(skb, c, &f, by, length);
+	why = ask_on(skb, c, &f, by, length, alone);
 	if (why)
 		return why;
 	*action = out(&f);

@@ -232,7 +232,7 @@ static __always_inline int to4(struct __sk_buff *skb, int *action)
 		HERE;
 		p.class = 0;
 	}
-	if ((why = way4(skb, t.c, &p, by, length, action, &to)))
+	if ((why = way4(skb, t.c, &p, &by, length, action, &to)))
 		return why;
 	if (!outside(t.c, to))
 		PASS(HOST_ROUTE);

@@ -184,7 +184,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct tables *t, stru
 
 	p->src_hi = t->c->own_hi;
 	p->src_lo = t->c->own_lo;
-	if ((why = way6(skb, t->c, p, by, SIZE4 + segment(p), action)) || (why = trim(skb, p, SIZE4 + p->payload)) || (why = decrement(skb, p)))
+	if ((why = way6(skb, t->c, p, &by, SIZE4 + segment(p), t->c->flags & ALONE, action)) || (why = trim(skb, p, SIZE4 + p->payload)) || (why = decrement(skb, p)))
 		return why;
 	return TRANSLATED;
 }
@@ -225,7 +225,7 @@ static __always_inline int to6(struct __sk_buff *skb, int *action, int *delivere
 		HERE;
 		p.class = 0;
 	}
-	if ((why = way6(skb, t.c, &p, by, length, action)) || (why = resize(skb, &p, SIZE4 + p.payload, ETH_P_IPV6)) ||
+	if ((why = way6(skb, t.c, &p, &by, length, t.c->flags & ALONE, action)) || (why = resize(skb, &p, SIZE4 + p.payload, ETH_P_IPV6)) ||
 	    (why = write6(skb, &p)))
 		return why;
 	number(&t, p.slot, bytes, 1);
