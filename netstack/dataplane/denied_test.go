@@ -130,18 +130,7 @@ func TestDeniedAgainstCounters(t *testing.T) {
 		l := newLedger(t)
 		d := NewDriver(tr.NewWorker(), l, nil)
 		d.counters, d.flows.Table = new(counters), flows.NewTable(20_000, 1)
-		g := generate.New(world, 7)
-		for n := range 5000 {
-			p := g.Next4()
-			if n%2 == 0 {
-				p = g.Next6()
-			}
-			if p.Offload.GSOType != translator.GSONone || len(p.Bytes) > 4000 {
-				continue // which counts as one packet there, and here as those that it stands for
-			}
-			d.Now()
-			d.Move(l.packet(p.Bytes, p.Offload))
-		}
+		moveSome(d, l, world, 5000)
 		var want, got, named uint64
 		for w := range NumDirections {
 			for _, v := range []translator.Verdict{translator.Denied, translator.DeniedFragment} {

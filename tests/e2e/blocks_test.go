@@ -134,14 +134,22 @@ func (n *topology) revoked(t *testing.T, client *api.Client) {
 func (n *topology) afterBoot(t *testing.T) {
 	t.Helper()
 	n.daemon.Stop()
+	n.change(t, func(r *registry.Registry) error {
+		s := r.Blocks()
+		s.Boot = "another"
+		return r.SetBlocks(s)
+	})
+	n.daemon.Start()
+}
+
+// change changes the registry of a daemon that does not run.
+func (n *topology) change(t *testing.T, how func(*registry.Registry) error) {
+	t.Helper()
 	r, err := registry.Open(registry.Options{Path: filepath.Join(n.daemon.Dir, "registry.db")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := r.Blocks()
-	s.Boot = "another"
-	if err := errors.Join(r.SetBlocks(s), r.Close()); err != nil {
+	if err := errors.Join(how(r), r.Close()); err != nil {
 		t.Fatal(err)
 	}
-	n.daemon.Start()
 }

@@ -169,15 +169,11 @@ func (n *topology) stale(t *testing.T, put func() error) {
 	}
 	n.stands(api.RelayServes)
 	n.daemon.Stop()
-	r, err := registry.Open(registry.Options{Path: path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := r.Relay()
-	s.Boot = "another"
-	if err := errors.Join(r.SetRelay(s), r.Close()); err != nil {
-		t.Fatal(err)
-	}
+	n.change(t, func(r *registry.Registry) error {
+		s := r.Relay()
+		s.Boot = "another"
+		return r.SetRelay(s)
+	})
 	n.daemon.Start()
 	n.stands(api.RelayUnconfirmed)
 	if status, err := n.daemon.Client().Status(t.Context()); err != nil || status.Mappings != 0 {

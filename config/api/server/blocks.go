@@ -1,9 +1,6 @@
 package server
 
 import (
-	"bytes"
-	"encoding/json"
-	"io"
 	"net/http"
 
 	"github.com/natless/natless/config/api"
@@ -27,15 +24,9 @@ func (s *Server) putBlocks(r *http.Request) (any, error) {
 	if s.PutBlocks == nil {
 		return nil, &api.Problem{Code: api.CodeNotFound, Detail: "there are no blocks here"}
 	}
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		return nil, err
-	}
 	var set api.BlockSet
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&set); err != nil {
-		return nil, invalid("body", "is not a set of blocks: "+err.Error())
+	if err := decodeSet(r.Body, &set, "blocks"); err != nil {
+		return nil, err
 	}
 	if set.Blocks == nil {
 		return nil, invalid("blocks", "is missing: [] has this host give up all")

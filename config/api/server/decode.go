@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -78,6 +79,21 @@ func list[T any](name string, value json.RawMessage, to *[]T) error {
 		if err := one(fmt.Sprintf("%s[%d]", name, i), part, &(*to)[i]); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// decodeSet reads a whole set of something into what into points to, which knows all of
+// its fields.
+func decodeSet(body io.Reader, into any, of string) error {
+	b, err := io.ReadAll(body)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return invalid("body", "is not a set of "+of+": "+err.Error())
 	}
 	return nil
 }

@@ -1,9 +1,6 @@
 package server
 
 import (
-	"bytes"
-	"encoding/json"
-	"io"
 	"net/http"
 
 	"github.com/natless/natless/config/api"
@@ -32,15 +29,9 @@ func (s *Server) putRules(r *http.Request) (any, error) {
 	if s.PutRules == nil {
 		return nil, noRelay()
 	}
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		return nil, err
-	}
 	var set api.RuleSet
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&set); err != nil {
-		return nil, invalid("body", "is not a set of rules: "+err.Error())
+	if err := decodeSet(r.Body, &set, "rules"); err != nil {
+		return nil, err
 	}
 	if set.Rules == nil {
 		return nil, invalid("rules", "is missing: [] takes all away")
