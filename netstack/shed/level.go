@@ -20,6 +20,8 @@ const (
 	// measured while the loops move superpackets is less.
 	slowest = 250_000
 
+	drowning = 0.25 // of what is brought is lost in front of the queues
+
 	scarce = 0.04 // of the processors idle: nothing is left
 	enough = 0.10 // something is
 )
@@ -42,6 +44,20 @@ type measured struct {
 func (m *measured) part() float64 { return m.spent.Seconds() / m.over.Seconds() / m.cpus }
 
 func (m *measured) scarce() bool { return m.idle < scarce || m.lost > 0 }
+
+// drowned says that so much is lost in front of the queues that a neighbour may get nothing
+// at all through, and so would not be known of.
+func (m *measured) drowned(demands []demand) bool {
+	return float64(m.lost)/m.over.Seconds() > drowning*sum(demands)
+}
+
+// sum is what all bring.
+func sum(demands []demand) (all float64) {
+	for _, d := range demands {
+		all += d.rate
+	}
+	return all
+}
 
 // floor is how many packets a second the least part of the processors is enough for.
 func (m *measured) floor() float64 {
@@ -103,16 +119,23 @@ const (
 	calmLooks = 20 // then it is over
 	lower     = 0.7
 	higher    = 1.2
+	probe     = 1.02
 )
 
 // begin sets the level of a host that is overloaded, if somebody brings more than that
-// and others bring anything.
+// and others bring anything. Where that cannot be known, who brings most loses in front of the
+// queues what he would have lost in them: so they have room for whoever else there is.
 func (l *level) begin(m *measured, demands []demand) {
 	floor := m.floor()
-	if highest(demands) <= floor && m.lost == 0 || !m.company {
+	switch {
+	case !m.company && m.drowned(demands):
+		*l = level{packets: max(highest(demands)*lower, floor), floor: floor}
+		return
+	case m.company && (highest(demands) > floor || m.lost > 0):
+		*l = level{packets: floor, floor: floor}
+	default:
 		return
 	}
-	*l = level{packets: floor, floor: floor}
 	l.lose(m, demands)
 }
 
@@ -126,6 +149,9 @@ func (l *level) step(m *measured, demands []demand, dropped bool) {
 		return
 	}
 	switch {
+	case !m.company && m.lost == 0 && highest(demands) > l.packets:
+		l.packets *= probe // he has it all to himself: what the queues take is what he may bring
+	case !m.company:
 	case m.scarce():
 		l.packets = max(l.packets*lower, l.floor)
 	case m.idle > enough && highest(demands) > l.packets:
@@ -139,12 +165,8 @@ func (l *level) lose(m *measured, demands []demand) {
 	if m.lost == 0 {
 		return
 	}
-	var all float64
-	for _, d := range demands {
-		all += d.rate
-	}
 	lost := float64(m.lost) / m.over.Seconds()
-	if f := fair(demands, all-lost); f > 0 {
+	if f := fair(demands, sum(demands)-lost); f > 0 {
 		l.packets = min(l.packets, f)
 	}
 }

@@ -126,6 +126,46 @@ func TestLevelLost(t *testing.T) {
 	}
 }
 
+// TestLevelDrowned: where a quarter of all is lost in front of the queues, nobody knows of
+// a neighbour whose packets are among it. Who brings most is held below what came through,
+// rises until the queues lose again, and falls to the floor when somebody else is heard of.
+func TestLevelDrowned(t *testing.T) {
+	t.Parallel()
+	demands := []demand{{slot: 1, rate: 400_000, weight: 1}}
+	m := busy(1, 600_000)
+	m.company = false
+	var l level
+	m.lost = 40_000
+	if l.begin(m, demands); l.packets != 0 {
+		t.Fatalf("level %v, and hardly anything is lost", l.packets)
+	}
+	m.lost = 900_000
+	if l.begin(m, demands); l.packets < l.floor || l.packets > 300_000 {
+		t.Fatalf("level %v", l.packets)
+	}
+	demands[0].rate, m.lost = 1_300_000, 0 // with what is dropped before the queues
+	for range 20 {
+		l.step(m, demands, true)
+	}
+	if l.packets < 380_000 {
+		t.Errorf("level %v: the queues would take more, and he is alone", l.packets)
+	}
+	m.lost = 100_000
+	for range 100 {
+		l.step(m, demands, true)
+	}
+	if l.packets > 1_200_000 {
+		t.Errorf("level %v: the queues lose", l.packets)
+	}
+	m.lost, m.company = 0, true
+	for range 100 {
+		l.step(m, append(demands, demand{slot: 2, rate: 10, weight: 1}), true)
+	}
+	if l.packets != l.floor {
+		t.Errorf("level %v beside a neighbour, the floor is %v", l.packets, l.floor)
+	}
+}
+
 // TestRate: over any time no more gets through than the rate and its burst, and of what
 // comes slower, nothing is lost.
 func TestRate(t *testing.T) {

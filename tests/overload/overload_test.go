@@ -6,8 +6,10 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -55,13 +57,31 @@ func TestOverload(t *testing.T) {
 			floods = append(floods, n.role(n.flooder, "flood", "options", flooder6, server6, floodPort, i%runtime.NumCPU()))
 			floods[i].ask("here")
 		}
-		trips := make(chan []float64, 1)
 		neighbour := n.role(n.quiet, "neighbour")
-		go func() { trips <- figuresOf(neighbour.ask("ping", 1500*time.Millisecond, "options", 10*time.Second)) }()
+		var over atomic.Bool
+		heard := make(chan struct{})
+		go func() { // one packet may be lost, while nobody gives way yet
+			defer close(heard)
+			for !over.Load() {
+				neighbour.ask("ping", 300*time.Millisecond, "options", 100*time.Millisecond)
+			}
+		}()
+		defer func() {
+			over.Store(true)
+			<-heard
+			if t.Failed() {
+				stat, _ := os.ReadFile("/proc/stat")
+				t.Logf("load %s, %d processors here; %.100s\nlimits %+v\nverdicts %v", loadAverage(), runtime.NumCPU(), stat, n.status().Limits, n.status().Verdicts)
+			}
+		}()
 		load.Within(t, 10*time.Second, "somebody gives way", func() bool {
 			s := n.status()
 			return s.Shedding != nil && len(s.Shedding.Workloads) > 0 && shed(s) > 0
 		})
+		over.Store(true)
+		<-heard
+		trips := make(chan []float64, 1)
+		go func() { trips <- figuresOf(neighbour.ask("ping", 1500*time.Millisecond, "options", 10*time.Second)) }()
 		before, began := n.status(), time.Now()
 		load.Within(t, 5*time.Second, "packets are dropped", func() bool { return shed(n.status()) > shed(before)+5000 })
 		after := n.status()
