@@ -33,6 +33,7 @@ type options struct {
 	json    string
 	svg     string
 	from    string
+	against string
 	daemon  string
 	io      []string // ways to read and write of bare dataplanes; nil: the daemon
 	peers   peerFlag
@@ -111,6 +112,7 @@ func parse() (o options, err error) {
 	flag.StringVar(&o.json, "json", "", "file to write the results to")
 	flag.StringVar(&o.svg, "svg", "", "file to write a plot to")
 	flag.StringVar(&o.from, "from", "", "file of an earlier -json: show that, and measure nothing")
+	flag.StringVar(&o.against, "against", "", "file of an earlier -json: say what is better, worse, or noise; four rounds of each at least")
 	flag.StringVar(&o.daemon, "natlessd", "", "the daemon's program to measure; without it, it is built")
 	flag.Var(&o.peers, "peer", "NAME=COMMAND of another translator; it runs in the translator's namespace while it is\n"+
 		"measured, must make its device and routes itself and take them back on SIGTERM, and finds $PREFIX\n"+
@@ -142,12 +144,18 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	var before *report
+	if o.against != "" { // before anything is measured for an hour
+		if before, err = load(o.against); err != nil {
+			return err
+		}
+	}
 	if o.from != "" {
 		report, err := load(o.from)
 		if err != nil {
 			return err
 		}
-		report.print(os.Stdout)
+		report.show(before)
 		return report.save(o)
 	}
 	if os.Geteuid() != 0 {
@@ -182,8 +190,16 @@ func run() error {
 		}
 	}
 	report.reach()
-	report.print(os.Stdout)
+	report.show(before)
 	return errors.Join(report.save(o), failed)
+}
+
+// show prints a run, and what differs from one before it, if there is one.
+func (r *report) show(before *report) {
+	r.print(os.Stdout)
+	if before != nil {
+		printAgainst(os.Stdout, before, r)
+	}
 }
 
 func (r *report) save(o options) error {

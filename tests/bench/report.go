@@ -80,6 +80,7 @@ func (r *report) last(contender string) string {
 // peer: more is better but for CPU, memory and round trips.
 func (r *report) print(w io.Writer) {
 	fmt.Fprintf(w, "%s, %d cores, Linux %s, %s\n\n", r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel, r.Machine.Go)
+	defer r.printTable(w)
 	defer r.printReached(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	defer t.Flush()
