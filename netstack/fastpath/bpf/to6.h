@@ -7,8 +7,9 @@
 #define HERE COVER(6)
 #define PASS(why) do { HERE; return why; } while (0)
 
-// read4 reads an IPv4 packet.
-static __always_inline int read4(struct __sk_buff *skb, struct packet *p)
+// read4 reads an IPv4 packet. Like look, it is judged by itself: behind it the
+// kernel's verifier has one state, not one for each kind of packet.
+__attribute__((noinline)) int read4(struct __sk_buff *skb, struct packet *p)
 {
 	__u8 *h = (__u8 *)(long)skb->data + ETH;
 	void *end = (void *)(long)skb->data_end;
@@ -16,6 +17,8 @@ static __always_inline int read4(struct __sk_buff *skb, struct packet *p)
 	__u32 length, fragment;
 	int why;
 
+	if (!p)
+		return TRUNCATED;
 	if (h + SIZE4 + LEAST_UPPER > (__u8 *)end)
 		PASS(TRUNCATED);
 	if (*(__u16 *)(h - 2) != be16(ETH_P_IP))
