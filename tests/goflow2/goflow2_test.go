@@ -48,6 +48,7 @@ type collected struct {
 	events    []byte // natEvent, of serial 1
 	names     map[uint64]string
 	packets   uint64 // of flows of serial 1, both ways
+	denied    string // of them: forwarding status, firewall event, packets, and the rule
 	sessions  int
 }
 
@@ -84,6 +85,10 @@ func (c *collected) record(values []netflow.DataField) {
 	}
 	if event := field(values, 230, 0); event != nil {
 		c.events = append(c.events, event...)
+		return
+	}
+	if rule := field(values, 335, 0); rule != nil {
+		c.denied += fmt.Sprintf("%v %v %d %s\n", field(values, 89, 0), field(values, 233, 0), binary.BigEndian.Uint64(field(values, 2, 0)), rule)
 		return
 	}
 	c.packets += binary.BigEndian.Uint64(field(values, 2, 0)) + binary.BigEndian.Uint64(field(values, 2, 29305))
@@ -142,7 +147,7 @@ func certificate(t *testing.T, address string) (tls.Certificate, string) {
 }
 
 // TestIPFIX: by UDP, TCP and TLS, all that is sent can be read, with the sequence that
-// it should have: flows, ownership, names; where flows are off, ownership alone; and a
+// it should have: flows, what was denied and by which rule, ownership, names; where flows are off, ownership alone; and a
 // collector that hangs up, or comes late, is spoken to again.
 func TestIPFIX(t *testing.T) {
 	netns.Require(t, netns.Root, "ping")
@@ -207,6 +212,12 @@ pools: [{name: default, ipv4: 198.51.100.8/32, whole_address: true, cooldown: 0s
 flows:
   enabled: %v
   ipfix: {collectors: ["udp://%s", "tcp://%s:4739", "tls://%s"], ca: %s, domain: 7}
+policies:
+  - name: web
+    tier: Admin
+    priority: 1
+    subject: {name: ns/one}
+    egress: [{name: others, action: Deny, to: [{networks: [192.0.2.3/32]}]}]
 `, flows, address, address, address, ca))
 			listen("tls", "4740") // which was not there when it was called first
 			sessions := func(name string) int {
@@ -221,6 +232,7 @@ flows:
 				t.Fatal(err)
 			}
 			w.Run("ping", "-n", "-q", "-c", "5", "-i", "0.02", "-W", "5", "2001:db8:64::192.0.2.2")
+			w.Command("ping", "-n", "-q", "-c", "3", "-i", "0.02", "-W", "1", "2001:db8:64::192.0.2.3").Run() // which is not answered
 			if flows {
 				err := d.Client().Flows(t.Context(), api.FlowFilter{Open: true}, func(api.SeenFlow) error { return nil })
 				if err != nil {
@@ -231,17 +243,17 @@ flows:
 				t.Fatal(err)
 			}
 			d.Stop()
-			want := uint64(0)
+			want, denied := uint64(0), ""
 			if flows {
-				want = 10
+				want, denied = 10, "[129] [3] 3 web egress others\n"
 			}
 			for name, c := range all {
 				load.Within(t, 10*time.Second, "what was sent by "+name, func() bool {
 					c.mu.Lock()
 					defer c.mu.Unlock()
-					return bytes.Equal(c.events, []byte{16, 17}) && c.names[1] == "ns/one" && c.packets == want
+					return bytes.Equal(c.events, []byte{16, 17}) && c.names[1] == "ns/one" && c.packets == want && c.denied == denied
 				})
-				t.Logf("%s: events %v, names %v, %d packets", name, c.events, c.names, c.packets)
+				t.Logf("%s: events %v, names %v, %d packets, denied %q", name, c.events, c.names, c.packets, c.denied)
 			}
 		})
 	}
