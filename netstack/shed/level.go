@@ -119,7 +119,11 @@ const (
 	calmLooks = 20 // then it is over
 	lower     = 0.7
 	higher    = 1.2
-	probe     = 1.02
+
+	// Of a host that somebody may have to himself: his level follows what the queues take,
+	// up and down within a second, and is gone soon after.
+	looksAlone  = 3
+	higherAlone = 1.5
 )
 
 // begin sets the level of a host that is overloaded, if somebody brings more than that
@@ -129,7 +133,7 @@ func (l *level) begin(m *measured, demands []demand) {
 	floor := m.floor()
 	switch {
 	case !m.company && m.drowned(demands):
-		*l = level{packets: max(highest(demands)*lower, floor), floor: floor}
+		*l = level{packets: max(highest(demands), floor), floor: floor}
 		return
 	case m.company && (highest(demands) > floor || m.lost > 0):
 		*l = level{packets: floor, floor: floor}
@@ -144,20 +148,32 @@ func (l *level) step(m *measured, demands []demand, dropped bool) {
 	if l.calm++; dropped || m.lost > 0 {
 		l.calm = 0
 	}
-	if l.calm >= calmLooks {
+	if l.calm >= calmLooks || l.calm >= looksAlone && !m.company {
 		*l = level{}
 		return
 	}
+	if !m.company {
+		l.alone(m, demands)
+		return
+	}
 	switch {
-	case !m.company && m.lost == 0 && highest(demands) > l.packets:
-		l.packets *= probe // he has it all to himself: what the queues take is what he may bring
-	case !m.company:
 	case m.scarce():
 		l.packets = max(l.packets*lower, l.floor)
 	case m.idle > enough && highest(demands) > l.packets:
 		l.packets *= higher
 	}
 	l.lose(m, demands)
+}
+
+// alone follows what the queues take of somebody of whom it is not known whether he has
+// the host to himself.
+func (l *level) alone(m *measured, demands []demand) {
+	switch {
+	case m.lost > 0:
+		l.packets = max(l.packets*lower, l.floor)
+	case highest(demands) > l.packets:
+		l.packets *= higherAlone
+	}
 }
 
 // lose has what is lost in front of the queues be lost by those who bring most.
