@@ -58,13 +58,15 @@ static __always_inline __u32 ones(__u64 v)
 static __always_inline int class_of(void *table, struct config *c, __u32 a, __u32 *class)
 {
 	__u32 line, v, at = (a >> 16) % (LINE_WORDS / HEAD_WORDS) * HEAD_WORDS, part = a >> 10 & 63;
+	__u32 bits = at + (part >> 5);
 	struct line *l;
 
 	line = (a >> 16) / (LINE_WORDS / HEAD_WORDS);
 	l = bpf_map_lookup_elem(table, &line);
 	if (!l)
 		return 0;
-	if (!(l->word[at + (part >> 5)] >> (part & 31) & 1)) {
+	asm volatile("" : "+r"(bits)); // an or, of whose result Linux 6.1 knows no bounds
+	if (!(l->word[bits % LINE_WORDS] >> (part & 31) & 1)) {
 		HERE;
 		*class = l->word[at + 2];
 		return 1;
