@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/netstack/internal/nftsocket"
 	"github.com/natless/natless/translator/ports"
 )
 
@@ -23,6 +26,11 @@ type DestinationNAT struct {
 	Chain string     // "ip nat DOCKER"
 	To    netip.Addr // to which packets were; invalid: any, or the host's own
 	Ports ports.Range
+}
+
+// At reports whether the rule publishes one of some ports of an address of the host's.
+func (n DestinationNAT) At(a netip.Addr, list []uint16) bool {
+	return (!n.To.IsValid() || n.To == a) && slices.ContainsFunc(list, n.Ports.Contains)
 }
 
 // Takes reports whether the rule takes ports of a pool on the uplink's own address,
@@ -46,17 +54,61 @@ func (n DestinationNAT) String() string {
 }
 
 // ReadDestinationNAT finds the rules of others in nftables, those of iptables-nft
-// among them, that name their ports themselves. Services of kube-proxy, whose
-// addresses are not the host's, do not.
+// among them, that name their ports themselves, and the ports of nodes of kube-proxy,
+// which changes the destination elsewhere. Its services, whose addresses are not the
+// host's, are not among them.
 func ReadDestinationNAT() (rules []DestinationNAT, err error) {
 	err = eachNATRule(*nftables.ChainHookPrerouting, func(chain string, exprs []expr.Any) {
-		if n, is := destinationNAT(exprs); is && n.Ports != (ports.Range{}) {
+		n, is := destinationNAT(exprs)
+		if is = is || strings.HasSuffix(chain, " nat KUBE-NODEPORTS") && leadsTo(exprs) != ""; is && n.Ports != (ports.Range{}) {
 			n.Chain = chain
 			rules = append(rules, n)
 		}
 	})
+	if err == nil {
+		rules, err = nodePorts(rules)
+	}
 	slices.SortFunc(rules, func(a, b DestinationNAT) int { return cmp.Compare(a.String(), b.String()) })
 	return slices.Compact(rules), err
+}
+
+// nodePorts adds those of kube-proxy in nftables mode, which are a map of protocols and
+// ports to chains: each element has four bytes for either.
+func nodePorts(rules []DestinationNAT) ([]DestinationNAT, error) {
+	c, err := nftsocket.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "kube-proxy"}
+	set, err := c.GetSetByName(table, "service-nodeports")
+	if err != nil {
+		return rules, nil // no kube-proxy, or none of this kind
+	}
+	elements, err := c.GetSetElements(set)
+	if err != nil {
+		return rules, nil // it has just gone
+	}
+	for _, e := range elements {
+		if len(e.Key) == 8 {
+			rules = append(rules, DestinationNAT{Chain: "ip kube-proxy " + verdictChain(e.Val), Ports: portsIn(e.Key[4:], nil)})
+		}
+	}
+	return rules, nil
+}
+
+// verdictChain is where an element of a map leads, which the library does not read.
+func verdictChain(val []byte) (chain string) {
+	d, err := netlink.NewAttributeDecoder(val)
+	if err != nil {
+		return ""
+	}
+	for d.Next() {
+		if d.Type() == unix.NFTA_VERDICT_CHAIN {
+			chain = d.String()
+		}
+	}
+	return chain
 }
 
 // Offsets of the destination in the IPv4 header (RFC 791 3.1) and of its port in

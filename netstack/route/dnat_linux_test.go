@@ -59,3 +59,35 @@ func TestDestinationNAT(t *testing.T) {
 		}
 	}
 }
+
+// TestNodePorts: those of kube-proxy, as either of its modes writes them.
+func TestNodePorts(t *testing.T) {
+	netns.Require(t, netns.Root, "nft", "iptables-nft")
+	for mode, c := range map[string]struct{ rules, want string }{
+		"nftables": {`nft 'add table ip kube-proxy; add chain ip kube-proxy external-A-default/web/tcp/80; add chain ip kube-proxy services { type nat hook prerouting priority -100; }
+			add map ip kube-proxy service-nodeports { type inet_proto . inet_service : verdict; }
+			add element ip kube-proxy service-nodeports { tcp . 30080 : goto external-A-default/web/tcp/80 }
+			add rule ip kube-proxy services meta l4proto . th dport vmap @service-nodeports'`,
+			"chain ip kube-proxy external-A-default/web/tcp/80 publishes port 30080"},
+		"iptables": {"iptables-nft -t nat -N KUBE-EXT-A; iptables-nft -t nat -N KUBE-NODEPORTS; iptables-nft -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS; " +
+			"iptables-nft -t nat -A KUBE-NODEPORTS -d 127.0.0.0/8 -j RETURN; iptables-nft -t nat -A KUBE-NODEPORTS -p tcp --dport 30080 -j KUBE-EXT-A", "chain ip nat KUBE-NODEPORTS publishes port 30080"},
+		"none": {"nft 'add table ip kube-proxy'", ""},
+	} {
+		ns := netns.New(t, "nat")
+		ns.Run("sh", "-c", c.rules)
+		var found []DestinationNAT
+		var err error
+		ns.Do(func() { found, err = ReadDestinationNAT() })
+		var words []string
+		for _, n := range found {
+			words = append(words, n.String())
+		}
+		if got := strings.Join(words, "; "); err != nil || got != c.want {
+			t.Errorf("%s: %q, want %q: %v", mode, got, c.want, err)
+		}
+		at := len(found) == 1 && found[0].At(netip.MustParseAddr("192.0.2.10"), []uint16{80, 30080}) && !found[0].At(netip.MustParseAddr("192.0.2.10"), []uint16{30081})
+		if at != (c.want != "") {
+			t.Errorf("%s: at its port: %t", mode, at)
+		}
+	}
+}

@@ -36,11 +36,39 @@ type SourceNAT struct {
 	To      netip.Prefix // what the source becomes; invalid: the interface's own address, or not known
 	Masq    bool         // it becomes the interface's own address
 	Ports   ports.Range  // from which the port is taken; zero: any
+	Engine  string       // whose it is, where the chain's name says so: kube-proxy, portmap
+	Idle    bool         // it is for packets that the engine has marked, and it marks none that leave by an uplink
+}
+
+// byMark are chains that engines of clusters always have, and that are for nothing but
+// packets that other rules of their table send to a chain that marks them.
+var byMark = []struct {
+	engine, masquerades, marks string
+	local                      bool // what is marked goes to containers of this host
+}{
+	{engine: "kube-proxy", masquerades: " kube-proxy masquerading", marks: " kube-proxy mark-for-masquerade"}, // nftables
+	{engine: "kube-proxy", masquerades: " nat KUBE-POSTROUTING", marks: " nat KUBE-MARK-MASQ"},                // iptables
+	{engine: "portmap", masquerades: " nat CNI-HOSTPORT-MASQ", marks: " nat CNI-HOSTPORT-SETMARK", local: true},
+}
+
+// attribute says whose the rule is. called are the chains that rules lead to.
+func (n *SourceNAT) attribute(called map[string]bool) {
+	for _, m := range byMark {
+		family, is := strings.CutSuffix(n.Chain, m.masquerades)
+		if is && !strings.Contains(family, " ") {
+			n.Engine, n.Idle = m.engine, m.local || !called[family+m.marks]
+		}
+	}
 }
 
 // Takes reports whether the rule may take ports of a pool on the uplink's own
 // address, or of addresses of workloads.
 func (n SourceNAT) Takes(h HostPool, uplink string, mapped []netip.Prefix) bool {
+	return !n.Idle && n.Could(h, uplink, mapped)
+}
+
+// Could is Takes, whether the rule is idle or not.
+func (n SourceNAT) Could(h HostPool, uplink string, mapped []netip.Prefix) bool {
 	if len(n.Out) > 0 && !slices.Contains(n.Out, uplink) || slices.Contains(n.NotOut, uplink) {
 		return false
 	}
@@ -55,6 +83,9 @@ func (n SourceNAT) Takes(h HostPool, uplink string, mapped []netip.Prefix) bool 
 
 // Remedy says how the rule keeps off the pool's ports.
 func (n SourceNAT) Remedy(h HostPool) string {
+	if n.Engine == "kube-proxy" {
+		return "kube-proxy cannot be given ports: have services of IPv6 alone (ipFamilies), or give the pool an address of its own"
+	}
 	free := widest(h.Ports)
 	if n.Program == "iptables" {
 		return fmt.Sprintf("give the rule ports outside of the pool (-j MASQUERADE --to-ports %v, for -p tcp and -p udp)", free)
@@ -82,14 +113,21 @@ func (n SourceNAT) String() string {
 func ReadSourceNAT() (rules []SourceNAT, legacy bool, err error) {
 	names, _ := os.ReadFile("/proc/thread-self/net/ip_tables_names")
 	legacy = slices.Contains(strings.Fields(string(names)), "nat")
+	called := map[string]bool{}
 	err = eachNATRule(*nftables.ChainHookPostrouting, func(chain string, exprs []expr.Any) {
 		if n, is := sourceNAT(exprs); is {
 			n.Chain = chain
 			rules = append(rules, n)
 		}
+		if to := leadsTo(exprs); to != "" {
+			called[chain[:strings.LastIndex(chain, " ")+1]+to] = true
+		}
 	})
 	if err != nil {
 		return nil, legacy, err
+	}
+	for i := range rules {
+		rules[i].attribute(called)
 	}
 	slices.SortFunc(rules, func(a, b SourceNAT) int { return cmp.Compare(a.String(), b.String()) })
 	return slices.CompactFunc(rules, func(a, b SourceNAT) bool { return a.String() == b.String() }), legacy, nil
@@ -153,6 +191,16 @@ func natRules(c *nftsocket.Conn, hook nftables.ChainHook) (out []chainRule, err 
 		}
 	}
 	return out, nil
+}
+
+// leadsTo is the chain that a rule leads to; "": none.
+func leadsTo(exprs []expr.Any) string {
+	for _, e := range exprs {
+		if v, is := e.(*expr.Verdict); is && (v.Kind == expr.VerdictJump || v.Kind == expr.VerdictGoto) {
+			return v.Chain
+		}
+	}
+	return ""
 }
 
 // sourceNAT reads one rule.

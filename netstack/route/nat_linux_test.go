@@ -79,3 +79,53 @@ func TestSourceNAT(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestIdleSourceNAT: what kube-proxy and portmap always have takes nothing, until kube-proxy
+// marks what comes to a service of IPv4.
+func TestIdleSourceNAT(t *testing.T) {
+	netns.Require(t, netns.Root, "nft", "iptables-nft")
+	h := HostPool{Addr: netip.MustParseAddr("192.0.2.10"), Ports: ports.MustParse("12288-28671")}
+	for name, c := range map[string]struct {
+		rules, service string
+		engine         string
+	}{
+		"nftables": {`nft 'add table ip kube-proxy; add chain ip kube-proxy mark-for-masquerade; add rule ip kube-proxy mark-for-masquerade mark set mark or 0x4000
+			add chain ip kube-proxy masquerading; add rule ip kube-proxy masquerading mark and 0x4000 == 0 return
+			add rule ip kube-proxy masquerading mark set mark xor 0x4000; add rule ip kube-proxy masquerading masquerade fully-random
+			add chain ip kube-proxy nat-postrouting { type nat hook postrouting priority 100; }; add rule ip kube-proxy nat-postrouting jump masquerading'`,
+			`nft 'add chain ip kube-proxy service-A; add rule ip kube-proxy service-A ip daddr 10.0.0.1 jump mark-for-masquerade'`, "kube-proxy"},
+		"iptables": {`for c in KUBE-POSTROUTING KUBE-MARK-MASQ; do iptables-nft -t nat -N $c; done; iptables-nft -t nat -A POSTROUTING -j KUBE-POSTROUTING
+			iptables-nft -t nat -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000; iptables-nft -t nat -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+			iptables-nft -t nat -A KUBE-POSTROUTING -j MASQUERADE --random-fully`,
+			"iptables-nft -t nat -N KUBE-SVC-A; iptables-nft -t nat -A KUBE-SVC-A -d 10.0.0.1 -j KUBE-MARK-MASQ", "kube-proxy"},
+		"portmap": {`for c in CNI-HOSTPORT-SETMARK CNI-HOSTPORT-MASQ CNI-DN-A; do iptables-nft -t nat -N $c; done; iptables-nft -t nat -A POSTROUTING -j CNI-HOSTPORT-MASQ
+			iptables-nft -t nat -A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE; iptables-nft -t nat -A CNI-DN-A -s 10.0.0.0/24 -j CNI-HOSTPORT-SETMARK`, "", "portmap"},
+		"another's": {`nft 'add table ip x; add chain ip x masquerading { type nat hook postrouting priority 100; }; add rule ip x masquerading masquerade'`, "true", ""},
+	} {
+		ns := netns.New(t, "nat")
+		read := func(rules string) SourceNAT {
+			t.Helper()
+			ns.Run("sh", "-ec", rules)
+			var found []SourceNAT
+			var err error
+			ns.Do(func() { found, _, err = ReadSourceNAT() })
+			if err != nil || len(found) != 1 {
+				t.Fatalf("%s: %v %v", name, found, err)
+			}
+			return found[0]
+		}
+		n := read(c.rules)
+		if n.Engine != c.engine || n.Takes(h, "eth0", nil) != (c.engine == "") || !n.Could(h, "eth0", nil) {
+			t.Errorf("%s: %+v, takes %t", name, n, n.Takes(h, "eth0", nil))
+		}
+		if c.service == "" {
+			continue
+		}
+		if n = read(c.service); n.Engine != c.engine || !n.Takes(h, "eth0", nil) {
+			t.Errorf("%s with a service: %+v takes %t", name, n, n.Takes(h, "eth0", nil))
+		}
+		if remedy := n.Remedy(h); strings.Contains(remedy, "ipFamilies") != (c.engine == "kube-proxy") {
+			t.Errorf("%s: %s", name, remedy)
+		}
+	}
+}

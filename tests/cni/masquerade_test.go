@@ -60,6 +60,12 @@ pools:
 	says("by hand", "chain ip mine post to uplink; give the rule ports outside of the pool (meta l4proto { tcp, udp } masquerade to :28672-65535)")
 	n.Run("nft", "flush chain ip mine post; add rule ip mine post ip saddr 172.18.0.0/16 oifname uplink meta l4proto { tcp, udp } masquerade to :28672-65535")
 	says("with the remedy", "ok")
+	n.Run("nft", `flush chain ip mine post; add table ip kube-proxy; add chain ip kube-proxy mark-for-masquerade { mark set mark or 0x4000; }
+		add chain ip kube-proxy masquerading { mark and 0x4000 == 0 return; masquerade fully-random; }
+		add chain ip kube-proxy nat-postrouting { type nat hook postrouting priority 100; jump masquerading; }`)
+	says("kube-proxy without a service of IPv4", "ok kube-proxy's usual rule (chain ip kube-proxy masquerading) is for packets that it has marked, and it marks none")
+	n.Run("nft", "add chain ip kube-proxy service-A { ip daddr 10.0.0.1 jump mark-for-masquerade; }")
+	says("with one", "warn somebody else's rules may take ports that workloads own, whose answers then go to the wrong one: chain ip kube-proxy masquerading; kube-proxy cannot be given ports")
 	checkWhois(t, n, d.Client(), 1)
 }
 
@@ -111,7 +117,8 @@ pools:
 			fmt.Sprintf(`{"type": "portmap", "backend": %q, "snat": false, "capabilities": {"portMappings": true}}`, backend),
 		}})
 		p := &pod{NS: netns.New(t, backend), node: n, conf: conf, cniPath: bin}
-		p.ports = fmt.Sprintf(`{"portMappings": [{"hostPort": %d, "containerPort": 80, "protocol": "tcp"}, {"hostPort": %d, "containerPort": 80, "protocol": "tcp"}]}`, owned+i, 8080+i)
+		p.ports = fmt.Sprintf(`{"portMappings": [{"hostPort": %d, "containerPort": 80, "protocol": "tcp"},
+			{"hostPort": %d, "containerPort": 80, "protocol": "tcp"}, {"hostPort": %d, "containerPort": 80, "protocol": "tcp"}]}`, owned+i, 8080+i, 28000+i)
 		if _, err := p.attach("add", backend, "eth0"); err != nil {
 			t.Fatal(err)
 		}
@@ -152,6 +159,16 @@ pools:
 		}
 		return errors.Join(errs...)
 	})
+	// Who asks for such a port is told, and not given it; a port beside it is had.
+	for i, want := range []string{"chain ip nat CNI-DN-", "publishes port 28001", ""} {
+		conf := networkConfig(t, "1.1.0", firstPlugins(t, "ptp", 1+i), fmt.Sprintf(`{"type": "natless-cni", "socket": %q, "extraPorts": [%d]}`, d.Socket, 28000+i))
+		p := &pod{NS: netns.New(t, fmt.Sprint("wants", i)), node: n, conf: conf, cniPath: bin}
+		out, err := p.cnitool("add")
+		if refused := err != nil && strings.Contains(err.Error(), "extra_ports: somebody else publishes one of them on "+hostIPv4) && strings.Contains(err.Error(), want); refused != (want != "") {
+			t.Errorf("port %d: %s %v", 28000+i, out, err)
+		}
+		p.cnitool("del")
+	}
 	if err := n.fetch(workload.NS, "--local-port", fmt.Sprintf("%d-%d", owned+20, owned+29)); err != nil {
 		t.Error(err)
 	}

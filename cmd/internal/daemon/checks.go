@@ -3,18 +3,13 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
-	"reflect"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
-	"github.com/natless/natless/netstack/route"
 )
 
 // checks are what the status says of a daemon's parts.
@@ -66,67 +61,4 @@ func drained(drains []api.Drain, now time.Time) api.Check {
 			d.Since.Local().Format("2006-01-02 15:04:05 MST"), now.Sub(d.Since).Truncate(time.Minute), words.Count(d.Left, "workload"), end))
 	}
 	return api.Check{Name: "drained", State: "warn", Detail: strings.Join(said, "; ")}
-}
-
-// othersNATLasts is how long what was found of others' rules is told again: where
-// there are thousands of chains, reading them takes a moment.
-const othersNATLasts = 2 * time.Second
-
-// othersNAT looks for rules that take ports which workloads own.
-type othersNAT struct {
-	mu    sync.Mutex // guards what follows
-	at    time.Time
-	of    route.Desired
-	check api.Check
-}
-
-func (o *othersNAT) look(d route.Desired) api.Check {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if time.Since(o.at) > othersNATLasts || !reflect.DeepEqual(o.of, d) {
-		o.check, o.at, o.of = sourceNAT(d), time.Now(), d
-	}
-	return o.check
-}
-
-func sourceNAT(d route.Desired) api.Check {
-	const name = "others' nat"
-	if !d.HostPool.Addr.IsValid() && len(d.Mapped4) == 0 {
-		return api.Check{Name: name, State: "ok"}
-	}
-	rules, legacy, err := route.ReadSourceNAT()
-	published, publishedErr := route.ReadDestinationNAT()
-	if err := errors.Join(err, publishedErr); err != nil {
-		return api.Check{Name: name, State: "warn", Detail: err.Error()}
-	}
-	published = slices.DeleteFunc(published, func(n route.DestinationNAT) bool { return !n.Takes(d.HostPool, d.Mapped4) })
-	rules = slices.DeleteFunc(rules, func(n route.SourceNAT) bool { return !n.Takes(d.HostPool, d.Uplink, d.Mapped4) })
-	var words []string
-	for _, n := range rules {
-		words = append(words, n.String())
-	}
-	for _, n := range published {
-		words = append(words, n.String())
-	}
-	const most = 4
-	if more := len(words) - most; more > 0 {
-		words = append(words[:most], fmt.Sprintf("and %d more", more))
-	}
-	switch {
-	case len(words) > 0:
-		remedy := "let it use no address of a pool"
-		switch {
-		case len(rules) > 0 && d.HostPool.Addr.IsValid():
-			remedy = rules[0].Remedy(d.HostPool)
-		case len(rules) == 0:
-			remedy = "publish ports outside of the pool, or take these out of the pool"
-		}
-		return api.Check{Name: name, State: "warn", Detail: fmt.Sprintf(
-			"somebody else's rules may take ports that workloads own, whose answers then go to the wrong one: %s; %s",
-			strings.Join(words, "; "), remedy)}
-	case legacy && d.HostPool.Addr.IsValid():
-		return api.Check{Name: name, State: "warn", Detail: "the older iptables has rules in its table nat, which cannot be read " +
-			"here (iptables-legacy -t nat -S): what masquerades to an address of a pool must be given ports outside of it (--to-ports)"}
-	}
-	return api.Check{Name: name, State: "ok"}
 }

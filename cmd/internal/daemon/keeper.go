@@ -40,6 +40,7 @@ type keeper struct {
 	own    func(registry.Change) // is told who was given what, and who gave it back; may be nil
 	wish   func(registry.Change) // as own, for who sheds
 	put    chan struct{}         // has an element when somebody was given something
+	others published
 }
 
 // lender completes pools with blocks that the host has.
@@ -84,6 +85,9 @@ func (k *keeper) serve(e *engine.Engine, noInside func() error) {
 				return &registry.InsideError{Reason: err.Error()}
 			}
 		}
+		if err := k.others.refuses(c, e.State().Routes.HostPool.Addr); err != nil {
+			return err
+		}
 		return e.Check(changeOf(c))
 	}
 	k.SetSink(check,
@@ -110,6 +114,9 @@ func (k *keeper) owned(c registry.Change) {
 // once whether that one is gone, since nobody may have said so.
 func (k *keeper) Put(ctx context.Context, key api.Key, q api.Request) (*registry.Assignment, error) {
 	before, _ := k.Get(key)
+	if len(q.ExtraPorts) > 0 && (before == nil || len(before.Request.ExtraPorts) == 0) {
+		k.others.look(k.log)
+	}
 	a, err := k.Registry.Put(ctx, key, q)
 	var conflict *registry.ConflictError
 	if errors.As(err, &conflict) && k.reconcile(ctx) > 0 {
