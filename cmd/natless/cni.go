@@ -51,7 +51,9 @@ the one the engine uses. It must exist, and its plugins must give containers IPv
 
 Doing it twice changes nothing. With --watch it waits for the configuration, and
 appends the plugin again whenever another program rewrites the file, and installs
-it again when one removes it, until you end it. With --wait it waits for natlessd on a host that has not had the plugin
+it again when one removes it, until you end it. It ends by itself where a directory
+that a container has mounted is removed: only a new mount shows the one that is made
+anew. With --wait it waits for natlessd on a host that has not had the plugin
 before, so that a natlessd that does not start takes nobody's network away.
 
 Each file is replaced whole or not at all, the configuration last.`,
@@ -104,8 +106,6 @@ func (ch *chaining) install(ctx context.Context, w io.Writer) error {
 		}
 	}
 	program := filepath.Join(ch.bin, conflist.Plugin)
-	conflist.Sweep(ch.conf)
-	conflist.Sweep(ch.bin)
 	// The program is what tells the next start that this host has had the plugin before:
 	// then containers wait for natlessd, which they do not without the plugin.
 	if _, err := os.Stat(program); ch.wait && errors.Is(err, fs.ErrNotExist) {
@@ -123,6 +123,9 @@ func (ch *chaining) install(ctx context.Context, w io.Writer) error {
 // the program: without it no container would start, nor give back what it has.
 func (ch *chaining) keep(ctx context.Context, w io.Writer, program string) error {
 	for waiting := false; ; {
+		if err := ch.tidy(); err != nil {
+			return err
+		}
 		if _, err := os.Stat(program); errors.Is(err, fs.ErrNotExist) {
 			if err := conflist.Copy(ch.from, program); err != nil {
 				return fmt.Errorf("install the plugin again: %w", err)
@@ -149,6 +152,19 @@ func (ch *chaining) keep(ctx context.Context, w io.Writer, program string) error
 			return nil
 		}
 	}
+}
+
+// tidy removes what one of us left that was killed, and says where there is no use in
+// going on.
+func (ch *chaining) tidy() error {
+	for _, dir := range []string{ch.conf, ch.bin} {
+		if conflist.Gone(dir) {
+			return fmt.Errorf("%s: somebody has removed this directory, and one of that name that is made anew is not seen here: "+
+				"start this again (Kubernetes does)", dir)
+		}
+		conflist.Sweep(dir)
+	}
+	return nil
 }
 
 // ready waits until natlessd is.
