@@ -41,23 +41,41 @@ type SourceNAT struct {
 }
 
 // byMark are chains that engines of clusters always have, and that are for nothing but
-// packets that other rules of their table send to a chain that marks them.
+// packets that other rules of their table have marked, by leading them to a chain of
+// their own, or themselves.
 var byMark = []struct {
-	engine, masquerades, marks string
-	local                      bool // what is marked goes to containers of this host
+	engine, masquerades string
+	marks               string // the chain
+	local               bool   // what is marked goes to containers of this host
 }{
 	{engine: "kube-proxy", masquerades: " kube-proxy masquerading", marks: " kube-proxy mark-for-masquerade"}, // nftables
 	{engine: "kube-proxy", masquerades: " nat KUBE-POSTROUTING", marks: " nat KUBE-MARK-MASQ"},                // iptables
 	{engine: "portmap", masquerades: " nat CNI-HOSTPORT-MASQ", marks: " nat CNI-HOSTPORT-SETMARK", local: true},
 }
 
-// attribute says whose the rule is. called are the chains that rules lead to.
-func (n *SourceNAT) attribute(called map[string]bool) {
+// attribute says whose the rule is. marking are the chains that mark, and those to which
+// rules lead.
+func (n *SourceNAT) attribute(marking map[string]bool) {
 	for _, m := range byMark {
 		family, is := strings.CutSuffix(n.Chain, m.masquerades)
 		if is && !strings.Contains(family, " ") {
-			n.Engine, n.Idle = m.engine, m.local || !called[family+m.marks]
+			n.Engine, n.Idle = m.engine, m.local || !marking[family+m.marks]
 		}
+	}
+}
+
+// marking notes which chain a rule leads to, and marks of kube-proxy's own table, where
+// rules of services mark packets themselves (1.37 does).
+func marking(chain string, exprs []expr.Any, all map[string]bool) {
+	if to := leadsTo(exprs); to != "" {
+		all[chain[:strings.LastIndex(chain, " ")+1]+to] = true
+	}
+	family, name, own := strings.Cut(chain, " kube-proxy ")
+	if own && name != "masquerading" && name != "mark-for-masquerade" && slices.ContainsFunc(exprs, func(e expr.Any) bool {
+		m, is := e.(*expr.Meta)
+		return is && m.SourceRegister && m.Key == expr.MetaKeyMARK
+	}) {
+		all[family+" kube-proxy mark-for-masquerade"] = true
 	}
 }
 
@@ -113,21 +131,19 @@ func (n SourceNAT) String() string {
 func ReadSourceNAT() (rules []SourceNAT, legacy bool, err error) {
 	names, _ := os.ReadFile("/proc/thread-self/net/ip_tables_names")
 	legacy = slices.Contains(strings.Fields(string(names)), "nat")
-	called := map[string]bool{}
+	marks := map[string]bool{}
 	err = eachNATRule(*nftables.ChainHookPostrouting, func(chain string, exprs []expr.Any) {
 		if n, is := sourceNAT(exprs); is {
 			n.Chain = chain
 			rules = append(rules, n)
 		}
-		if to := leadsTo(exprs); to != "" {
-			called[chain[:strings.LastIndex(chain, " ")+1]+to] = true
-		}
+		marking(chain, exprs, marks)
 	})
 	if err != nil {
 		return nil, legacy, err
 	}
 	for i := range rules {
-		rules[i].attribute(called)
+		rules[i].attribute(marks)
 	}
 	slices.SortFunc(rules, func(a, b SourceNAT) int { return cmp.Compare(a.String(), b.String()) })
 	return slices.CompactFunc(rules, func(a, b SourceNAT) bool { return a.String() == b.String() }), legacy, nil

@@ -94,6 +94,11 @@ func TestIdleSourceNAT(t *testing.T) {
 			add rule ip kube-proxy masquerading mark set mark xor 0x4000; add rule ip kube-proxy masquerading masquerade fully-random
 			add chain ip kube-proxy nat-postrouting { type nat hook postrouting priority 100; }; add rule ip kube-proxy nat-postrouting jump masquerading'`,
 			`nft 'add chain ip kube-proxy service-A; add rule ip kube-proxy service-A ip daddr 10.0.0.1 jump mark-for-masquerade'`, "kube-proxy"},
+		"nftables without a chain that marks": {`nft 'add table ip kube-proxy; add chain ip kube-proxy masquerading
+			add rule ip kube-proxy masquerading mark and 0x4000 != 0 mark set mark xor 0x4000 masquerade fully-random
+			add rule ip kube-proxy masquerading ct status dnat tcp dport 80 masquerade fully-random
+			add chain ip kube-proxy nat-postrouting { type nat hook postrouting priority 100; }; add rule ip kube-proxy nat-postrouting jump masquerading'`,
+			`nft 'add chain ip kube-proxy service-A; add rule ip kube-proxy service-A ip daddr 10.0.0.1 mark set mark or 0x4000'`, "kube-proxy"},
 		"iptables": {`for c in KUBE-POSTROUTING KUBE-MARK-MASQ; do iptables-nft -t nat -N $c; done; iptables-nft -t nat -A POSTROUTING -j KUBE-POSTROUTING
 			iptables-nft -t nat -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000; iptables-nft -t nat -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
 			iptables-nft -t nat -A KUBE-POSTROUTING -j MASQUERADE --random-fully`,
