@@ -122,6 +122,7 @@ func (ch *chaining) install(ctx context.Context, w io.Writer) error {
 // keep chains the plugin: once, or whenever another program has undone it. So it is with
 // the program: without it no container would start, nor give back what it has.
 func (ch *chaining) keep(ctx context.Context, w io.Writer, program string) error {
+	said := ""
 	for waiting := false; ; {
 		if err := ch.tidy(); err != nil {
 			return err
@@ -133,6 +134,12 @@ func (ch *chaining) keep(ctx context.Context, w io.Writer, program string) error
 			fmt.Fprintf(w, "%s was gone, and is installed again\n", program)
 		}
 		path, changed, err := ch.chain()
+		if before := conflist.Before(path); before != said && err == nil {
+			if said = before; before != "" {
+				fmt.Fprintf(w, "%s stands before %s and is no list: containerd and CRI-O take it, and containers have no IPv4: "+
+					"remove it, or make a .conflist of it\n", before, path)
+			}
+		}
 		switch {
 		case ch.watch && errors.Is(err, conflist.ErrNone):
 			if !waiting {

@@ -64,6 +64,14 @@ func TestCNI(t *testing.T) {
 			t.Error("is not chained")
 		}
 	}
+	single := filepath.Join(conf, "05-single.conf")
+	if err := os.WriteFile(single, []byte(`{"type": "ptp"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	says("CONF/05-single.conf stands before CONF/10-pods.conflist and is no list: containerd and CRI-O take it, and containers have no IPv4: remove it, or make a .conflist of it")
+	if err := os.Rename(single, filepath.Join(conf, "99-loopback.conf")); err != nil { // of which nothing is said
+		t.Fatal(err)
+	}
 	if err := os.Remove(filepath.Join(bin, "natless-cni")); err != nil { // as a network plugin's own installer may
 		t.Fatal(err)
 	}

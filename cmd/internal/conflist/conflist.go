@@ -53,6 +53,25 @@ func Find(dir string) (string, error) {
 	return "", fmt.Errorf("%s: %w", dir, ErrNone)
 }
 
+// Before names a configuration that stands before the list, by name: one plugin alone, for
+// which engines take the endings .conf and .json. Where there is one, containerd and CRI-O
+// take that, and not the list. "": there is none.
+func Before(path string) string {
+	entries, err := os.ReadDir(filepath.Dir(path)) // sorted
+	if err != nil {
+		return ""
+	}
+	for _, e := range entries {
+		switch filepath.Ext(e.Name()) {
+		case ".conf", ".json":
+			return filepath.Join(filepath.Dir(path), e.Name())
+		case ".conflist":
+			return ""
+		}
+	}
+	return ""
+}
+
 // Add chains the plugin, with these keys besides its type, behind all others
 // of the list; where it is already, its keys are replaced. It reports whether that
 // changed anything.
