@@ -31,6 +31,11 @@ func (s *snapshot) address4(a mapping.Addr6, unmapped Verdict) (uint32, *mapping
 	if !s.prefix {
 		return 0, nil, unmapped
 	}
+	if v4, _, covered, ok := s.rules.To4(a); ok { // rule 1.8.order
+		return v4, nil, Forward4
+	} else if covered {
+		return 0, nil, unmapped
+	}
 	v4, ok := s.table.Extract(a)
 	switch {
 	case !ok:
@@ -118,7 +123,7 @@ func (s *snapshot) destination4(a mapping.Addr6) (uint32, *mapping.Entry, Verdic
 		return 0, nil, UntranslatableDestination // own6 has been Local
 	}
 	v4, e, v := s.address4(a, UntranslatableDestination)
-	if v == Forward4 && v4 != s.own4 && s.nobodys4(v4) && s.table.Lookup4(v4) == nil { // rule 1.1.ours-nobody6
+	if v == Forward4 && v4 != s.own4 && s.nobodys4(v4) && !s.has4(v4) { // rule 1.1.ours-nobody6
 		return 0, nil, UntranslatableDestination
 	}
 	return v4, e, v
@@ -134,6 +139,10 @@ func (s *snapshot) destination6(a uint32, p port) (mapping.Addr6, *mapping.Entry
 	}
 	e := s.table.Lookup4(a)
 	if e == nil {
+		if shared, ok := s.rules.At(a); ok {
+			to, v := s.ce6(a, p, shared)
+			return to, nil, v
+		}
 		embedded, v := s.embedDestination(a)
 		return embedded, nil, v
 	}
@@ -150,6 +159,39 @@ func (s *snapshot) destination6(a uint32, p port) (mapping.Addr6, *mapping.Entry
 		return mapping.Addr6{}, nil, UntranslatableDestination
 	}
 	return to, e, Forward6
+}
+
+// ce6 is the IPv6 address of the CE that a rule gives an IPv4 address to, or a port of it.
+func (s *snapshot) ce6(a uint32, p port, shared bool) (mapping.Addr6, Verdict) {
+	if shared && !p.known {
+		return mapping.Addr6{}, FragmentUnknown
+	}
+	to, _, ok := s.rules.To6(a, p.number)
+	switch {
+	case !ok:
+		return mapping.Addr6{}, PortUnassigned
+	case s.ours6(to):
+		return mapping.Addr6{}, UntranslatableDestination
+	}
+	return to, Forward6
+}
+
+// has4 says that workloads have an IPv4 address: by a mapping or by a rule.
+func (s *snapshot) has4(a uint32) bool {
+	if s.table.Lookup4(a) != nil {
+		return true
+	}
+	_, ok := s.rules.At(a)
+	return ok
+}
+
+// shared4 says that ports decide which workload has an IPv4 address.
+func (s *snapshot) shared4(a uint32) bool {
+	if e := s.table.Lookup4(a); e != nil {
+		return e.Shared()
+	}
+	shared, _ := s.rules.At(a)
+	return shared
 }
 
 // slotOf is the slot of a mapping, or 0 for none.

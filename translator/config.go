@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/mapt"
 	"github.com/natless/natless/translator/policy"
 )
 
@@ -38,6 +39,7 @@ type Config struct {
 	ErrorTotalRate           int           // to all workloads, and to all strangers of a family; default 10000, or ErrorRate if that is more
 	ErrorTotalBurst          int           // default 5000, or ErrorBurst if that is more
 	Policy                   *policy.Table // what workloads are held to; nil: nothing
+	Rules                    *mapt.Rules   // of MAP-T, whose CEs are workloads besides those of the table; nil: none
 	Key                      [16]byte      // of the tags in echo trailers and the hash over fragments; keep it secret
 }
 
@@ -108,6 +110,9 @@ func (c Config) check() error {
 	} else if c.LowestMTU6 < minMTU6 || c.LowestMTU6 > c.MTU6 {
 		refuse("lowest IPv6 MTU %d: choose from %d to the IPv6 MTU, %d", c.LowestMTU6, minMTU6, c.MTU6)
 	}
+	if c.Rules != nil && c.Client {
+		refuse("MAP-T rules: they are a border relay's, and a client's workloads have none")
+	}
 	if c.UDPZeroChecksum > ForwardZeroChecksum {
 		refuse("UDP zero checksum %d: no such way", c.UDPZeroChecksum)
 	}
@@ -120,7 +125,10 @@ func (c Config) check() error {
 	return errors.Join(errs...)
 }
 
-var errNoTable = errors.New("no table: give an empty one where nothing is mapped")
+var (
+	errNoTable = errors.New("no table: give an empty one where nothing is mapped")
+	errNoDMR   = errors.New("MAP-T rules: the table has no prefix (RFC 6052), which is the CEs' default mapping rule (RFC 7599 5.1)")
+)
 
 // snapshot is a configuration and a table as the hot path reads them.
 type snapshot struct {
@@ -140,6 +148,7 @@ type snapshot struct {
 	sources6  mapping.Addr6 // this,
 	mask6     mapping.Addr6 // and its addresses are alike in these bits
 	policy    *policy.Table // nil: nobody is held to any
+	rules     *mapt.Rules   // nil: none
 	violations
 	denials violations // packets that policies denied, by the slot of who is held to them
 
@@ -155,6 +164,9 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		return nil, errNoTable
 	}
 	prefix := table.Prefix()
+	if c.Rules != nil && !prefix.IsValid() {
+		return nil, errNoDMR
+	}
 	sources6, mask6 := pool6(c)
 	host4 := uint32(0)
 	if c.Host4.IsValid() {
@@ -177,6 +189,7 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		sources6:  sources6,
 		mask6:     mask6,
 		policy:    c.Policy,
+		rules:     c.Rules,
 		config:    c,
 	}, nil
 }

@@ -1,6 +1,10 @@
 package translator
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/natless/natless/translator/mapt"
+)
 
 // cutting is where NextFragment stands with a packet that came with DF=0 and is
 // too long for IPv6.
@@ -90,7 +94,7 @@ func (w *Worker) firstFragment(h *parsed, number uint16) {
 // its verdict. dst.Buf must hold 65535 bytes besides Headroom and Tailroom.
 func (w *Worker) NextHeld(dst *Packet) (v Verdict, ok bool) {
 	w.cut = cutting{}
-	w.source, w.destination, w.inside, w.rule = 0, 0, 0, nil
+	w.source, w.destination, w.inside, w.rule, w.ce = 0, 0, 0, nil, mapt.CE{}
 	if w.held == 0 || len(dst.Buf) < Headroom+Tailroom {
 		return 0, false
 	}

@@ -27,6 +27,7 @@ func fuzzWorlds(t testing.TB) (worlds [][2]*Worker) {
 			*prefix = "2001:db8:100::/40"
 			c.IPv4, c.MTU4 = netip.MustParseAddr(shared4), 576
 		},
+		withRules(),
 	}
 	for _, f := range changes {
 		worlds = append(worlds, [2]*Worker{newTestWorker(t, f), newTestWorker(t, f)})
@@ -81,7 +82,7 @@ func repair(b []byte, how uint8) {
 // formed and in its buffer, and the plain way gives what the general one does.
 func FuzzTranslate(f *testing.F) {
 	for _, b := range seeds() {
-		for world := range uint8(4) {
+		for world := range uint8(5) {
 			f.Add(b, world, uint8(7), uint8(0), uint8(0), uint16(0), uint16(0), uint16(0))
 		}
 	}

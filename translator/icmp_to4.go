@@ -1,6 +1,11 @@
 package translator
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/mapt"
+)
 
 // problemTo4 translates what an ICMPv6 error says (RFC 7915 5.2); ok is false
 // where ICMPv4 has no such thing to say.
@@ -165,7 +170,20 @@ func (w *Worker) errorAddressesTo4(h, q *parsed, quote []byte) (v Verdict) {
 	if sender != nil && (sender != workload || src != dst) { // rule 6.error-sender
 		return SpoofedSource // speaks about somebody else's packet (RFC 5927 4)
 	}
-	if workload == nil || !workload.Shared() {
+	if w.s.rules.Apart(h.src6, q.dst6) { // rule 1.8.error-sender
+		return SpoofedSource
+	}
+	if workload == nil {
+		_, w.ce, _, _ = w.s.rules.To4(q.dst6)
+	}
+	v = w.quotedPort(workload, q, quote)
+	w.ce = mapt.CE{} // it has not sent what is quoted
+	return v
+}
+
+// quotedPort holds a workload that shares its address to errors about its own ports.
+func (w *Worker) quotedPort(workload *mapping.Entry, q *parsed, quote []byte) Verdict {
+	if !w.shares(workload) {
 		return Forward4
 	}
 	_, to := q.ends(quote)
@@ -176,7 +194,7 @@ func (w *Worker) errorAddressesTo4(h, q *parsed, quote []byte) (v Verdict) {
 		return FragmentUnknown // rule 1.3.quoted-no-port
 	case !to.known:
 		return Malformed
-	case !workload.Owns(to.number): // rule 1.3.quoted-destination-port
+	case !w.owns(workload, to.number): // rule 1.3.quoted-destination-port
 		return PortOutsideSet // rule 1.3.quoted-outside
 	}
 	return Forward4

@@ -146,7 +146,7 @@ func (w *Worker) errorAddressesTo6(h, q *parsed, quote []byte, from way) (v Verd
 	default:
 		h.src6 = w.s.hop6(h.src4, far)
 	}
-	if e := w.s.table.Lookup4(h.dst4); e != nil && e.Shared() && !shareable(q.proto) {
+	if w.s.shared4(h.dst4) && !shareable(q.proto) {
 		return ProtocolNotShareable
 	}
 	v = w.toWorkload(h, near) // rules 1.3.quoted-source-port, 1.3.quoted-unassigned

@@ -209,7 +209,7 @@ func (w *Worker) share4(p *Packet, h *parsed, e *mapping.Entry, trailer int) {
 		foldEcho(&w.s.config.Key, e.To6(h.src4), e.EchoRange(), b[h.upper:]) // rule 1.6.echo-fold
 		binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
 	}
-	h.id = uint32(identification(e, uint16(h.id)))
+	h.id = uint32(w.identification(e, uint16(h.id)))
 	binary.BigEndian.PutUint16(b[4:], uint16(h.id)) // rule 1.6.identification
 	seal4(b, h.upper)
 }

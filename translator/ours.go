@@ -67,6 +67,9 @@ func ours4(c Config) ranges4 {
 	if c.ICMPSource4.IsValid() {
 		prefixes = append(prefixes, c.ICMPSource4)
 	}
+	for _, r := range c.Rules.All() {
+		prefixes = append(prefixes, r.IPv4) // rule 1.8.ours
+	}
 	return newRanges4(prefixes)
 }
 

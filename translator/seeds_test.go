@@ -4,7 +4,7 @@ package translator
 func seeds() (packets [][]byte) {
 	add := func(b []byte) { packets = append(packets, b) }
 	d := data(64)
-	workloads := []struct{ a6, a4 string }{{work6, work4}, {other6, other4}, {sharedA6, shared4}}
+	workloads := []struct{ a6, a4 string }{{work6, work4}, {other6, other4}, {sharedA6, shared4}, {ce6, ce4}}
 	for _, x := range workloads {
 		for _, server := range []string{server6, "64:ff9b::8.8.8.8", "2001:db8:64::198.51.100.9", other6} {
 			add(hdr6{src: x.a6, dst: server, proto: 6}.packet(tcp(x.a6, server, 1030, 80, d)))

@@ -1,6 +1,9 @@
 package translator
 
-import "github.com/natless/natless/translator/mapping"
+import (
+	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/mapt"
+)
 
 // longestDF0 is the longest IPv4 packet that leaves with DF=0 (RFC 7915 5.1):
 // with an IPv6 header in front it still fits the least IPv6 MTU.
@@ -62,6 +65,9 @@ func (w *Worker) to4(p *Packet) Verdict {
 	if v := w.finishTo4(p, &h, e, upperLen, trailer); v != Forward4 {
 		return v
 	}
+	if !w.ce.IsZero() && !w.trial {
+		w.s.rules.CountTo4(w.ce, w.loop)
+	}
 	return w.onward(p, h.dst4)
 }
 
@@ -74,9 +80,15 @@ func (w *Worker) addressesTo4(p *Packet, h *parsed) (e *mapping.Entry, v Verdict
 		if v == NeverTranslated {
 			return nil, v
 		}
-		return nil, w.reply6(p, v, icmp6Unreachable, icmp6SourcePolicy, 0) // rule 3.untranslatable-source
+		if !w.trial {
+			w.s.rules.CountSpoofed(h.src6)
+		}
+		return nil, w.reply6(p, v, icmp6Unreachable, icmp6SourcePolicy, 0) // rules 3.untranslatable-source, 1.8.source-policy
 	}
 	w.source = slotOf(e)
+	if e == nil {
+		_, w.ce, _, _ = w.s.rules.To4(h.src6)
+	}
 	if h.dst4, _, v = w.s.destination4(h.dst6); v.IsDrop() {
 		if v == NeverTranslated {
 			return nil, v
@@ -116,7 +128,7 @@ func (w *Worker) headersTo4(p *Packet, h *parsed) Verdict {
 // shareTo4 keeps a workload that shares its IPv4 address to its own ports. It
 // says how many bytes of trailer an echo message needs.
 func (w *Worker) shareTo4(p *Packet, h *parsed, e *mapping.Entry) (trailer int, v Verdict) {
-	if e == nil || !e.Shared() {
+	if !w.shares(e) {
 		return 0, Forward4
 	}
 	if !shareable(h.proto) {
@@ -127,15 +139,13 @@ func (w *Worker) shareTo4(p *Packet, h *parsed, e *mapping.Entry) (trailer int, 
 	}
 	l4 := p.Bytes()[h.upper:]
 	number, _, _ := portsOf(h.proto, l4) // rule 1.3.echo-own
-	if e.Owns(number) {                  // rule 1.3.source-port
+	if w.owns(e, number) {               // rule 1.3.source-port
 		return 0, Forward4
 	}
 	if h.proto == protoICMP6 && l4[0] == icmp6EchoRequest && p.Flags&FlagNeedsCsum == 0 {
 		return sizeTrailer, Forward4
 	}
-	if !w.trial {
-		w.s.violations.at(e.Slot()).Add(1)
-	}
+	w.countOutside(e)
 	return 0, w.reply6(p, PortOutsideSet, icmp6Unreachable, icmp6Prohibited, 0) // rule 1.3.source-port-outside
 }
 
@@ -160,8 +170,8 @@ func (w *Worker) finishTo4(p *Packet, h *parsed, e *mapping.Entry, upperLen, tra
 	var fragment, id uint16
 	switch {
 	case h.header:
-		id = identification(e, uint16(h.id)) // rules 3.identification-fragment, 3.df-fragment
-		fragment = h.offset                  // rule 3.mf-offset
+		id = w.identification(e, uint16(h.id)) // rules 3.identification-fragment, 3.df-fragment
+		fragment = h.offset                    // rule 3.mf-offset
 		if h.more {
 			fragment |= flagMF
 		}
@@ -198,7 +208,7 @@ func (w *Worker) upperTo4(p *Packet, h *parsed, e *mapping.Entry, trailer int) {
 	message := l4[:len(l4)-trailer]
 	echoTo4(message, h.src6, h.dst6, len(message), partial)
 	if trailer > 0 {
-		foldEcho(&w.s.config.Key, e.To6(h.src4), e.EchoRange(), l4) // rule 1.3.echo-fold
+		foldEcho(&w.s.config.Key, w.sender6(e, h), w.echoRange(e), l4) // rule 1.3.echo-fold
 	}
 }
 
@@ -218,7 +228,7 @@ func (w *Worker) ends(p *Packet, dst uint32) (v Verdict, ends bool) {
 		if h.read4(p.Bytes(), false); !w.forWorkload(&h, p.Bytes()) {
 			return Local, true
 		}
-	} else if w.s.client || w.s.table.Lookup4(dst) == nil {
+	} else if w.s.client || !w.s.has4(dst) {
 		return Forward4, true
 	} else if dst == w.s.host4 {
 		var h parsed
@@ -234,6 +244,7 @@ func (w *Worker) ends(p *Packet, dst uint32) (v Verdict, ends bool) {
 
 // back takes a packet that is IPv4 now, and whose hop is counted, to a workload.
 func (w *Worker) back(p *Packet) Verdict {
+	w.ce = mapt.CE{}          // what is of an answer is not its
 	v := w.to6(p, hairpinned) // rule 1.4.hairpin
 	if v == Forward6 {
 		return Hairpin
@@ -245,11 +256,16 @@ func (w *Worker) back(p *Packet) Verdict {
 }
 
 // identification puts an IPv4 identification into the share of the space that
-// the workload's mapping has (RFC 7599 10.3).
-func identification(e *mapping.Entry, id uint16) uint16 {
-	if e == nil || !e.Shared() {
+// the workload has (RFC 7599 10.3).
+func (w *Worker) identification(e *mapping.Entry, id uint16) uint16 {
+	var base, mask uint16
+	switch {
+	case !w.shares(e):
 		return id
+	case e != nil:
+		base, mask = e.IdentificationRange() // rule 1.3.identification
+	default:
+		base, mask = w.ce.IdentificationRange()
 	}
-	base, mask := e.IdentificationRange() // rule 1.3.identification
 	return base | id&mask
 }

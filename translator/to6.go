@@ -68,7 +68,11 @@ func (w *Worker) to6(p *Packet, from way) Verdict {
 	if v := w.selectTo6(p, &h, from); v.IsDrop() {
 		return v
 	}
-	return w.finishTo6(p, &h, upperLen, from)
+	v := w.finishTo6(p, &h, upperLen, from)
+	if v == Forward6 && w.s.rules != nil && !w.trial {
+		w.s.rules.CountTo6(h.dst6, w.loop)
+	}
+	return v
 }
 
 // forWorkload reports whether a packet to the translator's own IPv4 address is for a
@@ -105,7 +109,7 @@ func (w *Worker) addressesTo6(p *Packet, h *parsed) (v Verdict) {
 	if h.src6, v = w.s.source6(h.src4, w.sender(h, p.Bytes())); v.IsDrop() {
 		return w.reply4(p, v, icmp4Unreachable, icmp4Prohibited, 0) // RFC 7915 4.4; rule 2.untranslatable-source
 	}
-	if w.s.table.Lookup4(h.dst4) != nil {
+	if w.s.has4(h.dst4) {
 		return Forward6
 	}
 	if h.dst6, v = w.s.embedDestination(h.dst4); v.IsDrop() {
@@ -154,15 +158,14 @@ func (w *Worker) zeroChecksum(p *Packet, h *parsed) Verdict {
 
 // selectTo6 finds the workload that a packet is for.
 func (w *Worker) selectTo6(p *Packet, h *parsed, from way) (v Verdict) {
-	e := w.s.table.Lookup4(h.dst4)
-	if e == nil {
+	if !w.s.has4(h.dst4) {
 		return Forward6 // addressesTo6 has put it into the prefix
 	}
-	if !e.Shared() {
+	if !w.s.shared4(h.dst4) {
 		if v = w.toWorkload(h, port{}); v.IsDrop() {
 			return w.reply4(p, v, icmp4Unreachable, icmp4Host, 0)
 		}
-		return w.judgeIn(p, h, e, from)
+		return w.judgeIn(p, h, w.s.table.At(w.destination), from)
 	}
 	if !shareable(h.proto) {
 		return ProtocolNotShareable

@@ -22,6 +22,7 @@ type Translator struct {
 	snapshot atomic.Pointer[snapshot]
 	mu       sync.Mutex // orders those who replace the snapshot
 
+	workers         atomic.Uint32 // that were made
 	identifications atomic.Uint32 // of IPv4 packets: handed to workers in blocks
 	errors          errorBudgets
 	tracker         tracker
@@ -111,7 +112,7 @@ func (t *Translator) Embeddable(a netip.Addr) bool {
 
 // NewWorker makes what one loop needs to translate. A worker belongs to one
 // goroutine at a time.
-func (t *Translator) NewWorker() *Worker { return &Worker{t: t} }
+func (t *Translator) NewWorker() *Worker { return &Worker{t: t, loop: t.workers.Add(1)} }
 
 // NewTrial makes a worker whose packets nobody has sent: they cost no budget,
 // are refused for none, and are held against nobody.

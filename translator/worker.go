@@ -2,6 +2,7 @@ package translator
 
 import (
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/mapt"
 	"github.com/natless/natless/translator/policy"
 )
 
@@ -22,6 +23,8 @@ type Worker struct {
 	inside              mapping.Tag   // see Inside
 	rule                *policy.Rules // see Rule
 	denial              Denial        // see Denial
+	loop                uint32        // a number of its own, of those who count for themselves
+	ce                  mapt.CE       // that sent the packet, by a rule; zero: none
 
 	batch mapping.Batch // see Prepare
 
@@ -55,13 +58,13 @@ func (w *Worker) Translate(p *Packet) Verdict {
 func (w *Worker) begin() {
 	w.s = w.t.snapshot.Load()
 	w.held, w.cut = 0, cutting{}
-	w.source, w.destination, w.inside, w.rule = 0, 0, 0, nil
+	w.source, w.destination, w.inside, w.rule, w.ce = 0, 0, 0, nil, mapt.CE{}
 }
 
 // Done says that everything was asked that was to be asked of the last packet. It
 // lets go of the table, which a worker that then has nothing to do for long would
 // keep from going when another takes its place.
-func (w *Worker) Done() { w.s, w.rule = nil, nil }
+func (w *Worker) Done() { w.s, w.rule, w.ce = nil, nil, mapt.CE{} }
 
 // Slots are those of the mappings (mapping.Entry.Slot) that gave the last packet
 // its IPv4 source and its IPv6 destination: the workload that sent it and the one that
@@ -112,9 +115,9 @@ func (w *Worker) nextID(e *mapping.Entry, n int) uint16 {
 	} else if int(w.ids)+n > 1<<16 { // no segment gets 0 either
 		w.ids = 1
 	}
-	id := identification(e, w.ids)
+	id := w.identification(e, w.ids)
 	if id == 0 { // the start of the first share
-		id = identification(e, w.ids+1)
+		id = w.identification(e, w.ids+1)
 	}
 	w.ids += uint16(n)
 	w.idsLeft -= n

@@ -162,7 +162,12 @@ func lastBytes(packets []reference.Packet) []byte {
 
 func (p *pair) partition(m mapping.Mapping) (base, mask uint16) {
 	a := m.IPv6.Addr().As16()
-	e := p.table.Lookup6(mapping.Addr6{Hi: binary.BigEndian.Uint64(a[:8]), Lo: binary.BigEndian.Uint64(a[8:])})
+	a6 := mapping.Addr6{Hi: binary.BigEndian.Uint64(a[:8]), Lo: binary.BigEndian.Uint64(a[8:])}
+	e := p.table.Lookup6(a6)
+	if e == nil {
+		_, ce, _, _ := p.world.Rules.To4(a6)
+		return ce.IdentificationRange()
+	}
 	return e.IdentificationRange()
 }
 

@@ -10,6 +10,9 @@ import (
 // some of them twice.
 func (g *Generator) Datagram() (out []reference.Packet) {
 	src, dst := g.peer4(), netip.MustParseAddr(pick(g, "198.51.100.7", "198.51.100.7", "5.1.2.4"))
+	if g.World.Rules != nil && g.chance(50) {
+		dst = pick(g, g.customers4()...)
+	}
 	upper := g.ported(8)
 	upper = append(upper, g.bytes(100+g.IntN(3000))...)
 	put16(upper[4:], len(upper))
@@ -49,6 +52,9 @@ func (g *Generator) Ping() reference.Packet {
 		return g.pingInside()
 	}
 	src := netip.MustParseAddr(pick(g, "2001:db8:5::1", "2001:db8:5::2", "2001:db8:5::3", "2001:db8:5:1::77"))
+	if g.World.Rules != nil && g.chance(50) {
+		src = g.customer6()
+	}
 	dst := g.embed(pick(g, g.peer4(), g.peer4(), g.peer4(), g.workload4()))
 	b := make([]byte, 40, 2000)
 	m := g.echo(src, dst)

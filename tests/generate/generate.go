@@ -137,11 +137,17 @@ func (g *Generator) peer4() netip.Addr {
 
 // workload4 is the IPv4 address of a workload.
 func (g *Generator) workload4() netip.Addr {
+	if g.World.Rules != nil && g.chance(50) {
+		return pick(g, g.customers4()...)
+	}
 	return pick(g, workloads4...)
 }
 
 // workload6 is the IPv6 address of a workload.
 func (g *Generator) workload6() netip.Addr {
+	if g.World.Rules != nil && g.chance(50) {
+		return g.customer6()
+	}
 	return pick(g, workloads6...)
 }
 

@@ -73,7 +73,7 @@ func AllWorlds() []World {
 	budget := world("budget", "64:ff9b::/96", translator.Config{AllowNonGlobal: true})
 	budget.Config.ErrorRate, budget.Config.ErrorBurst = 10, 5
 	budget.Config.ErrorTotalRate, budget.Config.ErrorTotalBurst = 50, 20
-	return append(append(append(Worlds(), host, own, client, budget), InsideWorlds()...), PolicyWorlds()...)
+	return append(append(append(append(Worlds(), host, own, client, budget), InsideWorlds()...), PolicyWorlds()...), RuleWorlds()...)
 }
 
 // InsideWorlds are those where some workloads have their IPv4 address inside, alone,

@@ -96,6 +96,9 @@ func (t *Translator) covering6(a netip.Addr) *mapping.Mapping {
 			best = m
 		}
 	}
+	if best == nil {
+		return t.ce6(a)
+	}
 	return best
 }
 
@@ -110,7 +113,7 @@ func (t *Translator) covering4(a netip.Addr) []*mapping.Mapping {
 		}
 	}
 	if best < 0 {
-		return nil
+		return t.ces4(a)
 	}
 	return t.alike[best]
 }
@@ -144,6 +147,7 @@ func (c *call) address4(a netip.Addr, not translator.Verdict) (netip.Addr, *mapp
 	}
 	if m := c.t.covering6(a); m != nil {
 		c.rule("1.2.longest-prefix", "1.2.order")
+		c.ruleOf(m)
 		if m.IPv4.Bits() != 32 {
 			c.rule("1.2.suffix")
 		}
@@ -245,6 +249,7 @@ func (c *call) address6(a netip.Addr, owner *mapping.Mapping, not translator.Ver
 		return c.byPrefix(a, not)
 	}
 	c.rule("1.2.longest-prefix", "1.2.order")
+	c.ruleOf(owner)
 	if owner.IPv4.Bits() != 32 {
 		c.rule("1.2.suffix")
 	}

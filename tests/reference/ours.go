@@ -12,6 +12,11 @@ func (t *Translator) ours(a netip.Addr) bool {
 	if a == t.IPv4 || a == t.IPv6 {
 		return true
 	}
+	for _, r := range t.Config.Rules.All() {
+		if r.IPv4.Contains(a) { // 1.8.ours
+			return true
+		}
+	}
 	return t.ICMPSource4.Contains(a) || t.ICMPSource6.Contains(a) || within(a, t.Pools4)
 }
 

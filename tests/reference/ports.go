@@ -113,6 +113,9 @@ func (c *call) ownerTo6(d *datagram, readable bool) *mapping.Mapping {
 	}
 	owner := ownerOf(list, dp)
 	if owner == nil {
+		if c.t.ces.by4[d.dst] != nil {
+			c.rule("1.8.offset")
+		}
 		c.unassigned(d)
 		return nil
 	}

@@ -134,6 +134,7 @@ func (c *call) quoteTo4(b []byte, from netip.Addr, m *mapping.Mapping) []byte {
 		c.rule("6.error-sender")
 		c.fault(translator.SpoofedSource) // it was not sent to the workload
 	}
+	c.otherCE(c.subject.src, old.dst)
 	if to != m {
 		c.mayEnforceQuote(old, to)
 	}

@@ -50,6 +50,7 @@ type Translator struct {
 	World
 	Rules    map[string]int       // nil: not counted
 	alike    [][]*mapping.Mapping // for each mapping, those with its IPv4 prefix
+	ces      ces
 	trailers map[trailerKey]bool
 	tracker  tracker
 	first    *tracked // whose first fragment was translated last

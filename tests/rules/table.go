@@ -5,6 +5,7 @@ const (
 	core        = "translator"
 	table       = "translator/mapping"
 	portSets    = "translator/ports"
+	mapRules    = "translator/mapt"
 	special     = "translator/special"
 	conformance = "tests/conformance"
 
@@ -85,6 +86,15 @@ var Proofs = map[string][]string{
 	"1.4.errors":                   {core + ".TestSection1_4_Hairpin/error", compared},
 	"1.4.host":                     {core + ".TestHost4", compared},
 	"1.4.answered":                 {core + ".TestSection1_4_Hairpin/our error about it"},
+	"1.8.ea":                       {mapRules + ".TestExamples", mapRules + ".TestAgainstRFC", compared},
+	"1.8.psid":                     {mapRules + ".TestExamples", compared},
+	"1.8.offset":                   {mapRules + ".TestExamples", compared},
+	"1.8.identifier":               {mapRules + ".TestExamples", core + ".TestSection1_8_Examples", compared},
+	"1.8.source":                   {core + ".TestSection1_8_Source", compared},
+	"1.8.source-policy":            {core + ".TestSection1_8_Source"},
+	"1.8.order":                    {core + ".TestSection1_8_Order", compared},
+	"1.8.ours":                     {core + ".TestSection1_8_Ours"},
+	"1.8.error-sender":             {core + ".TestSection1_8_ErrorSender", compared},
 	"1.7.inside":                   {compared},
 	"1.7.answer":                   {core + ".TestPolicy", compared},
 	"1.7.echo":                     {core + ".TestPolicy", compared},
