@@ -49,6 +49,7 @@ type Config struct {
 	Metrics         Metrics        `yaml:"metrics" restart:"yes"`
 	Flows           Flows          `yaml:"flows" restart:"yes"`
 	Relay           Relay          `yaml:"relay"`
+	MAP             MAP            `yaml:"map"`
 	Policies        []Policy       `yaml:"policies"`
 	PoliciesFile    Paths          `yaml:"policies_file"` // absolute, or from the working directory on
 	NamedPorts      NamedPorts     `yaml:"named_ports"`

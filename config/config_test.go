@@ -132,7 +132,7 @@ func TestReference(t *testing.T) {
 	want.Mappings, want.Pools, want.DNS64.Upstreams, want.DNS64.Clients = c.Mappings, c.Pools, c.DNS64.Upstreams, c.DNS64.Clients
 	want.Inside, want.Uplinks, want.Fabric = c.Inside, c.Uplinks, c.Fabric
 	want.UDPGRO, want.MappingsFile, want.MappedBlocks, want.Metrics.Listen = c.UDPGRO, c.MappingsFile, c.MappedBlocks, c.Metrics.Listen
-	want.Relay.IPv4 = c.Relay.IPv4
+	want.Relay.IPv4, want.MAP = c.Relay.IPv4, c.MAP
 	want.Flows.JSON.Path, want.Flows.IPFIX.Collectors, want.Flows.IPFIX.CA = c.Flows.JSON.Path, c.Flows.IPFIX.Collectors, c.Flows.IPFIX.CA
 	want.Policies, want.PoliciesFile, want.NamedPorts = c.Policies, c.PoliciesFile, c.NamedPorts
 	want.Shedding.Workloads = c.Shedding.Workloads

@@ -12,7 +12,7 @@ import (
 // Translator is the configuration of the translator. key authenticates the
 // trailers of echo requests.
 func (c *Config) Translator(key [16]byte) translator.Config {
-	pools := slices.Concat(c.MappedBlocks, c.Relay.IPv4) // what nobody has there would only come back
+	pools := slices.Concat(c.MappedBlocks, c.Relay.IPv4, c.MAP.addresses4()) // what nobody has there would only come back
 	for _, p := range c.Pools {
 		if p.Static() {
 			pools = append(pools, p.IPv4.Prefix)
@@ -35,6 +35,7 @@ func (c *Config) Translator(key [16]byte) translator.Config {
 		ZeroTrafficClass: bool(c.TrafficClass),
 		AllowNonGlobal:   c.AllowNonGlobal,
 		Key:              key,
+		Rules:            c.MAP.rules(),
 	}
 }
 

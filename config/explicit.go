@@ -181,6 +181,13 @@ func (g *gatherer) insert(m mapping.Mapping, at Error) bool {
 		g.report(at)
 		return false
 	}
+	for _, p := range []netip.Prefix{m.IPv4, m.IPv6} {
+		if key, found := g.MAP.overlaps(p); found {
+			at.Err = fmt.Errorf("%s overlaps %s, whose addresses CEs have by arithmetic", p, key)
+			g.report(at)
+			return false
+		}
+	}
 	g.mapped.add(m.IPv4)
 	g.shared = g.shared || !m.Ports.IsZero()
 	return true
@@ -237,7 +244,7 @@ func (v validator) mappedBlocks() {
 // of its own.
 func (g *gatherer) blocks() []netip.Prefix {
 	whole := blocks(nil)
-	for _, p := range slices.Concat(g.MappedBlocks, g.Relay.IPv4) {
+	for _, p := range slices.Concat(g.MappedBlocks, g.Relay.IPv4, g.MAP.addresses4()) {
 		if p.IsValid() && p.Addr().Is4() {
 			whole.add(p)
 		}

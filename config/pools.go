@@ -112,6 +112,9 @@ func (c *Config) CheckBlock(block netip.Prefix) error {
 			return fmt.Errorf("%s overlaps pools[%d] (%s)", block, i, p.IPv4)
 		}
 	}
+	if key, found := c.MAP.overlaps(block); found {
+		return fmt.Errorf("%s overlaps %s", block, key)
+	}
 	for _, mapped := range c.Mapped4() {
 		if mapped.Overlaps(block) {
 			return fmt.Errorf("%s overlaps %s, which mappings or mapped_blocks have", block, mapped)

@@ -88,6 +88,8 @@ func (c *Config) CheckRule(r api.Rule) (field string, err error) {
 		return "ipv6", fmt.Errorf("%s is not an IPv6 prefix that hosts may have", r.IPv6)
 	case r.IPv6.Contains(c.Addresses.IPv6):
 		return "ipv6", fmt.Errorf("%s covers addresses.ipv6, which is the translator's own", r.IPv6)
+	case c.MAP.has(r.IPv6):
+		return "ipv6", fmt.Errorf("%s overlaps map.rules, whose addresses CEs have", r.IPv6)
 	case c.Prefix.Overlaps(r.IPv6):
 		return "ipv6", fmt.Errorf("%s overlaps the prefix, %s", r.IPv6, c.Prefix)
 	}

@@ -28,6 +28,7 @@ func validate(c *Config, report func(Error)) {
 	v.metrics()
 	v.flows()
 	v.relay()
+	v.mapRules()
 	v.policies()
 	v.shedding()
 }

@@ -81,6 +81,9 @@ func printStatus(w io.Writer, s api.Status, now time.Time) error {
 	if err := printVerdicts(w, s.Verdicts); err != nil {
 		return err
 	}
+	if err := printMap(w, s.MAP); err != nil {
+		return err
+	}
 	if err := printLimits(w, s.Limits); err != nil {
 		return err
 	}
@@ -97,6 +100,20 @@ func printVerdicts(w io.Writer, verdicts map[string]uint64) error {
 	}
 	fmt.Fprintln(w)
 	return table(w, "no packet has come yet", plain("VERDICT", "PACKETS"), rows)
+}
+
+// printMap says what came of the rules of MAP-T.
+func printMap(w io.Writer, rules []api.MapRule) error {
+	if len(rules) == 0 {
+		return nil
+	}
+	var rows [][]string
+	for _, r := range rules {
+		rows = append(rows, []string{r.IPv6.String(), r.IPv4.String(), fmt.Sprint(r.CEs), fmt.Sprint(r.To4), fmt.Sprint(r.To6),
+			fmt.Sprint(r.Spoofed), fmt.Sprint(r.Outside)})
+	}
+	fmt.Fprintln(w)
+	return table(w, "", plain("MAP-T RULE", "IPV4", "CES", "FROM CES", "TO CES", "SPOOFED", "OTHER PORTS"), rows)
 }
 
 // printLimits says which budgets were used up.

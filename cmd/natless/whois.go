@@ -183,7 +183,7 @@ func printOwner(w io.Writer, o api.Owner) error {
 	if o.Address.IsValid() {
 		address = o.Address.String()
 	}
-	if o.Kind == "" || o.Kind == api.OwnerMapping {
+	if o.Kind == "" || o.Kind == api.OwnerMapping || o.Kind == api.OwnerCE {
 		ports = api.PortsText(o.Ports)
 	}
 	return facts(w, "name", o.Name, "workload", key, "serial", serial(o.Serial), "is", o.Detail,

@@ -177,6 +177,7 @@ const (
 	OwnerMapping    = "mapping"    // an explicit mapping of the configuration
 	OwnerTranslator = "translator" // natlessd itself
 	OwnerHost       = "host"       // this host, or another on its links
+	OwnerCE         = "ce"         // a customer's edge, by a rule of MAP-T
 	OwnerPrefix     = "prefix"     // nobody here: it stands for an address outside
 )
 
@@ -299,6 +300,8 @@ type Status struct {
 	Reload   Reload            `json:"reload"`
 	// Drains are what no new workload gets anything of.
 	Drains []Drain `json:"drains,omitempty"`
+	// MAP is the rules of a border relay of MAP-T.
+	MAP []MapRule `json:"map,omitempty"`
 	// Shedding is who gives way; absent where nobody does.
 	Shedding *Shedding `json:"shedding,omitempty"`
 	// Limits are the budgets that were used up since the start, and how often.
@@ -312,6 +315,19 @@ type Status struct {
 	Flows FlowStatus `json:"flows,omitzero"`
 	// Offload is FastPath by the name that it had: it goes in the release after next.
 	Offload FastPath `json:"offload,omitzero"`
+}
+
+// MapRule is a rule of MAP-T, and what was translated by it since it came into force.
+// The fast path has no part in it.
+type MapRule struct {
+	Rule    string       `json:"rule"` // in words
+	IPv6    netip.Prefix `json:"ipv6"`
+	IPv4    netip.Prefix `json:"ipv4"`
+	CEs     uint64       `json:"ces"` // that there may be
+	To4     uint64       `json:"to4"` // packets from CEs
+	To6     uint64       `json:"to6"` // and to them
+	Spoofed uint64       `json:"spoofed"`
+	Outside uint64       `json:"outside"` // packets from ports that their CE has not
 }
 
 // Device is the translator's network device.

@@ -52,6 +52,10 @@ func (e *Engine) Plan(next *State, moves ...Change) (*Plan, error) {
 	}
 	e.one.Lock()
 	p := &Plan{engine: e, before: e.State(), next: next, moves: moves}
+	if p.before.Translator.Rules.Same(next.Translator.Rules) { // they go on counting
+		kept := *next
+		kept.Translator.Rules, p.next = p.before.Translator.Rules, &kept
+	}
 	e.mu.Lock()
 	base := e.Table()
 	e.base, e.since = base, nil
@@ -342,5 +346,5 @@ func (p *Plan) changesTranslator() bool {
 
 func (p *Plan) changesConfig() bool {
 	before, next := configOf(p.before.Translator, nil), configOf(p.next.Translator, nil)
-	return !reflect.DeepEqual(before, next) || !p.policies().Same(p.before.Translator.Policy)
+	return !reflect.DeepEqual(before, next) || !p.before.Translator.Rules.Same(p.next.Translator.Rules) || !p.policies().Same(p.before.Translator.Policy)
 }

@@ -207,6 +207,6 @@ func (e *Engine) relabel(table *mapping.Table, before, now *Workload) (*mapping.
 
 // configOf is a configuration with policies.
 func configOf(c translator.Config, policies *policy.Table) translator.Config {
-	c.Policy = policies
+	c.Policy, c.Rules = policies, nil
 	return c
 }

@@ -141,6 +141,50 @@ func (c CE) Ports() ports.Set {
 	return set
 }
 
+// Describe says what a rule makes of an address, and of a port of it; empty where no rule
+// has it.
+func (r *Rules) Describe(a netip.Addr, port uint16) string {
+	if a.Is6() {
+		a4, ce, covered, ok := r.To4(mapping.Addr6From(a))
+		switch {
+		case ok:
+			return fmt.Sprintf("a CE with %s, by the rule %v", ce.has(a4), r.given[ce.Rule()])
+		case covered:
+			return fmt.Sprintf("no CE's: the rule %v gives nobody this address", r.given[r.find6(mapping.Addr6From(a)).index])
+		}
+		return ""
+	}
+	a4 := mapping.Addr4From(a)
+	found := r.find4(a4)
+	if found == nil {
+		return ""
+	}
+	a6, ce, ok := r.To6(a4, port)
+	if !ok {
+		return fmt.Sprintf("an address of CEs, whose port %d belongs to nobody, by the rule %v", port, r.given[found.index])
+	}
+	return fmt.Sprintf("the CE %v with %s, by the rule %v", a6.Addr(), ce.has(a4), r.given[found.index])
+}
+
+// has is what a CE has of an address, in words.
+func (c CE) has(a4 uint32) string {
+	if !c.Shared() {
+		return mapping.Addr4(a4).String()
+	}
+	runs := 0
+	for range c.Ports().Runs() {
+		runs++
+	}
+	first := c.EchoRange()
+	if runs == 1 {
+		return fmt.Sprintf("ports %v of %v (PSID %d)", first, mapping.Addr4(a4), c.psid)
+	}
+	return fmt.Sprintf("ports %v and %d more such runs of %v (PSID %d)", first, runs-1, mapping.Addr4(a4), c.psid)
+}
+
+// CEs is how many there may be by a rule.
+func (r Rule) CEs() uint64 { return 1 << r.EABits }
+
 // At is the rule that has an IPv4 address: shared, where a port must say whose it is.
 func (r *Rules) At(a uint32) (shared, ok bool) {
 	if found := r.find4(a); found != nil {

@@ -18,6 +18,7 @@ func (d *Daemon) checks(c *config.Config) []api.Check {
 		d.othersNAT.look(d.host.State().Routes), d.spoofing(), d.held(c)}
 	all = append(all, lentBlocks(d.reloader.blocks(c))...)
 	all = append(all, d.relayCheck(c)...)
+	all = append(all, mapCheck(d.mapRules().All(), d.host.FastPath.Manager != nil)...)
 	all = append(all, d.inside(c)...)
 	all = append(all, d.insisted(c)...)
 	if s := d.shedding(); s != nil {

@@ -20,7 +20,7 @@ func (d *Daemon) identify(c *config.Config, a netip.Addr, port int) (owners []ap
 	if a.Is6() {
 		return d.identify6(a)
 	}
-	owners = d.explicit4(a, port)
+	owners = append(d.explicit4(a, port), d.customers4(a, port)...)
 	if why := (*d.reloader.taken.Load())[a]; why != "" && len(owners) == 0 && (port < 0 || !d.host.Assigned(a, uint16(port))) {
 		owners = append(owners, api.Owner{Kind: api.OwnerHost, Detail: d.heldBy(a, why), Address: a})
 	}
@@ -69,6 +69,9 @@ func (d *Daemon) identify6(a netip.Addr) ([]api.Owner, string) {
 			return nil, ""
 		}
 		return []api.Owner{explicit(e.Mapping(), a, mapping.Addr4(e.To4(at)))}, ""
+	}
+	if owners, why := d.customer6(a); owners != nil || why != "" {
+		return owners, why
 	}
 	if v4, ok := table.Extract(at); ok {
 		out := mapping.Addr4(v4)

@@ -98,7 +98,7 @@ func (d *Daemon) status() api.Status {
 	traffic := d.host.Traffic()
 	st.Verdicts = verdicts(traffic)
 	st.Limits = d.limits(traffic)
-	st.Shedding = d.shedding()
+	st.Shedding, st.MAP = d.shedding(), d.mapStatus()
 	device := api.Check{Name: "device", State: "ok"}
 	if t := d.host.Dataplane.Device(); t == nil {
 		device.State, device.Detail = "fail", "it is gone and is being made anew"

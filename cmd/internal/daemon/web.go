@@ -88,6 +88,7 @@ func (d *Daemon) sources() metrics.Sources {
 		Refusals: d.refusals,
 		Flows:    d.recorder.status,
 		Rules:    d.ruleCounts,
+		MAP:      d.mapStatus,
 		DNS64:    d.host.Local.DNS64,
 		Shed:     func() metrics.Shed { return shedMetrics(d.host.Shed) },
 		Spoofing: spoofed,

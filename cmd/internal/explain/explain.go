@@ -108,7 +108,11 @@ func (k *packet) mappings(t *translator.Translator) []string {
 		"destination " + k.dst.String() + ": " + decider(t, k.dst, dst),
 	}
 	if v4, ok := extract(t, k.dst); ok {
-		if m := lookup(t.Table(), v4, dst); m != "" {
+		m := lookup(t.Table(), v4, dst)
+		if m == "" {
+			m = t.Config().Rules.Describe(v4, dst)
+		}
+		if m != "" {
 			lines = append(lines, "hairpin "+v4.String()+": "+m)
 		}
 	}
@@ -116,7 +120,7 @@ func (k *packet) mappings(t *translator.Translator) []string {
 }
 
 // decider names what decides about an address: the translator itself, the
-// mapping with the longest prefix, or the RFC 6052 prefix.
+// mapping with the longest prefix, a rule of MAP-T, or the RFC 6052 prefix.
 func decider(t *translator.Translator, a netip.Addr, port uint16) string {
 	table, c := t.Table(), t.Config()
 	if a == c.IPv4 || a == c.IPv6 {
@@ -124,6 +128,9 @@ func decider(t *translator.Translator, a netip.Addr, port uint16) string {
 	}
 	if e := lookup(table, a, port); e != "" {
 		return e
+	}
+	if ce := c.Rules.Describe(a, port); ce != "" {
+		return ce
 	}
 	switch v4, ok := extract(t, a); {
 	case ok:

@@ -33,6 +33,7 @@ type Sources struct {
 	Pools    func() []api.Pool
 	Drained  func() bool // the whole host is
 	Relay    func() *Relay
+	MAP      func() []api.MapRule // nil: no rules
 	Reloads  func() Reloads
 	Local    func() local.Stats
 	Refusals func() []api.Limit
@@ -79,6 +80,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.device(s, t)
 	c.pools(s)
 	c.relay(s)
+	c.mapRules(s)
 	c.local(s)
 	c.dns64(s)
 	c.flows(s)
