@@ -72,7 +72,7 @@ demo: ## see it work, in a minute: real programs through real namespaces (root)
 # As root, a test that lacks something fails instead of being skipped.
 .PHONY: test
 test: ## make lint and all tests; LANES are those of tests/suite to run (all)
-	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound named sshd ssh scp podman runc busybox tshark capinfos prometheus firewalld ufw dbus-daemon chromium clang-14 llvm-strip-14 gzip dpkg man lintian systemd-analyze iptables-nft nfcapd nfacctd softflowd tcpdump ss
+	@tests/need go gcc ip ethtool curl ping traceroute iperf3 sysctl nsenter nft dig unbound named sshd ssh scp podman runc busybox tshark capinfos prometheus firewalld ufw dbus-daemon chromium clang-14 llvm-strip-14 gzip dpkg man lintian systemd-analyze iptables-nft nfcapd nfacctd softflowd tcpdump ss tayga
 	@GO=$(GO) tests/suite $(LANES)
 
 .PHONY: fuzz

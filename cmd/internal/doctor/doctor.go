@@ -70,7 +70,7 @@ func Examine(ctx context.Context, p Patient, progress func(Finding)) []Finding {
 	for _, check := range []func(*visit){
 		(*visit).configuration, (*visit).api, (*visit).sockets, (*visit).kernel, (*visit).device, (*visit).uplinkAddress, (*visit).sysctls, (*visit).routes, (*visit).held,
 		(*visit).mtu, (*visit).answers, (*visit).neighbours, (*visit).wayBack, (*visit).filters, (*visit).antiSpoofing, (*visit).connectionTracking,
-		(*visit).offload, (*visit).fastPath, (*visit).resolver, (*visit).pools, (*visit).plugin, (*visit).containers, (*visit).inside,
+		(*visit).offload, (*visit).fastPath, (*visit).mapRules, (*visit).resolver, (*visit).pools, (*visit).plugin, (*visit).containers, (*visit).inside,
 		(*visit).disk, (*visit).clock,
 		(*visit).translators,
 	} {

@@ -285,6 +285,12 @@ func TestIll(t *testing.T) {
 		}},
 		{want: "fail uplink: there is no interface eth0", host: func(m *made) { m.links = slices.Delete(m.links, 1, 2) }},
 		{want: "fail uplink: eth0 is down", host: func(m *made) { m.links[1].Up = false }},
+		{want: "fail map-t: all that came from 2001:db8:1000::/44 was dropped (3 packets): by the rule, no CE has such addresses", status: func(s *api.Status) {
+			s.MAP = []api.MapRule{{IPv6: netip.MustParsePrefix("2001:db8:1000::/44"), Spoofed: 3}}
+		}},
+		{want: "fail map-t: all that came from 2001:db8:1000::/44 was dropped (2 packets): by the rule, its CEs have other ports", status: func(s *api.Status) {
+			s.MAP = []api.MapRule{{IPv6: netip.MustParsePrefix("2001:db8:1000::/44"), Outside: 2}}
+		}},
 		{want: "fail sysctls: forwarding needs other sysctls", host: func(m *made) { m.sysctls["net/ipv4/conf/eth0/forwarding"] = "0" }},
 		{want: "warn sysctls: eth0 ignores router advertisements", host: func(m *made) {
 			m.sysctls["net/ipv6/conf/eth0/accept_ra"], m.sysctls["net/ipv6/conf/eth0/forwarding"] = "1", "1"

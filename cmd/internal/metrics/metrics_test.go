@@ -75,6 +75,9 @@ func sources() Sources {
 		},
 		Table:   func() (int, int) { return 7, 5 },
 		Drained: func() bool { return true },
+		MAP: func() []api.MapRule {
+			return []api.MapRule{{IPv6: netip.MustParsePrefix("2001:db8:1000::/44"), To4: 1}}
+		},
 		Relay: func() *Relay {
 			return &Relay{Epoch: 7, Rules: 3, State: api.RelayServes, Told: 2}
 		},
