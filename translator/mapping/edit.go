@@ -17,7 +17,7 @@ var ErrNotFound = errors.New("no such mapping")
 // ErrFull is what Insert says to one mapping too many.
 var ErrFull = fmt.Errorf("table is full: %d mappings", maxCount)
 
-// maxCount leaves a slot for the head of each mapping's address, too.
+// maxCount leaves as many slots for those that are free.
 const maxCount = slotMask / 2
 
 // Collision says that two mappings claim the same thing.
@@ -55,6 +55,7 @@ func New(prefix netip.Prefix, mappings []Mapping) (*Table, error) {
 		return nil, err
 	}
 	e := empty(prefix).Edit()
+	e.expect(mappings)
 	for i, m := range mappings {
 		err := e.Insert(m)
 		if err == nil {
@@ -67,6 +68,31 @@ func New(prefix netip.Prefix, mappings []Mapping) (*Table, error) {
 		return nil, &EntryError{i, other, err}
 	}
 	return e.Table(), nil
+}
+
+// many is how many mappings it takes before it pays to make room for them first.
+const many = 1000
+
+// expect makes room in an empty table.
+func (e *Edit) expect(mappings []Mapping) {
+	if len(mappings) < many {
+		return
+	}
+	var n6, n4 [2 + 128]int // by length and one: what is no prefix says −1
+	for i := range mappings {
+		n6[mappings[i].IPv6.Bits()+1]++
+		if mappings[i].Ports.IsZero() {
+			n4[mappings[i].IPv4.Bits()+1]++
+		}
+	}
+	for length := range 129 {
+		if n := n6[length+1]; n >= many {
+			e.index6(length).expect(n, e.epoch, six)
+		}
+		if n := n4[length+1]; n >= many && length <= 32 {
+			e.index4(length).expect(n, e.epoch, four)
+		}
+	}
 }
 
 func empty(prefix netip.Prefix) *Table {
@@ -123,15 +149,15 @@ func (t *Table) Edit() *Edit {
 // Expect says that about n mappings will follow whose prefixes have the lengths
 // of those that are there. It changes nothing but how long their insertion takes.
 func (e *Edit) Expect(n int) {
-	grow := func(levels []level, hash func(slot uint32) uint64) {
+	grow := func(levels []level, f family) {
 		for i := range levels {
 			l := &levels[i]
-			l.expect(l.count+int(float64(n)*float64(l.count)/float64(e.t.count)), e.epoch, hash)
+			l.expect(l.count+int(float64(n)*float64(l.count)/float64(e.t.count)), e.epoch, f)
 		}
 	}
 	if n = min(n, maxCount-e.t.count); n > 0 && e.t.count > 0 {
-		grow(e.t.levels6, e.hash6)
-		grow(e.t.levels4, e.hash4)
+		grow(e.t.levels6, six)
+		grow(e.t.levels4, four)
 	}
 }
 
@@ -156,12 +182,16 @@ func (e *Edit) Insert(m Mapping) error {
 	}
 	v4 := Addr4From(m.IPv4.Addr())
 	slot := e.slotFor(m)
-	*e.entry(slot) = newEntry(m, slot)
-	e.index6(m).insert(hash6(Addr6From(m.IPv6.Addr())), slot, e.epoch, e.hash6)
+	entry := newEntry(m, slot)
+	if m.Ports.Len() > 1 {
+		entry = entry.mark(e.t.holed.put(newHoled(entry, m), e.epoch))
+	}
+	e.index6(m.IPv6.Bits()).insert(entry, e.epoch, six)
+	e.setPlace(slot, hash6(entry.v6), entry.len6)
 	if !m.Ports.IsZero() {
-		e.share(v4).add(m.Ports, slot)
+		e.share(v4).add(m.Ports, entry)
 	} else {
-		e.index4(m.IPv4.Bits()).insert(hash4(v4), slot, e.epoch, e.hash4)
+		e.index4(m.IPv4.Bits()).insert(entry, e.epoch, four)
 	}
 	e.t.count++
 	if m.Inside {
@@ -206,8 +236,8 @@ func (t *Table) refuses(m Mapping, gone uint32) error {
 	if other := t.get6(Addr6From(m.IPv6.Addr()), uint8(m.IPv6.Bits())); other != nil && other.Slot() != gone {
 		return &Collision{m, other.Mapping(), "ipv6 " + m.IPv6.String()}
 	}
-	if head := t.get4(Addr4From(m.IPv4.Addr()), uint8(m.IPv4.Bits())); head != nil && head.Slot() != gone {
-		if err := t.collides(m, head, gone); err != nil {
+	if have := t.get4(Addr4From(m.IPv4.Addr()), uint8(m.IPv4.Bits())); have != nil {
+		if err := t.collides(m, have, gone); err != nil {
 			return err
 		}
 	}
@@ -217,23 +247,27 @@ func (t *Table) refuses(m Mapping, gone uint32) error {
 	return nil
 }
 
-// collides says whether m cannot stand beside head, which has its IPv4 prefix, and
+// collides says whether m cannot stand beside have, which has its IPv4 prefix, and
 // beside those that share it, but for that of the slot gone.
-func (t *Table) collides(m Mapping, head *Entry, gone uint32) error {
-	if head.share == nil {
-		return &Collision{m, head.Mapping(), "ipv4 " + m.IPv4.String()}
+func (t *Table) collides(m Mapping, have *Entry, gone uint32) error {
+	if have.word&head == 0 {
+		if have.Slot() == gone {
+			return nil
+		}
+		return &Collision{m, have.Mapping(), "ipv4 " + m.IPv4.String()}
 	}
+	s := t.share(have)
 	if m.Ports.IsZero() {
-		for _, run := range head.share.runs {
-			if run.slot != gone {
-				return &Collision{m, t.entry(run.slot).Mapping(), "a share of " + m.IPv4.String()}
+		for i := range s.owners {
+			if owner := t.whole(&s.owners[i]); owner.Slot() != gone {
+				return &Collision{m, owner.Mapping(), "a share of " + m.IPv4.String()}
 			}
 		}
 	}
 	for r := range m.Ports.Runs() {
-		if run, ok := head.share.overlap(r, gone); ok {
+		if run, ok := s.overlap(r, gone); ok {
 			both := ports.Range{First: max(r.First, run.First), Last: min(r.Last, run.Last)}
-			return &Collision{m, t.entry(run.slot).Mapping(), fmt.Sprintf("port %v of %v", both, m.IPv4.Addr())}
+			return &Collision{m, t.whole(&s.owners[run.owner]).Mapping(), fmt.Sprintf("port %v of %v", both, m.IPv4.Addr())}
 		}
 	}
 	return nil
@@ -250,13 +284,15 @@ func (e *Edit) Remove(m Mapping) error {
 		return fmt.Errorf("%v: %w", m, ErrNotFound)
 	}
 	slot := old.Slot()
-	e.index6(m).remove(hash6(v6), slot, e.epoch, e.hash6)
+	if m.Ports.Len() > 1 {
+		e.t.holed.drop(levelOf(e.t.levels6, old.len6).find6(v6).number(), e.epoch)
+	}
+	e.index6(m.IPv6.Bits()).remove(hash6(v6), e.epoch, func(b *bucket) *Entry { return b.find6(v6, hash6(v6)) }, six)
 	e.t.levels6 = dropEmpty(e.t.levels6)
 	if !m.Ports.IsZero() {
 		e.unshare(v4, m.Ports)
 	} else {
-		e.index4(m.IPv4.Bits()).remove(hash4(v4), slot, e.epoch, e.hash4)
-		e.t.levels4 = dropEmpty(e.t.levels4)
+		e.remove4(v4, m.IPv4.Bits())
 	}
 	e.let()
 	e.held = held{v6, uint8(m.IPv6.Bits()), slot}
@@ -278,40 +314,63 @@ func (e *Edit) Police(p netip.Prefix, number uint16) bool {
 		return false
 	}
 	if have.policy != number {
-		e.entry(have.Slot()).policy = number
+		e.police(have, number)
 	}
 	return true
 }
 
+// police writes a policy wherever the entry stands.
+func (e *Edit) police(have *Entry, number uint16) {
+	v6, v4, len4 := have.v6, have.v4, have.len4
+	l := levelOf(e.t.levels6, have.len6)
+	b := l.own(hash6(v6), e.epoch)
+	in6 := b.find6(v6, hash6(v6))
+	in6.policy = number
+	if in6.word&apart != 0 {
+		h := *e.t.holed.get(in6.number())
+		h.policy = number
+		e.t.holed.set(in6.number(), &h, e.epoch)
+	}
+	if have.Shared() {
+		s := e.share(v4)
+		s.find(have.run.First).policy = number
+		return
+	}
+	b = levelOf(e.t.levels4, len4).own(hash4(v4), e.epoch)
+	b.find4(v4, hash4(v4)).policy = number
+}
+
 // share is who owns the ports of v4, for writing, made if need be.
 func (e *Edit) share(v4 uint32) *share {
-	head := e.t.get4(v4, 32)
-	if head == nil {
-		slot := e.alloc()
-		h := e.entry(slot)
-		*h = Entry{v4: v4, word: slot | shared, run: ports.Range{First: 1, Last: 0}, len4: 32, share: &share{epoch: e.epoch}}
-		e.index4(32).insert(hash4(v4), slot, e.epoch, e.hash4)
-		return h.share
+	have := e.t.get4(v4, 32)
+	if have == nil {
+		s := &share{epoch: e.epoch}
+		h := Entry{v6: Addr6{Lo: uint64(e.t.shares.put(s, e.epoch))}, v4: v4, word: shared | head, run: ports.Range{First: 1, Last: 0}, len4: 32}
+		e.index4(32).insert(h, e.epoch, four)
+		return s
 	}
-	if head.share.epoch != e.epoch {
-		h := e.entry(head.Slot())
-		h.share = h.share.clone(e.epoch)
-		head = h
+	s := e.t.share(have)
+	if s.epoch != e.epoch {
+		s = s.clone(e.epoch)
+		e.t.shares.set(uint32(have.v6.Lo), s, e.epoch)
 	}
-	return head.share
+	return s
 }
 
 // unshare takes ports of v4 away, and with the last of them the sharing.
 func (e *Edit) unshare(v4 uint32, set ports.Set) {
 	s := e.share(v4)
 	s.remove(set)
-	if len(s.runs) > 0 {
-		return
+	if len(s.runs) == 0 {
+		e.t.shares.drop(uint32(e.t.get4(v4, 32).v6.Lo), e.epoch)
+		e.remove4(v4, 32)
 	}
-	slot := e.t.get4(v4, 32).Slot()
-	e.index4(32).remove(hash4(v4), slot, e.epoch, e.hash4)
+}
+
+// remove4 takes what has an IPv4 prefix out of the index.
+func (e *Edit) remove4(v4 uint32, length int) {
+	e.index4(length).remove(hash4(v4), e.epoch, func(b *bucket) *Entry { return b.find4(v4, hash4(v4)) }, four)
 	e.t.levels4 = dropEmpty(e.t.levels4)
-	e.release(slot)
 }
 
 // slotFor is the slot that a mapping gets.
@@ -340,7 +399,7 @@ const quarantine = 256
 // alloc is the slot that is free for longest, once enough are, or a new one.
 func (e *Edit) alloc() uint32 {
 	if slot := e.t.free; slot != 0 && (e.t.freed > quarantine || e.t.slots > slotMask) {
-		if e.t.free = e.t.entry(slot).v4; e.t.free == 0 {
+		if e.t.free = e.t.next(slot); e.t.free == 0 {
 			e.t.freeLast = 0
 		}
 		e.t.freed--
@@ -352,21 +411,17 @@ func (e *Edit) alloc() uint32 {
 
 // release makes a slot free, and puts it behind those that are.
 func (e *Edit) release(slot uint32) {
-	*e.entry(slot) = Entry{word: slot}
+	e.setPlace(slot, 0, vacant)
 	if e.t.freeLast == 0 {
 		e.t.free = slot
 	} else {
-		e.entry(e.t.freeLast).v4 = slot
+		e.setPlace(e.t.freeLast, uint64(slot)<<32, vacant)
 	}
 	e.t.freeLast = slot
 	e.t.freed++
 }
 
-func (e *Edit) hash6(slot uint32) uint64 { return hash6(e.t.entry(slot).v6) }
-func (e *Edit) hash4(slot uint32) uint64 { return hash4(e.t.entry(slot).v4) }
-
-func (e *Edit) index6(m Mapping) *index {
-	length := m.IPv6.Bits()
+func (e *Edit) index6(length int) *index {
 	var l *level
 	e.t.levels6, l = levelFor(e.t.levels6, length, e.epoch)
 	l.mask6 = mask6(length)

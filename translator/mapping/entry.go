@@ -2,36 +2,41 @@ package mapping
 
 import (
 	"net/netip"
+	"unsafe"
 
 	"github.com/natless/natless/translator/ports"
 )
 
-// Entry is one mapping as the hot path reads it. It belongs to its Table and
-// must not be changed.
+// Entry is one mapping as the hot path reads it: half a line of the processor's
+// cache, without a pointer, so that a million of them are nothing to the garbage
+// collector. It belongs to its Table and must not be changed.
 type Entry struct {
-	v6         Addr6
-	v4         uint32 // in a free entry: the next free slot
-	word       uint32 // slot in the low 24 bits, flags above
+	v6         Addr6  // of a head: Lo is the number of its share
+	v4         uint32 // of what stands apart, too
+	word       uint32 // slot in the low 24 bits, flags above; 0: there is none
 	run        ports.Range
 	len6, len4 uint8
 	policy     uint16 // see Policy; 0: none
-	set        *set   // the port set, when it has holes
-	share      *share // in the head of a shared address: who owns its ports
 }
 
-// set is a port set with holes, and its identification cube.
-type set struct {
+// holed is an entry whose port set has holes. Where others have theirs stands a mark
+// that leads to it. Whoever has an Entry with holes among its flags has one of these.
+type holed struct {
+	Entry
 	ports      ports.Set
-	base, mask uint16
+	base, mask uint16 // the identification cube
 }
 
 const (
 	slotBits = 24
 	slotMask = 1<<slotBits - 1
 
-	live   = 1 << 24 // a mapping, not a free entry and not a head
+	live   = 1 << 24 // a mapping, not a head
 	shared = 1 << 25 // ports decide
 	inside = 1 << 26 // the workload has the IPv4 address itself
+	head   = 1 << 27 // stands for all that share an address
+	holes  = 1 << 28 // it is the first part of a holed
+	apart  = 1 << 29 // a mark: run is the number of a holed
 )
 
 // newEntry makes the entry of m, which is valid and in normal form.
@@ -45,16 +50,46 @@ func newEntry(m Mapping, slot uint32) Entry {
 	if m.Inside {
 		e.word |= inside
 	}
-	if m.Ports.IsZero() {
-		return e
-	}
-	e.word |= shared
-	e.run = m.Ports.Longest()
-	if m.Ports.Len() > 1 {
-		e.set = &set{ports: m.Ports}
-		e.set.base, e.set.mask = cube(m.Ports)
+	if !m.Ports.IsZero() {
+		e.word |= shared
+		e.run = m.Ports.Longest()
 	}
 	return e
+}
+
+// newHoled makes of e, which is m's, one with m's ports.
+func newHoled(e Entry, m Mapping) *holed {
+	e.word |= holes
+	h := &holed{Entry: e, ports: m.Ports}
+	h.base, h.mask = cube(m.Ports)
+	return h
+}
+
+// holed is what e is part of, or nil.
+func (e *Entry) holed() *holed {
+	if e.word&holes == 0 {
+		return nil
+	}
+	return (*holed)(unsafe.Pointer(e)) // e is its first part: newHoled alone sets the flag
+}
+
+// mark is the mark that leads to the holed that has a number.
+func (e *Entry) mark(number uint32) Entry {
+	m := *e
+	m.word = m.word&^holes | apart
+	m.run = ports.Range{First: uint16(number >> 16), Last: uint16(number)}
+	return m
+}
+
+// number is that of the holed that a mark leads to.
+func (e *Entry) number() uint32 { return uint32(e.run.First)<<16 | uint32(e.run.Last) }
+
+// whole is e, or what it leads to.
+func (t *Table) whole(e *Entry) *Entry {
+	if e == nil || e.word&apart == 0 {
+		return e
+	}
+	return &t.holed.get(e.number()).Entry
 }
 
 // Shared says that ports decide: the mapping has a port set.
@@ -109,8 +144,8 @@ func (e *Entry) To6(a uint32) Addr6 {
 
 // Owns says whether port is in the entry's port set; always true without one.
 func (e *Entry) Owns(port uint16) bool {
-	if e.set != nil {
-		return e.set.ports.Contains(port)
+	if h := e.holed(); h != nil {
+		return h.ports.Contains(port)
 	}
 	return e.run.Contains(port)
 }
@@ -128,8 +163,8 @@ func (e *Entry) EchoRange() ports.Range { return e.run }
 // changes when others come and go; and a fragment shows whose it is. A run that
 // is a power of two and aligned to it, as pools allocate them, is used in full.
 func (e *Entry) IdentificationRange() (base, mask uint16) {
-	if e.set != nil {
-		return e.set.base, e.set.mask
+	if h := e.holed(); h != nil {
+		return h.base, h.mask
 	}
 	return alignedBlock(e.run)
 }
@@ -156,8 +191,8 @@ func (e *Entry) Mapping() Mapping {
 
 // same says that o, of any table, is the same mapping.
 func (e *Entry) same(o *Entry) bool {
-	return e.v6 == o.v6 && e.v4 == o.v4 && e.len6 == o.len6 && e.len4 == o.len4 && e.Shared() == o.Shared() && e.Inside() == o.Inside() &&
-		e.policy == o.policy && e.run == o.run && (e.set == o.set || e.set != nil && o.set != nil && e.set.ports.Equal(o.set.ports))
+	return e.v6 == o.v6 && e.v4 == o.v4 && e.len6 == o.len6 && e.len4 == o.len4 && (e.word^o.word)&^slotMask == 0 &&
+		e.policy == o.policy && e.run == o.run && (e.word&holes == 0 || e.portSet().Equal(o.portSet()))
 }
 
 // IPv6 is the IPv6 prefix of the mapping.
@@ -165,8 +200,8 @@ func (e *Entry) IPv6() netip.Prefix { return netip.PrefixFrom(e.v6.Addr(), int(e
 
 // portSet is the port set of a shared mapping.
 func (e *Entry) portSet() ports.Set {
-	if e.set != nil {
-		return e.set.ports
+	if h := e.holed(); h != nil {
+		return h.ports
 	}
 	return ports.Of(e.run)
 }

@@ -1,10 +1,20 @@
 package mapping
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/natless/natless/translator/ports"
 )
+
+// entryOf is the entry of a mapping that is alone.
+func entryOf(t *testing.T, m Mapping) *Entry {
+	table, err := New(netip.Prefix{}, []Mapping{m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table.Get(m.IPv6)
+}
 
 // TestIdentificationRange: whatever the identification, base | (id & mask) is
 // a number in the port set, so that workloads on one address never meet.
@@ -16,7 +26,7 @@ func TestIdentificationRange(t *testing.T) {
 		"1024-1151,3072-3199": 256, mapt.String(): 128,
 	} {
 		set := ports.MustParse(in)
-		e := newEntry(Mapping{IPv6: mustPrefix("2001:db8::1/128"), IPv4: mustPrefix("192.0.2.1/32"), Ports: set}, 1)
+		e := entryOf(t, Mapping{IPv6: mustPrefix("2001:db8::1/128"), IPv4: mustPrefix("192.0.2.1/32"), Ports: set})
 		base, mask := e.IdentificationRange()
 		got := map[uint16]bool{}
 		for id := range 65536 {
@@ -42,7 +52,7 @@ func TestEchoRange(t *testing.T) {
 		"": {First: 0, Last: 65535}, "443": {First: 443, Last: 443}, "1024-2047": {First: 1024, Last: 2047},
 		"80,443,1024-2047,8080": {First: 1024, Last: 2047}, "1-9,11-19": {First: 1, Last: 9},
 	} {
-		e := newEntry(Mapping{IPv6: mustPrefix("2001:db8::1/128"), IPv4: mustPrefix("192.0.2.1/32"), Ports: ports.MustParse(in)}, 1)
+		e := entryOf(t, Mapping{IPv6: mustPrefix("2001:db8::1/128"), IPv4: mustPrefix("192.0.2.1/32"), Ports: ports.MustParse(in)})
 		if got := e.EchoRange(); got != want {
 			t.Errorf("%q: %v, want %v", in, got, want)
 		}

@@ -10,9 +10,11 @@ import (
 // mappings, up to eight million. Every method may be called by any number of
 // goroutines.
 type Table struct {
-	pages    directory[page] // the entries, by slot
-	levels6  []level         // prefix lengths in use, longest first
+	pages    directory[*page] // where entries are, by slot
+	levels6  []level          // prefix lengths in use, longest first
 	levels4  []level
+	holed    store[holed]
+	shares   store[share] // by the numbers in their heads
 	near4    *near
 	embedded rfc6052
 	prefix   netip.Prefix
@@ -64,23 +66,8 @@ func (t *Table) Lookup6(a Addr6) *Entry {
 	}
 	for i := range t.levels6 { // rule 1.2.longest-prefix
 		l := &t.levels6[i]
-		if e := t.find6(l, Addr6{a.Hi & l.mask6.Hi, a.Lo & l.mask6.Lo}); e != nil {
-			return e
-		}
-	}
-	return nil
-}
-
-func (t *Table) find6(l *level, key Addr6) *Entry {
-	h := hash6(key)
-	words := &l.dir.at(l.of(h)).words
-	for i := position(h); words[i&(bucketLen-1)] != 0; i++ {
-		w := words[i&(bucketLen-1)] ^ tag(h)
-		if w > slotMask {
-			continue
-		}
-		if e := t.entry(w); e.v6 == key {
-			return e
+		if e := l.find6(Addr6{a.Hi & l.mask6.Hi, a.Lo & l.mask6.Lo}); e != nil {
+			return t.whole(e)
 		}
 	}
 	return nil
@@ -95,40 +82,34 @@ func (t *Table) Lookup4(a uint32) *Entry {
 	}
 	for i := range t.levels4 {
 		l := &t.levels4[i]
-		if e := t.find4(l, a&l.mask4); e != nil {
-			return e
+		if e := l.find4(a & l.mask4); e != nil {
+			return t.whole(e)
 		}
 	}
 	return nil
 }
 
-func (t *Table) find4(l *level, key uint32) *Entry {
+func (l *level) find6(key Addr6) *Entry {
+	h := hash6(key)
+	return l.dir.at(l.of(h)).find6(key, h)
+}
+
+func (l *level) find4(key uint32) *Entry {
 	h := hash4(key)
-	words := &l.dir.at(l.of(h)).words
-	for i := position(h); words[i&(bucketLen-1)] != 0; i++ {
-		w := words[i&(bucketLen-1)] ^ tag(h)
-		if w > slotMask {
-			continue
-		}
-		if e := t.entry(w); e.v4 == key {
-			return e
-		}
-	}
-	return nil
+	return l.dir.at(l.of(h)).find4(key, h)
 }
 
 // Port is the mapping that owns the port of the shared address a, whose entry
 // from Lookup4 is e, or nil when nobody owns it.
 func (t *Table) Port(e *Entry, a uint32, port uint16) *Entry {
-	if e.share == nil {
+	if e.word&head == 0 {
 		return nil
 	}
-	slot := e.share.find(port)
-	if slot == 0 {
-		return nil
-	}
-	return t.entry(slot)
+	return t.whole(t.share(e).find(port))
 }
+
+// share is who owns the ports of a head's address.
+func (t *Table) share(e *Entry) *share { return t.shares.get(uint32(e.v6.Lo)) }
 
 // Embed puts a into the RFC 6052 prefix (section 2.2). It panics without one.
 func (t *Table) Embed(a uint32) Addr6 {
@@ -152,14 +133,14 @@ func (t *Table) Get(p netip.Prefix) *Entry {
 
 func (t *Table) get6(key Addr6, length uint8) *Entry {
 	if l := levelOf(t.levels6, length); l != nil {
-		return t.find6(l, key)
+		return t.whole(l.find6(key))
 	}
 	return nil
 }
 
 func (t *Table) get4(key uint32, length uint8) *Entry {
 	if l := levelOf(t.levels4, length); l != nil {
-		return t.find4(l, key)
+		return t.whole(l.find4(key))
 	}
 	return nil
 }
@@ -196,10 +177,7 @@ func (t *Table) At(slot uint32) *Entry {
 	if slot == 0 || slot >= t.slots {
 		return nil
 	}
-	if e := t.entry(slot); e.word&live != 0 {
-		return e
-	}
-	return nil
+	return t.whole(t.entry(slot))
 }
 
 // breath is after how many entries others come first who have something to do: a
@@ -207,15 +185,26 @@ func (t *Table) At(slot uint32) *Entry {
 // milliseconds. A put in the API waits for a processor several times.
 const breath = 1 << 10
 
-// Entries yields the entry of every mapping by rising Slot.
+// Entries yields the entry of every mapping by rising Slot. It finds several before
+// it gives the first away: their searches do not wait for each other.
 func (t *Table) Entries() iter.Seq[*Entry] {
 	return func(yield func(*Entry) bool) {
-		for slot := uint32(1); slot < t.slots; slot++ {
-			if slot%breath == 0 {
-				runtime.Gosched()
+		var ahead [32]*Entry
+		for slot := uint32(1); slot < t.slots; {
+			n := 0
+			for ; n < len(ahead) && slot < t.slots; slot++ {
+				if slot%breath == 0 {
+					runtime.Gosched()
+				}
+				if e := t.entry(slot); e != nil {
+					ahead[n] = e
+					n++
+				}
 			}
-			if e := t.entry(slot); e.word&live != 0 && !yield(e) {
-				return
+			for _, e := range ahead[:n] {
+				if !yield(t.whole(e)) {
+					return
+				}
 			}
 		}
 	}

@@ -1,8 +1,7 @@
 package mapping
 
-// A lookup in a large table waits for memory twice, for a word of a bucket and
-// then for the entry that it names, and packets translated one after the other
-// wait one after the other. Warm asks for what all packets of a batch will need
+// A lookup in a large table waits for memory, and packets translated one after the
+// other wait one after the other. Warm asks for what all packets of a batch will need
 // before the first is translated: its loads do not depend on each other, so the
 // processor has many of them under way at a time.
 
@@ -22,7 +21,6 @@ type Batch struct {
 	n6, n4 int
 
 	hash [BatchLen]uint64
-	slot [BatchLen]uint32
 	sum  uint64 // of what was read, so that it is read
 }
 
@@ -52,10 +50,14 @@ func (b *Batch) Add4(a uint32, port uint16) {
 // nothing, and what it leaves out is found all the same.
 func (t *Table) Warm(b *Batch) {
 	if l := largest(t.levels6); l != nil && b.n6 > 1 {
-		t.warm6(l, b)
+		l.warm6(b)
 	}
 	if l := largest(t.levels4); l != nil && b.n4 > 1 {
-		t.warm4(l, b)
+		var found [BatchLen]*Entry
+		l.warm4(b, &found)
+		if t.shares.count > 0 {
+			t.warmShares(b, &found)
+		}
 	}
 }
 
@@ -69,85 +71,88 @@ func largest(levels []level) (most *level) {
 	return most
 }
 
-func (t *Table) warm6(l *level, b *Batch) {
+// warm6 reads the lines that lookups read first, and then the others of those who
+// are not there. What finds a place is kept apart from what waits for it: so as many
+// loads as the processor can have are under way, and no branch hangs on one of them.
+func (l *level) warm6(b *Batch) {
+	var lines [BatchLen]*line
 	n := b.n6
+	for i := range b.six[:n] {
+		a := &b.six[i]
+		a.Hi, a.Lo = a.Hi&l.mask6.Hi, a.Lo&l.mask6.Lo
+		lines[i], b.hash[i] = l.firstLine(hash6(*a))
+	}
+	b.read(lines[:n])
 	for i, a := range b.six[:n] {
-		b.hash[i] = hash6(Addr6{a.Hi & l.mask6.Hi, a.Lo & l.mask6.Lo})
+		if p := lines[i]; p[0].v6.Lo != a.Lo && p[1].v6.Lo != a.Lo {
+			b.sum += uint64(l.secondLine(b.hash[i])[0].word)
+		}
 	}
-	b.touch(t, l, n)
 }
 
-func (t *Table) warm4(l *level, b *Batch) {
+// warm4 is warm6 for IPv4. It says what it found in the first lines.
+func (l *level) warm4(b *Batch, found *[BatchLen]*Entry) {
+	var lines [BatchLen]*line
 	n := b.n4
+	for i := range b.four[:n] {
+		b.four[i] &= l.mask4
+		lines[i], b.hash[i] = l.firstLine(hash4(b.four[i]))
+	}
+	b.read(lines[:n])
 	for i, a := range b.four[:n] {
-		b.hash[i] = hash4(a & l.mask4)
+		switch p := lines[i]; a {
+		case p[0].v4:
+			found[i] = &p[0]
+		case p[1].v4:
+			found[i] = &p[1]
+		default:
+			b.sum += uint64(l.secondLine(b.hash[i])[0].word)
+		}
 	}
-	b.touch(t, l, n)
-	t.warmShares(b)
 }
 
-// touch reads what the lookups of the first n hashes will read. What finds a
-// place is kept apart from what waits for it: so as many loads as the processor
-// can have are under way, and no branch hangs on one of them.
-func (b *Batch) touch(t *Table, l *level, n int) {
+func (x *index) firstLine(h uint64) (*line, uint64) {
+	b := x.dir.at(x.of(h))
+	return &b.lines[b.first(h)], h
+}
+
+func (x *index) secondLine(h uint64) *line {
+	b := x.dir.at(x.of(h))
+	return &b.lines[b.second(h)]
+}
+
+// read reads of each line.
+func (b *Batch) read(lines []*line) {
 	sum := uint64(0)
-	var words [BatchLen]*uint32
-	for i, h := range b.hash[:n] {
-		words[i] = &l.dir.at(l.of(h)).words[position(h)]
-	}
-	for _, w := range words[:n] {
-		sum += uint64(*w)
-	}
-	var entries [BatchLen]*Entry
-	for i, h := range b.hash[:n] {
-		slot := l.candidate(h)
-		b.slot[i] = slot
-		entries[i] = t.entry(slot)
-	}
-	for _, e := range entries[:n] {
-		sum += e.ends()
+	for _, p := range lines {
+		sum += uint64(p[0].word)
 	}
 	b.sum += sum
 }
 
-// warmShares goes on to who owns the ports, where addresses are shared.
-func (t *Table) warmShares(b *Batch) {
-	some, sum := false, uint64(0)
-	for i, slot := range b.slot[:b.n4] {
-		s := t.entry(slot).share
-		if slot == 0 || s == nil {
-			b.slot[i] = 0
-			continue
+// warmShares goes on to who owns the ports, where addresses are shared: to the share,
+// to the run where owners share a block, and to the owner, each for all at once.
+func (t *Table) warmShares(b *Batch, found *[BatchLen]*Entry) {
+	var shares [BatchLen]*share
+	n, sum := 0, uint64(0)
+	for i, e := range found[:b.n4] {
+		if e != nil && e.word&head != 0 {
+			shares[n], b.port[n] = t.share(e), b.port[i]
+			n++
 		}
-		some = true
-		sum += uint64(s.blocks[b.port[i]>>8])
 	}
-	if some {
-		for i, slot := range b.slot[:b.n4] {
-			if slot == 0 {
-				continue
-			}
-			// Another may be here than the lookup will find: only one with
-			// a share of its own was let through.
-			if owner := t.entry(slot).share.find(b.port[i]); owner != 0 {
-				sum += t.entry(owner).ends()
-			}
+	for i, s := range shares[:n] {
+		sum += uint64(s.blocks[b.port[i]>>8]) + s.epoch
+	}
+	for i, s := range shares[:n] {
+		if at := int(s.blocks[b.port[i]>>8]) - mixed; at >= 0 && at < len(s.runs) {
+			sum += uint64(s.runs[at].owner)
+		}
+	}
+	for i, s := range shares[:n] {
+		if owner := s.find(b.port[i]); owner != nil {
+			sum += uint64(owner.word)
 		}
 	}
 	b.sum += sum
 }
-
-// candidate is the first slot under h that the lookup will look at, or 0.
-func (x *index) candidate(h uint64) uint32 {
-	words := &x.dir.at(x.of(h)).words
-	for i := position(h); words[i&(bucketLen-1)] != 0; i++ {
-		if w := words[i&(bucketLen-1)] ^ tag(h); w <= slotMask {
-			return w
-		}
-	}
-	return 0
-}
-
-// ends reads both ends of what lookups read of an entry, which may lie in two
-// cache lines.
-func (e *Entry) ends() uint64 { return e.v6.Hi + uint64(e.len4) }
