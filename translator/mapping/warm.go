@@ -53,10 +53,10 @@ func (t *Table) Warm(b *Batch) {
 		l.warm6(b)
 	}
 	if l := largest(t.levels4); l != nil && b.n4 > 1 {
-		var found [BatchLen]*Entry
-		l.warm4(b, &found)
+		var lines [BatchLen]*line
+		l.warm4(b, &lines)
 		if t.shares.count > 0 {
-			t.warmShares(b, &found)
+			t.warmShares(b, &lines)
 		}
 	}
 }
@@ -90,9 +90,8 @@ func (l *level) warm6(b *Batch) {
 	}
 }
 
-// warm4 is warm6 for IPv4. It says what it found in the first lines.
-func (l *level) warm4(b *Batch, found *[BatchLen]*Entry) {
-	var lines [BatchLen]*line
+// warm4 is warm6 for IPv4. It leaves the line in lines in which each address is, if anywhere.
+func (l *level) warm4(b *Batch, lines *[BatchLen]*line) {
 	n := b.n4
 	for i := range b.four[:n] {
 		b.four[i] &= l.mask4
@@ -100,13 +99,9 @@ func (l *level) warm4(b *Batch, found *[BatchLen]*Entry) {
 	}
 	b.read(lines[:n])
 	for i, a := range b.four[:n] {
-		switch p := lines[i]; a {
-		case p[0].v4:
-			found[i] = &p[0]
-		case p[1].v4:
-			found[i] = &p[1]
-		default:
-			b.sum += uint64(l.secondLine(b.hash[i])[0].word)
+		if p := lines[i]; p[0].v4 != a && p[1].v4 != a {
+			lines[i] = l.secondLine(b.hash[i])
+			b.sum += uint64(lines[i][0].word)
 		}
 	}
 }
@@ -132,11 +127,15 @@ func (b *Batch) read(lines []*line) {
 
 // warmShares goes on to who owns the ports, where addresses are shared: to the share,
 // to the run where owners share a block, and to the owner, each for all at once.
-func (t *Table) warmShares(b *Batch, found *[BatchLen]*Entry) {
+func (t *Table) warmShares(b *Batch, lines *[BatchLen]*line) {
 	var shares [BatchLen]*share
 	n, sum := 0, uint64(0)
-	for i, e := range found[:b.n4] {
-		if e != nil && e.word&head != 0 {
+	for i, p := range lines[:b.n4] {
+		e := &p[0]
+		if p[1].v4 == b.four[i] {
+			e = &p[1]
+		}
+		if e.word&head != 0 && e.v4 == b.four[i] {
 			shares[n], b.port[n] = t.share(e), b.port[i]
 			n++
 		}
