@@ -18,6 +18,7 @@ import (
 	"github.com/natless/natless/netstack/accounting"
 	"github.com/natless/natless/netstack/fastpath/attach"
 	"github.com/natless/natless/netstack/guard"
+	"github.com/natless/natless/netstack/internal/hugepages"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator"
 	"github.com/natless/natless/translator/mapping"
@@ -152,6 +153,18 @@ func New(p Parts, state *State) *Engine {
 	e := &Engine{parts: p, givenBack: make(chan struct{}, 1)}
 	e.state.Store(state)
 	return e
+}
+
+// settle has what packets read of a large table stand on large pages of memory.
+func (e *Engine) settle(table *mapping.Table) {
+	if !table.Large() {
+		return
+	}
+	if n, err := hugepages.Advise(table.Memory); err != nil {
+		e.parts.Log.Debug("no large pages for the table", "error", err)
+	} else {
+		e.parts.Log.Debug("the table stands on large pages", "pages", n)
+	}
 }
 
 // State is what is in force.

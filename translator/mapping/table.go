@@ -4,6 +4,7 @@ import (
 	"iter"
 	"net/netip"
 	"runtime"
+	"unsafe"
 )
 
 // Table is an immutable snapshot of one RFC 6052 prefix and any number of
@@ -178,6 +179,25 @@ func (t *Table) At(slot uint32) *Entry {
 		return nil
 	}
 	return t.whole(t.entry(slot))
+}
+
+// Memory yields where lookups read that no cache has, for who can have memory be faster.
+func (t *Table) Memory(yield func(at unsafe.Pointer, length uintptr) bool) {
+	for _, levels := range [][]level{t.levels6, t.levels4} {
+		for i := range levels {
+			for b := range levels[i].buckets {
+				if !yield(unsafe.Pointer(unsafe.SliceData(b.lines)), uintptr(len(b.lines))*unsafe.Sizeof(line{})) {
+					return
+				}
+			}
+		}
+	}
+	for i := range t.shares.count {
+		if s := t.shares.get(i); s != nil && (!yield(unsafe.Pointer(s), unsafe.Sizeof(*s)) ||
+			!yield(unsafe.Pointer(unsafe.SliceData(s.owners)), uintptr(len(s.owners))*unsafe.Sizeof(Entry{}))) {
+			return
+		}
+	}
 }
 
 // breath is after how many entries others come first who have something to do: a
