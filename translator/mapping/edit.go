@@ -56,7 +56,11 @@ func New(prefix netip.Prefix, mappings []Mapping) (*Table, error) {
 	}
 	e := empty(prefix).Edit()
 	e.expect(mappings)
+	var ahead Batch
 	for i, m := range mappings {
+		if i%BatchLen == 0 && e.t.Large() {
+			e.t.warm(&ahead, mappings[i:min(i+BatchLen, len(mappings))])
+		}
 		err := e.Insert(m)
 		if err == nil {
 			continue

@@ -73,29 +73,25 @@ func newIndex(epoch uint64) index {
 	return x
 }
 
-// find6 is the entry of key, whose hash is h, or nil. Where both entries of a line have
-// the key's lower half, which hardly ever is, it looks at everything.
+// find6 is the entry of key, whose hash is h, or nil. Which of the two entries of a line
+// it is no branch says, which would be wrong every other time. Where the second has the
+// lower half of the key and is not it, which hardly ever is, the first is looked at last.
 func (b *bucket) find6(key Addr6, h uint64) *Entry {
 	l := &b.lines[b.first(h)]
-	e := &l[0]
-	if l[1].v6.Lo == key.Lo {
-		e = &l[1]
-	}
-	if e.v6 == key && e.word != 0 {
+	if e := &l[isZero(l[1].v6.Lo^key.Lo)]; e.v6 == key && e.word != 0 {
 		return e
 	}
-	return b.rest6(key, h)
+	return b.rest6(l, &b.lines[b.second(h)], key)
 }
 
-func (b *bucket) rest6(key Addr6, h uint64) *Entry {
-	l := &b.lines[b.second(h)]
-	for i := range l {
-		if e := &l[i]; e.v6 == key && e.word != 0 {
+func (b *bucket) rest6(first, second *line, key Addr6) *Entry {
+	if e := &second[isZero(second[1].v6.Lo^key.Lo)]; e.v6 == key && e.word != 0 {
+		return e
+	}
+	for _, e := range [...]*Entry{&second[0], &first[0]} {
+		if e.v6 == key && e.word != 0 {
 			return e
 		}
-	}
-	if e := &b.lines[b.first(h)][0]; e.v6 == key && e.word != 0 {
-		return e
 	}
 	return nil
 }
@@ -103,21 +99,26 @@ func (b *bucket) rest6(key Addr6, h uint64) *Entry {
 // find4 is find6 for IPv4.
 func (b *bucket) find4(key uint32, h uint64) *Entry {
 	l := &b.lines[b.first(h)]
-	e := &l[0]
-	if l[1].v4 == key && l[1].word != 0 {
-		e = &l[1]
-	}
-	if e.v4 == key && e.word != 0 {
+	if e := &l[isZero(uint64(l[1].v4^key))]; e.v4 == key && e.word != 0 {
 		return e
 	}
-	l = &b.lines[b.second(h)]
-	for i := range l {
-		if e := &l[i]; e.v4 == key && e.word != 0 {
+	return b.rest4(l, &b.lines[b.second(h)], key)
+}
+
+func (b *bucket) rest4(first, second *line, key uint32) *Entry {
+	if e := &second[isZero(uint64(second[1].v4^key))]; e.v4 == key && e.word != 0 {
+		return e
+	}
+	for _, e := range [...]*Entry{&second[0], &first[0]} {
+		if e.v4 == key && e.word != 0 {
 			return e
 		}
 	}
 	return nil
 }
+
+// isZero is 1 of 0, and else 0.
+func isZero(x uint64) uint64 { return (x|-x)>>63 ^ 1 }
 
 // bySlot is the entry of slot, whose hash is h, or nil.
 func (b *bucket) bySlot(h uint64, slot uint32) *Entry {

@@ -61,6 +61,18 @@ func (t *Table) Warm(b *Batch) {
 	}
 }
 
+// warm brings into the cache where mappings will stand that are about to come.
+func (t *Table) warm(b *Batch, mappings []Mapping) {
+	b.Reset()
+	for i := range mappings {
+		if m := &mappings[i]; m.IPv6.Addr().Is6() && m.IPv4.Addr().Is4() {
+			b.Add6(Addr6From(m.IPv6.Addr()))
+			b.Add4(Addr4From(m.IPv4.Addr()), m.Ports.Min())
+		}
+	}
+	t.Warm(b)
+}
+
 // largest is the level that most addresses are found in.
 func largest(levels []level) (most *level) {
 	for i := range levels {
@@ -84,13 +96,14 @@ func (l *level) warm6(b *Batch) {
 	}
 	b.read(lines[:n])
 	for i, a := range b.six[:n] {
-		if p := lines[i]; p[0].v6.Lo != a.Lo && p[1].v6.Lo != a.Lo {
-			b.sum += uint64(l.secondLine(b.hash[i])[0].word)
-		}
+		p := lines[i]
+		lines[i] = l.lineOf(b.hash[i], isZero(p[0].v6.Lo^a.Lo)|isZero(p[1].v6.Lo^a.Lo))
 	}
+	b.read(lines[:n])
 }
 
-// warm4 is warm6 for IPv4. It leaves the line in lines in which each address is, if anywhere.
+// warm4 is warm6 for IPv4. It leaves in lines the one in which each address is, if it
+// is anywhere.
 func (l *level) warm4(b *Batch, lines *[BatchLen]*line) {
 	n := b.n4
 	for i := range b.four[:n] {
@@ -99,11 +112,10 @@ func (l *level) warm4(b *Batch, lines *[BatchLen]*line) {
 	}
 	b.read(lines[:n])
 	for i, a := range b.four[:n] {
-		if p := lines[i]; p[0].v4 != a && p[1].v4 != a {
-			lines[i] = l.secondLine(b.hash[i])
-			b.sum += uint64(lines[i][0].word)
-		}
+		p := lines[i]
+		lines[i] = l.lineOf(b.hash[i], isZero(uint64(p[0].v4^a))|isZero(uint64(p[1].v4^a)))
 	}
+	b.read(lines[:n])
 }
 
 func (x *index) firstLine(h uint64) (*line, uint64) {
@@ -111,9 +123,11 @@ func (x *index) firstLine(h uint64) (*line, uint64) {
 	return &b.lines[b.first(h)], h
 }
 
-func (x *index) secondLine(h uint64) *line {
+// lineOf is the first line of a hash, or with 0 the second.
+func (x *index) lineOf(h, isFirst uint64) *line {
 	b := x.dir.at(x.of(h))
-	return &b.lines[b.second(h)]
+	first, second := b.first(h), b.second(h)
+	return &b.lines[second^(first^second)&-uint32(isFirst)]
 }
 
 // read reads of each line.

@@ -21,7 +21,7 @@ func TestWarm(t *testing.T) {
 			in := func(p *line) bool { return e == &p[0] || e == &p[1] }
 			if p, _ := l.firstLine(h); !in(p) {
 				second++
-				if !in(l.secondLine(h)) {
+				if !in(l.lineOf(h, 0)) {
 					t.Fatalf("%v stands in neither line", e.Mapping())
 				}
 			}
