@@ -4,6 +4,7 @@ package fastpath
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -63,19 +64,7 @@ func branches(t *testing.T) map[uint32]string {
 func covered(t *testing.T) (*FastPath, *ebpf.Map) {
 	t.Helper()
 	netns.Require(t, netns.Root, "clang-14", "ethtool")
-	object := filepath.Join(t.TempDir(), "coverage.o")
-	target := "bpfel"
-	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
-		target = "bpfeb"
-	}
-	out, err := exec.Command("clang-14", "-DCOVERAGE", "-O2", "-g", "-mcpu=v3", "-target", target, "-c", "bpf/program.c", "-o", object).CombinedOutput()
-	if err != nil {
-		t.Fatalf("clang-14: %v\n%s", err, out)
-	}
-	spec, err := ebpf.LoadCollectionSpec(object)
-	if err != nil {
-		t.Fatal(err)
-	}
+	spec, front := compiled(t, "program"), compiled(t, "xdp")
 	marks, err := ebpf.NewMap(spec.Maps["coverage"])
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +75,29 @@ func covered(t *testing.T) (*FastPath, *ebpf.Map) {
 		t.Fatalf("%+v", err)
 	}
 	t.Cleanup(func() { f.Close() })
+	f.XDP = &XDP{}
+	if err := f.XDP.loadSpec(f, front, map[string]*ebpf.Map{"coverage": marks}); err != nil {
+		t.Fatalf("%+v", err)
+	}
 	return f, marks
+}
+
+// compiled is a source, built so that it counts its branches.
+func compiled(t *testing.T, source string) *ebpf.CollectionSpec {
+	t.Helper()
+	object, target := filepath.Join(t.TempDir(), source+".o"), "bpfel"
+	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
+		target = "bpfeb"
+	}
+	out, err := exec.Command("clang-14", "-DCOVERAGE", "-O2", "-g", "-mcpu=v3", "-target", target, "-c", "bpf/"+source+".c", "-o", object).CombinedOutput()
+	if err != nil {
+		t.Fatalf("clang-14: %v\n%s", err, out)
+	}
+	spec, err := ebpf.LoadCollectionSpec(object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
 }
 
 // oddWorlds hold what no real world has, but the program has a branch for.
@@ -115,6 +126,7 @@ func TestBranches(t *testing.T) {
 	r.IP("route add unreachable 192.0.2.128/26")
 	r.IP("route add 192.0.2.64/26 via 172.31.0.2 mtu lock 600")
 	b := &branchRun{T: t, rig: r, f: f}
+	r.join(t, f)
 	b.disabled()
 	for i, w := range slices.Concat(prefixed(), oddWorlds(), generate.InsideWorlds(), generate.PolicyWorlds()) {
 		b.world(w, uint64(i))
@@ -123,6 +135,7 @@ func TestBranches(t *testing.T) {
 	b.identifications()
 	b.links()
 	b.summed()
+	frontWays(t, r, f)
 	hostWays(t, r, f)
 	fabricWays(t, r, f)
 	insideWays(t, r, f)
@@ -192,11 +205,19 @@ func (b *branchRun) world(w generate.World, seed uint64) {
 		b.Fatal(err)
 	}
 	s, j := newSource(w, 77+seed, 1500), p.judge()
+	front := j.front()
 	b.Do(func() {
-		for range 12_000 {
+		for i := range 12_000 {
 			in, segments := s.next()
 			if o, err := j.check(in, segments); err != nil && !(o.must && !o.translated) {
 				b.Errorf("%v\n%s", err, j.describe(in, segments))
+				return
+			}
+			if i%4 > 0 || segments > 0 || in.From.IsValid() {
+				continue
+			}
+			if _, err := front.check(in); err != nil && !errors.Is(err, errPassedOn) {
+				b.Errorf("XDP: %v\n%s", err, j.describe(in, 0))
 				return
 			}
 		}

@@ -9,6 +9,7 @@
 package fastpath
 
 //go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type key6 -type entry6 -type key4 -type entry4 -type entry_inside -type line -type key_port -type traffic -type flow_key -type flow_sum -type reason program bpf/program.c
+//go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type link -type xdp_reason xdp bpf/xdp.c
 
 import (
 	"errors"
@@ -25,7 +26,7 @@ import (
 // must be replaced, not adopted.
 const Layout = 8
 
-// FastPath is the four programs and their maps. Until Replace has filled the
+// FastPath is the four programs and their maps, and perhaps the one for XDP. Until Replace has filled the
 // maps, the programs pass everything on. It is safe for concurrent use.
 type FastPath struct {
 	// Uplink is for ingress of the interfaces where IPv4 packets for
@@ -35,6 +36,8 @@ type FastPath struct {
 	// Sent4 is for ingress of the interface of a workload that has its IPv4 inside,
 	// its own and no bridge, and Given4 for that of the TAP.
 	Sent4, Given4 *ebpf.Program
+	// XDP is what stands in front of traffic control; nil: nothing does.
+	XDP *XDP
 
 	maps         programMaps
 	device       string
@@ -193,6 +196,9 @@ func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, device string, o
 		return nil, fmt.Errorf("load the fast path: %w", err)
 	}
 	f.Uplink, f.Workload, f.Sent4, f.Given4, f.maps = objects.Uplink, objects.Workload, objects.Sent4, objects.Given4, objects.programMaps
+	if f.XDP != nil {
+		f.XDP.load(f)
+	}
 	return f.begun(spec)
 }
 
@@ -217,7 +223,7 @@ func (f *FastPath) Close() error {
 	f.reading.end()
 	f.inner.close()
 	f.itemising.close(f.maps.Flows)
-	return errors.Join(f.Uplink.Close(), f.Workload.Close(), f.Sent4.Close(), f.Given4.Close(), f.maps.Close())
+	return errors.Join(f.XDP.close(), f.Uplink.Close(), f.Workload.Close(), f.Sent4.Close(), f.Given4.Close(), f.maps.Close())
 }
 
 // Pin puts maps and programs into dir, in a BPF file system, and says there which layout

@@ -17,6 +17,7 @@ type hostCase struct {
 	name, do, undo string
 	six, four      bool // udp6, udp4
 	host           func(*Host)
+	aside          bool // udp6 leaves by an interface where no XDP is
 }
 
 // hostCases are what an operator may set. Without the program, what is not
@@ -36,8 +37,8 @@ var hostCases = []hostCase{
 	{name: "IPv4 rule by ports", do: "ip rule add iif uplink ipproto tcp prohibit", undo: "ip rule del iif uplink ipproto tcp prohibit", six: true, four: true},
 	{name: "no forwarding at the interface", do: "sysctl -qw net.ipv4.conf.uplink.forwarding=0", undo: "sysctl -qw net.ipv4.conf.uplink.forwarding=1"},
 	{name: "source is the host's own", do: "ip addr add 192.0.2.2/32 dev uplink", undo: "ip addr del 192.0.2.2/32 dev uplink"},
-	{name: "source is elsewhere", do: "ip route add 192.0.2.2 dev bare", undo: "ip route del 192.0.2.2", six: true, four: true},
-	{name: "source is elsewhere, rp_filter=1", do: "ip route add 192.0.2.2 dev bare", undo: "ip route del 192.0.2.2", six: true, host: func(h *Host) { h.Strict = true }},
+	{name: "source is elsewhere", do: "ip route add 192.0.2.2 dev bare", undo: "ip route del 192.0.2.2", six: true, four: true, aside: true},
+	{name: "source is elsewhere, rp_filter=1", do: "ip route add 192.0.2.2 dev bare", undo: "ip route del 192.0.2.2", six: true, aside: true, host: func(h *Host) { h.Strict = true }},
 	{name: "source is here, rp_filter=1", six: true, four: true, host: func(h *Host) { h.Strict = true }},
 	{name: "the route to the device is narrow", do: "ip -6 route change 64:ff9b::/96 dev natless0 mtu lock 1280", undo: "ip -6 route change 64:ff9b::/96 dev natless0", four: true},
 	{name: "by an uplink", six: true, four: true, host: func(h *Host) { h.Uplinks[1] = h.Via; h.Uplinks[0] = 1 }},
@@ -104,6 +105,19 @@ func hostWays(t *testing.T, r *rig, f *FastPath) {
 					}
 				}
 				try.run.context.mark = 0
+			}
+			if f.XDP != nil {
+				front := j.front()
+				for run, want := range map[*runner]bool{front.run6: c.six && !c.aside, front.run4: c.four} {
+					in := udp6(1300)
+					if run == front.run4 {
+						in = udp4(1200)
+					}
+					a, _, err := run.run(reference.Packet{Bytes: in}, 0)
+					if got := a == xdpRedirect; err != nil || got != want {
+						t.Errorf("%s: IPv%d, XDP: translated is %v (%v)", c.name, in[0]>>4, got, err)
+					}
+				}
 			}
 		})
 		if c.undo != "" {

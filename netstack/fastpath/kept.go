@@ -27,6 +27,9 @@ type build [sha256.Size]byte
 func (f *FastPath) build() build {
 	h := sha256.New()
 	h.Write(_ProgramBytes)
+	if f.XDP != nil {
+		h.Write(_XdpBytes)
+	}
 	sample := uint32(0)
 	if f.itemising != nil {
 		sample = f.itemising.sample
@@ -64,6 +67,7 @@ func (f *FastPath) reuse(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, d
 	defer func() {
 		if err != nil {
 			f.closePrograms()
+			_ = f.XDP.close()
 		}
 	}()
 	for name := range f.Policer() {
@@ -75,6 +79,11 @@ func (f *FastPath) reuse(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, d
 	for name, p := range f.programs() {
 		if *p, err = ebpf.LoadPinnedProgram(filepath.Join(dir, name), nil); err != nil {
 			*p = nil
+			return err
+		}
+	}
+	if f.XDP != nil {
+		if err := f.XDP.reuse(dir); err != nil {
 			return err
 		}
 	}
@@ -129,6 +138,11 @@ func (f *FastPath) PinPrograms(dir string) error {
 			return err
 		}
 	}
+	if f.XDP != nil {
+		if err := f.XDP.pin(dir); err != nil {
+			return err
+		}
+	}
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: buildName, Type: ebpf.Array, KeySize: 4, ValueSize: sha256.Size, MaxEntries: 1})
 	if err != nil {
 		return fmt.Errorf("map %s: %w", buildName, err)
@@ -142,7 +156,7 @@ func (f *FastPath) PinPrograms(dir string) error {
 
 // keptNames are what PinPrograms makes, that which says so first.
 func keptNames() []string {
-	names := []string{buildName}
+	names := append([]string{buildName}, xdpPins...)
 	for name := range (&FastPath{}).programs() {
 		names = append(names, name)
 	}

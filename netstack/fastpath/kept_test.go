@@ -50,6 +50,9 @@ func TestKept(t *testing.T) {
 		}, nil, false},
 		{"of who itemised no flows", func() error { return nil }, []Option{Itemising(16, 1)}, false},
 		{"of who itemised them, too", func() error { return nil }, []Option{Itemising(16, 1)}, true},
+		{"of who had no XDP", func() error { return nil }, []Option{Itemising(16, 1), InFront()}, false},
+		{"of who had it, too", func() error { return nil }, []Option{Itemising(16, 1), InFront()}, true},
+		{"without one of its maps", func() error { return os.Remove(filepath.Join(dir, xdpMapTaken)) }, []Option{Itemising(16, 1), InFront()}, false},
 		{"as by an older natlessd", func() error { return unpin(dir, keptNames()) }, nil, false},
 	} {
 		if err := c.spoil(); err != nil {

@@ -283,7 +283,8 @@ type programWay struct {
 	Ifindex uint32
 	Longest uint32
 	Family  uint32
-	Pad     uint32
+	Ether   struct{ _ structs.HostLayout }
+	_       [4]byte
 }
 
 // Names of all BPF objects in the ELF.

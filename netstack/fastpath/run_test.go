@@ -20,6 +20,9 @@ const (
 	actNext     = ^uint32(0)
 	actRedirect = 7
 	actShot     = 2
+
+	xdpPass     = 2
+	xdpRedirect = 4
 )
 
 // maxRun is the longest packet that BPF_PROG_TEST_RUN takes: a page, without
@@ -50,6 +53,14 @@ type runner struct {
 		gsoSize uint32
 		_       [3]uint32
 	}
+	xdp struct { // struct xdp_md
+		_       uint32
+		dataEnd uint32
+		_       uint32
+		ifindex uint32
+		_       [2]uint32
+	}
+	front   bool // the program is XDP
 	in, out [4096]byte
 }
 
@@ -60,6 +71,13 @@ func newRunner(program, ifindex int, mac net.HardwareAddr) *runner {
 	copy(r.in[:], mac)
 	copy(r.in[6:], []byte{2, 0, 0, 0, 0, 9})
 	r.context.ifindex = uint32(ifindex)
+	return r
+}
+
+// newFrontRunner runs a program in front of traffic control.
+func newFrontRunner(program, ifindex int, mac net.HardwareAddr) *runner {
+	r := newRunner(program, ifindex, mac)
+	r.front, r.xdp.ifindex = true, uint32(ifindex)
 	return r
 }
 
@@ -78,6 +96,10 @@ func (r *runner) run(p reference.Packet, segments int) (action uint32, frame []b
 	a.program, a.sizeIn, a.sizeOut = uint32(r.program), uint32(size), uint32(len(r.out))
 	a.in, a.out = uint64(uintptr(unsafe.Pointer(&r.in))), uint64(uintptr(unsafe.Pointer(&r.out)))
 	a.contextIn, a.contextAt = uint32(unsafe.Sizeof(r.context)), uint64(uintptr(unsafe.Pointer(&r.context)))
+	if r.front {
+		r.xdp.dataEnd = uint32(size)
+		a.contextIn, a.contextAt = uint32(unsafe.Sizeof(r.xdp)), uint64(uintptr(unsafe.Pointer(&r.xdp)))
+	}
 	a.repeat = 1
 	_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_TEST_RUN, uintptr(unsafe.Pointer(a)), unsafe.Sizeof(*a))
 	runtime.KeepAlive(r)

@@ -21,13 +21,20 @@ const mostVerified = 100_000
 // each frame up, those before Linux 6.9 to 32 bytes; what fits here must fit there. Neither is the verifier given much to do.
 func TestStack(t *testing.T) {
 	netns.Require(t, netns.Root)
-	spec, err := loadProgram()
-	if err != nil {
-		t.Fatal(err)
+	for _, load := range []func() (*ebpf.CollectionSpec, error){loadProgram, loadXdp} {
+		spec, err := load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := spec.Variables[programVarItemising].Set(uint32(2)); err != nil {
+			t.Fatal(err)
+		}
+		fits(t, spec)
 	}
-	if err := spec.Variables[programVarItemising].Set(uint32(2)); err != nil {
-		t.Fatal(err)
-	}
+}
+
+func fits(t *testing.T, spec *ebpf.CollectionSpec) {
+	t.Helper()
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats}})
 	if err != nil {
 		t.Fatal(err)

@@ -21,7 +21,7 @@ struct way {
 	__u32 ifindex;
 	__u32 longest; // packet that it is for
 	__u32 family;
-	__u32 pad;
+	struct ether ether;
 };
 
 struct {
@@ -49,18 +49,18 @@ static __always_inline int same(struct way *y, word *w)
 
 // look is ask, which the kernel's verifier judges by itself, and not once for each way
 // that leads here: it is no static function (Linux 5.12).
-__attribute__((noinline)) int look(struct __sk_buff *skb, struct bpf_fib_lookup *f, __u32 ifindex, __u32 length, __u32 flags)
+__attribute__((noinline)) int look(struct context *ctx, struct bpf_fib_lookup *f, __u32 ifindex, __u32 length, __u32 flags)
 {
 	word *w = (word *)f;
 	__u64 now = bpf_jiffies64();
 	struct way *y;
-	int keep = 0; // what is remembered is another's
+	int keep = 0, why; // keep: what is remembered is another's
 	__u32 at;
 	long rc;
 
 	if (!f)
 		return NO_ROUTE;
-	f->tot_len = 0;
+	f->tot_len = flags; // other flags have other answers
 	f->ifindex = ifindex;
 	at = place(w);
 	y = bpf_map_lookup_elem(&ways, &at);
@@ -73,6 +73,7 @@ __attribute__((noinline)) int look(struct __sk_buff *skb, struct bpf_fib_lookup 
 			f->family = y->family;
 			f->ifindex = y->ifindex;
 			__builtin_memcpy(f->dst, y->gateway, sizeof(y->gateway));
+			__builtin_memcpy(&f->ether, &y->ether, sizeof(y->ether));
 			return TRANSLATED;
 		}
 		HERE;
@@ -84,11 +85,12 @@ __attribute__((noinline)) int look(struct __sk_buff *skb, struct bpf_fib_lookup 
 			y->asked[i] = w[i];
 	}
 	f->tot_len = length;
-	rc = bpf_fib_lookup(skb, f, sizeof(*f), flags);
+	rc = bpf_fib_lookup(ctx, f, sizeof(*f), flags);
 	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		PASS(TOO_BIG);
-	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
-		PASS(NO_ROUTE);
+	why = answered(rc, flags);
+	if (why)
+		PASS(why);
 	if (keep) {
 		HERE;
 		return TRANSLATED;
@@ -97,6 +99,7 @@ __attribute__((noinline)) int look(struct __sk_buff *skb, struct bpf_fib_lookup 
 	y->family = f->family;
 	y->ifindex = f->ifindex;
 	__builtin_memcpy(y->gateway, f->dst, sizeof(y->gateway));
+	__builtin_memcpy(&y->ether, &f->ether, sizeof(y->ether));
 	y->longest = f->tot_len; // the MTU; before Linux 5.12, what was asked for
 	y->tick = now;
 	return TRANSLATED;
@@ -105,9 +108,9 @@ __attribute__((noinline)) int look(struct __sk_buff *skb, struct bpf_fib_lookup 
 // ask is where the kernel would send f, whose longest packet on the wire has
 // length bytes, if it came in by an interface. The kernel knows the MTU of the
 // route. The neighbour need not be known.
-static __always_inline int ask(struct __sk_buff *skb, struct config *c, struct bpf_fib_lookup *f, __u32 ifindex, __u32 length)
+static __always_inline int ask(struct context *ctx, struct config *c, struct bpf_fib_lookup *f, __u32 ifindex, __u32 length)
 {
-	return look(skb, f, ifindex, length, c->fib_flags);
+	return look(ctx, f, ifindex, length, c->fib_flags);
 }
 
 #undef HERE

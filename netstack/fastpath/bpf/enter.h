@@ -30,22 +30,5 @@ static __always_inline int load(struct tables *t)
 	return TRANSLATED;
 }
 
-// plain_link says that a packet of that Ethernet type came for this host, on
-// Ethernet, with at least its headers in one piece.
-static __always_inline int plain_link(struct __sk_buff *skb, __u16 type, __u32 headers)
-{
-	if (skb->protocol != be16(type))
-		PASS(NOT_THIS_FAMILY);
-	if (skb->pkt_type != PACKET_HOST)
-		PASS(NOT_PLAIN_LINK);
-	if (skb->vlan_present)
-		PASS(NOT_PLAIN_LINK);
-	if ((void *)(long)skb->data + ETH + headers > (void *)(long)skb->data_end) {
-		HERE;
-		bpf_skb_pull_data(skb, skb->len < ETH + headers ? skb->len : ETH + headers);
-	}
-	return TRANSLATED;
-}
-
 #undef HERE
 #undef PASS

@@ -101,7 +101,7 @@ static __always_inline int counted(void *map, struct sheet *sheet)
 
 // itemise counts a packet that is IPv4 or IPv6 now, with an upper layer behind ip
 // bytes of header.
-static __always_inline void itemise(struct __sk_buff *skb, struct packet *p, __u32 slot, __u32 ip, int received)
+static __always_inline void itemise(struct context *ctx, struct packet *p, __u32 slot, __u32 ip, int received)
 {
 	__u32 which = ITEMISED, headers = p->headers, data = p->payload - headers;
 	struct sheet *sheet;
@@ -128,9 +128,9 @@ static __always_inline void itemise(struct __sk_buff *skb, struct packet *p, __u
 	k->remote = received ? p->src4 : p->dst4;
 	k->proto = p->proto;
 	if (p->proto == TCP) {
-		__u8 *flags = (__u8 *)(long)skb->data + ETH + ip + 13;
+		__u8 *flags = frame(ctx) + ETH + ip + 13;
 
-		if (flags + 1 <= (__u8 *)(long)skb->data_end)
+		if (flags + 1 <= frame_end(ctx))
 			o->flags = *flags;
 	}
 	if (p->proto == TCP || p->proto == UDP) {

@@ -54,19 +54,19 @@ static __always_inline void flow6(struct bpf_fib_lookup *f, struct packet *p)
 
 // gone says that the translator's device is not there, or is losing the routes to
 // its own addresses: nobody runs the daemon.
-static __always_inline int gone(struct __sk_buff *skb, struct config *c)
+static __always_inline int gone(struct context *ctx, struct config *c)
 {
 	struct bpf_fib_lookup f = { .family = AF_INET };
 
 	f.dst[0] = be32(c->own4);
-	if (ask(skb, c, &f, c->via, 1) || f.ifindex != c->device) {
+	if (ask(ctx, c, &f, c->via, 1) || f.ifindex != c->device) {
 		HERE;
 		return 1;
 	}
 	__builtin_memset(&f, 0, sizeof(f));
 	f.family = AF_INET6;
 	put6(f.dst, c->own_hi, c->own_lo);
-	return ask(skb, c, &f, c->via, 1) || f.ifindex != c->device;
+	return ask(ctx, c, &f, c->via, 1) || f.ifindex != c->device;
 }
 
 // led says that the host leads f, which came in here, to the translator, and by
@@ -74,24 +74,24 @@ static __always_inline int gone(struct __sk_buff *skb, struct config *c)
 // rules for the mark, which cannot be asked for before Linux 6.10. While the
 // daemon is not there nor are its routes: what goes on is what went by them
 // before, as long as there was nothing else to go by.
-static __always_inline int led(struct __sk_buff *skb, struct config *c, struct bpf_fib_lookup *f, __u32 length, __u32 *by)
+static __always_inline int led(struct context *ctx, struct config *c, struct bpf_fib_lookup *f, __u32 length, __u32 *by)
 {
 	int why;
 
-	*by = skb->ifindex;
+	*by = ingress(ctx);
 	if (!c->device) {
 		HERE;
 		return TRANSLATED;
 	}
 	*by = c->device;
-	if (skb->mark)
+	if (marked(ctx))
 		PASS(HOST_ROUTE);
-	why = ask(skb, c, f, skb->ifindex, length);
+	why = ask(ctx, c, f, ingress(ctx), length);
 	if (!why && f->ifindex == c->device) {
 		HERE;
 		return TRANSLATED;
 	}
-	if (!gone(skb, c)) {
+	if (!gone(ctx, c)) {
 		HERE;
 		return why == TOO_BIG ? TOO_BIG : HOST_ROUTE;
 	}
@@ -103,20 +103,20 @@ static __always_inline int led(struct __sk_buff *skb, struct config *c, struct b
 }
 
 // led4 is led for p in its IPv4 form, led6 in its IPv6 form.
-static __always_inline int led4(struct __sk_buff *skb, struct config *c, struct packet *p, __u32 *by)
+static __always_inline int led4(struct context *ctx, struct config *c, struct packet *p, __u32 *by)
 {
 	struct bpf_fib_lookup f; // no longer on the stack than it is needed
 
 	flow4(&f, p);
-	return led(skb, c, &f, SIZE4 + segment(p), by);
+	return led(ctx, c, &f, SIZE4 + segment(p), by);
 }
 
-static __always_inline int led6(struct __sk_buff *skb, struct config *c, struct packet *p, __u32 *by)
+static __always_inline int led6(struct context *ctx, struct config *c, struct packet *p, __u32 *by)
 {
 	struct bpf_fib_lookup f;
 
 	flow6(&f, p);
-	return led(skb, c, &f, SIZE6 + segment(p), by);
+	return led(ctx, c, &f, SIZE6 + segment(p), by);
 }
 
 // outside says that an interface leads to where the fast path is for. What the
@@ -142,7 +142,7 @@ static __always_inline int outside(struct config *c, __u32 ifindex)
 // one interface and is to leave by another. The kernel takes none from an address
 // that is its own; which interfaces a source may come in by is up to rp_filter,
 // and what comes out of the translator's device comes from addresses that lead there.
-static __always_inline int back(struct __sk_buff *skb, struct config *c, struct packet *p, __u32 by, __u32 from, __u32 to, int strict)
+static __always_inline int back(struct context *ctx, struct config *c, struct packet *p, __u32 by, __u32 from, __u32 to, int strict)
 {
 	struct bpf_fib_lookup f = { .family = AF_INET };
 
@@ -156,13 +156,13 @@ static __always_inline int back(struct __sk_buff *skb, struct config *c, struct 
 		HERE;
 		return TRANSLATED;
 	}
-	if (!ask(skb, c, &f, to, 1) && (!strict || f.ifindex == from) && (from == by || outside(c, f.ifindex))) {
+	if (!ask(ctx, c, &f, to, 1) && (!strict || f.ifindex == from) && (from == by || outside(c, f.ifindex))) {
 		HERE;
 		return TRANSLATED;
 	}
 	// A device that goes loses its routes of IPv4 first: those of IPv6 may have led here,
 	// or did when the host was asked, earlier in this tick.
-	if (c->flags & ALONE && gone(skb, c)) {
+	if (c->flags & ALONE && gone(ctx, c)) {
 		HERE;
 		return TRANSLATED;
 	}

@@ -40,12 +40,17 @@ enum {
 	BPF_F_PSEUDO_HDR = 1 << 4,
 	BPF_F_MARK_MANGLED_0 = 1 << 5,
 
+	BPF_FIB_LOOKUP_SKIP_NEIGH = 1 << 2, // Linux 6.3
+
 	BPF_FIB_LKUP_RET_SUCCESS = 0,
 	BPF_FIB_LKUP_RET_NO_NEIGH = 7,
 	BPF_FIB_LKUP_RET_FRAG_NEEDED = 8,
 
 	TC_ACT_UNSPEC = -1, // as TCX_NEXT
 	TC_ACT_SHOT = 2,
+
+	XDP_DROP = 1,
+	XDP_PASS = 2,
 
 	PACKET_HOST = 0,
 
@@ -91,6 +96,15 @@ struct __sk_buff {
 	__u32 gso_size;
 };
 
+struct xdp_md {
+	__u32 data;
+	__u32 data_end;
+	__u32 data_meta;
+	__u32 ingress_ifindex;
+	__u32 rx_queue_index;
+	__u32 egress_ifindex;
+};
+
 struct bpf_fib_lookup {
 	__u8 family;
 	__u8 l4_protocol;
@@ -106,8 +120,13 @@ struct bpf_fib_lookup {
 	__u32 dst[4]; // becomes the gateway
 	__u16 h_vlan_proto;
 	__u16 h_vlan_TCI;
-	__u8 smac[6];
-	__u8 dmac[6];
+	union {
+		struct {
+			__u8 smac[6];
+			__u8 dmac[6];
+		};
+		__u32 ether[3];
+	};
 } __attribute__((aligned(8)));
 
 // word reads what has been written as something else.
@@ -127,7 +146,11 @@ static __s64 (*bpf_csum_diff)(__u32 *from, __u32 from_size, __u32 *to, __u32 to_
 static long (*bpf_skb_change_proto)(struct __sk_buff *, __u16 proto, __u64 flags) = (void *)31;
 static long (*bpf_skb_change_tail)(struct __sk_buff *, __u32 len, __u64 flags) = (void *)38;
 static long (*bpf_skb_pull_data)(struct __sk_buff *, __u32 len) = (void *)39;
+static long (*bpf_xdp_adjust_head)(struct xdp_md *, int delta) = (void *)44;
 static __s64 (*bpf_csum_update)(struct __sk_buff *, __u32 csum) = (void *)40;
-static long (*bpf_fib_lookup)(struct __sk_buff *, struct bpf_fib_lookup *, int len, __u32 flags) = (void *)69;
+static long (*bpf_xdp_adjust_tail)(struct xdp_md *, int delta) = (void *)65;
+static long (*bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *, int len, __u32 flags) = (void *)69;
 static __u64 (*bpf_jiffies64)(void) = (void *)118;
 static long (*bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *, int len, __u64 flags) = (void *)152;
+static __u64 (*bpf_xdp_get_buff_len)(struct xdp_md *) = (void *)188;
+static long (*bpf_xdp_load_bytes)(struct xdp_md *, __u32 offset, void *to, __u32 len) = (void *)189;

@@ -4,6 +4,11 @@
 // translator/checksum.go.
 #pragma once
 #include "address.h"
+#ifdef XDP
+#include "xdp.h"
+#else
+#include "tc.h"
+#endif
 
 #define HERE COVER(2)
 #define PASS(why) do { HERE; return why; } while (0)
@@ -46,6 +51,7 @@ struct packet {
 	__u8 client; // of whom it is for: see CLIENT
 	__u16 policy;
 	__u8 inside; // it is for a workload that has its IPv4 address inside
+	struct ether ether; // of the next hop
 };
 
 static __always_inline __u16 fold(__u64 s)
@@ -87,9 +93,9 @@ static __always_inline __u32 segment(struct packet *p)
 // super judges a superpacket. Its type is not to be seen here: TCP has but one;
 // UDP cut into datagrams says how many they are, UDP to be cut into fragments
 // (UFO) does not.
-static __always_inline int super(struct __sk_buff *skb, struct packet *p)
+static __always_inline int super(struct context *ctx, struct packet *p)
 {
-	p->gso = skb->gso_size;
+	p->gso = gso_size(ctx);
 	if (!p->gso) {
 		HERE;
 		return TRANSLATED;
@@ -100,7 +106,7 @@ static __always_inline int super(struct __sk_buff *skb, struct packet *p)
 	}
 	if (p->proto != UDP)
 		PASS(SUPERPACKET);
-	if (!skb->gso_segs || (p->payload - LEAST_UPPER + p->gso - 1) / p->gso != skb->gso_segs)
+	if (!gso_segs(ctx) || (p->payload - LEAST_UPPER + p->gso - 1) / p->gso != gso_segs(ctx))
 		PASS(SUPERPACKET);
 	HERE;
 	return TRANSLATED;

@@ -185,7 +185,7 @@ static __always_inline __u32 *limited6(struct __sk_buff *skb, __u32 at)
 }
 
 // over6 and over4 have frames of their own: the programs share 512 bytes of stack.
-static __attribute__((noinline)) int over6(struct __sk_buff *skb, __u32 at, __u32 index, __u32 place, int what)
+static __attribute__((noinline, unused)) int over6(struct __sk_buff *skb, __u32 at, __u32 index, __u32 place, int what)
 {
 	__u8 next = 0;
 
@@ -247,7 +247,7 @@ static __always_inline __u32 receiver4(struct __sk_buff *skb, __u32 at, struct r
 	return header;
 }
 
-static __attribute__((noinline)) int over4(struct __sk_buff *skb, __u32 at, __u32 place, int what)
+static __attribute__((noinline, unused)) int over4(struct __sk_buff *skb, __u32 at, __u32 place, int what)
 {
 	struct receiver k = { .length = 48 };
 	__u32 *index, header = receiver4(skb, at, &k);

@@ -55,10 +55,10 @@ static __always_inline __u16 identification(struct entry6 *e, __u32 n)
 
 // read6 reads an IPv6 packet. Like look, it is judged by itself: behind it the
 // kernel's verifier has one state, not one for each kind of packet.
-__attribute__((noinline)) int read6(struct __sk_buff *skb, struct packet *p)
+__attribute__((noinline)) int read6(struct context *ctx, struct packet *p)
 {
-	__u8 *h = (__u8 *)(long)skb->data + ETH;
-	void *end = (void *)(long)skb->data_end;
+	__u8 *h = frame(ctx) + ETH;
+	void *end = frame_end(ctx);
 	__u64 *w = (__u64 *)(h + 8);
 	__u32 first;
 	int why;
@@ -74,7 +74,7 @@ __attribute__((noinline)) int read6(struct __sk_buff *skb, struct packet *p)
 		PASS(TRUNCATED);
 	p->class = first >> 20;
 	p->payload = be16(*(__u16 *)(h + 4));
-	if (skb->len < ETH + SIZE6 + p->payload)
+	if (frame_length(ctx) < ETH + SIZE6 + p->payload)
 		PASS(TRUNCATED);
 	if (p->payload < LEAST_UPPER)
 		PASS(TRUNCATED);
@@ -89,7 +89,7 @@ __attribute__((noinline)) int read6(struct __sk_buff *skb, struct packet *p)
 	why = upper(p, h + SIZE6, end, ICMP6, 128, 129);
 	if (why)
 		return why;
-	return super(skb, p);
+	return super(ctx, p);
 }
 
 // by_fabric says that an interface is one of the fabric.
@@ -106,7 +106,7 @@ static __always_inline int by_fabric(struct config *c, __u32 ifindex)
 }
 
 // source4 finds whose packet it is, and that the interface is theirs.
-static __always_inline int source4(struct __sk_buff *skb, struct tables *t, struct packet *p, struct entry6 **of)
+static __always_inline int source4(struct context *ctx, struct tables *t, struct packet *p, struct entry6 **of)
 {
 	struct config *c = t->c;
 	struct entry6 *e;
@@ -121,7 +121,7 @@ static __always_inline int source4(struct __sk_buff *skb, struct tables *t, stru
 		PASS(UNMAPPED_SOURCE);
 	if (e->flags & INSIDE)
 		PASS(HAS_INSIDE); // see rule 1.6.closed
-	if (e->ifindex != skb->ifindex && (e->ifindex != FABRIC || !by_fabric(c, skb->ifindex)))
+	if (e->ifindex != ingress(ctx) && (e->ifindex != FABRIC || !by_fabric(c, ingress(ctx))))
 		PASS(WRONG_INTERFACE);
 	p->src4 = e->v4 | suffix4(p->src_hi, p->src_lo, length, e->length4);
 	if (never4(p->src4))
@@ -167,7 +167,7 @@ static __always_inline int destination4(struct tables *t, struct packet *p)
 }
 
 // write4 writes the IPv4 packet.
-static __always_inline int write4(struct __sk_buff *skb, struct packet *p)
+static __always_inline int write4(struct context *ctx, struct packet *p)
 {
 	__u64 sum6 = addresses6(p), diff = add(~sum6, addresses4(p)), change;
 	// Of the IPv6 header, half goes with the kernel's knowledge and half is overwritten.
@@ -181,11 +181,11 @@ static __always_inline int write4(struct __sk_buff *skb, struct packet *p)
 	__u16 *at;
 	__u32 *w;
 
-	h = (__u8 *)(long)skb->data + ETH;
+	h = frame(ctx) + ETH;
 	w = (__u32 *)h;
 	l4 = h + SIZE4;
-	at = field(skb, p, l4);
-	if (!at || l4 + LEAST_UPPER > (__u8 *)(long)skb->data_end)
+	at = field(ctx, p, l4);
+	if (!at || l4 + LEAST_UPPER > frame_end(ctx))
 		PASS(LOST);
 	third |= (__u16)~fold((__u64)first + second + third + p->src4 + p->dst4); // rule 4.ipv4-header-made
 	*(__u16 *)(h - 2) = be16(ETH_P_IP);
@@ -201,20 +201,20 @@ static __always_inline int write4(struct __sk_buff *skb, struct packet *p)
 		HERE;
 		change = checksum(p, at, diff, whole);
 	}
-	finish(skb, p, ETH + SIZE4, diff, add(change, ~old), whole);
+	finish(ctx, p, ETH + SIZE4, diff, add(change, ~old), whole);
 	return TRANSLATED;
 }
 
-static __always_inline int to4(struct __sk_buff *skb, int *action)
+static __always_inline int to4(struct context *ctx, int *action)
 {
 	struct packet p = {};
 	struct entry6 *e = 0;
 	struct tables t;
-	__u32 length, by, to, bytes = skb->len - ETH;
+	__u32 length, by, to, bytes = frame_length(ctx) - ETH;
 	int why;
 
-	if ((why = plain_link(skb, ETH_P_IPV6, SIZE6 + LEAST_TCP)) || (why = load(&t)) ||
-	    (why = read6(skb, &p)) || (why = source4(skb, &t, &p, &e)) || (why = destination4(&t, &p)))
+	if ((why = plain_link(ctx, ETH_P_IPV6, SIZE6 + LEAST_TCP)) || (why = load(&t)) ||
+	    (why = read6(ctx, &p)) || (why = source4(ctx, &t, &p, &e)) || (why = destination4(&t, &p)))
 		return why;
 	if (e->policy && (why = held(&t, &p, e->policy, 1, own_port(e, p.sport))))
 		return why;
@@ -224,32 +224,32 @@ static __always_inline int to4(struct __sk_buff *skb, int *action)
 	length = SIZE4 + segment(&p);
 	if (length > t.c->mtu4)
 		PASS(TOO_BIG);
-	if (p.proto == ICMP6) {
-		if (partial(&p, addresses6(&p), ICMP6))
+	if (p.proto == ICMP6 || !COMPLETES) {
+		if (partial(&p, addresses6(&p), p.proto))
 			PASS(NO_CHECKSUM);
 		HERE;
 	}
-	if ((why = led6(skb, t.c, &p, &by)))
+	if ((why = capped6(&p)) || (why = led6(ctx, t.c, &p, &by)))
 		return why;
 	if (t.c->flags & ZERO_CLASS) { // rule 3.tos-knob
 		HERE;
 		p.class = 0;
 	}
-	if ((why = way4(skb, t.c, &p, &by, length, action, &to)))
+	if ((why = way4(ctx, t.c, &p, &by, length, action, &to)))
 		return why;
 	if (!outside(t.c, to))
 		PASS(HOST_ROUTE);
-	if ((why = back(skb, t.c, &p, by, by, to, 1)))
+	if ((why = back(ctx, t.c, &p, by, by, to, 1)))
 		return why;
 	p.df = length > LONGEST_DF0; // rule 3.df
 	if (!p.df) {
 		HERE;
 		p.id = identification(e, p.gso ? (p.payload - p.headers + p.gso - 1) / p.gso : 1); // rule 3.identification-counter
 	}
-	if ((why = resize(skb, &p, SIZE6 + p.payload, ETH_P_IP)) || (why = write4(skb, &p)))
+	if ((why = resize(ctx, &p, SIZE6 + p.payload, ETH_P_IP)) || (why = write4(ctx, &p)))
 		return why;
 	number(&t, p.slot, bytes, 0);
-	itemise(skb, &p, p.slot, SIZE4, 0);
+	itemise(ctx, &p, p.slot, SIZE4, 0);
 	return TRANSLATED;
 }
 

@@ -9,10 +9,10 @@
 
 // read4 reads an IPv4 packet. Like look, it is judged by itself: behind it the
 // kernel's verifier has one state, not one for each kind of packet.
-__attribute__((noinline)) int read4(struct __sk_buff *skb, struct packet *p)
+__attribute__((noinline)) int read4(struct context *ctx, struct packet *p)
 {
-	__u8 *h = (__u8 *)(long)skb->data + ETH;
-	void *end = (void *)(long)skb->data_end;
+	__u8 *h = frame(ctx) + ETH;
+	void *end = frame_end(ctx);
 	__u32 *w = (__u32 *)h;
 	__u32 length, fragment;
 	int why;
@@ -26,7 +26,7 @@ __attribute__((noinline)) int read4(struct __sk_buff *skb, struct packet *p)
 	if (h[0] != 0x45)
 		PASS(OPTIONS);
 	length = be16(*(__u16 *)(h + 2));
-	if (skb->len < ETH + length)
+	if (frame_length(ctx) < ETH + length)
 		PASS(TRUNCATED);
 	if (length < SIZE4 + LEAST_UPPER)
 		PASS(TRUNCATED);
@@ -48,12 +48,12 @@ __attribute__((noinline)) int read4(struct __sk_buff *skb, struct packet *p)
 	why = upper(p, h + SIZE4, end, ICMP4, 8, 0);
 	if (why)
 		return why;
-	return super(skb, p);
+	return super(ctx, p);
 }
 
 // owner6 finds the workload that an IPv4 packet is for, where e is the entry of its
 // address, of that length.
-static __always_inline int owner6(struct __sk_buff *skb, struct tables *t, struct packet *p, struct entry4 *e, __u32 length)
+static __always_inline int owner6(struct context *ctx, struct tables *t, struct packet *p, struct entry4 *e, __u32 length)
 {
 	struct config *c = t->c;
 	__u32 shared = e->sizes;
@@ -67,7 +67,7 @@ static __always_inline int owner6(struct __sk_buff *skb, struct tables *t, struc
 		if (p->proto == ICMP4 && p->type == 0 && p->payload >= 16) {
 			__u16 magic = 0;
 
-			bpf_skb_load_bytes(skb, ETH + SIZE4 + p->payload - 8, &magic, sizeof(magic));
+			load_bytes(ctx, ETH + SIZE4 + p->payload - 8, &magic, sizeof(magic));
 			if (magic == be16(0x6e6c))
 				PASS(TRAILER);
 			HERE;
@@ -75,6 +75,8 @@ static __always_inline int owner6(struct __sk_buff *skb, struct tables *t, struc
 		HERE;
 	}
 	p->inside = e->flags & INSIDE;
+	if (!DELIVERS && p->inside)
+		PASS(HAS_INSIDE);
 	p->policy = e->policy;
 	p->client = shared ? e->flags & CLIENT : p->dport >= 32768;
 	mapped6(e, p->dst4, length, &p->dst_hi, &p->dst_lo);
@@ -85,7 +87,7 @@ static __always_inline int owner6(struct __sk_buff *skb, struct tables *t, struc
 }
 
 // destination6 finds the workload that an IPv4 packet is for.
-static __always_inline int destination6(struct __sk_buff *skb, struct tables *t, struct packet *p)
+static __always_inline int destination6(struct context *ctx, struct tables *t, struct packet *p)
 {
 	struct entry4 *e;
 	__u32 length;
@@ -98,7 +100,7 @@ static __always_inline int destination6(struct __sk_buff *skb, struct tables *t,
 	if (!e)
 		PASS(UNMAPPED_DESTINATION);
 	HERE;
-	return owner6(skb, t, p, e, length);
+	return owner6(ctx, t, p, e, length);
 }
 
 // source6 puts the source into the prefix.
@@ -126,7 +128,7 @@ static __always_inline int source6(struct tables *t, struct packet *p)
 }
 
 // write6 writes the IPv6 packet.
-static __always_inline int write6(struct __sk_buff *skb, struct packet *p)
+static __always_inline int write6(struct context *ctx, struct packet *p)
 {
 	__u64 sum4 = addresses4(p), sum6 = addresses6(p), diff = add(~sum4, sum6), change;
 	int whole = p->proto == ICMP4 || (!p->gso && !partial(p, sum4, p->proto));
@@ -136,11 +138,11 @@ static __always_inline int write6(struct __sk_buff *skb, struct packet *p)
 	__u16 *at;
 	__u64 *a;
 
-	h = (__u8 *)(long)skb->data + ETH;
+	h = frame(ctx) + ETH;
 	a = (__u64 *)(h + 8);
 	l4 = h + SIZE6;
-	at = field(skb, p, l4);
-	if (!at || l4 + LEAST_UPPER > (__u8 *)(long)skb->data_end)
+	at = field(ctx, p, l4);
+	if (!at || l4 + LEAST_UPPER > frame_end(ctx))
 		PASS(LOST);
 	*(__u16 *)(h - 2) = be16(ETH_P_IPV6);
 	*(__u32 *)h = be32(first);
@@ -157,18 +159,18 @@ static __always_inline int write6(struct __sk_buff *skb, struct packet *p)
 		change = checksum(p, at, diff, whole);
 	}
 	// The IPv4 header's sum was 0, the kernel has put zeroes before its end.
-	finish(skb, p, ETH + SIZE6, diff, add(change, add(sum6, (__u64)first + second)), whole);
+	finish(ctx, p, ETH + SIZE6, diff, add(change, add(sum6, (__u64)first + second)), whole);
 	return TRANSLATED;
 }
 
 // decrement counts a hop of a packet that stays IPv4, and gives it an identification.
-static __always_inline int decrement(struct __sk_buff *skb, struct packet *p)
+static __always_inline int decrement(struct context *ctx, struct packet *p)
 {
-	__u8 *h = (__u8 *)(long)skb->data + ETH;
+	__u8 *h = frame(ctx) + ETH;
 	__u32 *w = (__u32 *)h;
 	__u32 third = (__u32)(p->hops - 1) << 24 | (__u32)p->proto << 16, second;
 
-	if (h + SIZE4 > (__u8 *)(long)skb->data_end)
+	if (h + SIZE4 > frame_end(ctx))
 		PASS(LOST);
 	second = (be32(w[1]) & 0xffff) | (__u32)p->id << 16;
 	third |= (__u16)~fold((__u64)be32(w[0]) + second + third + p->src4 + p->dst4);
@@ -181,26 +183,26 @@ static __always_inline int decrement(struct __sk_buff *skb, struct packet *p)
 // deliver gives a packet to the workload that has its IPv4 address inside: as it is,
 // by the way to the workload's IPv6 address. by is the interface that IPv6 from the
 // translator would come in by.
-static __always_inline int deliver(struct __sk_buff *skb, struct tables *t, struct packet *p, __u32 by, int *action)
+static __always_inline int deliver(struct context *ctx, struct tables *t, struct packet *p, __u32 by, int *action)
 {
 	int why;
 
 	p->src_hi = t->c->own_hi;
 	p->src_lo = t->c->own_lo;
-	if ((why = way6(skb, t->c, p, &by, SIZE4 + segment(p), t->c->flags & ALONE, action)) || (why = trim(skb, p, SIZE4 + p->payload)) || (why = decrement(skb, p)))
+	if ((why = way6(ctx, t->c, p, &by, SIZE4 + segment(p), t->c->flags & ALONE, action)) || (why = trim(ctx, p, SIZE4 + p->payload)) || (why = decrement(ctx, p)))
 		return why;
 	return TRANSLATED;
 }
 
-static __always_inline int to6(struct __sk_buff *skb, int *action, int *delivered)
+static __always_inline int to6(struct context *ctx, int *action, int *delivered)
 {
 	struct packet p = {};
 	struct tables t;
-	__u32 length, by, bytes = skb->len - ETH;
+	__u32 length, by, bytes = frame_length(ctx) - ETH;
 	int why;
 
-	if ((why = plain_link(skb, ETH_P_IP, SIZE4 + LEAST_TCP)) || (why = load(&t)) ||
-	    (why = read4(skb, &p)) || (why = destination6(skb, &t, &p)) || (why = source6(&t, &p)))
+	if ((why = plain_link(ctx, ETH_P_IP, SIZE4 + LEAST_TCP)) || (why = load(&t)) ||
+	    (why = read4(ctx, &p)) || (why = destination6(ctx, &t, &p)) || (why = source6(&t, &p)))
 		return why;
 	if (p.policy && (why = held(&t, &p, p.policy, 0, p.client)))
 		return why;
@@ -212,15 +214,17 @@ static __always_inline int to6(struct __sk_buff *skb, int *action, int *delivere
 			PASS(NO_CHECKSUM);
 		HERE;
 	}
-	if ((why = led4(skb, t.c, &p, &by)) ||
-	    (why = back(skb, t.c, &p, by, skb->ifindex, by, t.c->flags & STRICT_SOURCE)))
+	if (!COMPLETES && p.proto != ICMP4 && partial(&p, addresses4(&p), p.proto))
+		PASS(NO_CHECKSUM);
+	if ((why = capped4(&p)) || (why = led4(ctx, t.c, &p, &by)) ||
+	    (why = back(ctx, t.c, &p, by, ingress(ctx), by, t.c->flags & STRICT_SOURCE)))
 		return why;
 	if (p.inside) {
 		HERE;
-		if ((why = deliver(skb, &t, &p, by, action)))
+		if ((why = deliver(ctx, &t, &p, by, action)))
 			return why;
 		number(&t, p.slot, bytes, 1);
-		itemise(skb, &p, p.slot, SIZE4, 1);
+		itemise(ctx, &p, p.slot, SIZE4, 1);
 		*delivered = 1;
 		return TRANSLATED;
 	}
@@ -228,11 +232,11 @@ static __always_inline int to6(struct __sk_buff *skb, int *action, int *delivere
 		HERE;
 		p.class = 0;
 	}
-	if ((why = way6(skb, t.c, &p, &by, length, t.c->flags & ALONE, action)) || (why = resize(skb, &p, SIZE4 + p.payload, ETH_P_IPV6)) ||
-	    (why = write6(skb, &p)))
+	if ((why = way6(ctx, t.c, &p, &by, length, t.c->flags & ALONE, action)) || (why = resize(ctx, &p, SIZE4 + p.payload, ETH_P_IPV6)) ||
+	    (why = write6(ctx, &p)))
 		return why;
 	number(&t, p.slot, bytes, 1);
-	itemise(skb, &p, p.slot, SIZE6, 1);
+	itemise(ctx, &p, p.slot, SIZE6, 1);
 	return TRANSLATED;
 }
 
