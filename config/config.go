@@ -25,6 +25,7 @@ type Config struct {
 	Uplink          string         `yaml:"uplink" restart:"yes"`  // "" is none
 	Uplinks         []string       `yaml:"uplinks" restart:"yes"` // more of them, where nobody is answered
 	Fabric          []string       `yaml:"fabric" restart:"yes"`  // interfaces that are one toward IPv6
+	XDP             []string       `yaml:"xdp" restart:"yes"`     // of both, where XDP translates
 	Prefix          netip.Prefix   `yaml:"prefix"`                // the zero value is none
 	Addresses       Addresses      `yaml:"addresses" restart:"yes"`
 	ICMPSourcePool  ICMPSourcePool `yaml:"icmp_source_pool"`

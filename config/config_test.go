@@ -130,7 +130,7 @@ func TestReference(t *testing.T) {
 	want := Default()
 	want.Uplink, want.Prefix, want.Addresses, want.ICMPSourcePool = c.Uplink, c.Prefix, c.Addresses, c.ICMPSourcePool
 	want.Mappings, want.Pools, want.DNS64.Upstreams, want.DNS64.Clients = c.Mappings, c.Pools, c.DNS64.Upstreams, c.DNS64.Clients
-	want.Inside, want.Uplinks, want.Fabric = c.Inside, c.Uplinks, c.Fabric
+	want.Inside, want.Uplinks, want.Fabric, want.XDP = c.Inside, c.Uplinks, c.Fabric, c.XDP
 	want.UDPGRO, want.MappingsFile, want.MappedBlocks, want.Metrics.Listen = c.UDPGRO, c.MappingsFile, c.MappedBlocks, c.Metrics.Listen
 	want.Relay.IPv4, want.MAP = c.Relay.IPv4, c.MAP
 	want.Flows.JSON.Path, want.Flows.IPFIX.Collectors, want.Flows.IPFIX.CA = c.Flows.JSON.Path, c.Flows.IPFIX.Collectors, c.Flows.IPFIX.CA
@@ -253,6 +253,8 @@ config: addresses.ipv6: missing`},
 		"nine uplinks":      {least + "uplink: eth0\nuplinks: [a, b, c, d, e, f, g, h]", "config:4: uplinks: 9 uplinks are more than 8"},
 		"uplinks twice":     {least + "uplinks: [a, a]", "config:3: uplinks[1]: a is there twice"},
 		"fabric":            {least + "fabric: [a, natless0]", "config:3: fabric[1]: natless0 is the translator's own device"},
+		"xdp elsewhere":     {least + "uplink: a\nxdp: [a, b]", "config:4: xdp[1]: b is neither an uplink nor of the fabric"},
+		"xdp and no path":   {least + "uplink: a\nxdp: [a]\nfast_path: off", "config:4: xdp: fast_path is off, and this is a part of it"},
 		"nine of fabric":    {least + "fabric: [a, b, c, d, e, f, g, h, i]", "config:3: fabric: 9 interfaces are more than 8"},
 		"relay":             {least + "relay: {ipv4: [10.0.0.0/24, 10.0.0.0/25]}", "config:3: relay.ipv4[1]: 10.0.0.0/25 overlaps relay.ipv4[0] (10.0.0.0/24)"},
 		"impatient relay":   {least + "relay: {stale_after: 1s}", "config:3: relay.stale_after: 1s is less than 5s"},

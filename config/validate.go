@@ -71,6 +71,16 @@ func (v validator) device() {
 	v.check(len(v.AllUplinks()) <= MaxInterfaces, "uplinks", "%d uplinks are more than %d", len(v.AllUplinks()), MaxInterfaces)
 	v.interfaces("fabric", v.Fabric)
 	v.check(len(v.Fabric) <= MaxInterfaces, "fabric", "%d interfaces are more than %d", len(v.Fabric), MaxInterfaces)
+	v.xdp()
+}
+
+func (v validator) xdp() {
+	v.interfaces("xdp", v.XDP)
+	v.check(len(v.XDP) == 0 || v.FastPath != FastPathOff, "xdp", "fast_path is off, and this is a part of it")
+	for i, name := range v.XDP {
+		v.check(slices.Contains(v.AllUplinks(), name) || slices.Contains(v.Fabric, name), fmt.Sprintf("xdp[%d]", i),
+			"%s is neither an uplink nor of the fabric", name)
+	}
 }
 
 // interfaces looks at a list of names.

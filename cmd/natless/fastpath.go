@@ -62,7 +62,33 @@ func printFastPath(w io.Writer, o api.FastPath) error {
 		"  translated", strings.Join(translated, ", "), "  passed on", strings.Join(passed, ", "), "  lost", lost); err != nil {
 		return err
 	}
+	if err := printXDP(w, o.XDP); err != nil {
+		return err
+	}
 	return printAmiss(w, o)
+}
+
+// printXDP says what stands in front of traffic control, and where it does not.
+func printXDP(w io.Writer, x *api.FastPathXDP) error {
+	if x == nil {
+		return nil
+	}
+	at, became := strings.Join(x.Interfaces, " "), []string(nil)
+	if at == "" {
+		at = "nowhere"
+	}
+	for _, why := range slices.Sorted(maps.Keys(x.Packets)) {
+		became = append(became, fmt.Sprintf("%s %d", why, x.Packets[why]))
+	}
+	if err := facts(w, "  by XDP at", at, "  there", strings.Join(became, ", ")); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(x.Notes)) {
+		if err := sentence(w, fmt.Sprintf("  XDP at %s: %s", name, x.Notes[name])); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // printAmiss says at which interfaces the kernel translates nothing, or less than all.

@@ -20,6 +20,18 @@ type FastPath struct {
 	Lost uint64 `json:"lost,omitempty"`
 	// Passed counts what it left to the daemon, by why.
 	Passed map[string]uint64 `json:"passed,omitempty"`
+	// XDP is what stands in front of it; nil: nothing is asked for.
+	XDP *FastPathXDP `json:"xdp,omitempty"`
+}
+
+// FastPathXDP is the fast path in front of traffic control.
+type FastPathXDP struct {
+	Interfaces []string `json:"interfaces"` // where it is
+	// Notes say why it is not at an interface that the configuration names, or not all of it.
+	Notes map[string]string `json:"notes,omitempty"`
+	// Packets counts what it translated and what it passed on to traffic control, by why, since
+	// it was loaded. What is translated is among FastPath.Translated, too.
+	Packets map[string]uint64 `json:"packets,omitempty"`
 }
 
 // The states of the fast path.

@@ -38,7 +38,7 @@ type KernelPath struct {
 // supports it. If it is not used, openKernelPath removes what an earlier run left.
 func openKernelPath(o Options, routed <-chan struct{}, workloads iter.Seq[attach.Workload], t *translator.Translator) (*KernelPath, error) {
 	f := &KernelPath{Mode: o.FastPath, log: o.Log}
-	c := attach.Config{Device: o.Device, Uplinks: o.Uplinks, Fabric: o.Fabric, Required: o.FastPath == FastPathRequired, Keep: o.Leave,
+	c := attach.Config{Device: o.Device, Uplinks: o.Uplinks, Fabric: o.Fabric, XDP: o.XDP, Required: o.FastPath == FastPathRequired, Keep: o.Leave,
 		After: routed, Log: o.Log,
 		Inside: o.Inside, Steer: o.FastPath == FastPathOff}
 	if o.Flows {

@@ -37,6 +37,7 @@ type Options struct {
 	Uplink        string
 	Uplinks       []string // all, where they are named
 	Fabric        []string // interfaces by any of which what workloads behind them send may come
+	XDP           []string // of these, where packets are translated in front of traffic control
 	ManageSysctls bool
 	SysctlDir     string
 	StateDir      string // which a reboot empties, and no other daemon has

@@ -146,7 +146,7 @@ func (d *Daemon) engineOptions(c *config.Config, h host, state *engine.State) en
 	}
 	return engine.Options{
 		Open: opener(device, queuesName, d.Handover, d.Log), OpenInside: openInside, Inside: state.Inside.Device,
-		Device: c.Device.Name, Queues: queues(c), Uplink: h.uplink, Uplinks: h.uplinks(), Fabric: c.Fabric,
+		Device: c.Device.Name, Queues: queues(c), Uplink: h.uplink, Uplinks: h.uplinks(), Fabric: c.Fabric, XDP: c.XDP,
 		ManageSysctls: c.ManageSysctls, SysctlDir: c.SysctlDir, StateDir: filepath.Dir(c.API.Socket), Leave: d.Handover,
 		FastPath: fastPathModes[c.FastPath], GRO: c.UDPGRO, Local: d.localConfig(c), PerMapping: c.Metrics.CountsWorkloads(),
 		Subjects: d.keeper.subjects, Flows: c.Flows.Enabled, NoShedding: !c.Shedding.Enabled, FlowSample: int(c.Flows.Sample), InUse: d.keeper.noteInUse, Log: d.Log,

@@ -143,6 +143,9 @@ func fastPathStatus(f *engine.KernelPath, mode config.FastPath) api.FastPath {
 		o.Translated[translator.Deliver4.String()] = api.FastPathCount(n.Delivered[fastpath.Translated])
 	}
 	o.Lost = n.Uplink[fastpath.Lost].Packets + n.Workload[fastpath.Lost].Packets + n.Inside[fastpath.Lost].Packets
+	if s.XDP.Wanted {
+		o.XDP = &api.FastPathXDP{Interfaces: append([]string{}, s.XDP.At...), Notes: s.XDP.Notes, Packets: f.Taken()}
+	}
 	o.Passed = map[string]uint64{}
 	for r := range fastpath.NumReasons {
 		if r != fastpath.Translated && r != fastpath.Lost && r != fastpath.Spoofed {

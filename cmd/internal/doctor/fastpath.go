@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -48,6 +49,22 @@ func (v *visit) offload() {
 	v.ok(check, "the device takes superpackets (%s)", strings.Join(granted, ", "))
 }
 
+// xdp looks at what stands in front of traffic control, where it is asked for.
+func (v *visit) xdp() {
+	const check = "xdp"
+	x := v.status.FastPath.XDP
+	if x == nil {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(x.Notes)) {
+		v.warn(check, "leave it out of the key xdp, where that is no mistake: its packets go by the fast path at traffic control",
+			"XDP at %s: %s", name, x.Notes[name])
+	}
+	if v.sound(check) {
+		v.ok(check, "plain packets are translated in front of traffic control at %s", strings.Join(x.Interfaces, ", "))
+	}
+}
+
 // fastPath looks at what the kernel translates by itself.
 func (v *visit) fastPath() {
 	const check = "fast path"
@@ -58,6 +75,7 @@ func (v *visit) fastPath() {
 	if v.Config != nil && v.Config.Uplink != "" && v.link(v.Config.Uplink) == nil {
 		return // the uplink is missing, which was told: it has none either
 	}
+	v.xdp()
 	switch o := v.status.FastPath; {
 	case o.Mode == "off":
 		v.ok(check, "the kernel's fast path is off, as the configuration says")

@@ -35,6 +35,7 @@ type Config struct {
 	Device   string   // the translator's device; the pins are called by it
 	Uplinks  []string // where IPv4 comes from; none: where the default routes lead
 	Fabric   []string // where workloads' IPv6 comes in by any, if the routes to them lead there
+	XDP      []string // where packets are translated in front of traffic control
 	Required bool     // what does not work ends Run, if it does not from the start
 	Keep     bool     // leave all in force when Run ends
 	Inside   string   // the TAP of workloads with IPv4 inside; "": there is none
@@ -81,6 +82,7 @@ type Manager struct {
 	survey    *survey.Survey
 	covered   covered
 	took      time.Duration // to look at the host
+	managed   []neighbour   // because of us
 	room      []int32       // for where all workloads are: a million of them are looked at again and again
 
 	steering atomic.Bool // all IPv4 inside goes by the daemon
@@ -107,6 +109,8 @@ type Manager struct {
 	attached map[place]bool
 	errs     map[place]string // why a program is not where it should be
 	uplinks  []int
+	fronts   map[string]string // why XDP is not at an interface that is named for it
+	able     map[int]ability
 	said     string
 }
 
@@ -157,7 +161,10 @@ func (m *Manager) open() (err error) {
 	m.kernel.remember(m.path.Workload, workload)
 	m.kernel.remember(m.path.Sent4, sent4)
 	m.kernel.remember(m.path.Given4, given4)
-	if err := m.kernel.hold(); err != nil {
+	if x := m.path.XDP; x != nil && x.Err == nil {
+		m.kernel.remember(x.Program, xdp)
+	}
+	if err := errors.Join(m.kernel.hold(), m.kernel.holdInFront()); err != nil {
 		return err
 	}
 	if m.config.Inside != "" {
@@ -173,8 +180,11 @@ func (m *Manager) open() (err error) {
 	if m.config.clsact || !haveTCX(m.path.Uplink) {
 		m.hook, other = other, m.hook
 	}
-	_, err = removeAll(other)
-	return err
+	if _, err = removeAll(other); err != nil {
+		return err
+	}
+	m.hook = hooks{m.hook, newFront(m.store, m.kernel)}
+	return nil
 }
 
 // load adopts the maps that are pinned, if they are of this version. Those of
@@ -183,6 +193,9 @@ func (m *Manager) load() (err error) {
 	var options []fastpath.Option
 	if m.config.Itemise > 0 {
 		options = append(options, fastpath.Itemising(m.config.Itemise, m.config.Sample))
+	}
+	if len(m.config.XDP) > 0 {
+		options = append(options, fastpath.InFront())
 	}
 	m.path, err = fastpath.Adopt(m.store.dir, m.config.Device, options...)
 	if err == nil {
@@ -272,12 +285,21 @@ func (m *Manager) serve(ctx context.Context) error {
 	defer pace.Stop()
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
+	var neighbours <-chan time.Time
+	if len(m.config.XDP) > 0 {
+		t := time.NewTicker(neighboursEvery)
+		defer t.Stop()
+		neighbours = t.C
+	}
 	for first := true; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-m.kick:
 			pace.Changed()
+			continue
+		case <-neighbours:
+			m.keepNeighbours()
 			continue
 		case <-poll.C:
 			if !m.passedBy() {
@@ -343,6 +365,9 @@ func (m *Manager) detachBut(want map[place]bool, left []place) error {
 func (m *Manager) attach(want map[place]bool) error {
 	var errs []error
 	for p := range want {
+		if p.role == xdp {
+			continue // see attachFronts
+		}
 		if m.attached[p] && m.hook.alive(p) {
 			if m.last(p) {
 				continue
@@ -402,6 +427,7 @@ func (m *Manager) remove() error {
 		err = errors.Join(err, m.closer.shutAll(left))
 	}
 	err = errors.Join(err, m.detachBut(nil, left))
+	m.releaseNeighbours()
 	if err == nil {
 		err = m.store.remove()
 	}

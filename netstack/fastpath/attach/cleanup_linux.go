@@ -32,7 +32,7 @@ func Cleanup(c Config) (removed []string, err error) {
 	}
 	defer handle.Close()
 	k := newKernel(handle, c.Device)
-	for _, h := range []hook{newTCX(s, k), &clsact{s, handle, k}} {
+	for _, h := range []hook{newFront(s, k), newTCX(s, k), &clsact{s, handle, k}} {
 		if err := closeAll(h, handle, s); err != nil {
 			return removed, err
 		}
@@ -95,6 +95,15 @@ func Left(device string) (list []string, err error) {
 	}
 	for _, s := range all {
 		list = append(list, fmt.Sprintf("tcx program %s at %s", s.place.role, nameOf(handle, s.place.ifindex)))
+	}
+	front, err := k.inFront()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range front {
+		if s.owner == ours {
+			list = append(list, "xdp program xdp at "+nameOf(handle, s.place.ifindex))
+		}
 	}
 	places, err := k.filters()
 	for _, p := range places {

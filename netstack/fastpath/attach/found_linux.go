@@ -47,7 +47,8 @@ type kernel struct {
 	mu    sync.Mutex // guards known
 	known map[ebpf.ProgramID]known
 
-	held map[link.ID]link.Link // of an earlier run
+	held      map[link.ID]link.Link // of an earlier run
+	heldFront map[int]link.Link     // of XDP, by interface
 }
 
 type known struct {
@@ -56,7 +57,7 @@ type known struct {
 }
 
 func newKernel(handle *netlink.Handle, device string) *kernel {
-	return &kernel{handle: handle, device: device, known: map[ebpf.ProgramID]known{}, held: map[link.ID]link.Link{}}
+	return &kernel{handle: handle, device: device, known: map[ebpf.ProgramID]known{}, held: map[link.ID]link.Link{}, heldFront: map[int]link.Link{}}
 }
 
 // remember says that a program is ours, which may not be looked at by its ID.
@@ -95,11 +96,11 @@ func (k *kernel) look(id ebpf.ProgramID) known {
 
 func (k *kernel) judge(p *ebpf.Program) (w known) {
 	info, err := p.Info()
-	if err != nil || p.Type() != ebpf.SchedCLS {
+	if err != nil {
 		return w
 	}
 	for r := range numRoles {
-		if fastpath.IsProgram(info.Name, r.String(), k.device) && fastpath.HasMaps(info) {
+		if r.kind() == p.Type() && fastpath.IsProgram(info.Name, r.String(), k.device) && fastpath.HasMaps(info) {
 			return known{ours, r}
 		}
 	}
@@ -182,6 +183,9 @@ func (k *kernel) open(id link.ID) (link.Link, error) {
 
 func (k *kernel) close() {
 	for _, l := range k.held {
+		l.Close()
+	}
+	for _, l := range k.heldFront {
 		l.Close()
 	}
 }

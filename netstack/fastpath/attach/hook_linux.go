@@ -23,11 +23,20 @@ const (
 	workload
 	sent4  // at the own interface of a workload with IPv4 inside, also at the port of a bridge
 	given4 // at the TAP
+	xdp    // in front of uplink and workload
 	numRoles
 )
 
 func (r role) String() string {
-	return [...]string{uplink: "uplink", workload: "workload", sent4: "sent4", given4: "given4"}[r]
+	return [...]string{uplink: "uplink", workload: "workload", sent4: "sent4", given4: "given4", xdp: "xdp"}[r]
+}
+
+// kind is what the kernel calls such a program.
+func (r role) kind() ebpf.ProgramType {
+	if r == xdp {
+		return ebpf.XDP
+	}
+	return ebpf.SchedCLS
 }
 
 // inside says that a role is about IPv4 that workloads have inside, for which there is
@@ -149,10 +158,14 @@ func (t *tcx) alive(p place) bool { return t.links[p] != nil && ifindexOf(t.link
 // ifindexOf is where a link is attached, 0 when that is gone.
 func ifindexOf(l link.Link) int {
 	info, err := l.Info()
-	if err != nil || info.TCX() == nil {
-		return 0
+	switch {
+	case err != nil:
+	case info.TCX() != nil:
+		return int(info.TCX().Ifindex)
+	case info.XDP() != nil:
+		return int(info.XDP().Ifindex)
 	}
-	return int(info.TCX().Ifindex)
+	return 0
 }
 
 func (t *tcx) detach(p place) error {
@@ -186,6 +199,7 @@ func (t *tcx) left() ([]place, error) {
 	if err != nil {
 		return nil, err
 	}
+	list = slices.DeleteFunc(list, func(p place) bool { return p.role == xdp })
 	more, err := t.kernel.left()
 	return union(list, more), err
 }

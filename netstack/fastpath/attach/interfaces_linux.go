@@ -27,6 +27,7 @@ type linkInfo struct {
 	name             string
 	ethernet, bridge bool
 	master           int
+	kind             string // as rtnetlink has it; "device" is none of its own
 }
 
 // readHost asks the kernel for everything.
@@ -47,7 +48,7 @@ func readHost(handle *netlink.Handle, fabric []string) (*host, error) {
 
 func (h *host) addLink(l netlink.Link) {
 	a := l.Attrs()
-	h.links[a.Index] = linkInfo{a.Name, a.EncapType == "ether" && l.Type() != "tuntap", l.Type() == "bridge", a.MasterIndex}
+	h.links[a.Index] = linkInfo{a.Name, a.EncapType == "ether" && l.Type() != "tuntap", l.Type() == "bridge", a.MasterIndex, l.Type()}
 	h.byName[a.Name] = a.Index
 }
 

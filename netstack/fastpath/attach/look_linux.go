@@ -234,6 +234,7 @@ func (m *Manager) putPrograms(in inForce, amiss error) error {
 		return err
 	}
 	passed, unasked := m.surveyed(s), unasked(s.workloads)
+	abilities := m.abilities(s)
 	left, unread := m.hook.left()
 	return m.still(in, func() error {
 		m.passed, m.unasked = passed, unasked
@@ -242,7 +243,8 @@ func (m *Manager) putPrograms(in inForce, amiss error) error {
 		// Nobody has looked what is at a place that is new: a program that packets bypass
 		// something by waits for the next look.
 		maps.DeleteFunc(want, func(p place, _ bool) bool { return !s.places[p] && !p.role.inside() })
-		err := errors.Join(amiss, unread, m.detachBut(want, left), m.attach(want))
+		m.placeFronts(want, abilities)
+		err := errors.Join(amiss, unread, m.leaveFronts(want), m.detachBut(want, left), m.attach(want), m.attachFronts(want))
 		if m.fresh && err == nil {
 			err = m.pin()
 		} else if m.verified && err == nil {

@@ -79,11 +79,12 @@ type scene struct {
 	device      int
 	workloads   []string       // the interfaces where IPv6 of workloads comes in
 	places      map[place]bool // that could be
+	fronts      map[int]string // that are named for XDP
 }
 
 // scene is that of now; the caller holds mu.
 func (m *Manager) scene() scene {
-	s := scene{table: m.table, translation: m.translation, uplinks: m.uplinks, device: m.host.byName[m.config.Device], places: m.possible()}
+	s := scene{table: m.table, translation: m.translation, uplinks: m.uplinks, device: m.host.byName[m.config.Device], places: m.possible(), fronts: m.namedFronts()}
 	s.ours.Device = m.config.Device
 	for _, i := range m.uplinks {
 		s.ours.Uplinks = append(s.ours.Uplinks, m.host.links[i].name)
@@ -152,10 +153,10 @@ func (m *Manager) passedBy() bool {
 	m.looking.Lock()
 	defer m.looking.Unlock()
 	m.mu.Lock()
-	s, before, attached := m.scene(), m.passed, maps.Clone(m.attached)
+	s, before, attached, able := m.scene(), m.passed, maps.Clone(m.attached), m.able
 	m.mu.Unlock()
 	now := m.surveyed(s)
-	if now.Host != before.Host || !maps.Equal(now.Interfaces, before.Interfaces) {
+	if !maps.Equal(m.abilities(s), able) || now.Host != before.Host || !maps.Equal(now.Interfaces, before.Interfaces) {
 		return true
 	}
 	for p := range attached {

@@ -58,6 +58,7 @@ type Status struct {
 	On         bool   // packets are translated
 	Detail     string // what is not used, and why
 	Interfaces []Interface
+	XDP        XDP
 	Inside     int // interfaces of workloads with IPv4 inside that have their program
 }
 
@@ -82,6 +83,9 @@ func (m *Manager) status() Status {
 	s := Status{Attach: m.hook.String(), Adopted: m.adopted}
 	var places []place
 	for p := range m.attached {
+		if p.role == xdp {
+			continue
+		}
 		if !p.role.inside() {
 			places = append(places, p)
 		} else if p.role == sent4 {
@@ -110,6 +114,7 @@ func (m *Manager) status() Status {
 		}
 		s.Interfaces = append(s.Interfaces, i)
 	}
+	s.XDP = m.statusXDP()
 	s.Detail = strings.Join(m.lacking(), "; ")
 	return s
 }
@@ -176,7 +181,7 @@ func (m *Manager) namesOf(indexes []int) string {
 // tell logs one line whenever the state is another.
 func (m *Manager) tell() {
 	s := m.status()
-	line := fmt.Sprint(s.On, s.Attach, s.Detail)
+	line := fmt.Sprint(s.On, s.Attach, s.Detail, s.XDP)
 	if line == m.said {
 		return
 	}
@@ -187,4 +192,7 @@ func (m *Manager) tell() {
 	}
 	m.config.Log.Info("kernel fast path", "state", state, "attach", s.Attach, "layout", fastpath.Layout, "adopted", s.Adopted,
 		"interfaces", len(s.Interfaces), "not", s.Detail)
+	if s.XDP.Wanted {
+		m.config.Log.Info("XDP in front of it", "at", s.XDP.At, "notes", s.XDP.Notes)
+	}
 }
