@@ -46,6 +46,14 @@ type ways struct {
 
 func newWays(t *testing.T) *ways {
 	t.Helper()
+	n := spread(t)
+	n.daemon = daemon.Start(t, n.host, waysConfig)
+	return n
+}
+
+// spread is that without a daemon.
+func spread(t *testing.T) *ways {
+	t.Helper()
 	n := &ways{topology: &topology{t: t, host: netns.New(t, "relay"), server: netns.New(t, "server")},
 		pod: netns.New(t, "pod"), behind: netns.New(t, "behind"), far: netns.New(t, "far")}
 	for i := range 2 {
@@ -80,7 +88,6 @@ func newWays(t *testing.T) *ways {
 	n.pod.Run("sysctl", "-qw", "net.ipv6.icmp.ratelimit=0")
 	n.far.Run("sysctl", "-qw", "net.ipv4.icmp_ratelimit=0")
 	n.lead(everywhere)
-	n.daemon = daemon.Start(t, n.host, waysConfig)
 	return n
 }
 
