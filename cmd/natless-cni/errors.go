@@ -78,7 +78,7 @@ var remedies = map[api.Code]string{
 	api.CodeDrained:     "somebody drains it on purpose (natless drain); have this container start on another host, or end it with `natless undrain`",
 	api.CodeNoInside:    "`natless doctor` says what this host lacks; " + byPrefix,
 	api.CodeForbidden:   "run the container runtime as root or in the group of api.group",
-	api.CodeConflict:    "`natless whois` says who has it",
+	api.CodeConflict:    "`natless whois` and `natless status` say who has it",
 }
 
 func within(d time.Duration) (context.Context, context.CancelFunc) {
