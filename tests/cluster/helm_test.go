@@ -80,8 +80,8 @@ func (l *lab) uninstalled(t *testing.T) {
 }
 
 // left tells what natless has left on a node that it should not have. What is in
-// /opt/cni/bin and /var/lib/natless stays: README says why. So does the folder for what pods
-// give back while there is no natlessd.
+// /opt/cni/bin and /var/lib/natless stays: README says why. So does what pods give back while
+// there is no natlessd.
 const left = `
 nft list tables | grep natless
 ip link show | grep natless
@@ -91,7 +91,7 @@ grep -l natless /etc/cni/net.d/*
 ls -A /etc/cni/net.d | grep natless
 ls -A /sys/fs/bpf | grep natless
 ls -A /opt/cni/bin | grep 'natless.*[0-9]'
-find /run/natless -mindepth 1 | grep -v '/released$'
+find /run/natless -mindepth 1 | grep -v '/released'
 for l in $(ls /sys/class/net); do tc filter show dev $l ingress 2>/dev/null | grep natless; done
 true`
 

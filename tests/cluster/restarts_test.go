@@ -172,11 +172,17 @@ func (l *lab) forgets(t *testing.T, node string) {
 	}
 }
 
-// outage: longer than pods are left on a node that is not ready.
+// outage: longer than pods are left on a node that is not ready. A pod that ends meanwhile
+// has given back what it had when natlessd is there again.
 func outage(t *testing.T, l *lab) {
 	before := l.serials(t)
+	l.create(t, pod{name: "leaves", node: first, annotations: map[string]string{"natless.io/publish": "8660"}})
+	l.runs(t, "leaves")
+	leaves, _ := l.of(t, first, "default/leaves")
 	l.hold(t, first, func() {
 		l.away(t, first)
+		// Who ends meanwhile does, and nobody has to be there for that.
+		l.kubectl(t, "delete", "pod", "leaves", "--timeout=60s")
 		l.create(t, pod{name: "meanwhile", node: first})
 		l.waits(t, "meanwhile", "natlessd")
 		for end := time.Now().Add(2 * eviction); time.Now().Before(end); time.Sleep(time.Second) {
@@ -192,6 +198,7 @@ func outage(t *testing.T, l *lab) {
 		}
 		l.back(t, first)
 		l.runs(t, "meanwhile")
+		l.freed(t, first, []api.Workload{leaves})
 	})
 	if after := l.serials(t); !slices.Equal(before, after) {
 		t.Errorf("the pods' assignments were %v, and are %v", before, after)

@@ -39,6 +39,7 @@ func services(t *testing.T, l *lab) {
 					l.proxy(t, c.options)
 					for _, n := range []string{first, second} {
 						l.asksServices(t, n, c.state, append(l.web(t, n), kinds[n]), ask)
+						within(t, patience, "status finds the usual rules harmless", func() error { return l.says(n, "others' nat", "ok", "kube-proxy's usual rule") })
 					}
 					l.fromOutside(t, ask)
 				})
