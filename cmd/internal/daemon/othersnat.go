@@ -21,7 +21,7 @@ import (
 )
 
 // othersNATLasts is how long what was found of others' rules is told again: where
-// there are thousands of chains, reading them takes a moment.
+// there are thousands of chains, reading them takes a moment (10,000 of them a second).
 const othersNATLasts = 2 * time.Second
 
 // othersNAT looks for rules that take ports which workloads own.
@@ -111,16 +111,24 @@ func harmless(idle []route.SourceNAT) string {
 // published is what others publish of ports of the host, as it was when a workload last
 // asked for single ports.
 type published struct {
+	mu    sync.Mutex // held while it is read, and guards at
+	at    time.Time
 	rules atomic.Pointer[[]route.DestinationNAT]
 }
 
-// look reads it anew.
+// look reads it anew; for many that ask at the same time, once.
 func (p *published) look(log *slog.Logger) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.at) < othersNATLasts {
+		return
+	}
 	rules, err := route.ReadDestinationNAT()
 	if err != nil {
 		log.Warn("cannot see which ports others publish", "error", err)
 	}
 	p.rules.Store(&rules)
+	p.at = time.Now()
 }
 
 // refuses says that a workload asks for a port that somebody else publishes: packets to it
