@@ -103,7 +103,8 @@ func hostPorts(t *testing.T, l *lab) {
 func (l *lab) forgetsPort(t *testing.T) {
 	t.Helper()
 	out, err := l.node(first, "sh", "-c", `for f in /var/lib/cni/results/dual-*-eth0; do [ -e "$f" ] || continue
-		id=${f#*/dual-}; echo '{"cniVersion": "1.0.0", "name": "dual", "type": "portmap"}' |
+		id=${f#*/dual-}; echo '{"cniVersion": "1.0.0", "name": "dual", "type": "portmap",
+			"runtimeConfig": {"portMappings": [{"hostPort": 8600, "containerPort": 8600, "protocol": "tcp"}]}}' |
 		CNI_COMMAND=DEL CNI_CONTAINERID=${id%-eth0} CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin /opt/cni/bin/portmap; done`)
 	if err != nil {
 		t.Fatal(out, err)
