@@ -53,7 +53,13 @@ type Relay struct {
 	// Confirmed is how long ago, in seconds, somebody last told the rules; absent: never.
 	Confirmed *float64 `json:"confirmed_seconds,omitempty"`
 	Count     int      `json:"count"`
-	Rules     []Rule   `json:"rules,omitempty"` // not in the answer to a set
+	// IPv4 is in what the blocks of its rules must lie.
+	IPv4 []netip.Prefix `json:"ipv4"`
+	// StaleAfter is how long, in seconds, it goes without being told before it drains.
+	StaleAfter float64 `json:"stale_after_seconds"`
+	// LastLease is the highest number of a loan that it knows of, ended ones included.
+	LastLease uint64 `json:"last_lease"`
+	Rules     []Rule `json:"rules,omitempty"` // not in the answer to a set
 }
 
 // ConfirmedAgo is how long ago somebody last told the rules.

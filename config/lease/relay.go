@@ -48,6 +48,17 @@ func (r Relay) InForce(boot string) []api.Rule {
 	return r.Rules
 }
 
+// LastLease is the highest number of a loan that the relay knows of.
+func (r Relay) LastLease() (last uint64) {
+	for _, one := range r.Rules {
+		last = max(last, one.Lease)
+	}
+	for _, e := range r.Ended {
+		last = max(last, e.Lease)
+	}
+	return last
+}
+
 // Same reports whether two states have the same rules, of the same age.
 func (r Relay) Same(o Relay) bool {
 	return r.Boot == o.Boot && r.Epoch == o.Epoch && slices.EqualFunc(r.Rules, o.Rules, sameRule) &&

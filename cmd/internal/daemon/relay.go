@@ -112,7 +112,7 @@ func (d *Daemon) relay(c *config.Config, rules bool) (api.Relay, error) {
 	}
 	r := d.reloader.host.relay
 	known := r.rules()
-	is := api.Relay{Epoch: known.Epoch, Count: len(known.Rules)}
+	is := api.Relay{Epoch: known.Epoch, Count: len(known.Rules), IPv4: c.Relay.IPv4, StaleAfter: c.Relay.StaleAfter.Seconds(), LastLease: known.LastLease()}
 	if is.State, is.Why = r.standing(c); is.State != api.RelayUnconfirmed {
 		if err := d.translates(); err != nil {
 			is.State, is.Why = api.RelayNotReady, err.Error()
