@@ -1,5 +1,5 @@
 // Command natless-fleet lends blocks of IPv4 addresses to the hosts of a fleet: one
-// controller lends, and an agent beside each natlessd borrows. It is a module of its own,
+// controller lends, and an agent beside each natlessd borrows, or tells a relay who has what. It is a module of its own,
 // so that natlessd links none of what it needs to speak with etcd or an API server.
 package main
 
@@ -46,7 +46,8 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	o.flags(root.PersistentFlags())
-	root.AddCommand(newController(&o), newAgent(&o), newStatus(&o), newWhois(&o), newPool(&o), newDrain(&o), newFence(&o), newRevoke(&o))
+	root.AddCommand(newController(&o), newAgent(&o), newRelay(&o), newStatus(&o), newWhois(&o), newPool(&o), newHost(&o), newDrain(&o), newFence(&o),
+		newRevoke(&o), newFollow(&o))
 	return root
 }
 
@@ -63,7 +64,7 @@ func hostName() string {
 
 func newController(o *options) *cobra.Command {
 	var name string
-	var lead time.Duration
+	var lead, patience time.Duration
 	c := &cobra.Command{
 		Use:   "controller",
 		Short: "Lend blocks to hosts",
@@ -78,7 +79,7 @@ being one: where two work at once, or none, no address is lent twice.`,
 			}
 			log := logger(c.ErrOrStderr())
 			identity := fmt.Sprintf("%s-%d", name, os.Getpid())
-			task := fleet.ControllerTask{Controller: fleet.Controller{Store: s, Log: log}, Resync: time.Minute,
+			task := fleet.ControllerTask{Controller: fleet.Controller{Store: s, Log: log, Now: time.Now, Patience: patience}, Resync: time.Minute,
 				Elector: fleet.Elector{Name: identity, Store: s, Duration: lead, Now: time.Now}}
 			log.Info("the controller runs", "version", version, "identity", identity)
 			return task.Run(c.Context())
@@ -86,6 +87,7 @@ being one: where two work at once, or none, no address is lent twice.`,
 	}
 	c.Flags().StringVar(&name, "name", hostName(), "`name` among controllers; the process's number is added")
 	c.Flags().DurationVar(&lead, "lead", 15*time.Second, "for how `long` a leader that says nothing is waited for")
+	c.Flags().DurationVar(&patience, "relay-patience", 3*time.Minute, "for how `long` new blocks wait for a relay that says nothing: twice relay.stale_after or more")
 	return c
 }
 
@@ -125,6 +127,45 @@ anything: this program may be restarted and upgraded at any time.`,
 	c.Flags().BoolVar(&replaces, "replaces", false, "the machine that had the name is gone for good")
 	c.Flags().DurationVar(&idle, "idle", 10*time.Minute, "for how `long` a block is empty before it is given back")
 	c.Flags().DurationVar(&look, "look", 2*time.Second, "how `often` natlessd is asked what it wants")
+	return c
+}
+
+func newRelay(o *options) *cobra.Command {
+	var name, socket, machine string
+	var replaces bool
+	var beat, reread time.Duration
+	c := &cobra.Command{
+		Use:   "relay",
+		Short: "Tell the natlessd of a relay which block leads to which host",
+		Long: `Tell natlessd on this relay (relay.ipv4 in its configuration) which block leads to which
+host, and the fleet by which view of it the relay goes. natlessd translates for as long as
+nobody tells it anything; it says that its view is stale then, and drains.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if name == "" {
+				return errors.New("--name: what is this relay called in the fleet?")
+			}
+			id, err := machineID(machine)
+			if err != nil {
+				return err
+			}
+			s, err := o.open()
+			if err != nil {
+				return err
+			}
+			log := logger(c.ErrOrStderr())
+			task := fleet.RelayTask{Beat: beat, Reread: reread, RelayAgent: fleet.RelayAgent{Name: name, Machine: id, Replaces: replaces, Store: s,
+				Natlessd: api.NewClient(socket).Patience(time.Minute), Now: time.Now, Log: log}}
+			log.Info("the relay's agent runs", "version", version, "relay", name, "socket", socket)
+			return task.Run(c.Context())
+		},
+	}
+	c.Flags().StringVar(&name, "name", hostName(), "`name` of this relay in the fleet; no other has it, ever")
+	c.Flags().StringVar(&socket, "socket", api.DefaultSocket, "`path` of natlessd's socket")
+	c.Flags().StringVar(&machine, "machine-id", "/etc/machine-id", "`file` that tells this machine from all others, by a hash; \"\": nothing does")
+	c.Flags().BoolVar(&replaces, "replaces", false, "the machine that had the name is gone for good")
+	c.Flags().DurationVar(&beat, "beat", 10*time.Second, "how `often` the relay says that it lives; no less often than a quarter of relay.stale_after")
+	c.Flags().DurationVar(&reread, "reread", 10*time.Minute, "for how `long` it goes by what a watch tells alone")
 	return c
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,14 +20,16 @@ import (
 type world struct {
 	Pools  []fleet.Pool  `json:"pools"`
 	Hosts  []fleet.Host  `json:"hosts"`
+	Relays []fleet.Relay `json:"relays"`
 	Blocks []fleet.Block `json:"blocks"`
 }
 
 func read(ctx context.Context, s fleet.Store) (w world, err error) {
-	var errs [3]error
+	var errs [4]error
 	w.Pools, _, errs[0] = fleet.List[fleet.PoolSpec, fleet.PoolStatus](ctx, s, fleet.Pools)
 	w.Hosts, _, errs[1] = fleet.List[fleet.HostSpec, fleet.HostStatus](ctx, s, fleet.Hosts)
 	w.Blocks, _, errs[2] = fleet.List[fleet.BlockSpec, fleet.BlockStatus](ctx, s, fleet.Blocks)
+	w.Relays, _, errs[3] = fleet.List[fleet.RelaySpec, fleet.RelayStatus](ctx, s, fleet.Relays)
 	return w, errors.Join(errs[:]...)
 }
 
@@ -34,7 +37,7 @@ func newStatus(o *options) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "Show pools, hosts, and who has how much",
+		Short: "Show pools, hosts and relays, and who has how much",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := o.open()
@@ -78,7 +81,31 @@ func (w world) print(out io.Writer) error {
 		}
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%s\n", h.Name, len(h.Spec.Blocks), len(h.Status.Held), used, wants, stateOf(h))
 	}
+	w.printRelays(t)
 	return t.Flush()
+}
+
+// printRelays shows relays, and blocks that wait for them.
+func (w world) printRelays(out io.Writer) {
+	if len(w.Relays) == 0 {
+		return
+	}
+	fmt.Fprintln(out, "\nRELAY\tRULES\tEPOCH\tLAST HEARD\tSTATE")
+	for _, r := range w.Relays {
+		state := cmp.Or(r.Status.State, "has never said anything")
+		if r.Spec.Fenced {
+			state = "fenced"
+		}
+		if r.Status.Error != "" {
+			state += ": " + r.Status.Error
+		}
+		fmt.Fprintf(out, "%s\t%d\t%d\t%s\t%s\n", r.Name, r.Status.Rules, r.Status.Epoch, r.Status.Renewed, state)
+	}
+	for _, b := range w.Blocks {
+		if names := fleet.Unacknowledged(b, w.Relays); b.Spec.State == fleet.Offered || b.Spec.State == fleet.Ended {
+			fmt.Fprintf(out, "block %s of %s is %s, and waits for %v\n", b.Spec.IPv4, b.Spec.Host, b.Spec.State, names)
+		}
+	}
 }
 
 func stateOf(h fleet.Host) string {
@@ -161,17 +188,105 @@ func change(ctx context.Context, o *options, name string, f func(*fleet.HostSpec
 	if err != nil {
 		return err
 	}
+	return word[fleet.HostSpec, fleet.HostStatus](ctx, s, fleet.Hosts, name, f)
+}
+
+func word[S, T any](ctx context.Context, s fleet.Store, k fleet.Kind, name string, f func(*S)) error {
 	for range 20 {
-		h, err := fleet.Get[fleet.HostSpec, fleet.HostStatus](ctx, s, fleet.Hosts, name)
+		o, err := fleet.Get[S, T](ctx, s, k, name)
 		if err != nil {
 			return err
 		}
-		f(&h.Spec)
-		if _, err = fleet.Update(ctx, s, fleet.Hosts, h); !errors.Is(err, fleet.ErrConflict) {
+		f(&o.Spec)
+		if _, err = fleet.Update(ctx, s, k, o); !errors.Is(err, fleet.ErrConflict) {
 			return err
 		}
 	}
-	return fmt.Errorf("host %s is changed by others all the time: try again", name)
+	return fmt.Errorf("%s %s is changed by others all the time: try again", k, name)
+}
+
+func newHost(o *options) *cobra.Command {
+	var fabric string
+	c := &cobra.Command{
+		Use:   "host NAME --fabric PREFIX",
+		Short: "Say which prefix of an IPv6-only fabric leads to a host",
+		Long: `Say which prefix of 96 bits of an IPv6-only fabric leads to a host. Relays lead the host's
+blocks there, each to the addresses that end with the block's own. Blocks that the host has
+already stay as they are: drain it first to have all of them moved. "" says that the host has
+IPv4, and that its blocks are routed to it.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if !c.Flags().Changed("fabric") {
+				return errors.New("--fabric: which prefix leads to the host?")
+			}
+			if wrong := fleet.WrongFabric(fabric); fabric != "" && wrong != "" {
+				return fmt.Errorf("--fabric: %s", wrong)
+			}
+			s, err := o.open()
+			if err != nil {
+				return err
+			}
+			err = word[fleet.HostSpec, fleet.HostStatus](c.Context(), s, fleet.Hosts, args[0], func(h *fleet.HostSpec) { h.Fabric = fabric })
+			if errors.Is(err, fleet.ErrNotFound) {
+				_, err = fleet.Create(c.Context(), s, fleet.Hosts, fleet.Host{Name: args[0], Spec: fleet.HostSpec{Fabric: fabric}})
+			}
+			return err
+		},
+	}
+	c.Flags().StringVar(&fabric, "fabric", "", "`prefix` that leads to the host, such as 2001:db8:0:7::/96")
+	return c
+}
+
+func newFollow(o *options) *cobra.Command {
+	all := false
+	c := &cobra.Command{
+		Use:   "follow RELAY... | --all",
+		Short: "Have relays follow a view that they refuse, since it lacks much or is older",
+		Long: `Have relays follow what they refuse: that blocks are gone which they have not seen end, since
+somebody has deleted them by hand or the relay was away for good; or that the view is older
+than what they go by, as after the store was restored from a backup. Look first whether it
+is right (natless-fleet status). The word is about no more blocks than are missing now.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if all == (len(args) > 0) {
+				return errors.New("which relays? Name them, or say --all")
+			}
+			s, err := o.open()
+			if err != nil {
+				return err
+			}
+			relays, _, err := fleet.List[fleet.RelaySpec, fleet.RelayStatus](c.Context(), s, fleet.Relays)
+			if err != nil {
+				return err
+			}
+			for _, name := range args {
+				if !slices.ContainsFunc(relays, func(r fleet.Relay) bool { return r.Name == name }) {
+					return fmt.Errorf("there is no relay %s", name)
+				}
+			}
+			return follow(c, s, slices.DeleteFunc(relays, func(r fleet.Relay) bool { return !all && !slices.Contains(args, r.Name) }))
+		},
+	}
+	c.Flags().BoolVar(&all, "all", false, "all relays that refuse something")
+	return c
+}
+
+func follow(c *cobra.Command, s fleet.Store, relays []fleet.Relay) error {
+	for _, r := range relays {
+		no := r.Status.Refused
+		if no == nil {
+			fmt.Fprintf(c.OutOrStdout(), "%s refuses nothing\n", r.Name)
+			continue
+		}
+		said := fleet.Follow{Epoch: no.Epoch, Lacks: no.Lacks}
+		if r.Spec.Follow == nil || *r.Spec.Follow != said {
+			err := word[fleet.RelaySpec, fleet.RelayStatus](c.Context(), s, fleet.Relays, r.Name, func(r *fleet.RelaySpec) { r.Follow = &said })
+			if err != nil {
+				return err
+			}
+		}
+		fmt.Fprintf(c.OutOrStdout(), "%s is to follow, though %d of %d blocks are missing: %s\n", r.Name, no.Lacks, no.Of, no.Why)
+	}
+	return nil
 }
 
 func newDrain(o *options) *cobra.Command {
@@ -189,24 +304,35 @@ func newDrain(o *options) *cobra.Command {
 }
 
 func newFence(o *options) *cobra.Command {
-	var end, off bool
+	var end, off, relay bool
 	c := &cobra.Command{
 		Use:   "fence HOST --it-is-off",
-		Short: "Lend to others what a dead host has",
+		Short: "Lend to others what a dead host has, or wait for a dead relay no longer",
 		Long: `Lend to others what a dead host has. Say so only of a host that is switched off, or cut
 from the network for good: one that lives goes on using its addresses, which others then
-have, too, and nothing here can know. When it is booted again it uses nothing before it
-has heard of this, and gives up what it had.`,
+have, too, and nothing here can know. Relays lead nowhere what it had before another has it.
+When it is booted again it uses nothing before it has heard of this, and gives up what it had.
+
+With --relay it is a relay that is off: blocks wait for its acknowledgement no longer.
+End that only when it has been booted since.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if !end && !off {
-				return errors.New("--it-is-off: say that the host is switched off, or cut from the network")
+				return errors.New("--it-is-off: say that it is switched off, or cut from the network")
 			}
-			return change(c.Context(), o, args[0], func(h *fleet.HostSpec) { h.Fenced = !end })
+			if !relay {
+				return change(c.Context(), o, args[0], func(h *fleet.HostSpec) { h.Fenced = !end })
+			}
+			s, err := o.open()
+			if err != nil {
+				return err
+			}
+			return word[fleet.RelaySpec, fleet.RelayStatus](c.Context(), s, fleet.Relays, args[0], func(r *fleet.RelaySpec) { r.Fenced = !end })
 		},
 	}
-	c.Flags().BoolVar(&off, "it-is-off", false, "the host is switched off, or cut from the network for good")
+	c.Flags().BoolVar(&off, "it-is-off", false, "it is switched off, or cut from the network for good")
 	c.Flags().BoolVar(&end, "end", false, "it is back: lend to it again")
+	c.Flags().BoolVar(&relay, "relay", false, "it is a relay, not a host")
 	return c
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ func Run(t *testing.T, open func(t *testing.T) (a, b fleet.Store)) {
 	}{
 		{"Objects", objects}, {"Conflicts", conflicts}, {"SpecAndStatus", specAndStatus}, {"Revisions", revisions},
 		{"WatchOne", watchOne}, {"WatchAll", watchAll}, {"WatchEnds", watchEnds}, {"OneWins", oneWins}, {"ManyObjects", manyObjects},
-		{"Lends", lends},
+		{"Lends", lends}, {"Relays", relays},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a, b := open(t)
@@ -149,7 +150,17 @@ func specAndStatus(t *testing.T, a, b fleet.Store) {
 	}
 }
 
-// revisions are what the numbers of loans are made of.
+func number(t *testing.T, version string) uint64 {
+	t.Helper()
+	n, err := strconv.ParseUint(version, 10, 64)
+	if err != nil {
+		t.Fatalf("a version: %v", err)
+	}
+	return n
+}
+
+// revisions are what the numbers of loans are made of, and what relays acknowledge: that of
+// a list is no lower than any object's in it, and lower than that of any change after it.
 func revisions(t *testing.T, a, b fleet.Store) {
 	last := uint64(0)
 	for n := range 5 {
@@ -160,6 +171,9 @@ func revisions(t *testing.T, a, b fleet.Store) {
 		}
 		if all[n].Name != made.Name || all[n].Version != made.Version {
 			t.Errorf("%+v, want %+v", all[n], made)
+		}
+		if v := number(t, made.Version); v > revision || v <= last {
+			t.Errorf("version %d in a list of %d, behind %d", v, revision, last)
 		}
 		last = revision
 	}
@@ -218,8 +232,8 @@ func watchOne(t *testing.T, a, b fleet.Store) {
 	if err := fleet.Delete(t.Context(), b, fleet.Blocks, one); err != nil {
 		t.Fatal(err)
 	}
-	if e := await(t, ch, one.Name); !e.Gone {
-		t.Errorf("%+v", e)
+	if e := await(t, ch, one.Name); !e.Gone || number(t, e.Object.Version) <= number(t, one.Version) {
+		t.Errorf("%+v, was %+v", e, one)
 	}
 }
 
@@ -233,9 +247,7 @@ func watchAll(t *testing.T, a, b fleet.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, memory := a.(*fleet.Memory); !memory {
-		await(t, ch, before.Name)
-	}
+	await(t, ch, before.Name)
 	for n := 2; n < 20; n++ {
 		create(t, b, block(n))
 	}

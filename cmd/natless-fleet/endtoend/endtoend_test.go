@@ -78,16 +78,32 @@ func (s *store) start() {
 	}
 }
 
-// fleet runs natless-fleet.
-type fleet struct {
-	t       *testing.T
-	program string
-	etcd    string
+// program runs natless-fleet.
+type program struct {
+	t     *testing.T
+	path  string
+	store []string // the flags that name it
 }
 
-func (f *fleet) runs(args ...string) *exec.Cmd {
+func newFleet(t *testing.T, store ...string) *program {
+	t.Helper()
+	if os.Getenv("NATLESS_BIN") == "" {
+		bin := t.TempDir()
+		if out, err := exec.Command("go", "build", "-C", "../../..", "-o", bin, "./cmd/natlessd").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		t.Setenv("NATLESS_BIN", bin)
+	}
+	f := &program{t: t, path: filepath.Join(t.TempDir(), "natless-fleet"), store: store}
+	if out, err := exec.Command("go", "build", "-o", f.path, "..").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return f
+}
+
+func (f *program) runs(args ...string) *exec.Cmd {
 	f.t.Helper()
-	cmd := exec.Command(f.program, append(args, "--etcd", f.etcd)...)
+	cmd := exec.Command(f.path, append(args, f.store...)...)
 	var log output.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
@@ -105,9 +121,9 @@ func (f *fleet) runs(args ...string) *exec.Cmd {
 	return cmd
 }
 
-func (f *fleet) says(args ...string) string {
+func (f *program) says(args ...string) string {
 	f.t.Helper()
-	out, err := exec.Command(f.program, append(args, "--etcd", f.etcd)...).CombinedOutput()
+	out, err := exec.Command(f.path, append(args, f.store...)...).CombinedOutput()
 	if err != nil {
 		f.t.Fatalf("natless-fleet %v: %v\n%s", args, err, out)
 	}
@@ -151,18 +167,8 @@ func put(t *testing.T, d *daemon.Daemon, n int) (api.Workload, error) {
 // and natlessd may be killed; and a host that is drained has given all back at the end.
 func TestFleet(t *testing.T) {
 	netns.Require(t, netns.Root, "ip", "nft", "sysctl", "nsenter")
-	if os.Getenv("NATLESS_BIN") == "" {
-		bin := t.TempDir()
-		if out, err := exec.Command("go", "build", "-C", "../../..", "-o", bin, "./cmd/natlessd").CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		t.Setenv("NATLESS_BIN", bin)
-	}
 	etcd := newStore(t)
-	f := &fleet{t: t, program: filepath.Join(t.TempDir(), "natless-fleet"), etcd: "http://" + etcd.server.Clients[0].Addr().String()}
-	if out, err := exec.Command("go", "build", "-o", f.program, "..").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	f := newFleet(t, "--etcd", "http://"+etcd.server.Clients[0].Addr().String())
 	one, two := newHost(t, 1), newHost(t, 2)
 	if _, err := put(t, one, 1); !errors.Is(err, api.ErrExhausted) {
 		t.Fatalf("of no block: %v", err)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Controller is the only writer of blocks and of what hosts are told of them. That there
@@ -18,11 +19,21 @@ import (
 //     who would lend it.
 //   - A block goes when its host has said that it has ended that very loan, or when an
 //     operator has fenced the host, which is written into the host first.
+//   - Where there are relays, a block is lent when all that live have said that they lead it
+//     there, or to nobody else if it is routed to its host, and goes when all have said that
+//     they do not: no time-out, but an operator, says that one is off.
 //   - What is missing means nothing. A host that holds what nobody knows of, as after
 //     objects were deleted by hand, is lent it again.
 type Controller struct {
 	Store Store
 	Log   *slog.Logger
+	// Now tells how long relays are silent; nil: none ever is.
+	Now func() time.Time
+	// Patience is how long a relay may be silent before new blocks are used without its
+	// acknowledgement: longer than it takes until it says that its view is stale.
+	Patience time.Duration
+
+	heard map[string]silence
 }
 
 // Pass does what is to be done now, and says whether it wrote anything: then there may
@@ -32,6 +43,7 @@ func (c *Controller) Pass(ctx context.Context) (wrote bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	c.listen(v.relays)
 	p := &pass{Controller: c, view: v, adopted: map[string]int{}}
 	for _, step := range []func(context.Context) error{p.settle, p.free, p.hosts, p.lend, p.report} {
 		if err := step(ctx); err != nil {
@@ -62,7 +74,8 @@ func (p *pass) done(err error) error {
 	return err
 }
 
-// settle lends what was reserved, or lets it go where somebody else has any of it.
+// settle lends what was reserved, or lets it go where somebody else has any of it. What
+// relays lead to its host is offered to them first.
 func (p *pass) settle(ctx context.Context) error {
 	all := new(claims)
 	for _, b := range p.blocks {
@@ -70,51 +83,88 @@ func (p *pass) settle(ctx context.Context) error {
 	}
 	for i := range p.blocks {
 		b := &p.blocks[i]
-		if b.Spec.State != Reserved {
-			continue
-		}
-		prefix, err := netip.ParsePrefix(b.Spec.IPv4)
 		h := p.byHost[b.Spec.Host]
-		if err != nil || h == nil || h.Spec.Fenced || all.overlap(prefix, true) {
-			if err := p.done(Delete(ctx, p.Store, Blocks, *b)); err != nil {
-				return err
+		gone := h == nil || h.Spec.Fenced
+		var err error
+		switch b.Spec.State {
+		case Reserved:
+			prefix, wrong := netip.ParsePrefix(b.Spec.IPv4)
+			if wrong != nil || gone || all.overlap(prefix, true) {
+				err = p.done(Delete(ctx, p.Store, Blocks, *b))
+				break
 			}
-			continue
+			next := Lent
+			if len(p.relays) > 0 {
+				next = Offered
+			}
+			err = p.become(ctx, b, next)
+		case Offered:
+			if gone {
+				err = p.become(ctx, b, Ended)
+			} else if len(p.waits(b)) == 0 {
+				err = p.become(ctx, b, Lent)
+			}
 		}
-		next := *b
-		next.Spec.State = Lent
-		next, err = Update(ctx, p.Store, Blocks, next)
-		if err := p.done(err); err != nil {
+		if err != nil {
 			return err
-		}
-		if err == nil {
-			*b = next
 		}
 	}
 	return nil
 }
 
-// free removes blocks of loans that have ended.
+// become writes a block's state.
+func (p *pass) become(ctx context.Context, b *Block, state BlockState) error {
+	next := *b
+	next.Spec.State = state
+	next, err := Update(ctx, p.Store, Blocks, next)
+	if err == nil {
+		*b = next
+	}
+	return p.done(err)
+}
+
+// free removes blocks of loans that have ended, when no relay leads to who had them.
 func (p *pass) free(ctx context.Context) error {
-	for _, b := range p.blocks {
-		h := p.byHost[b.Spec.Host]
-		if b.Spec.State != Lent || h == nil {
-			continue // who deletes a host by hand finds it again when its agent says what it holds
-		}
-		ended := h.Status.returned(HostBlock{IPv4: b.Spec.IPv4, Lease: b.Spec.Lease})
-		if h.Spec.Fenced {
-			e := h.Spec.entry(b.Spec.IPv4)
-			ended = ended || e == nil || e.State == HostRevoked
-		}
-		if !ended {
+	for i := range p.blocks {
+		b := &p.blocks[i]
+		switch b.Spec.State {
+		case Lent:
+			if !p.hasEnded(b) {
+				continue
+			}
+			if len(p.relays) > 0 { // else there is nothing to wait for
+				if err := p.become(ctx, b, Ended); err != nil {
+					return err
+				}
+				continue
+			}
+		case Ended:
+			if len(p.waits(b)) > 0 {
+				continue
+			}
+		default:
 			continue
 		}
-		if err := p.done(Delete(ctx, p.Store, Blocks, b)); err != nil {
+		if err := p.done(Delete(ctx, p.Store, Blocks, *b)); err != nil {
 			return err
 		}
-		p.Log.Info("a block is free", "block", b.Spec.IPv4, "pool", b.Spec.Pool, "was", b.Spec.Host, "lease", b.Spec.Lease, "fenced", h.Spec.Fenced)
+		p.Log.Info("a block is free", "block", b.Spec.IPv4, "pool", b.Spec.Pool, "was", b.Spec.Host, "lease", b.Spec.Lease)
 	}
 	return nil
+}
+
+// hasEnded reports whether a loan has ended, by its host's word or an operator's.
+func (p *pass) hasEnded(b *Block) bool {
+	h := p.byHost[b.Spec.Host]
+	if h == nil {
+		return false // who deletes a host by hand finds it again when its agent says what it holds
+	}
+	if h.Spec.Fenced {
+		if e := h.Spec.entry(b.Spec.IPv4); e == nil || e.State == HostRevoked {
+			return true
+		}
+	}
+	return h.Status.returned(HostBlock{IPv4: b.Spec.IPv4, Lease: b.Spec.Lease})
 }
 
 // hosts tells each host what it is lent.
@@ -203,7 +253,10 @@ func (p *pass) adopt(ctx context.Context, h *Host, held Held) (*HostBlock, error
 		return e, nil
 	}
 	if b := p.lent[held.IPv4]; b != nil && b.Spec.Host == h.Name && b.Spec.Lease == held.Lease {
-		return nil, nil // reserved for it: the next pass lends it
+		if b.Spec.State == Ended {
+			return e, nil
+		}
+		return nil, nil // reserved for it, or offered: a later pass lends it
 	}
 	if later, some := p.overlapping(prefix, held.Lease); later {
 		return e, nil // somebody has it by a later loan
@@ -216,6 +269,9 @@ func (p *pass) adopt(ctx context.Context, h *Host, held Held) (*HostBlock, error
 	}
 	p.Log.Warn("a host holds a block that nobody speaks of: it is lent it again", "host", h.Name, "block", held.IPv4, "lease", held.Lease)
 	b := Block{Name: NameOf(held.IPv4), Spec: BlockSpec{Pool: held.Pool, IPv4: held.IPv4, Host: h.Name, Lease: held.Lease, State: Reserved}}
+	if b.Spec.IPv6 = p.ipv6(h.Name, prefix); b.Spec.IPv6 != "" {
+		b.Spec.Rule = p.nextLease() // relays have seen its rule end
+	}
 	_, err = Create(ctx, p.Store, Blocks, b)
 	if err == nil {
 		p.adopted[h.Name+"/"+held.Pool]++

@@ -292,3 +292,138 @@ func TestOverlap(t *testing.T) {
 		}
 	}
 }
+
+// relayed has a host of an IPv6-only fabric, and a relay that says what the test has it say.
+func (d *desk) relayed(relay string, epoch uint64) {
+	d.Helper()
+	r, err := Get[RelaySpec, RelayStatus](d.Context(), d.store, Relays, relay)
+	if err != nil {
+		r, err = Create(d.Context(), d.store, Relays, Relay{Name: relay})
+	}
+	if r.Status = (RelayStatus{Renewed: "now", Epoch: epoch}); err == nil {
+		_, err = UpdateStatus(d.Context(), d.store, Relays, r)
+	}
+	if err != nil {
+		d.Fatal(err)
+	}
+}
+
+func (d *desk) spec(host string, f func(*HostSpec)) {
+	d.Helper()
+	h, err := Get[HostSpec, HostStatus](d.Context(), d.store, Hosts, host)
+	if err != nil {
+		h, err = Create(d.Context(), d.store, Hosts, Host{Name: host})
+	}
+	if f(&h.Spec); err == nil {
+		_, err = Update(d.Context(), d.store, Hosts, h)
+	}
+	if err != nil {
+		d.Fatal(err)
+	}
+}
+
+// TestAcknowledged: a host is told of a block when all relays that live have it, and another
+// is lent it when none has, whoever is silent.
+func TestAcknowledged(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, PoolSpec{IPv4: []string{"198.51.100.7/32"}, BlockLength: 32})
+	now := time.Unix(1e9, 0)
+	d.c.Now, d.c.Patience = func() time.Time { return now }, time.Minute
+	d.relayed("east", 1)
+	d.relayed("west", 1)
+	d.spec("one", func(h *HostSpec) { h.Fabric = "2001:db8:0:1::/96" })
+	if h := d.says("one", wants(4)); len(h.Spec.Blocks) != 0 {
+		t.Fatalf("told before a relay has it: %+v", h.Spec)
+	}
+	b := d.blocks()[0]
+	if b.Spec.State != Offered || b.Spec.IPv6 != "2001:db8:0:1::c633:6407/128" {
+		t.Errorf("%+v", b.Spec)
+	}
+	d.relayed("east", revisionOf(b.Version))
+	if d.passes(); len(d.host("one").Spec.Blocks) != 0 {
+		t.Error("told before all relays have it")
+	}
+	now = now.Add(2 * time.Minute)
+	d.relayed("east", revisionOf(b.Version)) // which lives; west is silent
+	if d.passes(); len(d.host("one").Spec.Blocks) != 1 {
+		t.Fatal("it waits for a relay that is silent for long")
+	}
+	d.says("one", holding(d.host("one")))
+	d.spec("one", func(h *HostSpec) { h.Fenced = true })
+	d.passes()
+	d.relayed("east", 1<<40)
+	d.passes()
+	if all := d.blocks(); len(all) != 1 || all[0].Spec.State != Ended {
+		t.Fatalf("%+v: a relay that is silent may lead to who had it", all)
+	}
+	if h := d.says("two", wants(4)); len(h.Spec.Blocks) != 0 || d.blocks()[0].Spec.Host != "one" {
+		t.Errorf("somebody else's: %+v", d.blocks())
+	}
+	r, err := Get[RelaySpec, RelayStatus](t.Context(), d.store, Relays, "west")
+	if r.Spec.Fenced = true; err == nil {
+		_, err = Update(t.Context(), d.store, Relays, r)
+	}
+	if d.passes(); err != nil || len(d.host("two").Spec.Blocks) != 1 {
+		t.Errorf("%v: %+v", err, d.blocks())
+	}
+}
+
+// TestFabric: a prefix is one host's: of two that claim one the one's who has blocks there,
+// and nobody's if neither has.
+func TestFabric(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, PoolSpec{IPv4: []string{"198.51.100.0/28"}, BlockLength: 32})
+	claims := func(name, fabric string) {
+		d.spec(name, func(h *HostSpec) { h.Fabric = fabric })
+	}
+	claims("one", "2001:db8:0:1::/96")
+	if d.says("one", holding(d.says("one", wants(4)))); len(d.host("one").Spec.Blocks) != 1 {
+		t.Fatalf("%+v", d.host("one"))
+	}
+	claims("thief", "2001:db8:0:1::/96")
+	if h := d.says("thief", wants(4)); len(h.Spec.Blocks) != 0 {
+		t.Errorf("who claims another's prefix has %+v", h.Spec.Blocks)
+	}
+	st := d.host("one").Status
+	st.Pools[0].Wanted = 4
+	if h := d.says("one", st); len(h.Spec.Blocks) != 2 {
+		t.Errorf("whose prefix it is gets nothing more: %+v", h.Spec.Blocks)
+	}
+	claims("a", "2001:db8:0:2::/96")
+	claims("b", "2001:db8:0:2::/96")
+	claims("c", "2001:db8:0:3::/64")
+	for _, name := range []string{"a", "b", "c"} {
+		if h := d.says(name, wants(4)); len(h.Spec.Blocks) != 0 {
+			t.Errorf("%s has %+v", name, h.Spec.Blocks)
+		}
+	}
+	claims("b", "2001:db8:0:4::/96")
+	d.passes()
+	if a, b := d.host("a"), d.host("b"); len(a.Spec.Blocks) != 1 || len(b.Spec.Blocks) != 1 {
+		t.Errorf("when it is mended: %+v, %+v", a.Spec, b.Spec)
+	}
+}
+
+// TestFoundAgain: the rule of a loan that is found again is another, since relays have seen
+// that of before end.
+func TestFoundAgain(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, PoolSpec{IPv4: []string{"198.51.100.0/32"}, BlockLength: 32})
+	d.spec("one", func(h *HostSpec) { h.Fabric = "2001:db8:0:1::/96" })
+	d.says("one", holding(d.says("one", wants(4))))
+	before := d.blocks()[0]
+	if err := Delete(t.Context(), d.store, Blocks, before); err != nil {
+		t.Fatal(err)
+	}
+	if err := Delete(t.Context(), d.store, Hosts, d.host("one")); err != nil {
+		t.Fatal(err)
+	}
+	d.spec("one", func(h *HostSpec) { h.Fabric = "2001:db8:0:1::/96" })
+	st := wants(0)
+	st.Held = []Held{{IPv4: before.Spec.IPv4, Pool: "lent", Lease: before.Spec.Lease}}
+	d.says("one", st)
+	was, _ := offerOf(before)
+	if is, ok := offerOf(d.blocks()[0]); !ok || d.blocks()[0].Spec.Lease != before.Spec.Lease || is.rule.Lease <= was.rule.Lease {
+		t.Errorf("%+v, was %+v", d.blocks()[0].Spec, before.Spec)
+	}
+}

@@ -64,7 +64,7 @@ func (p *pass) wants(pool *Pool) (all []want) {
 const mostAtOnce = 64
 
 func (p *pass) lacks(pool *Pool, h *Host) int {
-	if h.Spec.Drain || h.Spec.Fenced {
+	if h.Spec.Drain || h.Spec.Fenced || p.wrong[h.Name] != "" {
 		return 0
 	}
 	wanted, perAddress := 0, 0
@@ -95,6 +95,7 @@ func (p *pass) lacks(pool *Pool, h *Host) int {
 
 func (p *pass) reserve(ctx context.Context, pool *Pool, h *Host, block netip.Prefix) error {
 	b := Block{Name: NameOf(block.String()), Spec: BlockSpec{Pool: pool.Name, IPv4: block.String(), Host: h.Name, Lease: p.nextLease(), State: Reserved}}
+	b.Spec.IPv6 = p.ipv6(h.Name, block)
 	_, err := Create(ctx, p.Store, Blocks, b)
 	if err == nil {
 		p.Log.Info("a block is lent", "block", b.Spec.IPv4, "pool", pool.Name, "host", h.Name, "lease", b.Spec.Lease)

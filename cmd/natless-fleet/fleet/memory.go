@@ -16,7 +16,12 @@ type Memory struct {
 	revision uint64
 	objects  map[Kind]map[string]Object
 	watchers map[*watcher]bool
+	log      []Event // the last that were told, by revision
+	lost     bool    // not all of them
 }
+
+// logged is how many events are kept for who watches from a revision on.
+const logged = 4096
 
 type watcher struct {
 	kind Kind
@@ -26,7 +31,7 @@ type watcher struct {
 
 // NewMemory makes an empty one.
 func NewMemory() *Memory {
-	m := &Memory{objects: map[Kind]map[string]Object{}, watchers: map[*watcher]bool{}}
+	m := &Memory{revision: 1, objects: map[Kind]map[string]Object{}, watchers: map[*watcher]bool{}}
 	for _, k := range Kinds {
 		m.objects[k] = map[string]Object{}
 	}
@@ -60,13 +65,26 @@ func (m *Memory) List(_ context.Context, k Kind) ([]Object, uint64, error) {
 	return all, m.revision, nil
 }
 
-// Watch is Store's. It tells nothing of before it was called, and closes where somebody
-// does not listen.
-func (m *Memory) Watch(ctx context.Context, k Kind, name string, _ uint64) (<-chan Event, error) {
+// Watch is Store's. It closes where somebody does not listen.
+func (m *Memory) Watch(ctx context.Context, k Kind, name string, after uint64) (<-chan Event, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	w := &watcher{k, name, make(chan Event, 128)}
+	w := &watcher{kind: k, name: name}
+	var missed []Event
+	for _, e := range m.log {
+		if after > 0 && revisionOf(e.Object.Version) > after && w.hears(e) {
+			missed = append(missed, e)
+		}
+	}
+	w.ch = make(chan Event, len(missed)+128)
 	m.watchers[w] = true
+	if after > 0 && m.lost && revisionOf(m.log[0].Object.Version) > after+1 {
+		m.drop(w) // what came between is not known any more
+		return w.ch, nil
+	}
+	for _, e := range missed {
+		w.ch <- e
+	}
 	context.AfterFunc(ctx, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -130,6 +148,7 @@ func (m *Memory) Delete(_ context.Context, o Object) error {
 	}
 	m.revision++
 	delete(m.objects[o.Kind], o.Name)
+	is.Version = strconv.FormatUint(m.revision, 10)
 	m.tell(Event{Object: is, Gone: true})
 	return nil
 }
@@ -144,9 +163,16 @@ func (m *Memory) put(o Object) Object {
 	return o
 }
 
+func (w *watcher) hears(e Event) bool {
+	return w.kind == e.Object.Kind && (w.name == "" || w.name == e.Object.Name)
+}
+
 func (m *Memory) tell(e Event) {
+	if m.log = append(m.log, e); len(m.log) >= 2*logged {
+		m.log, m.lost = slices.Clone(m.log[logged:]), true
+	}
 	for w := range m.watchers {
-		if w.kind != e.Object.Kind || w.name != "" && w.name != e.Object.Name {
+		if !w.hears(e) {
 			continue
 		}
 		select {

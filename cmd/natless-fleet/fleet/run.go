@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
 )
@@ -19,6 +20,13 @@ type AgentTask struct {
 	Resync time.Duration // how long it goes without a look at natlessd, which tells of nothing by itself
 }
 
+// RelayTask is the agent of a relay that runs.
+type RelayTask struct {
+	RelayAgent
+	Beat   time.Duration // how often it says that it lives
+	Reread time.Duration // how long it goes by a watch alone
+}
+
 const (
 	// gather is how long a change waits for more, so that a pass does them together.
 	gather = 20 * time.Millisecond
@@ -28,7 +36,7 @@ const (
 
 // Run does passes until ctx is done.
 func (c *ControllerTask) Run(ctx context.Context) error {
-	changes := news(ctx, c.Store, "", Pools, Hosts, Blocks)
+	changes := news(ctx, c.Store, "", wakes(), Pools, Hosts, Blocks, Relays)
 	wait, leading := atLeast, false
 	for ctx.Err() == nil {
 		leads, err := c.Elector.Lead(ctx)
@@ -62,7 +70,7 @@ func (c *ControllerTask) Run(ctx context.Context) error {
 
 // Run follows the host until ctx is done.
 func (a *AgentTask) Run(ctx context.Context) error {
-	changes := news(ctx, a.Store, a.Name, Hosts)
+	changes := news(ctx, a.Store, a.Name, nil, Hosts)
 	wait := atLeast
 	for ctx.Err() == nil {
 		again, err := a.Step(ctx, nil)
@@ -83,6 +91,107 @@ func (a *AgentTask) Run(ctx context.Context) error {
 	return nil
 }
 
+// Run follows the blocks until ctx is done.
+func (r *RelayTask) Run(ctx context.Context) error {
+	wait := atLeast
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := r.follow(ctx)
+		if time.Since(began) > atMost {
+			wait = atLeast
+		}
+		if err != nil && ctx.Err() == nil {
+			r.Log.Warn("this relay goes on with the rules that it has", "error", err)
+		}
+		pause(ctx, nil, wait)
+		wait = min(2*wait, atMost)
+	}
+	return nil
+}
+
+// follow reads what there is and goes by what a watch tells from there, until it ends.
+func (r *RelayTask) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.view, r.own, r.is = nil, nil, nil
+	if err := r.step(ctx, true); err != nil {
+		return err
+	}
+	blocks, err := r.Store.Watch(ctx, Blocks, "", r.epoch)
+	if err != nil {
+		return err
+	}
+	own, err := r.Store.Watch(ctx, Relays, r.Name, revisionOf(r.own.Version))
+	if err != nil {
+		return err
+	}
+	beat, reread := time.NewTicker(r.every()), time.NewTimer(r.Reread)
+	defer beat.Stop()
+	defer reread.Stop()
+	for {
+		lives := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case e, open := <-blocks:
+			if !open {
+				return nil
+			}
+			if err := r.seeAll(e, blocks); err != nil {
+				return err
+			}
+		case e, open := <-own:
+			if !open {
+				return nil
+			}
+			r.SeeOwn(e)
+			if r.own != nil {
+				continue
+			}
+		case <-beat.C:
+			lives = true
+		case <-reread.C:
+			return nil
+		}
+		if err := r.step(ctx, lives); err != nil {
+			return err
+		}
+	}
+}
+
+// every is how often a relay says that it lives, and has natlessd hear that its rules hold.
+func (r *RelayTask) every() time.Duration {
+	if stale := time.Duration(r.is.StaleAfter * float64(time.Second)); stale > 0 {
+		return min(r.Beat, stale/4)
+	}
+	return r.Beat
+}
+
+// seeAll notes a change, and those that are there already.
+func (r *RelayTask) seeAll(e Event, more <-chan Event) error {
+	for open := true; open; {
+		if err := r.See(e); err != nil {
+			return err
+		}
+		select {
+		case e, open = <-more: // that it has ended is seen by the next who asks
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+// step is Step, once more where the relay's object was changed meanwhile.
+func (r *RelayTask) step(ctx context.Context, beat bool) (err error) {
+	for range 5 {
+		if err = r.Step(ctx, beat); !errors.Is(err, errAgain) && (err != nil || !r.again) {
+			break
+		}
+	}
+	return err
+}
+
 // pause waits for a while, give or take a fifth, or until something has changed.
 func pause(ctx context.Context, changes <-chan struct{}, d time.Duration) {
 	d += time.Duration((rand.Float64() - 0.5) * 0.4 * float64(d))
@@ -96,8 +205,8 @@ func pause(ctx context.Context, changes <-chan struct{}, d time.Duration) {
 }
 
 // news tells that something may have changed, until ctx is done. Watches that end are
-// begun again.
-func news(ctx context.Context, s Store, name string, kinds ...Kind) <-chan struct{} {
+// begun again. Where counts is not nil, it says what is worth telling.
+func news(ctx context.Context, s Store, name string, counts func(Event) bool, kinds ...Kind) <-chan struct{} {
 	changed := make(chan struct{}, 1)
 	tell := func() {
 		select {
@@ -108,7 +217,11 @@ func news(ctx context.Context, s Store, name string, kinds ...Kind) <-chan struc
 	for _, k := range kinds {
 		go func() {
 			for ctx.Err() == nil {
-				watch(ctx, s, k, name, tell)
+				watch(ctx, s, k, name, func(e Event) {
+					if counts == nil || counts(e) {
+						tell()
+					}
+				})
 				tell() // what came meanwhile was not told
 				pause(ctx, nil, time.Second)
 			}
@@ -117,7 +230,7 @@ func news(ctx context.Context, s Store, name string, kinds ...Kind) <-chan struc
 	return changed
 }
 
-func watch(ctx context.Context, s Store, k Kind, name string, tell func()) {
+func watch(ctx context.Context, s Store, k Kind, name string, tell func(Event)) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	revision := uint64(0)
@@ -131,7 +244,7 @@ func watch(ctx context.Context, s Store, k Kind, name string, tell func()) {
 	if err != nil {
 		return
 	}
-	for range ch {
-		tell()
+	for e := range ch {
+		tell(e)
 	}
 }

@@ -168,6 +168,7 @@ type sim struct {
 	step  int
 	hosts []*simHost
 	lead  []*actor
+	relay []*simRelay
 	count map[string]int
 	boots int
 }
@@ -201,8 +202,9 @@ func newSim(t testing.TB, seed uint64) *sim {
 		skew, rate := time.Duration(s.rnd.Int64N(int64(time.Hour))), 1+s.rnd.Float64()/2
 		clock := func() time.Time { return s.now.Add(skew + time.Duration(rate*float64(s.now.Sub(time.Unix(1e9, 0))))) }
 		var e *Elector
-		c := &Controller{Store: faulty{s, a}, Log: log}
+		c := &Controller{Store: faulty{s, a}, Log: log, Now: clock, Patience: time.Minute}
 		a.restart = func() {
+			c.heard = nil
 			e = &Elector{Name: fmt.Sprint(a.name, "-", s.step), Store: faulty{s, a}, Duration: 15 * time.Second, Now: clock}
 		}
 		a.restart()
@@ -218,6 +220,14 @@ func newSim(t testing.TB, seed uint64) *sim {
 	}
 	for i := range simHosts {
 		s.hosts = append(s.hosts, s.newHost(fmt.Sprint("host", i), log))
+	}
+	for i := range 2 {
+		s.relay = append(s.relay, s.newRelay(fmt.Sprint("relay", i), log))
+	}
+	for i, h := range s.hosts {
+		if i%2 == 0 {
+			s.putHost(h.name, func(o *Host) { o.Spec.Fabric = h.fabric() })
+		}
 	}
 	s.put(Pools, "lent", func(p *Pool) { p.Spec = PoolSpec{IPv4: simPrefixes[:2], BlockLength: 32} })
 	// An operator's mistake: the same addresses, in blocks of another size.
@@ -379,6 +389,7 @@ func (s *sim) check() {
 			}
 		}
 	}
+	s.checkRelays(owner)
 }
 
 // churn has a workload come to a host, or go.
@@ -415,7 +426,9 @@ func (s *sim) trouble() {
 		}
 		return o.Spec
 	}
-	switch s.rnd.IntN(10) {
+	switch s.rnd.IntN(12) {
+	case 10, 11:
+		s.relay[s.rnd.IntN(len(s.relay))].trouble()
 	case 0:
 		h.kill() // the agent
 	case 1:
@@ -505,8 +518,12 @@ func (s *sim) one() {
 		i := s.rnd.IntN(len(s.late))
 		s.late[i]()
 		s.late = slices.Delete(s.late, i, i+1)
-	case n < 55:
+	case n < 50:
 		s.lead[s.rnd.IntN(len(s.lead))].move(s.ctx)
+	case n < 65:
+		if r := s.relay[s.rnd.IntN(len(s.relay))]; r.on {
+			r.move(s.ctx)
+		}
 	default:
 		h := s.hosts[s.rnd.IntN(len(s.hosts))]
 		if h.on {
@@ -546,6 +563,9 @@ func (s *sim) settle() {
 			h.power(true)
 		}
 		s.putHost(h.name, func(o *Host) { o.Spec.Fenced, o.Spec.Drain, o.Spec.Revoke = false, false, nil })
+	}
+	for _, r := range s.relay {
+		r.settle()
 	}
 	wrong := "nothing was looked at"
 	for range 40 {
@@ -587,6 +607,11 @@ func (s *sim) unsettled() string {
 		}
 		delete(held, b.Spec.IPv4)
 	}
+	for _, r := range s.relay {
+		if wrong := r.lacks(v.blocks); wrong != "" {
+			return wrong
+		}
+	}
 	if len(held) > 0 {
 		return fmt.Sprintf("held, and not lent: %v", held)
 	}
@@ -624,10 +649,14 @@ func TestSimulation(t *testing.T) {
 		for _, h := range s.hosts {
 			h.kill()
 		}
+		for _, r := range s.relay {
+			r.kill()
+		}
 		left, n = left-5000, n+1
 	}
 	t.Logf("%d worlds: %v", n, total)
-	for _, what := range []string{"taken", "given up", "workloads", "fenced", "revoked", "conflicts", "forgotten"} {
+	for _, what := range []string{"taken", "given up", "workloads", "fenced", "revoked", "conflicts", "forgotten",
+		"rules", "fenced relays", "rules that are late"} {
 		if *steps >= 200_000 && total[what] == 0 {
 			t.Errorf("of %q there was nothing: this proves less than it says", what)
 		}

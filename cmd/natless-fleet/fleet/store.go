@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 )
 
 // Kind is what an object is.
@@ -15,14 +16,16 @@ const (
 	Pools   Kind = "pools"
 	Blocks  Kind = "blocks"
 	Hosts   Kind = "hosts"
+	Relays  Kind = "relays"
 	Leaders Kind = "leaders"
 )
 
 // Kinds are all.
-var Kinds = []Kind{Pools, Blocks, Hosts, Leaders}
+var Kinds = []Kind{Pools, Blocks, Hosts, Relays, Leaders}
 
 // Object is one object as a store has it. Version is what the store calls this very state
-// of it; "" is one that is not there yet.
+// of it, "" is one that is not there yet: the decimal number of the revision that it was
+// written in, of those that List answers for its kind.
 type Object struct {
 	Kind    Kind
 	Name    string
@@ -39,9 +42,10 @@ type Store interface {
 	// List gives all objects of a kind, and a revision: higher than that of any list that
 	// did not have a change that this one has.
 	List(ctx context.Context, k Kind) ([]Object, uint64, error)
-	// Watch tells of changes behind a revision, of one object or for "" of all. What it
-	// tells may be late or missing: who must be certain asks again. The channel is closed
-	// when nothing more comes.
+	// Watch tells of changes behind a revision, of one object or for "" of all, in their
+	// order and without a gap; for 0, of those from about now on. What it tells may be late:
+	// who must be certain asks again. The channel is closed when nothing more comes, at once
+	// where the revision is too old.
 	Watch(ctx context.Context, k Kind, name string, after uint64) (<-chan Event, error)
 	// Create makes an object with its Spec. ErrExists.
 	Create(ctx context.Context, o Object) (Object, error)
@@ -53,7 +57,7 @@ type Store interface {
 }
 
 // Event is a change. Of one that is gone, Object is as it was last, or nothing but its
-// name.
+// name, and its version that of the change.
 type Event struct {
 	Object Object
 	Gone   bool
@@ -79,8 +83,18 @@ type (
 	Pool   = Of[PoolSpec, PoolStatus]
 	Block  = Of[BlockSpec, BlockStatus]
 	Host   = Of[HostSpec, HostStatus]
+	Relay  = Of[RelaySpec, RelayStatus]
 	Leader = Of[LeaderSpec, struct{}]
 )
+
+// revisionOf is the revision that a version is of; 0: that of no object.
+func revisionOf(version string) uint64 {
+	n, err := strconv.ParseUint(version, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
 
 func parse[S, T any](o Object) (of Of[S, T], err error) {
 	of.Name, of.Version = o.Name, o.Version

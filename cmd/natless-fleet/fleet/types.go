@@ -61,22 +61,36 @@ type (
 		// +kubebuilder:validation:Minimum=1
 		// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="another loan is another object"
 		Lease uint64 `json:"lease"`
-		// State is Reserved until it is certain that nobody else has any of the addresses.
-		// +kubebuilder:validation:Enum=Reserved;Lent
+		// IPv6 is the host's addresses for the block, to which relays lead it; absent: it is
+		// routed to the host itself.
+		// +kubebuilder:validation:MaxLength=43
+		// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a block keeps its host's addresses"
+		// +optional
+		IPv6 string `json:"ipv6,omitempty"`
+		// Rule is the number by which relays know the loan: higher than that of any rule of
+		// these addresses before. It is Lease's, but where a loan was found again.
+		// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="another rule is another object"
+		// +optional
+		Rule uint64 `json:"rule,omitempty"`
+		// State is Reserved until it is certain that nobody else has any of the addresses;
+		// Offered until relays that live have it; Lent; Ended until no relay has it.
+		// +kubebuilder:validation:Enum=Reserved;Offered;Lent;Ended
 		State BlockState `json:"state"`
 	}
 
 	// BlockStatus is empty: what becomes of a block stands in its host.
 	BlockStatus struct{}
 
-	// BlockState is Reserved or Lent.
+	// BlockState is Reserved, Offered, Lent or Ended.
 	BlockState string
 )
 
 // The states of a block.
 const (
 	Reserved BlockState = "Reserved"
+	Offered  BlockState = "Offered"
 	Lent     BlockState = "Lent"
+	Ended    BlockState = "Ended"
 )
 
 // Host is a host that borrows: NatlessHost.
@@ -96,6 +110,13 @@ type (
 		// +kubebuilder:validation:MaxItems=4096
 		// +listType=set
 		Revoke []string `json:"revoke,omitempty"`
+		// Fabric is a prefix of 96 bits that leads to the host, of a fabric without IPv4: its
+		// blocks have the addresses there that end with theirs, and relays lead them to it.
+		// What is lent already keeps the addresses it has.
+		// +kubebuilder:validation:MaxLength=43
+		// +kubebuilder:validation:Pattern=`^[0-9a-fA-F:]+/96$`
+		// +optional
+		Fabric string `json:"fabric,omitempty"`
 		// Epoch is higher with each change of Blocks. The controller writes both.
 		// +optional
 		Epoch uint64 `json:"epoch,omitempty"`
@@ -187,6 +208,74 @@ const (
 	HostLent     HostBlockState = "Lent"
 	HostDraining HostBlockState = "Draining"
 	HostRevoked  HostBlockState = "Revoked"
+)
+
+// Relay is a relay: NatlessRelay.
+type (
+	// RelaySpec has what an operator says of a relay.
+	RelaySpec struct {
+		// Fenced is an operator's word that the relay is off, or cut from the network for
+		// good: nobody waits for it. One that is fenced and lives is told nothing any more,
+		// and drains.
+		// +optional
+		Fenced bool `json:"fenced,omitempty"`
+		// Follow lets through what the relay does not follow by itself.
+		// +optional
+		Follow *Follow `json:"follow,omitempty"`
+	}
+
+	// Follow is an operator's word that it is right that blocks are missing, or that the view
+	// is older. It is about one refusal.
+	Follow struct {
+		// Epoch is that of the refusal.
+		Epoch uint64 `json:"epoch"`
+		// Lacks is how many rules may be missing.
+		Lacks int `json:"lacks"`
+	}
+
+	// RelayStatus is written by the relay's agent only.
+	RelayStatus struct {
+		// Machine is which machine calls itself by this name: another one is refused.
+		// +optional
+		Machine string `json:"machine,omitempty"`
+		// Epoch is that of the view whose rules are in force, and on disk: a block of this
+		// version or an older one is acknowledged.
+		// +optional
+		Epoch uint64 `json:"epoch,omitempty"`
+		// Lease is the highest number of a rule that natlessd knows of.
+		// +optional
+		Lease uint64 `json:"lease,omitempty"`
+		// Rules is how many are in force.
+		// +optional
+		Rules int `json:"rules,omitempty"`
+		// IPv4 is what the relay serves: blocks of others it is not told.
+		// +optional
+		// +listType=set
+		IPv4 []string `json:"ipv4,omitempty"`
+		// State is what natlessd says of itself: serves, drains, unconfirmed, not-ready.
+		// +optional
+		State string `json:"state,omitempty"`
+		// Refused is what the relay does not follow without a word of an operator.
+		// +optional
+		Refused *Refusal `json:"refused,omitempty"`
+		// Error is why the relay does not go by what the fleet has.
+		// +optional
+		Error string `json:"error,omitempty"`
+		// Renewed is when the agent said so last, by its clock. Nobody compares it with another
+		// clock's.
+		// +optional
+		Renewed string `json:"renewed,omitempty"`
+	}
+
+	// Refusal is what is not followed without a word of an operator.
+	Refusal struct {
+		// Epoch is that of the view in which it was first seen.
+		Epoch uint64 `json:"epoch"`
+		// Lacks is how many blocks are missing that were not seen to end, Of how many.
+		Lacks int    `json:"lacks"`
+		Of    int    `json:"of"`
+		Why   string `json:"why"`
+	}
 )
 
 // LeaderSpec is who leads, in the words of coordination.k8s.io/v1 Lease.

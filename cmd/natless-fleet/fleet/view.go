@@ -11,6 +11,7 @@ import (
 type view struct {
 	pools    []Pool
 	hosts    []Host
+	relays   []Relay
 	blocks   []Block
 	revision uint64 // of a moment before any of it was read
 
@@ -18,6 +19,9 @@ type view struct {
 	lent   map[string]*Block // by prefix
 	ofHost map[string][]*Block
 	last   uint64 // the highest lease that anybody speaks of
+
+	fabric map[string]netip.Prefix // of a host, where it is its own
+	wrong  map[string]string       // why a host is lent nothing for its fabric's sake
 }
 
 // look reads everything. Blocks come last: what was lent meanwhile is seen.
@@ -28,6 +32,9 @@ func look(ctx context.Context, s Store) (*view, error) {
 		return nil, err
 	}
 	if v.hosts, _, err = List[HostSpec, HostStatus](ctx, s, Hosts); err != nil {
+		return nil, err
+	}
+	if v.relays, _, err = List[RelaySpec, RelayStatus](ctx, s, Relays); err != nil {
 		return nil, err
 	}
 	if v.blocks, v.revision, err = List[BlockSpec, BlockStatus](ctx, s, Blocks); err != nil {
@@ -43,8 +50,14 @@ func look(ctx context.Context, s Store) (*view, error) {
 		b := &v.blocks[i]
 		v.lent[b.Spec.IPv4] = b
 		v.ofHost[b.Spec.Host] = append(v.ofHost[b.Spec.Host], b)
-		v.last = max(v.last, b.Spec.Lease)
+		v.last = max(v.last, b.Spec.Lease, b.Spec.Rule)
 	}
+	for _, r := range v.relays {
+		if r.Status.Lease < plausible {
+			v.last = max(v.last, r.Status.Lease)
+		}
+	}
+	v.sortFabrics()
 	return v, nil
 }
 

@@ -47,6 +47,7 @@ func New(c *rest.Config, namespace string) (*Store, error) {
 		fleet.Pools:   {"/apis/" + group + "/ipv4pools", group, "IPv4Pool"},
 		fleet.Blocks:  {"/apis/" + group + "/ipv4blocks", group, "IPv4Block"},
 		fleet.Hosts:   {"/apis/" + group + "/natlesshosts", group, "NatlessHost"},
+		fleet.Relays:  {"/apis/" + group + "/natlessrelays", group, "NatlessRelay"},
 		fleet.Leaders: {"/apis/coordination.k8s.io/v1/namespaces/" + url.PathEscape(namespace) + "/leases", "coordination.k8s.io/v1", "Lease"},
 	}}, nil
 }

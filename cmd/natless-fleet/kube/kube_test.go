@@ -3,18 +3,10 @@ package kube
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -23,109 +15,10 @@ import (
 
 	"github.com/natless/natless/cmd/natless-fleet/conformance"
 	"github.com/natless/natless/cmd/natless-fleet/fleet"
+	"github.com/natless/natless/cmd/natless-fleet/kube/apiserver"
 )
 
 const patience = 3 * time.Minute
-
-// free is a port of loopback that nobody has at the moment.
-func free(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-// runs starts a program of the folder that NATLESS_KUBE names.
-func runs(t *testing.T, dir, name string, args ...string) {
-	t.Helper()
-	var log bytes.Buffer
-	cmd := exec.Command(filepath.Join(os.Getenv("NATLESS_KUBE"), name), args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		if t.Failed() {
-			tail := log.Bytes()
-			t.Logf("%s:\n%s", name, tail[max(0, len(tail)-4000):])
-		}
-	})
-}
-
-// serve runs a kube-apiserver with an etcd of its own, and gives it the resources.
-func serve(t *testing.T) *rest.Config {
-	t.Helper()
-	if os.Getenv("NATLESS_KUBE") == "" {
-		t.Skip("NATLESS_KUBE: the folder with kube-apiserver and etcd")
-	}
-	dir := t.TempDir()
-	client, peer, port := free(t), free(t), free(t)
-	url := func(port int) string { return fmt.Sprint("http://127.0.0.1:", port) }
-	runs(t, dir, "etcd", "--name", "one", "--data-dir", dir+"/etcd", "--unsafe-no-fsync", "--log-level", "error",
-		"--listen-client-urls", url(client), "--advertise-client-urls", url(client), "--listen-peer-urls", url(peer),
-		"--initial-advertise-peer-urls", url(peer), "--initial-cluster", "one="+url(peer))
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write := func(name string, b []byte) {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("sa.key", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}))
-	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write("sa.pub", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}))
-	write("tokens.csv", []byte("admin,admin,admin,system:masters\ncontroller,controller,1,natless-controllers\none,natless-host-one,2,\n"))
-	runs(t, dir, "kube-apiserver", "--etcd-servers", url(client), "--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(port),
-		"--cert-dir", dir, "--token-auth-file", "tokens.csv", "--authorization-mode", "RBAC", "--service-account-issuer", "https://test",
-		"--service-account-key-file", "sa.pub", "--service-account-signing-key-file", "sa.key", "--service-cluster-ip-range", "10.0.0.0/24")
-	c := &rest.Config{Host: fmt.Sprint("https://127.0.0.1:", port), BearerToken: "admin", QPS: -1, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
-	apply(t, c)
-	return c
-}
-
-// apply gives the server what is in crds, and waits until it serves that.
-func apply(t *testing.T, c *rest.Config) {
-	t.Helper()
-	s, err := New(c, "default")
-	if err != nil {
-		t.Fatal(err)
-	}
-	within(t, "the API server", func() error { return s.call(t.Context(), "GET", "/version", "", nil, new(any)) })
-	files, err := filepath.Glob("crds/*.yaml")
-	if err != nil || len(files) != 3 {
-		t.Fatalf("%v, %v", files, err)
-	}
-	for _, name := range files {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var crd any
-		if err := yaml.Unmarshal(b, &crd); err != nil {
-			t.Fatal(err)
-		}
-		within(t, name, func() error {
-			err := s.call(t.Context(), "POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", asJSON, crd, new(any))
-			if errors.Is(err, fleet.ErrExists) {
-				return nil
-			}
-			return err
-		})
-	}
-	for _, k := range []fleet.Kind{fleet.Pools, fleet.Blocks, fleet.Hosts} {
-		within(t, string(k), func() error { _, _, err := s.List(t.Context(), k); return err })
-	}
-}
 
 func within(t *testing.T, what string, do func() error) {
 	t.Helper()
@@ -168,7 +61,7 @@ func as(t *testing.T, c *rest.Config, token string) *Store {
 // TestKubernetes holds the store against a real kube-apiserver, and that one's rules
 // against what they must refuse.
 func TestKubernetes(t *testing.T) {
-	c := serve(t)
+	c := apiserver.Serve(t)
 	conformance.Run(t, func(t *testing.T) (a, b fleet.Store) {
 		one, other := as(t, c, "admin"), as(t, c, "admin")
 		empty(t, one)
@@ -208,6 +101,7 @@ func rules(t *testing.T, s *Store) {
 	}
 	for what, change := range map[string]func(*fleet.BlockSpec){
 		"another host": func(b *fleet.BlockSpec) { b.Host = "two" }, "another loan": func(b *fleet.BlockSpec) { b.Lease++ },
+		"a host's addresses": func(b *fleet.BlockSpec) { b.IPv6 = "2001:db8::1/128" }, "a rule": func(b *fleet.BlockSpec) { b.Rule = 7 },
 		"other addresses": func(b *fleet.BlockSpec) { b.IPv4 = "198.51.100.2/32" }, "no state": func(b *fleet.BlockSpec) { b.State = "x" },
 	} {
 		next := b
@@ -230,7 +124,7 @@ func rights(t *testing.T, c *rest.Config) {
 		var o struct {
 			Kind string `json:"kind"`
 		}
-		raw, err := yaml.YAMLToJSON(bytes.ReplaceAll(doc, []byte("HOST"), []byte("one")))
+		raw, err := yaml.YAMLToJSON(bytes.ReplaceAll(bytes.ReplaceAll(doc, []byte("HOST"), []byte("one")), []byte("RELAY"), []byte("east")))
 		if err == nil {
 			err = json.Unmarshal(raw, &o)
 		}
@@ -248,8 +142,14 @@ func rights(t *testing.T, c *rest.Config) {
 			t.Fatal(err)
 		}
 	}
-	controller, one := as(t, c, "controller"), as(t, c, "one")
+	for _, name := range []string{"east", "west"} {
+		if _, err := fleet.Create(t.Context(), admin, fleet.Relays, fleet.Relay{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	controller, one, east := as(t, c, "controller"), as(t, c, "one"), as(t, c, "east")
 	within(t, "the rights", func() error { _, err := one.Get(t.Context(), fleet.Hosts, "one"); return err })
+	within(t, "a relay's", func() error { _, err := east.Get(t.Context(), fleet.Relays, "east"); return err })
 	host := func(s *Store, name string) fleet.Host {
 		h, err := fleet.Get[fleet.HostSpec, fleet.HostStatus](t.Context(), admin, fleet.Hosts, name)
 		if err != nil {
@@ -259,10 +159,33 @@ func rights(t *testing.T, c *rest.Config) {
 	}
 	block := fleet.Block{Name: "b", Spec: fleet.BlockSpec{Pool: "lent", IPv4: "198.51.100.1/32", Host: "one", Lease: 1, State: fleet.Lent}}
 	list := func(s *Store, k fleet.Kind) error { _, _, err := s.List(t.Context(), k); return err }
-	watch := func(s *Store, name string) error {
+	watchOf := func(s *Store, k fleet.Kind, name string) error {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		_, err := s.Watch(ctx, fleet.Hosts, name, 0)
+		_, err := s.Watch(ctx, k, name, 0)
+		return err
+	}
+	watch := func(s *Store, name string) error { return watchOf(s, fleet.Hosts, name) }
+	relay := func(name string) fleet.Relay {
+		r, err := fleet.Get[fleet.RelaySpec, fleet.RelayStatus](t.Context(), admin, fleet.Relays, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	acknowledges := func(s *Store, name string) error {
+		_, err := fleet.UpdateStatus(t.Context(), s, fleet.Relays, relay(name))
+		return err
+	}
+	follows := func(s *Store, name string) error {
+		_, err := fleet.Update(t.Context(), s, fleet.Relays, relay(name))
+		return err
+	}
+	ends := func(s *Store) error {
+		b, err := fleet.Get[fleet.BlockSpec, fleet.BlockStatus](t.Context(), admin, fleet.Blocks, "b")
+		if err == nil {
+			_, err = fleet.Update(t.Context(), s, fleet.Blocks, b)
+		}
 		return err
 	}
 	create := func(s *Store) error { _, err := fleet.Create(t.Context(), s, fleet.Blocks, block); return err }
@@ -288,6 +211,14 @@ func rights(t *testing.T, c *rest.Config) {
 		{"a host says what it holds", true, status(one, "one")}, {"a host watches itself", true, watch(one, "one")},
 		{"a host watches another", false, watch(one, "two")}, {"a host watches all", false, watch(one, "")},
 		{"a host says what another holds", false, status(one, "two")}, {"a host tells itself", false, spec(one, "one")},
+		{"a relay lists blocks", true, list(east, fleet.Blocks)}, {"a relay watches blocks", true, watchOf(east, fleet.Blocks, "")},
+		{"a relay watches itself", true, watchOf(east, fleet.Relays, "east")}, {"a relay acknowledges", true, acknowledges(east, "east")},
+		{"a relay acknowledges for another", false, acknowledges(east, "west")}, {"a relay lets itself follow", false, follows(east, "east")},
+		{"a relay watches another", false, watchOf(east, fleet.Relays, "west")}, {"a relay lists relays", false, list(east, fleet.Relays)},
+		{"a relay lists hosts", false, list(east, fleet.Hosts)}, {"a relay lists pools", false, list(east, fleet.Pools)},
+		{"a relay lends", false, create(east)}, {"a relay ends a loan", false, ends(east)}, {"a relay reads secrets", false, secrets(east)},
+		{"the controller lists relays", true, list(controller, fleet.Relays)}, {"the controller acknowledges", false, acknowledges(controller, "east")},
+		{"the controller lets a relay follow", false, follows(controller, "east")}, {"a host lists relays", false, list(one, fleet.Relays)},
 		{"a host lends", false, create(one)}, {"a host lists blocks", false, list(one, fleet.Blocks)}, {"a host reads secrets", false, secrets(one)},
 	} {
 		refused := (*Refused)(nil)

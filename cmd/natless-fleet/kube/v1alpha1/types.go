@@ -45,6 +45,8 @@ type IPv4Pool struct {
 // +kubebuilder:printcolumn:name="Host",type=string,JSONPath=`.spec.host`
 // +kubebuilder:printcolumn:name="Lease",type=integer,JSONPath=`.spec.lease`
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.spec.state`
+// +kubebuilder:printcolumn:name="IPv6",type=string,JSONPath=`.spec.ipv6`,priority=1
+// +kubebuilder:validation:XValidation:rule="has(self.spec.ipv6) == has(oldSelf.spec.ipv6) && has(self.spec.rule) == has(oldSelf.spec.rule)",message="a block keeps its host's addresses and its rule"
 type IPv4Block struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -52,7 +54,7 @@ type IPv4Block struct {
 	Spec fleet.BlockSpec `json:"spec"`
 }
 
-// NatlessHost is a host that borrows blocks. An operator writes drain, fenced and revoke;
+// NatlessHost is a host that borrows blocks. An operator writes drain, fenced, revoke and fabric;
 // the controller blocks and epoch; the host's agent the status.
 //
 // +kubebuilder:object:root=true
@@ -63,6 +65,7 @@ type IPv4Block struct {
 // +kubebuilder:printcolumn:name="Drain",type=boolean,JSONPath=`.spec.drain`
 // +kubebuilder:printcolumn:name="Fenced",type=boolean,JSONPath=`.spec.fenced`
 // +kubebuilder:printcolumn:name="Blocks",type=string,JSONPath=`.spec.blocks[*].ipv4`
+// +kubebuilder:printcolumn:name="Fabric",type=string,JSONPath=`.spec.fabric`,priority=1
 // +kubebuilder:printcolumn:name="Error",type=string,JSONPath=`.status.error`,priority=1
 type NatlessHost struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -71,4 +74,25 @@ type NatlessHost struct {
 	// +optional
 	Spec   fleet.HostSpec   `json:"spec,omitempty"`
 	Status fleet.HostStatus `json:"status,omitempty"`
+}
+
+// NatlessRelay is a relay, which leads blocks to hosts that have no IPv4. An operator writes
+// the spec, the relay's agent the status.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,categories=natless
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.state`
+// +kubebuilder:printcolumn:name="Epoch",type=integer,JSONPath=`.status.epoch`
+// +kubebuilder:printcolumn:name="Rules",type=integer,JSONPath=`.status.rules`
+// +kubebuilder:printcolumn:name="Fenced",type=boolean,JSONPath=`.spec.fenced`
+// +kubebuilder:printcolumn:name="Lacks",type=integer,JSONPath=`.status.refused.lacks`
+// +kubebuilder:printcolumn:name="Error",type=string,JSONPath=`.status.error`,priority=1
+type NatlessRelay struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +optional
+	Spec   fleet.RelaySpec   `json:"spec,omitempty"`
+	Status fleet.RelayStatus `json:"status,omitempty"`
 }
