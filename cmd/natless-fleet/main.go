@@ -47,7 +47,7 @@ func newRoot() *cobra.Command {
 	}
 	o.flags(root.PersistentFlags())
 	root.AddCommand(newController(&o), newAgent(&o), newRelay(&o), newStatus(&o), newWhois(&o), newPool(&o), newHost(&o), newDrain(&o), newFence(&o),
-		newRevoke(&o), newFollow(&o))
+		newRevoke(&o), newFollow(&o), newDelete(&o), newEvents(&o))
 	return root
 }
 

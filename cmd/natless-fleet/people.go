@@ -228,7 +228,7 @@ IPv4, and that its blocks are routed to it.`,
 			}
 			err = word[fleet.HostSpec, fleet.HostStatus](c.Context(), s, fleet.Hosts, args[0], func(h *fleet.HostSpec) { h.Fabric = fabric })
 			if errors.Is(err, fleet.ErrNotFound) {
-				_, err = fleet.Create(c.Context(), s, fleet.Hosts, fleet.Host{Name: args[0], Spec: fleet.HostSpec{Fabric: fabric}})
+				_, err = fleet.Create(c.Context(), s, fleet.Hosts, fleet.Host{Name: args[0], Spec: fleet.HostSpec{Fabric: fabric}, Finalizers: []string{fleet.Finalizer}})
 			}
 			return err
 		},
@@ -336,6 +336,74 @@ End that only when it has been booted since.`,
 	return c
 }
 
+func newDelete(o *options) *cobra.Command {
+	kinds := map[string]fleet.Kind{"pool": fleet.Pools, "host": fleet.Hosts, "relay": fleet.Relays, "block": fleet.Blocks}
+	return &cobra.Command{
+		Use:   "delete pool|host|relay|block NAME",
+		Short: "Delete an object, when nothing hangs on it any more",
+		Long: `Delete an object. A host drains and goes when it has given back all that it has, a pool when
+nobody has anything of it, a block (by its prefix) when its workloads are gone, and a relay
+when an operator has said that it is off (fence --relay). Stop the agent of a host or a relay
+then: with etcd it makes its object anew.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			kind, known := kinds[args[0]]
+			if !known {
+				return fmt.Errorf("%q: pool, host, relay or block", args[0])
+			}
+			s, err := o.open()
+			if err != nil {
+				return err
+			}
+			name := args[1]
+			if kind == fleet.Blocks {
+				name = fleet.NameOf(name)
+			}
+			for range 20 {
+				is, err := s.Get(c.Context(), kind, name)
+				if err != nil {
+					return err
+				}
+				if err = s.Delete(c.Context(), is); !errors.Is(err, fleet.ErrConflict) {
+					return err
+				}
+			}
+			return fmt.Errorf("%s %s is changed by others all the time: try again", args[0], name)
+		},
+	}
+}
+
+func newEvents(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "events",
+		Short: "Show what has happened in the last hour",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := o.open()
+			if err != nil {
+				return err
+			}
+			r, keeps := s.(fleet.Recorder)
+			if !keeps {
+				return errors.New("this store keeps no events")
+			}
+			all, err := r.Notes(c.Context())
+			if err != nil {
+				return err
+			}
+			t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+			for _, n := range all {
+				kind := "Normal"
+				if n.Warning {
+					kind = "Warning"
+				}
+				fmt.Fprintf(t, "%s\t%s\t%s/%s\t%s\t%s\n", n.Time.Local().Format("15:04:05"), kind, n.Kind, n.Name, n.Reason, n.Message)
+			}
+			return t.Flush()
+		},
+	}
+}
+
 func newRevoke(o *options) *cobra.Command {
 	var end bool
 	c := &cobra.Command{
@@ -383,7 +451,7 @@ renumbered. natless-fleet status shows who has something of it.`,
 			p, err := fleet.Get[fleet.PoolSpec, fleet.PoolStatus](c.Context(), s, fleet.Pools, args[0])
 			switch {
 			case errors.Is(err, fleet.ErrNotFound):
-				_, err = fleet.Create(c.Context(), s, fleet.Pools, fleet.Pool{Name: args[0], Spec: spec})
+				_, err = fleet.Create(c.Context(), s, fleet.Pools, fleet.Pool{Name: args[0], Spec: spec, Finalizers: []string{fleet.Finalizer}})
 				return err
 			case err != nil:
 				return err

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -26,7 +27,7 @@ func Run(t *testing.T, open func(t *testing.T) (a, b fleet.Store)) {
 	}{
 		{"Objects", objects}, {"Conflicts", conflicts}, {"SpecAndStatus", specAndStatus}, {"Revisions", revisions},
 		{"WatchOne", watchOne}, {"WatchAll", watchAll}, {"WatchEnds", watchEnds}, {"OneWins", oneWins}, {"ManyObjects", manyObjects},
-		{"Lends", lends}, {"Relays", relays},
+		{"Lends", lends}, {"Relays", relays}, {"Finalizers", finalizers}, {"Notes", notes}, {"Deleted", deleted},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a, b := open(t)
@@ -72,7 +73,7 @@ func objects(t *testing.T, a, b fleet.Store) {
 	_, err := a.Get(t.Context(), fleet.Blocks, "none")
 	is(t, err, fleet.ErrNotFound)
 	made := create(t, a, block(1))
-	if got := get(t, b, made.Name); got != made {
+	if got := get(t, b, made.Name); !reflect.DeepEqual(got, made) {
 		t.Errorf("the other reads %+v, made was %+v", got, made)
 	}
 	_, err = fleet.Create(t.Context(), b, fleet.Blocks, block(1))
@@ -82,7 +83,7 @@ func objects(t *testing.T, a, b fleet.Store) {
 	if err != nil || changed.Version == made.Version || changed.Spec.State != fleet.Lent {
 		t.Fatalf("%+v, %v", changed, err)
 	}
-	if got := get(t, a, made.Name); got != changed {
+	if got := get(t, a, made.Name); !reflect.DeepEqual(got, changed) {
 		t.Errorf("%+v, want %+v", got, changed)
 	}
 	if err := fleet.Delete(t.Context(), a, fleet.Blocks, changed); err != nil {
@@ -107,7 +108,7 @@ func conflicts(t *testing.T, a, b fleet.Store) {
 	_, err = fleet.Update(t.Context(), a, fleet.Blocks, old)
 	is(t, err, fleet.ErrConflict)
 	is(t, fleet.Delete(t.Context(), a, fleet.Blocks, old), fleet.ErrConflict)
-	if got := get(t, a, old.Name); got != now {
+	if got := get(t, a, old.Name); !reflect.DeepEqual(got, now) {
 		t.Errorf("%+v, want %+v", got, now)
 	}
 	if err := fleet.Delete(t.Context(), a, fleet.Blocks, now); err != nil {
@@ -147,6 +148,70 @@ func specAndStatus(t *testing.T, a, b fleet.Store) {
 	h.Spec.Drain = true
 	if h, err = fleet.Update(ctx, b, fleet.Hosts, h); err != nil || len(h.Status.Held) != 1 || !h.Spec.Drain {
 		t.Errorf("%+v, %v", h, err)
+	}
+}
+
+// finalizers keep an object that was deleted until the last of them is gone.
+func finalizers(t *testing.T, a, b fleet.Store) {
+	ctx := t.Context()
+	one := block(1)
+	one.Finalizers = []string{fleet.Finalizer, "example.org/other"}
+	one = create(t, a, one)
+	ch, err := b.Watch(ctx, fleet.Blocks, one.Name, number(t, one.Version))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fleet.Delete(ctx, b, fleet.Blocks, one); err != nil {
+		t.Fatal(err)
+	}
+	if e := await(t, ch, one.Name); e.Gone || !e.Object.Deleting {
+		t.Errorf("%+v", e)
+	}
+	is(t, fleet.Delete(ctx, b, fleet.Blocks, one), fleet.ErrConflict)
+	now := get(t, a, one.Name)
+	if !now.Deleting || len(now.Finalizers) != 2 || now.Version == one.Version {
+		t.Fatalf("%+v", now)
+	}
+	if err := fleet.Delete(ctx, b, fleet.Blocks, now); err != nil {
+		t.Errorf("deleted again: %v", err)
+	}
+	now = get(t, b, one.Name)
+	now.Spec.State, now.Finalizers = fleet.Lent, now.Finalizers[1:]
+	if now, err = fleet.Update(ctx, b, fleet.Blocks, now); err != nil || now.Spec.State != fleet.Lent || !now.Deleting || len(now.Finalizers) != 1 {
+		t.Fatalf("%+v, %v", now, err)
+	}
+	now.Finalizers = nil
+	if _, err = fleet.Update(ctx, a, fleet.Blocks, now); err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.Get(ctx, fleet.Blocks, one.Name)
+	is(t, err, fleet.ErrNotFound)
+	for e := await(t, ch, one.Name); !e.Gone; e = await(t, ch, one.Name) {
+	}
+	if again := create(t, b, block(1)); again.Deleting || len(again.Finalizers) > 0 {
+		t.Errorf("%+v", again)
+	}
+}
+
+// notes are what people are told of an object.
+func notes(t *testing.T, a, b fleet.Store) {
+	if _, err := fleet.Create(t.Context(), a, fleet.Hosts, fleet.Host{Name: "noted"}); err != nil {
+		t.Fatal(err)
+	}
+	r, keeps := a.(fleet.Recorder)
+	other, reads := b.(fleet.Recorder)
+	if !keeps || !reads {
+		t.Fatal("it keeps no notes")
+	}
+	for n, warning := range []bool{false, true} {
+		if err := r.Record(t.Context(), fleet.Note{Kind: fleet.Hosts, Name: "noted", Warning: warning, Reason: "Tried", Message: fmt.Sprint("message ", n), Time: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := other.Notes(t.Context())
+	all = slices.DeleteFunc(all, func(n fleet.Note) bool { return n.Name != "noted" })
+	if err != nil || len(all) != 2 || all[0].Warning == all[1].Warning || all[0].Kind != fleet.Hosts || all[0].Reason != "Tried" || all[0].Message == all[1].Message {
+		t.Errorf("%+v, %v", all, err)
 	}
 }
 

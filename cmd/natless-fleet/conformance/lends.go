@@ -3,6 +3,7 @@ package conformance
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -204,5 +205,50 @@ func (w *world) fence() {
 	w.within("until it is lent others, by another loan", func() bool {
 		b, _ := w.hosts["two"].Blocks(w.Context())
 		return len(b.Blocks) == 1 && (b.Blocks[0].IPv4 != had[0] || b.Blocks[0].Lease > b.Returned[0].Lease)
+	})
+}
+
+// deleted is who deletes by the usual means what hosts have: a block, a host and a pool go
+// when nobody has anything of them any more.
+func deleted(t *testing.T, a, b fleet.Store) {
+	w := newWorld(t, a, b)
+	w.within("both hold a block", func() bool { return len(w.holds("one")) == 1 && len(w.holds("two")) == 1 })
+	first := w.holds("one")[0]
+	w.hosts["one"].Use(first.Addr(), 1)
+	del := func(k fleet.Kind, name string) {
+		t.Helper()
+		w.within("deletion of "+name, func() bool {
+			o, err := a.Get(t.Context(), k, name)
+			return err == nil && a.Delete(t.Context(), o) == nil
+		})
+	}
+	there := func(k fleet.Kind, name string) bool {
+		_, err := a.Get(t.Context(), k, name)
+		return !errors.Is(err, fleet.ErrNotFound)
+	}
+	del(fleet.Blocks, fleet.NameOf(first.String()))
+	w.within("another instead", func() bool { return len(w.holds("one")) == 2 })
+	if !there(fleet.Blocks, fleet.NameOf(first.String())) {
+		t.Error("a block is gone of which somebody has something")
+	}
+	w.hosts["one"].Use(first.Addr(), -1)
+	w.within("its end", func() bool { return len(w.holds("one")) == 1 && w.holds("one")[0] != first })
+	second := w.holds("two")[0]
+	w.hosts["two"].Use(second.Addr(), 1)
+	del(fleet.Pools, "lent")
+	w.within("what is empty of it comes back", func() bool { return len(w.holds("one")) == 0 })
+	if !there(fleet.Pools, "lent") {
+		t.Error("a pool is gone of which somebody has something")
+	}
+	w.hosts["two"].Use(second.Addr(), -1)
+	w.within("its end", func() bool { return !there(fleet.Pools, "lent") && len(w.holds("two")) == 0 })
+	h, err := fleet.Get[fleet.HostSpec, fleet.HostStatus](t.Context(), a, fleet.Hosts, "one")
+	if err != nil || len(h.Finalizers) == 0 {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	del(fleet.Hosts, "one") // its agent makes it anew, where it may
+	w.within("another one", func() bool {
+		now, err := fleet.Get[fleet.HostSpec, fleet.HostStatus](t.Context(), a, fleet.Hosts, "one")
+		return err == nil && !now.Deleting
 	})
 }

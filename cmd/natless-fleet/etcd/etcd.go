@@ -29,6 +29,9 @@ func New(client *clientv3.Client, prefix string) *Store {
 type value struct {
 	Spec   json.RawMessage `json:"spec"`
 	Status json.RawMessage `json:"status,omitempty"`
+
+	Finalizers []string `json:"finalizers,omitempty"`
+	Deleting   bool     `json:"deleting,omitempty"`
 }
 
 func (s *Store) kind(k fleet.Kind) string { return s.prefix + string(k) + "/" }
@@ -43,7 +46,7 @@ func (s *Store) object(k fleet.Kind, key string, raw []byte, revision int64) (fl
 			return o, fmt.Errorf("%s: %w", key, err)
 		}
 	}
-	o.Spec, o.Status = v.Spec, v.Status
+	o.Spec, o.Status, o.Finalizers, o.Deleting = v.Spec, v.Status, v.Finalizers, v.Deleting
 	return o, nil
 }
 
@@ -136,13 +139,13 @@ func (s *Store) tell(ctx context.Context, k fleet.Kind, e *clientv3.Event, to ch
 
 // Create is Store's.
 func (s *Store) Create(ctx context.Context, o fleet.Object) (fleet.Object, error) {
-	o.Status = nil
+	o.Status, o.Deleting = nil, false
 	return s.write(ctx, o, clientv3.Compare(clientv3.CreateRevision(s.key(o.Kind, o.Name)), "=", 0), fleet.ErrExists)
 }
 
 // Update is Store's: the status stays as it is by this version.
 func (s *Store) Update(ctx context.Context, o fleet.Object) (fleet.Object, error) {
-	return s.change(ctx, o, func(is *fleet.Object) { is.Spec = o.Spec })
+	return s.change(ctx, o, func(is *fleet.Object) { is.Spec, is.Finalizers = o.Spec, o.Finalizers })
 }
 
 // UpdateStatus is Store's.
@@ -159,6 +162,9 @@ func (s *Store) change(ctx context.Context, o fleet.Object, f func(*fleet.Object
 		return is, fmt.Errorf("%s %s: %w", o.Kind, o.Name, fleet.ErrConflict)
 	}
 	f(&is)
+	if is.Deleting && len(is.Finalizers) == 0 {
+		return is, s.remove(ctx, is)
+	}
 	same, err := s.unchanged(is)
 	if err != nil {
 		return is, err
@@ -176,7 +182,7 @@ func (s *Store) unchanged(o fleet.Object) (c clientv3.Cmp, err error) {
 }
 
 func (s *Store) write(ctx context.Context, o fleet.Object, condition clientv3.Cmp, otherwise error) (fleet.Object, error) {
-	raw, err := json.Marshal(value{o.Spec, o.Status})
+	raw, err := json.Marshal(value{o.Spec, o.Status, o.Finalizers, o.Deleting})
 	if err != nil {
 		return o, err
 	}
@@ -193,6 +199,22 @@ func (s *Store) write(ctx context.Context, o fleet.Object, condition clientv3.Cm
 
 // Delete is Store's.
 func (s *Store) Delete(ctx context.Context, o fleet.Object) error {
+	is, err := s.Get(ctx, o.Kind, o.Name)
+	switch {
+	case err != nil:
+		return err
+	case is.Version != o.Version:
+		return fmt.Errorf("%s %s: %w", o.Kind, o.Name, fleet.ErrConflict)
+	case len(is.Finalizers) == 0:
+		return s.remove(ctx, is)
+	case is.Deleting:
+		return nil
+	}
+	_, err = s.change(ctx, o, func(is *fleet.Object) { is.Deleting = true })
+	return err
+}
+
+func (s *Store) remove(ctx context.Context, o fleet.Object) error {
 	same, err := s.unchanged(o)
 	if err != nil {
 		return err

@@ -97,7 +97,7 @@ func (a *Agent) host(ctx context.Context, seen *Host) (*Host, error) {
 	}
 	h, err := Get[HostSpec, HostStatus](ctx, a.Store, Hosts, a.Name)
 	if errors.Is(err, ErrNotFound) {
-		h, err = Create(ctx, a.Store, Hosts, Host{Name: a.Name})
+		h, err = Create(ctx, a.Store, Hosts, Host{Name: a.Name, Finalizers: []string{Finalizer}})
 	}
 	return &h, err
 }
@@ -253,7 +253,24 @@ func (a *Agent) status(h *Host, has api.Blocks, wrong string) HostStatus {
 	for _, p := range has.Pools {
 		st.Pools = append(st.Pools, HostPool{Pool: p.Pool, PerAddress: p.PerAddress, Wanted: coarse(p.Wanted), Headroom: p.Headroom})
 	}
+	st.Conditions = a.conditions(h, st)
 	return st
+}
+
+func (a *Agent) conditions(h *Host, st HostStatus) []Condition {
+	now, all := a.Now(), h.Status.Conditions
+	if st.Error == "" {
+		all = with(all, now, Ready, true, "Holds", "")
+	} else {
+		all = with(all, now, Ready, false, "NotHeld", st.Error)
+	}
+	switch leaving := h.Spec.Drain || h.Deleting || h.Spec.Fenced; {
+	case leaving && len(st.Held) == 0:
+		return with(all, now, Drained, true, "NothingHeld", "")
+	case leaving:
+		return with(all, now, Drained, false, "WorkloadsLeft", "blocks go back as workloads go")
+	}
+	return with(all, now, Drained, false, "Borrows", "")
 }
 
 // coarse is a number no lower that does not change with each container.

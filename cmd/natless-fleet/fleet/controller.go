@@ -33,7 +33,11 @@ type Controller struct {
 	// acknowledgement: longer than it takes until it says that its view is stale.
 	Patience time.Duration
 
-	heard map[string]silence
+	heard   map[string]silence
+	since   map[string]time.Time // blocks wait for relays, by their names
+	said    map[string]string    // to people
+	notes   int                  // that may be written at once
+	notesAt time.Time
 }
 
 // Pass does what is to be done now, and says whether it wrote anything: then there may
@@ -45,7 +49,7 @@ func (c *Controller) Pass(ctx context.Context) (wrote bool, err error) {
 	}
 	c.listen(v.relays)
 	p := &pass{Controller: c, view: v, adopted: map[string]int{}}
-	for _, step := range []func(context.Context) error{p.settle, p.free, p.hosts, p.lend, p.report} {
+	for _, step := range []func(context.Context) error{p.settle, p.free, p.hosts, p.lend, p.leaves, p.report, p.notice} {
 		if err := step(ctx); err != nil {
 			return p.wrote, err
 		}
@@ -90,7 +94,7 @@ func (p *pass) settle(ctx context.Context) error {
 		case Reserved:
 			prefix, wrong := netip.ParsePrefix(b.Spec.IPv4)
 			if wrong != nil || gone || all.overlap(prefix, true) {
-				err = p.done(Delete(ctx, p.Store, Blocks, *b))
+				err = p.remove(ctx, b)
 				break
 			}
 			next := Lent
@@ -101,9 +105,13 @@ func (p *pass) settle(ctx context.Context) error {
 		case Offered:
 			if gone {
 				err = p.become(ctx, b, Ended)
-			} else if len(p.waits(b)) == 0 {
+			} else if names := p.waits(b); len(names) > 0 {
+				err = p.saysWait(ctx, b, names)
+			} else {
 				err = p.become(ctx, b, Lent)
 			}
+		case Lent:
+			err = p.saysWait(ctx, b, nil)
 		}
 		if err != nil {
 			return err
@@ -139,15 +147,19 @@ func (p *pass) free(ctx context.Context) error {
 				continue
 			}
 		case Ended:
-			if len(p.waits(b)) > 0 {
+			if names := p.waits(b); len(names) > 0 {
+				if err := p.saysWait(ctx, b, names); err != nil {
+					return err
+				}
 				continue
 			}
 		default:
 			continue
 		}
-		if err := p.done(Delete(ctx, p.Store, Blocks, *b)); err != nil {
+		if err := p.remove(ctx, b); err != nil {
 			return err
 		}
+		p.note(ctx, Hosts, b.Spec.Host, false, "BlockEnded", "block %s of pool %s is its no more (lease %d)", b.Spec.IPv4, b.Spec.Pool, b.Spec.Lease)
 		p.Log.Info("a block is free", "block", b.Spec.IPv4, "pool", b.Spec.Pool, "was", b.Spec.Host, "lease", b.Spec.Lease)
 	}
 	return nil
@@ -234,7 +246,10 @@ func (p *pass) stateOf(h *Host, e HostBlock) HostBlockState {
 	switch pool := p.pool(e.Pool); {
 	case e.State == HostRevoked, h.Spec.Fenced, slices.Contains(h.Spec.Revoke, e.IPv4):
 		return HostRevoked // for ever: others may have it by now
-	case h.Spec.Drain, pool == nil, !pool.Spec.has(e.IPv4):
+	case h.Spec.Drain, h.Deleting, pool == nil, pool.Deleting, !pool.Spec.has(e.IPv4):
+		return HostDraining
+	}
+	if b := p.lent[e.IPv4]; b != nil && b.Deleting && b.Spec.Host == h.Name {
 		return HostDraining
 	}
 	return HostLent
@@ -268,7 +283,8 @@ func (p *pass) adopt(ctx context.Context, h *Host, held Held) (*HostBlock, error
 		return nil, nil
 	}
 	p.Log.Warn("a host holds a block that nobody speaks of: it is lent it again", "host", h.Name, "block", held.IPv4, "lease", held.Lease)
-	b := Block{Name: NameOf(held.IPv4), Spec: BlockSpec{Pool: held.Pool, IPv4: held.IPv4, Host: h.Name, Lease: held.Lease, State: Reserved}}
+	b := Block{Name: NameOf(held.IPv4), Spec: BlockSpec{Pool: held.Pool, IPv4: held.IPv4, Host: h.Name, Lease: held.Lease, State: Reserved},
+		Finalizers: []string{Finalizer}}
 	if b.Spec.IPv6 = p.ipv6(h.Name, prefix); b.Spec.IPv6 != "" {
 		b.Spec.Rule = p.nextLease() // relays have seen its rule end
 	}

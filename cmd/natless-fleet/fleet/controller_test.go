@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -75,6 +76,19 @@ func (d *desk) blocks() (all []Block) {
 	return all
 }
 
+// force deletes an object as who does not care for finalizers.
+func force[S, T any](d *desk, k Kind, o Of[S, T]) {
+	d.Helper()
+	o.Finalizers = nil
+	o, err := Update(d.Context(), d.store, k, o)
+	if err == nil {
+		err = Delete(d.Context(), d.store, k, o)
+	}
+	if err != nil {
+		d.Fatal(err)
+	}
+}
+
 func wants(n int) HostStatus {
 	return HostStatus{Pools: []HostPool{{Pool: "lent", PerAddress: 4, Wanted: n}}}
 }
@@ -143,16 +157,12 @@ func TestDeletedByHand(t *testing.T) {
 	st := holding(h)
 	d.says("one", st)
 	for _, b := range d.blocks() {
-		if err := Delete(t.Context(), d.store, Blocks, b); err != nil {
-			t.Fatal(err)
-		}
+		force(d, Blocks, b)
 	}
 	if other := d.says("other", wants(4)); len(other.Spec.Blocks) != 0 {
 		t.Errorf("another was lent %+v", other.Spec.Blocks)
 	}
-	if err := Delete(t.Context(), d.store, Hosts, d.host("one")); err != nil {
-		t.Fatal(err)
-	}
+	force(d, Hosts, d.host("one"))
 	again := d.says("one", st)
 	if fmt.Sprint(again.Spec.Blocks) != fmt.Sprint(h.Spec.Blocks) || again.Spec.Epoch <= st.Epoch {
 		t.Errorf("%+v, had %+v", again.Spec, h.Spec)
@@ -412,12 +422,8 @@ func TestFoundAgain(t *testing.T) {
 	d.spec("one", func(h *HostSpec) { h.Fabric = "2001:db8:0:1::/96" })
 	d.says("one", holding(d.says("one", wants(4))))
 	before := d.blocks()[0]
-	if err := Delete(t.Context(), d.store, Blocks, before); err != nil {
-		t.Fatal(err)
-	}
-	if err := Delete(t.Context(), d.store, Hosts, d.host("one")); err != nil {
-		t.Fatal(err)
-	}
+	force(d, Blocks, before)
+	force(d, Hosts, d.host("one"))
 	d.spec("one", func(h *HostSpec) { h.Fabric = "2001:db8:0:1::/96" })
 	st := wants(0)
 	st.Held = []Held{{IPv4: before.Spec.IPv4, Pool: "lent", Lease: before.Spec.Lease}}
@@ -425,5 +431,112 @@ func TestFoundAgain(t *testing.T) {
 	was, _ := offerOf(before)
 	if is, ok := offerOf(d.blocks()[0]); !ok || d.blocks()[0].Spec.Lease != before.Spec.Lease || is.rule.Lease <= was.rule.Lease {
 		t.Errorf("%+v, was %+v", d.blocks()[0].Spec, before.Spec)
+	}
+}
+
+// TestConditions: what a pool cannot do, and for which relay a block waits, stands in their
+// conditions, and people are told once.
+func TestConditions(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, PoolSpec{IPv4: []string{"198.51.100.0/32"}, BlockLength: 32})
+	now := time.Unix(1e9, 0)
+	d.c.Now, d.c.Patience = func() time.Time { return now }, time.Hour
+	d.relayed("west", 1)
+	d.says("one", wants(4))
+	d.says("two", wants(4))
+	pool := func() PoolStatus {
+		p, err := Get[PoolSpec, PoolStatus](t.Context(), d.store, Pools, "lent")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Status
+	}
+	is := func(all []Condition, kind, status, reason string) {
+		t.Helper()
+		if c := condition(all, kind); c == nil || c.Status != status || c.Reason != reason {
+			t.Errorf("%s: %+v, want %s, %s", kind, c, status, reason)
+		}
+	}
+	is(pool().Conditions, Lending, "True", "Valid")
+	is(pool().Conditions, Satisfied, "False", "Exhausted")
+	since := condition(pool().Conditions, Satisfied).LastTransitionTime
+	now = now.Add(10 * time.Second)
+	d.passes()
+	b := d.blocks()[0]
+	is(b.Status.Conditions, Acknowledged, "False", "Waiting")
+	if m := condition(b.Status.Conditions, Acknowledged).Message; m != "of west" {
+		t.Errorf("it waits %s", m)
+	}
+	d.relayed("west", revisionOf(b.Version))
+	d.passes()
+	is(d.blocks()[0].Status.Conditions, Acknowledged, "True", "Acknowledged")
+	if c := condition(pool().Conditions, Satisfied); c.LastTransitionTime != since {
+		t.Errorf("%+v, was so since %s", c, since)
+	}
+	p, err := Get[PoolSpec, PoolStatus](t.Context(), d.store, Pools, "lent")
+	if p.Spec.IPv4 = []string{"198.51.100.1/24"}; err == nil {
+		_, err = Update(t.Context(), d.store, Pools, p)
+	}
+	d.passes()
+	is(pool().Conditions, Lending, "False", "Invalid")
+	notes := map[string]int{}
+	all, err2 := d.store.Notes(t.Context())
+	for _, n := range all {
+		notes[string(n.Kind)+" "+n.Reason]++
+	}
+	want := map[string]int{"hosts BlockLent": 1, "pools Exhausted": 1, "blocks Waiting": 1, "pools Invalid": 1}
+	if err != nil || err2 != nil || fmt.Sprint(notes) != fmt.Sprint(want) {
+		t.Errorf("%v, want %v (%v, %v)", notes, want, err, err2)
+	}
+}
+
+// TestLeaves: a host that was deleted goes when it has given back what it has, one that is
+// fenced at once; a relay when an operator has said that it is off.
+func TestLeaves(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, PoolSpec{IPv4: []string{"198.51.100.0/30"}, BlockLength: 32})
+	d.relayed("east", 1)
+	d.relayed("east", 1<<40)
+	holds := holding(d.says("one", wants(4)))
+	d.says("one", holds)
+	gone := func(k Kind, name string) bool {
+		_, err := d.store.Get(t.Context(), k, name)
+		return errors.Is(err, ErrNotFound)
+	}
+	del := func(k Kind, name string) {
+		t.Helper()
+		o, err := d.store.Get(t.Context(), k, name)
+		if err == nil {
+			err = d.store.Delete(t.Context(), o)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.passes()
+	}
+	del(Hosts, "one")
+	del(Relays, "east")
+	if gone(Hosts, "one") || gone(Relays, "east") {
+		t.Error("gone, and something hangs on it")
+	}
+	h := d.host("one")
+	if h.Spec.Blocks[0].State != HostDraining {
+		t.Errorf("%+v", h.Spec)
+	}
+	back := wants(0)
+	back.Epoch, back.Returned = h.Spec.Epoch, []Returned{{h.Spec.Blocks[0].IPv4, h.Spec.Blocks[0].Lease}}
+	h.Status = back
+	if _, err := UpdateStatus(t.Context(), d.store, Hosts, h); err != nil {
+		t.Fatal(err)
+	}
+	if d.passes(); !gone(Hosts, "one") || len(d.blocks()) > 0 {
+		t.Errorf("it is there yet: %+v", d.blocks())
+	}
+	r, err := Get[RelaySpec, RelayStatus](t.Context(), d.store, Relays, "east")
+	if r.Spec.Fenced = true; err == nil {
+		_, err = Update(t.Context(), d.store, Relays, r)
+	}
+	if d.passes(); err != nil || !gone(Relays, "east") {
+		t.Errorf("the relay is there yet: %v", err)
 	}
 }

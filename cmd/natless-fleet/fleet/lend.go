@@ -3,7 +3,9 @@ package fleet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"reflect"
 )
 
 // lend reserves blocks for hosts that want more than they have, one after the other, so
@@ -64,7 +66,7 @@ func (p *pass) wants(pool *Pool) (all []want) {
 const mostAtOnce = 64
 
 func (p *pass) lacks(pool *Pool, h *Host) int {
-	if h.Spec.Drain || h.Spec.Fenced || p.wrong[h.Name] != "" {
+	if h.Spec.Drain || h.Spec.Fenced || h.Deleting || pool.Deleting || p.wrong[h.Name] != "" {
 		return 0
 	}
 	wanted, perAddress := 0, 0
@@ -94,10 +96,12 @@ func (p *pass) lacks(pool *Pool, h *Host) int {
 }
 
 func (p *pass) reserve(ctx context.Context, pool *Pool, h *Host, block netip.Prefix) error {
-	b := Block{Name: NameOf(block.String()), Spec: BlockSpec{Pool: pool.Name, IPv4: block.String(), Host: h.Name, Lease: p.nextLease(), State: Reserved}}
+	b := Block{Name: NameOf(block.String()), Spec: BlockSpec{Pool: pool.Name, IPv4: block.String(), Host: h.Name, Lease: p.nextLease(), State: Reserved},
+		Finalizers: []string{Finalizer}}
 	b.Spec.IPv6 = p.ipv6(h.Name, block)
 	_, err := Create(ctx, p.Store, Blocks, b)
 	if err == nil {
+		p.note(ctx, Hosts, h.Name, false, "BlockLent", "block %s of pool %s (lease %d)", b.Spec.IPv4, pool.Name, b.Spec.Lease)
 		p.Log.Info("a block is lent", "block", b.Spec.IPv4, "pool", pool.Name, "host", h.Name, "lease", b.Spec.Lease)
 	}
 	return p.done(err)
@@ -138,6 +142,35 @@ func (s *source) next() (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
+// judge has a pool's status say what is to be made of it.
+func (p *pass) judge(ctx context.Context, pool *Pool, st *PoolStatus) {
+	if p.Now == nil {
+		return
+	}
+	now, all := p.Now(), pool.Status.Conditions
+	switch {
+	case st.Reason != "":
+		all = with(all, now, Lending, false, "Invalid", st.Reason)
+	case pool.Deleting:
+		all = with(all, now, Lending, false, "Deleting", "it goes when hosts have nothing of it any more")
+	default:
+		all = with(all, now, Lending, true, "Valid", "")
+	}
+	if st.Wanting > 0 {
+		all = with(all, now, Satisfied, false, "Exhausted", fmt.Sprintf("hosts that want more than it has: %d", st.Wanting))
+	} else {
+		all = with(all, now, Satisfied, true, "Enough", "")
+	}
+	st.Conditions = all
+	for _, c := range all {
+		if text := c.Reason + ": " + c.Message; c.Status == "True" {
+			p.changed("pool "+pool.Name+" "+c.Type, "")
+		} else if p.changed("pool "+pool.Name+" "+c.Type, text) {
+			p.note(ctx, Pools, pool.Name, true, c.Reason, "%s", c.Message)
+		}
+	}
+}
+
 // report writes into pools what became of them.
 func (p *pass) report(ctx context.Context) error {
 	for i := range p.pools {
@@ -153,7 +186,8 @@ func (p *pass) report(ctx context.Context) error {
 				st.Lent++
 			}
 		}
-		if st == pool.Status {
+		p.judge(ctx, pool, &st)
+		if reflect.DeepEqual(st, pool.Status) {
 			continue
 		}
 		next := *pool

@@ -18,6 +18,7 @@ type Memory struct {
 	watchers map[*watcher]bool
 	log      []Event // the last that were told, by revision
 	lost     bool    // not all of them
+	notes    []Note
 }
 
 // logged is how many events are kept for who watches from a revision on.
@@ -107,13 +108,13 @@ func (m *Memory) Create(_ context.Context, o Object) (Object, error) {
 	if _, is := m.objects[o.Kind][o.Name]; is {
 		return Object{}, fmt.Errorf("%s %s: %w", o.Kind, o.Name, ErrExists)
 	}
-	o.Status = nil
+	o.Status, o.Deleting = nil, false
 	return m.put(o), nil
 }
 
 // Update is Store's.
 func (m *Memory) Update(_ context.Context, o Object) (Object, error) {
-	return m.change(o, func(is *Object) { is.Spec = o.Spec })
+	return m.change(o, func(is *Object) { is.Spec, is.Finalizers = o.Spec, slices.Clone(o.Finalizers) })
 }
 
 // UpdateStatus is Store's.
@@ -132,6 +133,9 @@ func (m *Memory) change(o Object, f func(*Object)) (Object, error) {
 		return Object{}, fmt.Errorf("%s %s: %w", o.Kind, o.Name, ErrConflict)
 	}
 	f(&is)
+	if is.Deleting && len(is.Finalizers) == 0 {
+		return is, m.remove(is)
+	}
 	return m.put(is), nil
 }
 
@@ -146,8 +150,19 @@ func (m *Memory) Delete(_ context.Context, o Object) error {
 	if is.Version != o.Version {
 		return fmt.Errorf("%s %s: %w", o.Kind, o.Name, ErrConflict)
 	}
+	if len(is.Finalizers) > 0 {
+		if !is.Deleting {
+			is.Deleting = true
+			m.put(is)
+		}
+		return nil
+	}
+	return m.remove(is)
+}
+
+func (m *Memory) remove(is Object) error {
 	m.revision++
-	delete(m.objects[o.Kind], o.Name)
+	delete(m.objects[is.Kind], is.Name)
 	is.Version = strconv.FormatUint(m.revision, 10)
 	m.tell(Event{Object: is, Gone: true})
 	return nil
@@ -181,4 +196,19 @@ func (m *Memory) tell(e Event) {
 			m.drop(w)
 		}
 	}
+}
+
+// Record is Recorder's.
+func (m *Memory) Record(_ context.Context, n Note) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.notes = append(m.notes, n)
+	return nil
+}
+
+// Notes is Recorder's.
+func (m *Memory) Notes(context.Context) ([]Note, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.notes), nil
 }

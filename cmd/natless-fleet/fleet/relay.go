@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/natless/natless/config/api"
@@ -161,9 +162,31 @@ func (a *RelayAgent) stands(st *RelayStatus) {
 	if st.Error == "" && a.left > 0 {
 		st.Error = fmt.Sprintf("%d blocks are left out: this relay has seen their loans end", a.left)
 	}
+	now := a.Now()
+	st.Conditions = with(st.Conditions, now, Ready, st.State == api.RelayServes, reasonOf(st.State), a.is.Why)
+	switch {
+	case a.own.Spec.Fenced:
+		st.Conditions = with(st.Conditions, now, Following, false, "Fenced", st.Error)
+	case st.Refused != nil:
+		st.Conditions = with(st.Conditions, now, Following, false, "Refused", st.Error)
+	case st.Error != "":
+		st.Conditions = with(st.Conditions, now, Following, false, "Error", st.Error)
+	default:
+		st.Conditions = with(st.Conditions, now, Following, true, "Follows", "")
+	}
 	if st.Error != "" && st.Error != a.own.Status.Error {
 		a.Log.Error("this relay does not go by what the fleet has", "error", st.Error)
 	}
+}
+
+// reasonOf is a state of natlessd as a reason: NotReady.
+func reasonOf(state string) (reason string) {
+	for part := range strings.SplitSeq(state, "-") {
+		if part != "" {
+			reason += strings.ToUpper(part[:1]) + part[1:]
+		}
+	}
+	return reason
 }
 
 // ask has natlessd say by what it goes.
@@ -186,7 +209,7 @@ func (a *RelayAgent) claim(ctx context.Context) (mine bool, err error) {
 	if a.own == nil {
 		own, err := Get[RelaySpec, RelayStatus](ctx, a.Store, Relays, a.Name)
 		if errors.Is(err, ErrNotFound) {
-			own, err = Create(ctx, a.Store, Relays, Relay{Name: a.Name})
+			own, err = Create(ctx, a.Store, Relays, Relay{Name: a.Name, Finalizers: []string{Finalizer}})
 		}
 		if err != nil {
 			return false, err

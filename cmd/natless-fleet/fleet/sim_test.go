@@ -500,9 +500,18 @@ func (s *sim) forget(h *simHost) {
 		slices.ContainsFunc(host.Spec.Blocks, func(b HostBlock) bool { return b.State == HostRevoked }) {
 		return // a word of an operator's is there, which is not forgotten
 	}
-	s.store.Delete(s.ctx, o)
+	if s.rnd.IntN(2) == 0 {
+		s.store.Delete(s.ctx, o) // as one should: it goes when it has given back all that it has
+		s.count["deleted"]++
+		s.tell("%s is deleted", h.name)
+		return
+	}
+	o.Finalizers = nil
+	if o, err = s.store.Update(s.ctx, o); err == nil && !o.Deleting {
+		s.store.Delete(s.ctx, o)
+	}
 	s.count["forgotten"]++
-	s.tell("%s is deleted by hand", h.name)
+	s.tell("%s is deleted by force", h.name)
 }
 
 // one is a step: somebody goes on, or something happens.
@@ -598,7 +607,9 @@ func (s *sim) unsettled() string {
 			held[b.IPv4.String()] = fmt.Sprint(h.name, " ", b.Lease)
 		}
 		for _, p := range h.blocks().Pools {
-			wants[p.Pool] += p.Wanted
+			if !o.Deleting {
+				wants[p.Pool] += p.Wanted
+			}
 		}
 	}
 	for _, b := range v.blocks {
@@ -656,7 +667,7 @@ func TestSimulation(t *testing.T) {
 	}
 	t.Logf("%d worlds: %v", n, total)
 	for _, what := range []string{"taken", "given up", "workloads", "fenced", "revoked", "conflicts", "forgotten",
-		"rules", "fenced relays", "rules that are late"} {
+		"rules", "fenced relays", "rules that are late", "deleted"} {
 		if *steps >= 200_000 && total[what] == 0 {
 			t.Errorf("of %q there was nothing: this proves less than it says", what)
 		}

@@ -32,6 +32,10 @@ type Object struct {
 	Version string
 	Spec    json.RawMessage
 	Status  json.RawMessage // nil: none
+	// Finalizers are those without whose leave the object does not go. Deleting says that
+	// somebody has deleted it, and that it waits for them.
+	Finalizers []string
+	Deleting   bool
 }
 
 // Store keeps objects. What Get and List answer is what was written last, by whomever;
@@ -47,12 +51,14 @@ type Store interface {
 	// who must be certain asks again. The channel is closed when nothing more comes, at once
 	// where the revision is too old.
 	Watch(ctx context.Context, k Kind, name string, after uint64) (<-chan Event, error)
-	// Create makes an object with its Spec. ErrExists.
+	// Create makes an object with its Spec and Finalizers. ErrExists.
 	Create(ctx context.Context, o Object) (Object, error)
-	// Update writes Spec, UpdateStatus writes Status. ErrConflict, ErrNotFound.
+	// Update writes Spec and Finalizers, UpdateStatus writes Status. One that was deleted goes
+	// with its last finalizer. ErrConflict, ErrNotFound.
 	Update(ctx context.Context, o Object) (Object, error)
 	UpdateStatus(ctx context.Context, o Object) (Object, error)
-	// Delete removes the object if it still is of that version. ErrConflict, ErrNotFound.
+	// Delete removes the object if it still is of that version, or marks one that has
+	// finalizers. ErrConflict, ErrNotFound.
 	Delete(ctx context.Context, o Object) error
 }
 
@@ -76,6 +82,9 @@ type Of[S, T any] struct {
 	Version string
 	Spec    S
 	Status  T
+
+	Finalizers []string
+	Deleting   bool
 }
 
 // The objects by their names.
@@ -97,7 +106,7 @@ func revisionOf(version string) uint64 {
 }
 
 func parse[S, T any](o Object) (of Of[S, T], err error) {
-	of.Name, of.Version = o.Name, o.Version
+	of.Name, of.Version, of.Finalizers, of.Deleting = o.Name, o.Version, o.Finalizers, o.Deleting
 	if err = json.Unmarshal(o.Spec, &of.Spec); err == nil && len(o.Status) > 0 {
 		err = json.Unmarshal(o.Status, &of.Status)
 	}
@@ -113,7 +122,7 @@ func object[S, T any](k Kind, of Of[S, T]) Object {
 	if err := errors.Join(err, err2); err != nil {
 		panic(err) // a type of ours that has no JSON
 	}
-	return Object{Kind: k, Name: of.Name, Version: of.Version, Spec: spec, Status: status}
+	return Object{Kind: k, Name: of.Name, Version: of.Version, Spec: spec, Status: status, Finalizers: of.Finalizers, Deleting: of.Deleting}
 }
 
 // Get reads one object.

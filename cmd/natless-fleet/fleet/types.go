@@ -5,6 +5,9 @@
 // all of it.
 package fleet
 
+// Finalizer keeps what was deleted until nothing hangs on it any more.
+const Finalizer = "natless.io/fleet"
+
 // Pool is addresses that belong to all hosts: IPv4Pool.
 type (
 	// PoolSpec is what an operator writes.
@@ -40,6 +43,10 @@ type (
 		// Reason is why nothing is lent of the pool; empty: it is.
 		// +optional
 		Reason string `json:"reason,omitempty"`
+		// +optional
+		// +listType=map
+		// +listMapKey=type
+		Conditions []Condition `json:"conditions,omitempty"`
 	}
 )
 
@@ -78,8 +85,13 @@ type (
 		State BlockState `json:"state"`
 	}
 
-	// BlockStatus is empty: what becomes of a block stands in its host.
-	BlockStatus struct{}
+	// BlockStatus says for whom a block waits; what becomes of it stands in its host.
+	BlockStatus struct {
+		// +optional
+		// +listType=map
+		// +listMapKey=type
+		Conditions []Condition `json:"conditions,omitempty"`
+	}
 
 	// BlockState is Reserved, Offered, Lent or Ended.
 	BlockState string
@@ -171,6 +183,10 @@ type (
 		// Error is why the host does not have what it is lent.
 		// +optional
 		Error string `json:"error,omitempty"`
+		// +optional
+		// +listType=map
+		// +listMapKey=type
+		Conditions []Condition `json:"conditions,omitempty"`
 	}
 
 	// Held is a block that natlessd has.
@@ -265,6 +281,10 @@ type (
 		// clock's.
 		// +optional
 		Renewed string `json:"renewed,omitempty"`
+		// +optional
+		// +listType=map
+		// +listMapKey=type
+		Conditions []Condition `json:"conditions,omitempty"`
 	}
 
 	// Refusal is what is not followed without a word of an operator.

@@ -65,10 +65,15 @@ type metadata struct {
 	Name            string `json:"name,omitempty"`
 	ResourceVersion string `json:"resourceVersion,omitempty"`
 	Continue        string `json:"continue,omitempty"`
+
+	UID               string   `json:"uid,omitempty"`
+	Finalizers        []string `json:"finalizers,omitempty"`
+	DeletionTimestamp string   `json:"deletionTimestamp,omitempty"`
 }
 
 func (i item) object(k fleet.Kind) fleet.Object {
-	o := fleet.Object{Kind: k, Name: i.Metadata.Name, Version: i.Metadata.ResourceVersion, Spec: i.Spec, Status: i.Status}
+	o := fleet.Object{Kind: k, Name: i.Metadata.Name, Version: i.Metadata.ResourceVersion, Spec: i.Spec, Status: i.Status,
+		Finalizers: i.Metadata.Finalizers, Deleting: i.Metadata.DeletionTimestamp != ""}
 	if o.Spec == nil {
 		o.Spec = json.RawMessage("{}")
 	}
@@ -238,7 +243,7 @@ func (s *Store) Watch(ctx context.Context, k fleet.Kind, name string, after uint
 // Create is Store's.
 func (s *Store) Create(ctx context.Context, o fleet.Object) (fleet.Object, error) {
 	r := s.paths[o.Kind]
-	return s.one(ctx, o.Kind, http.MethodPost, r.path, asJSON, item{APIVersion: r.apiVersion, Kind: r.kind, Metadata: metadata{Name: o.Name}, Spec: o.Spec})
+	return s.one(ctx, o.Kind, http.MethodPost, r.path, asJSON, item{APIVersion: r.apiVersion, Kind: r.kind, Metadata: metadata{Name: o.Name, Finalizers: o.Finalizers}, Spec: o.Spec})
 }
 
 // operation is one of a JSON patch (RFC 6902).
@@ -250,19 +255,22 @@ type operation struct {
 
 // patch changes one part, where the object still is of its version, and leaves labels,
 // annotations and all that others write.
-func (s *Store) patch(ctx context.Context, o fleet.Object, path, part string, value json.RawMessage) (fleet.Object, error) {
-	return s.one(ctx, o.Kind, http.MethodPatch, path, asPatch,
-		[]operation{{"replace", "/metadata/resourceVersion", o.Version}, {"add", part, value}})
+func (s *Store) patch(ctx context.Context, o fleet.Object, path string, parts ...operation) (fleet.Object, error) {
+	return s.one(ctx, o.Kind, http.MethodPatch, path, asPatch, append([]operation{{"replace", "/metadata/resourceVersion", o.Version}}, parts...))
 }
 
 // Update is Store's.
 func (s *Store) Update(ctx context.Context, o fleet.Object) (fleet.Object, error) {
-	return s.patch(ctx, o, s.path(o.Kind, o.Name), "/spec", o.Spec)
+	finalizers := o.Finalizers
+	if finalizers == nil {
+		finalizers = []string{}
+	}
+	return s.patch(ctx, o, s.path(o.Kind, o.Name), operation{"add", "/spec", o.Spec}, operation{"add", "/metadata/finalizers", finalizers})
 }
 
 // UpdateStatus is Store's.
 func (s *Store) UpdateStatus(ctx context.Context, o fleet.Object) (fleet.Object, error) {
-	return s.patch(ctx, o, s.path(o.Kind, o.Name)+"/status", "/status", o.Status)
+	return s.patch(ctx, o, s.path(o.Kind, o.Name)+"/status", operation{"add", "/status", o.Status})
 }
 
 // Delete is Store's.

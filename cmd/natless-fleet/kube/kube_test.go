@@ -40,7 +40,15 @@ func empty(t *testing.T, s *Store) {
 			t.Fatal(err)
 		}
 		for _, o := range all {
-			if err := s.Delete(t.Context(), o); err != nil && !errors.Is(err, fleet.ErrNotFound) {
+			o.Finalizers = nil
+			if _, err := s.Update(t.Context(), o); err != nil && !errors.Is(err, fleet.ErrNotFound) {
+				t.Fatal(err)
+			}
+			now, err := s.Get(t.Context(), k, o.Name)
+			if err == nil {
+				err = s.Delete(t.Context(), now)
+			}
+			if err != nil && !errors.Is(err, fleet.ErrNotFound) {
 				t.Fatal(err)
 			}
 		}
@@ -181,6 +189,27 @@ func rights(t *testing.T, c *rest.Config) {
 		_, err := fleet.Update(t.Context(), s, fleet.Relays, relay(name))
 		return err
 	}
+	notes := func(s *Store) error {
+		return s.Record(t.Context(), fleet.Note{Kind: fleet.Hosts, Name: "one", Reason: "Tried", Time: time.Now()})
+	}
+	pool := func(s *Store) error {
+		p, err := fleet.Get[fleet.PoolSpec, fleet.PoolStatus](t.Context(), admin, fleet.Pools, "lent")
+		if errors.Is(err, fleet.ErrNotFound) {
+			p, err = fleet.Create(t.Context(), admin, fleet.Pools, fleet.Pool{Name: "lent", Spec: fleet.PoolSpec{IPv4: []string{"198.51.100.0/24"}, BlockLength: 32}})
+		}
+		if err == nil {
+			_, err = fleet.UpdateStatus(t.Context(), s, fleet.Pools, p)
+		}
+		return err
+	}
+	waits := func(s *Store) error {
+		b, err := fleet.Get[fleet.BlockSpec, fleet.BlockStatus](t.Context(), admin, fleet.Blocks, "b")
+		if err == nil {
+			_, err = fleet.UpdateStatus(t.Context(), s, fleet.Blocks, b)
+		}
+		return err
+	}
+	deletes := func(s *Store) error { return fleet.Delete(t.Context(), s, fleet.Hosts, host(s, "one")) }
 	ends := func(s *Store) error {
 		b, err := fleet.Get[fleet.BlockSpec, fleet.BlockStatus](t.Context(), admin, fleet.Blocks, "b")
 		if err == nil {
@@ -218,7 +247,11 @@ func rights(t *testing.T, c *rest.Config) {
 		{"a relay lists hosts", false, list(east, fleet.Hosts)}, {"a relay lists pools", false, list(east, fleet.Pools)},
 		{"a relay lends", false, create(east)}, {"a relay ends a loan", false, ends(east)}, {"a relay reads secrets", false, secrets(east)},
 		{"the controller lists relays", true, list(controller, fleet.Relays)}, {"the controller acknowledges", false, acknowledges(controller, "east")},
-		{"the controller lets a relay follow", false, follows(controller, "east")}, {"a host lists relays", false, list(one, fleet.Relays)},
+		{"the controller has a relay wait to go", true, follows(controller, "east")}, {"the controller notes", true, notes(controller)},
+		{"a host notes", false, notes(one)}, {"a relay notes", false, notes(east)}, {"the controller writes a pool's status", true, pool(controller)},
+		{"a host writes a pool's status", false, pool(one)}, {"a relay writes a block's status", false, waits(east)},
+		{"the controller writes a block's status", true, waits(controller)}, {"the controller deletes a host", false, deletes(controller)},
+		{"a host deletes itself", false, deletes(one)}, {"a host lists relays", false, list(one, fleet.Relays)},
 		{"a host lends", false, create(one)}, {"a host lists blocks", false, list(one, fleet.Blocks)}, {"a host reads secrets", false, secrets(one)},
 	} {
 		refused := (*Refused)(nil)

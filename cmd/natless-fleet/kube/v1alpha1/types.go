@@ -40,11 +40,13 @@ type IPv4Pool struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,categories=natless
+// +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="IPv4",type=string,JSONPath=`.spec.ipv4`
 // +kubebuilder:printcolumn:name="Pool",type=string,JSONPath=`.spec.pool`
 // +kubebuilder:printcolumn:name="Host",type=string,JSONPath=`.spec.host`
 // +kubebuilder:printcolumn:name="Lease",type=integer,JSONPath=`.spec.lease`
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.spec.state`
+// +kubebuilder:printcolumn:name="Waits",type=string,JSONPath=`.status.conditions[?(@.status=="False")].message`
 // +kubebuilder:printcolumn:name="IPv6",type=string,JSONPath=`.spec.ipv6`,priority=1
 // +kubebuilder:validation:XValidation:rule="has(self.spec.ipv6) == has(oldSelf.spec.ipv6) && has(self.spec.rule) == has(oldSelf.spec.rule)",message="a block keeps its host's addresses and its rule"
 type IPv4Block struct {
@@ -52,6 +54,8 @@ type IPv4Block struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec fleet.BlockSpec `json:"spec"`
+	// +optional
+	Status fleet.BlockStatus `json:"status,omitempty"`
 }
 
 // NatlessHost is a host that borrows blocks. An operator writes drain, fenced, revoke and fabric;
@@ -60,6 +64,8 @@ type IPv4Block struct {
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,categories=natless
 // +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Drained",type=string,JSONPath=`.status.conditions[?(@.type=="Drained")].status`
 // +kubebuilder:printcolumn:name="Epoch",type=integer,JSONPath=`.spec.epoch`
 // +kubebuilder:printcolumn:name="In force",type=integer,JSONPath=`.status.epoch`
 // +kubebuilder:printcolumn:name="Drain",type=boolean,JSONPath=`.spec.drain`
@@ -85,6 +91,7 @@ type NatlessHost struct {
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.state`
 // +kubebuilder:printcolumn:name="Epoch",type=integer,JSONPath=`.status.epoch`
 // +kubebuilder:printcolumn:name="Rules",type=integer,JSONPath=`.status.rules`
+// +kubebuilder:printcolumn:name="Following",type=string,JSONPath=`.status.conditions[?(@.type=="Following")].status`
 // +kubebuilder:printcolumn:name="Fenced",type=boolean,JSONPath=`.spec.fenced`
 // +kubebuilder:printcolumn:name="Lacks",type=integer,JSONPath=`.status.refused.lacks`
 // +kubebuilder:printcolumn:name="Error",type=string,JSONPath=`.status.error`,priority=1
