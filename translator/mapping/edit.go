@@ -150,19 +150,26 @@ func (t *Table) Edit() *Edit {
 	return &Edit{t: &c, epoch: epochs.Add(1)}
 }
 
-// Expect says that about n mappings will follow whose prefixes have the lengths
-// of those that are there. It changes nothing but how long their insertion takes.
+// Expect says that about n mappings will follow whose prefixes have the lengths of
+// those that are there, or full length where there are none. It changes nothing but how
+// long their insertion takes.
 func (e *Edit) Expect(n int) {
+	if n = min(n, maxCount-e.t.count); n < many {
+		return
+	}
+	if e.t.count == 0 {
+		e.index6(128).expect(n, e.epoch, six)
+		e.index4(32).expect(n, e.epoch, four)
+		return
+	}
 	grow := func(levels []level, f family) {
 		for i := range levels {
 			l := &levels[i]
 			l.expect(l.count+int(float64(n)*float64(l.count)/float64(e.t.count)), e.epoch, f)
 		}
 	}
-	if n = min(n, maxCount-e.t.count); n > 0 && e.t.count > 0 {
-		grow(e.t.levels6, six)
-		grow(e.t.levels4, four)
-	}
+	grow(e.t.levels6, six)
+	grow(e.t.levels4, four)
 }
 
 // Get finds the mapping whose IPv6 prefix is exactly p, or nil, as the batch has it by now.
@@ -172,6 +179,7 @@ func (e *Edit) Get(p netip.Prefix) *Entry { return e.t.Get(p) }
 func (e *Edit) Table() *Table {
 	e.let()
 	t := e.t
+	t.levels6, t.levels4 = dropEmpty(t.levels6), dropEmpty(t.levels4) // which were expected
 	e.t = nil
 	return t
 }

@@ -314,6 +314,9 @@ func TestNoAllocs(t *testing.T) {
 func TestExpect(t *testing.T) {
 	for name, list := range map[string][]Mapping{"hosts": hosts(3000), "sharers": sharers(3000)} {
 		for _, n := range []int{-1, 0, 1, 2000, 500_000, 1 << 30} {
+			if unborn, err := New(netip.Prefix{}, nil); err != nil || expecting(unborn, n) != 0 {
+				t.Fatalf("%v, or something is in a table that expects %d", err, n)
+			}
 			first, err := New(netip.Prefix{}, list[:1000])
 			if err != nil {
 				t.Fatal(err)
@@ -392,4 +395,12 @@ func TestHolds(t *testing.T) {
 			}
 		}
 	}
+}
+
+// expecting is how many levels a table has in which nothing came that was expected.
+func expecting(table *Table, n int) int {
+	e := table.Edit()
+	e.Expect(n)
+	after := e.Table()
+	return len(after.levels6) + len(after.levels4) + after.Len()
 }
