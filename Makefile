@@ -108,8 +108,14 @@ differential-policy: ## 100,000 packets each way by policies and by nftables (ro
 
 .PHONY: bench
 bench: ## the figures: kernel forwarding, natless and peers in one sitting (root)
-	@tests/need go root ip ping sysctl nsenter tayga
+	@tests/need go root ip ping ethtool sysctl nsenter tayga
 	$(GO) run ./tests/bench $(BENCH)
+	$(GO) run ./tests/bench/relay $(RELAY)
+
+.PHONY: bench-relay
+bench-relay: ## what a packet takes on a relay: by the kernel, the fast path, and XDP in front of it (root)
+	@tests/need go root ip ethtool sysctl nsenter
+	$(GO) run ./tests/bench/relay $(RELAY)
 
 # One sitting: a share of what the same path does without records is what they leave.
 .PHONY: bench-flows
