@@ -145,6 +145,7 @@ type Pool struct {
 	Ports            ports.Set     `yaml:"ports"`              // what may be assigned; empty with WholeAddress
 	ReservedPorts    ports.Set     `yaml:"reserved_ports"`     // what of Ports may not; extra single ports may be asked for all the same
 	Cooldown         time.Duration `yaml:"cooldown"`           // how long a freed set stays out of use
+	FirstUse         FirstUse      `yaml:"first_use"`
 }
 
 // DNS64 is the resolver on the translator's own IPv6 address (RFC 6147).

@@ -36,6 +36,7 @@ func (c *Config) Translator(key [16]byte) translator.Config {
 		AllowNonGlobal:   c.AllowNonGlobal,
 		Key:              key,
 		Rules:            c.MAP.rules(),
+		FirstUse:         c.firstUse(),
 	}
 }
 

@@ -30,6 +30,7 @@ func (v validator) pools() {
 			v.poolAddresses(key, i)
 		}
 		v.poolPorts(key, p)
+		v.firstUse(i)
 	}
 }
 

@@ -39,6 +39,7 @@ type Config struct {
 	ErrorTotalRate           int           // to all workloads, and to all strangers of a family; default 10000, or ErrorRate if that is more
 	ErrorTotalBurst          int           // default 5000, or ErrorBurst if that is more
 	Policy                   *policy.Table // what workloads are held to; nil: nothing
+	FirstUse                 []netip.Prefix // whose packets get the verdict FirstUse, of workloads that have no mapping
 	Rules                    *mapt.Rules   // of MAP-T, whose CEs are workloads besides those of the table; nil: none
 	Key                      [16]byte      // of the tags in echo trailers and the hash over fragments; keep it secret
 }
@@ -113,6 +114,11 @@ func (c Config) check() error {
 	if c.Rules != nil && c.Client {
 		refuse("MAP-T rules: they are a border relay's, and a client's workloads have none")
 	}
+	for _, p := range c.FirstUse {
+		if !p.IsValid() || !p.Addr().Is6() || p.Addr().Is4In6() {
+			refuse("sources of first use %v: is no IPv6 prefix", p)
+		}
+	}
 	if c.UDPZeroChecksum > ForwardZeroChecksum {
 		refuse("UDP zero checksum %d: no such way", c.UDPZeroChecksum)
 	}
@@ -149,6 +155,7 @@ type snapshot struct {
 	mask6     mapping.Addr6 // and its addresses are alike in these bits
 	policy    *policy.Table // nil: nobody is held to any
 	rules     *mapt.Rules   // nil: none
+	first     []prefix6     // who may have an assignment by first use
 	violations
 	denials violations // packets that policies denied, by the slot of who is held to them
 
@@ -190,6 +197,7 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		mask6:     mask6,
 		policy:    c.Policy,
 		rules:     c.Rules,
+		first:     prefixes6(c.FirstUse),
 		config:    c,
 	}, nil
 }

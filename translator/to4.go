@@ -77,8 +77,11 @@ func (w *Worker) addressesTo4(p *Packet, h *parsed) (e *mapping.Entry, v Verdict
 		return nil, NeverTranslated
 	}
 	if h.src4, e, v = w.s.address4(h.src6, UntranslatableSource); v.IsDrop() {
-		if v == NeverTranslated {
+		switch {
+		case v == NeverTranslated:
 			return nil, v
+		case v == UntranslatableSource && w.firstUse(h):
+			return nil, FirstUse // rule 1.9.first-use
 		}
 		if !w.trial {
 			w.s.rules.CountSpoofed(h.src6)

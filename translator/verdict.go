@@ -51,6 +51,8 @@ const (
 
 	Shed // its workload gave way: dropped before anything was done with it, by who calls the translator
 
+	FirstUse // from who may have an assignment by first use and has none yet: untouched, for who gives them
+
 	// NumVerdicts is the number of verdicts, Replied left aside: the length
 	// of an array of counters.
 	NumVerdicts
@@ -115,6 +117,7 @@ var verdicts = [NumVerdicts]struct{ name, section string }{
 	Denied:                    {"denied", "RFC 4443 3.1, RFC 1812 5.2.7.1"},
 	DeniedFragment:            {"denied-fragment", "RFC 1858 3, RFC 3128 2"},
 	Shed:                      {"shed", "RFC 2475 2.3.3"},
+	FirstUse:                  {"first-use", "RFC 7757 3.3"},
 }
 
 const repliedSuffix = "/replied"

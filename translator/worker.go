@@ -23,6 +23,7 @@ type Worker struct {
 	inside              mapping.Tag   // see Inside
 	rule                *policy.Rules // see Rule
 	denial              Denial        // see Denial
+	refuse              bool          // nothing is given by first use: see TranslateRefused
 	loop                uint32        // a number of its own, of those who count for themselves
 	ce                  mapt.CE       // that sent the packet, by a rule; zero: none
 

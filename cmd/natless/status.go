@@ -81,6 +81,9 @@ func printStatus(w io.Writer, s api.Status, now time.Time) error {
 	if err := printVerdicts(w, s.Verdicts); err != nil {
 		return err
 	}
+	if err := printFirstUse(w, s.FirstUse); err != nil {
+		return err
+	}
 	if err := printMap(w, s.MAP); err != nil {
 		return err
 	}
@@ -100,6 +103,26 @@ func printVerdicts(w io.Writer, verdicts map[string]uint64) error {
 	}
 	fmt.Fprintln(w)
 	return table(w, "no packet has come yet", plain("VERDICT", "PACKETS"), rows)
+}
+
+// printFirstUse says who got something without having been announced.
+func printFirstUse(w io.Writer, pools []api.FirstUse) error {
+	if len(pools) == 0 {
+		return nil
+	}
+	var rows [][]string
+	for _, p := range pools {
+		var sources []string
+		for _, s := range p.Sources {
+			sources = append(sources, s.String())
+		}
+		if sources == nil {
+			sources = []string{"none any more"}
+		}
+		rows = append(rows, []string{p.Pool, strings.Join(sources, ", "), fmt.Sprint(p.Workloads)})
+	}
+	fmt.Fprintln(w)
+	return table(w, "", plain("FIRST USE OF", "SOURCES", "WORKLOADS"), rows)
 }
 
 // printMap says what came of the rules of MAP-T.

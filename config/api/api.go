@@ -300,6 +300,8 @@ type Status struct {
 	Reload   Reload            `json:"reload"`
 	// Drains are what no new workload gets anything of.
 	Drains []Drain `json:"drains,omitempty"`
+	// FirstUse is what pools have given to sources that nobody announced.
+	FirstUse []FirstUse `json:"first_use,omitempty"`
 	// MAP is the rules of a border relay of MAP-T.
 	MAP []MapRule `json:"map,omitempty"`
 	// Shedding is who gives way; absent where nobody does.
@@ -315,6 +317,17 @@ type Status struct {
 	Flows FlowStatus `json:"flows,omitzero"`
 	// Offload is FastPath by the name that it had: it goes in the release after next.
 	Offload FastPath `json:"offload,omitzero"`
+}
+
+// FirstUseLabel is the label of workloads that have their assignment by first use; its value
+// is the pool. Policies select by it.
+const FirstUseLabel = "natless.io/first-use"
+
+// FirstUse is what a pool has given to sources that nobody announced.
+type FirstUse struct {
+	Pool      string         `json:"pool"`
+	Sources   []netip.Prefix `json:"sources"` // none: it gives nothing any more
+	Workloads int            `json:"workloads"`
 }
 
 // MapRule is a rule of MAP-T, and what was translated by it since it came into force.

@@ -54,6 +54,9 @@ type Config struct {
 	PerMapping bool
 	// Flows are where queues itemise what they translate, by the queue's index.
 	Flows []*flows.Queue
+	// FirstUse takes a copy of a packet whose sender may have an assignment by first use,
+	// from any loop, and never waits; false: it does not. nil: nobody gives any.
+	FirstUse func(*translator.Packet) bool
 	// Shed are what loops ask which packets to drop before anything else, by the queue's
 	// index.
 	Shed []*shed.Queue

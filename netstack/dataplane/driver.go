@@ -17,10 +17,11 @@ type Driver struct {
 	observer  Observer // nil: nobody looks
 	index     int      // of the queue, for the observer
 	segmenter tun.Segmenter
-	counters  *counters   // nil: nothing is counted
-	traffic   *traffic    // nil: nothing is counted by mapping
-	from      mapping.Tag // of who sent the packet, as IPv4; 0: it came as any packet does
-	flows     flowTable   // of the batch
+	counters  *counters                     // nil: nothing is counted
+	traffic   *traffic                      // nil: nothing is counted by mapping
+	from      mapping.Tag                   // of who sent the packet, as IPv4; 0: it came as any packet does
+	flows     flowTable                     // of the batch
+	firstUse  func(*translator.Packet) bool // see Config; nil: what is FirstUse goes no further
 }
 
 // Port is where a driver's packets go. Each packet comes to it once, and is its own
@@ -161,7 +162,18 @@ func (d *Driver) do(p *translator.Packet, v translator.Verdict) {
 		d.port.Local(p)
 	case v == translator.Segment:
 		d.moveSegments(p)
+	case v == translator.FirstUse && d.firstUse != nil && !d.firstUse(p):
+		d.Refuse(p)
 	default:
+		d.port.Release(p)
+	}
+}
+
+// Refuse answers a packet that was FirstUse and whose sender gets nothing.
+func (d *Driver) Refuse(p *translator.Packet) {
+	if v := d.worker.TranslateRefused(p); v.Leaves() {
+		d.leave(p, v)
+	} else {
 		d.port.Release(p)
 	}
 }

@@ -36,7 +36,7 @@ type loop struct {
 func newLoop(d *Dataplane, index int) *loop {
 	l := &loop{plane: d, out: make([]*translator.Packet, 0, maxOut)}
 	l.Driver = Driver{worker: d.config.Translator.NewWorker(), port: l, index: d.config.FirstQueue + index, counters: new(counters)}
-	l.inside = d.config.Inside
+	l.inside, l.firstUse = d.config.Inside, d.config.FirstUse
 	if d.config.PerMapping {
 		l.traffic = new(traffic)
 	}

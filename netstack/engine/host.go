@@ -43,12 +43,13 @@ type Options struct {
 	StateDir      string // which a reboot empties, and no other daemon has
 	Leave         bool   // all that is in the kernel stays for a successor
 	FastPath      Mode
-	GRO           []string     // patterns of interfaces
-	Local         local.Config // but for what the host knows by itself
-	PerMapping    bool         // packets are counted by mapping
-	Flows         bool         // and itemised
-	FlowSample    int          // of so many packets one; 0 is 1
-	NoShedding    bool         // nobody gives way when the host is overloaded
+	GRO           []string                      // patterns of interfaces
+	Local         local.Config                  // but for what the host knows by itself
+	PerMapping    bool                          // packets are counted by mapping
+	Flows         bool                          // and itemised
+	FlowSample    int                           // of so many packets one; 0 is 1
+	FirstUse      func(*translator.Packet) bool // see dataplane.Config
+	NoShedding    bool                          // nobody gives way when the host is overloaded
 	Subjects      func() iter.Seq2[netip.Prefix, policy.Workload]
 	InUse         func(route.InUse)
 	Log           *slog.Logger
@@ -113,7 +114,7 @@ func Open(o Options, state *State, table *mapping.Table, workloads iter.Seq[Work
 	}
 	seen := h.flowSources(o)
 	h.Dataplane = dataplane.New(dataplane.Config{Translator: h.Translator, Local: h.Local, Log: o.Log, Open: o.Open, PerMapping: o.PerMapping,
-		Flows: seen, Shed: h.shedQueues(o.Queues, true)})
+		FirstUse: o.FirstUse, Flows: seen, Shed: h.shedQueues(o.Queues, true)})
 	queues := o.Queues
 	if o.OpenInside != nil {
 		h.openInside(o, seen[min(queues, len(seen)):])

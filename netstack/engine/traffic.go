@@ -3,6 +3,8 @@
 package engine
 
 import (
+	"net/netip"
+
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/fastpath"
 	"github.com/natless/natless/netstack/shed"
@@ -47,6 +49,26 @@ func (h *Host) TrafficOf(slot uint32) dataplane.Traffic {
 	t := h.trafficHere(slot)
 	h.addKernel(&t, slot)
 	return t
+}
+
+// Activity is how many packets were ever translated, by daemon and kernel, at the slot that
+// the mapping of an IPv6 prefix has now: whoever was there has been active when it is another
+// number than before. ok is false where that cannot be known just now.
+func (h *Host) Activity(p netip.Prefix) (packets uint64, ok bool) {
+	e := h.Table().Get(p)
+	if e == nil || !h.perMapping {
+		return 0, false
+	}
+	t := h.trafficHere(e.Slot())
+	if h.FastPath.Manager != nil {
+		kernel, err := h.FastPath.Traffic(e.Slot())
+		if err != nil {
+			return 0, false
+		}
+		t.Sent.Packets += kernel.Sent.Packets
+		t.Received.Packets += kernel.Received.Packets
+	}
+	return t.Sent.Packets + t.Received.Packets, true
 }
 
 // trafficHere is what the daemon itself did for it.

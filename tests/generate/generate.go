@@ -56,6 +56,10 @@ func (g *Generator) Next6() reference.Packet {
 		dst = g.workload6()
 	case 8: // a router on the way
 		src = pick(g, routers6...)
+	case 9:
+		if len(g.World.FirstUse) > 0 {
+			src = netip.MustParseAddr("2001:db8:a::7")
+		}
 	case 6:
 		src = g.embed(pick(g, g.peer4(), g.peer4(), g.workload4(), g.nobodys4()))
 	case 7:

@@ -33,6 +33,7 @@ func RuleWorlds() []World {
 		world("map-t-64", "2001:db8:122:344::/64", translator.Config{MTU4: 1400, MTU6: 1300, ICMPSource4: netip.MustParsePrefix("192.0.2.64/30")}),
 	}
 	rules := mapRules()
+	worlds[1].FirstUse = []netip.Prefix{netip.MustParsePrefix("2001:db8:a::/64"), netip.MustParsePrefix("2001:db9::2/128")}
 	for i := range worlds {
 		w := &worlds[i]
 		var err error

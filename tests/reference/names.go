@@ -18,7 +18,7 @@ var ruleNames = []string{
 	"1.6.quoted-outside", "1.6.source", "1.6.source-port", "1.6.source-port-outside", "1.6.source-route", "1.6.too-big",
 	"1.7.answer", "1.7.echo", "1.7.error", "1.7.in", "1.7.in-client", "1.7.in-published", "1.7.in-syn", "1.7.later", "1.7.no-ports",
 	"1.7.out", "1.7.out-client", "1.7.out-published", "1.7.own", "1.7.reset", "1.7.silence", "1.7.tiny", "2.addresses",
-	"1.8.ea", "1.8.error-sender", "1.8.identifier", "1.8.offset", "1.8.order", "1.8.psid", "1.8.source",
+	"1.8.ea", "1.8.error-sender", "1.8.identifier", "1.8.offset", "1.8.order", "1.8.psid", "1.8.source", "1.9.first-use",
 	"2.extension-protocol", "2.flow-label", "2.fragment", "2.fragment-length", "2.fragmented", "2.hop-limit",
 	"2.hop-limit-out", "2.icmp-fragment", "2.next-header", "2.next-header-icmp", "2.no-atomic", "2.options-dropped",
 	"2.options-malformed", "2.payload-length", "2.source-route", "2.source-route-expired", "2.too-big",

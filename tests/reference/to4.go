@@ -102,7 +102,9 @@ func (c *call) headers(d *datagram) {
 // addressesTo4 translates both addresses of a packet that is not an ICMP error.
 func (c *call) addressesTo4(d *datagram, readable bool) (src, dst netip.Addr, m *mapping.Mapping) {
 	src, m, why := c.address4(d.src, translator.UntranslatableSource)
-	if why != ok {
+	if why == translator.UntranslatableSource && c.firstUse(d) {
+		src = netip.IPv4Unspecified()
+	} else if why != ok {
 		c.rule("3.untranslatable-source")
 		c.untranslatable6(why, 5)
 		src = netip.IPv4Unspecified()

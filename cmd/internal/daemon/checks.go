@@ -19,6 +19,7 @@ func (d *Daemon) checks(c *config.Config) []api.Check {
 	all = append(all, lentBlocks(d.reloader.blocks(c))...)
 	all = append(all, d.relayCheck(c)...)
 	all = append(all, mapCheck(d.mapRules().All(), d.host.FastPath.Manager != nil)...)
+	all = append(all, d.firstUse.check()...)
 	all = append(all, d.inside(c)...)
 	all = append(all, d.insisted(c)...)
 	if s := d.shedding(); s != nil {

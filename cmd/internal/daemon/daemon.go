@@ -59,6 +59,7 @@ type Daemon struct {
 	engine    policyEngine
 	recorder  *recorder
 	wishing   wishing
+	firstUse  *firstUse
 	rules     *policy.Ledger // knows the rules that packets were denied by
 }
 
@@ -110,10 +111,13 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	if table, state.Translator.Policy, err = d.keeper.hold(table, state.Translator.Policy); err != nil {
 		return nil, err
 	}
+	d.firstUse = newFirstUse(d.keeper, func() *config.Config { return d.reloader.running() }, o.Log)
 	if d.host, err = engine.Open(d.engineOptions(c, h, state), state, table, d.keeper.workloads()); err != nil {
 		return nil, err
 	}
 	d.counted = c.Metrics.CountsWorkloads()
+	d.firstUse.serve(d.host)
+	d.keeper.first = d.firstUse
 	d.keeper.serve(d.host.Engine, d.noInside)
 	d.accounts = d.host.Account(c.Metrics.MaxWorkloads, d.keeper.owners)
 	if d.recorder, err = newRecorder(d, c); err != nil {
@@ -149,7 +153,7 @@ func (d *Daemon) engineOptions(c *config.Config, h host, state *engine.State) en
 		Device: c.Device.Name, Queues: queues(c), Uplink: h.uplink, Uplinks: h.uplinks(), Fabric: c.Fabric, XDP: c.XDP,
 		ManageSysctls: c.ManageSysctls, SysctlDir: c.SysctlDir, StateDir: filepath.Dir(c.API.Socket), Leave: d.Handover,
 		FastPath: fastPathModes[c.FastPath], GRO: c.UDPGRO, Local: d.localConfig(c), PerMapping: c.Metrics.CountsWorkloads(),
-		Subjects: d.keeper.subjects, Flows: c.Flows.Enabled, NoShedding: !c.Shedding.Enabled, FlowSample: int(c.Flows.Sample), InUse: d.keeper.noteInUse, Log: d.Log,
+		Subjects: d.keeper.subjects, FirstUse: d.firstUse.offer, Flows: c.Flows.Enabled, NoShedding: !c.Shedding.Enabled, FlowSample: int(c.Flows.Sample), InUse: d.keeper.noteInUse, Log: d.Log,
 	}
 }
 
@@ -177,6 +181,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		tasks = append(tasks, engine.Task{Name: "web", Runner: d.web})
 	}
 	tasks = append(tasks, d.recorder.tasks()...)
+	tasks = append(tasks, engine.Task{Name: "first use", Runner: d.firstUse})
 	watchdog, err := newWatchdog(d)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -39,6 +40,7 @@ type keeper struct {
 	ready  chan struct{}
 	own    func(registry.Change) // is told who was given what, and who gave it back; may be nil
 	wish   func(registry.Change) // as own, for who sheds
+	first  *firstUse             // gives to who was not announced; nil in tests
 	put    chan struct{}         // has an element when somebody was given something
 	others published
 }
@@ -95,6 +97,9 @@ func (k *keeper) serve(e *engine.Engine, noInside func() error) {
 		func(_ context.Context, c registry.Change) error {
 			err := e.Edit(changeOf(c))
 			if err == nil {
+				if k.first != nil {
+					k.first.changed(c)
+				}
 				k.owned(c)
 				if k.wish != nil {
 					k.wish(c)
@@ -120,7 +125,7 @@ func (k *keeper) Put(ctx context.Context, key api.Key, q api.Request) (*registry
 	}
 	a, err := k.Registry.Put(ctx, key, q)
 	var conflict *registry.ConflictError
-	if errors.As(err, &conflict) && k.reconcile(ctx) > 0 {
+	if errors.As(err, &conflict) && (k.reconcile(ctx) > 0 || k.announced(ctx, conflict.Owner, q)) {
 		a, err = k.Registry.Put(ctx, key, q)
 	}
 	if err == nil && before != nil && (before.Request.HostInterface != a.Request.HostInterface ||
@@ -134,6 +139,17 @@ func (k *keeper) Put(ctx context.Context, key api.Key, q api.Request) (*registry
 	default:
 	}
 	return a, err
+}
+
+// announced takes away what an address has by first use, since a workload is announced with
+// it: whoever announces knows better. It reports whether there was something.
+func (k *keeper) announced(ctx context.Context, owner api.Key, q api.Request) bool {
+	had, err := k.Get(owner)
+	if err != nil || !byFirstUse(owner) || !slices.Contains(q.IPv6, had.Request.IPv6[0]) || k.Delete(ctx, owner) != nil {
+		return false
+	}
+	k.log.Info("a workload is announced whose address had an assignment by first use, which ends", "source", had.Request.IPv6[0], "name", q.Name)
+	return true
 }
 
 // Ready is closed when what was given back before the start is free.

@@ -99,6 +99,7 @@ func (d *Daemon) status() api.Status {
 	st.Verdicts = verdicts(traffic)
 	st.Limits = d.limits(traffic)
 	st.Shedding, st.MAP = d.shedding(), d.mapStatus()
+	st.FirstUse = d.firstUse.status()
 	device := api.Check{Name: "device", State: "ok"}
 	if t := d.host.Dataplane.Device(); t == nil {
 		device.State, device.Detail = "fail", "it is gone and is being made anew"

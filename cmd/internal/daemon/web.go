@@ -89,6 +89,7 @@ func (d *Daemon) sources() metrics.Sources {
 		Flows:    d.recorder.status,
 		Rules:    d.ruleCounts,
 		MAP:      d.mapStatus,
+		FirstUse: d.firstUseFigures,
 		DNS64:    d.host.Local.DNS64,
 		Shed:     func() metrics.Shed { return shedMetrics(d.host.Shed) },
 		Spoofing: spoofed,

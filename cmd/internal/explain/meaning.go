@@ -35,6 +35,7 @@ var meaning = [translator.NumVerdicts]string{
 	translator.ProtocolUntranslatable:    "dropped: the protocol cannot be translated (IPsec AH, Mobility, HIP, Shim6)",
 	translator.Denied:                    "dropped: a policy denies it",
 	translator.DeniedFragment:            "dropped: policies look at ports here, and this has none",
+	translator.FirstUse:                  "held until its sender, which nobody announced, has an assignment by first use",
 	translator.Shed:                      "dropped: it brings more than it may while the host is overloaded, or than its limits allow",
 	translator.PrefixClosed:              "dropped: the workload has IPv4 inside, and reaches IPv4 by that alone",
 }

@@ -34,6 +34,7 @@ type Sources struct {
 	Drained  func() bool // the whole host is
 	Relay    func() *Relay
 	MAP      func() []api.MapRule // nil: no rules
+	FirstUse func() FirstUse      // nil: there is none
 	Reloads  func() Reloads
 	Local    func() local.Stats
 	Refusals func() []api.Limit
@@ -81,6 +82,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.pools(s)
 	c.relay(s)
 	c.mapRules(s)
+	c.firstUse(s)
 	c.local(s)
 	c.dns64(s)
 	c.flows(s)

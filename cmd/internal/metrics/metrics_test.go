@@ -78,6 +78,9 @@ func sources() Sources {
 		MAP: func() []api.MapRule {
 			return []api.MapRule{{IPv6: netip.MustParsePrefix("2001:db8:1000::/44"), To4: 1}}
 		},
+		FirstUse: func() FirstUse {
+			return FirstUse{Pools: []api.FirstUse{{Pool: "default", Workloads: 3}}, Refused: map[string]uint64{"rate": 1}}
+		},
 		Relay: func() *Relay {
 			return &Relay{Epoch: 7, Rules: 3, State: api.RelayServes, Told: 2}
 		},

@@ -42,7 +42,7 @@ func (c *Collector) verdicts(s sink, t dataplane.Snapshot) {
 	for _, d := range directions {
 		byVerdict(s, d.String(), wayDaemon, &t.Verdicts[d])
 		for v, n := range t.Replied[d] {
-			if v := translator.Verdict(v); v.IsDrop() && v != translator.FragmentHeld {
+			if v := translator.Verdict(v); v.IsDrop() && v != translator.FragmentHeld && v != translator.FirstUse {
 				s.counter(errorsSent, n, d.String(), wayDaemon, v.String())
 			}
 		}
@@ -74,6 +74,8 @@ func byVerdict(s sink, direction, way string, counts *[translator.NumVerdicts]da
 			s.counter(localPackets, n.Packets, direction, way)
 		case v == translator.Segment:
 			s.counter(segmented, n.Packets, direction, way)
+		case v == translator.FirstUse:
+			s.counter(firstUseHeld, n.Packets, direction, way)
 		case v == translator.FragmentHeld:
 			s.counter(held, n.Packets, direction, way)
 		default:

@@ -287,7 +287,11 @@ func (s *Server) whois(r *http.Request) (any, error) {
 }
 
 func asOwner(o *registry.Assignment) api.Owner {
-	return api.Owner{Key: o.Key, Serial: o.Serial, Name: o.Request.Name, Network: o.Request.Network, Pool: o.Pool, IPv6: o.Request.IPv6,
+	detail := ""
+	if pool := o.Request.Labels[api.FirstUseLabel]; pool != "" {
+		detail = "a source that nobody announced: pool " + pool + " gave it this by its first packet (first_use)"
+	}
+	return api.Owner{Key: o.Key, Detail: detail, Serial: o.Serial, Name: o.Request.Name, Network: o.Request.Network, Pool: o.Pool, IPv6: o.Request.IPv6,
 		Address: o.Address, Ports: o.Ports, Inside: o.Inside().IsValid(), Since: o.Since, Until: o.Until}
 }
 
