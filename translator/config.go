@@ -32,16 +32,16 @@ type Config struct {
 	MTU4, MTU6               int            // next-hop MTU of each side; default 1500
 	LowestMTU6               int            // longest IPv6 packet made from IPv4 with DF=0; default 1280
 	UDPZeroChecksum          UDPZeroChecksum
-	ZeroTrafficClass         bool          // traffic class and TOS become 0 instead of being copied
-	AllowNonGlobal           bool          // private IPv4 under 64:ff9b::/96
-	Client                   bool          // the workloads speak IPv4, over an IPv6-only link (RFC 6877): nothing hairpins
-	ErrorRate, ErrorBurst    int           // ICMP errors of ours a second, to each workload and prefix of strangers; default 100, 50
-	ErrorTotalRate           int           // to all workloads, and to all strangers of a family; default 10000, or ErrorRate if that is more
-	ErrorTotalBurst          int           // default 5000, or ErrorBurst if that is more
-	Policy                   *policy.Table // what workloads are held to; nil: nothing
+	ZeroTrafficClass         bool           // traffic class and TOS become 0 instead of being copied
+	AllowNonGlobal           bool           // private IPv4 under 64:ff9b::/96
+	Client                   bool           // the workloads speak IPv4, over an IPv6-only link (RFC 6877): nothing hairpins
+	ErrorRate, ErrorBurst    int            // ICMP errors of ours a second, to each workload and prefix of strangers; default 100, 50
+	ErrorTotalRate           int            // to all workloads, and to all strangers of a family; default 10000, or ErrorRate if that is more
+	ErrorTotalBurst          int            // default 5000, or ErrorBurst if that is more
+	Policy                   *policy.Table  // what workloads are held to; nil: nothing
 	FirstUse                 []netip.Prefix // whose packets get the verdict FirstUse, of workloads that have no mapping
-	Rules                    *mapt.Rules   // of MAP-T, whose CEs are workloads besides those of the table; nil: none
-	Key                      [16]byte      // of the tags in echo trailers and the hash over fragments; keep it secret
+	Rules                    *mapt.Rules    // of MAP-T, whose CEs are workloads besides those of the table; nil: none
+	Key                      [16]byte       // of the tags in echo trailers and the hash over fragments; keep it secret
 }
 
 // Bounds of the MTUs: RFC 791 3.2, RFC 8200 5, and the 16 bits of a length.

@@ -232,7 +232,9 @@ func init() {
 }
 
 // IsLost says that the packet went no further: a fragment that is held does.
-func IsLost(v translator.Verdict) bool { return v.IsDrop() && v != translator.FragmentHeld && v != translator.FirstUse }
+func IsLost(v translator.Verdict) bool {
+	return v.IsDrop() && v != translator.FragmentHeld && v != translator.FirstUse
+}
 
 func (p *parser) end(e end) (node, error) {
 	w, err := p.word("an address or port")
