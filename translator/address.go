@@ -75,6 +75,9 @@ func (s *snapshot) source6(a uint32, p port) (mapping.Addr6, Verdict) {
 			return e.To6(a), Forward6 // rule 1.5.source
 		}
 	}
+	if s.half {
+		return mapping.Addr6{}, UntranslatableSource // rules 1.10.source, 1.10.hop-out
+	}
 	if !s.prefix && a == s.own4 {
 		return s.own6, Forward6
 	}

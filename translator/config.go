@@ -41,6 +41,7 @@ type Config struct {
 	Policy                   *policy.Table  // what workloads are held to; nil: nothing
 	FirstUse                 []netip.Prefix // whose packets get the verdict FirstUse, of workloads that have no mapping
 	Rules                    *mapt.Rules    // of MAP-T, whose CEs are workloads besides those of the table; nil: none
+	Edge                     Edge           // how what is IPv4 leaves and comes where the network has none; see Ascend
 	Key                      [16]byte       // of the tags in echo trailers and the hash over fragments; keep it secret
 }
 
@@ -149,6 +150,9 @@ type snapshot struct {
 	zeroClass bool
 	client    bool
 	inside    bool          // some workload has its IPv4 address inside
+	half      bool          // this is the half of an edge toward the fabric
+	hop       uint8         // how much less the hop limit is 6→4
+	fabric    *Translator   // that half; nil: there is no edge
 	ours      ranges4       // addresses that are routed to us whether or not a workload has them
 	pooled6   bool          // there is an ICMP source pool of IPv6,
 	sources6  mapping.Addr6 // this,
@@ -187,7 +191,8 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		mtu4:      c.MTU4,
 		mtu6:      c.MTU6,
 		prefix:    prefix.IsValid(),
-		global:    prefix == wellKnown && !c.AllowNonGlobal, // rule 1.1.non-global-knob
+		global:    c.globalOnly(prefix),
+		hop:       1,
 		zeroClass: c.ZeroTrafficClass,
 		client:    c.Client,
 		inside:    table.AnyInside() && !c.Client,
@@ -202,12 +207,18 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 	}, nil
 }
 
+// globalOnly says that addresses which are not global have no place in the prefix, or in
+// that of the fabric, where they go next.
+func (c Config) globalOnly(prefix netip.Prefix) bool {
+	return (prefix == wellKnown || c.Edge.Prefix == wellKnown) && !c.AllowNonGlobal // rules 1.1.non-global-knob, 1.10.non-global
+}
+
 // with is s with another table, of the same configuration.
 func (s *snapshot) with(table *mapping.Table) *snapshot {
 	next := *s
 	prefix := table.Prefix()
 	next.table, next.prefix = table, prefix.IsValid()
-	next.global = prefix == wellKnown && !s.config.AllowNonGlobal
+	next.global = s.config.globalOnly(prefix)
 	next.inside = table.AnyInside() && !s.client
 	return &next
 }

@@ -1,6 +1,7 @@
 package translator
 
 import (
+	"cmp"
 	"encoding/binary"
 
 	"github.com/natless/natless/translator/mapt"
@@ -12,6 +13,7 @@ type cutting struct {
 	active bool
 	more   bool // the packet was itself a fragment, and not the last
 	done   int  // bytes of payload that are out
+	most   int  // the longest fragment; 0: LowestMTU6
 }
 
 // NextFragment copies the next fragment of p into dst, from dst.Buf[Headroom]
@@ -28,7 +30,7 @@ func (w *Worker) NextFragment(p, dst *Packet) bool {
 		c.active = false
 		return false
 	}
-	unit := (w.s.config.LowestMTU6 - headers) &^ 7
+	unit := (cmp.Or(c.most, w.s.config.LowestMTU6) - headers) &^ 7
 	payload := b[headers+c.done:]
 	payload = payload[:min(unit, len(payload))]
 	size := headers + len(payload)

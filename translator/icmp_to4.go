@@ -101,7 +101,7 @@ func (w *Worker) errorTo4(p *Packet, h *parsed) Verdict {
 		}
 	}
 	switch {
-	case h.hops <= 1:
+	case h.hops <= w.s.hop:
 		return HopLimitExceeded // an error is never answered with another
 	case h.route != 0 || q.route != 0:
 		return RoutingHeader
@@ -135,7 +135,7 @@ func (w *Worker) putError4(out []byte, e problem, h *parsed) {
 		class = 0
 	}
 	putICMP(out[size4:], e.typ, e.code, e.rest, 0)
-	put4(out, class, len(out), id, 0, h.hops-1, protoICMP4, h.src4, h.dst4) // rule 6.df4
+	put4(out, class, len(out), id, 0, h.hops-w.s.hop, protoICMP4, h.src4, h.dst4) // rule 6.df4
 }
 
 // errorAddressesTo4 translates the outer addresses of an ICMPv6 error. What it

@@ -70,6 +70,9 @@ func ours4(c Config) ranges4 {
 	for _, r := range c.Rules.All() {
 		prefixes = append(prefixes, r.IPv4) // rule 1.8.ours
 	}
+	for _, b := range c.Edge.Blocks { // rule 1.10.ours
+		prefixes = append(prefixes, b.IPv4)
+	}
 	return newRanges4(prefixes)
 }
 

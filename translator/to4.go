@@ -103,7 +103,7 @@ func (w *Worker) addressesTo4(p *Packet, h *parsed) (e *mapping.Entry, v Verdict
 
 // headersTo4 judges hop limit, extension headers and protocol.
 func (w *Worker) headersTo4(p *Packet, h *parsed) Verdict {
-	if h.hops <= 1 {
+	if h.hops <= w.s.hop {
 		return w.reply6(p, HopLimitExceeded, icmp6TimeExceeded, 0, 0) // rule 3.ttl-out
 	}
 	if h.route != 0 {
@@ -190,8 +190,8 @@ func (w *Worker) finishTo4(p *Packet, h *parsed, e *mapping.Entry, upperLen, tra
 	if proto == protoICMP6 {
 		proto = protoICMP4 // rule 3.protocol-icmp
 	}
-	p.Start += h.upper - size4                                                    // rule 3.extension-headers
-	put4(p.Bytes(), class, length, id, fragment, h.hops-1, proto, h.src4, h.dst4) // rules 3.ttl, 3.addresses
+	p.Start += h.upper - size4                                                          // rule 3.extension-headers
+	put4(p.Bytes(), class, length, id, fragment, h.hops-w.s.hop, proto, h.src4, h.dst4) // rules 3.ttl, 3.addresses
 	p.moved(size4, upperLen)
 	return Forward4
 }

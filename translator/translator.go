@@ -56,6 +56,9 @@ func New(c Config, table *mapping.Table) (*Translator, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.newFabric(nil); err != nil {
+		return nil, err
+	}
 	s.violations, s.denials = violations(nil).grown(table.Slots()), violations(nil).grown(table.Slots())
 	t := &Translator{}
 	crand.Read(t.errors.key[:])
@@ -72,6 +75,9 @@ func (t *Translator) Reload(c Config, table *mapping.Table) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old := t.snapshot.Load()
+	if err := s.newFabric(old); err != nil {
+		return err
+	}
 	s.violations, s.denials = old.violations.grown(table.Slots()), old.denials.grown(table.Slots())
 	t.snapshot.Store(s)
 	return nil

@@ -1,6 +1,8 @@
 package translator
 
 import (
+	"encoding/binary"
+
 	"github.com/natless/natless/translator/mapping"
 	"github.com/natless/natless/translator/mapt"
 	"github.com/natless/natless/translator/policy"
@@ -32,6 +34,10 @@ type Worker struct {
 	limited4, limited6 limited // errors of ours that a budget forbade
 	trial              bool    // see NewTrial
 
+	half      *Worker // of the half toward the fabric; nil: nothing has gone there
+	descended bool    // the next packet is what Descend made, and has used some of its room
+	label     uint32  // the flow label of the last packet, where there is an edge
+
 	scratch [maxError6]byte // where ICMP errors are put together
 }
 
@@ -45,11 +51,15 @@ func (w *Worker) Time() int64 { return w.now }
 // Translate rewrites p in place and says what became of it. After a drop
 // without Replied, p's content is undefined.
 func (w *Worker) Translate(p *Packet) Verdict {
+	descended := w.descended
 	w.begin()
-	if !p.roomy() {
+	if !descended && !p.roomy() {
 		return Malformed
 	}
 	if p.Buf[p.Start]>>4 == 6 {
+		if w.s.fabric != nil && p.End-p.Start >= 4 {
+			w.label = binary.BigEndian.Uint32(p.Buf[p.Start:]) & 0xfffff
+		}
 		return w.plainTo4(p)
 	}
 	return w.plainTo6(p)
@@ -58,14 +68,19 @@ func (w *Worker) Translate(p *Packet) Verdict {
 // begin makes w ready for a packet.
 func (w *Worker) begin() {
 	w.s = w.t.snapshot.Load()
-	w.held, w.cut = 0, cutting{}
-	w.source, w.destination, w.inside, w.rule, w.ce = 0, 0, 0, nil, mapt.CE{}
+	w.held, w.cut, w.descended = 0, cutting{}, false
+	w.source, w.destination, w.inside, w.rule, w.label, w.ce = 0, 0, 0, nil, 0, mapt.CE{}
 }
 
 // Done says that everything was asked that was to be asked of the last packet. It
 // lets go of the table, which a worker that then has nothing to do for long would
 // keep from going when another takes its place.
-func (w *Worker) Done() { w.s, w.rule, w.ce = nil, nil, mapt.CE{} }
+func (w *Worker) Done() {
+	w.s, w.rule, w.ce = nil, nil, mapt.CE{}
+	if w.half != nil {
+		w.half.Done()
+	}
+}
 
 // Slots are those of the mappings (mapping.Entry.Slot) that gave the last packet
 // its IPv4 source and its IPv6 destination: the workload that sent it and the one that
@@ -90,8 +105,8 @@ func (w *Worker) Rule() *policy.Rules { return w.rule }
 // and of IPv6. Any goroutine may ask.
 func (w *Worker) ErrorsLimited() (v4, v6 ErrorsLimited) { return w.limited4.load(), w.limited6.load() }
 
-// Fragments says that the packet just translated (by Translate, Pass4 or NextHeld;
-// Forward6, Hairpin or Deliver4) is too long for the workloads' side and must be
+// Fragments says that the packet just translated (by Translate, Pass4, NextHeld or
+// Ascend; Forward6, Hairpin or Deliver4) is too long for the workloads' side and must be
 // written as the packets that NextFragment makes, not as it is.
 func (w *Worker) Fragments() bool { return w.cut.active }
 

@@ -31,6 +31,7 @@ var (
 // comparison is a run of TestDifferential: episodes, dealt out to all processors.
 type comparison struct {
 	worlds  []generate.World
+	wanted  int64         // packets
 	next    atomic.Uint64 // episode
 	packets atomic.Int64
 	ended   atomic.Bool // before its time
@@ -46,9 +47,46 @@ type comparison struct {
 
 // TestDifferential translates generated packets with both translators.
 func TestDifferential(t *testing.T) {
+	c := compareIn(t, generate.AllWorlds(), *packetsFlag)
+	if t.Failed() || *packetsFlag < 400_000 {
+		return
+	}
+	for v := range translator.NumVerdicts {
+		if c.count(v)+c.count(v|translator.Replied) == 0 && v != translator.Shed { // which is not the translator's
+			t.Errorf("no packet got the verdict %v", v)
+		}
+	}
+	c.met(t, func(rule string) bool { return !strings.HasPrefix(rule, edgeRules) })
+}
+
+// edgeRules are of the host's edge.
+const edgeRules = "1.10."
+
+// TestDifferentialEdge is TestDifferential where there is an edge: both halves in a row.
+func TestDifferentialEdge(t *testing.T) {
+	c := compareIn(t, generate.EdgeWorlds(), *packetsFlag*2/5)
+	if t.Failed() || *packetsFlag < 400_000 {
+		return
+	}
+	c.met(t, func(rule string) bool { return strings.HasPrefix(rule, edgeRules) })
+}
+
+// met wants packets to have come under the rules of a kind.
+func (c *comparison) met(t *testing.T, of func(rule string) bool) {
+	t.Helper()
+	for _, rule := range reference.RuleNames() {
+		if of(rule) && c.rules[rule] == 0 {
+			t.Errorf("no packet came under rule %s", rule)
+		}
+	}
+}
+
+// compareIn translates packets of some worlds with both translators.
+func compareIn(t *testing.T, worlds []generate.World, packets int64) *comparison {
+	t.Helper()
 	// Little is alive and much is thrown away: collect seldom.
 	defer debug.SetGCPercent(debug.SetGCPercent(1000))
-	c := &comparison{worlds: generate.AllWorlds(), began: time.Now(), cpu: cpuTime(), rules: map[string]int{}, failures: map[string]string{}}
+	c := &comparison{worlds: worlds, wanted: packets, began: time.Now(), cpu: cpuTime(), rules: map[string]int{}, failures: map[string]string{}}
 	c.next.Store(*episodeFlag)
 	stop := make(chan struct{})
 	interrupted := make(chan os.Signal, 1)
@@ -69,24 +107,12 @@ func TestDifferential(t *testing.T) {
 	for _, text := range c.failures {
 		t.Error(text)
 	}
-	if t.Failed() || *packetsFlag < 400_000 {
-		return
-	}
-	for v := range translator.NumVerdicts {
-		if c.count(v)+c.count(v|translator.Replied) == 0 && v != translator.Shed { // which is not the translator's
-			t.Errorf("no packet got the verdict %v", v)
-		}
-	}
-	for _, rule := range reference.RuleNames() {
-		if c.rules[rule] == 0 {
-			t.Errorf("no packet came under rule %s", rule)
-		}
-	}
+	return c
 }
 
 // work takes episodes until enough packets are translated, or too many failed.
 func (c *comparison) work(pairs []*episode) {
-	for c.packets.Load() < *packetsFlag && !c.ended.Load() {
+	for c.packets.Load() < c.wanted && !c.ended.Load() {
 		number := c.next.Add(1) - 1
 		e := pairs[number%uint64(len(pairs))]
 		e.packets, e.verdicts = 0, [2][256]int64{}
@@ -149,7 +175,7 @@ func (c *comparison) progress(stop <-chan struct{}, interrupted <-chan os.Signal
 		differ := c.differ
 		c.mu.Unlock()
 		fmt.Fprintf(os.Stderr, "%d packets, %.0f a second, %v left, %d differences\n", n, rate,
-			time.Duration(float64(*packetsFlag-n)/rate*float64(time.Second)).Round(time.Second), differ)
+			time.Duration(float64(c.wanted-n)/rate*float64(time.Second)).Round(time.Second), differ)
 	}
 }
 

@@ -137,7 +137,7 @@ func (e *episode) datagram(begin int64) error {
 func (e *episode) flood(begin int64) error {
 	pieces := e.Datagram()
 	for _, piece := range pieces {
-		if at := binary.BigEndian.Uint16(piece.Bytes[6:]) & 0x1fff; at == 0 || len(piece.Bytes) < 700 {
+		if at := offsetOf(piece.Bytes); at == 0 || len(piece.Bytes) < 700 {
 			continue
 		}
 		for n := range 200 {
@@ -172,4 +172,12 @@ func (e *episode) ping(begin int64) error {
 		_, err = e.give(e.Pong(got.packets[0]), begin)
 	}
 	return err
+}
+
+// offsetOf is where a fragment begins.
+func offsetOf(b []byte) uint16 {
+	if b[0]>>4 == 6 {
+		return binary.BigEndian.Uint16(b[42:]) >> 3
+	}
+	return binary.BigEndian.Uint16(b[6:]) & 0x1fff
 }

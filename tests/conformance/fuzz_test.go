@@ -58,6 +58,13 @@ func FuzzDifferential6(f *testing.F) {
 	fuzz(f, generate.Worlds(), 6, false)
 }
 
+// FuzzDifferentialEdge compares them on packets of the fabric, and on those that leave by it.
+func FuzzDifferentialEdge(f *testing.F) {
+	seeds(f, generate.EdgeWorlds(), (*generate.Generator).NextFabric)
+	seeds(f, generate.EdgeWorlds(), (*generate.Generator).Next6)
+	fuzz(f, generate.EdgeWorlds(), 6, false)
+}
+
 func fuzz(f *testing.F, worlds []generate.World, version byte, inside bool) {
 	var pairs []*pair
 	for _, w := range worlds {

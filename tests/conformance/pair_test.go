@@ -96,6 +96,9 @@ func (p *pair) run(in reference.Packet) result {
 	buf := p.arena[len(p.arena)-n:]
 	copy(buf[translator.Headroom:], in.Bytes)
 	p.packet = translator.Packet{Buf: buf, Start: translator.Headroom, End: n - translator.Tailroom, Offload: in.Offload}
+	if p.world.Edge.Enabled() {
+		return p.edge(&p.packet)
+	}
 	if in.From.IsValid() {
 		return p.collect(p.fast.Pass4(&p.packet, p.table.Get(in.From).Tag()), &p.packet)
 	}
@@ -107,7 +110,7 @@ func (p *pair) collect(v translator.Verdict, b *translator.Packet) result {
 	if v.IsForward() && p.fast.Fragments() {
 		for i := 0; ; i++ {
 			if i == len(p.pieces) {
-				lowest := p.slow.LowestMTU6
+				lowest := max(p.slow.LowestMTU6, p.slow.MTU4+20)
 				p.pieces = append(p.pieces, translator.Packet{Buf: make([]byte, translator.Headroom+lowest+translator.Tailroom)})
 			}
 			piece := &p.pieces[i]
@@ -121,6 +124,25 @@ func (p *pair) collect(v translator.Verdict, b *translator.Packet) result {
 		p.out = append(p.out, reference.Packet{Bytes: b.Bytes(), Offload: b.Offload})
 	}
 	return result{v, p.out}
+}
+
+// edge is what the loop does with a packet where there is an edge.
+func (p *pair) edge(b *translator.Packet) result {
+	if p.fast.FromFabric(b) {
+		if v := p.fast.Descend(b); v != translator.Forward4 {
+			return p.collect(v, b)
+		}
+	}
+	v := p.fast.Translate(b)
+	if v.Leaves() && b.Bytes()[0]>>4 == 4 {
+		if up := p.fast.Ascend(b); up != translator.Forward6 {
+			return p.collect(up, b)
+		}
+		if v.Replied() {
+			return result{v, append(p.out[:0], reference.Packet{Bytes: b.Bytes(), Offload: b.Offload})}
+		}
+	}
+	return p.collect(v, b)
 }
 
 // hints tells the reference what the fast translator chose where it may choose.

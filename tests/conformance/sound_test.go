@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -21,7 +22,11 @@ func sound(in reference.Packet, r result) error {
 		return nil
 	}
 	for i, p := range r.packets {
-		if err := parses(p.Bytes); err != nil {
+		label := uint32(0)
+		if r.verdict == translator.Forward4 && p.Bytes[0]>>4 == 6 && in.Bytes[0]>>4 == 6 { // at an edge
+			label = labelOf(in.Bytes)
+		}
+		if err := parses(p.Bytes, label); err != nil {
 			return fmt.Errorf("%v, packet %d: %w", r.verdict, i, err)
 		}
 		if r.verdict < translator.Pass4 && p.Bytes[0]>>4 == 4 && p.Bytes[0] != 0x45 {
@@ -39,7 +44,7 @@ func sound(in reference.Packet, r result) error {
 }
 
 // parses wants gopacket to find an IP packet of exactly these bytes.
-func parses(b []byte) error {
+func parses(b []byte, label uint32) error {
 	if len(b) == 0 {
 		return fmt.Errorf("no bytes")
 	}
@@ -60,11 +65,13 @@ func parses(b []byte) error {
 	if err := ip.DecodeFromBytes(b, gopacket.NilDecodeFeedback); err != nil {
 		return err
 	}
-	if int(ip.Length)+40 != len(b) || ip.FlowLabel != 0 || ip.Version != 6 {
+	if int(ip.Length)+40 != len(b) || ip.FlowLabel != label || ip.Version != 6 {
 		return fmt.Errorf("length %d of %d, flow label %d", ip.Length, len(b)-40, ip.FlowLabel)
 	}
 	return nil
 }
+
+func labelOf(b []byte) uint32 { return binary.BigEndian.Uint32(b) & 0xfffff }
 
 // completed is a packet with its partial checksum, if it has one, completed.
 func completed(p reference.Packet) []byte {
@@ -180,6 +187,8 @@ func (p *pair) leadsHere(b []byte) string {
 		return "its own address"
 	case p.world.ICMPSource6.Contains(a):
 		return p.world.ICMPSource6.String()
+	case p.world.Edge.Enabled() && p.fast.FromFabric(buffer(reference.Packet{Bytes: b})):
+		return "a block"
 	case p.world.Prefix.Contains(a) && p.table.Lookup6(mapping.Addr6From(a)) == nil:
 		return "the prefix"
 	}

@@ -40,10 +40,33 @@ func (g *Generator) Datagram() (out []reference.Packet) {
 			out = append(out, out[len(out)-1])
 		}
 	}
+	if g.World.Edge.Enabled() && g.chance(80) {
+		for i, p := range out {
+			out[i] = g.relayed(p)
+		}
+	}
 	if g.chance(60) {
 		g.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	}
 	return out
+}
+
+// relayed is what a relay makes of a fragment for a block of whole addresses.
+func (g *Generator) relayed(p reference.Packet) reference.Packet {
+	from, payload := p.Bytes[:20], p.Bytes[20:]
+	b := make([]byte, 48, 48+len(payload))
+	b[0], b[6], b[7], b[40] = 0x60, 44, from[8], from[9]
+	put16(b[4:], 8+len(payload))
+	put16(b[42:], (int(from[6]&0x1f)<<8|int(from[7]))<<3|int(from[6]>>5&1))
+	copy(b[46:], from[4:6])
+	src := reference.Embed(g.World.Edge.Prefix, netip.AddrFrom4([4]byte(from[12:16])))
+	dst := netip.MustParseAddr("2001:db8:e::7")
+	if from[16] == 5 {
+		dst = netip.MustParseAddr("2001:db8:e:2:204::")
+	}
+	copy(b[8:], src.AsSlice())
+	copy(b[24:], dst.AsSlice())
+	return reference.Packet{Bytes: append(b, payload...)}
 }
 
 // Ping is an echo request from a workload that shares its address.

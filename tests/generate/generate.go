@@ -14,6 +14,8 @@ import (
 type Generator struct {
 	*rand.Rand
 	World World
+
+	fabric bool // the world is that of an edge's fabric
 }
 
 // New makes a generator; the seed decides everything it makes.
@@ -68,6 +70,32 @@ func (g *Generator) Next6() reference.Packet {
 	return g.next(src, dst)
 }
 
+// NextFabric is a packet that comes by the fabric of an edge, for a block of the host.
+func (g *Generator) NextFabric() reference.Packet {
+	fabric := g.onFabric()
+	src, dst := fabric.embed(g.peer4()), fabric.workload6()
+	switch g.IntN(16) {
+	case 0:
+		src = fabric.embed(g.odd4())
+	case 1:
+		dst = g.odd6()
+	case 2:
+		src = pick(g, g.workload6(), fabric.workload6(), Own6, g.embed(g.peer4()))
+	case 3:
+		src = fabric.embed(pick(g, g.workload4(), g.nobodys4()))
+	case 4, 5:
+		src = pick(g, routers6...)
+	}
+	return fabric.next(src, dst)
+}
+
+// onFabric makes packets of the fabric.
+func (g *Generator) onFabric() *Generator {
+	f := &Generator{Rand: g.Rand, World: g.World, fabric: true}
+	f.World.Prefix = g.World.Edge.Prefix
+	return f
+}
+
 // NextInside is a packet that a workload with IPv4 inside sends.
 func (g *Generator) NextInside() reference.Packet {
 	from := g.insider()
@@ -116,6 +144,8 @@ var (
 	workloads6 = addresses("2001:db8:6::2", "2001:db8:6::3", "2001:db8:7::9", "2001:db8:7::43",
 		"2001:db8:8:0:800::", "2001:db8:9:0:4d00::", "2001:db8:9:0:4dab:cdef::1", "2001:db8:5::1", "2001:db8:5::2",
 		"2001:db8:5::2", "2001:db8:5::3", "2001:db8:5:1::", "2001:db8:5:1::77", "2001:db8:5::4")
+	blocks6 = addresses("2001:db8:e::2", "2001:db8:e::7", "2001:db8:e::7", "2001:db8:e::7", "2001:db8:e::8", "2001:db8:e:1::43",
+		"2001:db8:e:1::9", "2001:db8:e::46", "2001:db8:e:2:203::", "2001:db8:e:2:204::", "2001:db8:e:2:377::")
 	routers6 = addresses("2001:db9::1", "2001:db9::2")
 	nobody4  = addresses("198.51.100.9", "198.51.100.15", "5.1.2.6", "192.0.2.65", Own4.String())
 	odds4    = addresses("0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.3.4", "224.0.0.1", "239.1.2.3",
@@ -149,6 +179,9 @@ func (g *Generator) workload4() netip.Addr {
 
 // workload6 is the IPv6 address of a workload.
 func (g *Generator) workload6() netip.Addr {
+	if g.fabric {
+		return pick(g, blocks6...)
+	}
 	if g.World.Rules != nil && g.chance(50) {
 		return g.customer6()
 	}

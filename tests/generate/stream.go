@@ -42,6 +42,9 @@ func (s *Stream) fresh() reference.Packet {
 	if s.World.Inside() && s.chance(40) {
 		return s.NextInside()
 	}
+	if s.World.Edge.Enabled() && s.chance(50) {
+		return s.NextFabric()
+	}
 	if s.chance(50) {
 		return s.Next4()
 	}

@@ -73,8 +73,36 @@ func AllWorlds() []World {
 	budget := world("budget", "64:ff9b::/96", translator.Config{AllowNonGlobal: true})
 	budget.Config.ErrorRate, budget.Config.ErrorBurst = 10, 5
 	budget.Config.ErrorTotalRate, budget.Config.ErrorTotalBurst = 50, 20
-	return append(append(append(append(Worlds(), host, own, client, budget), InsideWorlds()...), PolicyWorlds()...), RuleWorlds()...)
+	worlds := append(Worlds(), host, own, client, budget)
+	return slices.Concat(worlds, InsideWorlds(), PolicyWorlds(), RuleWorlds())
 }
+
+// EdgeWorlds are those of hosts at the edge of a fabric without IPv4 (rules 1.10): with whole
+// blocks, a small MTU there and large ones at the workloads', a block of some ports, the
+// well-known prefix on either side, and pools that have the dummy addresses.
+func EdgeWorlds() []World {
+	blocks := []mapping.Mapping{
+		one("2001:db8:e::2/128", "198.51.100.2/32"), one("2001:db8:e::7/128", "198.51.100.7/32"),
+		one("2001:db8:e:1::/120", "203.0.113.0/24"), one("2001:db8:e::40/124", "198.51.100.64/28"), one("2001:db8:e:2::/64", "5.1.0.0/16"),
+	}
+	whole := world("edge", "64:ff9b::/96", translator.Config{AllowNonGlobal: true, MTU4: 1480})
+	small := world("edge-small", "2001:db8:122::/48", translator.Config{MTU4: 1260, MTU6: 9000, LowestMTU6: 1400})
+	ports := world("edge-ports", "64:ff9b::/96", translator.Config{AllowNonGlobal: true, MTU4: 1480, ZeroTrafficClass: true})
+	global := world("edge-global", "2001:db8:122:344::/64", translator.Config{MTU4: 1380, UDPZeroChecksum: translator.ForwardZeroChecksum})
+	global.Config.IPv4 = netip.MustParseAddr("192.0.0.8")
+	worlds := []World{whole, small, ports, global}
+	for i := range worlds {
+		worlds[i].Config.Edge = translator.Edge{Prefix: netip.MustParsePrefix("2001:db8:f64::/96"), Blocks: blocks}
+	}
+	worlds[1].Config.Edge.Blocks = blocks[:4] // a workload's address is in none of them
+	some := slices.Clone(blocks)
+	some[1].Ports = portSet(80, 3071)
+	worlds[2].Config.Edge.Blocks = append(some, mapping.Mapping{IPv6: netip.MustParsePrefix("2001:db8:e::8/128"), IPv4: some[1].IPv4, Ports: portSet(4096, 5500)})
+	worlds[3].Config.Edge.Prefix = netip.MustParsePrefix("64:ff9b::/96")
+	return worlds
+}
+
+func portSet(first, last uint16) ports.Set { return ports.Of(ports.Range{First: first, Last: last}) }
 
 // InsideWorlds are those where some workloads have their IPv4 address inside, alone,
 // with ports of their own, and beside such as have IPv6 alone.

@@ -178,7 +178,10 @@ func (c *call) underPrefix(v4 netip.Addr) translator.Verdict {
 	case within(v4, never4):
 		c.rule("1.1.never4")
 		return translator.NeverTranslated
-	case c.t.Prefix == wellKnown && isNonGlobal(v4):
+	case (c.t.Prefix == wellKnown || c.t.Edge.Prefix == wellKnown) && isNonGlobal(v4):
+		if c.t.Prefix != wellKnown {
+			c.rule("1.10.non-global")
+		}
 		if c.t.AllowNonGlobal {
 			c.rule("1.1.non-global-knob")
 			return ok

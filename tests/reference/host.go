@@ -78,6 +78,10 @@ func (c *call) staysOut(p Packet, dst netip.Addr) (v translator.Verdict, yes boo
 // Where workloads share the address, it has to be known which of them it is.
 func (c *call) clientSource(d *datagram) (netip.Addr, translator.Verdict) {
 	list := c.t.covering4(d.src)
+	if c.t.half && len(list) == 0 {
+		c.rule("1.10.source")
+		return netip.Addr{}, translator.UntranslatableSource
+	}
 	if !shared(list) {
 		return c.address6(d.src, nil, translator.UntranslatableSource)
 	}

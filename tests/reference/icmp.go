@@ -170,13 +170,16 @@ func (c *call) errorSourceTo6(d *datagram) (netip.Addr, translator.Verdict) {
 	case d.src.IsMulticast() || d.src == allOnes:
 		c.rule("1.1.never4")
 		return netip.Addr{}, translator.NeverTranslated
-	case odd && c.t.Prefix.IsValid() && (c.t.Prefix != wellKnown || c.t.AllowNonGlobal):
+	case odd && c.t.Prefix.IsValid() && (c.t.Prefix != wellKnown && c.t.Edge.Prefix != wellKnown || c.t.AllowNonGlobal):
 		c.rule("1.1.error-source")
 		return Embed(c.t.Prefix, d.src), ok
 	case !odd:
 		if src, why := c.sourceTo6(d); why == ok {
 			return src, ok
 		}
+	}
+	if c.t.half {
+		c.rule("1.10.hop-out")
 	}
 	if c.t.ICMPSource6.IsValid() {
 		c.rule("6.source6-pool")
@@ -255,7 +258,7 @@ func (c *call) errorTo4(old *datagram) {
 		return
 	}
 	out.quote, out.extensions = quote, in.extensions
-	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - 1, protocol: icmp4, id: max(1, c.hints.Identification)}
+	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - c.hop(), protocol: icmp4, id: max(1, c.hints.Identification)}
 	if old.atomic() {
 		c.rule("3.atomic")
 		d.id = uint16(old.frag.id)
@@ -290,6 +293,9 @@ func (c *call) errorSourceTo4(d *datagram) (netip.Addr, *mapping.Mapping) {
 			return c.hints.ErrorSource, nil
 		}
 		return c.t.ICMPSource4.Addr(), nil
+	}
+	if c.t.half {
+		c.rule("1.10.hop-in")
 	}
 	c.rule("6.source4-own")
 	return c.t.IPv4, nil

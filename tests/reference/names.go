@@ -16,6 +16,8 @@ var ruleNames = []string{
 	"1.6.error-sender", "1.6.error-types", "1.6.held", "1.6.hop-limit", "1.6.hop-limit-out", "1.6.identification",
 	"1.6.informational-other", "1.6.never", "1.6.no-ports", "1.6.nobody", "1.6.one-decrement", "1.6.pass", "1.6.quote-unfold",
 	"1.6.quoted-outside", "1.6.source", "1.6.source-port", "1.6.source-port-outside", "1.6.source-route", "1.6.too-big",
+	"1.10.flow-label", "1.10.hop-in", "1.10.hop-out", "1.10.in", "1.10.non-global", "1.10.one-decrement", "1.10.ours", "1.10.out", "1.10.size", "1.10.source",
+	"1.10.spoofed",
 	"1.7.answer", "1.7.echo", "1.7.error", "1.7.in", "1.7.in-client", "1.7.in-published", "1.7.in-syn", "1.7.later", "1.7.no-ports",
 	"1.7.out", "1.7.out-client", "1.7.out-published", "1.7.own", "1.7.reset", "1.7.silence", "1.7.tiny", "2.addresses",
 	"1.8.ea", "1.8.error-sender", "1.8.identifier", "1.8.offset", "1.8.order", "1.8.psid", "1.8.source", "1.9.first-use",

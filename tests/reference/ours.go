@@ -17,6 +17,12 @@ func (t *Translator) ours(a netip.Addr) bool {
 			return true
 		}
 	}
+	for _, b := range t.Edge.Blocks {
+		if b.IPv4.Contains(a) {
+			t.count("1.10.ours")
+			return true
+		}
+	}
 	return t.ICMPSource4.Contains(a) || t.ICMPSource6.Contains(a) || within(a, t.Pools4)
 }
 

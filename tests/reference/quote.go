@@ -57,7 +57,9 @@ func (c *call) quoteTo6(b []byte) []byte {
 		if to == nil && c.t.Client && shared(c.t.covering4(old.dst)) {
 			c.fault(translator.PortOutsideSet)
 		}
-		d.dst, why = c.address6(old.dst, to, translator.UntranslatableDestination)
+		if d.dst, why = c.address6(old.dst, to, translator.UntranslatableDestination); c.t.half && len(c.t.covering4(old.dst)) == 0 {
+			why = translator.UntranslatableDestination
+		}
 	}
 	if why != ok {
 		c.fault(why)

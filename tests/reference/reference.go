@@ -56,6 +56,9 @@ type Translator struct {
 	first    *tracked // whose first fragment was translated last
 	now      int64
 
+	half   bool        // of an edge, toward the fabric
+	fabric *Translator // that half; nil: there is no edge
+
 	calls [allReadings]call // one for each reading
 	out   []Outcome
 	room  []byte // for packets
@@ -73,6 +76,9 @@ func New(w World) *Translator {
 	def(&w.MTU6, 1500)
 	def(&w.LowestMTU6, 1280)
 	t := &Translator{World: w, Rules: map[string]int{}, trailers: map[trailerKey]bool{}}
+	if w.Edge.Enabled() {
+		t.fabric = half(w)
+	}
 	t.alike = make([][]*mapping.Mapping, len(w.Mappings))
 	for i := range w.Mappings {
 		for j := range w.Mappings {
@@ -120,7 +126,9 @@ func (t *Translator) copied(b []byte) []byte {
 // Translate gives every right answer for a packet, good until the next one. The
 // first byte decides the direction.
 func (t *Translator) Translate(p Packet, h Hints) (out []Outcome) {
-	t.first = nil
+	if t.first = nil; t.fabric != nil {
+		return t.edge(p, h)
+	}
 	return t.translate(p, h, false)
 }
 

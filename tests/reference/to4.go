@@ -33,7 +33,7 @@ func (c *call) to4() {
 		c.fault(translator.Malformed)
 	}
 	c.silent = d.isICMP() && (len(d.upper) == 0 || !isEcho(d.protocol, d.upper[0]))
-	if d.ttl <= 1 {
+	if d.ttl <= c.hop() {
 		c.rule("3.ttl-out")
 		c.faultReply(translator.HopLimitExceeded, 3, 0, 0)
 	}
@@ -77,7 +77,7 @@ func (c *call) brokenChain(d *datagram) {
 		if d.segmentsLeft != 0 {
 			c.fault(translator.RoutingHeader)
 		}
-		if d.ttl <= 1 {
+		if d.ttl <= c.hop() {
 			c.fault(translator.HopLimitExceeded)
 		}
 	}
@@ -136,7 +136,7 @@ func (c *call) untranslatable6(why translator.Verdict, code byte) {
 
 // packetTo4 checks lengths and writes what is not an ICMP error.
 func (c *call) packetTo4(old *datagram, src, dst netip.Addr, m *mapping.Mapping) {
-	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - 1, protocol: old.protocol, claimed: old.claimed}
+	d := &datagram{src: src, dst: dst, tos: old.tos, ttl: old.ttl - c.hop(), protocol: old.protocol, claimed: old.claimed}
 	c.rule("3.version", "3.tos", "3.total-length", "3.ttl", "3.protocol", "3.addresses")
 	if c.t.ZeroTrafficClass {
 		c.rule("3.tos-knob")

@@ -12,6 +12,8 @@ const (
 	// compared: the reference translator follows the rule, the fast one gives
 	// the same bytes, and the run fails when no packet came under the rule.
 	compared = conformance + ".TestDifferential"
+	// edgeCompared is the same for both halves of an edge.
+	edgeCompared = conformance + ".TestDifferentialEdge"
 )
 
 // inKernel are the rules that the fast path's program does as well, each in one
@@ -117,6 +119,18 @@ var Proofs = map[string][]string{
 	"1.7.tiny":                     {core + ".TestPolicy", compared},
 	"2.traffic-class":              {core + ".TestSection2_Fields", compared},
 	"2.traffic-class-knob":         {core + ".TestSection2_Fields/traffic class zero", compared},
+	"1.10.out":                     {core + ".TestEdge", edgeCompared},
+	"1.10.in":                      {core + ".TestEdge", edgeCompared},
+	"1.10.ours":                    {core + ".TestEdgeBetweenHosts", edgeCompared},
+	"1.10.one-decrement":           {core + ".TestEdge", edgeCompared},
+	"1.10.flow-label":              {core + ".TestEdge", edgeCompared},
+	"1.10.size":                    {core + ".TestEdgeSizes", edgeCompared},
+	"1.10.source":                  {core + ".TestEdgeSources", edgeCompared},
+	"1.10.spoofed":                 {core + ".TestEdgeSources", edgeCompared},
+	"1.10.hop-out":                 {core + ".TestEdgeErrors", edgeCompared},
+	"1.10.hop-in":                  {core + ".TestEdgeErrors", edgeCompared},
+	"1.10.non-global":              {core + ".TestEdgeSources", edgeCompared},
+	"1.10.hairpin":                 {core + ".TestEdgeBetweenHosts"},
 	"2.flow-label":                 {core + ".TestSection2_Fields", compared},
 	"2.payload-length":             {core + ".TestSection2_Fields", compared},
 	"2.next-header":                {core + ".TestSection2_Fields", core + ".TestSection2_Fields/unknown protocol", compared},
