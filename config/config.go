@@ -51,6 +51,7 @@ type Config struct {
 	Flows           Flows          `yaml:"flows" restart:"yes"`
 	Relay           Relay          `yaml:"relay"`
 	MAP             MAP            `yaml:"map"`
+	Edge            Edge           `yaml:"edge"`
 	Policies        []Policy       `yaml:"policies"`
 	PoliciesFile    Paths          `yaml:"policies_file"` // absolute, or from the working directory on
 	NamedPorts      NamedPorts     `yaml:"named_ports"`
@@ -183,6 +184,7 @@ func Default() Config {
 		Metrics: Metrics{PerWorkload: true, MaxWorkloads: 1000},
 		Flows:   defaultFlows(),
 		Relay:   defaultRelay(),
+		Edge:    Edge{MTU: 1500},
 
 		Shedding: Shedding{Enabled: true},
 	}

@@ -133,6 +133,7 @@ func TestReference(t *testing.T) {
 	want.Inside, want.Uplinks, want.Fabric, want.XDP = c.Inside, c.Uplinks, c.Fabric, c.XDP
 	want.UDPGRO, want.MappingsFile, want.MappedBlocks, want.Metrics.Listen = c.UDPGRO, c.MappingsFile, c.MappedBlocks, c.Metrics.Listen
 	want.Relay.IPv4, want.MAP = c.Relay.IPv4, c.MAP
+	want.Edge.Prefix, want.Edge.Host, want.Edge.Blocks = c.Edge.Prefix, c.Edge.Host, c.Edge.Blocks
 	want.Flows.JSON.Path, want.Flows.IPFIX.Collectors, want.Flows.IPFIX.CA = c.Flows.JSON.Path, c.Flows.IPFIX.Collectors, c.Flows.IPFIX.CA
 	want.Policies, want.PoliciesFile, want.NamedPorts = c.Policies, c.PoliciesFile, c.NamedPorts
 	want.Shedding.Workloads = c.Shedding.Workloads

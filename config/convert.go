@@ -18,7 +18,13 @@ func (c *Config) Translator(key [16]byte) translator.Config {
 			pools = append(pools, p.IPv4.Prefix)
 		}
 	}
+	mtu4, edge := c.MTU.IPv4, translator.Edge{}
+	if c.Edge.Enabled {
+		mtu4 = c.Edge.MTU - 20 // what is IPv4 in between gets longer
+		edge = translator.Edge{Prefix: c.Edge.Prefix, Blocks: c.EdgeBlocks(nil)}
+	}
 	return translator.Config{
+		Edge:             edge,
 		Pools4:           pools,
 		IPv4:             c.Addresses.IPv4,
 		IPv6:             c.Addresses.IPv6,
@@ -28,7 +34,7 @@ func (c *Config) Translator(key [16]byte) translator.Config {
 		ErrorBurst:       c.ICMPErrors.Burst,
 		ErrorTotalRate:   c.ICMPErrors.TotalRate,
 		ErrorTotalBurst:  c.ICMPErrors.TotalBurst,
-		MTU4:             c.MTU.IPv4,
+		MTU4:             mtu4,
 		MTU6:             c.MTU.IPv6,
 		LowestMTU6:       c.LowestIPv6MTU,
 		UDPZeroChecksum:  translator.UDPZeroChecksum(c.UDPZeroChecksum),

@@ -29,6 +29,7 @@ func validate(c *Config, report func(Error)) {
 	v.flows()
 	v.relay()
 	v.mapRules()
+	v.edge()
 	v.policies()
 	v.shedding()
 }

@@ -213,6 +213,7 @@ type Explanation struct {
 	Packet   string   `json:"packet"`             // as it was understood
 	Verdict  string   `json:"verdict"`            // as metrics and traces name it
 	Output   []string `json:"output,omitempty"`   // what would come out, in words
+	Between  string   `json:"between,omitempty"`  // what it is as IPv4 in between, at the edge of a fabric without IPv4
 	Mappings []string `json:"mappings,omitempty"` // which mappings or prefix decided
 	Rule     string   `json:"rule,omitempty"`     // the RFC section behind the verdict
 	Policy   string   `json:"policy,omitempty"`   // rule of a policy that denies it, or would if it were not only audited

@@ -19,6 +19,7 @@ type Driver struct {
 	segmenter tun.Segmenter
 	counters  *counters                     // nil: nothing is counted
 	traffic   *traffic                      // nil: nothing is counted by mapping
+	own       bool                          // the packet is the local stack's
 	from      mapping.Tag                   // of who sent the packet, as IPv4; 0: it came as any packet does
 	flows     flowTable                     // of the batch
 	firstUse  func(*translator.Packet) bool // see Config; nil: what is FirstUse goes no further
@@ -75,6 +76,11 @@ func (d *Driver) Done() { d.worker.Done() }
 // Move translates a packet and does what its verdict says, which it returns for
 // those who want to say it.
 func (d *Driver) Move(p *translator.Packet) translator.Verdict {
+	if d.worker.FromFabric(p) {
+		if v := d.descend(p); v != translator.Forward4 {
+			return v
+		}
+	}
 	if d.observer != nil {
 		d.observer.Read(d.index, p)
 	}
@@ -105,7 +111,9 @@ func (d *Driver) Pass(p *translator.Packet, from mapping.Tag) translator.Verdict
 func (d *Driver) MoveOwn(p *translator.Packet) translator.Verdict {
 	direction, size := directionOf(p), p.End-p.Start
 	v := d.worker.TranslateOwn(p)
+	d.own = true // at an edge nobody else has its IPv4 address
 	d.settle(p, v, direction, size)
+	d.own = false
 	return v
 }
 
@@ -179,9 +187,12 @@ func (d *Driver) Refuse(p *translator.Packet) {
 }
 
 func (d *Driver) leave(p *translator.Packet, v translator.Verdict) {
-	if to := d.worker.Inside(); to != 0 {
+	switch to := d.worker.Inside(); {
+	case to != 0:
 		d.port.Deliver(p, to, v)
-	} else {
+	case d.worker.Ascends() && !d.own && p.Bytes()[0]>>4 == 4:
+		d.ascend(p, v)
+	default:
 		d.port.Send(p, v)
 	}
 }

@@ -116,7 +116,7 @@ func TestDriverFlows(t *testing.T) {
 // in all, and each is at its workload's address.
 func TestFlowsAgainstTraffic(t *testing.T) {
 	t.Parallel()
-	for _, world := range generate.AllWorlds() {
+	for _, world := range append(generate.AllWorlds(), generate.EdgeWorlds()...) {
 		t.Run(world.Name, func(t *testing.T) {
 			t.Parallel()
 			table, err := mapping.New(world.Prefix, world.Mappings)

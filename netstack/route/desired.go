@@ -70,7 +70,7 @@ func routed4(d Desired, f facts) (out []netip.Prefix) {
 // routed6 gives the IPv6 prefixes that lead to the device. The IPv6 side of a
 // mapping is not among them: workloads are where the host's routes say.
 func routed6(d Desired) []netip.Prefix {
-	return outermost([]netip.Prefix{d.Prefix, single(d.IPv6), d.ICMPSource6})
+	return outermost(append([]netip.Prefix{d.Prefix, single(d.IPv6), d.ICMPSource6}, d.Blocks6...))
 }
 
 // outermost sorts the valid prefixes and leaves out those within another.
@@ -93,6 +93,9 @@ func outermost(prefixes []netip.Prefix) []netip.Prefix {
 // that one large block does not take what many small ones need.
 func proxies(d Desired, f facts) (out []object, warnings []string) {
 	all := outermost(append([]netip.Prefix{single(d.IPv4)}, d.Mapped4...))
+	if len(d.Blocks6) > 0 { // nobody asks for IPv4 there
+		all = nil
+	}
 	slices.SortStableFunc(all, func(a, b netip.Prefix) int { return b.Bits() - a.Bits() })
 	out = proxied6(d, f)
 	left := 0

@@ -58,14 +58,20 @@ func ungranted(wishes []sysctl, why string) []string {
 }
 
 // proxied6 is the translator's own IPv6 address where hosts on the uplink's link
-// take it for one of theirs: it lies in a prefix that is on the link. Nothing
-// else of ours is asked for there: workloads are where the host's routes say, and
+// take it for one of theirs: it lies in a prefix that is on the link. So are the
+// host's addresses for what it was lent, one by one. Nothing else of ours is
+// asked for there: workloads are where the host's routes say, and
 // the prefix stands for all of IPv4. Neighbours that later ask the address itself
 // whether it is still there (RFC 4861 7.3) hear nothing, since that is forwarded
 // to the device; they ask the link again, and go on.
-func proxied6(d Desired, f facts) []object {
-	if !d.IPv6.IsValid() || !slices.ContainsFunc(f.onLink6, func(p netip.Prefix) bool { return p.Contains(d.IPv6) }) {
-		return nil
+func proxied6(d Desired, f facts) (out []object) {
+	for _, p := range outermost(append([]netip.Prefix{single(d.IPv6)}, d.Blocks6...)) {
+		for a := p.Addr(); p.Contains(a) && len(out) < maxProxies; a = a.Next() {
+			if !slices.ContainsFunc(f.onLink6, func(link netip.Prefix) bool { return link.Contains(a) }) {
+				break // nor is the next
+			}
+			out = append(out, proxy{dev: d.Uplink, addr: a})
+		}
 	}
-	return []object{proxy{dev: d.Uplink, addr: d.IPv6}}
+	return out
 }

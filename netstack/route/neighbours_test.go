@@ -2,6 +2,7 @@ package route
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -113,6 +114,35 @@ func TestProxied6(t *testing.T) {
 	for _, c := range []facts{{}, {onLink6: prefixes("2001:db8:1::/64")}} {
 		if got := proxied6(d, c); got != nil {
 			t.Errorf("%v: got %v", c.onLink6, got)
+		}
+	}
+}
+
+// At the edge of a fabric without IPv4 the host answers for its addresses there, as far as
+// they lie on the link, and for no IPv4 address; what is for them leads to the device, and
+// nobody else may send from them.
+func TestEdgeAddresses(t *testing.T) {
+	d := example()
+	d.Blocks6 = prefixes("2001:db8:1:0:1::/126", "2001:db8:e::/120", "2001:db8:1::9/128")
+	f := facts{onLink6: prefixes("2001:db8:1::/64")}
+	out, warnings := proxies(d, f)
+	var got []string
+	for _, o := range out {
+		got = append(got, o.(proxy).addr.String())
+	}
+	slices.Sort(got)
+	want := []string{"2001:db8:1:0:1::", "2001:db8:1:0:1::1", "2001:db8:1:0:1::2", "2001:db8:1:0:1::3", "2001:db8:1::9"}
+	if !slices.Equal(got, want) || len(warnings) > 0 {
+		t.Errorf("answers for %v, want %v; warnings %v", got, want, warnings)
+	}
+	for _, p := range d.Blocks6 {
+		if !slices.Contains(routed6(d), p) {
+			t.Errorf("%v does not lead to the device", p)
+		}
+	}
+	for _, bad := range []string{"192.0.2.0/24", "::/0", "2001:db8::1/64"} {
+		if d.Blocks6 = prefixes(bad); d.Validate() == nil {
+			t.Errorf("%s is not refused", bad)
 		}
 	}
 }

@@ -67,6 +67,7 @@ type Desired struct {
 	IPv4, IPv6               netip.Addr     // the translator's own: routed to the device, never owned by the kernel
 	ICMPSource4, ICMPSource6 netip.Prefix   // RFC 6791
 	Mapped4                  []netip.Prefix // the IPv4 side of mappings, and whole pools
+	Blocks6                  []netip.Prefix // the host's addresses on a fabric without IPv4, for what it was lent; none: there is IPv4
 	HostPool                 HostPool       // the host's own IPv4 address as a pool
 	Served                   Served         // what others are to be told of
 	AntiSpoofing             bool           // drop IPv6 packets to the translator with another's source
@@ -135,6 +136,12 @@ func (d Desired) validate() (Desired, error) {
 		check("mapped ipv4", p, true)
 		if p.Bits() <= 0 {
 			errs = append(errs, fmt.Errorf("mapped ipv4 %v: would take the default route", p))
+		}
+	}
+	for _, p := range d.Blocks6 {
+		check("address on the fabric", p, false)
+		if p.Bits() < 16 {
+			errs = append(errs, fmt.Errorf("address on the fabric %v: longer than a network has, at most a /16", p))
 		}
 	}
 	errs = append(errs, d.HostPool.validate())

@@ -40,6 +40,10 @@ func stateOf(c *config.Config, pools []registry.Pool, outside []registry.Share, 
 	r := reachOf(pools, outside, h.own)
 	s := &engine.State{Explicit: table, Translator: c.Translator(h.key), Routes: desired(c, r), Outside: map[netip.Addr]bool{}}
 	s.Translator.Host4 = r.host.Addr
+	s.Translator.Edge.Blocks = c.EdgeBlocks(s.Routes.Mapped4)
+	for _, b := range s.Translator.Edge.Blocks {
+		s.Routes.Blocks6 = append(s.Routes.Blocks6, b.IPv6)
+	}
 	if s.Translator.Policy, err = h.held.of(c); err != nil {
 		return nil, err
 	}

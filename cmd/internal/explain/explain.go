@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/dataplane"
@@ -43,7 +44,7 @@ func Beside(t *translator.Translator, words string, shed func(packet []byte, fro
 		e.Packet += fmt.Sprintf(" from %v", k.from)
 		e.Mappings = append([]string{fmt.Sprintf("from %v: mapping %v", k.from, from.Mapping())}, e.Mappings...)
 	}
-	e.Verdict, e.Rule, e.Policy, e.Output = run(t, data, from)
+	e.Verdict, e.Rule, e.Policy, e.Between, e.Output = run(t, data, from)
 	if shed != nil {
 		tag := mapping.Tag(0)
 		if from != nil {
@@ -57,13 +58,17 @@ func Beside(t *translator.Translator, words string, shed func(packet []byte, fro
 
 // run moves the packet, of a workload with IPv4 inside where from is not nil, and
 // describes what comes out.
-func run(t *translator.Translator, data []byte, from *mapping.Entry) (verdict, rule, held string, output []string) {
+func run(t *translator.Translator, data []byte, from *mapping.Entry) (verdict, rule, held, between string, output []string) {
 	var o outputs
 	p := o.Buffer()
 	p.End = p.Start + copy(p.Buf[p.Start:], data)
 	// The packet is of nobody, and its answer at nobody's cost.
 	trial := t.NewTrial()
-	driver := dataplane.NewDriver(trial, &o, nil)
+	var see dataplane.Observer
+	if t.EdgeTable() != nil {
+		see = &o
+	}
+	driver := dataplane.NewDriver(trial, &o, see)
 	var v translator.Verdict
 	if from != nil {
 		v = driver.Pass(p, from.Tag())
@@ -73,13 +78,36 @@ func run(t *translator.Translator, data []byte, from *mapping.Entry) (verdict, r
 	if r := trial.Rule(); r != nil {
 		held = r.ID()
 	}
-	return v.String(), v.Section(), held, o.described
+	if len(o.described) == 0 || data[0]>>4 != 6 {
+		o.between = "" // it did not leave, or was IPv4 anyway
+	}
+	return v.String(), v.Section(), held, o.between, o.described
 }
 
 // outputs is the port that only says what leaves.
 type outputs struct {
 	tun.Buffers
 	described []string
+	between   string // what a packet was as IPv4, between the halves of an edge
+}
+
+// Begin is the observer's.
+func (o *outputs) Begin(int, time.Time) {}
+
+// Read is the observer's.
+func (o *outputs) Read(_ int, p *translator.Packet) { o.pass(p) }
+
+// Translated is the observer's.
+func (o *outputs) Translated(_ int, p *translator.Packet, v translator.Verdict, _ uint32) {
+	if v.Leaves() {
+		o.pass(p)
+	}
+}
+
+func (o *outputs) pass(p *translator.Packet) {
+	if b := p.Bytes(); len(b) > 0 && b[0]>>4 == 4 && o.between == "" {
+		o.between = Describe(b)
+	}
 }
 
 // Send is the port's.
@@ -107,6 +135,11 @@ func (k *packet) mappings(t *translator.Translator) []string {
 		"source " + k.src.String() + ": " + decider(t, k.src, src),
 		"destination " + k.dst.String() + ": " + decider(t, k.dst, dst),
 	}
+	if v4, ok := ofBlock(t, k.dst); ok {
+		if m := lookup(t.Table(), v4, dst); m != "" {
+			lines = append(lines, "workload "+v4.String()+": "+m)
+		}
+	}
 	if v4, ok := extract(t, k.dst); ok {
 		m := lookup(t.Table(), v4, dst)
 		if m == "" {
@@ -132,13 +165,45 @@ func decider(t *translator.Translator, a netip.Addr, port uint16) string {
 	if ce := c.Rules.Describe(a, port); ce != "" {
 		return ce
 	}
+	fabric := onFabric(t, a)
 	switch v4, ok := extract(t, a); {
 	case ok:
 		return fmt.Sprintf("prefix %s, for %s", table.Prefix(), v4)
+	case fabric != "":
+		return fabric
 	case a.Is4() && table.Prefix().IsValid():
 		return "prefix " + table.Prefix().String()
 	}
 	return "no mapping and no prefix covers it"
+}
+
+// onFabric names what an address is on the fabric of an edge, if anything.
+func onFabric(t *translator.Translator, a netip.Addr) string {
+	table := t.EdgeTable()
+	if table == nil || !a.Is6() {
+		return ""
+	}
+	if v4, ok := ofBlock(t, a); ok {
+		return fmt.Sprintf("this host's address on the fabric, for %v", v4)
+	}
+	if v4, within := table.Extract(mapping.Addr6From(a)); within {
+		return fmt.Sprintf("the fabric's prefix %s, for %v", table.Prefix(), mapping.Addr4(v4))
+	}
+	return ""
+}
+
+// ofBlock is the IPv4 address that one of this host's on the fabric is for.
+func ofBlock(t *translator.Translator, a netip.Addr) (netip.Addr, bool) {
+	table := t.EdgeTable()
+	if table == nil || !a.Is6() {
+		return netip.Addr{}, false
+	}
+	six := mapping.Addr6From(a)
+	e := table.Lookup6(six)
+	if e == nil {
+		return netip.Addr{}, false
+	}
+	return mapping.Addr4(e.To4(six)), true
 }
 
 func text(e *api.Explanation) string {
@@ -148,6 +213,9 @@ func text(e *api.Explanation) string {
 		fmt.Fprintf(&b, "         %s\n", m)
 	}
 	v, _ := translator.ParseVerdict(e.Verdict)
+	if e.Between != "" {
+		fmt.Fprintf(&b, "as IPv4  %s\n", e.Between)
+	}
 	label := "out      "
 	if v.Replied() {
 		label = "answer   "
