@@ -10,7 +10,7 @@ import (
 
 // openShed makes who decides who gives way. What confines the daemon comes later.
 func (h *Host) openShed(o Options) (err error) {
-	c := shed.Config{Table: h.Table, Plane: shedPlane{h}, Tell: h.Local.Hold, Off: o.NoShedding, Log: o.Log}
+	c := shed.Config{Table: h.Table, Edge: h.Translator.EdgeTable, Plane: shedPlane{h}, Tell: h.Local.Hold, Off: o.NoShedding, Log: o.Log}
 	if h.FastPath.Manager != nil {
 		c.Elsewhere, c.Maps = h.FastPath.Translated, h.FastPath.Policer()
 	}

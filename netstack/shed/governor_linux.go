@@ -41,6 +41,8 @@ type Plane interface {
 // Config is what the governor works with.
 type Config struct {
 	Table func() *mapping.Table
+	// Edge has the host's addresses on a fabric without IPv4; nil, or a nil table: there is none.
+	Edge  func() *mapping.Table
 	Plane Plane // the device whose packets the policer in the kernel sees
 	// Elsewhere is how many packets were translated without the daemon; nil: none.
 	Elsewhere func() uint64
@@ -50,6 +52,13 @@ type Config struct {
 	Tell func(packets float64)
 	Off  bool // nobody gives way but to an operator's limits
 	Log  *slog.Logger
+}
+
+func (c *Config) edge() *mapping.Table {
+	if c.Edge == nil {
+		return nil
+	}
+	return c.Edge()
 }
 
 // New makes a governor. It loads the policer, if the kernel lets it.

@@ -209,6 +209,7 @@ type Queue struct {
 	batches uint32
 	now     int64
 	table   *mapping.Table
+	edge    *mapping.Table // nil: the host is none
 	g       gate
 	m       *meter
 }
@@ -229,16 +230,16 @@ func (q *Queue) Begin(now int64, table func() *mapping.Table) bool {
 	if g != nil {
 		q.g = *g
 	}
-	q.now, q.table = now, table()
+	q.now, q.table, q.edge = now, table(), q.shed.config.edge()
 	return true
 }
 
 // End lets go of the table.
-func (q *Queue) End() { q.table, q.g, q.m = nil, nil, nil }
+func (q *Queue) End() { q.table, q.edge, q.g, q.m = nil, nil, nil, nil }
 
 // Over says that an IP packet is to be dropped before anything is done with it.
 func (q *Queue) Over(b []byte) bool {
-	slot, way, opens := whose(q.table, b)
+	slot, way, opens := whose(q.table, q.edge, b)
 	return q.judge(slot, way, opens, len(b))
 }
 
@@ -316,7 +317,7 @@ func (s *Shed) Dropped(slot uint32) (n [NumWays]uint64) {
 // packet does.
 func (s *Shed) GivesWay(b []byte, from mapping.Tag) (l Limited, ok bool) {
 	table := s.config.Table()
-	slot, way, _ := whose(table, b)
+	slot, way, _ := whose(table, s.config.edge(), b)
 	if from != 0 {
 		if e := table.Tagged(from); e != nil {
 			slot, way = e.Slot(), Sent

@@ -12,6 +12,9 @@ const (
 	protoTCP   = 6
 	protoICMP6 = 58
 
+	protoFragment            = 44
+	echoRequest6, echoReply6 = 128, 129
+
 	flagsSYN    = 0x02
 	flagsSYNACK = 0x12
 )
@@ -24,12 +27,18 @@ const strangersErrors = math.MaxUint32
 // Stranger says that a slot is nobody's.
 func Stranger(slot uint32) bool { return slot == 0 || slot == strangersErrors }
 
-// whose finds the workload that sent an IPv6 packet, or that an IPv4 packet is for:
-// slot 0 is nobody, or nobody that can be told. opens says that it opens a TCP
-// connection.
-func whose(t *mapping.Table, b []byte) (slot uint32, w Way, opens bool) {
+// whose finds the workload that sent an IPv6 packet, or that an IPv4 packet is for, or one
+// of the fabric where the host is an edge (else that is nil): slot 0 is nobody, or nobody that
+// can be told. opens says that it opens a TCP connection.
+func whose(t, edge *mapping.Table, b []byte) (slot uint32, w Way, opens bool) {
 	switch {
 	case len(b) >= 40 && b[0]>>4 == 6:
+		if edge != nil {
+			a := mapping.Addr6{Hi: binary.BigEndian.Uint64(b[24:]), Lo: binary.BigEndian.Uint64(b[32:])}
+			if e := edge.Lookup6(a); e != nil {
+				return receiver6(t, e.To4(a), b), Received, b[6] == protoTCP && len(b) > 53 && b[53]&flagsSYNACK == flagsSYN
+			}
+		}
 		e := t.Lookup6(mapping.Addr6{Hi: binary.BigEndian.Uint64(b[8:]), Lo: binary.BigEndian.Uint64(b[16:])})
 		switch {
 		case e != nil:
@@ -46,7 +55,15 @@ func whose(t *mapping.Table, b []byte) (slot uint32, w Way, opens bool) {
 
 // receiver is the workload that an IPv4 packet is for.
 func receiver(t *mapping.Table, b []byte) uint32 {
-	a := binary.BigEndian.Uint32(b[16:])
+	return owner(t, binary.BigEndian.Uint32(b[16:]), portOf, b)
+}
+
+// receiver6 is the workload that a packet of the fabric is for, by the IPv4 address that its
+// destination stands for.
+func receiver6(t *mapping.Table, a uint32, b []byte) uint32 { return owner(t, a, portOf6, b) }
+
+// owner is the workload that has an IPv4 address, or of it the port of a packet.
+func owner(t *mapping.Table, a uint32, portOf func([]byte) (uint16, bool), b []byte) uint32 {
 	e := t.Lookup4(a)
 	if e == nil {
 		return 0
@@ -62,6 +79,37 @@ func receiver(t *mapping.Table, b []byte) uint32 {
 		return 0
 	}
 	return e.Slot()
+}
+
+// portOf6 is portOf for IPv6, which relays send without extension headers but that of
+// fragments.
+func portOf6(b []byte) (port uint16, ok bool) {
+	next, at := b[6], 40
+	if next == protoFragment && len(b) > 48 {
+		if binary.BigEndian.Uint16(b[42:])>>3 != 0 {
+			return 0, false
+		}
+		next, at = b[40], 48
+	}
+	way := 2 // the destination port
+	if next == protoICMP6 && len(b) > at {
+		switch b[at] {
+		case echoRequest6, echoReply6:
+			way = 4
+		default:
+			if at += 8; len(b) < at+40 {
+				return 0, false
+			}
+			next, way = b[at+6], 0
+			if at += 40; next == protoICMP6 {
+				way = 4
+			}
+		}
+	}
+	if at += way; len(b) < at+2 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint16(b[at:]), true
 }
 
 // portOf is the number that chooses the workload of a shared address: the destination

@@ -28,7 +28,7 @@ func TestWhose(t *testing.T) {
 			if n%2 == 0 {
 				p = g.Next6()
 			}
-			slot, way, _ := whose(table, p.Bytes)
+			slot, way, _ := whose(table, nil, p.Bytes)
 			in := &translator.Packet{Buf: make([]byte, translator.Headroom+len(p.Bytes)+translator.Tailroom), Start: translator.Headroom, Offload: p.Offload}
 			in.End = in.Start + copy(in.Buf[in.Start:], p.Bytes)
 			if v := w.Translate(in); !v.IsForward() {
@@ -46,6 +46,40 @@ func TestWhose(t *testing.T) {
 			}
 		}
 		if told < 100 && len(world.Mappings) > 0 {
+			t.Errorf("%s: %d packets were somebody's", world.Name, told)
+		}
+	}
+}
+
+// TestWhoseEdge: what comes by the fabric is its receiver's, as both halves find him.
+func TestWhoseEdge(t *testing.T) {
+	t.Parallel()
+	for _, world := range generate.EdgeWorlds() {
+		table, err := mapping.New(world.Prefix, world.Mappings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr, err := translator.New(world.Config, table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, g, told := tr.NewWorker(), generate.New(world, 3), 0
+		for range 3000 {
+			p := g.NextFabric()
+			slot, way, _ := whose(table, tr.EdgeTable(), p.Bytes)
+			in := &translator.Packet{Buf: make([]byte, translator.Headroom+len(p.Bytes)+translator.Tailroom), Start: translator.Headroom, Offload: p.Offload}
+			in.End = in.Start + copy(in.Buf[in.Start:], p.Bytes)
+			if !w.FromFabric(in) || w.Descend(in) != translator.Forward4 || !w.Translate(in).IsForward() {
+				continue
+			}
+			if _, destination := w.Slots(); way != Received || slot != destination && slot != 0 {
+				t.Fatalf("%s: % x is for slot %d, not %d, way %d", world.Name, p.Bytes, destination, slot, way)
+			}
+			if slot != 0 {
+				told++
+			}
+		}
+		if told < 50 {
 			t.Errorf("%s: %d packets were somebody's", world.Name, told)
 		}
 	}
@@ -102,7 +136,7 @@ func kernelWhose(t *testing.T, world generate.World) {
 		if len(p) > 2000 || len(p) < 40 { // more than a program can be tested with, or no header
 			continue
 		}
-		slot, way, _ := whose(r.table, p)
+		slot, way, _ := whose(r.table, nil, p)
 		if v := p[0] >> 4; v != 4 && v != 6 { // comes by no device
 			continue
 		}
