@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/natless/natless/translator/mapping"
 )
@@ -45,6 +46,20 @@ func (c *Config) EdgeBlocks(of []netip.Prefix) (all []mapping.Mapping) {
 		all = append(all, mapping.Mapping{IPv4: p, IPv6: netip.PrefixFrom(netip.AddrFrom16(host), 96+p.Bits())})
 	}
 	return all
+}
+
+// UplinkMTU is what the uplink's link must take, and the key that says it.
+func (c *Config) UplinkMTU() (key string, mtu int) {
+	if c.Edge.Enabled {
+		return "edge.mtu", c.Edge.MTU
+	}
+	return "mtu.ipv4", c.MTU.IPv4
+}
+
+// InYAML is how a number is written for a key of two words.
+func InYAML(key string, n int) string {
+	outer, inner, _ := strings.Cut(key, ".")
+	return fmt.Sprintf("%s: {%s: %d}", outer, inner, n)
 }
 
 func (v validator) edge() {

@@ -266,6 +266,13 @@ func (f *fleet) told(t *testing.T) {
 		t.Errorf("explain what comes: %+v, %v", in, err)
 	}
 	s, err := client.Status(ctx)
+	checks := map[string]string{}
+	for _, c := range s.Checks {
+		checks[c.Name] = c.State + " " + c.Detail
+	}
+	if !strings.Contains(checks["edge"], "ok IPv4 is at 2001:db8:f64::/96; relays reach 1 block here") || checks["mtu"] != "" {
+		t.Errorf("checks: %v", checks)
+	}
 	if err != nil || s.Verdicts["forward4"] == 0 || s.Verdicts["forward6"] == 0 || !strings.Contains(s.FastPath.Detail, "edge") {
 		t.Errorf("status: %v, fast path %+v, %v", s.Verdicts, s.FastPath, err)
 	}

@@ -20,6 +20,7 @@ func (d *Daemon) checks(c *config.Config) []api.Check {
 	all = append(all, d.relayCheck(c)...)
 	all = append(all, mapCheck(d.mapRules().All(), d.host.FastPath.Manager != nil)...)
 	all = append(all, d.firstUse.check()...)
+	all = append(all, edgeCheck(d.host.State().Translator.Edge)...)
 	all = append(all, d.inside(c)...)
 	all = append(all, d.insisted(c)...)
 	if s := d.shedding(); s != nil {

@@ -54,8 +54,8 @@ func uplinkCheck(c *config.Config, uplink string) (checks []api.Check) {
 	case l.Flags&net.FlagUp == 0:
 		fail("uplink", "%s is down: ip link set %s up", uplink, uplink)
 	}
-	if l.MTU < c.MTU.IPv4 {
-		fail("mtu", "mtu.ipv4 is %d, but %s takes packets of %d bytes at most: mtu: {ipv4: %d}", c.MTU.IPv4, uplink, l.MTU, l.MTU)
+	if key, mtu := c.UplinkMTU(); l.MTU < mtu {
+		fail("mtu", "%s is %d, but %s takes packets of %d bytes at most: %s", key, mtu, uplink, l.MTU, config.InYAML(key, l.MTU))
 	}
 	return checks
 }

@@ -303,6 +303,11 @@ func TestIll(t *testing.T) {
 		{want: "fail routes: workload c1/eth0: 2001:db8:7::1 leads back", host: func(m *made) { m.elsewhere["2001:db8:7::1"] = "natless0" }},
 		{want: "fail mtu: mtu.ipv4 is 1500, but eth0", host: func(m *made) { m.links[1].MTU = 1400 }},
 		{want: "fail mtu: natless0 has an MTU of 1280", host: func(m *made) { m.links[0].MTU = 1280 }},
+		{want: "fail mtu: edge.mtu is 1500, but eth0", config: edgeOn, host: func(m *made) { m.links[1].MTU = 1400 }},
+		{want: "warn mtu: pod", config: edgeOn, host: func(m *made) { m.links[2].MTU = 1510 }},
+		{want: "warn sysctls: hosts on eth0 wait up to 700 ms", config: edgeOn, host: func(m *made) {
+			m.sysctls["net/ipv4/neigh/eth0/proxy_delay"], m.sysctls["net/ipv6/neigh/eth0/proxy_delay"] = "80", "70"
+		}},
 		{want: "warn mtu: mtu.ipv6 is 1500, but pod", host: func(m *made) { m.links[2].MTU = 1400 }},
 		{want: "warn mtu: device.mtu 1500 is smaller", config: "mtu: {ipv6: 9000}\n", host: func(m *made) { m.links[2].MTU = 9000 }},
 		{want: "fail answers: the translator does not answer a ping at 2001:db8::1", host: func(m *made) { m.echo = errors.New("no reply") }},
@@ -543,3 +548,5 @@ func TestProgress(t *testing.T) {
 		t.Errorf("told %v\nfound %v", told, findings)
 	}
 }
+
+const edgeOn = "edge: {enabled: true, prefix: \"2001:db8:f64::/96\", host: \"2001:db8:e::/96\"}\n"

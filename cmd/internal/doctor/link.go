@@ -106,7 +106,11 @@ func (v *visit) delays() {
 	if u == "" || v.status == nil && v.Config.ManageSysctls {
 		return
 	}
-	key := "net/ipv4/neigh/" + u + "/proxy_delay"
+	family := "ipv4"
+	if v.Config.Edge.Enabled {
+		family = "ipv6"
+	}
+	key := "net/" + family + "/neigh/" + u + "/proxy_delay"
 	if delay := v.Host.Sysctl(key); delay != "" && delay != "0" {
 		v.warn("sysctls", "sysctl -w "+strings.ReplaceAll(key, "/", ".")+"=0",
 			"hosts on %s wait up to %s0 ms for the first answer for an address of ours", u, delay)

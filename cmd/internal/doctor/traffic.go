@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/natless/natless/cmd/internal/words"
+	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 )
 
@@ -29,17 +30,17 @@ func (v *visit) mtu() {
 		return
 	}
 	c := v.Config
-	if l := v.link(c.Uplink); l != nil && l.MTU < c.MTU.IPv4 {
-		v.fail(check, fmt.Sprintf("mtu: {ipv4: %d}", l.MTU), "mtu.ipv4 is %d, but %s takes packets of %d bytes at most", c.MTU.IPv4,
-			l.Name, l.MTU)
+	key, outside := c.UplinkMTU()
+	if l := v.link(c.Uplink); l != nil && l.MTU < outside {
+		v.fail(check, config.InYAML(key, l.MTU), "%s is %d, but %s takes packets of %d bytes at most", key, outside, l.Name, l.MTU)
 	}
 	if l := v.link(c.Device.Name); l != nil && l.MTU < c.Device.MTU {
 		v.fail(check, "natlessd sets it again within a second; find out what changes it", "%s has an MTU of %d instead of %d", l.Name,
 			l.MTU, c.Device.MTU)
 	}
-	if c.Device.MTU < c.MTU.IPv6 || c.Device.MTU < c.MTU.IPv4 {
-		v.warn(check, fmt.Sprintf("device: {mtu: %d}", max(c.MTU.IPv6, c.MTU.IPv4)),
-			"device.mtu %d is smaller than mtu.ipv4 %d or mtu.ipv6 %d: what is longer never reaches natlessd", c.Device.MTU, c.MTU.IPv4, c.MTU.IPv6)
+	if c.Device.MTU < c.MTU.IPv6 || c.Device.MTU < outside {
+		v.warn(check, fmt.Sprintf("device: {mtu: %d}", max(c.MTU.IPv6, outside)),
+			"device.mtu %d is smaller than %s %d or mtu.ipv6 %d: what is longer never reaches natlessd", c.Device.MTU, key, outside, c.MTU.IPv6)
 	}
 	v.mtuOfWorkloads()
 	if c.LowestIPv6MTU > c.MTU.IPv6 {
@@ -47,7 +48,10 @@ func (v *visit) mtu() {
 			c.MTU.IPv6)
 	}
 	if v.sound(check) {
-		largest := min(c.MTU.IPv4, c.MTU.IPv6-headerDifference)
+		if c.Edge.Enabled {
+			outside -= headerDifference // IPv4 from the relay on
+		}
+		largest := min(outside, c.MTU.IPv6-headerDifference)
 		v.ok(check, "IPv4 packets of up to %d bytes reach workloads whole (%d - %d), of %d with a fragment header",
 			largest, c.MTU.IPv6, headerDifference, c.MTU.IPv6-withFragment)
 	}
@@ -55,6 +59,10 @@ func (v *visit) mtu() {
 
 func (v *visit) mtuOfWorkloads() {
 	narrow, wide := map[string]int{}, map[string]int{}
+	gains := headerDifference // what a packet has less of behind the translator
+	if v.Config.Edge.Enabled {
+		gains = 0
+	}
 	uplink := v.link(v.uplinkInUse())
 	defer func() { v.wide(wide, uplink) }()
 	for _, w := range v.workloads[:min(len(v.workloads), maxContainers)] {
@@ -66,7 +74,7 @@ func (v *visit) mtuOfWorkloads() {
 			continue
 		}
 		l := v.link(device)
-		if l != nil && uplink != nil && l.MTU > uplink.MTU+headerDifference && device != v.Config.Device.Name {
+		if l != nil && uplink != nil && l.MTU > uplink.MTU+gains && device != v.Config.Device.Name {
 			wide[device] = l.MTU
 		}
 		if l != nil && l.MTU < v.Config.MTU.IPv6 {
