@@ -199,6 +199,7 @@ func (v *visit) routes() {
 			toUs[fmt.Sprintf("pools[%d].ipv4", i)] = firstFree(p.IPv4.Prefix, held)
 		}
 	}
+	v.edge(toUs)
 	for _, what := range slices.Sorted(maps.Keys(toUs)) {
 		switch device, err := v.Host.RouteTo(toUs[what]); {
 		case err != nil:
@@ -240,6 +241,35 @@ func (v *visit) routesToWorkloads(held map[netip.Addr]string) {
 			case device == v.Config.Device.Name:
 				v.fail("routes", "give the workload an address outside the prefix", "workload %s: %v leads back to %s", w.Key, a, device)
 			}
+		}
+	}
+}
+
+// edge looks for the way to the fabric's relays, and adds the host's addresses there to
+// those that must lead to natlessd.
+func (v *visit) edge(toUs map[string]netip.Addr) {
+	if !v.Config.Edge.Enabled {
+		return
+	}
+	relays := inPrefix(v.Config.Edge.Prefix)
+	switch device, err := v.Host.RouteTo(relays); {
+	case err != nil:
+		v.fail("routes", "relays, or a routing daemon for them, announce it", "edge.prefix: no route to %v: %v", relays, err)
+	case device == v.Config.Device.Name:
+		v.fail("routes", fmt.Sprintf("ip route get %v: remove what leads there", relays), "edge.prefix: %v leads back to %s", relays, device)
+	}
+	var have []netip.Prefix
+	for _, p := range v.Config.Pools {
+		if p.IPv4.Prefix.IsValid() {
+			have = append(have, p.IPv4.Prefix)
+		}
+	}
+	for _, w := range v.workloads[:min(len(v.workloads), maxContainers)] {
+		have = append(have, netip.PrefixFrom(w.Address, 32)) // of what the fleet has lent
+	}
+	for i, b := range v.Config.EdgeBlocks(have) {
+		if i < 100 {
+			toUs["edge: the address for "+b.IPv4.String()] = b.IPv6.Addr()
 		}
 	}
 }
