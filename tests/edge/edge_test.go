@@ -12,12 +12,14 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/load"
 	"github.com/natless/natless/tests/netns"
 )
@@ -257,14 +259,15 @@ func (f *fleet) told(t *testing.T) {
 	}
 	out, err := client.Explain(ctx, "ipv6 src 2001:db8:a::2 dst "+server6+" udp sport 8081 dport 53")
 	if err != nil || out.Verdict != "forward4" || !strings.Contains(out.Between, "ipv4 src "+shared4+" dst "+server4) ||
-		!strings.Contains(strings.Join(out.Output, " "), "ipv6 src 2001:db8:e0:1::cb00:7101 dst 2001:db8:f64::c000:263") {
+		!strings.Contains(strings.Join(out.Output, " "), "ipv6 src 2001:db8:e0:f::101 dst 2001:db8:f64::c000:263") {
 		t.Errorf("explain what leaves: %+v, %v", out, err)
 	}
-	in, err := client.Explain(ctx, "ipv6 src 2001:db8:f64::c000:263 dst 2001:db8:e0:1::cb00:7101 udp sport 53 dport 8081")
+	in, err := client.Explain(ctx, "ipv6 src 2001:db8:f64::c000:263 dst 2001:db8:e0:f::101 udp sport 53 dport 8081")
 	if err != nil || in.Verdict != "forward6" || !strings.Contains(in.Text, "as IPv4  ipv4 src "+server4+" dst "+shared4) ||
 		!strings.Contains(in.Text, "dst 2001:db8:a::2") || !strings.Contains(in.Text, "this host's address on the fabric, for "+shared4) {
 		t.Errorf("explain what comes: %+v, %v", in, err)
 	}
+	f.monitored(t)
 	s, err := client.Status(ctx)
 	checks := map[string]string{}
 	for _, c := range s.Checks {
@@ -273,8 +276,55 @@ func (f *fleet) told(t *testing.T) {
 	if !strings.Contains(checks["edge"], "ok IPv4 is at 2001:db8:f64::/96; relays reach 1 block here") || checks["mtu"] != "" {
 		t.Errorf("checks: %v", checks)
 	}
+	if out := f.natless(0, "flows"); !strings.Contains(out, shared4) || !strings.Contains(out, server4) || strings.Contains(out, "2001:db8:e0:f") {
+		t.Errorf("natless flows:\n%s", out)
+	}
+	if out := f.natless(0, "doctor"); strings.Contains(out, "fail ") || !strings.Contains(out, "edge.mtu") && strings.Contains(out, "mtu.ipv4") {
+		t.Errorf("natless doctor:\n%s", out)
+	}
 	if err != nil || s.Verdicts["forward4"] == 0 || s.Verdicts["forward6"] == 0 || !strings.Contains(s.FastPath.Detail, "edge") {
 		t.Errorf("status: %v, fast path %+v, %v", s.Verdicts, s.FastPath, err)
+	}
+}
+
+// natless runs the command of a host's operator.
+func (f *fleet) natless(host int, args ...string) string {
+	f.t.Helper()
+	cmd := f.hosts[host].Command(filepath.Join(daemon.Build(f.t), "natless"), append(args, "--socket", f.edges[host].Socket)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Sprintf("%s(%v)", out, err)
+	}
+	return string(out)
+}
+
+// monitored: who watches sees the workload's packet and IPv4, both ways.
+func (f *fleet) monitored(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := f.hosts[0].CommandContext(ctx, filepath.Join(daemon.Build(f.t), "natless"), "monitor", "icmp", "-n", "4", "--socket", f.edges[0].Socket)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := netns.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	for {
+		f.one.Command("ping", "-n", "-c", "1", "-W", "1", server6).Run()
+		select {
+		case <-done:
+			for _, want := range []string{shared4, server4, "6→4 forward4", "4→6 forward6"} {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("natless monitor does not say %s:\n%s", want, &out)
+				}
+			}
+			return
+		case <-ctx.Done():
+			t.Fatal("natless monitor sees nothing")
+		default:
+		}
 	}
 }
 

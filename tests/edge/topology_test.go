@@ -20,6 +20,9 @@ const (
 	shared4, third4  = "203.0.113.1", "203.0.113.5" // of one and two; of three
 )
 
+// blocks6 are the hosts' addresses on the fabric, of 203.0.113.0/30 and of 203.0.113.4/30.
+var blocks6 = [2]string{"2001:db8:e0:f::100/126", "2001:db8:e1:1::cb00:7104/126"}
+
 func TestMain(m *testing.M) {
 	status := m.Run()
 	daemon.Remove()
@@ -34,7 +37,8 @@ func TestMain(m *testing.M) {
 //	three ─ host 1 ──┘       └─ relay 1 ─┘
 //
 // where the links of fab have an MTU of 1280 and no IPv4, and those on the right no IPv6.
-// Host 0 has been told the MTU, host 1 has not. One and two share an address.
+// Host 0 has been told the MTU, and its addresses lie on the link; host 1 has not been, and
+// a fleet lends it its block while it runs. One and two share an address.
 type fleet struct {
 	t                                testing.TB
 	one, two, three, fab, up, server *netns.NS
@@ -45,9 +49,10 @@ type fleet struct {
 const hostConfig = `
 uplink: fab
 prefix: 64:ff9b:1::/96
-addresses: {ipv4: 192.0.0.8, ipv6: "2001:db8:e%[1]d::1"}
-pools: [{name: lent, ipv4: 203.0.113.%[2]d/30, ports_per_workload: 4096, reserved_ports: 0-1023}]
-edge: {enabled: true, prefix: "2001:db8:f64::/96", host: "2001:db8:e%[1]d:1::/96", mtu: %[3]d}
+addresses: {ipv4: 192.0.0.8, ipv6: "2001:db8:e%d::1"}
+pools: [{name: lent, %s, ports_per_workload: 4096, reserved_ports: 0-1023}]
+edge: {enabled: true, prefix: "2001:db8:f64::/96", %s}
+flows: {enabled: true}
 `
 
 const relayConfig = `
@@ -82,11 +87,15 @@ func newFleet(t *testing.T) *fleet {
 		f.fab.IP(fmt.Sprintf("-6 route add 2001:db8:e%d::/48 via 2001:db8:e%d:f::1", i, i))
 	}
 	f.ways(0, 1)
-	for i, mtu := range []int{1280, 1500} {
+	for i, edge := range []string{"mtu: 1280, blocks: [{ipv4: 203.0.113.0/30, ipv6: \"" + blocks6[0] + "\"}]", `host: "2001:db8:e1:1::/96"`} {
 		f.daemons[i] = daemon.Start(t, f.relays[i], fmt.Sprintf(relayConfig, i+1))
-		f.edges[i] = daemon.Start(t, f.hosts[i], fmt.Sprintf(hostConfig, i, 4*i, mtu))
+		f.edges[i] = daemon.Start(t, f.hosts[i], fmt.Sprintf(hostConfig, i, []string{"ipv4: 203.0.113.0/30", "from: fleet"}[i], edge))
 	}
 	f.tell()
+	lent := api.BlockSet{Epoch: 1, Blocks: []api.Block{{IPv4: netip.MustParsePrefix("203.0.113.4/30"), Pool: "lent", Lease: 1}}}
+	if _, err := f.edges[1].Client().PutBlocks(t.Context(), lent); err != nil {
+		t.Fatal(err)
+	}
 	f.workload(f.one, 0, "one", "2001:db8:a::1", shared4, 8080)
 	f.workload(f.two, 0, "two", "2001:db8:a::2", shared4, 8081)
 	f.workload(f.three, 1, "three", "2001:db8:b::3", third4, 8080)
@@ -126,8 +135,8 @@ func (f *fleet) ways(relays ...int) {
 func (f *fleet) tell() {
 	f.t.Helper()
 	rules := []api.Rule{
-		{IPv4: netip.MustParsePrefix("203.0.113.0/30"), IPv6: netip.MustParsePrefix("2001:db8:e0:1::cb00:7100/126"), Lease: 1},
-		{IPv4: netip.MustParsePrefix("203.0.113.4/30"), IPv6: netip.MustParsePrefix("2001:db8:e1:1::cb00:7104/126"), Lease: 1},
+		{IPv4: netip.MustParsePrefix("203.0.113.0/30"), IPv6: netip.MustParsePrefix(blocks6[0]), Lease: 1},
+		{IPv4: netip.MustParsePrefix("203.0.113.4/30"), IPv6: netip.MustParsePrefix(blocks6[1]), Lease: 1},
 	}
 	for i, d := range f.daemons {
 		if got, err := d.Client().PutRules(f.t.Context(), api.RuleSet{Epoch: 1, Rules: rules}); err != nil || got.State != api.RelayServes {
