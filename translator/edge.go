@@ -131,7 +131,7 @@ func (w *Worker) Descend(p *Packet) Verdict {
 	if w.s.ofHost(header6(p.Bytes()).src()) {
 		return SpoofedSource // rule 1.10.spoofed
 	}
-	v := w.other().to4(p) // rule 1.10.in
+	v := w.other().plainDescend(p) // rule 1.10.in
 	w.descended = v == Forward4
 	return v
 }
@@ -154,7 +154,7 @@ func (w *Worker) Ascends() bool { return w.s != nil && w.s.fabric != nil }
 // packet may be an answer to a workload (Replied).
 func (w *Worker) Ascend(p *Packet) Verdict {
 	other := w.other()
-	v := other.to6(p, hairpinned) // rule 1.10.out
+	v := other.plainAscend(p) // rule 1.10.out
 	if v.Replied() && !w.to6(p, answered).IsForward() {
 		return v.Reason()
 	}
