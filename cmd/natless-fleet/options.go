@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -24,6 +26,8 @@ type options struct {
 	kubeconfig string
 	inCluster  bool
 	namespace  string
+
+	credentials string
 }
 
 func (o *options) flags(f *pflag.FlagSet) {
@@ -34,11 +38,29 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "`file` that says where the Kubernetes API is, instead of etcd")
 	f.BoolVar(&o.inCluster, "in-cluster", false, "the Kubernetes API of the cluster that this runs in, instead of etcd")
 	f.StringVar(&o.namespace, "namespace", "kube-system", "`namespace` of the Lease by which controllers agree")
+	f.StringVar(&o.credentials, "credentials", "", "`folder` with ca.pem, cert.pem and key.pem for etcd, or kubeconfig: where no other flag names them")
 	f.StringVar(&o.tls.KeyFile, "etcd-key", "", "`file` with its key")
+}
+
+// found takes the files that --credentials has, where no flag names them. systemd puts the
+// name of a credential in front of those of a folder.
+func (o *options) found() {
+	if o.credentials == "" {
+		return
+	}
+	for name, to := range map[string]*string{"ca.pem": &o.tls.TrustedCAFile, "cert.pem": &o.tls.CertFile, "key.pem": &o.tls.KeyFile, "kubeconfig": &o.kubeconfig} {
+		for _, file := range []string{name, "fleet_" + name} {
+			path := filepath.Join(o.credentials, file)
+			if _, err := os.Stat(path); err == nil && *to == "" && (name != "kubeconfig" || len(o.endpoints) == 0 && !o.inCluster) {
+				*to = path
+			}
+		}
+	}
 }
 
 // open connects to the store.
 func (o *options) open() (fleet.Store, error) {
+	o.found()
 	switch stores := len(o.endpoints) > 0; {
 	case o.kubeconfig != "" && o.inCluster, stores && (o.kubeconfig != "" || o.inCluster):
 		return nil, errors.New("--etcd, --kubeconfig, --in-cluster: one of them names the fleet's store")

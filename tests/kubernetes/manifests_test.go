@@ -10,8 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
@@ -28,6 +30,12 @@ type rendered struct {
 	namespaces []*corev1.Namespace
 	configs    map[string]*corev1.ConfigMap
 	daemons    map[string]*appsv1.DaemonSet
+
+	// Of a fleet.
+	deployments []*appsv1.Deployment
+	accounts    map[string]*corev1.ServiceAccount
+	roles       map[string]*rbacv1.ClusterRole
+	bindings    []*rbacv1.ClusterRoleBinding
 }
 
 // render builds a folder and reads each object strictly as what it says it is.
@@ -36,7 +44,8 @@ func render(dir string) (*rendered, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kustomize %s: %w", dir, err)
 	}
-	out := &rendered{configs: map[string]*corev1.ConfigMap{}, daemons: map[string]*appsv1.DaemonSet{}}
+	out := &rendered{configs: map[string]*corev1.ConfigMap{}, daemons: map[string]*appsv1.DaemonSet{},
+		accounts: map[string]*corev1.ServiceAccount{}, roles: map[string]*rbacv1.ClusterRole{}}
 	for _, o := range objects.Resources() {
 		text, err := o.AsYAML()
 		if err != nil {
@@ -50,6 +59,30 @@ func render(dir string) (*rendered, error) {
 		case "v1 ConfigMap":
 			c := &corev1.ConfigMap{}
 			into, out.configs[o.GetName()] = c, c
+		case "apps/v1 Deployment":
+			d := &appsv1.Deployment{}
+			into = d
+			out.deployments = append(out.deployments, d)
+		case "v1 ServiceAccount":
+			a := &corev1.ServiceAccount{}
+			into, out.accounts[o.GetName()] = a, a
+		case "rbac.authorization.k8s.io/v1 ClusterRole":
+			r := &rbacv1.ClusterRole{}
+			into, out.roles[o.GetName()] = r, r
+		case "rbac.authorization.k8s.io/v1 ClusterRoleBinding":
+			b := &rbacv1.ClusterRoleBinding{}
+			into = b
+			out.bindings = append(out.bindings, b)
+		case "rbac.authorization.k8s.io/v1 Role":
+			into = &rbacv1.Role{}
+		case "rbac.authorization.k8s.io/v1 RoleBinding":
+			into = &rbacv1.RoleBinding{}
+		case "admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy":
+			into = &admissionv1.ValidatingAdmissionPolicy{}
+		case "admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding":
+			into = &admissionv1.ValidatingAdmissionPolicyBinding{}
+		case "apiextensions.k8s.io/v1 CustomResourceDefinition":
+			into = &map[string]any{} // of the usual generator; the API server has taken it
 		case "apps/v1 DaemonSet":
 			d := &appsv1.DaemonSet{}
 			into, out.daemons[o.GetName()] = d, d
@@ -112,6 +145,58 @@ func TestRenders(t *testing.T) {
 		for _, d := range r.daemons {
 			for _, problem := range problems(r, d) {
 				t.Errorf("%s: %s: %s", name, d.Name, problem)
+			}
+		}
+	}
+}
+
+// TestFleet: a fleet's agents and controller have what they need and no more: accounts that
+// are there and that somebody binds, one token each in the pod that is theirs, no
+// capability, nothing of the node but natlessd's socket and the machine's name.
+func TestFleet(t *testing.T) {
+	r := mustRender(t, manifest+"overlays/fleet")
+	if len(r.daemons) != 3 || len(r.deployments) != 1 || len(r.accounts) != 3 {
+		t.Fatalf("%d DaemonSets, %d Deployments, %d accounts", len(r.daemons), len(r.deployments), len(r.accounts))
+	}
+	if natless := r.daemons["natless"].Spec.Template.Spec; natless.ServiceAccountName != "" || *natless.AutomountServiceAccountToken {
+		t.Error("natlessd has a token")
+	}
+	pods := map[string]corev1.PodSpec{"natless-fleet-controller": r.deployments[0].Spec.Template.Spec}
+	for _, name := range []string{"natless-fleet-agent", "natless-fleet-relay"} {
+		for _, problem := range problems(r, r.daemons[name]) {
+			t.Errorf("%s: %s", name, problem)
+		}
+		pods[name] = r.daemons[name].Spec.Template.Spec
+	}
+	for name, pod := range pods {
+		c := pod.Containers[0]
+		if pod.ServiceAccountName != name || r.accounts[name] == nil || !*pod.AutomountServiceAccountToken || *r.accounts[name].AutomountServiceAccountToken {
+			t.Errorf("%s: its account is %s", name, pod.ServiceAccountName)
+		}
+		if len(c.SecurityContext.Capabilities.Add) > 0 || *c.SecurityContext.AllowPrivilegeEscalation || !slices.Equal(c.SecurityContext.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+			t.Errorf("%s: %+v", name, c.SecurityContext)
+		}
+		for _, v := range pod.Volumes {
+			if p := v.HostPath.Path; p != "/run/natless" && p != "/etc/machine-id" {
+				t.Errorf("%s has %s of the node", name, p)
+			}
+		}
+		for _, m := range c.VolumeMounts {
+			if !m.ReadOnly {
+				t.Errorf("%s may write to %s", name, m.MountPath)
+			}
+		}
+		bound := slices.ContainsFunc(r.bindings, func(b *rbacv1.ClusterRoleBinding) bool {
+			return r.roles[b.RoleRef.Name] != nil && b.Subjects[0].Name == name && b.Subjects[0].Namespace == "natless-system"
+		})
+		if !bound {
+			t.Errorf("%s has no rights", name)
+		}
+	}
+	for name, role := range r.roles {
+		for _, rule := range role.Rules {
+			if slices.Contains(rule.Verbs, "*") || slices.Contains(rule.Resources, "*") || slices.Contains(rule.Resources, "secrets") {
+				t.Errorf("%s: %+v", name, rule)
 			}
 		}
 	}

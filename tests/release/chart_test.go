@@ -58,6 +58,7 @@ func read(t *testing.T, text string) objects {
 		}
 		into := map[string]any{
 			"DaemonSet": &appsv1.DaemonSet{}, "ConfigMap": &corev1.ConfigMap{}, "Namespace": &corev1.Namespace{}, "Service": &corev1.Service{},
+			"Deployment": &appsv1.Deployment{}, "ServiceAccount": &corev1.ServiceAccount{},
 		}[is.Kind]
 		if into == nil {
 			into = &map[string]any{}
@@ -328,5 +329,36 @@ func TestSchema(t *testing.T) {
 	delete(schema.Properties, "global") // Helm's own
 	if a, b := slices.Sorted(maps.Keys(c.Values)), slices.Sorted(maps.Keys(schema.Properties)); !slices.Equal(a, b) {
 		t.Errorf("values.yaml has %v\nits schema %v", a, b)
+	}
+}
+
+// TestFleet: the chart has a fleet's objects where values say so, those of install-fleet.yaml,
+// and its resources' definitions in any case.
+func TestFleet(t *testing.T) {
+	for name := range mustRender(t, "") {
+		if strings.Contains(name, "fleet") {
+			t.Errorf("%s is there, and nobody wants a fleet", name)
+		}
+	}
+	if crds := load(t).CRDObjects(); len(crds) != 4 {
+		t.Errorf("%d definitions", len(crds))
+	}
+	text, err := os.ReadFile(file(t, "install-fleet.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := mustRender(t, "fleet: {enabled: true, relays: {enabled: true, args: [--beat, 5s], nodeSelector: {edge: \"yes\"}}}")
+	for name := range read(t, string(text)) {
+		if !strings.HasPrefix(name, "CustomResourceDefinition/") && all[name] == nil {
+			t.Errorf("install-fleet.yaml has %s, the chart has not", name)
+		}
+	}
+	relay := all["DaemonSet/natless-fleet-relay"].(*appsv1.DaemonSet)
+	if args := relay.Spec.Template.Spec.Containers[0].Args; args[0] != "relay" || args[len(args)-1] != "5s" || relay.Spec.Template.Spec.NodeSelector["edge"] != "yes" {
+		t.Errorf("%+v", relay.Spec.Template.Spec)
+	}
+	if some := mustRender(t, "fleet: {enabled: true, controller: {enabled: false}}"); some["Deployment/natless-fleet-controller"] != nil ||
+		some["DaemonSet/natless-fleet-agent"] == nil || some["DaemonSet/natless-fleet-relay"] != nil {
+		t.Error("parts are there that are off, or the other way round")
 	}
 }

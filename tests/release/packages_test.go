@@ -65,7 +65,7 @@ var managers = []manager{
 	{format: "deb", newer: "natless_*_amd64.deb", install: append(apt, "install"), back: append(apt, "install", "--allow-downgrades"), remove: append(apt, "remove", "natless"),
 		purge: append(apt, "purge", "natless"), plugin: "/usr/lib/cni/natless-cni", written: written("deb"),
 		query: []string{"dpkg-query", "-W", "-f", "${Version}", "natless"}},
-	{format: "rpm", newer: "natless-*.x86_64.rpm", install: append(dnf, "install"), back: append(dnf, "downgrade"), remove: append(dnf, "remove", "natless"),
+	{format: "rpm", newer: "natless-[0-9]*.x86_64.rpm", install: append(dnf, "install"), back: append(dnf, "downgrade"), remove: append(dnf, "remove", "natless"),
 		plugin: "/usr/libexec/cni/natless-cni", written: written("rpm"), query: []string{"rpm", "-q", "--qf", "%{VERSION}", "natless"}},
 }
 

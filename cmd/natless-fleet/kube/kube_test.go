@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"testing"
@@ -77,6 +78,7 @@ func TestKubernetes(t *testing.T) {
 	})
 	t.Run("Rules", func(t *testing.T) { rules(t, as(t, c, "admin")) })
 	t.Run("Rights", func(t *testing.T) { rights(t, c) })
+	t.Run("Cluster", func(t *testing.T) { cluster(t, c) })
 }
 
 // rules are the resources' own: what is wrong is refused, whoever says it.
@@ -256,6 +258,123 @@ func rights(t *testing.T, c *rest.Config) {
 	} {
 		refused := (*Refused)(nil)
 		if forbidden := errors.As(c.err, &refused) && refused.Status == http.StatusForbidden; c.may && c.err != nil || !c.may && !forbidden {
+			t.Errorf("%s: %v", c.what, c.err)
+		}
+	}
+}
+
+// cluster is config/deploy/kubernetes/fleet/rights.yaml: agents of all nodes have one account,
+// and each may write the object of its own node.
+func cluster(t *testing.T, c *rest.Config) {
+	admin := as(t, c, "admin")
+	empty(t, admin)
+	post := func(path string, o any) error {
+		err := admin.call(t.Context(), "POST", path, asJSON, o, new(any))
+		if errors.Is(err, fleet.ErrExists) {
+			return nil // Rights has made it
+		}
+		return err
+	}
+	if err := post("/api/v1/namespaces", map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": "natless-system"}}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile("../../../config/deploy/kubernetes/fleet/rights.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, doc := range bytes.Split(b, []byte("\n---\n")) {
+		var o map[string]any
+		if err := yaml.Unmarshal(doc, &o); err != nil {
+			t.Fatal(err)
+		}
+		path := map[string]string{"ServiceAccount": "/api/v1/namespaces/natless-system/serviceaccounts",
+			"ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles", "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+			"Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/natless-system/roles", "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/natless-system/rolebindings",
+			"ValidatingAdmissionPolicy":        "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies",
+			"ValidatingAdmissionPolicyBinding": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"}[fmt.Sprint(o["kind"])]
+		// What rbac.yaml has by the same name is another's.
+		name := fmt.Sprint(o["metadata"].(map[string]any)["name"])
+		if err := admin.call(t.Context(), "DELETE", path+"/"+name, "", nil, new(any)); err != nil && !errors.Is(err, fleet.ErrNotFound) {
+			t.Fatal(err)
+		}
+		if err := post(path, o); err != nil {
+			t.Fatalf("%s: %v", doc, err)
+		}
+	}
+	on := func(account, node string) *Store {
+		t.Helper()
+		c := rest.CopyConfig(c)
+		c.Impersonate = rest.ImpersonationConfig{UserName: "system:serviceaccount:natless-system:" + account, Groups: []string{"system:serviceaccounts", "system:authenticated"}}
+		if node != "" {
+			c.Impersonate.Extra = map[string][]string{"authentication.kubernetes.io/node-name": {node}}
+		}
+		s, err := New(c, "natless-system")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	one, two, nowhere := on("natless-fleet-agent", "one"), on("natless-fleet-agent", "two"), on("natless-fleet-agent", "")
+	east, controller := on("natless-fleet-relay", "east"), on("natless-fleet-controller", "")
+	forbidden := func(err error) bool {
+		refused := (*Refused)(nil)
+		return errors.As(err, &refused) && (refused.Status == http.StatusForbidden || refused.Status == http.StatusUnprocessableEntity)
+	}
+	makes := func(s *Store, name string, spec fleet.HostSpec) error {
+		_, err := fleet.Create(t.Context(), s, fleet.Hosts, fleet.Host{Name: name, Spec: spec, Finalizers: []string{fleet.Finalizer}})
+		return err
+	}
+	within(t, "the policy", func() error {
+		if err := makes(nowhere, "probe", fleet.HostSpec{}); !forbidden(err) {
+			empty(t, admin)
+			return fmt.Errorf("an agent of no node makes a host: %v", err)
+		}
+		return nil
+	})
+	says := func(s *Store, name string) error {
+		h, err := fleet.Get[fleet.HostSpec, fleet.HostStatus](t.Context(), admin, fleet.Hosts, name)
+		if err == nil {
+			_, err = fleet.UpdateStatus(t.Context(), s, fleet.Hosts, h)
+		}
+		return err
+	}
+	acknowledges := func(s *Store, name string) error {
+		r, err := fleet.Get[fleet.RelaySpec, fleet.RelayStatus](t.Context(), s, fleet.Relays, name)
+		if err == nil {
+			_, err = fleet.UpdateStatus(t.Context(), s, fleet.Relays, r)
+		}
+		return err
+	}
+	relay := func(s *Store, name string, spec fleet.RelaySpec) error {
+		_, err := fleet.Create(t.Context(), s, fleet.Relays, fleet.Relay{Name: name, Spec: spec})
+		return err
+	}
+	list := func(s *Store, k fleet.Kind) error { _, _, err := s.List(t.Context(), k); return err }
+	elects := func(s *Store) error {
+		_, err := fleet.Create(t.Context(), s, fleet.Leaders, fleet.Leader{Name: "natless-fleet", Spec: fleet.LeaderSpec{HolderIdentity: "a", LeaseDurationSeconds: 15}})
+		return err
+	}
+	within(t, "the rights", func() error { return list(controller, fleet.Hosts) })
+	for _, c := range []struct {
+		what string
+		may  bool
+		err  error
+	}{
+		{"an agent makes another node's host", false, makes(one, "two", fleet.HostSpec{})},
+		{"an agent makes its host with a fabric", false, makes(one, "one", fleet.HostSpec{Fabric: "2001:db8::/96"})},
+		{"an agent makes its host", true, makes(one, "one", fleet.HostSpec{})}, {"another makes its own", true, makes(two, "two", fleet.HostSpec{})},
+		{"an agent says what its host holds", true, says(one, "one")}, {"an agent says what another holds", false, says(one, "two")},
+		{"an agent of no node says something", false, says(nowhere, "one")}, {"an agent lists hosts", false, list(one, fleet.Hosts)},
+		{"an agent lists blocks", false, list(one, fleet.Blocks)}, {"an agent makes a relay", false, relay(one, "one", fleet.RelaySpec{})},
+		{"a relay makes another's", false, relay(east, "west", fleet.RelaySpec{})},
+		{"a relay lets itself follow", false, relay(east, "east", fleet.RelaySpec{Follow: &fleet.Follow{Epoch: 1, Lacks: 9}})},
+		{"a relay makes its own", true, relay(east, "east", fleet.RelaySpec{})}, {"a relay acknowledges", true, acknowledges(east, "east")},
+		{"another node's relay acknowledges", false, acknowledges(on("natless-fleet-relay", "west"), "east")},
+		{"a relay lists blocks", true, list(east, fleet.Blocks)}, {"a relay lists hosts", false, list(east, fleet.Hosts)},
+		{"the controller lists hosts", true, list(controller, fleet.Hosts)}, {"the controller leads", true, elects(controller)},
+		{"an agent leads", false, elects(one)},
+	} {
+		if c.may && c.err != nil || !c.may && !forbidden(c.err) {
 			t.Errorf("%s: %v", c.what, c.err)
 		}
 	}

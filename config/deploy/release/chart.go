@@ -46,7 +46,65 @@ func chart(m *made) error {
 	if err != nil {
 		return err
 	}
-	return write(filepath.Join(to, "templates/natless.yaml"), text)
+	if err := write(filepath.Join(to, "templates/natless.yaml"), text); err != nil {
+		return err
+	}
+	return fleet(m, to)
+}
+
+// fleet writes what a fleet needs besides: the resources' definitions, which Helm installs
+// first, and all else where values say so.
+func fleet(m *made, to string) error {
+	text, err := render(m, "fleet")
+	if err != nil {
+		return err
+	}
+	e := &expressions{}
+	out := []byte("# Made of config/deploy/kubernetes/fleet: see config/deploy/release/chart.go.\n{{- if .Values.fleet.enabled }}\n")
+	for part := range bytes.SplitSeq(text, []byte("\n---\n")) {
+		var object map[string]any
+		if err := yaml.Unmarshal(part, &object); err != nil {
+			return err
+		}
+		name := object["metadata"].(map[string]any)["name"].(string)
+		if object["kind"] == "CustomResourceDefinition" {
+			if err := write(filepath.Join(to, "crds", name+".yaml"), append(part, '\n')); err != nil {
+				return err
+			}
+			continue
+		}
+		when := map[string]string{"natless-fleet-relay": "relays", "natless-fleet-agent": "agents", "natless-fleet-controller": "controller"}[name]
+		if spec, ok := object["spec"].(map[string]any); ok && spec["template"] != nil {
+			e.fleetPod(spec["template"].(map[string]any)["spec"].(map[string]any), when)
+		} else {
+			when = ""
+		}
+		if part, err = yaml.Marshal(object); err != nil {
+			return err
+		}
+		if when != "" {
+			part = fmt.Appendf(nil, "{{- if .Values.fleet.%s.enabled }}\n---\n%s{{- end }}\n", when, part)
+		} else {
+			part = append([]byte("---\n"), part...)
+		}
+		out = append(out, part...)
+	}
+	out = append(out, "{{- end }}\n"...)
+	out = bytes.ReplaceAll(out, []byte("namespace: natless-system\n"), []byte("namespace: {{ .Release.Namespace }}\n"))
+	return write(filepath.Join(to, "templates/fleet.yaml"), e.put(out))
+}
+
+// fleetPod puts expressions into a pod of the fleet's.
+func (e *expressions) fleetPod(pod map[string]any, values string) {
+	e.or(pod, "imagePullSecrets", "imagePullSecrets")
+	e.or(pod, "nodeSelector", "fleet."+values+".nodeSelector")
+	for _, c := range pod["containers"].([]any) {
+		container := c.(map[string]any)
+		container["image"] = e.add(`{{ include "natless.image" . | toJson }}`)
+		container["imagePullPolicy"] = e.add(`{{ .Values.image.pullPolicy | toJson }}`)
+		e.or(container, "resources", "fleet."+values+".resources")
+		container["args"] = e.add(`{{ concat ` + parsed(container["args"]) + ` .Values.fleet.` + values + `.args | toJson }}`)
+	}
 }
 
 // fill replaces what a file has in one place.

@@ -19,7 +19,7 @@ import (
 
 var (
 	architectures = []string{"amd64", "arm64"}
-	programs      = []string{"natless", "natless-cni", "natlessd"}
+	programs      = []string{"natless", "natless-cni", "natless-fleet", "natlessd"}
 )
 
 // nobody is who the programs run as where nobody says otherwise. The manifests do:

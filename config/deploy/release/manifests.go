@@ -12,12 +12,12 @@ import (
 )
 
 // kustomized are the folders of kubernetes/ that go into the release, for overlays.
-var kustomized = []string{"base", "components", "overlays", "uninstall"}
+var kustomized = []string{"base", "components", "fleet", "overlays", "uninstall"}
 
-// manifests writes install.yaml and uninstall.yaml, which name the release's image, and
-// what they are made of.
+// manifests writes install.yaml, what a fleet needs besides, and uninstall.yaml, which name
+// the release's image, and what they are made of.
 func manifests(m *made) error {
-	for file, folder := range map[string]string{"install.yaml": "base", "uninstall.yaml": "uninstall"} {
+	for file, folder := range map[string]string{"install.yaml": "base", "install-fleet.yaml": "fleet", "uninstall.yaml": "uninstall"} {
 		text, err := render(m, folder)
 		if err != nil {
 			return err

@@ -98,12 +98,12 @@ func Serve(t *testing.T) *rest.Config {
 	return c
 }
 
-// apply gives the server what is in crds, and waits until it serves that.
+// apply gives the server what is in config/deploy/kubernetes/fleet/crds, and waits until it serves that.
 func apply(t *testing.T, c *rest.Config) {
 	t.Helper()
 	within(t, "the API server", func() error { return call(t.Context(), c, "GET", "/version", nil) })
 	_, here, _, _ := runtime.Caller(0)
-	files, err := filepath.Glob(filepath.Join(filepath.Dir(here), "../crds/*.yaml"))
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(here), "../../../../config/deploy/kubernetes/fleet/crds/*.yaml"))
 	if err != nil || len(files) != 4 {
 		t.Fatalf("%v, %v", files, err)
 	}

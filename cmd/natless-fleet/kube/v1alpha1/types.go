@@ -10,7 +10,7 @@ import (
 	"github.com/natless/natless/cmd/natless-fleet/fleet"
 )
 
-//go:generate go tool -modfile=../../tools/go.mod controller-gen crd paths=. output:crd:dir=../crds
+//go:generate go tool -modfile=../../tools/go.mod controller-gen crd paths=. output:crd:dir=../../../../config/deploy/kubernetes/fleet/crds
 
 // Group and Version of all of them.
 const (
