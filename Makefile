@@ -214,12 +214,20 @@ test-cluster: ## natless in a real Kubernetes cluster: building it takes an hour
 	@GO=$(GO) WORK=$(CLUSTER) tests/cluster/lab/build
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 90m ./tests/cluster -cluster $(CLUSTER) $(CHECKS)
 
-HOSTS ?= 10000
+HOSTS  ?= 10000
+RELAYS ?= 100
 
+# With a real kube-apiserver as well where NATLESS_KUBE names a folder that has it; with a
+# real natlessd, as root, the relay's cold start.
 .PHONY: scale-fleet
-scale-fleet: ## HOSTS (10,000) agents with a hundred workloads each, and the real controller: writes, passes, time
+scale-fleet: ## HOSTS (10,000) agents with a hundred workloads each and the real controller; RELAYS (100) that follow it
 	@tests/need go
 	$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScale$$' ./fleet -hosts $(HOSTS)
+	$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScaleRelays$$' ./etcd -relays $(RELAYS) -blocks 1000 -changes 50
+	@if [ -n "$${NATLESS_KUBE-}" ]; then \
+		$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScaleRelays$$' ./kube -relays $(RELAYS) -blocks 1000 -changes 50; fi
+	@if [ "$$(id -u)" = 0 ]; then tests/need ip nft sysctl nsenter && \
+		$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestRelayAgent$$' ./endtoend -blocks 16384; fi
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck

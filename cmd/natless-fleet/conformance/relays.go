@@ -16,6 +16,8 @@ import (
 // Relayd is as much of the natlessd of a relay as an agent sees: the rules.
 type Relayd struct {
 	IPv4 []netip.Prefix // what it serves; none: everything
+	// Applied is called when rules of an epoch are in force; nil: nobody asks.
+	Applied func(epoch uint64)
 
 	mu    sync.Mutex // guards what follows
 	state lease.Relay
@@ -90,6 +92,9 @@ func (r *Relayd) PutRules(_ context.Context, set api.RuleSet) (api.Relay, error)
 	}
 	r.state = next
 	r.told++
+	if r.Applied != nil {
+		r.Applied(next.Epoch)
+	}
 	return r.is(), nil
 }
 

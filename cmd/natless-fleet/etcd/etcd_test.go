@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"flag"
 	"fmt"
 	"net/url"
 	"testing"
@@ -32,6 +33,25 @@ func serve(t *testing.T) (endpoint string) {
 		t.Fatal("etcd is not ready")
 	}
 	return "http://" + e.Clients[0].Addr().String()
+}
+
+var (
+	relays  = flag.Int("relays", 8, "of TestScaleRelays")
+	blocks  = flag.Int("blocks", 64, "of TestScaleRelays")
+	changes = flag.Int("changes", 20, "of TestScaleRelays")
+)
+
+// TestScaleRelays: relays follow changes in a real etcd.
+func TestScaleRelays(t *testing.T) {
+	endpoint := serve(t)
+	conformance.ScaleRelays(t, func() fleet.Store {
+		client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { client.Close() })
+		return New(client, "/natless")
+	}, *relays, *blocks, *changes)
 }
 
 // TestEtcd holds the store against a real etcd.

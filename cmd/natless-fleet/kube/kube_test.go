@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -65,6 +66,18 @@ func as(t *testing.T, c *rest.Config, token string) *Store {
 		t.Fatal(err)
 	}
 	return s
+}
+
+var (
+	relays  = flag.Int("relays", 8, "of TestScaleRelays")
+	blocks  = flag.Int("blocks", 64, "of TestScaleRelays")
+	changes = flag.Int("changes", 20, "of TestScaleRelays")
+)
+
+// TestScaleRelays: relays follow changes in a real kube-apiserver.
+func TestScaleRelays(t *testing.T) {
+	c := apiserver.Serve(t)
+	conformance.ScaleRelays(t, func() fleet.Store { return as(t, c, "admin") }, *relays, *blocks, *changes)
 }
 
 // TestKubernetes holds the store against a real kube-apiserver, and that one's rules

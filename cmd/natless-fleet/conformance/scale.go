@@ -1,0 +1,112 @@
+package conformance
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/natless/natless/cmd/natless-fleet/fleet"
+)
+
+// ScaleRelays has many relays follow changes of many blocks, and prints how long it takes until
+// the last of them goes by each, and until the fleet knows. open gives a client of its own.
+// What natlessd itself takes is not in it: the rules are applied, and nothing is written.
+func ScaleRelays(t *testing.T, open func() fleet.Store, relays, blocks, changes int) {
+	s := open()
+	var all sync.WaitGroup
+	for w := range 16 {
+		all.Go(func() {
+			for n := w; n < blocks; n += 16 {
+				b := block(n)
+				b.Spec.State, b.Spec.IPv6 = fleet.Lent, fmt.Sprintf("2001:db8:0:1::%x/128", n+1)
+				if _, err := fleet.Create(t.Context(), s, fleet.Blocks, b); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer all.Wait()
+	defer cancel()
+	type told struct {
+		relay int
+		epoch uint64
+	}
+	applied := make(chan told, relays*changes*4)
+	began := time.Now()
+	for n := range relays {
+		d := &Relayd{Applied: func(epoch uint64) { applied <- told{n, epoch} }}
+		task := fleet.RelayTask{Beat: 10 * time.Second, Reread: time.Hour, RelayAgent: fleet.RelayAgent{Name: fmt.Sprintf("relay%03d", n), Store: open(), Natlessd: d,
+			Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
+		all.Go(func() { task.Run(ctx) })
+	}
+	acknowledged := func(b fleet.Block) bool {
+		list, _, err := fleet.List[fleet.RelaySpec, fleet.RelayStatus](t.Context(), s, fleet.Relays)
+		return err == nil && len(list) == relays && len(fleet.Unacknowledged(b, list)) == 0
+	}
+	first := get(t, s, block(0).Name)
+	for end := time.Now().Add(patience * 3); !acknowledged(first); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("not all relays have begun")
+		}
+	}
+	t.Logf("%d relays cold, with %d blocks, after %v", relays, blocks, time.Since(began).Round(time.Millisecond))
+	var force, known []time.Duration
+	before := processor(t)
+	for n := range changes {
+		b := get(t, s, block(n%blocks).Name)
+		if b.Spec.State = fleet.Ended; n/blocks%2 == 1 {
+			b.Spec.State = fleet.Offered
+		}
+		began := time.Now()
+		b, err := fleet.Update(t.Context(), s, fleet.Blocks, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		version, err := strconv.ParseUint(b.Version, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		have, deadline := map[int]bool{}, time.After(patience)
+		for len(have) < relays {
+			select {
+			case one := <-applied:
+				if one.epoch >= version {
+					have[one.relay] = true
+				}
+			case <-deadline:
+				t.Fatalf("change %d: %d of %d relays go by it", n, len(have), relays)
+			}
+		}
+		force = append(force, time.Since(began))
+		for end := time.Now().Add(patience); !acknowledged(b); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("change %d is not acknowledged", n)
+			}
+		}
+		known = append(known, time.Since(began))
+	}
+	t.Logf("processor time of a change, of all %d relays, and the server's where it is in this process: %v", relays,
+		((processor(t) - before) / time.Duration(changes)).Round(100*time.Microsecond))
+	for what, took := range map[string][]time.Duration{"by the last relay": force, "by the fleet, that all do": known} {
+		slices.Sort(took)
+		t.Logf("%d changes, in force or known %s: p50 %v, p99 %v, longest %v", changes, what, took[len(took)/2].Round(100*time.Microsecond),
+			took[len(took)*99/100].Round(100*time.Microsecond), took[len(took)-1].Round(100*time.Microsecond))
+	}
+}
+
+// processor is the processor time that this process has taken.
+func processor(t *testing.T) time.Duration {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
