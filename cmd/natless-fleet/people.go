@@ -127,36 +127,8 @@ func stateOf(h fleet.Host) string {
 	return state
 }
 
-func newWhois(o *options) *cobra.Command {
-	return &cobra.Command{
-		Use:   "whois ADDRESS[:PORT]",
-		Short: "Say which host has an address",
-		Long: `Say which host has an IPv4 address, and by which loan. Which workload of that host has, or
-had, the port is known to its natlessd: natless whois, there.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			address, err := netip.ParseAddr(args[0])
-			if err != nil {
-				with, again := netip.ParseAddrPort(args[0])
-				if again != nil {
-					return fmt.Errorf("%q is neither an address nor an address with a port", args[0])
-				}
-				address = with.Addr()
-			}
-			s, err := o.open()
-			if err != nil {
-				return err
-			}
-			w, err := read(c.Context(), s)
-			if err != nil {
-				return err
-			}
-			return w.whois(c.OutOrStdout(), address, args[0])
-		},
-	}
-}
-
-func (w world) whois(out io.Writer, a netip.Addr, asked string) error {
+// whois says whose an address is, by loans.
+func (w world) whois(out io.Writer, a netip.Addr) (holder string, err error) {
 	in := func(prefix string) bool {
 		p, err := netip.ParsePrefix(prefix)
 		return err == nil && p.Contains(a)
@@ -168,18 +140,19 @@ func (w world) whois(out io.Writer, a netip.Addr, asked string) error {
 		held := "which does not hold it yet"
 		i := slices.IndexFunc(w.Hosts, func(h fleet.Host) bool { return h.Name == b.Spec.Host })
 		if i >= 0 && slices.ContainsFunc(w.Hosts[i].Status.Held, func(h fleet.Held) bool { return h.IPv4 == b.Spec.IPv4 && h.Lease == b.Spec.Lease }) {
-			held = "which holds it: natless whois " + asked + ", there, says which workload has it"
+			held = "which holds it"
 		}
-		_, err := fmt.Fprintf(out, "%s is in block %s of pool %s, lent to host %s (lease %d), %s\n", a, b.Spec.IPv4, b.Spec.Pool, b.Spec.Host, b.Spec.Lease, held)
-		return err
+		_, err = fmt.Fprintf(out, "%s is in block %s of pool %s, lent to host %s (lease %d), %s\n", a, b.Spec.IPv4, b.Spec.Pool, b.Spec.Host, b.Spec.Lease, held)
+		return b.Spec.Host, err
 	}
 	for _, p := range w.Pools {
 		if slices.ContainsFunc(p.Spec.IPv4, in) {
-			_, err := fmt.Fprintf(out, "%s is in pool %s, and lent to nobody\n", a, p.Name)
-			return err
+			_, err = fmt.Fprintf(out, "%s is in pool %s, and lent to nobody\n", a, p.Name)
+			return "", err
 		}
 	}
-	return fmt.Errorf("%s is in no pool of the fleet", a)
+	_, err = fmt.Fprintf(out, "%s is in no pool of the fleet\n", a)
+	return "", err
 }
 
 // change writes an operator's word into a host, until nobody was faster.

@@ -56,7 +56,7 @@ var every = []struct {
 
 // skipped are commands that are proven elsewhere, or show their help.
 var skipped = map[string]string{
-	"natless": "", "natless relay": "tests/e2e", "natless cni": "", "natless registry": "", "natless policy": "", "natless demo": "cmd/internal/demo", "natless help": "", "natless cni install": "TestCNI",
+	"natless": "", "natless relay": "tests/e2e", "natless fleet": "TestFleet", "natless cni": "", "natless registry": "", "natless policy": "", "natless demo": "cmd/internal/demo", "natless help": "", "natless cni install": "TestCNI",
 	"natless cni uninstall": "TestCNI", "natless monitor": "tests/monitor", "natless capture": "tests/monitor", "natless reload": "TestCommands",
 	"natless registry backup": "TestRegistry", "natless registry restore": "TestRegistry", "natless registry salvage": "TestRegistry",
 	"natless doctor": "TestNarrowDoctor, tests/mistakes", "natless bugtool": "tests/mistakes",

@@ -89,7 +89,7 @@ func newFleet(t *testing.T, store ...string) *program {
 	t.Helper()
 	if os.Getenv("NATLESS_BIN") == "" {
 		bin := t.TempDir()
-		if out, err := exec.Command("go", "build", "-C", "../../..", "-o", bin, "./cmd/natlessd").CombinedOutput(); err != nil {
+		if out, err := exec.Command("go", "build", "-C", "../../..", "-o", bin+"/", "./cmd/natlessd", "./cmd/natless").CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		t.Setenv("NATLESS_BIN", bin)
@@ -128,6 +128,20 @@ func (f *program) says(args ...string) string {
 		f.t.Fatalf("natless-fleet %v: %v\n%s", args, err, out)
 	}
 	return string(out)
+}
+
+// asks is a command that asks a host's natlessd, as ssh would.
+func asks(t *testing.T, hosts map[string]*daemon.Daemon) string {
+	t.Helper()
+	text := "host=$1; shift\ncase $host in\n"
+	for name, d := range hosts {
+		text += fmt.Sprintf("%s) exec %s --socket %s \"$@\" ;;\n", name, filepath.Join(os.Getenv("NATLESS_BIN"), "natless"), d.Socket)
+	}
+	path := filepath.Join(t.TempDir(), "ask")
+	if err := os.WriteFile(path, []byte(text+"esac\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return "sh " + path + " {host} whois {address}"
 }
 
 const configuration = `
@@ -189,9 +203,12 @@ func TestFleet(t *testing.T) {
 		return err == nil
 	})
 	within(t, "another before it is needed", func() bool { return len(blocks(t, one)) == 2 })
-	if got := f.says("whois", w.Address.String()+":443"); !strings.Contains(got, "lent to host one") || !strings.Contains(got, "which holds it") {
+	by := asks(t, map[string]*daemon.Daemon{"one": one, "two": two})
+	if got := f.says("whois", w.Address.String()+":443", "--ask", by); !strings.Contains(got, "lent to host one") || !strings.Contains(got, "host one:") ||
+		!strings.Contains(got, "ns/1") {
 		t.Errorf("whois: %s", got)
 	}
+	then := time.Now().UTC().Format(time.RFC3339)
 
 	etcd.server.Close() // and all that writes is killed
 	first.Process.Kill()
@@ -224,6 +241,10 @@ func TestFleet(t *testing.T) {
 	}
 	within(t, "all is given back", func() bool { return len(blocks(t, one)) == 0 })
 	within(t, "and the fleet knows", func() bool { return strings.Contains(f.says("status"), "drained") })
+	// The address is nobody's any more, and the host knows who had it.
+	if got := f.says("whois", w.Address.String()+":443", "--ask", by, "--at", then); !strings.Contains(got, "host one:") || !strings.Contains(got, "ns/1") {
+		t.Errorf("whois of the past: %s", got)
+	}
 	if got := f.says("status"); !strings.Contains(got, "two   1     1     0       0      borrows") {
 		t.Errorf("status:\n%s", got)
 	}

@@ -59,3 +59,61 @@ func TestMemory(t *testing.T) {
 		return m, m
 	})
 }
+
+// TestGivesBack: more is wanted below the low watermark; a block that has been empty for long,
+// and without which there is room for the high one, is given back, one at a time; no other.
+func TestGivesBack(t *testing.T) {
+	t.Parallel()
+	s, log, now := fleet.NewMemory(), slog.New(slog.DiscardHandler), time.Unix(1e9, 0)
+	if _, err := fleet.Create(t.Context(), s, fleet.Pools, fleet.Pool{Name: "lent", Spec: fleet.PoolSpec{IPv4: []string{"198.51.100.0/28"}, BlockLength: 32}}); err != nil {
+		t.Fatal(err)
+	}
+	c := fleet.Controller{Store: s, Log: log}
+	d := new(conformance.Natlessd) // 4 workloads an address, 2 is low, 8 is high
+	a := fleet.Agent{Name: "one", Store: s, Natlessd: d, Idle: 10 * time.Minute, Now: func() time.Time { return now }, Log: log}
+	holds := func() int {
+		t.Helper()
+		for range 8 {
+			if _, err := a.Step(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Pass(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b, _ := d.Blocks(t.Context())
+		return len(b.Blocks)
+	}
+	if n := holds(); n != 1 {
+		t.Fatalf("%d blocks of none", n)
+	}
+	for n := range 4 { // each time there is room for one more only
+		b, _ := d.Blocks(t.Context())
+		for _, one := range b.Blocks {
+			d.Use(one.IPv4.Addr(), 4-one.Workloads)
+		}
+		d.Use(b.Blocks[0].IPv4.Addr(), -1)
+		if is := holds(); is != n+2 {
+			t.Fatalf("%d blocks, want %d, before the last are needed", is, n+2)
+		}
+	}
+	b, _ := d.Blocks(t.Context())
+	for _, one := range b.Blocks {
+		d.Use(one.IPv4.Addr(), -one.Workloads)
+	}
+	if n := holds(); n != 5 {
+		t.Errorf("%d blocks: some were given back at once", n)
+	}
+	now = now.Add(9 * time.Minute)
+	if n := holds(); n != 5 {
+		t.Errorf("%d blocks: some were given back before they were idle for long", n)
+	}
+	now = now.Add(2 * time.Minute)
+	if n := holds(); n != 2 {
+		t.Errorf("%d blocks, want 2: room for eight", n)
+	}
+	left, _, err := fleet.List[fleet.BlockSpec, fleet.BlockStatus](t.Context(), s, fleet.Blocks)
+	if err != nil || len(left) != 2 {
+		t.Errorf("%d blocks in the fleet, %v", len(left), err)
+	}
+}
