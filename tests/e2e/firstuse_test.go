@@ -119,6 +119,7 @@ func (n *topology) given(t *testing.T) (all []api.Workload) {
 // TestFirstUse: a source that nobody announced has an assignment by its first packet, which
 // is not lost; it is as any other, and the kernel takes its packets from then on.
 func TestFirstUse(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root)
 	n := firstUse(t, "24h")
 	port, heard := n.heard(t)
@@ -232,6 +233,7 @@ func (n *topology) announces(t *testing.T, c *net.UDPConn, w api.Workload) {
 // TestFirstUseIdle: what is idle is given back, what is used is not, and what is given by hand
 // comes again.
 func TestFirstUseIdle(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root)
 	n := firstUse(t, "3s")
 	port, _ := n.heard(t)
@@ -268,7 +270,9 @@ func TestFirstUseIdle(t *testing.T) {
 // TestFirstUseFlood: who pretends to be many gets as much as its /64 may have, and others
 // get theirs.
 func TestFirstUseFlood(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root)
+	daemon.OnePath(t, "what has no assignment is never the kernel's")
 	n := firstUse(t, "24h")
 	port, _ := n.heard(t)
 	n.w1.IP("-6 route add local 2001:db8:6:0:1::/80 dev lo")

@@ -87,7 +87,9 @@ func borderRelay(t *testing.T) *topology {
 // TestMapT: a border relay translates for CEs by a rule: one made of nftables and tayga,
 // and one that is a host with the address and keeps to its ports.
 func TestMapT(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "curl", "nft", "tayga", "ping")
+	daemon.OnePath(t, "it has no part in what CEs send and get")
 	n := borderRelay(t)
 	lan := n.customer(t)
 	n.w2.IP("addr add " + ce11 + "/128 dev lo")

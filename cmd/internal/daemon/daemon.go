@@ -275,7 +275,7 @@ func heldAddresses(c *config.Config) (route.Taken, error) {
 // known, and lies beside the registry. Where nothing is shared no file is needed;
 // one that is there may be that of workloads whose pools are gone.
 func secret(c *config.Config) (key [16]byte, err error) {
-	if len(c.Pools) == 0 && !c.Shared() && !config.HasKey(c.Registry.Path) {
+	if len(c.Pools) == 0 && !c.Shared() && len(c.MAP.Rules) == 0 && !config.HasKey(c.Registry.Path) {
 		rand.Read(key[:])
 		return key, nil
 	}

@@ -60,6 +60,7 @@ type firstUse struct {
 	keeper     *keeper
 	engine     *engine.Host
 	running    func() *config.Config
+	activity   func(netip.Prefix) (packets uint64, known bool) // of a mapping
 	translator *translator.Translator
 	log        *slog.Logger
 	queue      chan netip.Addr
@@ -125,7 +126,9 @@ func newFirstUse(k *keeper, running func() *config.Config, log *slog.Logger) *fi
 }
 
 // serve ties it to the host that packets come from.
-func (f *firstUse) serve(h *engine.Host) { f.engine, f.translator = h, h.Translator }
+func (f *firstUse) serve(h *engine.Host) {
+	f.engine, f.activity, f.translator = h, h.Activity, h.Translator
+}
 
 // changed follows the registry: whoever gave or took an assignment.
 func (f *firstUse) changed(c registry.Change) {
@@ -417,7 +420,7 @@ func (f *firstUse) idle(now time.Time) (idle []api.Key) {
 		}
 	}
 	for k, u := range f.users() {
-		packets, known := f.engine.Activity(netip.PrefixFrom(u.addr, 128))
+		packets, known := f.activity(netip.PrefixFrom(u.addr, 128))
 		f.mu.Lock()
 		if f.mine[k] == u { // it is still there
 			if !known || !u.known || packets != u.packets {
