@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/mapt"
 	"github.com/natless/natless/translator/ports"
 )
 
@@ -140,6 +141,26 @@ func BenchmarkTranslateTo6(b *testing.B) {
 // 64 workloads on each of 1,000 shared addresses.
 func BenchmarkTranslateShared(b *testing.B) {
 	w, v6, v4, port := benchWorkloads(b, 64_000, 64)
+	b.Run("6to4", func(b *testing.B) {
+		run(b, w, benchPackets(b, v6, v4, port, build6(6, 0)), Forward4)
+	})
+	b.Run("4to6", func(b *testing.B) {
+		run(b, w, benchPackets(b, v6, v4, port, build4(6, 0)), Forward6)
+	})
+}
+
+// A million CEs by one rule of MAP-T, beside BenchmarkTranslateShared: they take the general
+// way.
+func BenchmarkTranslateCE(b *testing.B) {
+	w := newTestWorker(b, withRules(mapt.Rule{IPv6: netip.MustParsePrefix("2001:db8:4000::/40"), IPv4: netip.MustParsePrefix("100.64.0.0/12"), EABits: 24, PSIDOffset: 6}))
+	rules := w.t.snapshot.Load().rules
+	var v6, v4 []netip.Addr
+	var port []uint16
+	for i := range uint32(1024) {
+		a4, p := 100<<24|64<<16|i*1021, uint16(1024+i)
+		a6, _, _ := rules.To6(a4, p)
+		v6, v4, port = append(v6, a6.Addr()), append(v4, mapping.Addr4(a4)), append(port, p)
+	}
 	b.Run("6to4", func(b *testing.B) {
 		run(b, w, benchPackets(b, v6, v4, port, build6(6, 0)), Forward4)
 	})

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
 )
@@ -107,6 +108,44 @@ func TestMapT(t *testing.T) {
 	n.hairpins(t, lan)
 	n.large(t, lan)
 	n.seenRules(t)
+	n.otherRules(t, lan, port)
+}
+
+// otherRules: a reload that leaves a rule as it is has it count on; one that takes it away
+// leaves CEs without IPv4, until it comes again.
+func (n *topology) otherRules(t *testing.T, lan *netns.NS, port string) {
+	t.Helper()
+	rules := func() []api.MapRule {
+		s, err := n.daemon.Client().Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.MAP
+	}
+	reload := func(config string) {
+		t.Helper()
+		n.daemon.Write(config)
+		if _, err := n.daemon.Client().Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reaches := func(patience string) bool {
+		return lan.Command("curl", "-s", "-o", "/dev/null", "--max-time", patience, "http://"+server+":"+port+"/1").Run() == nil
+	}
+	before := rules()[0]
+	reload(mapConfig + "icmp_errors: {rate: 99}\n")
+	if after := rules()[0]; after.To4 < before.To4 || after.Outside != before.Outside {
+		t.Errorf("after a reload: %+v, before %+v", after, before)
+	}
+	rule := mapConfig[strings.Index(mapConfig, "map:"):]
+	reload(strings.Replace(mapConfig, rule, "", 1))
+	if len(rules()) != 0 || reaches("1") {
+		t.Error("without its rule, a CE reaches IPv4")
+	}
+	reload(mapConfig)
+	if !reaches("20") || rules()[0].To4 == 0 {
+		t.Errorf("with its rule again, a CE does not reach IPv4: %+v", rules())
+	}
 }
 
 // ownPorts: a CE reaches the server from its own ports alone, and from its own address.
