@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -240,10 +241,12 @@ func TestFirstUseIdle(t *testing.T) {
 	busy, idle := sends(t, n.w1, workload1, port), sends(t, n.w2, workload2, port)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	var longest atomic.Int64 // silence, on a machine that has no time
 	go func() {
-		for ctx.Err() == nil {
+		for last := time.Now(); ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
 			say(busy, "on")
-			time.Sleep(100 * time.Millisecond)
+			longest.Store(max(longest.Load(), int64(time.Since(last))))
+			last = time.Now()
 		}
 	}()
 	say(idle, "once")
@@ -255,7 +258,11 @@ func TestFirstUseIdle(t *testing.T) {
 		}
 	}
 	within(t, 30*time.Second, "what is idle to be given back", func() bool { return len(n.given(t)) == 1 })
-	if now, err := n.daemon.Client().Get(t.Context(), before.Key); err != nil || now.Serial != before.Serial {
+	now, err := n.daemon.Client().Get(t.Context(), before.Key)
+	if silent := time.Duration(longest.Load()); silent > 2*time.Second {
+		t.Skipf("who is busy could not send for %v", silent)
+	}
+	if err != nil || now.Serial != before.Serial {
 		t.Fatalf("who is busy has %+v, %v; had %+v", now, err, before)
 	}
 	if err := n.daemon.Client().Delete(t.Context(), before.Key); err != nil {
