@@ -51,6 +51,49 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
+// TestPreparePolicies is TestPrepare where policies judge, of so many networks that what
+// they are looked up in is looked at first.
+func TestPreparePolicies(t *testing.T) {
+	all := manyPolicies(500, 10_000)
+	w, _ := policed(t, all, 0)
+	plain, _ := policed(t, all, 0)
+	if !w.t.snapshot.Load().policy.Large() {
+		t.Fatal("10,000 networks are not large")
+	}
+	rnd := rand.New(rand.NewPCG(1, 7))
+	passed, denied := 0, 0
+	for range 30 {
+		var packets, same []*Packet
+		for range 2 + rnd.IntN(80) {
+			p, remote := packetOf(packetTo()), rnd.Uint32()
+			address(p, 1, remote)
+			if rnd.IntN(8) == 0 {
+				p.End -= rnd.IntN(p.End - p.Start)
+			}
+			packets, same = append(packets, p), append(same, &Packet{Buf: bytes.Clone(p.Buf), Start: p.Start, End: p.End})
+		}
+		if allocs := testing.AllocsPerRun(100, func() { w.Prepare(packets) }); allocs != 0 {
+			t.Fatalf("%v allocations", allocs)
+		}
+		for i, p := range packets {
+			if !bytes.Equal(p.Buf, same[i].Buf) || p.Start != same[i].Start || p.End != same[i].End {
+				t.Fatal("packet was changed")
+			}
+			switch v, want := w.Translate(p), plain.Translate(same[i]); {
+			case v != want:
+				t.Fatalf("%v, want %v", v, want)
+			case v == Forward4:
+				passed++
+			case v.IsDenied():
+				denied++
+			}
+		}
+	}
+	if passed < 100 || denied < 100 {
+		t.Errorf("%d packets passed, %d were denied: too few to prove anything", passed, denied)
+	}
+}
+
 // TestPrepareBroken gives packets whose bounds are nonsense.
 func TestPrepareBroken(t *testing.T) {
 	w, _, _, _ := benchWorkloads(t, 20_000, 0)
@@ -58,5 +101,7 @@ func TestPrepareBroken(t *testing.T) {
 	for _, bounds := range [][2]int{{0, 0}, {-1, 40}, {10, 5}, {0, 101}, {100, 100}, {90, 100}} {
 		packets = append(packets, &Packet{Buf: make([]byte, 100), Start: bounds[0], End: bounds[1]})
 	}
+	w.Prepare(packets)
+	w, _ = policed(t, manyPolicies(500, 10_000), 0)
 	w.Prepare(packets)
 }

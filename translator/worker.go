@@ -29,7 +29,8 @@ type Worker struct {
 	loop                uint32        // a number of its own, of those who count for themselves
 	ce                  mapt.CE       // that sent the packet, by a rule; zero: none
 
-	batch mapping.Batch // see Prepare
+	batch  mapping.Batch // see Prepare
+	warmed uint64
 
 	limited4, limited6 limited // errors of ours that a budget forbade
 	trial              bool    // see NewTrial

@@ -155,15 +155,21 @@ func New(p Parts, state *State) *Engine {
 	return e
 }
 
-// settle has what packets read of a large table stand on large pages of memory.
-func (e *Engine) settle(table *mapping.Table) {
-	if !table.Large() {
-		return
-	}
-	if n, err := hugepages.Advise(table.Memory); err != nil {
-		e.parts.Log.Debug("no large pages for the table", "error", err)
-	} else {
-		e.parts.Log.Debug("the table stands on large pages", "pages", n)
+// settle has what packets read of large tables stand on large pages of memory.
+func (e *Engine) settle(table *mapping.Table, policies *policy.Table) {
+	for _, t := range []struct {
+		name   string
+		large  bool
+		memory hugepages.Parts
+	}{{"table", table.Large(), table.Memory}, {"policies", policies.Large(), policies.Memory}} {
+		if !t.large {
+			continue
+		}
+		if n, err := hugepages.Advise(t.memory); err != nil {
+			e.parts.Log.Debug("there are no large pages of memory", "for", t.name, "error", err)
+		} else {
+			e.parts.Log.Debug("large pages of memory", "for", t.name, "pages", n)
+		}
 	}
 }
 

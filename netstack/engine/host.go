@@ -87,7 +87,7 @@ func Open(o Options, state *State, table *mapping.Table, workloads iter.Seq[Work
 		return nil, err
 	}
 	h.Engine = New(Parts{Translator: h.Translator, Guard: h.Guard, Log: o.Log, Subjects: o.Subjects}, state)
-	h.Engine.settle(table)
+	h.settle(table, state.Translator.Policy)
 	h.Routes, err = route.New(route.Config{
 		Device: o.Device, ManageSysctls: o.ManageSysctls, SysctlDir: o.SysctlDir, StateDir: o.StateDir, Leave: o.Leave, Log: o.Log,
 		Assigned: h.Assigned, InUse: func(u route.InUse) { o.InUse(u); h.NoteInUse(u) },

@@ -150,7 +150,7 @@ func (p *Plan) makeBeside(base *mapping.Table, of func(*mapping.Table) (*mapping
 	if p.beside, err = of(base); err != nil {
 		return err
 	}
-	p.engine.settle(p.beside)
+	p.engine.settle(p.beside, p.policies())
 	if p.stays() {
 		p.slots = p.engine.parts.Accounts.Stay()
 	}
