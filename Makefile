@@ -134,6 +134,9 @@ scale: ## a million mappings and a million workloads: lookup, edit, memory, load
 	@tests/need go root ip curl ping sysctl nsenter nft podman runc busybox
 	$(GO) test -run '^$$' -bench 'TranslateTo(4|6)/UDP/|TranslateShared' ./translator
 	$(GO) test -run '^$$' -bench 'Lookup|Edit|Build|Memory' -benchtime 300ms ./translator/mapping
+	$(GO) test -run '^$$' -bench Million -benchtime 300ms ./netstack/internal/hugepages
+	$(GO) test -run '^$$' -bench Policies -benchtime 300ms ./translator
+	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -run TestSwap ./tests/policy -networks 100000
 	$(GO) test -run '^$$' -bench LoadMillion ./config
 	$(GO) test -v -count=1 -timeout 15m -run TestScale ./config/registry -workloads 1000000
 	@mkdir -p .test-output; registry=$$(mktemp -u); trap "rm -f $$registry" EXIT; status=0; for path in off auto; do \

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/natless/natless/netstack/accounting"
 	"github.com/natless/natless/netstack/guard"
@@ -146,7 +147,10 @@ func (p *Plan) swap() (steps []step, err error) {
 		}
 		steps = p.editing(after)
 	}
-	return steps, run(steps)
+	began := time.Now()
+	err = run(steps)
+	p.took.Swap = time.Since(began)
+	return steps, err
 }
 
 // replacing are the steps where another table stands beside the one in force.

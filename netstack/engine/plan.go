@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/natless/natless/netstack/accounting"
 	"github.com/natless/natless/netstack/fastpath/attach"
@@ -42,7 +43,18 @@ type Plan struct {
 	police   func(*mapping.Table, ...guard.Workload) error
 	kernel   FastPathPlan // nil: there is no fast path
 	back     wayBack
+
+	took Took
 }
+
+// Took is how long the parts of a reload took.
+type Took struct {
+	Plan time.Duration // while nobody waited
+	Swap time.Duration // from when the old state alone was in force until the new one alone is, in daemon and kernel
+}
+
+// Took is how long it took to make the plan and, once it is committed, to swap.
+func (p *Plan) Took() Took { return p.took }
 
 // Plan makes one for a state, in which workloads have moved. Changes are made all
 // the while.
@@ -51,6 +63,7 @@ func (e *Engine) Plan(next *State, moves ...Change) (*Plan, error) {
 		return nil, err
 	}
 	e.one.Lock()
+	began := time.Now()
 	p := &Plan{engine: e, before: e.State(), next: next, moves: moves}
 	if p.before.Translator.Rules.Same(next.Translator.Rules) { // they go on counting
 		kept := *next
@@ -64,6 +77,7 @@ func (e *Engine) Plan(next *State, moves ...Change) (*Plan, error) {
 		p.Drop()
 		return nil, err
 	}
+	p.took.Plan = time.Since(began)
 	return p, nil
 }
 

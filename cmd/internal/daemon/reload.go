@@ -36,8 +36,12 @@ type reloader struct {
 	boot   string // which boot of the host this is
 	log    *slog.Logger
 
-	one   sync.Mutex   // held by who reloads; guards host
-	host  host         // but for what is taken
+	one  sync.Mutex // held by who reloads; guards what follows
+	host host       // but for what is taken
+
+	read, compiled time.Duration // what reading the files took last, and making a state of them
+	took           engine.Took   // and the rest
+
 	since atomic.Int64 // since when somebody reloads, by uptime; 0: nobody does
 	taken atomic.Pointer[route.Taken]
 
@@ -184,7 +188,7 @@ func (r *reloader) reload() error {
 		result.Error = err.Error()
 		r.log.Error("reload refused, nothing has changed", "error", err)
 	default:
-		r.log.Info("reloaded", "config", r.path, "mappings", r.engine.Table().Len())
+		r.log.Info("reloaded", "config", r.path, "mappings", r.engine.Table().Len(), "read", r.read, "compiled", r.compiled, "plan", r.took.Plan, "swap", r.took.Swap)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -195,10 +199,12 @@ func (r *reloader) reload() error {
 
 // load puts the configuration file into force.
 func (r *reloader) load() error {
+	began := time.Now()
 	next, err := config.Load(r.path)
 	if err != nil {
 		return err
 	}
+	r.read = time.Since(began)
 	taken, err := heldAddresses(next)
 	if err != nil {
 		return err
@@ -257,10 +263,12 @@ func sameShare(a, b registry.Share) bool {
 
 // commit has the engine go to the state of a configuration.
 func (r *reloader) commit(next *config.Config, pools []registry.Pool, outside []registry.Share, moved []registry.Change) error {
+	began := time.Now()
 	state, err := stateOf(next, pools, outside, r.host)
 	if err != nil {
 		return err
 	}
+	r.compiled = time.Since(began)
 	moves := make([]engine.Change, len(moved))
 	for i, c := range moved {
 		moves[i] = changeOf(c)
@@ -272,6 +280,7 @@ func (r *reloader) commit(next *config.Config, pools []registry.Pool, outside []
 	if err := plan.Commit(); err != nil {
 		return err
 	}
+	r.took = plan.Took()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.config = next; !next.Relay.Enabled() { // the fleet's rules are not the configuration's
