@@ -137,7 +137,7 @@ scale: ## a million mappings and a million workloads: lookup, edit, memory, load
 	$(GO) test -run '^$$' -bench Million -benchtime 300ms ./netstack/internal/hugepages
 	$(GO) test -run '^$$' -bench Policies -benchtime 300ms ./translator
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -run TestSwap ./tests/policy -networks 100000
-	$(GO) test -run '^$$' -bench LoadMillion ./config
+	$(GO) test -run '^$$' -bench 'LoadMillion|LoadPolicies' ./config
 	$(GO) test -v -count=1 -timeout 15m -run TestScale ./config/registry -workloads 1000000
 	@mkdir -p .test-output; registry=$$(mktemp -u); trap "rm -f $$registry" EXIT; status=0; for path in off auto; do \
 		NATLESS_FAST_PATH=$$path NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 30m -run 'TestScale|TestManyWorkloads' ./tests/e2e \
