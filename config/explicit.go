@@ -105,16 +105,23 @@ func (g *gatherer) file(path string) error {
 	if err != nil {
 		return err
 	}
-	r, wrong, seen := newMappingReader(f), 0, 0
-	for r.next() {
-		if seen%breath == 0 {
-			runtime.Gosched()
+	r, wrong := newMappingReader(f), 0
+	lines := func(yield func(mappingLine) bool) {
+		for seen := 1; r.next(); seen++ {
+			if seen%breath == 0 {
+				runtime.Gosched()
+			}
+			if seen == sample {
+				g.edit.Expect(int(before.Size() / max(r.read/sample, 1)))
+			}
+			if !yield(r.mappingLine) {
+				return
+			}
 		}
-		if seen++; seen == sample {
-			g.edit.Expect(int(before.Size() / max(r.read/sample, 1)))
-		}
-		if wrong += g.line(r, path); wrong >= maxFileErrors {
-			g.report(Error{File: path, Line: r.line, Err: fmt.Errorf("here reading ended: more than %d errors", maxFileErrors-1)})
+	}
+	for l := range mapping.Ahead(g.edit, lines, func(l mappingLine) mapping.Mapping { return l.m }) {
+		if wrong += g.line(l, path); wrong >= maxFileErrors {
+			g.report(Error{File: path, Line: l.line, Err: fmt.Errorf("here reading ended: more than %d errors", maxFileErrors-1)})
 			return nil
 		}
 	}
@@ -140,7 +147,7 @@ func openRegular(path string) (*os.File, error) {
 }
 
 // line takes a line of a file and says how many errors were in it.
-func (g *gatherer) line(r *mappingReader, path string) (wrong int) {
+func (g *gatherer) line(r mappingLine, path string) (wrong int) {
 	at := Error{File: path, Line: r.line}
 	refuse := func(err error) { at.Err = err; g.report(at); wrong++ }
 	if r.bad != nil {

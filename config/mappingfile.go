@@ -30,12 +30,17 @@ const (
 // address. # begins a comment. Every line ends with a newline, the last one too:
 // so a file of which a part is missing is seen to be cut short.
 type mappingReader struct {
+	mappingLine
 	buf  *bufio.Reader
-	line int             // of what follows
-	read int64           // bytes so far
-	m    mapping.Mapping // what the line says
+	read int64 // bytes so far
+	err  error // why there are no more lines; nil at the end of the file
+}
+
+// mappingLine is a line of a file that says something.
+type mappingLine struct {
+	line int             // its number
+	m    mapping.Mapping // what it says
 	bad  error           // or what is wrong with it
-	err  error           // why there are no more lines; nil at the end of the file
 }
 
 func newMappingReader(r io.Reader) *mappingReader {

@@ -143,7 +143,7 @@ func (p *Plan) anew(base *mapping.Table) (*mapping.Table, error) {
 	edit := p.next.Explicit.Edit()
 	edit.Expect(base.Len() - p.before.Explicit.Len())
 	explicit := append([]*mapping.Table{p.before.Explicit}, p.engine.torn...)
-	for e := range base.Entries() {
+	for e := range mapping.Ahead(edit, base.Entries(), (*mapping.Entry).Mapping) {
 		if !slices.ContainsFunc(explicit, func(t *mapping.Table) bool { return t.Holds(e) }) {
 			if err := edit.Insert(e.Mapping()); err != nil {
 				return nil, taken(err)

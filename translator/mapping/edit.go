@@ -3,6 +3,7 @@ package mapping
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"net/netip"
 	"slices"
@@ -56,11 +57,9 @@ func New(prefix netip.Prefix, mappings []Mapping) (*Table, error) {
 	}
 	e := empty(prefix).Edit()
 	e.expect(mappings)
-	var ahead Batch
-	for i, m := range mappings {
-		if i%BatchLen == 0 && e.t.Large() {
-			e.t.warm(&ahead, mappings[i:min(i+BatchLen, len(mappings))])
-		}
+	i := -1
+	for m := range Ahead(e, slices.Values(mappings), func(m Mapping) Mapping { return m }) {
+		i++
 		err := e.Insert(m)
 		if err == nil {
 			continue
@@ -170,6 +169,39 @@ func (e *Edit) Expect(n int) {
 	}
 	grow(e.t.levels6, six)
 	grow(e.t.levels4, four)
+}
+
+// Ahead yields what list does, each of which stands for a mapping that is to be inserted,
+// and brings into the cache where these will stand, of many at once. It changes nothing
+// but how long their insertion takes: of many, less than half as long.
+func Ahead[T any](e *Edit, list iter.Seq[T], of func(T) Mapping) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		var b Batch
+		some := make([]T, 0, BatchLen)
+		flush := func() bool {
+			if e.t.Large() {
+				e.t.Warm(&b)
+			}
+			b.Reset()
+			for _, one := range some {
+				if !yield(one) {
+					return false
+				}
+			}
+			some = some[:0]
+			return true
+		}
+		for one := range list {
+			if m := of(one); m.IPv6.Addr().Is6() && m.IPv4.Addr().Is4() {
+				b.Add6(Addr6From(m.IPv6.Addr()))
+				b.Add4(Addr4From(m.IPv4.Addr()), m.Ports.Min())
+			}
+			if some = append(some, one); len(some) == BatchLen && !flush() {
+				return
+			}
+		}
+		flush()
+	}
 }
 
 // Get finds the mapping whose IPv6 prefix is exactly p, or nil, as the batch has it by now.

@@ -61,18 +61,6 @@ func (t *Table) Warm(b *Batch) {
 	}
 }
 
-// warm brings into the cache where mappings will stand that are about to come.
-func (t *Table) warm(b *Batch, mappings []Mapping) {
-	b.Reset()
-	for i := range mappings {
-		if m := &mappings[i]; m.IPv6.Addr().Is6() && m.IPv4.Addr().Is4() {
-			b.Add6(Addr6From(m.IPv6.Addr()))
-			b.Add4(Addr4From(m.IPv4.Addr()), m.Ports.Min())
-		}
-	}
-	t.Warm(b)
-}
-
 // largest is the level that most addresses are found in.
 func largest(levels []level) (most *level) {
 	for i := range levels {

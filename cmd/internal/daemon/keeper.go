@@ -66,7 +66,7 @@ func openKeeper(c *config.Config, pools []registry.Pool, lent lender, log *slog.
 	k := &keeper{Registry: r, socket: c.API.Socket, log: log, ready: make(chan struct{}), put: make(chan struct{}, 1)}
 	edit := table.Edit()
 	edit.Expect(r.Len())
-	for a := range r.Each() {
+	for a := range mapping.Ahead(edit, r.Each(), (*registry.Assignment).Mapping) {
 		if err := edit.Insert(a.Mapping()); err != nil {
 			log.Error("a workload loses its assignment to a mapping of the configuration", "workload", a.Key, "name", a.Request.Name, "error", err)
 			if err := r.Delete(context.Background(), a.Key); err != nil {
