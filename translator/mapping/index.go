@@ -209,7 +209,7 @@ func (x *index) insert(e Entry, epoch uint64, f family) {
 		b = *x.dir.at(x.of(h))
 	}
 	if l := length(int(b.used) + 1); l > len(b.lines) {
-		b = b.with(max(l, min(2*len(b.lines), int(b.hint))), epoch, f)
+		b = b.with(max(l, min(4*len(b.lines), int(b.hint))), epoch, f)
 	} else {
 		b = x.own(h, epoch)
 	}
