@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // XDP is the program in front of traffic control, and the maps that only it has. It goes
@@ -17,16 +20,17 @@ type XDP struct {
 	Program *ebpf.Program
 	// Err says why the kernel does not take it. The others go on by themselves.
 	Err  error
+	mu   sync.Mutex // held by who assures, and by who closes
 	maps xdpOwn
 }
 
 // xdpOwn are the maps that are no other program's.
-type xdpOwn struct{ links, taken *ebpf.Map }
+type xdpOwn struct{ links, taken, assurance *ebpf.Map }
 
 // What the program and its maps are pinned as.
 const xdpProgramName = "program_xdp"
 
-var xdpPins = []string{xdpProgramName, xdpMapLinks, xdpMapTaken}
+var xdpPins = []string{xdpProgramName, xdpMapLinks, xdpMapTaken, xdpMapAssurance}
 
 // InFront has a program in front of traffic control, too.
 func InFront() Option { return func(f *FastPath) { f.XDP = &XDP{} } }
@@ -90,6 +94,41 @@ func (x *XDP) SetLinks(all map[int]Link) error {
 	return nil
 }
 
+// Assure says for how long from now somebody sees to what Host.Alone says; 0: nobody does.
+// As long, not each packet is asked about.
+func (x *XDP) Assure(during time.Duration) error {
+	if x == nil || x.Err != nil {
+		return nil
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.maps.assurance == nil {
+		return nil
+	}
+	var until uint64
+	if during > 0 {
+		var now unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+			return fmt.Errorf("monotonic clock: %w", err)
+		}
+		until = uint64(now.Nano() + int64(during))
+	}
+	if err := x.maps.assurance.Put(uint32(0), until); err != nil {
+		return fmt.Errorf("assurance of XDP: %w", err)
+	}
+	return nil
+}
+
+// Assured says that somebody does.
+func (x *XDP) Assured() bool {
+	var until uint64
+	var now unix.Timespec
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.maps.assurance != nil && x.maps.assurance.Lookup(uint32(0), &until) == nil &&
+		unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) == nil && until > uint64(now.Nano())
+}
+
 // XDPReason is a Reason, or one that only XDP has to pass a packet on.
 type XDPReason uint8
 
@@ -119,7 +158,7 @@ type Taken [2][NumXDPReasons]Count
 
 // Taken sums up what the CPUs have counted.
 func (x *XDP) Taken() (t Taken, err error) {
-	if x == nil || x.Err != nil {
+	if x == nil || x.Err != nil || x.maps.taken == nil {
 		return t, nil
 	}
 	err = eachCPU(x.maps.taken, 2*uint32(NumXDPReasons), func(i uint32, perCPU []programCount) {
@@ -163,11 +202,12 @@ func (x *XDP) loadSpec(f *FastPath, spec *ebpf.CollectionSpec, more map[string]*
 		Program *ebpf.Program `ebpf:"xdp"`
 		Links   *ebpf.Map     `ebpf:"links"`
 		Taken   *ebpf.Map     `ebpf:"taken"`
+		Assured *ebpf.Map     `ebpf:"assurance"`
 	}
 	if err := spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
 		return fmt.Errorf("load XDP: %w", err)
 	}
-	x.Program, x.maps = objects.Program, xdpOwn{objects.Links, objects.Taken}
+	x.Program, x.maps = objects.Program, xdpOwn{objects.Links, objects.Taken, objects.Assured}
 	return nil
 }
 
@@ -192,7 +232,7 @@ func (x *XDP) reuse(dir string) (err error) {
 }
 
 func (x *XDP) byName() map[string]**ebpf.Map {
-	return map[string]**ebpf.Map{xdpMapLinks: &x.maps.links, xdpMapTaken: &x.maps.taken}
+	return map[string]**ebpf.Map{xdpMapLinks: &x.maps.links, xdpMapTaken: &x.maps.taken, xdpMapAssurance: &x.maps.assurance}
 }
 
 func (x *XDP) pin(dir string) error {
@@ -212,15 +252,18 @@ func (x *XDP) close() error {
 	if x == nil {
 		return nil
 	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	var errs []error
 	if x.Program != nil {
 		errs = append(errs, x.Program.Close())
+		x.Program = nil
 	}
 	for _, m := range x.byName() {
 		if *m != nil {
 			errs = append(errs, (*m).Close())
+			*m = nil
 		}
 	}
-	*x = XDP{}
 	return errors.Join(errs...)
 }

@@ -197,6 +197,7 @@ const (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	xdpMapActive      = "active"
+	xdpMapAssurance   = "assurance"
 	xdpMapBlocks      = "blocks"
 	xdpMapBy4         = "by4"
 	xdpMapBy6         = "by6"
@@ -289,6 +290,7 @@ type xdpProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpMapSpecs struct {
 	Active    *ebpf.MapSpec `ebpf:"active"`
+	Assurance *ebpf.MapSpec `ebpf:"assurance"`
 	Blocks    *ebpf.MapSpec `ebpf:"blocks"`
 	By4       *ebpf.MapSpec `ebpf:"by4"`
 	By6       *ebpf.MapSpec `ebpf:"by6"`
@@ -357,6 +359,7 @@ func (o *xdpObjects) Close() error {
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpMaps struct {
 	Active    *ebpf.Map `ebpf:"active"`
+	Assurance *ebpf.Map `ebpf:"assurance"`
 	Blocks    *ebpf.Map `ebpf:"blocks"`
 	By4       *ebpf.Map `ebpf:"by4"`
 	By6       *ebpf.Map `ebpf:"by6"`
@@ -383,6 +386,7 @@ type xdpMaps struct {
 func (m *xdpMaps) Close() error {
 	return _XdpClose(
 		m.Active,
+		m.Assurance,
 		m.Blocks,
 		m.By4,
 		m.By6,

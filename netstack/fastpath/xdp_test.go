@@ -204,7 +204,83 @@ func frontWays(t *testing.T, r *rig, f *FastPath) {
 	r.long(t, f, set, run)
 	r.neighbours(both)
 	capped(t, f, p, both)
+	assuredWays(t, r, f)
 	r.join(t, f)
+}
+
+// assuredWays has somebody see to prefix and mappings: nobody asks about a packet, but whether
+// the device and its routes are there, whether the interface forwards, and for sources.
+func assuredWays(t *testing.T, r *rig, f *FastPath) {
+	t.Helper()
+	r.IP("tuntap add natless0 mode tun")
+	r.IP("link set natless0 up mtu 1500")
+	defer r.IP("link del natless0")
+	routes := ownRoutes + "; ip route add " + prefixed()[0].Config.IPv6.String() + " dev natless0; ip route add 64:ff9b::/96 dev natless0"
+	r.Run("bash", "-c", routes)
+	device := 0
+	r.Do(func() {
+		if i, err := net.InterfaceByName("natless0"); err == nil {
+			device = i.Index
+		}
+	})
+	j := newPair(t, r, prefixed()[0], f).judge()
+	front := j.front()
+	host := Host{Device: device, Via: r.work, Alone: true}
+	for _, c := range []struct {
+		name, do, undo string
+		assured        bool
+		six, four      bool
+		size           int
+		strict         bool
+	}{
+		{name: "assured", assured: true, six: true, four: true},
+		{name: "a route that nobody has told of", do: "ip route add blackhole 198.51.100.2; ip route add blackhole 64:ff9b::c000:202",
+			undo: "ip route del 198.51.100.2; ip route del 64:ff9b::c000:202", assured: true, six: true, four: true},
+		{name: "the same, not assured", do: "ip route add blackhole 198.51.100.2; ip route add blackhole 64:ff9b::c000:202",
+			undo: "ip route del 198.51.100.2; ip route del 64:ff9b::c000:202"},
+		{name: "longer than the device takes", assured: true, four: true, size: 1460},
+		{name: "no forwarding of IPv4 there", do: "sysctl -qw net.ipv4.conf.uplink.forwarding=0", undo: "sysctl -qw net.ipv4.conf.uplink.forwarding=1",
+			assured: true, six: true},
+		{name: "source is the host's own", do: "ip addr add 192.0.2.2/32 dev uplink", undo: "ip addr del 192.0.2.2/32 dev uplink", assured: true},
+		{name: "source is here, rp_filter=1", assured: true, six: true, four: true, strict: true},
+		{name: "the device lost its routes", do: "ip route flush dev natless0; ip -6 route flush dev natless0", undo: routes, assured: true, six: true, four: true},
+	} {
+		h := host
+		h.Strict = c.strict
+		during := time.Duration(0)
+		if c.assured {
+			during = time.Hour
+		}
+		if err := errors.Join(f.SetHost(h), f.XDP.Assure(during)); err != nil {
+			t.Fatal(err)
+		}
+		if c.do != "" {
+			r.Run("bash", "-c", c.do)
+		}
+		time.Sleep(tick)
+		size := 1200
+		if c.size > 0 {
+			size = c.size
+		}
+		r.Do(func() {
+			for run, want := range map[*runner]bool{front.run6: c.six, front.run4: c.four} {
+				in := udp6(size)
+				if run == front.run4 {
+					in = udp4(1200)
+				}
+				a, _, err := run.run(reference.Packet{Bytes: in}, 0)
+				if got := a == xdpRedirect; err != nil || got != want {
+					t.Errorf("%s: IPv%d: translated is %v (%v)", c.name, in[0]>>4, got, err)
+				}
+			}
+		})
+		if c.undo != "" {
+			r.Run("bash", "-c", c.undo)
+		}
+	}
+	if err := errors.Join(f.SetHost(Host{}), f.XDP.Assure(0)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // long has frames in several pieces, which not every device takes.

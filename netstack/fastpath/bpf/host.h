@@ -102,12 +102,30 @@ static __always_inline int led(struct context *ctx, struct config *c, struct bpf
 	return TRANSLATED;
 }
 
+// instead asks of the translator's own address, and nothing of who sends: where it is
+// assured, all that is the translator's leads where that does. Whether the interface
+// forwards, how long a packet may be and whether the device is there is asked by it, too.
+static __always_inline void instead(struct bpf_fib_lookup *f, struct config *c, __u8 family)
+{
+	__builtin_memset(f, 0, sizeof(*f));
+	f->family = family;
+	if (family == AF_INET)
+		f->dst[0] = be32(c->own4);
+	else
+		put6(f->dst, c->own_hi, c->own_lo);
+}
+
 // led4 is led for p in its IPv4 form, led6 in its IPv6 form.
 static __always_inline int led4(struct context *ctx, struct config *c, struct packet *p, __u32 *by)
 {
 	struct bpf_fib_lookup f; // no longer on the stack than it is needed
 
 	flow4(&f, p);
+	p->assured = p->dst4 != c->host4 && assured(c); // for the host's, rules ask for ports
+	if (p->assured) {
+		HERE;
+		instead(&f, c, AF_INET);
+	}
 	return led(ctx, c, &f, SIZE4 + segment(p), by);
 }
 
@@ -116,6 +134,11 @@ static __always_inline int led6(struct context *ctx, struct config *c, struct pa
 	struct bpf_fib_lookup f;
 
 	flow6(&f, p);
+	p->assured = p->src4 != c->host4 && assured(c);
+	if (p->assured) {
+		HERE;
+		instead(&f, c, AF_INET6);
+	}
 	return led(ctx, c, &f, SIZE6 + segment(p), by);
 }
 
@@ -146,15 +169,18 @@ static __always_inline int back(struct context *ctx, struct config *c, struct pa
 {
 	struct bpf_fib_lookup f = { .family = AF_INET };
 
-	flow(&f, p, ICMP4);
-	f.dport = be16(p->sport);
-	f.sport = be16(p->dport);
-	f.tos = p->class;
-	f.src[0] = be32(p->dst4);
-	f.dst[0] = be32(p->src4);
-	if (by != c->device) {
+	if (by != c->device || (p->assured && from == by)) {
 		HERE;
 		return TRANSLATED;
+	}
+	f.dst[0] = be32(p->src4);
+	if (!p->assured) { // else there is no rule that asks for more
+		HERE;
+		flow(&f, p, ICMP4);
+		f.dport = be16(p->sport);
+		f.sport = be16(p->dport);
+		f.tos = p->class;
+		f.src[0] = be32(p->dst4);
 	}
 	if (!ask(ctx, c, &f, to, 1) && (!strict || f.ifindex == from) && (from == by || outside(c, f.ifindex))) {
 		HERE;

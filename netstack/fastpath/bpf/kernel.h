@@ -152,5 +152,6 @@ static long (*bpf_xdp_adjust_tail)(struct xdp_md *, int delta) = (void *)65;
 static long (*bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *, int len, __u32 flags) = (void *)69;
 static __u64 (*bpf_jiffies64)(void) = (void *)118;
 static long (*bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *, int len, __u64 flags) = (void *)152;
+static __u64 (*bpf_ktime_get_coarse_ns)(void) = (void *)160;
 static __u64 (*bpf_xdp_get_buff_len)(struct xdp_md *) = (void *)188;
 static long (*bpf_xdp_load_bytes)(struct xdp_md *, __u32 offset, void *to, __u32 len) = (void *)189;

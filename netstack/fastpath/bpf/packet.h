@@ -51,6 +51,7 @@ struct packet {
 	__u8 client; // of whom it is for: see CLIENT
 	__u16 policy;
 	__u8 inside; // it is for a workload that has its IPv4 address inside
+	__u8 assured; // see assured
 	struct ether ether; // of the next hop
 };
 
