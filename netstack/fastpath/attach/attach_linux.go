@@ -85,7 +85,9 @@ type Manager struct {
 	managed   []neighbour   // because of us
 	room      []int32       // for where all workloads are: a million of them are looked at again and again
 
-	steering atomic.Bool // all IPv4 inside goes by the daemon
+	told     atomic.Uint64 // how often the kernel told of a change
+	looked   uint64        // of which the last look knows; it is serve's
+	steering atomic.Bool   // all IPv4 inside goes by the daemon
 
 	names sync.RWMutex // guards what follows
 	hints hints
@@ -253,7 +255,7 @@ func (m *Manager) changed() {
 // Run keeps the programs attached until ctx is done; then it removes them, or
 // leaves them in force if the configuration says so.
 func (m *Manager) Run(ctx context.Context) (err error) {
-	w, err := watch(m.changed)
+	w, err := watch(func() { m.doubt(); m.changed() })
 	if err != nil {
 		return err
 	}
@@ -300,6 +302,7 @@ func (m *Manager) serve(ctx context.Context) error {
 			continue
 		case <-neighbours:
 			m.keepNeighbours()
+			m.reassure()
 			continue
 		case <-poll.C:
 			if !m.passedBy() {
@@ -307,7 +310,9 @@ func (m *Manager) serve(ctx context.Context) error {
 			}
 		case <-pace.Due():
 		}
+		told := m.told.Load()
 		err := m.reconcile()
+		m.assure(told, err)
 		pace.Looked(m.took, err)
 		if err != nil && first && m.config.Required {
 			return fmt.Errorf("fast_path: required: %w", err)

@@ -162,6 +162,9 @@ func (m *Manager) setWays(ways fastpath.Host) error {
 	if ways == m.ways {
 		return nil
 	}
+	if !ways.Alone {
+		_ = m.path.XDP.Assure(0) // SetHost says so, too
+	}
 	err := m.path.SetHost(ways)
 	if err == nil {
 		m.ways = ways

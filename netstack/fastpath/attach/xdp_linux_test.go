@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/tests/netns"
 )
@@ -148,6 +149,38 @@ func TestXDPOff(t *testing.T) {
 	if r.program("uplink") != "" {
 		t.Error("left")
 	}
+}
+
+// TestXDPAssured: XDP need not ask about each packet while nobody else has a way in prefix
+// and mappings, and the manager is there to see to it.
+func TestXDPAssured(t *testing.T) {
+	t.Parallel()
+	r := frontRig(t)
+	r.config.Keep = true
+	m, stop := r.run(r.config)
+	assured := m.path.XDP.Assured
+	r.until("nobody has another way", assured)
+	r.IP("route add blackhole 198.51.100.2")
+	r.until("somebody has", func() bool { return !assured() })
+	r.IP("route del blackhole 198.51.100.2")
+	r.until("and no longer", assured)
+	r.IP("rule add iif w1 prohibit")
+	r.until("a rule", func() bool { return !assured() })
+	r.IP("rule del iif w1 prohibit")
+	r.until("no rule", assured)
+	x, err := ebpf.LoadPinnedMap(m.store.path("assurance"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	r.until("nobody is there", func() bool {
+		var until uint64
+		var now unix.Timespec
+		return x.Lookup(uint32(0), &until) == nil && unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) == nil && until < uint64(now.Nano())
+	})
 }
 
 // TestXDPRefused: where XDP cannot be, or packets would bypass something, it is said why,
