@@ -66,7 +66,9 @@ func daemonWith(t *testing.T, complete func(*api.Workload)) (socket string) {
 				FastPath: api.FastPath{Mode: "auto", State: api.FastPathPartial, Detail: "no room", Attach: "tcx", Layout: 1, Adopted: true,
 					Interfaces: []api.FastPathInterface{{Name: "eth0", Uplink: true}, {Name: "veth1", Workloads: 2}, {Name: "veth2", Error: "is down"}},
 					Translated: map[string]api.FastPathCount{"forward4": {Packets: 900}, "forward6": {Packets: 100}},
-					Passed:     map[string]uint64{"fragment": 7, "options": 0}}}, nil
+					Passed:     map[string]uint64{"fragment": 7, "options": 0},
+					XDP: &api.FastPathXDP{Interfaces: []string{"eth0"}, Notes: map[string]string{"eth4": "it is a port of another interface"},
+						Packets: map[string]uint64{"translated": 800, "fragment": 9}}}}, nil
 		},
 		Explain: func(_ context.Context, words string) (api.Explanation, error) {
 			return api.Explanation{Packet: words, Verdict: "forward4", Text: "it passes\n"}, nil
@@ -134,6 +136,9 @@ fast path      partial, by tcx, layout 1, from an earlier run
   attached to  uplink eth0; 2 interfaces of workloads
   translated   forward4 900, forward6 100
   passed on    fragment 7
+  xdp at  eth0
+  by xdp  fragment 9, translated 800
+  XDP at eth4: it is a port of another interface
   not at veth2: is down
 
 VERDICT    PACKETS

@@ -80,7 +80,7 @@ func printXDP(w io.Writer, x *api.FastPathXDP) error {
 	for _, why := range slices.Sorted(maps.Keys(x.Packets)) {
 		became = append(became, fmt.Sprintf("%s %d", why, x.Packets[why]))
 	}
-	if err := facts(w, "  by XDP at", at, "  there", strings.Join(became, ", ")); err != nil {
+	if err := facts(w, "  xdp at", at, "  by xdp", strings.Join(became, ", ")); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.Notes)) {

@@ -59,37 +59,57 @@ func TestFlowsAsTheDaemon(t *testing.T) {
 	r, f := newRig(t), itemised(t, 10_000)
 	for i, w := range prefixed() {
 		j := newPair(t, r, w, f).judge()
-		table, s, translated := flows.NewTable(10_000, 1), newSource(w, uint64(i), 300), 0
-		r.Do(func() {
-			for range 3000 {
-				p, segments := s.next()
-				o, err := j.check(p, segments)
-				if err != nil {
-					t.Errorf("world %s: %v", w.Name, err)
-					return
-				}
-				if o.translated {
-					translated++
-					add(table, j, p.Offload.GSOType, int(p.Offload.GSOSize), p.Bytes)
-				}
-			}
+		asTheDaemon(t, j, uint64(i), func(p reference.Packet, segments int) (bool, error) {
+			o, err := j.check(p, segments)
+			return o.translated, err
 		})
-		want := map[flows.Key]flows.Sum{}
-		table.Drain(func(k *flows.Key, s *flows.Sum) { want[*k] = *s }, func(uint32, flows.Lost) { t.Error("lost") })
-		_, err := f.DrainFlows(func(k *flows.Key, s *flows.Sum) {
-			is, now := want[*k], flows.Now()
-			if s.First <= 0 || s.Last < s.First || s.Last > now || now-s.First > 60e9 {
-				t.Errorf("from %d to %d, now is %d", s.First, s.Last, now)
+	}
+	front := inFront(t, r, Itemising(10_000, 1))
+	for i, w := range prefixed() {
+		j := newPair(t, r, w, front).judge()
+		run := j.front()
+		asTheDaemon(t, j, uint64(i), func(p reference.Packet, segments int) (bool, error) {
+			if segments > 0 {
+				return false, nil
 			}
-			is.First, is.Last = s.First, s.Last
-			if is != *s {
-				t.Errorf("world %s: %+v has %+v, want %+v", w.Name, k, s, is)
+			return run.check(p)
+		})
+	}
+}
+
+func asTheDaemon(t *testing.T, j *judge, seed uint64, check func(reference.Packet, int) (bool, error)) {
+	t.Helper()
+	w, f, r := j.world, j.fast, j.rig
+	table, s, translated := flows.NewTable(10_000, 1), newSource(w, seed, 300), 0
+	r.Do(func() {
+		for range 3000 {
+			p, segments := s.next()
+			done, err := check(p, segments)
+			if err != nil {
+				t.Errorf("world %s: %v", w.Name, err)
+				return
 			}
-			delete(want, *k)
-		}, func(_ uint32, n flows.Lost) { t.Errorf("lost %+v", n) })
-		if err != nil || len(want) > 0 || translated < 100 {
-			t.Errorf("world %s: %v; of %d packets, %d flows are missing: %+v", w.Name, err, translated, len(want), want)
+			if done {
+				translated++
+				add(table, j, p.Offload.GSOType, int(p.Offload.GSOSize), p.Bytes)
+			}
 		}
+	})
+	want := map[flows.Key]flows.Sum{}
+	table.Drain(func(k *flows.Key, s *flows.Sum) { want[*k] = *s }, func(uint32, flows.Lost) { t.Error("lost") })
+	_, err := f.DrainFlows(func(k *flows.Key, s *flows.Sum) {
+		is, now := want[*k], flows.Now()
+		if s.First <= 0 || s.Last < s.First || s.Last > now || now-s.First > 60e9 {
+			t.Errorf("from %d to %d, now is %d", s.First, s.Last, now)
+		}
+		is.First, is.Last = s.First, s.Last
+		if is != *s {
+			t.Errorf("world %s: %+v has %+v, want %+v", w.Name, k, s, is)
+		}
+		delete(want, *k)
+	}, func(_ uint32, n flows.Lost) { t.Errorf("lost %+v", n) })
+	if err != nil || len(want) > 0 || translated < 100 {
+		t.Errorf("world %s: %v; of %d packets, %d flows are missing: %+v", w.Name, err, translated, len(want), want)
 	}
 }
 

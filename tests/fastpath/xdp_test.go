@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
+	"github.com/natless/natless/tests/output"
 )
 
 const xdpInterfaces = "fab0 fab1 up0 up1"
@@ -91,6 +94,7 @@ func TestXDP(t *testing.T) {
 		}
 	}
 	n.lead(everywhere)
+	n.seen(ports[n.far])
 	n.daemon.Kill()
 	n.pod.Do(func() {
 		if err := connections(farv6, ports[n.far], 12); err != nil {
@@ -113,6 +117,26 @@ func TestXDP(t *testing.T) {
 	}
 	n.lead(by{"0", "1", "0", "1"})
 	n.pathMTUs()
+}
+
+// seen has somebody look at packets, who sees what XDP translates when nobody looks.
+func (n *ways) seen(port string) {
+	n.t.Helper()
+	var out, notes output.Buffer
+	look := exec.Command(filepath.Join(daemon.Build(n.t), "natless"), "monitor", "-n", "20", "--for", "20s", "--socket", n.daemon.Socket, "tcp and port "+port)
+	look.Stdout, look.Stderr = &out, &notes
+	if err := netns.Start(look); err != nil {
+		n.t.Fatal(err)
+	}
+	within(n.t, 20*time.Second, "somebody looks", func() bool { return strings.Contains(notes.String(), "Ctrl-C") })
+	n.pod.Do(func() {
+		if err := connections(farv6, port, 4); err != nil {
+			n.t.Errorf("while somebody looks: %v", err)
+		}
+	})
+	if err := look.Wait(); err != nil || strings.Count(out.String(), "forward4") == 0 || strings.Count(out.String(), "forward6") == 0 {
+		n.t.Errorf("seen: %v\n%s\n%s", err, &out, &notes)
+	}
 }
 
 // connections are made and used, one by one.

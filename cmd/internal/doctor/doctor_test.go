@@ -348,6 +348,9 @@ func TestIll(t *testing.T) {
 		{want: "warn fast path: packets at w would bypass filter u32", status: func(s *api.Status) {
 			s.FastPath = api.FastPath{Mode: "auto", State: api.FastPathPartial, Interfaces: []api.FastPathInterface{{Name: "up"}, {Name: "w", Left: "filter u32"}}}
 		}},
+		{want: "warn xdp: XDP at up: theirs is there", status: func(s *api.Status) {
+			s.FastPath.XDP = &api.FastPathXDP{Interfaces: []string{"fab"}, Notes: map[string]string{"up": "theirs is there"}}
+		}},
 		{want: "warn fast path: the kernel's fast path is not used: no BPF", status: func(s *api.Status) {
 			s.FastPath = api.FastPath{Mode: "auto", State: api.FastPathOff, Detail: "no BPF"}
 		}},
