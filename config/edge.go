@@ -80,7 +80,8 @@ func (v validator) edge() {
 		"%s overlaps the workloads' prefix, %s: what leaves would come straight back", e.Prefix, v.Prefix)
 	v.check(!e.Prefix.Contains(v.Addresses.IPv6), "addresses.ipv6", "%s lies in edge.prefix, where relays answer", v.Addresses.IPv6)
 	v.edgeAlone()
-	v.check(e.Host.IsValid() || len(e.Blocks) > 0, "edge.host", "missing: by which addresses do relays reach this host? give them here, or in edge.blocks")
+	v.check(e.Host.IsValid() || len(e.Blocks) > 0, "edge.host",
+		"missing: by which addresses do relays reach this host? give them here, or in edge.blocks")
 	if e.Host.IsValid() {
 		v.check(e.Host.Bits() == 96, "edge.host", "%s must be a /96, of which the last 32 bits are the IPv4 address", e.Host)
 		v.edgeSide("edge.host", e.Host)
@@ -145,7 +146,8 @@ func (v validator) edgeBlocks() {
 	for i, p := range v.Pools {
 		key := fmt.Sprintf("pools[%d]", i)
 		v.check(p.From != FromFleet, key+".from", "edge.host is missing, which has an address for whatever block is lent")
-		v.check(!p.Static() || v.Edge.reaches(p.IPv4.Prefix), key+".ipv4", "%s is in none of edge.blocks: nothing could come back to its workloads", p.IPv4)
+		v.check(!p.Static() || v.Edge.reaches(p.IPv4.Prefix), key+".ipv4",
+			"%s is in none of edge.blocks: nothing could come back to its workloads", p.IPv4)
 	}
 	for _, p := range v.Mapped4() {
 		v.check(v.Edge.reaches(p), "edge.blocks", "none has %s, which mappings have: nothing could come back to it", p)
