@@ -52,9 +52,6 @@ const (
 	linkSendsLong
 )
 
-// maxLinks is how many there may be.
-const maxLinks = 64
-
 func (l *Link) encode() (e xdpLink) {
 	e.Mac = l.MAC
 	for flag, on := range map[uint16]bool{linkFrom4: l.From4, linkFrom6: l.From6, linkSends: l.Sends, linkSendsLong: l.SendsLong} {
@@ -136,9 +133,9 @@ type XDPReason uint8
 const NumXDPReasons = XDPReason(xdpXdpReasonNUM_XDP_REASONS)
 
 var xdpReasonNames = [...]string{
-	xdpXdpReasonNO_NEIGHBOUR - xdpXdpReasonNO_NEIGHBOUR: "no-neighbour",
-	xdpXdpReasonNO_LINK - xdpXdpReasonNO_NEIGHBOUR:      "no-link",
-	xdpXdpReasonLIMITED - xdpXdpReasonNO_NEIGHBOUR:      "limited",
+	0: "no-neighbour", // from NO_NEIGHBOUR on, which comes behind the last Reason
+	xdpXdpReasonNO_LINK - xdpXdpReasonNO_NEIGHBOUR: "no-link",
+	xdpXdpReasonLIMITED - xdpXdpReasonNO_NEIGHBOUR: "limited",
 }
 
 func (r XDPReason) String() string {
