@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/url"
@@ -22,6 +23,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 
+	"github.com/natless/natless/cmd/natless-fleet/conformance"
 	"github.com/natless/natless/cmd/natless-fleet/fleet"
 )
 
@@ -102,7 +104,7 @@ func secured(t *testing.T, a *authority) (endpoint string) {
 		t.Fatal("etcd is not ready")
 	}
 	endpoint = "https://" + e.Clients[0].Addr().String()
-	for _, name := range []string{"root", "controller", "one"} {
+	for _, name := range []string{"root", "controller", "one", "east"} {
 		a.client(name)
 	}
 	tls, err := (&transport.TLSInfo{CertFile: a.file("root.pem"), KeyFile: a.file("root.key"), TrustedCAFile: a.file("authority.pem")}).ClientConfig()
@@ -117,6 +119,10 @@ func secured(t *testing.T, a *authority) (endpoint string) {
 	grant(t, root, "root", "root", "", "")
 	grant(t, root, "controller", "fleet", "/natless/", clientv3.GetPrefixRangeEnd("/natless/"))
 	grant(t, root, "one", "host-one", "/natless/hosts/one", "")
+	grant(t, root, "east", "relay-east", "/natless/relays/east", "")
+	if _, err := root.RoleGrantPermission(t.Context(), "relay-east", "/natless/blocks/", clientv3.GetPrefixRangeEnd("/natless/blocks/"), clientv3.PermissionType(clientv3.PermRead)); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := root.AuthEnable(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +194,16 @@ func TestEtcdByTLS(t *testing.T) {
 	if e := <-seen; e.Object.Name != "one" {
 		t.Errorf("the agent sees %+v", e)
 	}
-	refused(t, "an agent", agent)
+	refused(t, "an agent", agent, "lists blocks")
+	east := as("east")
+	relay := fleet.RelayAgent{Name: "east", Store: east, Natlessd: new(conformance.Relayd), Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	if err := relay.Step(t.Context(), true); err != nil {
+		t.Errorf("a relay's agent cannot do its work: %v", err)
+	}
+	if _, err := east.Watch(t.Context(), fleet.Blocks, "", 0); err != nil {
+		t.Errorf("a relay's agent cannot watch blocks: %v", err)
+	}
+	refused(t, "a relay's agent", east, "makes another relay")
 	if all, _, err := controller.List(t.Context(), fleet.Hosts); err != nil || len(all) != 2 {
 		t.Errorf("%d hosts, %v", len(all), err)
 	}
@@ -213,9 +228,14 @@ func TestEtcdByTLS(t *testing.T) {
 }
 
 // refused: all that an agent has no business with.
-func refused(t *testing.T, who string, s fleet.Store) {
+// only is what this one has none with, and the other has.
+func refused(t *testing.T, who string, s fleet.Store, only string) {
 	t.Helper()
 	for what, try := range map[string]func(context.Context) error{
+		"makes another relay": func(ctx context.Context) error {
+			_, err := s.Create(ctx, fleet.Object{Kind: fleet.Relays, Name: "west", Spec: json.RawMessage(`{}`)})
+			return err
+		},
 		"reads another host": func(ctx context.Context) error { _, err := s.Get(ctx, fleet.Hosts, "two"); return err },
 		"lists hosts":        func(ctx context.Context) error { _, _, err := s.List(ctx, fleet.Hosts); return err },
 		"lists blocks":       func(ctx context.Context) error { _, _, err := s.List(ctx, fleet.Blocks); return err },
@@ -232,6 +252,9 @@ func refused(t *testing.T, who string, s fleet.Store) {
 			return err
 		},
 	} {
+		if what == "lists blocks" && what != only {
+			continue
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		if err := try(ctx); err == nil {
 			t.Errorf("%s %s", who, what)
