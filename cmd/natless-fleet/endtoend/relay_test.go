@@ -189,8 +189,8 @@ func TestRelayAgent(t *testing.T) {
 	r.stands("the end", api.RelayServes, rules-1)
 }
 
-// TestRelayAgentOfKubernetes is that with a real kube-apiserver, as the user that rbac.yaml
-// knows.
+// TestRelayAgentOfKubernetes is that with a real kube-apiserver. Whether rights are enough is
+// package kube's.
 func TestRelayAgentOfKubernetes(t *testing.T) {
 	netns.Require(t, netns.Root, "ip", "nft", "sysctl", "nsenter")
 	c := apiserver.Serve(t)
