@@ -171,10 +171,14 @@ func (p *pair) hints(r result) reference.Hints {
 }
 
 // lastBytes is what a trailer would be: the last 8 bytes of a packet, or of its
-// IPv6 fragments, the last of which may carry less.
+// fragments, the last of which may carry less.
 func lastBytes(packets []reference.Packet) []byte {
-	const trailer, headers = 8, 48 // IPv6's and the fragment's
+	const trailer = 8
 	last := packets[len(packets)-1].Bytes
+	headers := 48 // IPv6's and the fragment's
+	if last[0]>>4 == 4 {
+		headers = int(last[0]&15) * 4
+	}
 	if have := len(last) - headers; len(packets) > 1 && have < trailer {
 		before := packets[len(packets)-2].Bytes
 		return slices.Concat(before[len(before)-trailer+have:], last[headers:])
