@@ -96,7 +96,7 @@ func (w *Worker) firstFragment(h *parsed, number uint16) {
 // its verdict. dst.Buf must hold 65535 bytes besides Headroom and Tailroom.
 func (w *Worker) NextHeld(dst *Packet) (v Verdict, ok bool) {
 	w.cut = cutting{}
-	w.source, w.destination, w.inside, w.rule, w.ce = 0, 0, 0, nil, mapt.CE{}
+	w.source, w.destination, w.inside, w.hop, w.rule, w.ce = 0, 0, 0, false, nil, mapt.CE{}
 	if w.held == 0 || len(dst.Buf) < Headroom+Tailroom {
 		return 0, false
 	}

@@ -147,7 +147,7 @@ func (w *Worker) errorAddressesTo4(h, q *parsed, quote []byte) (v Verdict) {
 	}
 	src, sender, v := w.s.address4(h.src6, UntranslatableSource)
 	if v == UntranslatableSource || v == NonGlobal {
-		src, v = w.s.pool4(h.src6), Forward4 // RFC 6791
+		src, v, w.hop = w.s.pool4(h.src6), Forward4, true // RFC 6791
 	}
 	if v.IsDrop() {
 		return v

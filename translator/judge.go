@@ -58,9 +58,9 @@ func (s *snapshot) plainIn(e *mapping.Entry, src uint32, proto uint8, l4 []byte)
 }
 
 // ours says that a packet is one of our own: an answer to a hairpin, or from the local
-// stack. Nobody is asked.
+// stack. Nobody is asked. A hop's error may have our address for want of its own.
 func (w *Worker) ours(h *parsed, from way) bool {
-	return from == answered || from == hairpinned && w.source == 0 && h.src4 == w.s.own4
+	return from == answered || from == hairpinned && w.source == 0 && !w.hop && h.src4 == w.s.own4
 }
 
 // toUs says that a packet to an address, or what it quotes, is for the translator

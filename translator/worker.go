@@ -23,6 +23,7 @@ type Worker struct {
 	source, destination uint32        // see Slots
 	src4, dst4          uint32        // see Addrs4
 	inside              mapping.Tag   // see Inside
+	hop                 bool          // the source is a hop without an IPv4 address of its own
 	rule                *policy.Rules // see Rule
 	denial              Denial        // see Denial
 	refuse              bool          // nothing is given by first use: see TranslateRefused
@@ -70,7 +71,7 @@ func (w *Worker) Translate(p *Packet) Verdict {
 func (w *Worker) begin() {
 	w.s = w.t.snapshot.Load()
 	w.held, w.cut, w.descended = 0, cutting{}, false
-	w.source, w.destination, w.inside, w.rule, w.label, w.ce = 0, 0, 0, nil, 0, mapt.CE{}
+	w.source, w.destination, w.inside, w.hop, w.rule, w.label, w.ce = 0, 0, 0, false, nil, 0, mapt.CE{}
 }
 
 // Done says that everything was asked that was to be asked of the last packet. It
