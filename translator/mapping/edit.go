@@ -173,7 +173,8 @@ func (e *Edit) Expect(n int) {
 
 // Ahead yields what list does, each of which stands for a mapping that is to be inserted,
 // and brings into the cache where these will stand, of many at once. It changes nothing
-// but how long their insertion takes: of many, less than half as long.
+// but how long their insertion takes: of many, less than half as long. It keeps up to
+// BatchLen elements of list: none may be gone with the next.
 func Ahead[T any](e *Edit, list iter.Seq[T], of func(T) Mapping) iter.Seq[T] {
 	return func(yield func(T) bool) {
 		var b Batch

@@ -25,6 +25,7 @@ import (
 	"github.com/natless/natless/netstack/engine"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/ports"
 )
 
 // reconcileEvery is how often namespaces are looked for.
@@ -66,16 +67,38 @@ func openKeeper(c *config.Config, pools []registry.Pool, lent lender, log *slog.
 	k := &keeper{Registry: r, socket: c.API.Socket, log: log, ready: make(chan struct{}), put: make(chan struct{}, 1)}
 	edit := table.Edit()
 	edit.Expect(r.Len())
-	for a := range mapping.Ahead(edit, r.Each(), (*registry.Assignment).Mapping) {
-		if err := edit.Insert(a.Mapping()); err != nil {
-			log.Error("a workload loses its assignment to a mapping of the configuration", "workload", a.Key, "name", a.Request.Name, "error", err)
-			if err := r.Delete(context.Background(), a.Key); err != nil {
+	for a := range mapping.Ahead(edit, placed(r.Each()), func(p place) mapping.Mapping { return p.mapping }) {
+		if err := edit.Insert(a.mapping); err != nil {
+			log.Error("a workload loses its assignment to a mapping of the configuration", "workload", a.key, "name", a.name, "error", err)
+			if err := r.Delete(context.Background(), a.key); err != nil {
 				r.Close()
 				return nil, nil, err
 			}
 		}
 	}
 	return k, edit.Table(), nil
+}
+
+// place is what an assignment has in the table.
+type place struct {
+	key     api.Key
+	name    string
+	mapping mapping.Mapping
+}
+
+// placed yields places of assignments that are gone with the next; a place is to be kept.
+func placed(all iter.Seq[*registry.Assignment]) iter.Seq[place] {
+	return func(yield func(place) bool) {
+		for a := range all {
+			p := place{a.Key, a.Request.Name, a.Mapping()}
+			if p.mapping.Ports.Len() == 1 { // which lies with the assignment
+				p.mapping.Ports = ports.Of(p.mapping.Ports.Run(0))
+			}
+			if !yield(p) {
+				return
+			}
+		}
+	}
 }
 
 // serve ties the registry to the engine: what is on disk is put into effect.
