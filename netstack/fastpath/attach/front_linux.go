@@ -6,10 +6,9 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/mdlayher/genetlink"
+	"github.com/mdlayher/netlink"
 	"github.com/safchain/ethtool"
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
-	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/netstack/fastpath"
 )
@@ -83,26 +82,34 @@ func (m *Manager) ability(tool *ethtool.Ethtool, ifindex int, name string) (a ab
 }
 
 // deviceFeatures asks the kernel what the driver of an interface does with XDP.
-func deviceFeatures(ifindex int) (uint64, error) {
-	family, err := netlink.GenlFamilyGet("netdev")
+func deviceFeatures(ifindex int) (features uint64, err error) {
+	conn, err := genetlink.Dial(nil)
 	if err != nil {
 		return 0, err
 	}
-	r := nl.NewNetlinkRequest(int(family.ID), 0)
-	// nl.Genlmsg has two bytes and serializes four, of which the kernel wants zeroes.
-	r.AddRawData(append([]byte{netdevGet, 1, 0, 0}, nl.NewRtAttr(netdevIfindex, nl.Uint32Attr(uint32(ifindex))).Serialize()...))
-	answers, err := r.Execute(unix.NETLINK_GENERIC, 0)
+	defer conn.Close()
+	family, err := conn.GetFamily("netdev")
+	if err != nil {
+		return 0, err
+	}
+	ask := netlink.NewAttributeEncoder()
+	ask.Uint32(netdevIfindex, uint32(ifindex))
+	data, err := ask.Encode()
+	if err != nil {
+		return 0, err
+	}
+	answers, err := conn.Execute(genetlink.Message{Header: genetlink.Header{Command: netdevGet, Version: 1}, Data: data}, family.ID, netlink.Request)
 	if err != nil {
 		return 0, err
 	}
 	for _, answer := range answers {
-		attributes, err := nl.ParseRouteAttr(answer[nl.SizeofGenlmsg:])
+		attributes, err := netlink.NewAttributeDecoder(answer.Data)
 		if err != nil {
 			return 0, err
 		}
-		for _, a := range attributes {
-			if a.Attr.Type == netdevXDPFeatures && len(a.Value) == 8 {
-				return nl.NativeEndian().Uint64(a.Value), nil
+		for attributes.Next() {
+			if attributes.Type() == netdevXDPFeatures {
+				return attributes.Uint64(), attributes.Err()
 			}
 		}
 	}
