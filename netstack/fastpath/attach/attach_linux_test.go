@@ -115,7 +115,7 @@ func TestClsact(t *testing.T) {
 	}
 	r.Run("tc", "filter", "del", "dev", "w1", "ingress")
 	r.IP("link set w1 mtu 1400") // anything that makes it look
-	for end := time.Now().Add(time.Minute); !strings.Contains(r.filters(), "natless_workload"); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); !strings.Contains(r.filters(), "natless_workload"); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("what somebody took away is not back")
 		}
