@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/netstack/dump"
+	"github.com/natless/natless/netstack/fastpath"
 )
 
 // hooks are where programs stand: at traffic control, and in front of it.
@@ -213,18 +214,16 @@ func (k *kernel) holdInFront() error {
 	if err != nil || len(all) == 0 {
 		return err
 	}
-	it := new(link.Iterator)
-	defer it.Close()
-	for it.Next() {
+	fastpath.EachLink(func(it *link.Iterator) { // who may not look has the pins
 		info, err := it.Link.Info()
 		if err != nil || info.XDP() == nil {
-			continue
+			return
 		}
 		if slices.ContainsFunc(all, func(s stands) bool { return s.program == info.Program && s.place.ifindex == int(info.XDP().Ifindex) }) {
 			k.heldFront[int(info.XDP().Ifindex)] = it.Take()
 		}
-	}
-	return nil // who may not look has the pins
+	})
+	return nil
 }
 
 // heldInFront gives away a link of an earlier run.

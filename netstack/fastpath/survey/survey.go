@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/netstack/dump"
+	"github.com/natless/natless/netstack/fastpath"
 )
 
 // Ours is which packets the fast path is about.
@@ -103,18 +104,16 @@ func (p *Passed) at(ifindex int, format string, args ...any) {
 
 // programs looks for programs at the hooks of netfilter.
 func programs(p *Passed) error {
-	all := new(link.Iterator)
-	defer all.Close()
-	for all.Next() {
+	err := fastpath.EachLink(func(all *link.Iterator) {
 		info, err := all.Link.Info()
 		if err != nil || info.Type != link.NetfilterType || info.Netfilter() == nil {
-			continue
+			return
 		}
 		if h := info.Netfilter().Hook; h != unix.NF_INET_LOCAL_IN && h != unix.NF_INET_LOCAL_OUT {
 			p.host("BPF program %d at a hook of netfilter", info.Program)
 		}
-	}
-	if err := all.Err(); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) {
+	})
+	if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("links of BPF programs: %w", err)
 	}
 	return nil // who may not look, sees those of nobody
