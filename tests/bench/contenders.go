@@ -107,8 +107,15 @@ func (l *lab) start(c *contender) error {
 		}
 		c.process = process
 	}
-	return l.reachable(c.target)
+	if err := l.reachable(c.target); err != nil {
+		return err
+	}
+	time.Sleep(settles)
+	return nil
 }
+
+// settles is how long a daemon that forwards may take until its fast path does.
+const settles = 500 * time.Millisecond
 
 func (l *lab) stop(c *contender) {
 	if c.process != nil {
