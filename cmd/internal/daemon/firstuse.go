@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"hash/maphash"
 	"log/slog"
 	"math/rand/v2"
@@ -15,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/natless/natless/cmd/internal/metrics"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/registry"
@@ -374,82 +372,6 @@ func (f *firstUse) headroom(pool string) int {
 	return 0
 }
 
-// takeBack gives back what has been idle.
-func (f *firstUse) takeBack(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(f.every()):
-		}
-		for _, k := range f.idle(time.Now()) {
-			err := f.keeper.Delete(ctx, k)
-			if err != nil && !errors.Is(err, registry.ErrNotFound) && ctx.Err() == nil {
-				f.log.Warn("give back what is idle", "workload", k, "error", err)
-			} else if err == nil {
-				f.log.Info("an assignment by first use was idle, and is free", "workload", k)
-				f.mu.Lock()
-				f.counts.GivenBack++
-				f.mu.Unlock()
-			}
-		}
-	}
-}
-
-// every is how often it is looked who is idle: an eighth of the time that it takes.
-func (f *firstUse) every() time.Duration {
-	least := 8 * time.Minute
-	for _, p := range f.running().Pools {
-		if p.FirstUse.Enabled() {
-			least = min(least, p.FirstUse.Idle)
-		}
-	}
-	return max(least/8, time.Second/8)
-}
-
-// defaultIdle holds for those whose pool gives nothing by first use any more.
-const defaultIdle = 24 * time.Hour
-
-// idle looks at what everybody has done since the last time, and gives those who did
-// nothing for long enough. Where that cannot be known, somebody has done something.
-func (f *firstUse) idle(now time.Time) (idle []api.Key) {
-	longest := map[string]time.Duration{}
-	for _, p := range f.running().Pools {
-		if p.FirstUse.Enabled() {
-			longest[p.Name] = p.FirstUse.Idle
-		}
-	}
-	for k, u := range f.users() {
-		packets, known := f.activity(netip.PrefixFrom(u.addr, 128))
-		f.mu.Lock()
-		if f.mine[k] == u { // it is still there
-			if !known || !u.known || packets != u.packets {
-				u.packets, u.known, u.active = packets, known, now
-			}
-			most, set := longest[u.pool]
-			if !set {
-				most = defaultIdle
-			}
-			if now.Sub(u.active) >= most {
-				idle = append(idle, k)
-			}
-		}
-		f.mu.Unlock()
-	}
-	return idle
-}
-
-// users are all who have something by first use.
-func (f *firstUse) users() map[api.Key]*user {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	all := make(map[api.Key]*user, len(f.mine))
-	for k, u := range f.mine {
-		all[k] = u
-	}
-	return all
-}
-
 // firstUsePort sends what waited by the device.
 type firstUsePort struct{ engine *engine.Host }
 
@@ -471,58 +393,3 @@ func (p *firstUsePort) Deliver(q *translator.Packet, to mapping.Tag, _ translato
 
 // Local is the port's: who writes to natlessd itself needs no assignment.
 func (p *firstUsePort) Local(*translator.Packet) {}
-
-// firstUseStatus is what people are told.
-func (f *firstUse) status() (all []api.FirstUse) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, p := range f.running().Pools {
-		if p.FirstUse.Enabled() || f.byPool[p.Name] > 0 {
-			all = append(all, api.FirstUse{Pool: p.Name, Sources: append([]netip.Prefix{}, p.FirstUse.Sources...), Workloads: f.byPool[p.Name]})
-		}
-	}
-	return all
-}
-
-// check says what people should do something about.
-func (f *firstUse) check() []api.Check {
-	all := f.status()
-	if len(all) == 0 {
-		return nil
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	workloads := 0
-	for _, p := range all {
-		workloads += p.Workloads
-	}
-	c := api.Check{Name: "first use", State: "ok", Detail: fmt.Sprintf("%d assigned, %d given back since the start", workloads, f.counts.GivenBack)}
-	var lately []string
-	for _, reason := range firstUseReasons {
-		if at, ever := f.said[reason]; ever && time.Since(at) < 5*time.Minute {
-			lately = append(lately, fmt.Sprintf("%s %d", reason, f.counts.Refused[reason]))
-		}
-	}
-	if lately != nil {
-		c.State, c.Detail = "warn", c.Detail+"; sources get nothing: "+strings.Join(lately, ", ")+" (since the start): see the log"
-	}
-	return []api.Check{c}
-}
-
-// figures are the counts.
-func (f *firstUse) figures() firstUseCounts {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	c := f.counts
-	c.Refused = map[string]uint64{}
-	for _, reason := range firstUseReasons {
-		c.Refused[reason] = f.counts.Refused[reason]
-	}
-	return c
-}
-
-// firstUseFigures are the counts as metrics have them.
-func (d *Daemon) firstUseFigures() metrics.FirstUse {
-	c := d.firstUse.figures()
-	return metrics.FirstUse{Pools: d.firstUse.status(), Given: c.Given, GivenBack: c.GivenBack, Dropped: c.Dropped, Refused: c.Refused}
-}
