@@ -25,7 +25,7 @@ func olderPackage(t *testing.T, format string) string {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	return strings.TrimSpace(string(out))
+	return strings.Fields(string(out))[0] // behind it stands the one of natless-fleet
 }
 
 // manager is how a distribution's packages come and go.
