@@ -8,7 +8,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -92,8 +91,7 @@ being one: where two work at once, or none, no address is lent twice.`,
 }
 
 func newAgent(o *options) *cobra.Command {
-	var name, socket, machine string
-	var replaces bool
+	m := member{what: "host"}
 	var idle, look time.Duration
 	c := &cobra.Command{
 		Use:   "agent",
@@ -103,36 +101,25 @@ it holds and wants. natlessd keeps what it has, and works, for as long as nobody
 anything: this program may be restarted and upgraded at any time.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if name == "" {
-				return errors.New("--name: what is this host called in the fleet?")
-			}
-			id, err := machineID(machine)
-			if err != nil {
-				return err
-			}
-			s, err := o.open()
+			id, s, err := m.open(o)
 			if err != nil {
 				return err
 			}
 			log := logger(c.ErrOrStderr())
-			task := fleet.AgentTask{Resync: look, Agent: fleet.Agent{Name: name, Machine: id, Replaces: replaces, Store: s, Natlessd: api.NewClient(socket).Patience(time.Minute),
+			task := fleet.AgentTask{Resync: look, Agent: fleet.Agent{Name: m.name, Machine: id, Replaces: m.replaces, Store: s, Natlessd: api.NewClient(m.socket).Patience(time.Minute),
 				Idle: idle, Now: time.Now, Log: log}}
-			log.Info("the agent runs", "version", version, "host", name, "socket", socket)
+			log.Info("the agent runs", "version", version, "host", m.name, "socket", m.socket)
 			return task.Run(c.Context())
 		},
 	}
-	c.Flags().StringVar(&name, "name", hostName(), "`name` of this host in the fleet; no other has it, ever")
-	c.Flags().StringVar(&socket, "socket", api.DefaultSocket, "`path` of natlessd's socket")
-	c.Flags().StringVar(&machine, "machine-id", "/etc/machine-id", "`file` that tells this machine from all others, by a hash; \"\": nothing does")
-	c.Flags().BoolVar(&replaces, "replaces", false, "the machine that had the name is gone for good")
+	m.flags(c)
 	c.Flags().DurationVar(&idle, "idle", 10*time.Minute, "for how `long` a block is empty before it is given back")
 	c.Flags().DurationVar(&look, "look", 2*time.Second, "how `often` natlessd is asked what it wants")
 	return c
 }
 
 func newRelay(o *options) *cobra.Command {
-	var name, socket, machine string
-	var replaces bool
+	m := member{what: "relay"}
 	var beat, reread time.Duration
 	c := &cobra.Command{
 		Use:   "relay",
@@ -142,31 +129,46 @@ host, and the fleet by which view of it the relay goes. natlessd translates for 
 nobody tells it anything; it says that its view is stale then, and drains.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if name == "" {
-				return errors.New("--name: what is this relay called in the fleet?")
-			}
-			id, err := machineID(machine)
-			if err != nil {
-				return err
-			}
-			s, err := o.open()
+			id, s, err := m.open(o)
 			if err != nil {
 				return err
 			}
 			log := logger(c.ErrOrStderr())
-			task := fleet.RelayTask{Beat: beat, Reread: reread, RelayAgent: fleet.RelayAgent{Name: name, Machine: id, Replaces: replaces, Store: s,
-				Natlessd: api.NewClient(socket).Patience(time.Minute), Now: time.Now, Log: log}}
-			log.Info("the relay's agent runs", "version", version, "relay", name, "socket", socket)
+			task := fleet.RelayTask{Beat: beat, Reread: reread, RelayAgent: fleet.RelayAgent{Name: m.name, Machine: id, Replaces: m.replaces, Store: s,
+				Natlessd: api.NewClient(m.socket).Patience(time.Minute), Now: time.Now, Log: log}}
+			log.Info("the relay's agent runs", "version", version, "relay", m.name, "socket", m.socket)
 			return task.Run(c.Context())
 		},
 	}
-	c.Flags().StringVar(&name, "name", hostName(), "`name` of this relay in the fleet; no other has it, ever")
-	c.Flags().StringVar(&socket, "socket", api.DefaultSocket, "`path` of natlessd's socket")
-	c.Flags().StringVar(&machine, "machine-id", "/etc/machine-id", "`file` that tells this machine from all others, by a hash; \"\": nothing does")
-	c.Flags().BoolVar(&replaces, "replaces", false, "the machine that had the name is gone for good")
+	m.flags(c)
 	c.Flags().DurationVar(&beat, "beat", 10*time.Second, "how `often` the relay says that it lives; no less often than a quarter of relay.stale_after")
 	c.Flags().DurationVar(&reread, "reread", 10*time.Minute, "for how `long` it goes by what a watch tells alone")
 	return c
+}
+
+// member is a host or a relay of the fleet, which what says, with a natlessd of its own.
+type member struct {
+	what, name, socket, machine string
+	replaces                    bool
+}
+
+func (m *member) flags(c *cobra.Command) {
+	c.Flags().StringVar(&m.name, "name", hostName(), "`name` of this "+m.what+" in the fleet; no other has it, ever")
+	c.Flags().StringVar(&m.socket, "socket", api.DefaultSocket, "`path` of natlessd's socket")
+	c.Flags().StringVar(&m.machine, "machine-id", "/etc/machine-id", "`file` that tells this machine from all others, by a hash; \"\": nothing does")
+	c.Flags().BoolVar(&m.replaces, "replaces", false, "the machine that had the name is gone for good")
+}
+
+// open says what tells this machine from others, and connects to the store.
+func (m *member) open(o *options) (id string, s fleet.Store, err error) {
+	if m.name == "" {
+		return "", nil, fmt.Errorf("--name: what is this %s called in the fleet?", m.what)
+	}
+	if id, err = machineID(m.machine); err != nil {
+		return "", nil, err
+	}
+	s, err = o.open()
+	return id, s, err
 }
 
 // machineID is a number for this machine, of which the file cannot be told (machine-id(5)).

@@ -24,7 +24,12 @@ type world struct {
 	Blocks []fleet.Block `json:"blocks"`
 }
 
-func read(ctx context.Context, s fleet.Store) (w world, err error) {
+// read is all that the store has.
+func (o *options) read(ctx context.Context) (w world, err error) {
+	s, err := o.open()
+	if err != nil {
+		return w, err
+	}
 	var errs [4]error
 	w.Pools, _, errs[0] = fleet.List[fleet.PoolSpec, fleet.PoolStatus](ctx, s, fleet.Pools)
 	w.Hosts, _, errs[1] = fleet.List[fleet.HostSpec, fleet.HostStatus](ctx, s, fleet.Hosts)
@@ -40,11 +45,7 @@ func newStatus(o *options) *cobra.Command {
 		Short: "Show pools, hosts and relays, and who has how much",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := o.open()
-			if err != nil {
-				return err
-			}
-			w, err := read(c.Context(), s)
+			w, err := o.read(c.Context())
 			if err != nil {
 				return err
 			}

@@ -43,11 +43,7 @@ Exit status: 0 when some host knows of somebody; else 1.`,
 			if err != nil {
 				return err
 			}
-			s, err := o.open()
-			if err != nil {
-				return err
-			}
-			w, err := read(c.Context(), s)
+			w, err := o.read(c.Context())
 			if err != nil {
 				return err
 			}
