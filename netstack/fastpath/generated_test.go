@@ -3,67 +3,20 @@
 package fastpath
 
 import (
-	"bytes"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/natless/natless/tests/daemon"
-	"github.com/natless/natless/tests/netns"
+	"github.com/natless/natless/tests/regenerate"
 )
 
-// TestGenerated generates the Go code and the objects again and wants them to be
-// those that are checked in. The compiler is of one version, since another one
-// makes other code; nothing else of the machine goes into the objects.
+// TestGenerated generates the Go code and the objects again.
 func TestGenerated(t *testing.T) {
-	netns.Require(t, "go", "clang-14", "llvm-strip-14")
-	dir := filepath.Join(t.TempDir(), "another", "place")
-	if err := os.CopyFS(filepath.Join(dir, "bpf"), os.DirFS("bpf")); err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile("fastpath.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := regexp.MustCompile(`(?m)^//go:generate go tool -modfile=\S+ bpf2go (.*)$`).FindAllSubmatch(text, -1)
-	if len(lines) != 2 {
-		t.Fatal("fastpath.go does not say how to generate")
-	}
-	wd, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	// go tool -n names a file that may not be there yet, among what it says of downloads.
-	bpf2go := filepath.Join(daemon.Tools(t, "github.com/cilium/ebpf/cmd/bpf2go"), "bpf2go")
 	t.Cleanup(daemon.Remove)
-	for _, line := range lines {
-		cmd := exec.Command("bash", "-c", `exec "$0" `+string(line[1]), bpf2go)
-		cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOPACKAGE=fastpath")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("bpf2go: %v\n%s", err, out)
-		}
-	}
-	for _, name := range []string{"program_bpfel.go", "program_bpfel.o", "program_bpfeb.go", "program_bpfeb.o",
-		"xdp_bpfel.go", "xdp_bpfel.o", "xdp_bpfeb.go", "xdp_bpfeb.o"} {
-		fresh, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		kept, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(fresh, kept) {
-			t.Errorf("%s is not what bpf/ gives: make generate", name)
-		}
-		if bytes.Contains(kept, []byte(wd)) {
-			t.Errorf("%s names the folder it was made in", name)
-		}
-	}
+	regenerate.Compare(t, "fastpath.go")
 }
 
 // TestLayout holds what Go says twice against the C header.

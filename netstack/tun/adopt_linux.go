@@ -6,39 +6,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inherit makes the device of the descriptors in Config.Adopt, which had it
+// inherit gives the descriptors in Config.Adopt, which had the device
 // open all the time: its routes, and packets that wait in its queues, are still
-// there. It says false, and closes them, when they are not what the
+// there. It gives none, and closes them, when they are not what the
 // configuration asks for; then a new device is made.
-func (d *Device) inherit(c Config, n int, flags uint16) (bool, error) {
+func (d *Device) inherit(c Config, flags uint16) ([]int, error) {
 	if len(c.Adopt) == 0 {
-		return false, nil
+		return nil, nil
 	}
 	unfit := func(fd int) bool { return !isQueue(fd, c.Name, flags) }
-	if len(c.Adopt) != n || slices.ContainsFunc(c.Adopt, unfit) {
-		for _, fd := range c.Adopt {
-			unix.Close(fd)
+	if len(c.Adopt) != c.files() || slices.ContainsFunc(c.Adopt, unfit) {
+		closeAll(c.Adopt)
+		if c.Disown != nil {
+			c.Disown()
 		}
-		return false, nil
+		return nil, nil
 	}
-	for i, fd := range c.Adopt {
+	for _, fd := range c.Adopt {
 		unix.CloseOnExec(fd)
 		// The predecessor's io_uring may have made it blocking.
-		err := unix.SetNonblock(fd, true)
-		if err == nil {
-			err = d.addQueue(fd, c.IO)
-		} else {
-			unix.Close(fd)
-		}
-		if err != nil {
-			for _, rest := range c.Adopt[i+1:] {
-				unix.Close(rest)
-			}
-			return false, err
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return c.Adopt, err
 		}
 	}
 	d.inherited = true
-	return true, nil
+	return c.Adopt, nil
 }
 
 // isQueue reports whether a descriptor is a queue of the device of that name as we
@@ -53,12 +45,14 @@ func isQueue(fd int, name string, flags uint16) bool {
 	return err == nil && size == headerLen && request.Uint16()&kind == flags&kind
 }
 
-// Descriptors are those of the queues. They stay the device's: who wants the
-// device to outlive it keeps duplicates.
-func (d *Device) Descriptors() []int {
-	fds := make([]int, len(d.queues))
-	for i, q := range d.queues {
-		fds[i] = q.descriptor()
+// Descriptors are those of the queues, in the order in which Config.Adopt wants them.
+// They stay the device's: who wants the device to outlive it keeps duplicates.
+func (d *Device) Descriptors() (fds []int) {
+	for _, q := range d.queues {
+		fds = append(fds, q.files()[0])
+	}
+	for _, q := range d.queues {
+		fds = append(fds, q.files()[1:]...)
 	}
 	return fds
 }

@@ -8,29 +8,28 @@ import (
 	"github.com/natless/natless/translator"
 )
 
-// Read gives what has been read in one batch. What Write reads meanwhile goes into
-// the next one, and the batch that is under way stays what it is.
+// Read gives what has been read in one batch, sparse flows first. What Write reads
+// meanwhile goes into the next one, and the batch that is under way stays what it is.
 func TestUringBatches(t *testing.T) {
-	a, b, c := new(translator.Packet), new(translator.Packet), new(translator.Packet)
-	q := &uringQueue{ready: []*translator.Packet{a, b}}
+	bulk, sparse, later := new(translator.Packet), new(translator.Packet), new(translator.Packet)
+	q := &uringQueue{enabled: true, intakes: []intake{{ready: []*translator.Packet{bulk}}, {ready: []*translator.Packet{sparse}, waiting: new(slot)}}}
 	batch, fresh, err := q.Read()
-	if len(batch) != 2 || batch[0] != a || batch[1] != b || !fresh || err != nil {
+	if len(batch) != 2 || batch[0] != sparse || batch[1] != bulk || !fresh || err != nil {
 		t.Fatalf("%v, %v, %v", batch, fresh, err)
 	}
-	q.ready = append(q.ready, c) // as reap does
-	next, _, err := q.Read()
-	if len(next) != 1 || next[0] != c || err != nil {
-		t.Errorf("%v, %v", next, err)
-	}
-	if batch[0] != a || batch[1] != b {
+	q.intakes[atBulk].ready = append(q.intakes[atBulk].ready, later) // as reap does
+	if batch[0] != sparse || batch[1] != bulk {
 		t.Error("the batch under way has changed")
+	}
+	if next, _, err := q.Read(); len(next) != 1 || next[0] != later || err != nil {
+		t.Errorf("%v, %v", next, err)
 	}
 }
 
 // What was read when the end came goes out first, and then the end is told.
 func TestUringEnd(t *testing.T) {
 	a := new(translator.Packet)
-	q := &uringQueue{ready: []*translator.Packet{a}, ended: ErrStopped}
+	q := &uringQueue{intakes: []intake{{ready: []*translator.Packet{a}}}, ended: ErrStopped}
 	if batch, _, err := q.Read(); len(batch) != 1 || err != nil {
 		t.Errorf("%v, %v", batch, err)
 	}
@@ -43,8 +42,8 @@ func TestUringEnd(t *testing.T) {
 // written, which the descriptor that is none would tell.
 func TestEmptyIsGivenBack(t *testing.T) {
 	for _, q := range []queue{
-		&plainQueue{common: &common{fd: -1, counters: new(Counters)}},
-		&uringQueue{common: &common{fd: -1, counters: new(Counters)}},
+		&plainQueue{common: &common{fd: -1, sparse: -1, counters: new(Counters)}},
+		&uringQueue{common: &common{fd: -1, sparse: -1, counters: new(Counters)}},
 	} {
 		p := q.Buffer()
 		p.Start, p.End = p.Start+7, p.Start+7
@@ -60,7 +59,7 @@ func TestEmptyIsGivenBack(t *testing.T) {
 // A packet that is written in pieces leaves no buffer behind that the ring could
 // not name.
 func TestRefusedLeavesNoBuffer(t *testing.T) {
-	q := &uringQueue{common: &common{fd: -1, counters: new(Counters)}}
+	q := &uringQueue{common: &common{fd: -1, sparse: -1, counters: new(Counters)}}
 	p := q.Buffer()
 	p.End += 100
 	p.Flags = translator.FlagNeedsCsum

@@ -25,9 +25,11 @@ const busyFor = time.Second
 type Config struct {
 	Name     string        // "natless0"
 	Queues   int           // 0: 1
+	Sparse   bool          // flows that send little have the way to each queue for themselves
 	IO       IO            // how packets are read and written
 	Patience time.Duration // with a device that another process holds; 0: a second
 	Adopt    []int         // descriptors of a predecessor's queues, which are ours from now on; see inherit
+	Disown   func()        // called where these are not what is asked for, before a device is made; may be nil
 	TAP      bool          // packets have Ethernet headers
 }
 
@@ -88,11 +90,18 @@ func Open(c Config) (*Device, error) {
 }
 
 func (d *Device) open(c Config) error {
+	if c.files() > 1 { // without it the kernel goes by flows, which works too
+		d.steering, _ = newSteering(c)
+	}
+	if d.steering == nil {
+		c.Sparse = false
+	}
 	if err := d.attachAll(c); err != nil {
 		return err
 	}
-	if len(d.queues) > 1 { // without it the kernel goes by flows, which works too
-		d.steering, _ = newSteering(d.queues[0].descriptor())
+	if d.steering != nil && d.steering.attach(d.queues[0].files()[0]) != nil {
+		d.steering.close()
+		d.steering = nil
 	}
 	if err := d.setOffloads(); err != nil {
 		return err
@@ -108,42 +117,78 @@ func (d *Device) open(c Config) error {
 	return d.requireIPv6()
 }
 
-// attachAll opens one descriptor for each queue.
+// count is the number of queues.
+func (c *Config) count() int { return max(c.Queues, 1) }
+
+// files is how many queues the kernel has for them.
+func (c *Config) files() int {
+	if c.Sparse {
+		return 2 * c.count()
+	}
+	return c.count()
+}
+
+// attachAll opens the descriptors: one for each queue, and behind them, where sparse
+// flows have their own, as many more.
 func (d *Device) attachAll(c Config) error {
-	n, flags := max(c.Queues, 1), uint16(unix.IFF_TUN|unix.IFF_NO_PI|unix.IFF_VNET_HDR)
+	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if c.TAP {
 		flags ^= unix.IFF_TUN | unix.IFF_TAP
 	}
-	if n > 1 {
+	if c.files() > 1 {
 		flags |= unix.IFF_MULTI_QUEUE
 	}
-	if done, err := d.inherit(c, n, flags); done || err != nil {
-		return err
+	fds, err := d.inherit(c, flags)
+	if err == nil && fds == nil {
+		fds, err = d.attachNew(c, flags)
 	}
-	fd, err := d.attachFirst(flags, cmp.Or(c.Patience, busyFor))
-	for i := 0; err == nil; fd, err = d.attach(flags) {
-		if err := d.addQueue(fd, c.IO); err != nil {
-			return err
+	for i := 0; err == nil && i < c.count(); i++ {
+		fd, sparse := fds[i], -1
+		fds[i] = -1
+		if c.Sparse {
+			sparse, fds[c.count()+i] = fds[c.count()+i], -1
 		}
-		if i++; i == n {
-			return nil
-		}
+		err = d.addQueue(fd, sparse, c.IO)
+	}
+	if err != nil {
+		closeAll(fds)
 	}
 	return err
+}
+
+// attachNew opens new descriptors.
+func (d *Device) attachNew(c Config, flags uint16) (fds []int, err error) {
+	fd, err := d.attachFirst(flags, cmp.Or(c.Patience, busyFor))
+	for ; err == nil; fd, err = d.attach(flags) {
+		if fds = append(fds, fd); len(fds) == c.files() {
+			return fds, nil
+		}
+	}
+	return fds, err
+}
+
+// closeAll closes descriptors; a negative one is none.
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 // AutoQueues is how many queues suit the machine: one for each CPU that the
 // process may use, up to 8, whose threads suffice for any link.
 func AutoQueues() int { return min(runtime.NumCPU(), 8) }
 
-// addQueue makes a queue of a descriptor. The first one settles what Auto is.
-func (d *Device) addQueue(fd int, io IO) error {
+// addQueue makes a queue of a descriptor, and one for sparse flows if it is not
+// negative; both are the queue's then. The first queue settles what Auto is.
+func (d *Device) addQueue(fd, sparse int, io IO) error {
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		unix.Close(fd)
+		closeAll([]int{fd, sparse})
 		return fmt.Errorf("eventfd: %w", err)
 	}
-	c := &common{name: d.name, fd: fd, wake: wake, link: d.link, counters: new(Counters)}
+	c := &common{name: d.name, fd: fd, sparse: sparse, wake: wake, link: d.link, counters: new(Counters)}
 	if d.io != "" {
 		io = d.io
 	}
@@ -247,7 +292,7 @@ const (
 
 func (d *Device) setOffloads() error {
 	const tso = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
-	fd := d.queues[0].descriptor()
+	fd := d.queues[0].files()[0]
 	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso|tunFUSO4|tunFUSO6) == nil {
 		d.offloads = Offloads{TSO: true, USO: true}
 		return nil
@@ -324,7 +369,7 @@ func (d *Device) InjectAt(queue int, p *translator.Packet) error {
 	if d.closed {
 		return os.ErrClosed
 	}
-	return d.inject.write(d.queues[queue%len(d.queues)].descriptor(), p, d.link)
+	return d.inject.write(d.queues[queue%len(d.queues)].files()[0], p, d.link)
 }
 
 // Stop makes every queue's Read answer ErrStopped, without waiting for a

@@ -236,7 +236,7 @@ func TestUringFailureKeepsBuffers(t *testing.T) {
 			done <- err
 			return
 		}
-		q.read()
+		q.read(&q.intakes[atBulk])
 		if errno := q.ring.enter(0, false); errno != 0 {
 			done <- errno
 			return

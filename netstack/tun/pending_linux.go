@@ -1,8 +1,12 @@
 package tun
 
-import "golang.org/x/sys/unix"
+import (
+	"slices"
 
-// Pending reports whether packets wait in a queue of the kernel's. Any goroutine
+	"golang.org/x/sys/unix"
+)
+
+// Pending reports whether packets wait in the kernel for a queue. Any goroutine
 // may ask.
 func (d *Device) Pending(queue int) bool {
 	d.mu.RLock()
@@ -10,7 +14,10 @@ func (d *Device) Pending(queue int) bool {
 	if d.closed {
 		return false
 	}
-	poll := []unix.PollFd{{Fd: int32(d.queues[queue].descriptor()), Events: unix.POLLIN}}
+	var poll []unix.PollFd
+	for _, fd := range d.queues[queue].files() {
+		poll = append(poll, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
 	n, err := unix.Poll(poll, 0)
-	return err == nil && n == 1 && poll[0].Revents&unix.POLLIN != 0
+	return err == nil && n > 0 && slices.ContainsFunc(poll, func(p unix.PollFd) bool { return p.Revents&unix.POLLIN != 0 })
 }

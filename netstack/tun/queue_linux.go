@@ -31,7 +31,7 @@ const briefly = 8 * time.Millisecond
 // queue is a Queue as its device sees it.
 type queue interface {
 	Queue
-	descriptor() int
+	files() []int
 	stop()
 	close() error
 }
@@ -43,35 +43,71 @@ type plainQueue struct {
 	*common
 	left int // packets until time has passed
 	one  [1]*translator.Packet
+
+	next      *translator.Packet // of bulk, read; packets of sparse flows may have come before it
+	overtaken int                // how many went before it
+
 	// Here, since on the stack they would escape.
-	poll     [2]unix.PollFd
+	poll     [3]unix.PollFd
 	patience unix.Timespec
 }
 
 func (q *plainQueue) Read() (packets []*translator.Packet, fresh bool, err error) {
 	if q.left--; q.left < 0 {
-		if q.stopped.Load() {
+		if q.stopped.Load() && q.next == nil {
 			return nil, false, ErrStopped
 		}
 		q.left, fresh = batchLimit, true
 	}
-	p := q.Buffer()
 	for {
-		n, errno := readPacket(q.fd, p, q.link)
-		switch {
-		case errno == 0 && n >= headerLen+q.link:
-			decode(p, q.link)
+		p, errno := q.take()
+		switch errno {
+		case 0:
 			q.one[0] = p
 			return q.one[:], fresh, nil
-		case errno == 0, errno == unix.EINTR:
-			continue
-		case errno == unix.EAGAIN:
+		case unix.EAGAIN:
 			errno = q.wait()
 			q.left, fresh = batchLimit, true
 		}
 		if err := q.failed(errno); err != nil {
-			q.Release(p)
 			return nil, false, err
+		}
+	}
+}
+
+// take reads a packet. After one of bulk it looks for those of sparse flows, which
+// have come before it or are in more of a hurry; but not for ever.
+func (q *plainQueue) take() (p *translator.Packet, errno syscall.Errno) {
+	if q.next == nil {
+		q.next, errno = q.read(q.fd)
+		q.overtaken = 0
+	}
+	if q.sparse >= 0 && (errno == 0 || errno == unix.EAGAIN) && q.overtaken < batchLimit {
+		if p, errno = q.read(q.sparse); errno == 0 && q.next != nil {
+			q.overtaken++
+		}
+		if errno == 0 || q.next == nil {
+			return p, errno
+		}
+	}
+	if p, q.next = q.next, nil; p != nil {
+		errno = 0
+	}
+	return p, errno
+}
+
+// read reads from one of the kernel's queues.
+func (q *plainQueue) read(fd int) (*translator.Packet, syscall.Errno) {
+	p := q.Buffer()
+	for {
+		n, errno := readPacket(fd, p, q.link)
+		if errno == 0 && n >= headerLen+q.link {
+			decode(p, q.link)
+			return p, 0
+		}
+		if errno != 0 && errno != unix.EINTR {
+			q.Release(p)
+			return nil, errno
 		}
 	}
 }
@@ -82,9 +118,9 @@ func (q *plainQueue) wait() syscall.Errno {
 		return 0
 	}
 	q.counters.Waits.Add(1)
-	q.poll = [2]unix.PollFd{{Fd: int32(q.fd), Events: unix.POLLIN}, {Fd: int32(q.wake), Events: unix.POLLIN}}
+	q.poll = [3]unix.PollFd{{Fd: int32(q.fd), Events: unix.POLLIN}, {Fd: int32(q.wake), Events: unix.POLLIN}, {Fd: int32(q.sparse), Events: unix.POLLIN}}
 	q.patience = unix.NsecToTimespec(int64(briefly))
-	n, _, errno := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&q.poll[0])), 2, uintptr(unsafe.Pointer(&q.patience)), 0, 0, 0)
+	n, _, errno := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&q.poll[0])), uintptr(len(q.poll)), uintptr(unsafe.Pointer(&q.patience)), 0, 0, 0)
 	if errno == unix.EINTR {
 		runtime.Gosched()
 		return 0
@@ -105,6 +141,7 @@ type common struct {
 	Buffers
 	name      string
 	fd, wake  int // the device; an eventfd that is written to once, by stop
+	sparse    int // the device's queue for sparse flows; -1: they have none of their own
 	link      int // size of the link header in front of each packet: 0 for TUN
 	stopped   atomic.Bool
 	segmenter Segmenter
@@ -132,7 +169,13 @@ func (q *common) detached() bool {
 	return err == nil && unix.IoctlIfreq(q.fd, unix.TUNGETIFF, request) == unix.EBADFD
 }
 
-func (q *common) descriptor() int { return q.fd }
+// files are the kernel's queues. Packets are written to the first one.
+func (q *common) files() []int {
+	if q.sparse < 0 {
+		return []int{q.fd}
+	}
+	return []int{q.fd, q.sparse}
+}
 
 func (q *common) Counters() *Counters { return q.counters }
 
@@ -173,6 +216,9 @@ func (q *common) stop() {
 
 func (q *common) close() error {
 	unix.Close(q.wake)
+	if q.sparse >= 0 {
+		unix.Close(q.sparse)
+	}
 	return unix.Close(q.fd)
 }
 

@@ -21,17 +21,22 @@ const (
 	maxSpared  = 15
 )
 
-// The indexes of the registered files, and what a completion is about, which
-// stands in the low bits of its data above the slot's index.
+// The indexes of the registered files and of the intakes, and what a completion is about,
+// which stands in the low bits of its data under the slot's index. Reads have the index of
+// their intake besides.
 const (
-	fileDevice = 0
-	fileWake   = 1
+	fileWake   = 0
+	fileDevice = 1 // of bulk, which is written to
+	fileSparse = 2
 
-	aboutRead   = 0 // waits for a packet; at most one is under way
-	aboutTry    = 1 // a read that does not wait
-	aboutWrite  = 2
-	aboutOther  = 3
-	aboutBits   = 2
+	atBulk   = 0
+	atSparse = 1
+
+	aboutRead   = 0 // waits for a packet; at most one of each intake is under way
+	aboutTry    = 2 // a read that does not wait
+	aboutWrite  = 4
+	aboutOther  = 5
+	aboutBits   = 3
 	aboutMask   = 1<<aboutBits - 1
 	cancelledBy = 1 << aboutBits // data of the cancellation itself
 )
@@ -48,16 +53,23 @@ type uringQueue struct {
 	ring    *ring
 	enabled bool
 	slots   []*slot
-	ready   []*translator.Packet // read; those from given on are not yet given out
-	given   int
-	depth   int
-	lone    int   // packets in a row that came alone
-	spared  int   // how many of these are taken without a look for more
-	waiting *slot // of the read that waits
-	writes  int   // under way
-	tries   int   // under way
+	intakes []intake             // of bulk; of sparse flows, if there is one
+	batch   []*translator.Packet // given out
+	writes  int                  // under way
+	tries   int                  // under way
 	failure syscall.Errno
 	ended   error // of fill, for good
+}
+
+// intake is one of the kernel's queues.
+type intake struct {
+	file    int32
+	about   uint64               // atBulk or atSparse
+	ready   []*translator.Packet // read, and not yet given out
+	waiting *slot                // of the read that waits
+	depth   int                  // reads of one system call
+	lone    int                  // packets in a row that came alone
+	spared  int                  // how many of these are taken without a look for more
 }
 
 // slot is a packet that the ring can name.
@@ -74,11 +86,17 @@ func newUringQueue(c *common) (*uringQueue, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.SetNonblock(c.fd, false); err != nil { // else the read that waits would not
-		r.close()
-		return nil, err
+	for _, fd := range c.files() {
+		if err := unix.SetNonblock(fd, false); err != nil { // else the read that waits would not
+			r.close()
+			return nil, err
+		}
 	}
-	return &uringQueue{common: c, ring: r, depth: 1, ready: make([]*translator.Packet, 0, 2*maxDepth)}, nil
+	q := &uringQueue{common: c, ring: r, intakes: []intake{{file: fileDevice, about: atBulk, depth: 1}}}
+	if c.sparse >= 0 {
+		q.intakes = append(q.intakes, intake{file: fileSparse, about: atSparse, depth: 1})
+	}
+	return q, nil
 }
 
 // probeNowait asks a descriptor without a device: of one with a device it would
@@ -107,48 +125,92 @@ func (q *uringQueue) Buffer() *translator.Packet {
 }
 
 func (q *uringQueue) Read() (packets []*translator.Packet, fresh bool, err error) {
-	if q.given == len(q.ready) {
-		if q.ended == nil {
-			if q.ended = q.fill(); q.ended != nil {
-				q.finish()
-			}
-		}
-		// What was read when the end came is nobody else's: it goes out first.
-		if q.given == len(q.ready) {
-			return nil, false, q.ended
+	if q.ended == nil {
+		if q.ended = q.fill(); q.ended != nil {
+			q.finish()
 		}
 	}
-	packets = q.ready[q.given:]
-	q.given = len(q.ready) // Write may read more, which goes behind these
+	// What was read when the end came is nobody else's: it goes out first.
+	if packets = q.take(); len(packets) == 0 {
+		return nil, false, q.ended
+	}
 	return packets, true, nil
 }
 
-// fill submits what was written and waits until something is read.
+// take gives out what was read, sparse flows first.
+func (q *uringQueue) take() []*translator.Packet {
+	q.batch = q.batch[:0]
+	for i := len(q.intakes) - 1; i >= 0; i-- {
+		n := &q.intakes[i]
+		q.batch = append(q.batch, n.ready...)
+		n.ready = n.ready[:0]
+	}
+	return q.batch
+}
+
+func (q *uringQueue) found() (found bool) {
+	for i := range q.intakes {
+		found = found || len(q.intakes[i].ready) > 0
+	}
+	return found
+}
+
+// fill submits what was written and waits until something is read. Write may have read
+// something already.
 func (q *uringQueue) fill() error {
-	q.ready, q.given = q.ready[:0], 0
 	if !q.enabled {
 		if err := q.enable(); err != nil {
 			return err
 		}
 	}
-	for len(q.ready) == 0 {
+	for !q.found() {
 		if q.stopped.Load() { // Write may have reaped what would wake us
 			return ErrStopped
 		}
-		q.read()
-		wait := q.writes + q.tries
-		if sleep := q.tries == 0; sleep {
-			q.counters.Waits.Add(1)
-			wait++
+		for i := range q.intakes {
+			q.read(&q.intakes[i])
 		}
-		if errno := q.ring.enter(wait, q.tries == 0); errno != 0 {
-			return q.failed(errno)
+		if err := q.turn(); err != nil {
+			return err
 		}
-		q.reap()
-		if q.stopped.Load() || q.failure != 0 {
-			return q.failed(q.failure)
+		for i := range q.intakes {
+			q.intakes[i].adapt()
 		}
-		q.adapt()
+	}
+	return q.overtake()
+}
+
+// turn submits what was pushed and takes in what is completed. Where no read tries
+// for more, it waits for a packet.
+func (q *uringQueue) turn() error {
+	wait := q.writes + q.tries
+	sleep := q.tries == 0 && !q.found()
+	if sleep {
+		q.counters.Waits.Add(1)
+		wait++
+	}
+	if errno := q.ring.enter(wait, sleep); errno != 0 {
+		return q.failed(errno)
+	}
+	q.reap()
+	if q.stopped.Load() || q.failure != 0 {
+		return q.failed(q.failure)
+	}
+	return nil
+}
+
+// overtake reads, where bulk was read, all packets of sparse flows that came before it:
+// the first packets of a flow that became bulk stay its first ones. A read that waits
+// finds no packet that was there when it began, and is completed by the first that comes.
+func (q *uringQueue) overtake() error {
+	for range maxDepth {
+		if len(q.intakes) == 1 || len(q.intakes[atBulk].ready) == 0 || q.intakes[atSparse].waiting != nil {
+			break
+		}
+		q.read(&q.intakes[atSparse])
+		if err := q.turn(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -156,7 +218,11 @@ func (q *uringQueue) fill() error {
 // enable gives the ring to this thread.
 func (q *uringQueue) enable() error {
 	q.enabled = true
-	if err := q.ring.enable(int32(q.fd), int32(q.wake)); err != nil {
+	files := []int32{fileWake: int32(q.wake)}
+	for _, fd := range q.files() {
+		files = append(files, int32(fd))
+	}
+	if err := q.ring.enable(files...); err != nil {
 		return fmt.Errorf("device %s: %w", q.name, err)
 	}
 	q.ring.push(uringSQE{op: uringOpPollAdd, flags: uringFixedFile, fd: fileWake, opFlags: unix.POLLIN, data: aboutOther})
@@ -164,26 +230,28 @@ func (q *uringQueue) enable() error {
 }
 
 // read pushes as many reads as the depth wants.
-func (q *uringQueue) read() {
-	if q.waiting == nil {
-		s := q.slot(q.Buffer())
-		q.waiting = s
-		q.push(s, s.Buf[s.Start-q.link-headerLen:len(s.Buf)-translator.Tailroom], uringOpRead, 0, aboutRead)
+func (q *uringQueue) read(n *intake) {
+	if n.waiting == nil {
+		n.waiting = q.slot(q.Buffer())
+		q.pushRead(n, n.waiting, 0, aboutRead)
 	}
-	for range q.depth - 1 {
-		s := q.slot(q.Buffer())
+	for range n.depth - 1 {
 		q.tries++
-		q.push(s, s.Buf[s.Start-q.link-headerLen:len(s.Buf)-translator.Tailroom], uringOpRead, unix.RWF_NOWAIT, aboutTry)
+		q.pushRead(n, q.slot(q.Buffer()), unix.RWF_NOWAIT, aboutTry)
 	}
+}
+
+func (q *uringQueue) pushRead(n *intake, s *slot, flags uint32, about uint64) {
+	q.push(s, n.file, s.Buf[s.Start-q.link-headerLen:len(s.Buf)-translator.Tailroom], uringOpRead, flags, about+n.about)
 }
 
 func (q *uringQueue) slot(p *translator.Packet) *slot { return (*slot)(unsafe.Pointer(p)) }
 
-func (q *uringQueue) push(s *slot, frame []byte, op uint8, flags uint32, about uint64) {
+func (q *uringQueue) push(s *slot, file int32, frame []byte, op uint8, flags uint32, about uint64) {
 	if q.ring.full() {
 		q.ring.enter(0, false)
 	}
-	q.ring.push(uringSQE{op: op, flags: uringFixedFile, fd: fileDevice, addr: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(frame)))),
+	q.ring.push(uringSQE{op: op, flags: uringFixedFile, fd: file, addr: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(frame)))),
 		length: uint32(len(frame)), opFlags: flags, data: s.index<<aboutBits | about})
 }
 
@@ -198,7 +266,7 @@ func (q *uringQueue) Write(packets []*translator.Packet) {
 			q.reap()
 		}
 		q.writes++
-		q.push(q.slot(p), encode(p, q.link), uringOpWrite, 0, aboutWrite)
+		q.push(q.slot(p), fileDevice, encode(p, q.link), uringOpWrite, 0, aboutWrite)
 	}
 }
 
@@ -210,13 +278,14 @@ func (q *uringQueue) reap() {
 			continue
 		}
 		s := q.slots[e.data>>aboutBits]
-		switch e.data & aboutMask {
-		case aboutRead:
-			q.waiting = nil
-			q.hasRead(s, e.result)
-		case aboutTry:
+		switch about := e.data & aboutMask; about {
+		case aboutRead + atBulk, aboutRead + atSparse:
+			n := &q.intakes[about-aboutRead]
+			n.waiting = nil
+			q.hasRead(n, s, e.result)
+		case aboutTry + atBulk, aboutTry + atSparse:
 			q.tries--
-			q.hasRead(s, e.result)
+			q.hasRead(&q.intakes[about-aboutTry], s, e.result)
 		case aboutWrite:
 			q.writes--
 			if e.result < 0 {
@@ -227,12 +296,12 @@ func (q *uringQueue) reap() {
 	}
 }
 
-func (q *uringQueue) hasRead(s *slot, result int32) {
+func (q *uringQueue) hasRead(n *intake, s *slot, result int32) {
 	switch errno := syscall.Errno(-result); {
 	case int(result) >= headerLen+q.link:
 		s.End = s.Start - q.link - headerLen + int(result)
 		decode(&s.Packet, q.link)
-		q.ready = append(q.ready, &s.Packet)
+		n.ready = append(n.ready, &s.Packet)
 		return
 	case result >= 0, errno == unix.EAGAIN, errno == unix.EINTR, errno == unix.ECANCELED:
 	default:
@@ -244,24 +313,24 @@ func (q *uringQueue) hasRead(s *slot, result int32) {
 // adapt sets the depth for the next system call by what this one found. A look
 // for more that finds nothing costs a system call, so while packets come alone
 // it is taken ever more seldom.
-func (q *uringQueue) adapt() {
-	n, bytes := len(q.ready), 0
+func (n *intake) adapt() {
+	found, bytes := len(n.ready), 0
 	switch {
-	case n < q.depth:
-		if q.depth = max(n, 1); n < 2 {
-			q.lone, q.spared = 0, min(2*q.spared+1, maxSpared)
+	case found < n.depth:
+		if n.depth = max(found, 1); found == 1 {
+			n.lone, n.spared = 0, min(2*n.spared+1, maxSpared)
 		}
 		return
-	case q.depth > 1:
-		q.spared = 0
-	case q.lone < q.spared:
-		q.lone++
+	case n.depth > 1:
+		n.spared = 0
+	case n.lone < n.spared:
+		n.lone++
 		return
 	}
-	for _, p := range q.ready {
+	for _, p := range n.ready {
 		bytes += p.End - p.Start
 	}
-	q.depth = max(1, min(2*q.depth, maxDepth, n*depthBytes/bytes))
+	n.depth = max(1, min(2*n.depth, maxDepth, found*depthBytes/bytes))
 }
 
 // finish ends what is under way, so that the device goes away when its
@@ -270,13 +339,17 @@ func (q *uringQueue) finish() {
 	if !q.enabled {
 		return
 	}
-	if q.waiting != nil {
+	for i := range q.intakes {
+		n := &q.intakes[i]
+		if n.waiting == nil {
+			continue
+		}
 		if q.ring.full() {
 			q.ring.enter(0, false)
 		}
-		q.ring.push(uringSQE{op: uringOpCancel, fd: -1, addr: q.waiting.index<<aboutBits | aboutRead, data: cancelledBy | aboutOther})
+		q.ring.push(uringSQE{op: uringOpCancel, fd: -1, addr: n.waiting.index<<aboutBits | (aboutRead + n.about), data: cancelledBy | aboutOther})
 	}
-	for q.waiting != nil || q.writes > 0 || q.tries > 0 {
+	for q.reading() || q.writes > 0 || q.tries > 0 {
 		if errno := q.ring.enter(1, true); errno != 0 {
 			abandoned.keep(q) // the kernel may still write to the buffers
 			break
@@ -285,6 +358,13 @@ func (q *uringQueue) finish() {
 	}
 	q.ring.register(uringUnregisterFiles, nil, 0)
 	q.enabled = false
+}
+
+func (q *uringQueue) reading() (reading bool) {
+	for i := range q.intakes {
+		reading = reading || q.intakes[i].waiting != nil
+	}
+	return reading
 }
 
 func (q *uringQueue) close() error {

@@ -94,7 +94,7 @@ type ring struct {
 	// Here, since on the stack they would escape.
 	patience  unix.Timespec
 	getevents uringGeteventsArg
-	poll      [2]unix.PollFd
+	poll      []unix.PollFd
 }
 
 func newRing(entries uint32) (*ring, error) {
@@ -131,7 +131,7 @@ func mapRing(fd int, offset int64, size int) ([]byte, error) {
 	return unix.Mmap(fd, offset, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 }
 
-// enable gives the ring to the calling thread, with two files to be named by
+// enable gives the ring to the calling thread, with files to be named by
 // index. A wait that may be long is for one of these to have something to read.
 func (r *ring) enable(files ...int32) error {
 	if errno := r.register(uringRegisterEnable, nil, 0); errno != 0 {
@@ -140,8 +140,8 @@ func (r *ring) enable(files ...int32) error {
 	if errno := r.register(uringRegisterFiles, unsafe.Pointer(&files[0]), len(files)); errno != 0 {
 		return fmt.Errorf("io_uring: register files: %w", errno)
 	}
-	for i := range r.poll {
-		r.poll[i] = unix.PollFd{Fd: files[i], Events: unix.POLLIN}
+	for _, fd := range files {
+		r.poll = append(r.poll, unix.PollFd{Fd: fd, Events: unix.POLLIN})
 	}
 	return nil
 }
@@ -197,7 +197,7 @@ func (r *ring) enter(wait int, sleep bool) syscall.Errno {
 // and of an idle machine it would be said that it does nothing else.
 func (r *ring) idle(wait int) {
 	if wait-r.pending() == 1 && r.submitted == r.tail {
-		unix.Poll(r.poll[:], -1)
+		unix.Poll(r.poll, -1)
 	}
 }
 

@@ -254,7 +254,7 @@ func translate(args []string) error {
 	return dataplane.New(dataplane.Config{
 		Translator: t,
 		Open: func() (*tun.Device, error) {
-			return tun.Open(tun.Config{Name: args[2], IO: tun.IO(io), Queues: queues})
+			return tun.Open(tun.Config{Name: args[2], IO: tun.IO(io), Queues: queues, Sparse: true})
 		},
 	}).Run(ctx)
 }

@@ -113,3 +113,23 @@ func (n *topology) index() string {
 	index, _, _ := strings.Cut(n.host.Run("ip", "-o", "link", "show", "natless0"), ":")
 	return index
 }
+
+// A restart with another number of queues cannot use those that the service manager
+// keeps, nor make its device while that holds them: it says that they are not needed.
+func TestHandoverWithOtherQueues(t *testing.T) {
+	n := newHandover(t, "device: {queues: 1}")
+	for _, queues := range []string{"3", "1", "2"} {
+		stream := n.streams()[0]
+		n.daemon.Stop()
+		n.daemon.Write(baseConfig + "device: {queues: " + queues + "}\n")
+		n.daemon.Start()
+		stream.Flows(20 * time.Second)
+		stream.Finish()
+		before := n.index()
+		n.daemon.Stop() // the new ones are stored
+		n.daemon.Start()
+		if now := n.index(); now != before {
+			t.Errorf("%s queues: a restart made another device", queues)
+		}
+	}
+}

@@ -135,7 +135,7 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 }
 
 func (d *Daemon) engineOptions(c *config.Config, h host, state *engine.State) engine.Options {
-	device := tun.Config{Name: c.Device.Name, Queues: queues(c), Patience: devicePatience}
+	device := tun.Config{Name: c.Device.Name, Queues: queues(c), Sparse: queues(c) <= mostSparse, Patience: devicePatience}
 	left := systemd.Stored(queuesName, insideQueuesName)
 	device.Adopt = left[queuesName]
 	var openInside func() (*tun.Device, error)
@@ -144,7 +144,8 @@ func (d *Daemon) engineOptions(c *config.Config, h host, state *engine.State) en
 		tap.Name, tap.TAP, tap.Adopt = state.Inside.Device, true, left[insideQueuesName]
 		openInside = opener(tap, insideQueuesName, d.Handover, d.Log)
 	} else if fds := left[insideQueuesName]; fds != nil {
-		if err := systemd.Forget(insideQueuesName, fds); err != nil {
+		closeAll(fds)
+		if err := systemd.Forget(insideQueuesName, len(fds)); err != nil {
 			d.Log.Debug("queues of IPv4 inside that nobody needs", "error", err)
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/natless/natless/cmd/internal/systemd"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
@@ -32,9 +34,19 @@ const (
 	insideQueuesName = "natless-inside-queues"
 )
 
+// mostSparse is for how many queues the kernel has a second one each, for sparse flows
+// (MAX_TAP_QUEUES).
+const mostSparse = 256 / 2
+
 // opener makes the device: first of the queues that a predecessor left, and
 // anew whenever it was deleted.
 func opener(c tun.Config, stored string, handover bool, log *slog.Logger) func() (*tun.Device, error) {
+	left := len(c.Adopt)
+	c.Disown = func() { // held by the service manager, it could not be made anew
+		if err := systemd.Forget(stored, left); err != nil {
+			log.Debug("queues that are not those of the configuration", "error", err)
+		}
+	}
 	return func() (*tun.Device, error) {
 		d, err := tun.Open(c)
 		c.Adopt = nil // they are in use, or closed
@@ -47,6 +59,12 @@ func opener(c tun.Config, stored string, handover bool, log *slog.Logger) func()
 			log.Warn("packets will be lost at a restart", "error", err)
 		}
 		return d, nil
+	}
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
 	}
 }
 

@@ -10,6 +10,7 @@ package systemd
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -45,27 +46,31 @@ func Notify(state string, fds ...int) (bool, error) {
 	return true, nil
 }
 
-// Store leaves descriptors under a name with the service manager, in place of
-// those that it has of that name. The next process gets them by Stored.
-func Store(name string, fds ...int) error {
-	_, removed := Notify("FDSTOREREMOVE=1\nFDNAME=" + name)
-	_, stored := Notify("FDSTORE=1\nFDNAME="+name, fds...)
-	return errors.Join(removed, stored)
-}
-
-// Forget has the service manager close what it keeps under a name, and closes what it
-// gave of that.
-func Forget(name string, fds []int) error {
-	for _, fd := range fds {
-		unix.Close(fd)
+// Store leaves descriptors under a name with the service manager, each in place of
+// the one that it has of that name and place. The next process gets them by Stored.
+func Store(name string, fds ...int) (err error) {
+	for i, fd := range fds {
+		each := fmt.Sprintf("\nFDNAME=%s-%d", name, i) // it says nothing of an order
+		_, removed := Notify("FDSTOREREMOVE=1" + each)
+		_, stored := Notify("FDSTORE=1"+each, fd)
+		err = errors.Join(err, removed, stored)
 	}
-	_, err := Notify("FDSTOREREMOVE=1\nFDNAME=" + name)
 	return err
 }
 
-// Stored gives the descriptors that a predecessor left under some names. They are
-// the caller's; all others that were left are closed. It is to be called once,
-// before anything is opened.
+// Forget has the service manager close what it keeps under a name, of which Stored gave
+// so many.
+func Forget(name string, count int) (err error) {
+	for i := range count {
+		_, removed := Notify(fmt.Sprintf("FDSTOREREMOVE=1\nFDNAME=%s-%d", name, i))
+		err = errors.Join(err, removed)
+	}
+	return err
+}
+
+// Stored gives the descriptors that a predecessor left under some names, in the order
+// in which it stored them. They are the caller's; all others that were left are closed,
+// by the service manager too. It is to be called once, before anything is opened.
 func Stored(wanted ...string) map[string][]int {
 	defer os.Unsetenv("LISTEN_PID")
 	defer os.Unsetenv("LISTEN_FDS")
@@ -77,15 +82,37 @@ func Stored(wanted ...string) map[string][]int {
 	// to the runtime's poller, which every packet would wake from then on.
 	n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
 	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
-	fds := map[string][]int{}
+	names = append(names, make([]string, max(0, n-len(names)))...)
+	places := map[string]map[int]int{}
 	for i := range n {
 		fd := firstFD + i
-		if i < len(names) && slices.Contains(wanted, names[i]) {
-			unix.CloseOnExec(fd)
-			fds[names[i]] = append(fds[names[i]], fd)
-		} else {
+		unix.CloseOnExec(fd)
+		name, place := placeOf(names[i])
+		if !slices.Contains(wanted, name) {
 			unix.Close(fd)
+			Notify("FDSTOREREMOVE=1\nFDNAME=" + names[i])
+			continue
+		}
+		if places[name] == nil {
+			places[name] = map[int]int{}
+		}
+		places[name][place] = fd
+	}
+	fds := map[string][]int{}
+	for name, at := range places {
+		for _, place := range slices.Sorted(maps.Keys(at)) {
+			fds[name] = append(fds[name], at[place])
 		}
 	}
 	return fds
+}
+
+// placeOf takes a stored descriptor's name apart. One that is not of ours is "".
+func placeOf(stored string) (name string, place int) {
+	at := strings.LastIndexByte(stored, '-')
+	place, err := strconv.Atoi(stored[at+1:])
+	if at < 0 || err != nil {
+		return "", 0
+	}
+	return stored[:at], place
 }

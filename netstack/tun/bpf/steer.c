@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// Which queue of the device a packet comes to (TUNSETSTEERINGEBPF). Each processor has a
+// queue for bulk, and one for packets of flows that send little now and then: these do
+// not stand behind superpackets, and a thread that comes first reads them. No connection
+// is remembered, but what flows of the same hash have sent lately; a collision costs one
+// of them its precedence for a moment.
+#include "../../fastpath/bpf/kernel.h"
+
+static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
+
+enum {
+	FLOWS = 4096,
+	EPOCH = 23,	   // a shift: an epoch has 2^23 ns, 8.4 ms
+	CALM = 12,	   // epochs after which a flow that was bulk is sparse again, when all of it has left the queue
+	SPARSE = 16 << 10, // bytes that a sparse flow may send in an epoch
+	PACKET = 256,	   // bytes that a packet counts besides its own
+};
+
+// what flows of one hash did: cost is what they sent in an epoch, bulk the last one in which
+// that was too much.
+struct recent {
+	__u32 epoch, cost, bulk, unused;
+};
+
+struct place {
+	__u32 shift;  // of bulk, from the processor that it comes on
+	__u32 queues; // for bulk
+	__u32 link;   // size of the link header
+	__u32 sparse; // 1: there are as many queues for sparse flows
+	__u32 seed;   // of the hash, so that nobody can choose whose flows he meets
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FLOWS);
+	__type(key, __u32);
+	__type(value, struct recent);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct place);
+} places SEC(".maps");
+
+static __always_inline __u64 mix(__u64 h, __u64 word)
+{
+	h = (h ^ word) * 0x9e3779b97f4a7c15ull;
+	return h ^ h >> 29;
+}
+
+struct addresses {
+	__u64 word[4];
+};
+
+// hash is of addresses and, where the packet shows them, ports.
+static __always_inline __u64 hash(struct __sk_buff *skb, __u32 at, __u64 seed)
+{
+	struct addresses a = {};
+	__u32 ports = 0;
+	__u8 first, protocol;
+	__u16 fragment = 0;
+
+	if (bpf_skb_load_bytes(skb, at, &first, 1))
+		return 0;
+	if (first >> 4 == 4) {
+		if (bpf_skb_load_bytes(skb, at + 12, a.word, 8) || bpf_skb_load_bytes(skb, at + 9, &protocol, 1) ||
+		    bpf_skb_load_bytes(skb, at + 6, &fragment, 2))
+			return 0;
+		at += (first & 15) * 4;
+	} else {
+		if (bpf_skb_load_bytes(skb, at + 8, &a, 32) || bpf_skb_load_bytes(skb, at + 6, &protocol, 1))
+			return 0;
+		at += 40;
+	}
+	if ((protocol == 6 || protocol == 17) && !(fragment & be16(0x3fff)))
+		bpf_skb_load_bytes(skb, at, &ports, 4);
+	return mix(mix(mix(mix(mix(seed << 32 | ports, a.word[0]), a.word[1]), a.word[2]), a.word[3]), 0);
+}
+
+static __always_inline int sparse(struct __sk_buff *skb, struct place *p)
+{
+	__u32 k = hash(skb, p->link, p->seed) >> 32 & (FLOWS - 1), now = bpf_ktime_get_ns() >> EPOCH;
+	struct recent *r = bpf_map_lookup_elem(&flows, &k);
+
+	if (!r)
+		return 0;
+	if (r->epoch != now) {
+		r->epoch = now;
+		r->cost = 0;
+	}
+	r->cost += skb->len + PACKET;
+	if (r->cost > SPARSE)
+		r->bulk = now;
+	return !r->bulk || now - r->bulk > CALM;
+}
+
+SEC("socket")
+int steer(struct __sk_buff *skb)
+{
+	__u32 k = 0, processor = bpf_get_smp_processor_id();
+	struct place *p = bpf_map_lookup_elem(&places, &k);
+
+	if (!p || !p->queues)
+		return processor;
+	if (p->sparse && sparse(skb, p))
+		return p->queues + processor % p->queues;
+	return (processor + p->shift) % p->queues;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";
