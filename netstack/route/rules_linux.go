@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/netstack/dump"
+	"github.com/natless/natless/netstack/iprule"
 )
 
 func (r rule) netlink() *netlink.Rule {
@@ -39,9 +40,9 @@ func (kernelLocalRule) netlink() *netlink.Rule {
 
 func (k *linuxKernel) changeRule(remove bool, r *netlink.Rule) error {
 	if remove {
-		return ignore(k.handle.RuleDel(r), unix.ENOENT)
+		return ignore(iprule.Delete(k.conn, r), unix.ENOENT)
 	}
-	return ignore(k.handle.RuleAdd(r), unix.EEXIST)
+	return ignore(iprule.Add(k.conn, r), unix.EEXIST)
 }
 
 // tcpStates are those of linux/tcp_states.h in which a socket takes part in a

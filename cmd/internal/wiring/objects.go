@@ -8,10 +8,12 @@ import (
 	"net"
 	"net/netip"
 
+	mdl "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/netstack/dump"
+	"github.com/natless/natless/netstack/iprule"
 	"github.com/natless/natless/translator/ports"
 )
 
@@ -167,8 +169,18 @@ func (r rule) netlink() *netlink.Rule {
 	return n
 }
 
-func (r rule) add() error    { return unless(netlink.RuleAdd(r.netlink()), unix.EEXIST) }
-func (r rule) remove() error { return unless(netlink.RuleDel(r.netlink()), unix.ENOENT) }
+func (r rule) add() error    { return changeRule(iprule.Add, r.netlink(), unix.EEXIST) }
+func (r rule) remove() error { return changeRule(iprule.Delete, r.netlink(), unix.ENOENT) }
+
+// changeRule changes a rule in the namespace of this thread, unless it is so already.
+func changeRule(change func(*mdl.Conn, *netlink.Rule) error, r *netlink.Rule, already error) error {
+	conn, err := mdl.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return unless(change(conn, r), already)
+}
 
 // noKernelRule is that the kernel's own rule 0, which looks up the local table before
 // all others, is gone: prefLocal stands for it.
@@ -186,10 +198,10 @@ func kernelRule() *netlink.Rule {
 func (noKernelRule) add() error {
 	n := kernelRule()
 	n.Protocol = 0 // whoever made it
-	return unless(netlink.RuleDel(n), unix.ENOENT)
+	return changeRule(iprule.Delete, n, unix.ENOENT)
 }
 
-func (noKernelRule) remove() error { return unless(netlink.RuleAdd(kernelRule()), unix.EEXIST) }
+func (noKernelRule) remove() error { return changeRule(iprule.Add, kernelRule(), unix.EEXIST) }
 
 func unless(err, expected error) error {
 	if errors.Is(err, expected) {
