@@ -3,6 +3,7 @@ package tun
 import (
 	"encoding/binary"
 	"net"
+	"os"
 	"runtime"
 	"testing"
 	"time"
@@ -71,7 +72,9 @@ func sparseDevice(t *testing.T, io IO, queues int, tap bool) (*netns.NS, *Device
 		t.Fatal("there is no steering program: this test needs the right to load BPF programs")
 	}
 	up(ns, "natless0")
-	ns.Run("ip", "neigh", "replace", "192.0.2.2", "lladdr", "02:00:00:00:00:02", "dev", "natless0")
+	for _, neighbour := range []string{"192.0.2.2", "192.0.2.3"} {
+		ns.Run("ip", "neigh", "replace", neighbour, "lladdr", "02:00:00:00:00:02", "dev", "natless0")
+	}
 	ns.Run("sysctl", "-qw", "net.ipv6.conf.natless0.disable_ipv6=1") // it sends of its own accord
 	waiting(t, d)
 	return ns, d
@@ -114,6 +117,31 @@ func TestSparse(t *testing.T) {
 			much.send(1, 64)
 			want("after a calm while", 0, 1)
 		}
+	}
+}
+
+// Whoever sends from many ports does not come before everybody's bulk with all of that,
+// and one that was bulk and goes on is so until it pauses.
+func TestSparseCrowd(t *testing.T) {
+	ns, d := sparseDevice(t, Plain, 1, false)
+	senders := make([]*sender, 400)
+	for i := range senders {
+		senders[i] = newSender(t, ns, "192.0.2.2:9")
+	}
+	for try := 0; ; try++ {
+		for _, s := range senders {
+			s.conn.Write(make([]byte, 500))
+		}
+		if n := waiting(t, d); n[1] < n[0] {
+			break
+		} else if try == 20 { // a pause of this process calms them
+			t.Fatalf("of %d packets of as many flows %d are bulk", len(senders), n[0])
+		}
+	}
+	other := newSender(t, ns, "192.0.2.3:9")
+	other.send(1, 64)
+	if n := waiting(t, d); n[1] != 1 {
+		t.Errorf("another host's: %v", n)
 	}
 }
 
@@ -165,7 +193,10 @@ func testSparseKeepsOrder(t *testing.T, io IO) {
 }
 
 // TestGenerated generates the Go code and the objects again.
-func TestGenerated(t *testing.T) {
-	t.Cleanup(daemon.Remove)
-	regenerate.Compare(t, "steer_linux.go")
+func TestGenerated(t *testing.T) { regenerate.Compare(t, "steer_linux.go") }
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	daemon.Remove()
+	os.Exit(status)
 }

@@ -34,9 +34,9 @@ type steerRecent struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	steerMapFlows  = "flows"
-	steerMapPlaces = "places"
-	steerProgSteer = "steer"
+	steerMapPlaces  = "places"
+	steerMapRecents = "recents"
+	steerProgSteer  = "steer"
 )
 
 // loadSteer returns the embedded CollectionSpec for steer.
@@ -88,8 +88,8 @@ type steerProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type steerMapSpecs struct {
-	Flows  *ebpf.MapSpec `ebpf:"flows"`
-	Places *ebpf.MapSpec `ebpf:"places"`
+	Places  *ebpf.MapSpec `ebpf:"places"`
+	Recents *ebpf.MapSpec `ebpf:"recents"`
 }
 
 // steerVariableSpecs contains global variables before they are loaded into the kernel.
@@ -118,14 +118,14 @@ func (o *steerObjects) Close() error {
 //
 // It can be passed to loadSteerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type steerMaps struct {
-	Flows  *ebpf.Map `ebpf:"flows"`
-	Places *ebpf.Map `ebpf:"places"`
+	Places  *ebpf.Map `ebpf:"places"`
+	Recents *ebpf.Map `ebpf:"recents"`
 }
 
 func (m *steerMaps) Close() error {
 	return _SteerClose(
-		m.Flows,
 		m.Places,
+		m.Recents,
 	)
 }
 
