@@ -27,9 +27,9 @@ func (e Edge) Enabled() bool { return e.Prefix.IsValid() }
 // hopAddresses are the dummy address of RFC 7600 and those of RFC 6333 5.7.
 var hopAddresses = netip.MustParsePrefix("192.0.0.0/29")
 
-// hop4 is the IPv4 address of hops of the fabric that have none, in the middle of a
+// Hop4 is the IPv4 address of hops of the fabric that have none, in the middle of a
 // translation alone: not one of ours, which would be spoofed there.
-func (c Config) hop4() netip.Addr { // rule 1.10.hop-in
+func (c Config) Hop4() netip.Addr { // rule 1.10.hop-in
 	ours := ours4(c)
 	a := netip.AddrFrom4([4]byte{192, 0, 0, 8})
 	for ours.has(mapping.Addr4From(a)) && a != hopAddresses.Addr() {
@@ -41,7 +41,7 @@ func (c Config) hop4() netip.Addr { // rule 1.10.hop-in
 // fabric is the configuration of the half toward the fabric. Its IPv4 side is no link.
 func (c Config) fabric() Config {
 	f := c
-	f.IPv4, f.Host4, f.Pools4 = c.hop4(), netip.Addr{}, nil
+	f.IPv4, f.Host4, f.Pools4 = c.Hop4(), netip.Addr{}, nil
 	f.ICMPSource4, f.ICMPSource6 = netip.Prefix{}, netip.Prefix{}
 	f.MTU4, f.MTU6 = maxMTU, c.MTU4+size6-size4
 	f.LowestMTU6 = f.MTU6 // rule 1.10.size

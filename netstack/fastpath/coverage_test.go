@@ -128,7 +128,7 @@ func TestBranches(t *testing.T) {
 	b := &branchRun{T: t, rig: r, f: f}
 	r.join(t, f)
 	b.disabled()
-	for i, w := range slices.Concat(prefixed(), oddWorlds(), generate.InsideWorlds(), generate.PolicyWorlds()) {
+	for i, w := range slices.Concat(prefixed(), oddWorlds(), generate.InsideWorlds(), generate.PolicyWorlds(), edgeWorlds()) {
 		b.world(w, uint64(i))
 	}
 	b.odd()
@@ -138,6 +138,7 @@ func TestBranches(t *testing.T) {
 	frontWays(t, r, f)
 	hostWays(t, r, f)
 	fabricWays(t, r, f)
+	edgeWays(t, r, f)
 	insideWays(t, r, f)
 	var wrong uint64
 	if err := marks.Lookup(uint32(0), &wrong); err != nil || wrong > 0 {
@@ -213,7 +214,7 @@ func (b *branchRun) world(w generate.World, seed uint64) {
 				b.Errorf("%v\n%s", err, j.describe(in, segments))
 				return
 			}
-			if i%4 > 0 || segments > 0 || in.From.IsValid() {
+			if i%4 > 0 || segments > 0 || in.From.IsValid() || w.Edge.Enabled() {
 				continue
 			}
 			if _, err := front.check(in); err != nil && !errors.Is(err, errPassedOn) {
@@ -430,21 +431,51 @@ func (b *branchRun) summed() {
 	if err != nil {
 		b.Fatal(err)
 	}
-	packet := append(append(append([]byte(nil), tunnel.HardwareAddr...), 2, 0, 0, 0, 0, 9, 8, 0), udp4(8)...)
-	far.Do(func() {
+	send := func(family []byte, packet []byte) {
+		b.Helper()
+		header := append(append([]byte(nil), tunnel.HardwareAddr...), 2, 0, 0, 0, 0, 9)
+		sent := b.translated()
+		b.sendRaw(far, "tunnel", slices.Concat(header, family, packet))
+		for range 500 {
+			if b.translated() > sent {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		b.Errorf("a packet whose sum is known is not translated: %x", packet)
+	}
+	send([]byte{8, 0}, udp4(8))
+	edge := generate.EdgeWorlds()[0]
+	newPair(b.T, b.rig, edge, b.f)
+	send([]byte{0x86, 0xdd}, fabricPacket(edge, 8))
+}
+
+// translated is how many packets the program at an uplink has.
+func (b *branchRun) translated() uint64 {
+	c, err := b.f.Counters()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return c.Uplink[Translated].Packets
+}
+
+// sendRaw sends a frame by a device of a namespace.
+func (b *branchRun) sendRaw(ns *netns.NS, device string, frame []byte) {
+	b.Helper()
+	var err error
+	ns.Do(func() {
 		var from *net.Interface
 		var socket int
-		if from, err = net.InterfaceByName("tunnel"); err != nil {
+		if from, err = net.InterfaceByName(device); err != nil {
 			return
 		}
 		if socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0); err != nil {
 			return
 		}
 		defer unix.Close(socket)
-		err = unix.Sendto(socket, packet, 0, &unix.SockaddrLinklayer{Ifindex: from.Index})
+		err = unix.Sendto(socket, frame, 0, &unix.SockaddrLinklayer{Ifindex: from.Index})
 	})
 	if err != nil {
 		b.Fatal(err)
 	}
-	time.Sleep(200 * time.Millisecond)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -137,7 +138,7 @@ func write(tap int, frame []byte) error {
 func (d *taps) check(in reference.Packet) (o outcome, err error) {
 	notSuper(&in)
 	from, to, mac := d.rig.uplink, d.rig.workload, d.rig.upMAC
-	to4 := in.Bytes[0]>>4 == 6
+	to4 := in.Bytes[0]>>4 == 6 && d.blockOf(in) == nil
 	if to4 {
 		from, to, mac = to, from, d.rig.workMAC
 	}
@@ -160,9 +161,9 @@ func (d *taps) check(in reference.Packet) (o outcome, err error) {
 	o.translated = after > before
 	want := &translator.Packet{Buf: make([]byte, translator.Headroom+len(in.Bytes)+translator.Tailroom), Start: translator.Headroom, Offload: in.Offload}
 	want.End = want.Start + copy(want.Buf[want.Start:], in.Bytes)
-	o.verdict = d.worker.Translate(want)
+	o.verdict = d.translate(want)
 	switch {
-	case !o.translated && n > 0:
+	case !o.translated && n > 0 && !d.world.Edge.Enabled(): // there, the kernel forwards IPv6 that is none of ours
 		return o, fmt.Errorf("%d packets came through, and none was translated", n)
 	case !o.translated:
 		return o, nil
@@ -214,14 +215,18 @@ func TestDevices(t *testing.T) {
 		n /= 10
 	}
 	seen := map[string]int{}
-	for i, w := range prefixed() {
+	for i, w := range slices.Concat(prefixed(), generate.EdgeWorlds()) {
 		t.Run(w.Name, func(t *testing.T) {
 			r := newRig(t)
 			f := loaded(t)
+			if w.Edge.Enabled() {
+				r.IP("neigh add fe80::4 lladdr 02:00:00:00:00:04 dev uplink")
+				r.IP("route add " + w.Edge.Prefix.String() + " via fe80::4 dev uplink")
+			}
 			devices(t, r, newPair(t, r, w, f), uint64(i), n/8, seen)
 		})
 	}
-	for _, way := range []string{"4→6", "6→4"} {
+	for _, way := range []string{"4→6", "6→4", "from the fabric", "to the fabric"} {
 		for _, what := range []string{"whole", "partial tcp", "partial udp", "tcp super"} {
 			t.Logf("%6d %s %s", seen[way+" "+what], way, what)
 			if seen[way+" "+what] == 0 {
@@ -239,6 +244,8 @@ func devices(t *testing.T, r *rig, p *pair, seed uint64, n int, seen map[string]
 		in := g.Next4()
 		if i%2 == 0 {
 			in = g.Next6()
+		} else if p.world.Edge.Enabled() {
+			in = g.NextFabric()
 		}
 		if len(in.Bytes) == 0 || len(in.Bytes) > longestFrame || in.Bytes[0]>>4 != 4 && in.Bytes[0]>>4 != 6 {
 			continue
@@ -248,14 +255,20 @@ func devices(t *testing.T, r *rig, p *pair, seed uint64, n int, seen map[string]
 			t.Fatalf("%v\noffload %+v\n%s", err, in.Offload, d.describe(reference.Packet{Bytes: in.Bytes[:min(len(in.Bytes), 200)]}, 0))
 		}
 		if o.translated {
-			seen[offloadKind(in)]++
+			seen[d.offloadKind(in)]++
 		}
 	}
 }
 
-func offloadKind(in reference.Packet) string {
+func (d *taps) offloadKind(in reference.Packet) string {
 	way := "4→6"
-	if in.Bytes[0]>>4 == 6 {
+	switch {
+	case in.Bytes[0]>>4 == 4:
+	case d.blockOf(in) != nil:
+		way = "from the fabric"
+	case d.world.Edge.Enabled():
+		way = "to the fabric"
+	default:
 		way = "6→4"
 	}
 	switch {

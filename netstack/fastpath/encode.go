@@ -84,8 +84,11 @@ const (
 	flagStrictSource   = 32
 	flagAlone          = 64
 	flagSteer          = 128
+	flagEdge           = 256
+	flagOursInFabric   = 512
 
-	keyOurs = 64
+	keyOurs  = 64
+	keyBlock = 256
 
 	flagShared = 1
 	flagHoles  = 2
@@ -110,6 +113,7 @@ type state struct {
 	lengths6 [129]int                   // mappings with a prefix of that length
 	lengths4 [33]int                    // IPv4 prefixes, shared addresses counting once
 	inPrefix int                        // mappings whose IPv6 prefix overlaps the prefix
+	inFabric int                        // or that of an edge's fabric
 	shared   map[uint32]*[portSizes]int // by address: its blocks of ports of each size
 	near     [nearWords]uint64
 	ours     [33]int // blocks of ours with a prefix of that length
@@ -146,12 +150,14 @@ func supported(t *Tables) error {
 func encode(t *Tables) (*contents, *state) {
 	n := t.Table.Len()
 	c := &contents{keys6: make([]programKey6, 0, n), entries6: make([]programEntry6, 0, n)}
+	at := blocksOf(t.Config.Edge)
 	var six sync.WaitGroup
 	six.Go(func() {
 		for e := range t.Table.Entries() {
 			key, entry := encode6(t, e.Mapping(), e)
 			c.keys6, c.entries6 = append(c.keys6, key), append(c.entries6, entry)
 		}
+		at.encode6(c)
 	})
 	defer six.Wait()
 	return c, c.encodeOthers(t)
@@ -182,6 +188,7 @@ func (c *contents) encodeOthers(t *Tables) *state {
 		s.markNear(p)
 		c.keys4, c.entries4 = append(c.keys4, ourKey(p)), append(c.entries4, programEntry4{})
 	}
+	blocksOf(t.Config.Edge).encode(c)
 	for a := range s.shared {
 		c.keys4, c.entries4 = append(c.keys4, programKey4{Length: 32, V4: a}), append(c.entries4, s.head(a))
 	}
@@ -191,7 +198,11 @@ func (c *contents) encodeOthers(t *Tables) *state {
 // ours4 are the blocks of addresses that are ours, whatever mappings there are.
 func ours4(c translator.Config) (blocks []netip.Prefix) {
 	seen := map[netip.Prefix]bool{}
-	for _, p := range append(slices.Clone(c.Pools4), c.ICMPSource4, netip.PrefixFrom(c.IPv4, 32)) {
+	all := append(slices.Clone(c.Pools4), c.ICMPSource4, netip.PrefixFrom(c.IPv4, 32))
+	for _, b := range c.Edge.Blocks { // rule 1.10.ours
+		all = append(all, b.IPv4)
+	}
+	for _, p := range all {
 		if p = p.Masked(); p.IsValid() && !seen[p] {
 			seen[p] = true
 			blocks = append(blocks, p)
@@ -219,6 +230,9 @@ func (s *state) count(t *Tables, m mapping.Mapping, n int) {
 	s.lengths6[m.IPv6.Bits()] += n
 	if m.IPv6.Overlaps(t.Table.Prefix()) {
 		s.inPrefix += n
+	}
+	if overlapsFabric(t, m.IPv6) {
+		s.inFabric += n
 	}
 	v4 := mapping.Addr4From(m.IPv4.Addr())
 	if n > 0 {
@@ -284,9 +298,10 @@ func (s *state) config(t *Tables, fibFlags uint32, counters int) (c programConfi
 		set  bool
 		flag uint32
 	}{
-		{prefix == WellKnown && !t.Config.AllowNonGlobal, flagGlobalOnly},
+		{(prefix == WellKnown || t.Config.Edge.Prefix == WellKnown) && !t.Config.AllowNonGlobal, flagGlobalOnly},
 		{t.Config.ZeroTrafficClass, flagZeroClass},
 		{s.inPrefix > 0, flagMappedInPrefix},
+		{s.inFabric > 0, flagOursInFabric},
 		{counters == 1, flagCountShared},
 		{t.Host.Strict, flagStrictSource},
 		{t.Host.Alone, flagAlone},
@@ -295,6 +310,9 @@ func (s *state) config(t *Tables, fibFlags uint32, counters int) (c programConfi
 		if f.set {
 			c.Flags |= f.flag
 		}
+	}
+	if err := fabricConfig(t, &c); err != nil {
+		return c, err
 	}
 	return c, s.levels(&c)
 }

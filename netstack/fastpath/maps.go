@@ -270,12 +270,12 @@ func (f *FastPath) Edit(table *mapping.Table, removed, added []mapping.Mapping) 
 	}
 	t := *f.tables
 	t.Table = table
-	before6, before4, beforeIn := inUse(f.lengths6[:]), inUse(f.lengths4[:]), f.inPrefix > 0
+	before6, before4, beforeIn := inUse(f.lengths6[:]), inUse(f.lengths4[:]), f.overlaps()
 	if err := f.edit(&t, removed, added); err != nil {
 		return f.replace(t)
 	}
 	f.tables = &t
-	if slices.Equal(before6, inUse(f.lengths6[:])) && slices.Equal(before4, inUse(f.lengths4[:])) && beforeIn == (f.inPrefix > 0) {
+	if slices.Equal(before6, inUse(f.lengths6[:])) && slices.Equal(before4, inUse(f.lengths4[:])) && beforeIn == f.overlaps() {
 		return nil
 	}
 	config, err := f.config(&t, f.fibFlags, f.inner.perMapping)
@@ -284,6 +284,9 @@ func (f *FastPath) Edit(table *mapping.Table, removed, added []mapping.Mapping) 
 	}
 	return f.commit(&f.inner, config)
 }
+
+// overlaps says which prefixes some mapping overlaps.
+func (s *state) overlaps() [2]bool { return [2]bool{s.inPrefix > 0, s.inFabric > 0} }
 
 // reconfigure has the programs use the tables that are there by t's configuration
 // and host.
@@ -329,9 +332,17 @@ func (f *FastPath) Configure(c translator.Config) error {
 }
 
 // configure switches to t's configuration. Blocks of ours that come are there
-// before it, those that go until after it: they only have packets passed on.
+// before it, those that go until after it: they only have packets passed on, and those
+// of an edge are of no use by themselves.
 func (f *FastPath) configure(t *Tables) error {
+	if f.tables.Config.Edge.Prefix != t.Config.Edge.Prefix {
+		return errors.New("mappings overlap another prefix now")
+	}
 	before, after := ours4(f.tables.Config), ours4(t.Config)
+	lent, lend := blocksOf(f.tables.Config.Edge), blocksOf(t.Config.Edge)
+	if err := lend.put(&f.inner, lent); err != nil {
+		return err
+	}
 	near := f.near
 	for _, p := range after {
 		if !slices.Contains(before, p) {
@@ -367,7 +378,10 @@ func (f *FastPath) configure(t *Tables) error {
 	for _, p := range gone {
 		err = errors.Join(err, f.inner.by4.Delete(ourKey(p)))
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return lent.remove(&f.inner, lend)
 }
 
 // WasAlone reports whether the programs that have these maps go on without a device.

@@ -102,7 +102,7 @@ func (j *judge) check(in reference.Packet, segments int) (o outcome, err error) 
 		return j.checkInside(in, segments)
 	}
 	run := j.uplink
-	if in.Bytes[0]>>4 == 6 {
+	if in.Bytes[0]>>4 == 6 && j.blockOf(in) == nil {
 		run = j.workload
 	}
 	action, frame, err := run.run(in, segments)
@@ -115,7 +115,7 @@ func (j *judge) check(in reference.Packet, segments int) (o outcome, err error) 
 	o.translated = action == actRedirect
 	want := &translator.Packet{Buf: j.buffer, Start: translator.Headroom, Offload: in.Offload}
 	want.End = want.Start + copy(j.buffer[want.Start:], in.Bytes)
-	o.verdict = j.worker.Translate(want)
+	o.verdict = j.translate(want)
 	forward := (o.verdict == translator.Forward4 || o.verdict == translator.Forward6 || o.verdict == translator.Deliver4 && in.Bytes[0]>>4 == 4) &&
 		!j.worker.Fragments()
 	o.must = forward && j.plain(in, want, segments) && j.plainlyAllowed(in)
@@ -272,6 +272,9 @@ func sourcePort(packet []byte) uint16 {
 // forwards is one of those that the program is there for.
 func (j *judge) plain(in reference.Packet, out *translator.Packet, segments int) bool {
 	b := in.Bytes
+	if j.world.Edge.Enabled() && b[0]>>4 == 6 {
+		return j.plainAtEdge(in, out, segments)
+	}
 	if b[0]>>4 == 6 {
 		return j.plainTo4(b) && plainSuper(in, b[6], 40, int(binary.BigEndian.Uint16(b[4:])), segments) &&
 			out.End-out.Start == 20+int(binary.BigEndian.Uint16(b[4:])) // no trailer
@@ -307,6 +310,11 @@ func (j *judge) plainTo4(b []byte) bool {
 	if !ok || j.table.Lookup6(src) == nil || j.table.Lookup6(dst) != nil || j.table.Lookup4(v4) != nil {
 		return false
 	}
+	return plainUpper6(b)
+}
+
+// plainUpper6 says that the upper layer of an IPv6 packet is plain.
+func plainUpper6(b []byte) bool {
 	switch b[6] {
 	case 6:
 		return true

@@ -68,6 +68,26 @@ type programConfig struct {
 	SourceLo      uint64
 	SourceMaskHi  uint64
 	SourceMaskLo  uint64
+	FabricHi      uint64
+	FabricLo      uint64
+	FabricMaskHi  uint64
+	FabricMaskLo  uint64
+	FabricLength  uint32
+	Hop4          uint32
+	Blocks6       [16]struct {
+		_      structs.HostLayout
+		MaskHi uint64
+		MaskLo uint64
+		Length uint32
+		Pad    uint32
+	}
+	Blocks4 [16]struct {
+		_      structs.HostLayout
+		Mask   uint32
+		Length uint32
+	}
+	CountBlocks6 uint32
+	CountBlocks4 uint32
 }
 
 type programCount struct {

@@ -33,8 +33,8 @@ const pollEvery = 10 * time.Second
 // Config is what stays the same while a manager runs.
 type Config struct {
 	Device   string   // the translator's device; the pins are called by it
-	Uplinks  []string // where IPv4 comes from; none: where the default routes lead
-	Fabric   []string // where workloads' IPv6 comes in by any, if the routes to them lead there
+	Uplinks  []string // where IPv4 comes from; none: where the default routes lead, or at an edge those to relays
+	Fabric   []string // where workloads' IPv6 comes in by any, if the routes to them lead there; at an edge uplinks, too
 	XDP      []string // where packets are translated in front of traffic control
 	Required bool     // what does not work ends Run, if it does not from the start
 	Keep     bool     // leave all in force when Run ends

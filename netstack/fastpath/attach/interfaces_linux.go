@@ -94,8 +94,7 @@ func (h *host) ofFabric() (indexes []int) {
 }
 
 // uplinks are the interfaces where IPv4 packets for workloads come in: those
-// of the configuration, or else those of default routes, or else all with an
-// IPv4 address.
+// of the configuration, or else those of default routes.
 func (h *host) uplinks(configured []string, device string) (indexes []int, err error) {
 	for _, name := range configured {
 		if i := h.byName[name]; h.links[i].ethernet && !slices.Contains(indexes, i) {
@@ -105,6 +104,25 @@ func (h *host) uplinks(configured []string, device string) (indexes []int, err e
 	if len(configured) > 0 {
 		return indexes, nil
 	}
+	return h.ofDefaults(device)
+}
+
+// toRelays are the interfaces of the fabric where this host is its edge: those of the
+// configuration, or else those of the ways to relays.
+func (h *host) toRelays(configured []string, device string, relays netip.Prefix) (indexes []int) {
+	if len(configured) == 0 {
+		indexes = h.hops.To(relays).Ways()
+	}
+	for _, name := range configured {
+		indexes = append(indexes, h.byName[name])
+	}
+	slices.Sort(indexes)
+	indexes = slices.Compact(indexes)
+	return slices.DeleteFunc(indexes, func(i int) bool { return !h.links[i].ethernet || h.links[i].name == device })
+}
+
+// ofDefaults are the interfaces of default routes, or else all with an IPv4 address.
+func (h *host) ofDefaults(device string) (indexes []int, err error) {
 	routes, err := dump.Whole(func() ([]netlink.Route, error) {
 		return h.handle.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, Dst: nil},
 			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)

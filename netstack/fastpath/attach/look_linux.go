@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/natless/natless/netstack/fastpath"
@@ -111,7 +112,9 @@ func (m *Manager) look(in inForce) (v *view, err error) {
 	}
 	device := v.host.byName[m.config.Device]
 	v.forwards = device == 0 || v.host.forwards(device)
-	if v.uplinks, err = v.host.uplinks(m.config.Uplinks, m.config.Device); err != nil {
+	if e := in.translation.Edge; e.Enabled() {
+		v.uplinks = v.host.toRelays(slices.Concat(m.config.Uplinks, m.config.Fabric), m.config.Device, e.Prefix)
+	} else if v.uplinks, err = v.host.uplinks(m.config.Uplinks, m.config.Device); err != nil {
 		return nil, err
 	}
 	v.ways = m.wayFinding(v, in)

@@ -175,6 +175,10 @@ func (m *Manager) ours(s scene) survey.Ours {
 		return o
 	}
 	o.Prefix, o.Elsewhere = s.table.Prefix(), m.elsewhere(s.uplinks)
+	o.Relays = s.translation.Edge.Prefix
+	for _, b := range s.translation.Edge.Blocks {
+		o.Blocks = append(o.Blocks, b.IPv6)
+	}
 	o.GlobalOnly = o.Prefix == fastpath.WellKnown && !s.translation.AllowNonGlobal
 	if m.covered.table != s.table {
 		var six, four covering

@@ -100,8 +100,8 @@ func foreignRule(r netlink.Rule) bool {
 		r.Table != route.HostPoolTable
 }
 
-// leads says that a route is to a part of the prefix or of a mapping, or to all
-// of one. An address that is shared with the host leads to both.
+// leads says that a route is to a part of the prefix, of a mapping or of what an edge has on
+// its fabric for a block, or to all of one. An address that is shared with the host leads to both.
 func (in *inForce) leads(r *netlink.Route) bool {
 	if r.Dst == nil {
 		return false
@@ -110,8 +110,9 @@ func (in *inForce) leads(r *netlink.Route) bool {
 	a = a.Unmap()
 	bits, _ := r.Dst.Mask.Size()
 	if a.Is6() {
-		p := in.table.Prefix()
-		return p.Contains(a) && bits >= p.Bits()
+		inside := func(p netip.Prefix) bool { return p.Contains(a) && bits >= p.Bits() }
+		return inside(in.table.Prefix()) ||
+			slices.ContainsFunc(in.translation.Edge.Blocks, func(b mapping.Mapping) bool { return inside(b.IPv6) })
 	}
 	if !a.Is4() || a == in.translation.Host4 {
 		return false

@@ -39,16 +39,15 @@ static __always_inline int in_prefix(struct config *c, __u64 hi, __u64 lo)
 	return (((hi ^ c->prefix_hi) & c->prefix_mask_hi) | ((lo ^ c->prefix_lo) & c->prefix_mask_lo)) == 0;
 }
 
-// embed puts a into the prefix (RFC 6052 2.2).
-static __always_inline void embed(struct config *c, __u32 a, __u64 *hi, __u64 *lo)
+// embed puts a into a prefix of n bits that is in hi and lo (RFC 6052 2.2).
+static __always_inline void embed(__u32 n, __u32 a, __u64 *hi, __u64 *lo)
 {
 	__u64 top = (__u64)a << 32;
-	__u32 n = c->prefix_length & 127;
 
-	*hi = c->prefix_hi;
+	n &= 127;
 	if (n == 96) {
 		HERE;
-		*lo = c->prefix_lo | a; // rule 1.1.96
+		*lo |= a; // rule 1.1.96
 	} else if (n == 64) {
 		HERE;
 		*lo = top >> 8; // rule 1.1.64
@@ -59,11 +58,10 @@ static __always_inline void embed(struct config *c, __u32 a, __u64 *hi, __u64 *l
 	}
 }
 
-// extract takes the address out of the prefix again.
-static __always_inline __u32 extract(struct config *c, __u64 hi, __u64 lo)
+// extract takes the address out of a prefix of n bits again.
+static __always_inline __u32 extract(__u32 n, __u64 hi, __u64 lo)
 {
-	__u32 n = c->prefix_length & 127;
-
+	n &= 127;
 	if (n == 96) {
 		HERE;
 		return lo;
@@ -230,7 +228,8 @@ static __always_inline int own6(struct config *c, __u64 hi, __u64 lo)
 
 // port4 is the mapping that owns a port of a shared address. sizes has a bit
 // for each size of block that may hold it; large ones hold most ports, and come first.
-static __always_inline struct entry4 *port4(struct tables *t, __u32 a, __u32 port, __u32 sizes)
+// kind is BLOCK, where it is a block's, or 0.
+static __always_inline struct entry4 *port4(struct tables *t, __u32 a, __u32 port, __u32 sizes, __u16 kind)
 {
 	struct key_port k = { .v4 = a };
 
@@ -241,7 +240,7 @@ static __always_inline struct entry4 *port4(struct tables *t, __u32 a, __u32 por
 			HERE;
 			continue;
 		}
-		k.size = n;
+		k.size = kind | n;
 		k.base = port >> n << n;
 		e = bpf_map_lookup_elem(t->ports, &k);
 		if (e) {
@@ -266,7 +265,7 @@ static __always_inline int owns(struct tables *t, struct entry6 *e, __u32 v4, __
 		HERE;
 		return 0;
 	}
-	o = port4(t, v4, port, e->sizes);
+	o = port4(t, v4, port, e->sizes, 0);
 	if (o && o->slot == e->slot) {
 		HERE;
 		return 1;

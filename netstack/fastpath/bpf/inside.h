@@ -59,7 +59,7 @@ static __always_inline int other(struct __sk_buff *skb, struct tables *t, struct
 	if (near4(t, p->dst4)) {
 		e = find4(t, p->dst4, &length);
 		if (e) {
-			int why = owner6(skb, t, p, e, length);
+			int why = owner6(skb, t, p, e, length, SIZE4);
 
 			if (why)
 				return why;

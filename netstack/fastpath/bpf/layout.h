@@ -7,7 +7,7 @@
 #include "kernel.h"
 
 enum {
-	LAYOUT = 8,
+	LAYOUT = 9,
 	MAX_LENGTHS = 16, // prefix lengths in use, of each family
 	ALL_LENGTHS4 = 33, // a pool without an address that somebody else holds is of many
 	GENERATIONS = 2,
@@ -29,6 +29,8 @@ enum {
 	STRICT_SOURCE = 32,  // IPv4 comes in where the host would send to its source (RFC 3704 2.2)
 	ALONE = 64,          // nothing but the translator has a way of its own in prefix and mappings
 	STEER = 128,         // all IPv4 of workloads that have it inside goes by the daemon
+	EDGE = 256,          // what is IPv4 leaves and comes as IPv6: see edge.h
+	OURS_IN_FABRIC = 512, // some mapping's or block's IPv6 prefix overlaps that of the fabric
 };
 
 struct level6 {
@@ -69,6 +71,13 @@ struct config {
 	__u32 policy_numbers, policy_chunks, policy_values, policy_rows, policy_pages, policy_leaves, policy_cells, policy_ranges;
 	__u64 source_hi, source_lo;           // what errors of the translator come from, or its own
 	__u64 source_mask_hi, source_mask_lo; // address once more
+	__u64 fabric_hi, fabric_lo;           // the prefix of an edge's fabric
+	__u64 fabric_mask_hi, fabric_mask_lo;
+	__u32 fabric_length;
+	__u32 hop4;                           // IPv4 of hops there
+	struct level6 blocks6[MAX_LENGTHS];   // of what the host has there, longest first
+	struct level4 blocks4[MAX_LENGTHS];
+	__u32 count_blocks6, count_blocks4;
 };
 
 struct key6 {
@@ -109,6 +118,10 @@ struct entry6 {
 // it are ours, and nobody's where there is none. They are never a source of what
 // comes in, nor a destination of what leaves.
 enum { OURS = 64 };
+
+// BLOCK in the length of a key6 or key4, and in the size of a key_port: it is the host's
+// address on the fabric of an edge for a block that it was lent, or that block.
+enum { BLOCK = 256 };
 
 struct key4 {
 	__u32 length;

@@ -39,6 +39,7 @@ struct packet {
 	__u32 covered; // of them, what the checksum covers
 	__u32 gso;     // payload of a segment, or 0
 	__u32 slot;
+	__u32 label;   // of the flow, in IPv6
 	__u16 sport, dport; // both the identifier, of an echo message
 	__u16 field;        // the checksum
 	__u16 id;

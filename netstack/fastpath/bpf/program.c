@@ -11,7 +11,7 @@
 // not see it, nor does what follows here; packet sockets at both devices do, and
 // so do filters and queues at the egress of the device. See ../README.md.
 #include "inside.h"
-#include "to4.h"
+#include "descend.h"
 #include "shed.h"
 
 // tell counts what became of a packet.
@@ -78,7 +78,7 @@ static __attribute__((noinline)) int shed_inside(struct __sk_buff *skb, struct e
 	return header && over(*index, AT_INTERFACE, skb->len - ETH, opens4(skb, header), what);
 }
 
-// uplink stands where IPv4 packets for workloads come in.
+// uplink stands where IPv4 packets for workloads come in, or at an edge those of the fabric.
 SEC("tc")
 int uplink(struct __sk_buff *skb)
 {
@@ -87,7 +87,7 @@ int uplink(struct __sk_buff *skb)
 
 	if (caps() && skb->protocol == be16(ETH_P_IP) && over4(skb, ETH, AT_INTERFACE, CAPS))
 		return TC_ACT_SHOT;
-	why = to6(skb, &action, &delivered);
+	why = skb->protocol == be16(ETH_P_IPV6) ? from_fabric(skb, &action) : to6(skb, &action, &delivered);
 	if (passes(why) && over4(skb, ETH, AT_INTERFACE, SHARE))
 		return TC_ACT_SHOT;
 	return judge(why, action, bytes, delivered ? 4 * NUM_REASONS : 0);

@@ -9,6 +9,7 @@
 enum {
 	COMPLETES = 1,    // the kernel brings along a checksum that the device is to complete
 	DELIVERS = 1,     // IPv4 goes on to workloads that have it inside
+	EDGES = 1,        // the host may be the edge of a fabric without IPv4
 	FIB_NEXT_HOP = 0, // flags that who asks for a next hop does without
 };
 

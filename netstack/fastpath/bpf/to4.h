@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // IPv6 to IPv4, as translator/plain.go and to4.go have it.
 #pragma once
-#include "enter.h"
-#include "flow.h"
+#include "edge.h"
 
 #define HERE COVER(5)
 #define PASS(why) do { HERE; return why; } while (0)
@@ -73,6 +72,7 @@ __attribute__((noinline)) int read6(struct context *ctx, struct packet *p)
 	if (first >> 28 != 6)
 		PASS(TRUNCATED);
 	p->class = first >> 20;
+	p->label = first & 0xfffff;
 	p->payload = be16(*(__u16 *)(h + 4));
 	if (frame_length(ctx) < ETH + SIZE6 + p->payload)
 		PASS(TRUNCATED);
@@ -148,7 +148,7 @@ static __always_inline int destination4(struct tables *t, struct packet *p)
 		PASS(UNMAPPED_DESTINATION);
 	if (c->flags & MAPPED_IN_PREFIX && lookup6(t, p->dst_hi, p->dst_lo, &length))
 		PASS(MAPPED_PEER);
-	p->dst4 = extract(c, p->dst_hi, p->dst_lo);
+	p->dst4 = extract(c->prefix_length, p->dst_hi, p->dst_lo);
 	if (never4(p->dst4))
 		PASS(NEVER_TRANSLATED);
 	if (c->flags & GLOBAL_ONLY && non_global(p->dst4))
@@ -234,6 +234,16 @@ static __always_inline int to4(struct context *ctx, int *action)
 	if (t.c->flags & ZERO_CLASS) { // rule 3.tos-knob
 		HERE;
 		p.class = 0;
+	}
+	if (t.c->flags & EDGE) {
+		if (!EDGES)
+			return UNMAPPED_DESTINATION;
+		if ((why = ascend(ctx, &t, &p, &by, action)))
+			return why;
+		HERE;
+		number(&t, p.slot, bytes, 0);
+		itemise(ctx, &p, p.slot, SIZE6, 0);
+		return TRANSLATED;
 	}
 	if ((why = way4(ctx, t.c, &p, &by, length, action, &to)))
 		return why;

@@ -52,8 +52,8 @@ __attribute__((noinline)) int read4(struct context *ctx, struct packet *p)
 }
 
 // owner6 finds the workload that an IPv4 packet is for, where e is the entry of its
-// address, of that length.
-static __always_inline int owner6(struct context *ctx, struct tables *t, struct packet *p, struct entry4 *e, __u32 length)
+// address, of that length. ip is how long its header is as it came.
+static __always_inline int owner6(struct context *ctx, struct tables *t, struct packet *p, struct entry4 *e, __u32 length, __u32 ip)
 {
 	struct config *c = t->c;
 	__u32 shared = e->sizes;
@@ -61,13 +61,13 @@ static __always_inline int owner6(struct context *ctx, struct tables *t, struct 
 	if (shared) {
 		if (p->proto == ICMP4 && p->dst4 == c->host4)
 			PASS(OWN_ADDRESS);
-		e = port4(t, p->dst4, p->dport, shared); // rule 1.3.destination-port
+		e = port4(t, p->dst4, p->dport, shared, 0); // rule 1.3.destination-port
 		if (!e)
 			PASS(PORT);
 		if (p->proto == ICMP4 && p->type == 0 && p->payload >= 16) {
 			__u16 magic = 0;
 
-			load_bytes(ctx, ETH + SIZE4 + p->payload - 8, &magic, sizeof(magic));
+			load_bytes(ctx, ETH + ip + p->payload - 8, &magic, sizeof(magic));
 			if (magic == be16(0x6e6c))
 				PASS(TRAILER);
 			HERE;
@@ -87,7 +87,7 @@ static __always_inline int owner6(struct context *ctx, struct tables *t, struct 
 }
 
 // destination6 finds the workload that an IPv4 packet is for.
-static __always_inline int destination6(struct context *ctx, struct tables *t, struct packet *p)
+static __always_inline int destination6(struct context *ctx, struct tables *t, struct packet *p, __u32 ip)
 {
 	struct entry4 *e;
 	__u32 length;
@@ -100,7 +100,7 @@ static __always_inline int destination6(struct context *ctx, struct tables *t, s
 	if (!e)
 		PASS(UNMAPPED_DESTINATION);
 	HERE;
-	return owner6(ctx, t, p, e, length);
+	return owner6(ctx, t, p, e, length, ip);
 }
 
 // source6 puts the source into the prefix.
@@ -123,7 +123,9 @@ static __always_inline int source6(struct tables *t, struct packet *p)
 		HERE;
 	}
 	HERE;
-	embed(c, p->src4, &p->src_hi, &p->src_lo);
+	p->src_hi = c->prefix_hi;
+	p->src_lo = c->prefix_lo;
+	embed(c->prefix_length, p->src4, &p->src_hi, &p->src_lo);
 	return TRANSLATED;
 }
 
@@ -202,7 +204,7 @@ static __always_inline int to6(struct context *ctx, int *action, int *delivered)
 	int why;
 
 	if ((why = plain_link(ctx, ETH_P_IP, SIZE4 + LEAST_TCP)) || (why = load(&t)) ||
-	    (why = read4(ctx, &p)) || (why = destination6(ctx, &t, &p)) || (why = source6(&t, &p)))
+	    (why = read4(ctx, &p)) || (why = destination6(ctx, &t, &p, SIZE4)) || (why = source6(&t, &p)))
 		return why;
 	if (p.policy && (why = held(&t, &p, p.policy, 0, p.client)))
 		return why;

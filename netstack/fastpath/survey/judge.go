@@ -35,11 +35,21 @@ func legs(o Ours) []leg {
 	if o.GlobalOnly {
 		never = append(never, notGlobal...)
 	}
+	from := leg{name: "IPv6 from workloads", family: unix.NFPROTO_IPV6, in: o.Workloads, out: device, src: o.Mapped6, dst: prefixes{o.Prefix}}
+	to := leg{name: "IPv6 from " + o.Device, family: unix.NFPROTO_IPV6, in: device, out: o.Workloads, src: prefixes{o.Prefix}, dst: o.Mapped6}
+	if o.Relays.IsValid() {
+		return []leg{
+			from,
+			{name: "IPv6 to relays", family: unix.NFPROTO_IPV6, in: device, out: o.Uplinks, src: o.Blocks, dst: prefixes{o.Relays}},
+			{name: "IPv6 from relays", family: unix.NFPROTO_IPV6, in: o.Uplinks, out: device, src: prefixes{o.Relays}, dst: o.Blocks},
+			to,
+		}
+	}
 	return []leg{
-		{name: "IPv6 from workloads", family: unix.NFPROTO_IPV6, in: o.Workloads, out: device, src: o.Mapped6, dst: prefixes{o.Prefix}},
+		from,
 		{name: "IPv4 from " + o.Device, family: unix.NFPROTO_IPV4, in: device, out: o.Uplinks, src: o.Mapped4, never: never},
 		{name: "IPv4 to workloads", family: unix.NFPROTO_IPV4, in: o.Uplinks, out: device, dst: o.Mapped4, never: never},
-		{name: "IPv6 from " + o.Device, family: unix.NFPROTO_IPV6, in: device, out: o.Workloads, src: prefixes{o.Prefix}, dst: o.Mapped6},
+		to,
 	}
 }
 

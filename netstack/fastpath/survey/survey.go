@@ -31,6 +31,10 @@ type Ours struct {
 	// only addresses that are reachable globally are translated.
 	Elsewhere  []netip.Prefix
 	GlobalOnly bool
+	// Relays is the prefix of an edge's fabric, where nothing is IPv4, and Blocks is what the
+	// host has there.
+	Relays netip.Prefix
+	Blocks []netip.Prefix
 	// Mapped4 and Mapped6 cover all addresses of workloads. nil: they may be any.
 	Mapped4, Mapped6 []netip.Prefix
 }

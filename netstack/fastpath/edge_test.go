@@ -1,0 +1,160 @@
+//go:build linux
+
+package fastpath
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/natless/natless/tests/generate"
+	"github.com/natless/natless/tests/netns"
+	"github.com/natless/natless/tests/reference"
+	"github.com/natless/natless/translator"
+	"github.com/natless/natless/translator/mapping"
+)
+
+// edgeWorlds are those of an edge, and one where workloads and blocks have addresses in the
+// fabric's prefix.
+func edgeWorlds() []generate.World {
+	worlds := generate.EdgeWorlds()
+	odd := generate.EdgeWorlds()[0]
+	odd.Name = "edge-overlapping"
+	odd.Config.Edge.Prefix = netip.MustParsePrefix("2001:db8::/32")
+	return append(worlds, odd)
+}
+
+// blockOf is the block that a packet of an edge's fabric is for; nil: it is none.
+func (j *judge) blockOf(in reference.Packet) *mapping.Entry {
+	if t := j.slow.EdgeTable(); t != nil && len(in.Bytes) >= 40 && in.Bytes[0]>>4 == 6 {
+		return t.Lookup6(address(in.Bytes[24:]))
+	}
+	return nil
+}
+
+// translate does with a packet what the daemon's loop does.
+func (j *judge) translate(p *translator.Packet) translator.Verdict {
+	if j.worker.FromFabric(p) {
+		if v := j.worker.Descend(p); v != translator.Forward4 {
+			return v
+		}
+	}
+	v := j.worker.Translate(p)
+	if !j.worker.Ascends() || v != translator.Forward4 || j.worker.Fragments() {
+		return v
+	}
+	return j.worker.Ascend(p)
+}
+
+// plainAtEdge is plain for IPv6 where there is an edge.
+func (j *judge) plainAtEdge(in reference.Packet, out *translator.Packet, segments int) bool {
+	b, fabric := in.Bytes, j.slow.EdgeTable()
+	payload := int(b[4])<<8 | int(b[5])
+	if !plainSuper(in, b[6], 40, payload, segments) || out.End-out.Start != 40+payload {
+		return false
+	}
+	block := j.blockOf(in)
+	if block == nil {
+		v4, _ := j.table.Extract(address(b[24:]))
+		return j.plainTo4(b) && v4 != mapping.Addr4From(j.slow.Config().Hop4())
+	}
+	v4, ok := fabric.Extract(address(b[8:]))
+	if !ok || j.table.Lookup4(v4) != nil || !plainUpper6(b) {
+		return false
+	}
+	end := 40 + payload
+	return b[6] != 58 || b[40] != 129 || payload < 16 || b[end-8] != 0x6e || b[end-7] != 0x6c // a trailer
+}
+
+// fabricPacket is a packet of the fabric for the first workload of an edge world, or what that
+// sends, with a payload.
+func fabricPacket(w generate.World, size int) []byte {
+	b := udp6(size)
+	copy(b[8:], reference.Embed(w.Edge.Prefix, netip.MustParseAddr("192.0.2.2")).AsSlice())
+	copy(b[24:], netip.MustParseAddr("2001:db8:e::2").AsSlice())
+	return b
+}
+
+// edgeWays, with the programs attached, takes the ways of an edge that generated packets do not: what the host leads
+// elsewhere, what is nobody's, and the translator's own address in between.
+func edgeWays(t *testing.T, r *rig, f *FastPath) {
+	w := generate.EdgeWorlds()[0]
+	p := newPair(t, r, w, f)
+	up, work := newRunner(f.Uplink.FD(), r.up, r.upMAC), newRunner(f.Workload.FD(), r.work, r.workMAC)
+	nobodys, hop, echo, odd := fabricPacket(w, 20), udp6(20), fabricPacket(w, 20), fabricPacket(w, 20)
+	nobodys[39] = 99
+	copy(hop[24:], netip.MustParseAddr("64:ff9b::192.0.0.8").AsSlice())
+	echo[6], echo[40] = 58, 128
+	binary.BigEndian.PutUint16(echo[42:], onesSum(echo[8:40], []byte{0, 0, 0, 28, 0, 0, 0, 58}))
+	copy(odd[8:], netip.MustParseAddr("fe80::9").AsSlice())
+	for _, c := range []struct {
+		name string
+		run  *runner
+		in   []byte
+		host Host
+		want bool
+	}{
+		{"to the fabric", work, udp6(20), Host{}, true},
+		{"from the fabric", up, fabricPacket(w, 20), Host{}, true},
+		{"by an uplink", work, udp6(20), Host{Uplinks: [maxUplinks]int{r.work}}, true},
+		{"by no uplink", work, udp6(20), Host{Uplinks: [maxUplinks]int{r.up}}, false},
+		{"for somebody else", up, nobodys, Host{}, false},
+		{"from a link", up, odd, Host{}, false},
+		{"to the hop", work, hop, Host{}, false},
+		{"an echo request with a checksum that may be partial", up, echo, Host{}, false},
+	} {
+		if err := f.SetHost(c.host); err != nil {
+			t.Fatal(err)
+		}
+		r.Do(func() {
+			a, _, err := c.run.run(reference.Packet{Bytes: c.in}, 0)
+			if got := a == actRedirect; err != nil || got != c.want {
+				t.Errorf("%s: translated is %v (%v)", c.name, got, err)
+			}
+		})
+	}
+	if err := f.SetHost(Host{}); err != nil {
+		t.Fatal(err)
+	}
+	d := &taps{judge: p.judge(), buf: make([]byte, 1<<17)}
+	super := tcpSuper(true, 65530) // would not fit into IPv4
+	copy(super.Bytes[8:40], fabricPacket(w, 0)[8:40])
+	if err := write(r.uplink, frame(r.upMAC, super)); err != nil {
+		t.Fatal(err)
+	}
+	d.drain(r.workload)
+}
+
+func TestEdgeWays(t *testing.T) {
+	t.Parallel()
+	r, f := newRig(t), loaded(t)
+	r.attach(t, f)
+	edgeWays(t, r, f)
+}
+
+// TestEdgeConfigure: blocks come, go and move, the fabric has another prefix, the edge ends
+// and begins: the maps hold what they would were they written anew.
+func TestEdgeConfigure(t *testing.T) {
+	t.Parallel()
+	netns.Require(t, netns.Root)
+	f := loaded(t)
+	now := tables(t, "64:ff9b::/96", generate.EdgeWorlds()[0].Mappings...)
+	if err := f.Replace(now); err != nil {
+		t.Fatal(err)
+	}
+	small, ports := generate.EdgeWorlds()[1].Config.Edge, generate.EdgeWorlds()[2].Config.Edge
+	moved, elsewhere := small, small
+	moved.Blocks = []mapping.Mapping{{IPv4: small.Blocks[0].IPv4, IPv6: netip.MustParsePrefix("2001:db8:e:9::/64")}}
+	elsewhere.Prefix = netip.MustParsePrefix("2001:db8:6::/48") // has workloads
+	for i, e := range []translator.Edge{small, ports, small, moved, elsewhere, {}, ports, moved} {
+		c := now.Config
+		c.Edge = e
+		if err := f.Configure(c); err != nil {
+			t.Fatalf("step %d: %v", i, err)
+		}
+		now.Config = c
+		if err := f.held(t).same(f.wanted(t, &now)); err != nil {
+			t.Fatalf("step %d: %v", i, err)
+		}
+	}
+}
