@@ -4,6 +4,7 @@ package fastpath
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"testing"
 
@@ -156,5 +157,52 @@ func TestEdgeConfigure(t *testing.T) {
 		if err := f.held(t).same(f.wanted(t, &now)); err != nil {
 			t.Fatalf("step %d: %v", i, err)
 		}
+	}
+}
+
+// TestEdgeLimits: what comes by the fabric is held to the limits of whom it is for, by the
+// port that tells.
+func TestEdgeLimits(t *testing.T) {
+	t.Parallel()
+	r, f := newRig(t), loaded(t)
+	w := generate.EdgeWorlds()[0]
+	newPair(t, r, w, f)
+	none := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, 1<<40), 1) // packets
+	key := append(binary.NativeEndian.AppendUint32(nil, 38), 198, 51, 100, 7, 4, 0, 0, 0)     // ports 1024 to 2047
+	index := make([]byte, 4)
+	if err := errors.Join(f.maps.Limits.Put(uint32(0), append(none, make([]byte, 48)...)), f.maps.Receivers.Put(key, index),
+		f.maps.Capping.Put(uint32(0), uint32(1))); err != nil {
+		t.Fatal(err)
+	}
+	to := func(proto, at byte, port uint16, head ...byte) []byte {
+		b := fabricPacket(w, 60)
+		copy(b[24:], netip.MustParseAddr("2001:db8:e::7").AsSlice())
+		b[6] = proto
+		copy(b[40:], head)
+		binary.BigEndian.PutUint16(b[at:], port)
+		return b
+	}
+	for _, c := range []struct {
+		name    string
+		packet  func(port uint16) []byte
+		limited bool // by ports
+	}{
+		{"UDP", func(p uint16) []byte { return to(17, 42, p) }, true},
+		{"TCP", func(p uint16) []byte { return to(6, 42, p) }, true},
+		{"an echo request", func(p uint16) []byte { return to(58, 44, p, 128) }, true},
+		{"an error about UDP", func(p uint16) []byte { return to(58, 88, p, 1, 4, 0, 0, 0, 0, 0, 0, 0x60, 0, 0, 0, 0, 0, 17) }, true},
+		{"an error about an echo reply", func(p uint16) []byte { return to(58, 92, p, 1, 4, 0, 0, 0, 0, 0, 0, 0x60, 0, 0, 0, 0, 0, 58) }, true},
+		{"a first fragment", func(p uint16) []byte { return to(44, 50, p, 17, 0, 0, 1) }, true},
+		{"another fragment", func(p uint16) []byte { return to(44, 50, p, 17, 0, 0, 9) }, false},
+	} {
+		r.Do(func() {
+			run := newRunner(f.Uplink.FD(), r.up, r.upMAC)
+			for port, want := range map[uint16]bool{1024: c.limited, 2047: c.limited, 2048: false, 1023: false} {
+				a, _, err := run.run(reference.Packet{Bytes: c.packet(port)}, 0)
+				if err != nil || (a == actShot) != want {
+					t.Errorf("%s to port %d: action %d, %v", c.name, port, int32(a), err)
+				}
+			}
+		})
 	}
 }

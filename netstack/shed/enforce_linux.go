@@ -133,9 +133,10 @@ func (s *Shed) admit(l *limited) *limited {
 	s.install(true)
 	switch {
 	case !s.installed:
-	case s.config.edge() != nil && (slot == 0 || l.way == Received):
-		// What comes by the fabric is told by the loops alone.
+	case s.config.edge() != nil && slot == 0:
+		// Who is a stranger at an edge is told by the loops alone.
 	case slot != 0:
+		l.entry = s.config.edge() != nil && l.way == Received // in front of the queues it is not known
 		s.complain(s.filter.put(l))
 	default:
 		if err := s.filter.strangers(l, s.config.Table()); !errors.Is(err, errMany) {

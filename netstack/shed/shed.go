@@ -88,6 +88,7 @@ type limited struct {
 	way     Way
 	mapping mapping.Mapping
 	rates   atomic.Pointer[rates]
+	entry   bool // in the kernel it is held where packets come in alone, if at all
 	until   struct{ packets, bytes, connections, share atomic.Int64 }
 	dropped atomic.Uint64 // by loops
 	octets  atomic.Uint64 // of these
@@ -260,7 +261,7 @@ func (q *Queue) judge(slot uint32, way Way, opens bool, bytes int) bool {
 		return false
 	}
 	l := q.g.find(slot, way)
-	if l == nil || q.device && l.inKernel.Load() {
+	if l == nil || q.device && l.inKernel.Load() && !l.entry {
 		return false
 	}
 	return l.over(q.now, bytes, opens)

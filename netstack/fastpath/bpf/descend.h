@@ -3,9 +3,12 @@
 #pragma once
 #include "to4.h"
 #include "to6.h"
+#include "shed.h"
 
 #define HERE COVER(14)
 #define PASS(why) do { HERE; return why; } while (0)
+
+enum { FRAGMENT6 = 44 };
 
 // descend reads a packet of the fabric and makes p the IPv4 packet that it stands for; of
 // an echo message, too, as destination6 and held know it by that.
@@ -85,6 +88,55 @@ static __always_inline int from_fabric(struct context *ctx, int *action)
 	itemise(ctx, &p, p.slot, SIZE6, 1);
 	HERE;
 	return TRANSLATED;
+}
+
+// chosen6 is chosen4 of shed.h for a packet of the fabric: relays send no extension header but
+// that of fragments.
+static __always_inline __u32 chosen6(struct __sk_buff *skb, __u8 next)
+{
+	__u32 at = ETH + SIZE6;
+	__u8 part[4];
+
+	if (next == FRAGMENT6) {
+		if (bpf_skb_load_bytes(skb, at, part, 4) || part[2] || part[3] >> 3)
+			return 0;
+		next = part[0];
+		at += 8;
+	}
+	if (next != ICMP6)
+		return at + 2;
+	if (bpf_skb_load_bytes(skb, at, part, 1))
+		return 0;
+	if (part[0] == 128 || part[0] == 129)
+		return at + 4;
+	at += 8;
+	if (bpf_skb_load_bytes(skb, at + 6, part, 1)) // of what an error quotes
+		return 0;
+	return at + SIZE6 + (part[0] == ICMP6 ? 4 : 0);
+}
+
+// over_fabric is over4 for a packet of the fabric: whom it is for is told by the block's
+// address and the port.
+static __attribute__((noinline)) int over_fabric(struct __sk_buff *skb, int what)
+{
+	struct receiver k = { .length = 48 };
+	__u32 *index, length, port;
+	struct entry6 *e;
+	struct tables t;
+	__u64 w[2];
+	__u8 next;
+
+	if (load(&t) || !(t.c->flags & EDGE) || bpf_skb_load_bytes(skb, ETH + 24, w, sizeof(w)) || bpf_skb_load_bytes(skb, ETH + 6, &next, 1))
+		return 0;
+	e = block6(&t, be64(w[0]), be64(w[1]), &length);
+	if (!e)
+		return 0;
+	*(__u32 *)k.addr = be32(e->v4 | suffix4(be64(w[0]), be64(w[1]), length, e->length4));
+	port = chosen6(skb, next);
+	if (!port || bpf_skb_load_bytes(skb, port, k.port, 2))
+		k.length = 32;
+	index = bpf_map_lookup_elem(&receivers, &k);
+	return index && over(*index, AT_INTERFACE, skb->len - ETH, next == TCP && opens(skb, ETH + SIZE6), what);
 }
 
 #undef HERE

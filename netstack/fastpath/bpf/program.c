@@ -78,6 +78,14 @@ static __attribute__((noinline)) int shed_inside(struct __sk_buff *skb, struct e
 	return header && over(*index, AT_INTERFACE, skb->len - ETH, opens4(skb, header), what);
 }
 
+// over_uplink says that a packet is more than may come for whom it is for.
+static __always_inline int over_uplink(struct __sk_buff *skb, int what)
+{
+	if (skb->protocol == be16(ETH_P_IP))
+		return over4(skb, ETH, AT_INTERFACE, what);
+	return skb->protocol == be16(ETH_P_IPV6) && over_fabric(skb, what);
+}
+
 // uplink stands where IPv4 packets for workloads come in, or at an edge those of the fabric.
 SEC("tc")
 int uplink(struct __sk_buff *skb)
@@ -85,10 +93,10 @@ int uplink(struct __sk_buff *skb)
 	__u32 bytes = skb->len - ETH;
 	int action = TC_ACT_UNSPEC, delivered = 0, why;
 
-	if (caps() && skb->protocol == be16(ETH_P_IP) && over4(skb, ETH, AT_INTERFACE, CAPS))
+	if (caps() && over_uplink(skb, CAPS))
 		return TC_ACT_SHOT;
 	why = skb->protocol == be16(ETH_P_IPV6) ? from_fabric(skb, &action) : to6(skb, &action, &delivered);
-	if (passes(why) && over4(skb, ETH, AT_INTERFACE, SHARE))
+	if (passes(why) && over_uplink(skb, SHARE))
 		return TC_ACT_SHOT;
 	return judge(why, action, bytes, delivered ? 4 * NUM_REASONS : 0);
 }
