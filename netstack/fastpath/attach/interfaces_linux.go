@@ -151,9 +151,9 @@ func (h *host) ofDefaults(device string) (indexes []int, err error) {
 }
 
 // forwards reports whether the kernel forwards both families of what comes in at
-// the interface, which its answer to where a packet goes depends on.
-func (h *host) forwards(ifindex int) bool {
-	return forwards("ipv4", h.links[ifindex].name) && forwards("ipv6", h.links[ifindex].name)
+// the interface, which its answer to where a packet goes depends on; at an edge, IPv6.
+func (h *host) forwards(ifindex int, edge bool) bool {
+	return (edge || forwards("ipv4", h.links[ifindex].name)) && forwards("ipv6", h.links[ifindex].name)
 }
 
 // forwards reports what an interface says of itself.

@@ -111,7 +111,7 @@ func (m *Manager) look(in inForce) (v *view, err error) {
 		return nil, err
 	}
 	device := v.host.byName[m.config.Device]
-	v.forwards = device == 0 || v.host.forwards(device)
+	v.forwards = device == 0 || v.host.forwards(device, in.translation.Edge.Enabled())
 	if e := in.translation.Edge; e.Enabled() {
 		v.uplinks = v.host.toRelays(slices.Concat(m.config.Uplinks, m.config.Fabric), m.config.Device, e.Prefix)
 	} else if v.uplinks, err = v.host.uplinks(m.config.Uplinks, m.config.Device); err != nil {

@@ -28,7 +28,7 @@ func (m *Manager) wayFinding(v *view, in inForce) (h fastpath.Host) {
 	}
 	copy(h.Fabric[:], v.host.ofFabric())
 	for _, i := range v.uplinks {
-		if h.Via == 0 && v.host.forwards(i) {
+		if h.Via == 0 && v.host.forwards(i, in.translation.Edge.Enabled()) {
 			h.Via = i
 		}
 	}

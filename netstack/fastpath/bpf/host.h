@@ -59,7 +59,8 @@ static __always_inline int gone(struct context *ctx, struct config *c)
 	struct bpf_fib_lookup f = { .family = AF_INET };
 
 	f.dst[0] = be32(c->own4);
-	if (ask(ctx, c, &f, c->via, 1) || f.ifindex != c->device) {
+	// Where there is no IPv4, nothing forwards it.
+	if (!(c->flags & EDGE) && (ask(ctx, c, &f, c->via, 1) || f.ifindex != c->device)) {
 		HERE;
 		return 1;
 	}

@@ -36,6 +36,11 @@ func host(t *testing.T) *netns.NS {
 // look is what would be bypassed: of the host, then by interface.
 func look(t *testing.T, ns *netns.NS) (string, map[string]string) {
 	t.Helper()
+	return lookFor(t, ns, ours)
+}
+
+func lookFor(t *testing.T, ns *netns.NS, ours Ours) (string, map[string]string) {
+	t.Helper()
 	var p Passed
 	at := map[string]string{}
 	var err error
@@ -146,6 +151,31 @@ func TestRules(t *testing.T) {
 }
 
 // TestInterfaces: what stands at the ingress of one interface concerns that one.
+// TestRulesEdge is TestRules at the edge of a fabric, where packets of ours are never IPv4.
+func TestRulesEdge(t *testing.T) {
+	ns := host(t)
+	edge := ours
+	edge.Relays, edge.Blocks = netip.MustParsePrefix("2001:db8:f64::/96"), []netip.Prefix{netip.MustParsePrefix("2001:db8:e::/126")}
+	for _, c := range []struct{ rules, want string }{
+		{forward + `policy drop; iifname "natless0" accept; oifname "natless0" accept; } }`, ""},
+		{forward + "ip daddr 8.8.8.8 reject; } }", ""},
+		{forward + "ip saddr 198.51.100.0/24 drop; } }", ""},
+		{forward + "ip6 daddr 64:ff9b::c000:202 drop; } }", "drop"},
+		{forward + "ip6 daddr 2001:db8:f64::808:808 drop; } }", "drop"},
+		{forward + "ip6 saddr 2001:db8:f64::/96 drop; } }", "drop"},
+		{forward + "ip6 saddr 2001:db8:e::2 drop; } }", "drop"},
+		{forward + "ip6 daddr 2001:db8:e::2 drop; } }", "drop"},
+		{forward + "ip6 daddr 2001:db8:e::4 drop; } }", ""},
+		{forward + `oifname "eth0" ip6 daddr 2001:db8:f64::/96 drop; } }`, "drop"},
+		{forward + `oifname "w1" ip6 daddr 2001:db8:f64::/96 drop; } }`, ""},
+	} {
+		load(t, ns, "flush ruleset; "+c.rules)
+		if got, _ := lookFor(t, ns, edge); (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: got %q, want %q", c.rules, got, c.want)
+		}
+	}
+}
+
 func TestInterfaces(t *testing.T) {
 	ns := host(t)
 	ns.Run("tc", "qdisc", "add", "dev", "w1", "root", "tbf", "rate", "10mbit", "burst", "10k", "latency", "10ms")
