@@ -94,10 +94,9 @@ func (v validator) edgeAlone() {
 	const none = "at the edge the network has no IPv4: "
 	v.check(!v.Relay.Enabled(), "relay.ipv4", "a relay has IPv4, and an edge has not: which is this host?")
 	v.check(len(v.MAP.Rules) == 0, "map", "a border relay has IPv4, and an edge has not: which is this host?")
-	v.check(len(v.XDP) == 0, "xdp", "is the fast path's: at the edge the daemon translates all packets")
+	v.check(len(v.XDP) == 0, "xdp", "is for relays: at the edge the fast path is at traffic control")
 	v.check(len(v.Uplinks) == 0, "uplinks", none+"name the interfaces in fabric")
 	v.check(v.Inside.Device == "", "inside", none+"workloads cannot have IPv4 inside yet")
-	v.check(v.FastPath != FastPathRequired, "fast_path", "required cannot be: at the edge the daemon translates all packets")
 	v.check(v.MTU.IPv4 == Default().MTU.IPv4, "mtu.ipv4", none+"edge.mtu is what counts")
 	v.check(!v.ICMPSourcePool.IPv4.IsValid(), "icmp_source_pool.ipv4", none+"relays choose the sources of such errors")
 	for i, p := range v.Pools {

@@ -44,12 +44,6 @@ func openKernelPath(o Options, routed <-chan struct{}, workloads iter.Seq[attach
 	if o.Flows {
 		c.Itemise, c.Sample = kernelRoom, o.FlowSample
 	}
-	if t.EdgeTable() != nil {
-		f.Why = "at the edge of a fabric without IPv4 all packets are left to the daemon"
-		o.Log.Info("kernel fast path", "state", "off", "not", f.Why)
-		_, err := attach.Cleanup(c)
-		return f, err
-	}
 	if o.FastPath == FastPathOff && o.Inside == "" {
 		removed, err := attach.Cleanup(c)
 		for _, what := range removed {

@@ -28,16 +28,23 @@ func prefixed(v4 string) string { return "64:ff9b:1::" + v4 }
 
 // TestEdge: workloads of two IPv6-only hosts reach an IPv4 server through either of two
 // relays and are reached on the ports that they publish, in a fabric of 1280 bytes; they
-// reach each other, on one host and on two; fragments, pings and ICMP errors pass.
+// reach each other, on one host and on two; fragments, pings and ICMP errors pass. All of
+// that by the kernel's fast path as far as packets are plain, and by the daemon alone.
 func TestEdge(t *testing.T) {
 	netns.Require(t, netns.Root, "ping")
-	f := newFleet(t)
-	t.Run("TCP", f.tcp)
-	t.Run("fragments", f.fragments)
-	t.Run("pings", f.pings)
-	t.Run("errors", f.errors)
-	t.Run("told", f.told)
-	t.Run("deaths", f.deaths)
+	for _, path := range []string{"required", "off"} {
+		t.Run("fast path "+path, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, path)
+			t.Run("TCP", f.tcp)
+			t.Run("fragments", f.fragments)
+			t.Run("pings", f.pings)
+			t.Run("errors", f.errors)
+			t.Run("told", f.told)
+			t.Run("moved", f.moved)
+			t.Run("deaths", f.deaths)
+		})
+	}
 }
 
 // tcp moves more than a window both ways, and looks at who is seen.
@@ -282,7 +289,8 @@ func (f *fleet) told(t *testing.T) {
 	if out := f.natless(0, "doctor"); strings.Contains(out, "fail ") || !strings.Contains(out, "edge.mtu") && strings.Contains(out, "mtu.ipv4") {
 		t.Errorf("natless doctor:\n%s", out)
 	}
-	if err != nil || s.Verdicts["forward4"] == 0 || s.Verdicts["forward6"] == 0 || !strings.Contains(s.FastPath.Detail, "edge") {
+	to, from := s.FastPath.Translated["forward4"].Packets, s.FastPath.Translated["forward6"].Packets
+	if fast := to > 0 && from > 0; err != nil || s.Verdicts["forward4"] == 0 || s.Verdicts["forward6"] == 0 || fast != (f.path == "required") {
 		t.Errorf("status: %v, fast path %+v, %v", s.Verdicts, s.FastPath, err)
 	}
 }
@@ -328,6 +336,48 @@ func (f *fleet) monitored(t *testing.T) {
 	}
 }
 
+// moved: the hosts get other addresses on the fabric while they run, and who is told of them
+// reaches the workloads there, by the fast path as before.
+func (f *fleet) moved(t *testing.T) {
+	at := [2]string{"2001:db8:e0:9::100/126", "2001:db8:e1:9::cb00:7104/126"}
+	for i, d := range f.edges {
+		d.Write(f.config(i, at))
+		if _, err := d.Client().Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.tell(2, at)
+	serves(t, f.one, "8080")
+	serves(t, f.three, "8080")
+	before := f.fast(t)
+	for _, c := range []struct {
+		from     *netns.NS
+		to, seen string
+	}{{f.server, shared4, prefixed(server4)}, {f.server, third4, prefixed(server4)}, {f.one, prefixed(third4), prefixed(shared4)}} {
+		if seen := fetch(t, c.from, c.to, "8080"); seen != netip.MustParseAddr(c.seen) {
+			t.Errorf("%s to %s: it saw %s, want %s", c.from.Name, c.to, seen, c.seen)
+		}
+	}
+	for i, after := range f.fast(t) {
+		if fast := after[0] > before[i][0] && after[1] > before[i][1]; fast != (f.path == "required") {
+			t.Errorf("host %d: by the fast path to and from the fabric %v, before %v", i, after, before[i])
+		}
+	}
+}
+
+// fast is what the hosts' kernels have translated to and from the fabric.
+func (f *fleet) fast(t *testing.T) (n [2][2]uint64) {
+	t.Helper()
+	for i, d := range f.edges {
+		s, err := d.Client().Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		n[i] = [2]uint64{s.FastPath.Translated["forward4"].Packets, s.FastPath.Translated["forward6"].Packets}
+	}
+	return n
+}
+
 // deaths: connections outlive a relay, when the routers send by the other, and the daemons
 // of both hosts.
 func (f *fleet) deaths(t *testing.T) {
@@ -342,6 +392,11 @@ func (f *fleet) deaths(t *testing.T) {
 	flows("at first")
 	for _, d := range f.edges {
 		d.Kill()
+	}
+	if f.path == "required" {
+		flows("while the hosts' daemons are dead")
+	}
+	for _, d := range f.edges {
 		d.Start()
 	}
 	flows("after the hosts' daemons were killed")

@@ -41,13 +41,14 @@ func TestMain(m *testing.M) {
 // a fleet lends it its block while it runs. One and two share an address.
 type fleet struct {
 	t                                testing.TB
+	path                             string // fast_path of the hosts
 	one, two, three, fab, up, server *netns.NS
 	hosts, relays                    [2]*netns.NS
 	edges, daemons                   [2]*daemon.Daemon // of these
 }
 
 const hostConfig = `
-uplink: fab
+fast_path: %s
 prefix: 64:ff9b:1::/96
 addresses: {ipv4: 192.0.0.8, ipv6: "2001:db8:e%d::1"}
 pools: [{name: lent, %s, ports_per_workload: 4096, reserved_ports: 0-1023}]
@@ -64,9 +65,9 @@ mtu: {ipv6: 1280}
 relay: {ipv4: [203.0.113.0/24]}
 `
 
-func newFleet(t *testing.T) *fleet {
+func newFleet(t *testing.T, path string) *fleet {
 	t.Helper()
-	f := &fleet{t: t}
+	f := &fleet{t: t, path: path}
 	for name, ns := range map[string]**netns.NS{"one": &f.one, "two": &f.two, "three": &f.three, "fab": &f.fab, "up": &f.up, "server": &f.server,
 		"host0": &f.hosts[0], "host1": &f.hosts[1], "relay0": &f.relays[0], "relay1": &f.relays[1]} {
 		*ns = netns.New(t, name)
@@ -87,11 +88,11 @@ func newFleet(t *testing.T) *fleet {
 		f.fab.IP(fmt.Sprintf("-6 route add 2001:db8:e%d::/48 via 2001:db8:e%d:f::1", i, i))
 	}
 	f.ways(0, 1)
-	for i, edge := range []string{"mtu: 1280, blocks: [{ipv4: 203.0.113.0/30, ipv6: \"" + blocks6[0] + "\"}]", `host: "2001:db8:e1:1::/96"`} {
+	for i := range 2 {
 		f.daemons[i] = daemon.Start(t, f.relays[i], fmt.Sprintf(relayConfig, i+1))
-		f.edges[i] = daemon.Start(t, f.hosts[i], fmt.Sprintf(hostConfig, i, []string{"ipv4: 203.0.113.0/30", "from: fleet"}[i], edge))
+		f.edges[i] = daemon.Start(t, f.hosts[i], f.config(i, blocks6))
 	}
-	f.tell()
+	f.tell(1, blocks6)
 	lent := api.BlockSet{Epoch: 1, Blocks: []api.Block{{IPv4: netip.MustParsePrefix("203.0.113.4/30"), Pool: "lent", Lease: 1}}}
 	if _, err := f.edges[1].Client().PutBlocks(t.Context(), lent); err != nil {
 		t.Fatal(err)
@@ -131,15 +132,24 @@ func (f *fleet) ways(relays ...int) {
 	f.up.IP(four)
 }
 
-// tell tells the relays which blocks the hosts were lent.
-func (f *fleet) tell() {
+// config is that of a host, whose addresses on the fabric these are.
+func (f *fleet) config(host int, at [2]string) string {
+	if host == 0 {
+		return "uplink: fab" + fmt.Sprintf(hostConfig, f.path, host, "ipv4: 203.0.113.0/30", "mtu: 1280, blocks: [{ipv4: 203.0.113.0/30, ipv6: \""+at[0]+"\"}]")
+	}
+	all := netip.PrefixFrom(netip.MustParsePrefix(at[1]).Addr(), 96).Masked()
+	return fmt.Sprintf(hostConfig, f.path, host, "from: fleet", "host: \""+all.String()+"\"")
+}
+
+// tell tells the relays which blocks the hosts were lent, and by which addresses they have them.
+func (f *fleet) tell(epoch uint64, at [2]string) {
 	f.t.Helper()
 	rules := []api.Rule{
-		{IPv4: netip.MustParsePrefix("203.0.113.0/30"), IPv6: netip.MustParsePrefix(blocks6[0]), Lease: 1},
-		{IPv4: netip.MustParsePrefix("203.0.113.4/30"), IPv6: netip.MustParsePrefix(blocks6[1]), Lease: 1},
+		{IPv4: netip.MustParsePrefix("203.0.113.0/30"), IPv6: netip.MustParsePrefix(at[0]), Lease: epoch},
+		{IPv4: netip.MustParsePrefix("203.0.113.4/30"), IPv6: netip.MustParsePrefix(at[1]), Lease: epoch},
 	}
 	for i, d := range f.daemons {
-		if got, err := d.Client().PutRules(f.t.Context(), api.RuleSet{Epoch: 1, Rules: rules}); err != nil || got.State != api.RelayServes {
+		if got, err := d.Client().PutRules(f.t.Context(), api.RuleSet{Epoch: epoch, Rules: rules}); err != nil || got.State != api.RelayServes {
 			f.t.Fatalf("relay %d: %+v, %v", i, got, err)
 		}
 	}
