@@ -40,6 +40,8 @@ type Blocks struct {
 	// Returned are the last loans that this host has ended, by block.
 	Returned []ReturnedBlock `json:"returned"`
 	Pools    []BlockPool     `json:"pools"`
+	// EdgeHost is edge.host: where this host expects what relays lead to it. Absent where it is no edge.
+	EdgeHost netip.Prefix `json:"edge_host,omitzero"`
 }
 
 // HeldBlock is a block, and what is in use of it.

@@ -156,6 +156,9 @@ func (r *reloader) asked(c *config.Config) lease.Asked {
 func (r *reloader) blocks(c *config.Config) api.Blocks {
 	s := r.keeper.Blocks()
 	all := api.Blocks{Epoch: s.Epoch, Blocks: []api.HeldBlock{}, Returned: append([]api.ReturnedBlock{}, s.Returned...), Pools: []api.BlockPool{}}
+	if c.Edge.Enabled {
+		all.EdgeHost = c.Edge.Host
+	}
 	for _, b := range s.Blocks {
 		u := r.keeper.Use(b.IPv4)
 		all.Blocks = append(all.Blocks, api.HeldBlock{Block: b, Unconfirmed: !s.Confirmed(r.boot), Workloads: u.Workloads, Cooling: u.Cooling})

@@ -18,7 +18,8 @@ import (
 // Natlessd is as much of a natlessd as an agent sees: the rules, and workloads that are
 // counted.
 type Natlessd struct {
-	PerAddress int // for how many workloads an address has room; 0: 4
+	PerAddress int          // for how many workloads an address has room; 0: 4
+	EdgeHost   netip.Prefix // of an edge
 
 	mu    sync.Mutex // guards what follows
 	state lease.State
@@ -52,7 +53,7 @@ func (n *Natlessd) Blocks(context.Context) (api.Blocks, error) {
 }
 
 func (n *Natlessd) blocks() api.Blocks {
-	all := api.Blocks{Epoch: n.state.Epoch, Returned: n.state.Returned}
+	all := api.Blocks{Epoch: n.state.Epoch, Returned: n.state.Returned, EdgeHost: n.EdgeHost}
 	p := api.BlockPool{Pool: "lent", PerAddress: cmp.Or(n.PerAddress, 4), Low: 2, High: 8}
 	for _, b := range n.state.Blocks {
 		u := n.use(b.IPv4)

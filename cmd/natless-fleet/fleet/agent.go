@@ -231,6 +231,9 @@ func (a *Agent) tell(ctx context.Context, h *Host, has api.Blocks, wrong string)
 }
 
 func (a *Agent) status(h *Host, has api.Blocks, wrong string) HostStatus {
+	if wrong == "" {
+		wrong = otherFabric(h, has)
+	}
 	st := HostStatus{Machine: a.Machine, Epoch: has.Epoch, Error: wrong}
 	if a.Machine == "" {
 		st.Machine = h.Status.Machine
@@ -253,16 +256,20 @@ func (a *Agent) status(h *Host, has api.Blocks, wrong string) HostStatus {
 	for _, p := range has.Pools {
 		st.Pools = append(st.Pools, HostPool{Pool: p.Pool, PerAddress: p.PerAddress, Wanted: coarse(p.Wanted), Headroom: p.Headroom})
 	}
-	st.Conditions = a.conditions(h, st)
+	st.Conditions = a.conditions(h, st, otherFabric(h, has))
 	return st
 }
 
-func (a *Agent) conditions(h *Host, st HostStatus) []Condition {
+// conditions are the host's; other is how its edge and the fleet differ.
+func (a *Agent) conditions(h *Host, st HostStatus, other string) []Condition {
 	now, all := a.Now(), h.Status.Conditions
-	if st.Error == "" {
+	switch st.Error {
+	case "":
 		all = with(all, now, Ready, true, "Holds", "")
-	} else {
-		all = with(all, now, Ready, false, "NotHeld", st.Error)
+	case other:
+		all = with(all, now, Ready, false, OtherFabric, st.Error)
+	default:
+		all = with(all, now, Ready, false, NotHeld, st.Error)
 	}
 	switch leaving := h.Spec.Drain || h.Deleting || h.Spec.Fenced; {
 	case leaving && len(st.Held) == 0:

@@ -31,6 +31,12 @@ const (
 	Acknowledged = "Acknowledged" // of a block: all relays go by it as it is; absent: nobody waited for long
 )
 
+// Why a host is not ready.
+const (
+	NotHeld     = "NotHeld"     // natlessd does not hold what the host is lent
+	OtherFabric = "OtherFabric" // natlessd expects at other addresses what relays lead to it
+)
+
 // with is the conditions with one set; when it was set before stays, unless its status changes.
 func with(all []Condition, now time.Time, kind string, is bool, reason, message string) []Condition {
 	if len(message) > 1024 {

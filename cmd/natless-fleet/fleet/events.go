@@ -76,7 +76,11 @@ func (p *pass) notice(ctx context.Context) error {
 			p.note(ctx, Hosts, h.Name, true, "NothingLent", "%s", why)
 		}
 		if e := h.Status.Error; p.changed("error of "+h.Name, e) && e != "" {
-			p.note(ctx, Hosts, h.Name, true, "NotHeld", "%s", e)
+			reason := NotHeld
+			if c := condition(h.Status.Conditions, Ready); c != nil && c.Reason == OtherFabric {
+				reason = OtherFabric
+			}
+			p.note(ctx, Hosts, h.Name, true, reason, "%s", e)
 		}
 	}
 	for _, r := range p.relays {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/natless/natless/config/api"
 )
 
 // FabricBits is the length of a host's prefix in the fabric: what is behind is the address
@@ -23,6 +25,26 @@ func fabricOf(text string) (p netip.Prefix, wrong string) {
 func WrongFabric(text string) string {
 	_, wrong := fabricOf(text)
 	return wrong
+}
+
+// otherFabric is how the host's prefix as the fleet has it, to which relays lead what is for its
+// blocks, is not the one by which natlessd expects that; empty: it is, or natlessd is no edge.
+func otherFabric(h *Host, has api.Blocks) string {
+	edge := has.EdgeHost
+	if !edge.IsValid() {
+		return ""
+	}
+	edge = edge.Masked()
+	p, err := netip.ParsePrefix(h.Spec.Fabric)
+	switch {
+	case err == nil && p.Masked() == edge:
+		return ""
+	case h.Spec.Fabric == "":
+		return fmt.Sprintf("the fleet has no prefix of the fabric for this host, so no relay leads anything to it, and natlessd's edge.host is %s: "+
+			"natless-fleet host %s --fabric %s", edge, h.Name, edge)
+	}
+	return fmt.Sprintf("relays lead what is for this host's blocks to %s (spec.fabric), and natlessd expects it at %s (edge.host): say "+
+		"natless-fleet host %s --fabric %s, or edge: {host: \"%s\"} in natless.yaml", h.Spec.Fabric, edge, h.Name, edge, h.Spec.Fabric)
 }
 
 // sortFabrics finds out whose the hosts' prefixes are. Of two hosts that claim one it is that

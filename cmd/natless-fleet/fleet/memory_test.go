@@ -3,6 +3,8 @@ package fleet_test
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +51,63 @@ func TestSameName(t *testing.T) {
 	}
 	if err := step(0); err == nil {
 		t.Error("the first is back, and nobody sees it")
+	}
+}
+
+// TestOtherFabric: the host's prefix is the same to the fleet and to natlessd, or its condition,
+// an event and its status say how they differ, and what to do; that it was mended is seen, too.
+func TestOtherFabric(t *testing.T) {
+	t.Parallel()
+	s, log := fleet.NewMemory(), slog.New(slog.DiscardHandler)
+	c := fleet.Controller{Store: s, Log: log, Now: time.Now}
+	d := new(conformance.Natlessd)
+	a := fleet.Agent{Name: "one", Store: s, Natlessd: d, Now: time.Now, Log: log}
+	for _, test := range []struct{ fabric, edge, reason, remedy string }{
+		{"", "", "Holds", ""},
+		{"2001:db8:0:1::/96", "", "Holds", ""}, // no edge: somebody else leads packets to workloads
+		{"2001:db8:0:1::/96", "2001:db8:0:2::/96", fleet.OtherFabric, "natless-fleet host one --fabric 2001:db8:0:2::/96, or edge: {host: \"2001:db8:0:1::/96\"}"},
+		{"2001:db8:0:2::/96", "2001:db8:0:2::/96", "Holds", ""},
+		{"2001:DB8:0:1:0:0::/96", "2001:db8:0:2::/96", fleet.OtherFabric, "--fabric 2001:db8:0:2::/96"},
+		{"2001:DB8:0:2:0:0::/96", "2001:db8:0:2::/96", "Holds", ""}, // written otherwise
+		{"", "2001:db8:0:2::/96", fleet.OtherFabric, "natless-fleet host one --fabric 2001:db8:0:2::/96"},
+	} {
+		d.EdgeHost = netip.Prefix{}
+		if test.edge != "" {
+			d.EdgeHost = netip.MustParsePrefix(test.edge)
+		}
+		if h, err := fleet.Get[fleet.HostSpec, fleet.HostStatus](t.Context(), s, fleet.Hosts, "one"); err == nil {
+			h.Spec.Fabric = test.fabric
+			if _, err := fleet.Update(t.Context(), s, fleet.Hosts, h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 4 {
+			if _, err := a.Step(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Pass(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h, err := fleet.Get[fleet.HostSpec, fleet.HostStatus](t.Context(), s, fleet.Hosts, "one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(h.Status.Conditions, func(c fleet.Condition) bool { return c.Type == fleet.Ready })
+		if i < 0 || h.Status.Conditions[i].Reason != test.reason || h.Status.Conditions[i].Message != h.Status.Error ||
+			(h.Status.Error == "") != (test.remedy == "") || !strings.Contains(h.Status.Error, test.remedy) {
+			t.Errorf("%+v: %+v", test, h.Status)
+		}
+	}
+	notes, err := s.Notes(t.Context())
+	told := 0
+	for _, n := range notes {
+		if n.Kind == fleet.Hosts && n.Name == "one" && n.Warning && n.Reason == fleet.OtherFabric {
+			told++
+		}
+	}
+	if err != nil || told != 3 {
+		t.Errorf("%d events, want 3: %+v, %v", told, notes, err)
 	}
 }
 
