@@ -146,8 +146,8 @@ scale: ## a million mappings and a million workloads: lookup, edit, memory, load
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 15m -run TestPodman ./tests/cni -containers 20
 
 .PHONY: test-relays
-test-relays: ## two relays between routers with BIRD, one of them killed, cut off, drained, under traffic (root)
-	@tests/need go root ip nft bird birdc iperf3 curl
+test-relays: ## two relays between routers, announced by BIRD and by FRR 10, one killed, cut off, drained, under traffic (root)
+	@tests/need go root ip nft bird birdc vtysh unshare mount iperf3 curl
 	@NATLESS_REQUIRE=1 $(GO) test -v -count=1 ./tests/relays
 
 .PHONY: overload

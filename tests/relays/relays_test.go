@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -44,7 +43,7 @@ func TestMain(m *testing.M) {
 //	pod ── fab ┤           ├ up ── far
 //	           └─ relay 1 ─┘
 //
-// where fab is a router of IPv6 and up one of IPv4. Relays and routers run BIRD.
+// where fab is a router of IPv6 and up one of IPv4. Routers run BIRD, relays that or FRR.
 type network struct {
 	t                 testing.TB
 	pod, fab, up, far *netns.NS
@@ -52,7 +51,7 @@ type network struct {
 	daemons           [2]*daemon.Daemon
 }
 
-func newNetwork(t *testing.T) *network {
+func newNetwork(t *testing.T, announcer speaker) *network {
 	t.Helper()
 	netns.Require(t, netns.Root, "bird", "birdc")
 	n := &network{t: t, pod: netns.New(t, "pod"), fab: netns.New(t, "fab"), up: netns.New(t, "up"), far: netns.New(t, "far")}
@@ -79,7 +78,7 @@ func newNetwork(t *testing.T) *network {
 		n.up.IP(fmt.Sprintf("addr add 10.0.%d.2/24 dev relay%d", i, i))
 		r.IP(fmt.Sprintf("-6 route add 2001:db8:a::/64 via 2001:db8:f%d::2", i))
 		r.IP(fmt.Sprintf("route add 192.0.2.0/24 via 10.0.%d.2", i))
-		n.bird(r, relayBIRD(i))
+		announcer.announces(n, i)
 		n.daemons[i] = daemon.Start(t, r, fmt.Sprintf(relayConfig, i+1, i+1))
 	}
 	n.bird(n.fab, routerBIRD("ipv6", "2001:db8:f%d::2", "2001:db8:f%d::1"))
@@ -94,54 +93,6 @@ prefix: 2001:db8:64::/96
 addresses: {ipv4: 198.51.100.%d, ipv6: "2001:db8::%d"}
 relay: {ipv4: [203.0.113.0/24], linger: 2s}
 `
-
-// relayBIRD announces what the table of a relay has, by the metric it has there.
-func relayBIRD(i int) string {
-	session := func(name, family, here, there string) string {
-		return fmt.Sprintf("protocol bgp %s { local %s as 65001; neighbor %s as 65100; connect retry time 1; connect delay time 1;\n"+
-			"  error wait time 1,2; %s { import none; export filter { bgp_med = krt_metric; accept; }; next hop self; }; }\n", name, here, there, family)
-	}
-	text := fmt.Sprintf("router id 10.9.0.%d;\nprotocol device { }\n", i+1)
-	for _, family := range []string{"ipv4", "ipv6"} {
-		text += "protocol kernel { kernel table 111; learn; scan time 1; " + family +
-			" { import filter { if krt_source = 110 then accept; reject; }; export none; }; }\n"
-	}
-	return text + session("up", "ipv4", fmt.Sprintf("10.0.%d.1", i), fmt.Sprintf("10.0.%d.2", i)) +
-		session("fab", "ipv6", fmt.Sprintf("2001:db8:f%d::1", i), fmt.Sprintf("2001:db8:f%d::2", i))
-}
-
-// routerBIRD goes by what relays announce, by all that are as good.
-func routerBIRD(family, here, there string) string {
-	text := "router id 10.9.0.9;\nprotocol device { }\nprotocol kernel { merge paths yes; " + family + " { import none; export all; }; }\n"
-	for i := range 2 {
-		text += fmt.Sprintf("protocol bgp relay%d { local "+here+" as 65100; neighbor "+there+" as 65001; connect retry time 1; connect delay time 1;\n"+
-			"  error wait time 1,2; %s { import all; export none; }; }\n", i, i, i, family)
-	}
-	return text
-}
-
-// bird runs a routing daemon until the test ends.
-func (n *network) bird(ns *netns.NS, config string) {
-	n.t.Helper()
-	dir := n.t.TempDir()
-	path := filepath.Join(dir, "bird.conf")
-	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
-		n.t.Fatal(err)
-	}
-	cmd := ns.Command("bird", "-f", "-c", path, "-s", filepath.Join(dir, "ctl"))
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := netns.Start(cmd); err != nil {
-		n.t.Fatal(err)
-	}
-	n.t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		if n.t.Failed() {
-			n.t.Logf("bird of %s:\n%s%s", ns.Name, config, &log)
-		}
-	})
-}
 
 // tell tells all relays that live the rules.
 func (n *network) tell(epoch uint64, relays ...int) {
@@ -261,21 +212,25 @@ func (w *web) finish(t *testing.T) {
 // Hardly anything is lost, since the kernel goes on translating until the routers know: what is,
 // is counted.
 func TestRelayKilled(t *testing.T) {
-	n := testFails(t, func(n *network) { n.daemons[0].Kill(); n.daemons[0].Release() })
-	n.daemons[0].Start()
-	t.Logf("and %v after its start that it is back", n.ways(0, 1))
+	speakers(t, func(t *testing.T, n *network) {
+		testFails(t, n, func() { n.daemons[0].Kill(); n.daemons[0].Release() })
+		n.daemons[0].Start()
+		t.Logf("and %v after its start that it is back", n.ways(0, 1))
+	})
 }
 
 // TestRelayCutOff: of two relays one loses its links under load, as when its host dies. What
 // is lost until the routers know is counted; no connection ends.
 func TestRelayCutOff(t *testing.T) {
-	testFails(t, func(n *network) { n.relays[0].IP("link set dev fab down"); n.relays[0].IP("link set dev up down") })
+	speakers(t, func(t *testing.T, n *network) {
+		testFails(t, n, func() { n.relays[0].IP("link set dev fab down"); n.relays[0].IP("link set dev up down") })
+	})
 }
 
 // testFails has a relay fail under load.
-func testFails(t *testing.T, fail func(*network)) *network {
+func testFails(t *testing.T, n *network, fail func()) {
+	t.Helper()
 	netns.Require(t, netns.Root, "iperf3")
-	n := newNetwork(t)
 	n.tell(1, 0, 1)
 	n.ways(0, 1)
 	server := n.far.Command("iperf3", "-s", "--forceflush")
@@ -300,7 +255,7 @@ func testFails(t *testing.T, fail func(*network)) *network {
 	}
 	before := n.translated()
 	load.Within(t, 20*time.Second, "packets of iperf3", func() bool { return n.translated() > before+5000 })
-	fail(n)
+	fail()
 	t.Logf("the routers know after %v", n.ways(1))
 	for i, d := range datagrams {
 		sent, lost := d.Finish()
@@ -324,31 +279,36 @@ func testFails(t *testing.T, fail func(*network)) *network {
 			t.Errorf("stream %d of iperf3 has stopped", i)
 		}
 	}
-	return n
 }
 
 // TestRelayDrained: a relay that drains, by an operator's word or since it is stale, is
 // preferred by nobody; one that ends is left before it does. Next to nothing is lost: BIRD
 // replaces IPv6 routes in two steps.
-func TestRelayDrained(t *testing.T) {
-	n := newNetwork(t)
+func TestRelayDrained(t *testing.T) { speakers(t, testDrained) }
+
+func testDrained(t *testing.T, n *network) {
 	n.tell(1, 0, 1)
 	n.ways(0, 1)
 	var flows []*load.Datagrams
 	for range 3 {
 		flows = append(flows, load.SendDatagrams(t, n.pod, n.far, farv6), load.SendDatagrams(t, n.far, n.pod, podv4))
 	}
-	drain := func(yes bool) {
+	with := func(setting string) {
 		t.Helper()
 		config := fmt.Sprintf(relayConfig, 1, 1)
-		n.daemons[0].Write(strings.Replace(config, "linger:", fmt.Sprintf("drain: %v, linger:", yes), 1))
+		n.daemons[0].Write(strings.Replace(config, "linger:", setting+", linger:", 1))
 		if _, err := n.daemons[0].Client().Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	drain(true)
+	with("drain: true")
 	n.ways(1)
-	drain(false)
+	with("drain: false")
+	n.ways(0, 1)
+	with("stale_after: 5s") // told nothing meanwhile
+	n.ways(1)
+	with("stale_after: 10m")
+	n.tell(2, 0)
 	n.ways(0, 1)
 	n.daemons[1].Stop() // it withdraws, and lingers
 	n.ways(0)
@@ -360,8 +320,9 @@ func TestRelayDrained(t *testing.T) {
 }
 
 // TestRelayRestarts: a restart that hands over takes no route away that others were told of.
-func TestRelayRestarts(t *testing.T) {
-	n := newNetwork(t)
+func TestRelayRestarts(t *testing.T) { speakers(t, testRestarts) }
+
+func testRestarts(t *testing.T, n *network) {
 	n.daemons[0].Flags = []string{"--handover"}
 	n.daemons[0].Stop()
 	n.daemons[0].Start()
