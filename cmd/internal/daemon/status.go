@@ -145,7 +145,7 @@ func fastPathStatus(f *engine.KernelPath, mode config.FastPath) api.FastPath {
 	}
 	o.Lost = n.Uplink[fastpath.Lost].Packets + n.Workload[fastpath.Lost].Packets + n.Inside[fastpath.Lost].Packets
 	if s.XDP.Wanted {
-		o.XDP = &api.FastPathXDP{Interfaces: append([]string{}, s.XDP.At...), Notes: s.XDP.Notes, Packets: f.Taken()}
+		o.XDP = &api.FastPathXDP{Interfaces: append([]string{}, s.XDP.At...), Notes: s.XDP.Notes, Packets: byReason(f)}
 	}
 	o.Passed = map[string]uint64{}
 	for r := range fastpath.NumReasons {
@@ -154,6 +154,23 @@ func fastPathStatus(f *engine.KernelPath, mode config.FastPath) api.FastPath {
 		}
 	}
 	return o
+}
+
+// byReason is what XDP made of packets, both families together; nil: nobody knows.
+func byReason(f *engine.KernelPath) map[string]uint64 {
+	taken, ok := f.Taken()
+	if !ok {
+		return nil
+	}
+	all := map[string]uint64{}
+	for _, family := range taken {
+		for r, n := range family {
+			if n.Packets > 0 {
+				all[fastpath.XDPReason(r).String()] += n.Packets
+			}
+		}
+	}
+	return all
 }
 
 // verdicts counts packets by what became of them, both directions together.

@@ -125,5 +125,8 @@ func counted(f *engine.KernelPath) (m metrics.FastPath) {
 	}
 	m.Counts[dataplane.To4], m.Counts[dataplane.To6], m.Counts[dataplane.Across] = n.Workload, n.Uplink, n.Inside
 	m.Delivered = n.Delivered[fastpath.Translated]
+	if taken, ok := f.Taken(); ok && status.XDP.Wanted {
+		m.XDP = &taken
+	}
 	return m
 }

@@ -41,7 +41,28 @@ type FastPath struct {
 	Wanted, Active     bool
 	Interfaces, Failed int
 	Counts             [dataplane.NumDirections][fastpath.NumReasons]fastpath.Count
-	Delivered          fastpath.Count // IPv4 to workloads that have it inside
+	Delivered          fastpath.Count  // IPv4 to workloads that have it inside
+	XDP                *fastpath.Taken // nil: it is not asked for, or cannot be read
+}
+
+// xdpPackets are what XDP saw, which is not among what the fast path passed on unless it
+// passed it on, too.
+var xdpPackets = desc("fast_path_xdp_packets_total",
+	"Packets that XDP saw in front of the kernel's fast path, by what became of them: translated, lost (dropped), or why it passed them on.",
+	"direction", "reason")
+
+// xdp tells of it by reason. None of its packets is spoofed: it passes on what it does not know.
+func (f *FastPath) xdp(s sink) {
+	if f.XDP == nil {
+		return
+	}
+	for family, d := range [...]dataplane.Direction{dataplane.To6, dataplane.To4} {
+		for r, n := range f.XDP[family] {
+			if r := fastpath.XDPReason(r); r != fastpath.XDPReason(fastpath.Spoofed) {
+				s.counter(xdpPackets, n.Packets, d.String(), r.String())
+			}
+		}
+	}
 }
 
 var forward = [dataplane.NumDirections]translator.Verdict{
@@ -57,6 +78,7 @@ func (c *Collector) fastPath(s sink) {
 	}
 	s.counter(translatedPackets, f.Delivered.Packets, dataplane.Across.String(), wayKernel, translator.Deliver4.String())
 	s.counter(translatedBytes, f.Delivered.Bytes, dataplane.Across.String(), wayKernel, translator.Deliver4.String())
+	f.xdp(s)
 	for _, d := range directions {
 		for r, n := range f.Counts[d] {
 			switch r := fastpath.Reason(r); r {

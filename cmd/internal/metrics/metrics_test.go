@@ -64,6 +64,12 @@ func sources() Sources {
 			kernel.Counts[d][r] = fastpath.Count{Packets: uint64(1000*(d+1) + r), Bytes: uint64(5000*(d+1) + r)}
 		}
 	}
+	kernel.XDP = &fastpath.Taken{}
+	for family := range kernel.XDP {
+		for r := range kernel.XDP[family] {
+			kernel.XDP[family][r] = fastpath.Count{Packets: uint64(30000*(family+1) + r)}
+		}
+	}
 	link := netlink.LinkStatistics64{TxDropped: next(), RxDropped: next(), TxPackets: next(), RxPackets: next(), TxBytes: next(), RxBytes: next()}
 	return Sources{
 		Version:  "1.2.3",
@@ -198,10 +204,21 @@ func TestFigures(t *testing.T) {
 		fmt.Sprintf(`natless_translated_packets_total{direction="6→4",verdict="forward4",way="kernel"} %d`, 1000+int(fastpath.Translated)),
 		fmt.Sprintf(`natless_translated_bytes_total{direction="4→6",verdict="forward6",way="kernel"} %d`, 10000+int(fastpath.Translated)),
 		fmt.Sprintf(`natless_dropped_packets_total{direction="4→6",reason="lost",way="kernel"} %d`, 2000+int(fastpath.Lost)),
+		`natless_fast_path_xdp_packets_total{direction="4→6",reason="translated"} 30000`,
+		`natless_fast_path_xdp_packets_total{direction="6→4",reason="translated"} 60000`,
+		fmt.Sprintf(`natless_fast_path_xdp_packets_total{direction="6→4",reason="lost"} %d`, 60000+int(fastpath.Lost)),
+		fmt.Sprintf(`natless_fast_path_xdp_packets_total{direction="4→6",reason="no-neighbour"} %d`, 30000+int(fastpath.NumReasons)),
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s", want)
 		}
+	}
+	if n := strings.Count(got, "natless_fast_path_xdp_packets_total{"); n != 2*int(fastpath.NumXDPReasons-1) {
+		t.Errorf("%d series of XDP for %d reasons, but spoofed", n, fastpath.NumXDPReasons)
+	}
+	s.FastPath = func() FastPath { return FastPath{Wanted: true} }
+	if got := scrape(t, pedantic(t, &Collector{s})); strings.Contains(got, "fast_path_xdp_") {
+		t.Error("series of XDP where there is none")
 	}
 }
 

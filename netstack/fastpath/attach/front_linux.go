@@ -250,21 +250,10 @@ func (m *Manager) statusXDP() XDP {
 	return x
 }
 
-// Taken is what XDP made of packets since it was loaded, by reason.
-func (m *Manager) Taken() map[string]uint64 {
+// Taken is what XDP made of packets since it was loaded; false: that cannot be read.
+func (m *Manager) Taken() (fastpath.Taken, bool) {
 	m.counting.Lock()
 	defer m.counting.Unlock()
 	taken, err := m.path.XDP.Taken()
-	if err != nil {
-		return nil
-	}
-	all := map[string]uint64{}
-	for _, family := range taken {
-		for r, n := range family {
-			if n.Packets > 0 {
-				all[fastpath.XDPReason(r).String()] += n.Packets
-			}
-		}
-	}
-	return all
+	return taken, err == nil
 }
