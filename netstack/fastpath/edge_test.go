@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/natless/natless/tests/generate"
@@ -203,6 +204,40 @@ func TestEdgeLimits(t *testing.T) {
 					t.Errorf("%s to port %d: action %d, %v", c.name, port, int32(a), err)
 				}
 			}
+		})
+	}
+}
+
+// BenchmarkEdge is what a program takes for a small packet at the edge, and where the same
+// becomes IPv4, or was.
+func BenchmarkEdge(b *testing.B) {
+	r := newRig(b)
+	edge, plain := generate.EdgeWorlds()[0], generate.Worlds()[0]
+	at, without := newPair(b, r, edge, loaded(b)).fast, newPair(b, r, plain, loaded(b)).fast
+	for _, way := range []struct {
+		name string
+		run  *runner
+		in   []byte
+	}{
+		{"to the fabric", newRunner(at.Workload.FD(), r.work, r.workMAC), udp6(20)},
+		{"to IPv4", newRunner(without.Workload.FD(), r.work, r.workMAC), udp6(20)},
+		{"from the fabric", newRunner(at.Uplink.FD(), r.up, r.upMAC), fabricPacket(edge, 20)},
+		{"from IPv4", newRunner(without.Uplink.FD(), r.up, r.upMAC), udp4(20)},
+	} {
+		b.Run(way.name, func(b *testing.B) {
+			var took []uint32
+			r.Do(func() {
+				for range b.N {
+					if a, _, err := way.run.run(reference.Packet{Bytes: way.in}, 0); err != nil || a != actRedirect {
+						b.Errorf("%d, %v", int32(a), err)
+						return
+					}
+					took = append(took, way.run.attr.duration)
+				}
+			})
+			slices.Sort(took)
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(float64(took[len(took)/2]), "ns/packet")
 		})
 	}
 }
