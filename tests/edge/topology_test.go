@@ -94,8 +94,8 @@ func newFleet(t *testing.T, path string) *fleet {
 	}
 	f.tell(1, blocks6)
 	lent := api.BlockSet{Epoch: 1, Blocks: []api.Block{{IPv4: netip.MustParsePrefix("203.0.113.4/30"), Pool: "lent", Lease: 1}}}
-	if _, err := f.edges[1].Client().PutBlocks(t.Context(), lent); err != nil {
-		t.Fatal(err)
+	if got, err := f.edges[1].Client().PutBlocks(t.Context(), lent); err != nil || got.EdgeHost.String() != "2001:db8:e1:1::/96" {
+		t.Fatalf("%+v, %v", got, err)
 	}
 	f.workload(f.one, 0, "one", "2001:db8:a::1", shared4, 8080)
 	f.workload(f.two, 0, "two", "2001:db8:a::2", shared4, 8081)
