@@ -147,7 +147,7 @@ func (d *Daemon) putRules(_ context.Context, set api.RuleSet) (api.Relay, error)
 	if err := r.rules(set); err != nil {
 		return api.Relay{}, err
 	}
-	if err := r.serve(d.metric()); err != nil {
+	if err := r.serve(d.metric); err != nil {
 		return api.Relay{}, err
 	}
 	return d.relay(r.running(), false)
@@ -212,11 +212,12 @@ func (r *relay) metric(c *config.Config) int {
 	return 0
 }
 
-// serve has what is served have that metric from now on.
-func (r *reloader) serve(metric int) error {
+// serve has what is served have a metric from now on. It is asked for here, where nobody else
+// changes it: one of before the rules were told would withdraw what has just been announced.
+func (r *reloader) serve(asked func() int) error {
 	r.one.Lock()
 	defer r.one.Unlock()
-	before := r.host.metric
+	metric, before := asked(), r.host.metric
 	if metric == before {
 		return nil
 	}
@@ -259,15 +260,10 @@ func (a *announcer) Run(ctx context.Context) error {
 			return a.withdraw()
 		case <-tick.C:
 		}
-		c := a.reloader.running()
-		metric := a.reloader.host.relay.metric(c)
-		if why := a.translates(); why != nil && metric != 0 {
-			if !a.started() {
-				continue // it has not begun yet: a predecessor's routes stay
-			}
-			metric = 0
+		if a.translates() != nil && !a.started() {
+			continue // it has not begun yet: a predecessor's routes stay
 		}
-		if err := a.reloader.serve(metric); err != nil {
+		if err := a.reloader.serve(a.metric); err != nil {
 			a.Log.Error("routes of what this relay serves", "error", err)
 		}
 	}
@@ -284,7 +280,7 @@ func (a *announcer) withdraw() error {
 	if a.Handover || a.reloader.serving() == 0 {
 		return nil
 	}
-	if err := a.reloader.serve(0); err != nil {
+	if err := a.reloader.serve(func() int { return 0 }); err != nil {
 		a.Log.Error("withdraw what this relay serves", "error", err)
 	}
 	time.Sleep(c.Relay.Linger)
