@@ -208,7 +208,7 @@ func TestFleet(t *testing.T) {
 		!strings.Contains(got, "ns/1") {
 		t.Errorf("whois: %s", got)
 	}
-	then := time.Now().UTC().Format(time.RFC3339)
+	then := time.Now().UTC().Format(time.RFC3339Nano)
 
 	etcd.server.Close() // and all that writes is killed
 	first.Process.Kill()
