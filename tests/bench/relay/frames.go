@@ -206,6 +206,16 @@ func (s *sink) got() (n uint64) {
 	return n
 }
 
+// sinks are several, of which nobody minds which one got a frame.
+type sinks []*sink
+
+func (all sinks) got() (n uint64) {
+	for _, s := range all {
+		n += s.got()
+	}
+	return n
+}
+
 // worked is the processor time of this thread and of ksoftirqd beside it, who may do a part.
 func worked(softirqd string) time.Duration {
 	var t unix.Timespec

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -37,7 +38,8 @@ type relay struct {
 	daemon   *exec.Cmd
 	far      netns.NsHandle
 	to4, to6 *generator
-	sinks    [2]*sink // at wan, where 6→4 goes, and at fab
+	sinks    [2][]*sink // at the uplinks, where 6→4 goes, and at fab
+	uplinks  []string
 }
 
 // setup is what a relay's two namespaces are made of; its next hops never answer.
@@ -57,6 +59,15 @@ $x ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev wan; $x ip neigh add 2001:
 $x ip neigh add 2001:db8:f::2 lladdr 02:00:00:00:00:04 dev fab
 $x ip route add default via 10.9.0.2; $x ip route add 2001:db8:b::/64 via 2001:db8:e::2; $x ip route add 2001:db8:a::/64 via 2001:db8:f::2`
 
+// second is another uplink, that half of what leaves goes by: each flow by one of them.
+const second = `ip link add wan2 netns %[1]sx type veth peer name wan2 netns %[1]sf
+x="nsenter --net=/run/netns/%[1]sx"; f="nsenter --net=/run/netns/%[1]sf"
+$x ethtool -K wan2 gro on rxvlan off >/dev/null; $f ethtool -K wan2 gro on >/dev/null
+$f sysctl -qw net.ipv6.conf.wan2.disable_ipv6=1
+$x ip link set wan2 up; $f ip link set wan2 address 02:00:00:00:00:06 up
+$x ip addr add 10.9.1.1/24 dev wan2; $x ip neigh add 10.9.1.2 lladdr 02:00:00:00:00:06 dev wan2
+$x ip route replace default nexthop via 10.9.0.2 nexthop via 10.9.1.2`
+
 var (
 	relayWAN, farWAN = [6]byte{2, 0, 0, 0, 0, 1}, [6]byte{2, 0, 0, 0, 0, 2}
 	relayFab, farFab = [6]byte{2, 0, 0, 0, 0, 3}, [6]byte{2, 0, 0, 0, 0, 4}
@@ -70,6 +81,11 @@ var (
 func (r *relay) begin(ctx context.Context, program string) error {
 	if err := command("sh", "-ec", fmt.Sprintf(setup, r.prefix)); err != nil {
 		return err
+	}
+	if len(r.uplinks) > 1 {
+		if err := command("sh", "-ec", fmt.Sprintf(second, r.prefix)); err != nil {
+			return err
+		}
 	}
 	if r.keys != "" {
 		if err := r.start(ctx, program); err != nil {
@@ -104,9 +120,17 @@ func (r *relay) ends() error {
 	if err != nil {
 		return err
 	}
-	for i, at := range []int{wan.Index, fab.Index} {
-		if r.sinks[i], err = newSink(at); err != nil {
-			return err
+	for i, names := range [][]string{r.uplinks, {"fab"}} {
+		for _, name := range names {
+			d, err := net.InterfaceByName(name)
+			if err != nil {
+				return err
+			}
+			s, err := newSink(d.Index)
+			if err != nil {
+				return err
+			}
+			r.sinks[i] = append(r.sinks[i], s)
 		}
 	}
 	to := behind
@@ -125,6 +149,11 @@ func (r *relay) forwards() error {
 	for _, d := range r.directions() {
 		if _, err := r.measure(d, 640, ""); err != nil {
 			return err
+		}
+	}
+	for _, s := range r.sinks[0] {
+		if r.flows >= 1024 && s.got() == 0 {
+			return errors.New("nothing leaves by one of the uplinks")
 		}
 	}
 	if !strings.Contains(r.keys, "xdp") {
@@ -152,7 +181,7 @@ const to4, to6 = "6→4", "4→6"
 
 // measure sends so many packets, and says what one took.
 func (r *relay) measure(direction string, count int, softirqd string) (ns float64, err error) {
-	g, s := r.to4, r.sinks[0]
+	g, s := r.to4, sinks(r.sinks[0])
 	if direction == to6 {
 		g, s = r.to6, r.sinks[1]
 	}
@@ -194,8 +223,8 @@ func (r *relay) inFar(f func() error) error {
 // start starts natlessd, with a mapping for each flow.
 func (r *relay) start(ctx context.Context, program string) error {
 	var c bytes.Buffer
-	fmt.Fprintf(&c, "prefix: 2001:db8:64::/96\naddresses: {ipv4: 192.0.2.1, ipv6: \"2001:db8::1\"}\nuplinks: [wan]\nfabric: [fab]\nfast_path: required\n"+
-		"api: {socket: %[1]s/natless.sock}\nregistry: {path: %[1]s/registry.db}\nlog: {level: warn}\n%[2]s\nmappings:\n", r.files, r.keys)
+	fmt.Fprintf(&c, "prefix: 2001:db8:64::/96\naddresses: {ipv4: 192.0.2.1, ipv6: \"2001:db8::1\"}\nuplinks: [%[3]s]\nfabric: [fab]\nfast_path: required\n"+
+		"api: {socket: %[1]s/natless.sock}\nregistry: {path: %[1]s/registry.db}\nlog: {level: warn}\n%[2]s\nmappings:\n", r.files, r.keys, strings.Join(r.uplinks, ", "))
 	a6, a4 := workload6, workload4
 	for range r.flows {
 		fmt.Fprintf(&c, "  - {ipv6: \"%v\", ipv4: %v}\n", a6, a4)

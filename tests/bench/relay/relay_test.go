@@ -38,11 +38,13 @@ func TestPrint(t *testing.T) {
 	f := figures{}
 	for _, d := range []string{to4, to6} {
 		f[key(byTC, d, 1)], f[key(byXDP, d, 1)] = []float64{1000, 500, 900}, []float64{500, 400, 450}
+		f[key(byTwo, d, 1)] = []float64{600, 420, 500}
 	}
 	f[key(byKernel, to4, 1)] = []float64{500, 450, 500}
 	var out bytes.Buffer
 	f.print(&out, []int{1})
-	if got := out.String(); strings.Count(got, "0.50 reached") != 2 || strings.Count(got, "0.90 missed") != 2 {
+	if got := out.String(); strings.Count(got, "0.50 reached") != 2 || strings.Count(got, "0.90 missed") != 2 ||
+		strings.Count(got, "1.11 missed") != 2 {
 		t.Errorf("%s", got)
 	}
 }
