@@ -101,7 +101,7 @@ func (s *Store) Watch(ctx context.Context, k fleet.Kind, name string, after uint
 		options = append(options, clientv3.WithRev(int64(after)+1))
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	from, to := s.client.Watch(clientv3.WithRequireLeader(ctx), key, options...), make(chan fleet.Event)
+	from, to := s.client.Watch(clientv3.WithRequireLeader(ctx), key, options...), make(chan fleet.Event, fleet.Waiting)
 	go func() {
 		defer close(to)
 		defer cancel()

@@ -305,20 +305,29 @@ func (a *RelayAgent) set(follow bool) (set api.RuleSet, lacks int, news bool) {
 // missing are the rules of blocks that are not there, and taken the blocks of which somebody
 // else has some by now, or that this relay does not serve any more.
 func (a *RelayAgent) missing(there map[netip.Prefix]bool, lengths map[int]bool) (all []api.Rule, taken []netip.Prefix) {
-	var wider map[netip.Prefix]bool // what the blocks that are there lie in
+	wider, longest := map[int]map[netip.Prefix]bool{}, 0 // what the blocks that are there lie in, by length
+	for bits := range lengths {
+		longest = max(longest, bits)
+	}
+	parts := func(p netip.Prefix) bool {
+		if p.Bits() >= longest { // as where all blocks are of one length: there are none
+			return false
+		}
+		if wider[p.Bits()] == nil {
+			wider[p.Bits()] = map[netip.Prefix]bool{}
+			for o := range there {
+				if o.Bits() > p.Bits() {
+					wider[p.Bits()][netip.PrefixFrom(o.Addr(), p.Bits()).Masked()] = true
+				}
+			}
+		}
+		return wider[p.Bits()][p]
+	}
 	for p, rule := range a.rules {
 		if there[p] {
 			continue
 		}
-		if wider == nil {
-			wider = map[netip.Prefix]bool{}
-			for o := range there {
-				for bits := range o.Bits() {
-					wider[netip.PrefixFrom(o.Addr(), bits).Masked()] = true
-				}
-			}
-		}
-		gone := wider[p] || !inside(a.is.IPv4, p)
+		gone := parts(p) || !inside(a.is.IPv4, p)
 		for bits := range lengths {
 			gone = gone || bits < p.Bits() && there[netip.PrefixFrom(p.Addr(), bits).Masked()]
 		}

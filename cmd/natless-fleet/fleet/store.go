@@ -62,6 +62,10 @@ type Store interface {
 	Delete(ctx context.Context, o Object) error
 }
 
+// Waiting is how many changes a watch holds that nobody has taken yet: who is slow takes them
+// together, and does once what else were to be done for each.
+const Waiting = 256
+
 // Event is a change. Of one that is gone, Object is as it was last, or nothing but its
 // name, and its version that of the change.
 type Event struct {

@@ -214,7 +214,7 @@ func (s *Store) Watch(ctx context.Context, k fleet.Kind, name string, after uint
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", k, err)
 	}
-	to := make(chan fleet.Event)
+	to := make(chan fleet.Event, fleet.Waiting)
 	go func() {
 		defer close(to)
 		defer a.Body.Close()
