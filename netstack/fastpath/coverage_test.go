@@ -115,7 +115,11 @@ func oddWorlds() []generate.World {
 		one("2001:db8:5::2/128", "198.51.100.7/32", ports.Range{First: 80, Last: 80}, ports.Range{First: 2048, Last: 3071}),
 		one("2001:db8:5::3/128", "5.1.2.4/32", ports.Range{First: 0, Last: 255}),
 		one("2001:db8::/124", "198.51.101.64/28")) // covers the translator's own address
-	return []generate.World{short, zero}
+	customer := generate.RuleWorlds()[0]
+	customer.Name = "the translator's own address is a CE's"
+	own, _, _ := customer.Rules.To6(mapping.Addr4From(netip.MustParseAddr("5.9.2.77")), 0)
+	customer.Config.IPv6 = own.Addr()
+	return []generate.World{short, zero, customer}
 }
 
 // TestBranches takes every branch of the program, and lists them with -v.
@@ -128,7 +132,7 @@ func TestBranches(t *testing.T) {
 	b := &branchRun{T: t, rig: r, f: f}
 	r.join(t, f)
 	b.disabled()
-	for i, w := range slices.Concat(prefixed(), oddWorlds(), generate.InsideWorlds(), generate.PolicyWorlds(), edgeWorlds()) {
+	for i, w := range slices.Concat(prefixed(), oddWorlds(), generate.InsideWorlds(), generate.PolicyWorlds(), edgeWorlds(), generate.RuleWorlds()) {
 		b.world(w, uint64(i))
 	}
 	b.odd()

@@ -235,11 +235,13 @@ const episodePackets = 8192
 type tally struct {
 	run, refused, translated, must int64
 	kinds                          [numKinds]int64
+	customers                      [2]int64      // of them, to CEs and from CEs
 	verdicts                       [2][256]int64 // of the translator, for what the program passed on and what it translated
 }
 
 func (t *tally) add(o *tally) {
 	t.run, t.refused, t.translated, t.must = t.run+o.run, t.refused+o.refused, t.translated+o.translated, t.must+o.must
+	t.customers[0], t.customers[1] = t.customers[0]+o.customers[0], t.customers[1]+o.customers[1]
 	for i, n := range o.kinds {
 		t.kinds[i] += n
 	}
@@ -415,6 +417,10 @@ func (j *judge) episode(seed, number uint64) (n tally, err error) {
 		if o.verdict == translator.Pass4 || o.verdict == translator.Deliver4 {
 			continue
 		}
+		if j.customer(in) {
+			n.customers[(in.Bytes[0]>>4-4)/2]++
+			continue
+		}
 		n.kinds[j.kind(in).index()]++
 	}
 	return n, nil
@@ -437,6 +443,10 @@ func (c *comparison) report(took time.Duration) {
 		if a.kinds[k.index()] == 0 && c.most >= enough {
 			c.t.Errorf("no packet was translated that is %v", k)
 		}
+	}
+	c.t.Logf("%12d to CEs, %d from CEs", a.customers[0], a.customers[1])
+	if (a.customers[0] == 0 || a.customers[1] == 0) && *packetsFlag >= 400_000 {
+		c.t.Errorf("translated of CEs: %v", a.customers)
 	}
 	for _, p := range c.pairs {
 		if c.worlds[p.world.Name] == 0 && c.most >= enough {

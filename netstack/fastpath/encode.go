@@ -202,6 +202,9 @@ func ours4(c translator.Config) (blocks []netip.Prefix) {
 	for _, b := range c.Edge.Blocks { // rule 1.10.ours
 		all = append(all, b.IPv4)
 	}
+	for _, r := range c.Rules.All() { // rule 1.8.ours
+		all = append(all, r.IPv4)
+	}
 	for _, p := range all {
 		if p = p.Masked(); p.IsValid() && !seen[p] {
 			seen[p] = true
@@ -292,6 +295,7 @@ func (s *state) config(t *Tables, fibFlags uint32, counters int) (c programConfi
 	if t.Config.ICMPSource6.IsValid() {
 		source = t.Config.ICMPSource6
 	}
+	putRules(&c, t.Config.Rules)
 	at, bits := mapping.Addr6From(source.Addr()), mask6(source.Bits())
 	c.SourceHi, c.SourceLo, c.SourceMaskHi, c.SourceMaskLo = at.Hi, at.Lo, bits.Hi, bits.Lo
 	for _, f := range []struct {

@@ -54,6 +54,7 @@ type FastPath struct {
 	left   []*ebpf.Map // where a generation before has maps still, which no program sees
 
 	reading   reading
+	ruled     ruled
 	itemising *itemising // nil: flows are not itemised
 }
 
@@ -293,6 +294,6 @@ func (m *programMaps) byName() map[string]*ebpf.Map {
 		programMapActive: m.Active, programMapBlocks: m.Blocks, programMapBy4: m.By4, programMapBy6: m.By6,
 		programMapConfigs: m.Configs, programMapCounters: m.Counters, programMapDrawn: m.Drawn, programMapFlows: m.Flows, programMapSheets: m.Sheets,
 		programMapInside: m.Inside, programMapPolicy: m.Policy,
-		programMapNear: m.Near, programMapPorts: m.Ports, programMapReasons: m.Reasons,
+		programMapNear: m.Near, programMapPorts: m.Ports, programMapReasons: m.Reasons, programMapRuled: m.Ruled,
 	}
 }

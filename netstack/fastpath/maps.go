@@ -328,6 +328,7 @@ func (f *FastPath) Configure(c translator.Config) error {
 		return f.replace(t)
 	}
 	f.tables = &t
+	f.beginRules(c.Rules)
 	return nil
 }
 

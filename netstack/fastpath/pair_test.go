@@ -245,7 +245,13 @@ func (j *judge) same(frame, want []byte) error {
 
 // allowed says that an identification is one that a packet may have.
 func (j *judge) allowed(id uint16, packet []byte) error {
-	e := j.table.Lookup4(binary.BigEndian.Uint32(packet[12:]))
+	src := binary.BigEndian.Uint32(packet[12:])
+	e := j.table.Lookup4(src)
+	if _, ce, ok := j.world.Rules.To6(src, sourcePort(packet)); e == nil && ok && ce.Shared() {
+		if base, mask := ce.IdentificationRange(); id&^mask != base && !(base|mask == 0 && id == 1) {
+			return fmt.Errorf("identification %d is not the CE's: %d | %d", id, base, mask)
+		}
+	}
 	if e != nil && e.Shared() {
 		if e = j.table.Port(e, binary.BigEndian.Uint32(packet[12:]), sourcePort(packet)); e == nil {
 			return fmt.Errorf("source is nobody's")
@@ -280,7 +286,7 @@ func (j *judge) plain(in reference.Packet, out *translator.Packet, segments int)
 			out.End-out.Start == 20+int(binary.BigEndian.Uint16(b[4:])) // no trailer
 	}
 	if b[0] != 0x45 || binary.BigEndian.Uint16(b[6:])&0xbfff != 0 || j.table.Lookup4(binary.BigEndian.Uint32(b[12:])) != nil ||
-		j.table.Lookup4(binary.BigEndian.Uint32(b[16:])) == nil {
+		j.table.Lookup4(binary.BigEndian.Uint32(b[16:])) == nil && !j.customer(in) {
 		return false
 	}
 	dst, config := binary.BigEndian.Uint32(b[16:]), &j.world.Config
@@ -307,7 +313,8 @@ func (j *judge) plain(in reference.Packet, out *translator.Packet, segments int)
 func (j *judge) plainTo4(b []byte) bool {
 	src, dst := address(b[8:]), address(b[24:])
 	v4, ok := j.table.Extract(dst)
-	if !ok || j.table.Lookup6(src) == nil || j.table.Lookup6(dst) != nil || j.table.Lookup4(v4) != nil {
+	_, _, customer, _ := j.world.Rules.To4(src)
+	if _, has := j.world.Rules.At(v4); has || !ok || j.table.Lookup6(src) == nil && !customer || j.table.Lookup6(dst) != nil || j.table.Lookup4(v4) != nil {
 		return false
 	}
 	return plainUpper6(b)
@@ -329,6 +336,17 @@ func plainUpper6(b []byte) bool {
 		return field != pseudo && (field != 0 || pseudo != 0xffff) // else it might be partial
 	}
 	return false
+}
+
+// customer says that a packet is to a CE of MAP-T, or 6→4 from one.
+func (j *judge) customer(in reference.Packet) bool {
+	if b := in.Bytes; b[0]>>4 == 6 {
+		src := address(b[8:])
+		return j.table.Lookup6(src) == nil && j.world.Rules.Apart(src, mapping.Addr6{Hi: ^src.Hi})
+	}
+	dst := binary.BigEndian.Uint32(in.Bytes[16:])
+	_, has := j.world.Rules.At(dst)
+	return has && j.table.Lookup4(dst) == nil
 }
 
 // plainlyAllowed says that policies let a packet pass that is forwarded by the one

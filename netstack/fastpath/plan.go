@@ -118,6 +118,7 @@ func (f *FastPath) adopt(p *Plan) error {
 	f.reading.turn(&p.inner, &before)
 	f.inner.close()
 	f.generation, p.inner = p.generation, inner{}
+	f.beginRules(p.tables.Config.Rules)
 	return nil
 }
 

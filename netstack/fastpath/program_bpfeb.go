@@ -88,6 +88,23 @@ type programConfig struct {
 	}
 	CountBlocks6 uint32
 	CountBlocks4 uint32
+	CountRules   uint32
+	PadRules     uint32
+	Rules        [64]struct {
+		_     structs.HostLayout
+		Hi6   uint64
+		Mask6 uint64
+		Ea    uint64
+		V4    uint32
+		Mask4 uint32
+		EaAt  uint8
+		More  uint8
+		K     uint8
+		M     uint8
+		A     uint8
+		Pad   uint8
+		Psid  uint16
+	}
 }
 
 type programCount struct {
@@ -327,6 +344,7 @@ const (
 	programMapPorts       = "ports"
 	programMapReasons     = "reasons"
 	programMapReceivers   = "receivers"
+	programMapRuled       = "ruled"
 	programMapSenders     = "senders"
 	programMapSheets      = "sheets"
 	programMapStates      = "states"
@@ -421,6 +439,7 @@ type programMapSpecs struct {
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
 	Reasons   *ebpf.MapSpec `ebpf:"reasons"`
 	Receivers *ebpf.MapSpec `ebpf:"receivers"`
+	Ruled     *ebpf.MapSpec `ebpf:"ruled"`
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
 	Sheets    *ebpf.MapSpec `ebpf:"sheets"`
 	States    *ebpf.MapSpec `ebpf:"states"`
@@ -485,6 +504,7 @@ type programMaps struct {
 	Ports     *ebpf.Map `ebpf:"ports"`
 	Reasons   *ebpf.Map `ebpf:"reasons"`
 	Receivers *ebpf.Map `ebpf:"receivers"`
+	Ruled     *ebpf.Map `ebpf:"ruled"`
 	Senders   *ebpf.Map `ebpf:"senders"`
 	Sheets    *ebpf.Map `ebpf:"sheets"`
 	States    *ebpf.Map `ebpf:"states"`
@@ -509,6 +529,7 @@ func (m *programMaps) Close() error {
 		m.Ports,
 		m.Reasons,
 		m.Receivers,
+		m.Ruled,
 		m.Senders,
 		m.Sheets,
 		m.States,

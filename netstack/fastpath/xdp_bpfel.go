@@ -88,6 +88,23 @@ type xdpConfig struct {
 	}
 	CountBlocks6 uint32
 	CountBlocks4 uint32
+	CountRules   uint32
+	PadRules     uint32
+	Rules        [64]struct {
+		_     structs.HostLayout
+		Hi6   uint64
+		Mask6 uint64
+		Ea    uint64
+		V4    uint32
+		Mask4 uint32
+		EaAt  uint8
+		More  uint8
+		K     uint8
+		M     uint8
+		A     uint8
+		Pad   uint8
+		Psid  uint16
+	}
 }
 
 type xdpCount struct {
@@ -189,6 +206,12 @@ type xdpState struct {
 	DroppedBytes uint64
 }
 
+type xdpTraffic struct {
+	_        structs.HostLayout
+	Sent     xdpCount
+	Received xdpCount
+}
+
 type xdpWay struct {
 	_       structs.HostLayout
 	Asked   [6]uint64
@@ -234,6 +257,7 @@ const (
 	xdpMapPorts       = "ports"
 	xdpMapReasons     = "reasons"
 	xdpMapReceivers   = "receivers"
+	xdpMapRuled       = "ruled"
 	xdpMapSenders     = "senders"
 	xdpMapSheets      = "sheets"
 	xdpMapStates      = "states"
@@ -327,6 +351,7 @@ type xdpMapSpecs struct {
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
 	Reasons   *ebpf.MapSpec `ebpf:"reasons"`
 	Receivers *ebpf.MapSpec `ebpf:"receivers"`
+	Ruled     *ebpf.MapSpec `ebpf:"ruled"`
 	Senders   *ebpf.MapSpec `ebpf:"senders"`
 	Sheets    *ebpf.MapSpec `ebpf:"sheets"`
 	States    *ebpf.MapSpec `ebpf:"states"`
@@ -396,6 +421,7 @@ type xdpMaps struct {
 	Ports     *ebpf.Map `ebpf:"ports"`
 	Reasons   *ebpf.Map `ebpf:"reasons"`
 	Receivers *ebpf.Map `ebpf:"receivers"`
+	Ruled     *ebpf.Map `ebpf:"ruled"`
 	Senders   *ebpf.Map `ebpf:"senders"`
 	Sheets    *ebpf.Map `ebpf:"sheets"`
 	States    *ebpf.Map `ebpf:"states"`
@@ -423,6 +449,7 @@ func (m *xdpMaps) Close() error {
 		m.Ports,
 		m.Reasons,
 		m.Receivers,
+		m.Ruled,
 		m.Senders,
 		m.Sheets,
 		m.States,

@@ -12,6 +12,7 @@ import (
 	"github.com/natless/natless/netstack/fastpath"
 	"github.com/natless/natless/netstack/route"
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/mapt"
 )
 
 // noDevice is an index that no interface has.
@@ -100,8 +101,9 @@ func foreignRule(r netlink.Rule) bool {
 		r.Table != route.HostPoolTable
 }
 
-// leads says that a route is to a part of the prefix, of a mapping or of what an edge has on
-// its fabric for a block, or to all of one. An address that is shared with the host leads to both.
+// leads says that a route is to a part of the prefix, of a mapping, of a rule or of what an
+// edge has on its fabric for a block, or to all of one. An address that is shared with the
+// host leads to both.
 func (in *inForce) leads(r *netlink.Route) bool {
 	if r.Dst == nil {
 		return false
@@ -116,6 +118,9 @@ func (in *inForce) leads(r *netlink.Route) bool {
 	}
 	if !a.Is4() || a == in.translation.Host4 {
 		return false
+	}
+	if slices.ContainsFunc(in.translation.Rules.All(), func(r mapt.Rule) bool { return r.IPv4.Contains(a) && bits >= r.IPv4.Bits() }) {
+		return true
 	}
 	e := in.table.Lookup4(mapping.Addr4From(a))
 	return e != nil && bits >= e.Mapping().IPv4.Bits()

@@ -17,6 +17,7 @@ enum {
 	LINE_WORDS = 16,   // of a line of the policies' table
 	HEAD_WORDS = 4,    // of what it begins with, by an address's first 16 bits
 	PAGE_CLASSES = 64, // that a page of it has cells for
+	MAX_RULES = 64,    // of MAP-T
 };
 
 // Flags of a config.
@@ -42,6 +43,18 @@ struct level6 {
 struct level4 {
 	__u32 mask;
 	__u32 length;
+};
+
+// map_rule is a rule of MAP-T, as translator/mapt has it for a packet.
+struct map_rule {
+	__u64 hi6, mask6; // the IPv6 prefix, which is within the upper half
+	__u64 ea;         // as many ones as there are EA bits
+	__u32 v4, mask4;
+	__u8 ea_at;       // where they end in the upper half
+	__u8 more;        // bits of an IPv4 address that are behind the EA bits
+	__u8 k, m, a;     // bits of the PSID, behind it, and before it in a port
+	__u8 pad;
+	__u16 psid;       // where there are no EA bits
 };
 
 // config is what a generation of tables goes with.
@@ -78,6 +91,8 @@ struct config {
 	struct level6 blocks6[MAX_LENGTHS];   // of what the host has there, longest first
 	struct level4 blocks4[MAX_LENGTHS];
 	__u32 count_blocks6, count_blocks4;
+	__u32 count_rules, pad_rules;
+	struct map_rule rules[MAX_RULES];
 };
 
 struct key6 {

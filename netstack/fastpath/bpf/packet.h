@@ -50,7 +50,9 @@ struct packet {
 	__u8 df;
 	__u8 asks;   // TCP: SYN without ACK; echo: a request
 	__u8 client; // of whom it is for: see CLIENT
+	__u8 rule;   // a CE's, by the rule of number slot; 2: one that shares its address
 	__u16 policy;
+	__u16 id_base, id_mask; // its sender's share of the identifications
 	__u8 inside; // it is for a workload that has its IPv4 address inside
 	__u8 assured; // see assured
 	struct ether ether; // of the next hop

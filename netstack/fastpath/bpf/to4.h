@@ -2,13 +2,14 @@
 // IPv6 to IPv4, as translator/plain.go and to4.go have it.
 #pragma once
 #include "edge.h"
+#include "mapt.h"
 
 #define HERE COVER(5)
 #define PASS(why) do { HERE; return why; } while (0)
 
 // identification is that of n IPv4 packets with DF=0: never 0, and within the
-// workload's share where it has one.
-static __always_inline __u16 identification(struct entry6 *e, __u32 n)
+// share of who sends.
+static __always_inline __u16 identification(struct packet *p, __u32 n)
 {
 	__u32 zero = 0, *last;
 	struct ids *own = bpf_map_lookup_elem(&drawn, &zero);
@@ -34,15 +35,10 @@ static __always_inline __u16 identification(struct entry6 *e, __u32 n)
 	}
 	own->next = (next + n) & 0xffff;
 	own->left -= n;
-	id = next;
-	if (!(e->flags & SHARED)) {
-		HERE;
-		return id;
-	}
-	id = e->id_base | (next & e->id_mask);
+	id = p->id_base | (next & p->id_mask);
 	if (!id) {
 		HERE;
-		id = e->id_base | ((next + 1) & e->id_mask);
+		id = p->id_base | ((next + 1) & p->id_mask);
 	}
 	if (!id) {
 		HERE;
@@ -106,7 +102,7 @@ static __always_inline int by_fabric(struct config *c, __u32 ifindex)
 }
 
 // source4 finds whose packet it is, and that the interface is theirs.
-static __always_inline int source4(struct context *ctx, struct tables *t, struct packet *p, struct entry6 **of)
+static __always_inline int source4(struct context *ctx, struct tables *t, struct packet *p)
 {
 	struct config *c = t->c;
 	struct entry6 *e;
@@ -117,8 +113,11 @@ static __always_inline int source4(struct context *ctx, struct tables *t, struct
 	if (own6(c, p->src_hi, p->src_lo))
 		PASS(OWN_ADDRESS);
 	e = lookup6(t, p->src_hi, p->src_lo, &length);
-	if (!e)
-		PASS(UNMAPPED_SOURCE);
+	if (!e) {
+		HERE;
+		p->rule = 1; // which comes in by whichever interface, as to the daemon: see ce4
+		return TRANSLATED;
+	}
 	if (e->flags & INSIDE)
 		PASS(HAS_INSIDE); // see rule 1.6.closed
 	if (e->ifindex != ingress(ctx) && (e->ifindex != FABRIC || !by_fabric(c, ingress(ctx))))
@@ -130,7 +129,17 @@ static __always_inline int source4(struct context *ctx, struct tables *t, struct
 		PASS(PORT);
 	HERE;
 	p->slot = e->slot;
-	*of = e;
+	p->id_mask = 0xffff;
+	if (e->flags & SHARED) {
+		HERE;
+		p->id_base = e->id_base;
+		p->id_mask = e->id_mask;
+	}
+	p->policy = e->policy;
+	if (p->policy) {
+		HERE;
+		p->client = own_port(e, p->sport);
+	}
 	return TRANSLATED;
 }
 
@@ -208,15 +217,15 @@ static __always_inline int write4(struct context *ctx, struct packet *p)
 static __always_inline int to4(struct context *ctx, int *action)
 {
 	struct packet p = {};
-	struct entry6 *e = 0;
 	struct tables t;
 	__u32 length, by, to, bytes = frame_length(ctx) - ETH;
 	int why;
 
 	if ((why = plain_link(ctx, ETH_P_IPV6, SIZE6 + LEAST_TCP)) || (why = load(&t)) ||
-	    (why = read6(ctx, &p)) || (why = source4(ctx, &t, &p, &e)) || (why = destination4(&t, &p)))
+	    (why = read6(ctx, &p)) || (why = source4(ctx, &t, &p)) || (why = ce4(t.c, &p)) ||
+	    (why = destination4(&t, &p)))
 		return why;
-	if (e->policy && (why = held(&t, &p, e->policy, 1, own_port(e, p.sport))))
+	if (p.policy && (why = held(&t, &p, p.policy, 1, p.client)))
 		return why;
 	// IPv4's length has 16 bits for all, IPv6's for what is behind the header.
 	if (SIZE4 + p.payload > LONGEST)
@@ -254,10 +263,15 @@ static __always_inline int to4(struct context *ctx, int *action)
 	p.df = length > LONGEST_DF0; // rule 3.df
 	if (!p.df) {
 		HERE;
-		p.id = identification(e, p.gso ? (p.payload - p.headers + p.gso - 1) / p.gso : 1); // rule 3.identification-counter
+		p.id = identification(&p, p.gso ? (p.payload - p.headers + p.gso - 1) / p.gso : 1); // rule 3.identification-counter
 	}
 	if ((why = resize(ctx, &p, SIZE6 + p.payload, ETH_P_IP)) || (why = write4(ctx, &p)))
 		return why;
+	if (p.rule) {
+		HERE;
+		number_ce(p.slot, bytes, 0);
+		return TRANSLATED;
+	}
 	number(&t, p.slot, bytes, 0);
 	itemise(ctx, &p, p.slot, SIZE4, 0);
 	return TRANSLATED;

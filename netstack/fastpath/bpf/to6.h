@@ -3,6 +3,7 @@
 #pragma once
 #include "enter.h"
 #include "flow.h"
+#include "mapt.h"
 
 #define HERE COVER(6)
 #define PASS(why) do { HERE; return why; } while (0)
@@ -51,6 +52,22 @@ __attribute__((noinline)) int read4(struct context *ctx, struct packet *p)
 	return super(ctx, p);
 }
 
+// trailer says that an echo reply, to who shares an address, may carry one.
+static __always_inline int trailer(struct context *ctx, struct packet *p, __u32 ip)
+{
+	__u16 magic = 0;
+
+	if (p->proto != ICMP4 || p->type != 0 || p->payload < 16) {
+		HERE;
+		return TRANSLATED;
+	}
+	load_bytes(ctx, ETH + ip + p->payload - 8, &magic, sizeof(magic));
+	if (magic == be16(0x6e6c))
+		PASS(TRAILER);
+	HERE;
+	return TRANSLATED;
+}
+
 // owner6 finds the workload that an IPv4 packet is for, where e is the entry of its
 // address, of that length. ip is how long its header is as it came.
 static __always_inline int owner6(struct context *ctx, struct tables *t, struct packet *p, struct entry4 *e, __u32 length, __u32 ip)
@@ -64,14 +81,8 @@ static __always_inline int owner6(struct context *ctx, struct tables *t, struct 
 		e = port4(t, p->dst4, p->dport, shared, 0); // rule 1.3.destination-port
 		if (!e)
 			PASS(PORT);
-		if (p->proto == ICMP4 && p->type == 0 && p->payload >= 16) {
-			__u16 magic = 0;
-
-			load_bytes(ctx, ETH + ip + p->payload - 8, &magic, sizeof(magic));
-			if (magic == be16(0x6e6c))
-				PASS(TRAILER);
-			HERE;
-		}
+		if (trailer(ctx, p, ip))
+			return TRAILER;
 		HERE;
 	}
 	p->inside = e->flags & INSIDE;
@@ -86,6 +97,18 @@ static __always_inline int owner6(struct context *ctx, struct tables *t, struct 
 	return TRANSLATED;
 }
 
+// customer6 finds the CE that an IPv4 packet is for.
+static __always_inline int customer6(struct context *ctx, struct tables *t, struct packet *p, __u32 ip)
+{
+	int why = ce6(t->c, p);
+
+	if (why)
+		return why;
+	if (p->dst4 == t->c->host4 || own6(t->c, p->dst_hi, p->dst_lo))
+		PASS(OWN_ADDRESS);
+	return p->rule == 2 ? trailer(ctx, p, ip) : TRANSLATED;
+}
+
 // destination6 finds the workload that an IPv4 packet is for.
 static __always_inline int destination6(struct context *ctx, struct tables *t, struct packet *p, __u32 ip)
 {
@@ -97,8 +120,10 @@ static __always_inline int destination6(struct context *ctx, struct tables *t, s
 	if (p->dst4 == t->c->own4)
 		PASS(OWN_ADDRESS);
 	e = lookup4(t, p->dst4, &length);
-	if (!e)
-		PASS(UNMAPPED_DESTINATION);
+	if (!e) {
+		HERE;
+		return customer6(ctx, t, p, ip);
+	}
 	HERE;
 	return owner6(ctx, t, p, e, length, ip);
 }
@@ -237,6 +262,11 @@ static __always_inline int to6(struct context *ctx, int *action, int *delivered)
 	if ((why = way6(ctx, t.c, &p, &by, length, t.c->flags & ALONE, action)) || (why = resize(ctx, &p, SIZE4 + p.payload, ETH_P_IPV6)) ||
 	    (why = write6(ctx, &p)))
 		return why;
+	if (p.rule) {
+		HERE;
+		number_ce(p.slot, bytes, 1);
+		return TRANSLATED;
+	}
 	number(&t, p.slot, bytes, 1);
 	itemise(ctx, &p, p.slot, SIZE6, 1);
 	return TRANSLATED;
