@@ -90,7 +90,6 @@ func borderRelay(t *testing.T) *topology {
 func TestMapT(t *testing.T) {
 	t.Parallel()
 	netns.Require(t, netns.Root, "curl", "nft", "tayga", "ping")
-	daemon.OnePath(t, "it has no part in what CEs send and get")
 	n := borderRelay(t)
 	lan := n.customer(t)
 	n.w2.IP("addr add " + ce11 + "/128 dev lo")
@@ -108,7 +107,36 @@ func TestMapT(t *testing.T) {
 	n.hairpins(t, lan)
 	n.large(t, lan)
 	n.seenRules(t)
+	n.byFastPath(t, lan, port)
 	n.otherRules(t, lan, port)
+}
+
+// byFastPath: with it, packets of CEs do not come to the daemon, both ways, and the rule
+// counts them as before.
+func (n *topology) byFastPath(t *testing.T, lan *netns.NS, port string) {
+	t.Helper()
+	if daemon.FastPath() == "off" {
+		return
+	}
+	counted := func() (kernel, rule uint64) {
+		s, err := n.daemon.Client().Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range s.FastPath.Translated {
+			kernel += c.Packets
+		}
+		return kernel, s.MAP[0].To4 + s.MAP[0].To6
+	}
+	kernel, rule := counted()
+	curl(t, lan, server, port, 1_000_000)
+	k, r := counted()
+	if k-kernel < 20 || r-rule < k-kernel { // superpackets count as one
+		t.Errorf("the fast path has translated %d packets, and the rule counted %d", k-kernel, r-rule)
+	}
+	if s, _ := n.daemon.Client().Status(t.Context()); s.FastPath.Translated["forward4"].Packets == 0 || s.FastPath.Translated["forward6"].Packets == 0 {
+		t.Errorf("by the fast path: %+v", s.FastPath)
+	}
 }
 
 // otherRules: a reload that leaves a rule as it is has it count on; one that takes it away

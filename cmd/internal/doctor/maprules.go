@@ -18,6 +18,6 @@ func (v *visit) mapRules() {
 		}
 	}
 	if v.sound(check) {
-		v.ok(check, "%s; the daemon translates for CEs, the fast path knows no rules", words.Count(len(v.status.MAP), "rule"))
+		v.ok(check, "%s; packets of CEs are translated for them", words.Count(len(v.status.MAP), "rule"))
 	}
 }

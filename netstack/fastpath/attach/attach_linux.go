@@ -111,6 +111,7 @@ type Manager struct {
 	attached map[place]bool
 	errs     map[place]string // why a program is not where it should be
 	uplinks  []int
+	ces      []int             // where packets of CEs come in, besides those of workloads
 	fronts   map[string]string // why XDP is not at an interface that is named for it
 	able     map[int]ability
 	said     string

@@ -12,6 +12,7 @@ import (
 	"github.com/natless/natless/netstack/dump"
 	"github.com/natless/natless/netstack/fastpath"
 	"github.com/natless/natless/netstack/internal/nexthops"
+	"github.com/natless/natless/translator/mapt"
 )
 
 // host is what the kernel says of its interfaces and routes, at one moment.
@@ -74,6 +75,27 @@ func (h *host) interfaceOf(p netip.Prefix, hint string) int {
 		return 0
 	}
 	return ifindex
+}
+
+// customers are the interfaces that lead to CEs of MAP-T, where what they send comes in: all
+// that a part of a rule's IPv6 prefix has a route by, and those of the fabric if one of it is
+// among them.
+func (h *host) customers(rules *mapt.Rules) (all []int) {
+	for _, r := range rules.All() {
+		for _, i := range h.hops.Within(r.IPv6) {
+			if master := h.links[i].master; h.links[master].bridge {
+				i = master
+			}
+			if slices.Contains(h.fabric, h.links[i].name) {
+				all = append(all, h.ofFabric()...)
+			}
+			if h.links[i].ethernet {
+				all = append(all, i)
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // byFabric reports whether packets for a workload leave by the fabric, whichever way they

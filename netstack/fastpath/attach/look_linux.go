@@ -27,6 +27,7 @@ type view struct {
 	host     *host
 	forwards bool
 	uplinks  []int
+	ces      []int // where packets of CEs come in
 	ways     fastpath.Host
 }
 
@@ -117,6 +118,7 @@ func (m *Manager) look(in inForce) (v *view, err error) {
 	} else if v.uplinks, err = v.host.uplinks(m.config.Uplinks, m.config.Device); err != nil {
 		return nil, err
 	}
+	v.ces = v.host.customers(in.translation.Rules)
 	v.ways = m.wayFinding(v, in)
 	return v, nil
 }
@@ -128,7 +130,7 @@ func (m *Manager) see(v *view) {
 		l := m.host.links[i]
 		v.host.links[i], v.host.byName[l.name] = l, i
 	}
-	m.host, m.forwards, m.uplinks = v.host, v.forwards, v.uplinks
+	m.host, m.forwards, m.uplinks, m.ces = v.host, v.forwards, v.uplinks, v.ces
 }
 
 // follow tells the maps what has changed on the host.

@@ -34,7 +34,7 @@ func (m *Manager) possible() map[place]bool {
 	return all
 }
 
-// workloadInterfaces are where IPv6 of workloads comes in.
+// workloadInterfaces are where IPv6 of workloads and of CEs comes in.
 func (m *Manager) workloadInterfaces() (all []int) {
 	for i, n := range m.count {
 		switch {
@@ -44,6 +44,9 @@ func (m *Manager) workloadInterfaces() (all []int) {
 		default:
 			all = append(all, i)
 		}
+	}
+	if len(m.translation.Rules.All()) > 0 {
+		all = append(all, m.ces...)
 	}
 	slices.Sort(all)
 	return slices.Compact(all)

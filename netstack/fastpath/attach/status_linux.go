@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/natless/natless/netstack/fastpath"
+	"github.com/natless/natless/translator/mapt"
 )
 
 // Snapshot is what the kernel has done since this daemon began, by reason: what
@@ -50,6 +51,11 @@ func (m *Manager) Translated() uint64 {
 // Traffic is what the kernel translated for the mapping with a slot of the
 // translator's table (mapping.Entry.Slot).
 func (m *Manager) Traffic(slot uint32) (fastpath.Traffic, error) { return m.path.Traffic(slot) }
+
+// RuleTraffic is what the programs have translated by a rule of MAP-T.
+func (m *Manager) RuleTraffic(rules *mapt.Rules, index int) (fastpath.Traffic, error) {
+	return m.path.RuleTraffic(rules, index)
+}
 
 // Status is what is attached where.
 type Status struct {

@@ -93,6 +93,17 @@ func (t *Table) To(p netip.Prefix) Hop {
 	return Hop{}
 }
 
+// Within are the interfaces that packets for parts of a prefix leave by, or for all of it.
+func (t *Table) Within(p netip.Prefix) (all []int) {
+	all = t.To(p).Ways()
+	for inner, to := range t.Best {
+		if inner.Bits() > p.Bits() && p.Contains(inner.Addr()) {
+			all = append(slices.Clip(all), to.Ways()...)
+		}
+	}
+	return all
+}
+
 // Several are the interfaces of routes that have more than one.
 func (t *Table) Several() (all []int) {
 	for p, to := range t.Best {
