@@ -24,7 +24,7 @@ import (
 
 // Layout is the version of what lies in the maps: pinned maps of another one
 // must be replaced, not adopted.
-const Layout = 9
+const Layout = 10
 
 // FastPath is the four programs and their maps, and perhaps the one for XDP. Until Replace has filled the
 // maps, the programs pass everything on. It is safe for concurrent use.

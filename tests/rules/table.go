@@ -29,6 +29,7 @@ var inKernel = []string{
 	"4.tcp", "4.udp", "4.icmp", "4.ipv4-header", "4.ipv4-header-made", "4.zero-result",
 	"5.segment-size", "6.echo",
 	"1.8.ea", "1.8.psid", "1.8.offset", "1.8.identifier", "1.8.source",
+	"1.10.out", "1.10.in", "1.10.one-decrement", "1.10.flow-label", "1.10.source", "1.10.spoofed",
 }
 
 // Proofs are the tests that prove each rule of rules.md, as folder, test and,

@@ -71,7 +71,7 @@ static __always_inline int readdress(struct context *ctx, struct packet *p, __u6
 {
 	__u64 diff = add(~before, addresses6(p)), change;
 	int whole = (p->proto != TCP && p->proto != UDP) || (!p->gso && !partial(p, before, p->proto));
-	__u32 first = 6u << 28 | (__u32)p->class << 20 | p->label; // rules 2.traffic-class, 1.10.flow-label
+	__u32 first = 6u << 28 | (__u32)p->class << 20 | p->label; // rule 1.10.flow-label
 	__u32 second;
 	__u8 *h, *l4;
 	__u16 *at;

@@ -7,7 +7,7 @@
 #include "kernel.h"
 
 enum {
-	LAYOUT = 9,
+	LAYOUT = 10,
 	MAX_LENGTHS = 16, // prefix lengths in use, of each family
 	ALL_LENGTHS4 = 33, // a pool without an address that somebody else holds is of many
 	GENERATIONS = 2,
