@@ -207,11 +207,15 @@ func (f *fleet) pings(t *testing.T) {
 			t.Errorf("%s to %s: %v\n%s", c.from.Name, c.to, err, out)
 		}
 	}
-	// A hop of the fabric has no IPv4 address.
-	out, _ := f.one.Command("ping", "-n", "-c", "1", "-W", "15", "-t", "4", server6).CombinedOutput()
-	if !strings.Contains(string(out), "Time exceeded") || !strings.Contains(string(out), "From "+netip.MustParseAddr(prefixed("192.0.0.7")).String()) {
-		t.Errorf("a hop of the fabric says:\n%s", out)
+	// A hop of the fabric has no IPv4 address. Nor does it tell everybody every time.
+	var out []byte
+	for range 10 {
+		out, _ = f.one.Command("ping", "-n", "-c", "1", "-W", "2", "-t", "4", server6).CombinedOutput()
+		if strings.Contains(string(out), "Time exceeded") && strings.Contains(string(out), "From "+netip.MustParseAddr(prefixed("192.0.0.7")).String()) {
+			return
+		}
 	}
+	t.Errorf("a hop of the fabric says:\n%s", out)
 }
 
 // errors are heard of: that nobody listens, at the far end and here; that nobody owns a port.
