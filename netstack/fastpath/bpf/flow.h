@@ -42,7 +42,6 @@ struct {
 } flows SEC(".maps");
 
 static void *(*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
-static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
 static __u32 (*bpf_get_prandom_u32)(void) = (void *)7;
 
 enum { BPF_NOEXIST = 1 };

@@ -103,7 +103,6 @@ static __always_inline int caps(void)
 	return on && *on;
 }
 
-static __u64 (*shed_clock)(void) = (void *)5; // bpf_ktime_get_ns
 
 // after is until when a rate is used up once so many units have come; 0: it is.
 static __always_inline __u64 after(struct rate *r, __u64 until, __u64 now, __u64 units)
@@ -143,7 +142,7 @@ static __always_inline int over(__u32 index, __u32 place, __u32 bytes, int opens
 
 	if (!l || !s)
 		return 0;
-	now = shed_clock();
+	now = bpf_ktime_get_ns();
 	packets = what & CAPS ? after(&l->packets, s->packets, now, 1024) : now;
 	octets = what & CAPS ? after(&l->bytes, s->bytes, now, bytes) : now;
 	connections = what & CAPS && opens ? after(&l->connections, s->connections, now, 1024) : now;

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // Which queue of the device a packet comes to (TUNSETSTEERINGEBPF). Each processor has a
 // queue for bulk, and one for packets of flows that send little now and then: these do
-// not stand behind superpackets, and a thread that comes first reads them. No connection
-// is remembered, but what flows of the same hash have sent lately; a collision costs one
+// not stand behind superpackets, as one thread reads both and gives them out first. No
+// connection is remembered, but what flows of the same hash have sent lately; a collision costs one
 // of them its precedence for a moment.
 #include "../../fastpath/bpf/kernel.h"
-
-static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
 
 enum {
 	FLOWS = 4096,
