@@ -12,15 +12,16 @@ import (
 // them. Being stateless, packets may take either way at any time. The zero value is of
 // a daemon that sees all packets anyway.
 type Diversion struct {
-	pause      func(on bool) error // nil: there is no other way
-	interfaces func() int          // where packets take it just now
-	daemon     func() uint64       // packets that the daemon has translated
+	divert     func(during time.Duration) error // nil: there is no other way
+	interfaces func() int                       // where packets take it just now
+	daemon     func() uint64                    // packets that the daemon has translated
 
 	mu       sync.Mutex // guards what follows
 	all      int        // who wants to see all
 	samplers int        // who wants to see some
 	slice    bool       // they see them just now
-	paused   bool
+	diverted bool
+	again    *time.Timer   // says so anew, while diverted
 	stop     chan struct{} // ends the sampling
 }
 
@@ -32,9 +33,13 @@ const (
 	sampleLook   = 5 * time.Millisecond
 )
 
+// divertFor is how long packets wait for a daemon that hangs, or that was killed and left
+// its device to the next: then the fast path translates them again.
+const divertFor = time.Second
+
 // All diverts packets until end is called.
 func (d *Diversion) All() (end func(), err error) {
-	if d.pause == nil {
+	if d.divert == nil {
 		return func() {}, nil
 	}
 	d.mu.Lock()
@@ -54,7 +59,7 @@ func (d *Diversion) All() (end func(), err error) {
 
 // Sample diverts a sample of the packets until end is called.
 func (d *Diversion) Sample() (end func()) {
-	if d.pause == nil {
+	if d.divert == nil {
 		return func() {}
 	}
 	d.mu.Lock()
@@ -112,14 +117,32 @@ func (d *Diversion) cut(stop <-chan struct{}, on bool) {
 // settle has the fast path do what is wanted.
 func (d *Diversion) settle() error {
 	on := d.all > 0 || d.slice
-	if on == d.paused {
+	if on == d.diverted {
 		return nil
 	}
-	err := d.pause(on)
-	if err == nil {
-		d.paused = on
+	var during time.Duration
+	if on {
+		during = divertFor
 	}
-	return err
+	if err := d.divert(during); err != nil {
+		return err
+	}
+	if d.diverted = on; on {
+		d.again = time.AfterFunc(divertFor/4, d.renew)
+	} else {
+		d.again.Stop()
+	}
+	return nil
+}
+
+// renew diverts packets for longer.
+func (d *Diversion) renew() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.diverted {
+		_ = d.divert(divertFor) // which is tried again
+		d.again.Reset(divertFor / 4)
+	}
 }
 
 // Note says what is not seen without it; "" when all is. sampled: what is seen is a
@@ -127,7 +150,7 @@ func (d *Diversion) settle() error {
 func (d *Diversion) Note(sampled bool) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.pause == nil || d.all > 0 {
+	if d.divert == nil || d.all > 0 {
 		return ""
 	}
 	n := d.interfaces()

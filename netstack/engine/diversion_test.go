@@ -14,15 +14,21 @@ import (
 // diverted is a fast path that notes what it is told.
 type diverted struct {
 	said  []bool
+	until atomic.Pointer[time.Time]
 	wrong error
 }
 
-func (f *diverted) pause(on bool) error {
+func (f *diverted) divert(during time.Duration) error {
 	if f.wrong == nil {
-		f.said = append(f.said, on)
+		f.said = append(f.said, during > 0)
+		until := time.Now().Add(during)
+		f.until.Store(&until)
 	}
 	return f.wrong
 }
+
+// on says that packets go by the daemon just now.
+func (f *diverted) on() bool { return f.until.Load().After(time.Now()) }
 
 func TestDiversion(t *testing.T) {
 	var none Diversion
@@ -33,7 +39,7 @@ func TestDiversion(t *testing.T) {
 	}
 	none.Sample()()
 	var f diverted
-	d := Diversion{pause: f.pause, interfaces: func() int { return 3 }}
+	d := Diversion{divert: f.divert, interfaces: func() int { return 3 }}
 	for _, sampled := range []bool{false, true} {
 		if note := d.Note(sampled); !strings.Contains(note, "on 3 interfaces") || strings.Contains(note, "--all") != sampled {
 			t.Error(note)
@@ -66,17 +72,15 @@ func TestSample(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var f diverted
 		var rate, translated atomic.Uint64 // packets of a millisecond; those that the daemon gets
-		d := Diversion{pause: f.pause, interfaces: func() int { return 1 }, daemon: translated.Load}
+		d := Diversion{divert: f.divert, interfaces: func() int { return 1 }, daemon: translated.Load}
 		flows := func(duration time.Duration) (seen uint64) {
 			before := translated.Load()
 			for range duration / time.Millisecond {
 				time.Sleep(time.Millisecond)
 				synctest.Wait()
-				d.mu.Lock()
-				if d.paused {
+				if f.on() {
 					translated.Add(rate.Load())
 				}
-				d.mu.Unlock()
 			}
 			return translated.Load() - before
 		}
@@ -98,15 +102,15 @@ func TestSample(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if seen := flows(time.Second); seen != 100_000 {
-			t.Errorf("who wants all sees %d of 100,000", seen)
+		if seen := flows(5 * divertFor); seen != uint64(5*divertFor/time.Millisecond)*100 {
+			t.Errorf("who wants all sees %d packets, 100 a millisecond", seen)
 		}
 		end()
-		if !d.paused {
+		if !f.on() {
 			t.Error("who wants all gets none when the sampling ends")
 		}
 		all()
-		if seen := flows(time.Second); seen != 0 || d.paused {
+		if seen := flows(time.Second); seen != 0 || f.on() {
 			t.Errorf("%d are diverted when nobody looks", seen)
 		}
 	})

@@ -138,11 +138,11 @@ func (f *KernelPath) runner() Runner {
 
 // diverts is how every packet is made to take the way through the daemon, and
 // at how many interfaces the kernel has another one.
-func (f *KernelPath) diverts() (pause func(bool) error, interfaces func() int) {
+func (f *KernelPath) diverts() (divert func(during time.Duration) error, interfaces func() int) {
 	if f.Manager == nil {
 		return nil, nil
 	}
-	return f.Pause, func() int { return len(f.Status().Interfaces) }
+	return f.Divert, func() int { return len(f.Status().Interfaces) }
 }
 
 // What "required" means for the fast path: if the kernel does not support it, the daemon

@@ -174,7 +174,7 @@ func (h *Host) openFastPath(o Options, workloads iter.Seq[Workload]) (err error)
 	if h.FastPath.Manager != nil {
 		h.parts.FastPath = h.FastPath
 	}
-	h.Diversion.pause, h.Diversion.interfaces = h.FastPath.diverts()
+	h.Diversion.divert, h.Diversion.interfaces = h.FastPath.diverts()
 	h.Diversion.daemon = h.translated
 	return nil
 }

@@ -24,7 +24,7 @@ import (
 
 // Layout is the version of what lies in the maps: pinned maps of another one
 // must be replaced, not adopted.
-const Layout = 10
+const Layout = 11
 
 // FastPath is the four programs and their maps, and perhaps the one for XDP. Until Replace has filled the
 // maps, the programs pass everything on. It is safe for concurrent use.
@@ -45,9 +45,9 @@ type FastPath struct {
 	fibFlags     uint32
 	counterBytes int
 
-	mu         sync.Mutex
-	generation // what the programs see; its tables are nil before the first Replace
-	paused     bool
+	mu            sync.Mutex
+	generation           // what the programs see; its tables are nil before the first Replace
+	divertedUntil uint64 // as in a programConfig
 
 	beside sync.Mutex  // comes after mu; guards what follows, and who changes which generation is in use
 	placed *Plan       // whose maps stand where the next generation's are to be; nil: none's

@@ -3,6 +3,7 @@
 package fastpath
 
 import (
+	"errors"
 	"net"
 	"strings"
 	"testing"
@@ -18,12 +19,15 @@ type hostCase struct {
 	six, four      bool // udp6, udp4
 	host           func(*Host)
 	aside          bool // udp6 leaves by an interface where no XDP is
+	diverted       time.Duration
 }
 
 // hostCases are what an operator may set. Without the program, what is not
 // translated here does not get to the device, or does not get out of it.
 var hostCases = []hostCase{
 	{name: "nothing", six: true, four: true},
+	{name: "diverted", diverted: time.Hour},
+	{name: "it was diverted", diverted: time.Nanosecond, six: true, four: true},
 	{name: "blackhole in the prefix", do: "ip -6 route add blackhole 64:ff9b::c000:202/128", undo: "ip -6 route del blackhole 64:ff9b::c000:202/128", four: true},
 	{name: "native host in the prefix", do: "ip -6 route add 64:ff9b::c000:202/128 via fe80::2 dev work", undo: "ip -6 route del 64:ff9b::c000:202/128", four: true},
 	{name: "own address in the prefix", do: "ip addr add 64:ff9b::c000:202/128 dev work nodad", undo: "ip addr del 64:ff9b::c000:202/128 dev work", four: true},
@@ -46,6 +50,7 @@ var hostCases = []hostCase{
 	{name: "the device lost IPv4's routes", do: "ip route flush dev natless0", undo: ownRoutes, six: true, four: true, host: func(h *Host) { h.Alone = true }},
 	{name: "the device lost IPv4's routes, others are there", do: "ip route flush dev natless0", undo: ownRoutes},
 	{name: "the device lost its routes", do: "ip route flush dev natless0; ip -6 route flush dev natless0", undo: "ip route add 198.51.100.0/24 dev natless0; ip -6 route add 64:ff9b::/96 dev natless0", six: true, four: true, host: func(h *Host) { h.Alone = true }},
+	{name: "diverted, and the device is gone", six: true, four: true, diverted: time.Hour, host: func(h *Host) { h.Device, h.Alone = noSuchDevice, true }},
 	{name: "the device is gone", six: true, four: true, host: func(h *Host) { h.Device, h.Alone = noSuchDevice, true }},
 	{name: "the device is gone, others are there", host: func(h *Host) { h.Device = noSuchDevice }},
 }
@@ -84,7 +89,7 @@ func hostWays(t *testing.T, r *rig, f *FastPath) {
 		if c.host != nil {
 			c.host(&h)
 		}
-		if err := f.SetHost(h); err != nil {
+		if err := errors.Join(f.SetHost(h), f.Divert(c.diverted)); err != nil {
 			t.Fatal(err)
 		}
 		if c.do != "" {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -70,22 +71,26 @@ func insideWays(t *testing.T, r *rig, f *FastPath) {
 	}
 	at := p.at(w.Mappings[0])
 	for _, c := range []struct {
-		name    string
-		host    Host
-		at      int
-		out, to fate // to the outside, and to another workload
+		name     string
+		host     Host
+		at       int
+		out, to  fate // to the outside, and to another workload
+		diverted time.Duration
 	}{
-		{"as usual", host, at, direct, direct},
-		{"by an uplink", with(func(h *Host) { h.Uplinks[1] = r.up; h.Uplinks[0] = 1 }), at, direct, direct},
-		{"by no uplink", with(func(h *Host) { h.Uplinks[0] = 1 }), at, steered, direct},
-		{"the device is gone", with(func(h *Host) { h.Device, h.Alone = noSuchDevice, true }), at, direct, direct},
-		{"the device is gone, others are there", with(func(h *Host) { h.Device = noSuchDevice }), at, steered, steered},
-		{"all is steered", with(func(h *Host) { h.Steer = true }), at, steered, steered},
-		{"there is no TAP", with(func(h *Host) { h.Inside = 0 }), at, dropped, dropped},
-		{"by another's interface", host, p.at(w.Mappings[1]), blamed, blamed},
-		{"by nobody's interface", host, r.work, dropped, dropped},
+		{name: "as usual", host: host, at: at, out: direct, to: direct},
+		{"diverted", host, at, steered, steered, time.Hour},
+		{"diverted, the device is gone", with(func(h *Host) { h.Device, h.Alone = noSuchDevice, true }), at, direct, direct, time.Hour},
+		{"it was diverted", host, at, direct, direct, time.Nanosecond},
+		{"by an uplink", with(func(h *Host) { h.Uplinks[1] = r.up; h.Uplinks[0] = 1 }), at, direct, direct, 0},
+		{"by no uplink", with(func(h *Host) { h.Uplinks[0] = 1 }), at, steered, direct, 0},
+		{"the device is gone", with(func(h *Host) { h.Device, h.Alone = noSuchDevice, true }), at, direct, direct, 0},
+		{"the device is gone, others are there", with(func(h *Host) { h.Device = noSuchDevice }), at, steered, steered, 0},
+		{"all is steered", with(func(h *Host) { h.Steer = true }), at, steered, steered, 0},
+		{"there is no TAP", with(func(h *Host) { h.Inside = 0 }), at, dropped, dropped, 0},
+		{"by another's interface", host, p.at(w.Mappings[1]), blamed, blamed, 0},
+		{"by nobody's interface", host, r.work, dropped, dropped, 0},
 	} {
-		if err := f.SetHost(c.host); err != nil {
+		if err := errors.Join(f.SetHost(c.host), f.Divert(c.diverted)); err != nil {
 			t.Fatal(err)
 		}
 		run := newRunner(f.Sent4.FD(), c.at, r.workMAC)

@@ -145,9 +145,7 @@ func (f *FastPath) place(next *inner) (current uint32, err error) {
 // switchTo has the programs use a generation, with this configuration.
 func (f *FastPath) switchTo(generation uint32, c programConfig) error {
 	c.Generation = generation
-	if f.paused {
-		c.Flags &^= flagEnabled
-	}
+	c.DivertedUntil = f.divertedUntil
 	if err := f.maps.Configs.Put(generation, &c); err != nil {
 		return fmt.Errorf("configure the fast path: %w", err)
 	}

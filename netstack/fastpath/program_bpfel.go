@@ -86,11 +86,12 @@ type programConfig struct {
 		Mask   uint32
 		Length uint32
 	}
-	CountBlocks6 uint32
-	CountBlocks4 uint32
-	CountRules   uint32
-	PadRules     uint32
-	Rules        [64]struct {
+	CountBlocks6  uint32
+	CountBlocks4  uint32
+	CountRules    uint32
+	PadRules      uint32
+	DivertedUntil uint64
+	Rules         [64]struct {
 		_     structs.HostLayout
 		Hi6   uint64
 		Mask6 uint64

@@ -10,7 +10,8 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
+
+	"github.com/natless/natless/netstack/flows"
 )
 
 // XDP is the program in front of traffic control, and the maps that only it has. It goes
@@ -104,11 +105,7 @@ func (x *XDP) Assure(during time.Duration) error {
 	}
 	var until uint64
 	if during > 0 {
-		var now unix.Timespec
-		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-			return fmt.Errorf("monotonic clock: %w", err)
-		}
-		until = uint64(now.Nano() + int64(during))
+		until = uint64(flows.Now() + int64(during))
 	}
 	if err := x.maps.assurance.Put(uint32(0), until); err != nil {
 		return fmt.Errorf("assurance of XDP: %w", err)
@@ -119,11 +116,9 @@ func (x *XDP) Assure(during time.Duration) error {
 // Assured says that somebody does.
 func (x *XDP) Assured() bool {
 	var until uint64
-	var now unix.Timespec
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.maps.assurance != nil && x.maps.assurance.Lookup(uint32(0), &until) == nil &&
-		unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) == nil && until > uint64(now.Nano())
+	return x.maps.assurance != nil && x.maps.assurance.Lookup(uint32(0), &until) == nil && until > uint64(flows.Now())
 }
 
 // XDPReason is a Reason, or one that only XDP has to pass a packet on.

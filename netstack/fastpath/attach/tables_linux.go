@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/natless/natless/netstack/fastpath"
 	"github.com/natless/natless/netstack/internal/nexthops"
@@ -246,10 +247,9 @@ func (m *Manager) find(w Workload) int {
 	return i
 }
 
-// Pause has the programs pass everything on while on, so that every packet
-// takes the way through the daemon.
-func (m *Manager) Pause(on bool) error {
+// Divert has every packet take the way through the daemon for a while: see FastPath.Divert.
+func (m *Manager) Divert(during time.Duration) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.path.Pause(on)
+	return m.path.Divert(during)
 }

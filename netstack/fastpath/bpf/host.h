@@ -70,6 +70,14 @@ static __always_inline int gone(struct context *ctx, struct config *c)
 	return ask(ctx, c, &f, c->via, 1) || f.ifindex != c->device;
 }
 
+// diverted says that somebody looks at what the daemon translates. Who asks sees that its
+// device is there: a daemon that is killed cannot say that nobody looks any more. One that
+// hangs, or has left the device to the next, says nothing, and it ends by itself.
+static __always_inline int diverted(struct config *c)
+{
+	return c->diverted_until && c->diverted_until > bpf_ktime_get_ns();
+}
+
 // led says that the host leads f, which came in here, to the translator, and by
 // which interface what is translated comes in then. Who marked a packet may have
 // rules for the mark, which cannot be asked for before Linux 6.10. While the
@@ -82,7 +90,7 @@ static __always_inline int led(struct context *ctx, struct config *c, struct bpf
 	*by = ingress(ctx);
 	if (!c->device) {
 		HERE;
-		return TRANSLATED;
+		return diverted(c) ? DISABLED : TRANSLATED;
 	}
 	*by = c->device;
 	if (marked(ctx))
@@ -90,7 +98,7 @@ static __always_inline int led(struct context *ctx, struct config *c, struct bpf
 	why = ask(ctx, c, f, ingress(ctx), length);
 	if (!why && f->ifindex == c->device) {
 		HERE;
-		return TRANSLATED;
+		return diverted(c) ? DISABLED : TRANSLATED;
 	}
 	if (!gone(ctx, c)) {
 		HERE;

@@ -103,6 +103,8 @@ static __always_inline int pass4(struct __sk_buff *skb, struct tables *t, struct
 
 	if (t->c->flags & STEER)
 		PASS(STEERING);
+	if (diverted(t->c) && (!t->c->device || !gone(skb, t->c)))
+		PASS(DISABLED);
 	if ((why = plain4(skb)) || (why = load(t)) || (why = read4(skb, &p)))
 		return why;
 	if (p.src4 != in->of.v4) // rule 1.6.source

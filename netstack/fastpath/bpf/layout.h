@@ -7,7 +7,7 @@
 #include "kernel.h"
 
 enum {
-	LAYOUT = 10,
+	LAYOUT = 11,
 	MAX_LENGTHS = 16, // prefix lengths in use, of each family
 	ALL_LENGTHS4 = 33, // a pool without an address that somebody else holds is of many
 	GENERATIONS = 2,
@@ -92,6 +92,7 @@ struct config {
 	struct level4 blocks4[MAX_LENGTHS];
 	__u32 count_blocks6, count_blocks4;
 	__u32 count_rules, pad_rules;
+	__u64 diverted_until; // on the monotonic clock, all packets are the daemon's
 	struct map_rule rules[MAX_RULES];
 };
 

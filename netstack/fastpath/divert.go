@@ -2,14 +2,23 @@
 
 package fastpath
 
-import "fmt"
+import (
+	"fmt"
+	"time"
 
-// Pause has the programs pass everything on, or translate again. What is paused
-// stays so over Replace and Edit; the next to adopt the maps begins unpaused.
-func (f *FastPath) Pause(on bool) error {
+	"github.com/natless/natless/netstack/flows"
+)
+
+// Divert has the programs leave every packet to the daemon from now on, or, during 0, no
+// more. It lasts over Replace and Edit, and no longer than the translator's device; the next
+// to adopt the maps begins undiverted.
+func (f *FastPath) Divert(during time.Duration) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.paused = on
+	f.divertedUntil = 0
+	if during > 0 {
+		f.divertedUntil = uint64(flows.Now() + int64(during))
+	}
 	if f.tables == nil {
 		return nil
 	}
@@ -21,10 +30,7 @@ func (f *FastPath) Pause(on bool) error {
 	if err := f.maps.Configs.Lookup(current, &c); err != nil {
 		return fmt.Errorf("configuration in use: %w", err)
 	}
-	c.Flags |= flagEnabled
-	if on {
-		c.Flags &^= flagEnabled
-	}
+	c.DivertedUntil = f.divertedUntil
 	if err := f.maps.Configs.Put(current, &c); err != nil {
 		return fmt.Errorf("configure the fast path: %w", err)
 	}
