@@ -36,6 +36,28 @@ type RuleSet struct {
 	Rewind bool `json:"rewind,omitempty"`
 }
 
+// Loan is a block as it is lent once.
+type Loan struct {
+	IPv4  netip.Prefix `json:"ipv4"`
+	Ports ports.Set    `json:"ports,omitzero"`
+	Lease uint64       `json:"lease"`
+}
+
+// RuleDelta is a set of rules, told as what is another in it than in one that both sides know.
+// Where the relay has not the rules of Base, the whole set is to be told: ErrStale, with Field
+// "base". One whose answer was lost may be told again.
+type RuleDelta struct {
+	// Base is the digest of the rules before, and Digest that of the rules from now on.
+	Base   string `json:"base"`
+	Digest string `json:"digest"`
+	Epoch  uint64 `json:"epoch"` // as a set's
+	// Rules come, or take the place of that of the same block.
+	Rules []Rule `json:"rules,omitempty"`
+	// Gone are the loans whose rules go: taken from a host, or given back by it. What is only
+	// missing does not go by a delta, but by a set.
+	Gone []Loan `json:"gone,omitempty"`
+}
+
 // The states of a relay.
 const (
 	RelayServes      = "serves"
@@ -59,7 +81,9 @@ type Relay struct {
 	StaleAfter float64 `json:"stale_after_seconds"`
 	// LastLease is the highest number of a loan that it knows of, ended ones included.
 	LastLease uint64 `json:"last_lease"`
-	Rules     []Rule `json:"rules,omitempty"` // not in the answer to a set
+	// Digest is that of its rules, for a RuleDelta; "": it takes none.
+	Digest string `json:"digest,omitempty"`
+	Rules  []Rule `json:"rules,omitempty"` // not in the answer to a set
 }
 
 // ConfirmedAgo is how long ago somebody last told the rules.
@@ -81,4 +105,10 @@ func (c *Client) PutRules(ctx context.Context, s RuleSet) (Relay, error) {
 		s.Rules = []Rule{}
 	}
 	return answer[Relay](ctx, c, http.MethodPut, "/v1/relay", s)
+}
+
+// PatchRules tells a relay what is another in its rules. When it returns, that is durable and
+// in force.
+func (c *Client) PatchRules(ctx context.Context, d RuleDelta) (Relay, error) {
+	return answer[Relay](ctx, c, http.MethodPatch, "/v1/relay", d)
 }

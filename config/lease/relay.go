@@ -16,19 +16,51 @@ const MostRules = 1 << 16
 // Relay is what a relay knows of who has which block. It outlives everything but the
 // relay's disk, and nobody changes one.
 type Relay struct {
-	// Boot is which boot of the relay the rules were confirmed in.
-	Boot  string     `json:"boot,omitempty"`
-	Epoch uint64     `json:"epoch"`
-	Rules []api.Rule `json:"rules"`
-	Ended []Ended    `json:"ended,omitempty"`
+	Boot  string // which boot of the relay the rules were confirmed in
+	Epoch uint64
+	book  *book // nil: an empty one
+}
+
+// NewRelay is a state of rules and of loans that have ended, of which nobody looks whether
+// they go together.
+func NewRelay(boot string, epoch uint64, rules []api.Rule, ended []Ended) Relay {
+	return Relay{boot, epoch, bookOf(rules, ended)}
 }
 
 // Ended is the last loan of a block that a relay has seen end.
-type Ended struct {
-	IPv4  netip.Prefix `json:"ipv4"`
-	Ports ports.Set    `json:"ports,omitzero"`
-	Lease uint64       `json:"lease"`
+type Ended = api.Loan
+
+var empty = new(book)
+
+func (r Relay) entries() *book {
+	if r.book == nil {
+		return empty
+	}
+	return r.book
 }
+
+// Rules are all, by their addresses.
+func (r Relay) Rules() []api.Rule {
+	all := make([]api.Rule, 0, r.Count())
+	for list := range r.entries().rules.All() {
+		all = append(all, list...)
+	}
+	return all
+}
+
+// Ended are the last loans of blocks that have ended, by their addresses.
+func (r Relay) Ended() (all []Ended) {
+	for list := range r.entries().ended.All() {
+		all = append(all, list...)
+	}
+	return all
+}
+
+// Count is how many rules there are.
+func (r Relay) Count() int { return r.entries().count }
+
+// Digest is that of the rules.
+func (r Relay) Digest() string { return r.entries().sum.String() }
 
 // RelayAsked is what a set of rules is judged by, besides the state.
 type RelayAsked struct {
@@ -45,28 +77,16 @@ func (r Relay) InForce(boot string) []api.Rule {
 	if !r.Confirmed(boot) {
 		return nil
 	}
-	return r.Rules
+	return r.Rules()
 }
 
 // LastLease is the highest number of a loan that the relay knows of.
-func (r Relay) LastLease() (last uint64) {
-	for _, one := range r.Rules {
-		last = max(last, one.Lease)
-	}
-	for _, e := range r.Ended {
-		last = max(last, e.Lease)
-	}
-	return last
-}
+func (r Relay) LastLease() uint64 { return r.entries().last }
 
 // Same reports whether two states have the same rules, of the same age.
 func (r Relay) Same(o Relay) bool {
-	return r.Boot == o.Boot && r.Epoch == o.Epoch && slices.EqualFunc(r.Rules, o.Rules, sameRule) &&
-		slices.EqualFunc(r.Ended, o.Ended, func(a, b Ended) bool { return a.block() == b.block() && a.Lease == b.Lease })
-}
-
-func sameRule(a, b api.Rule) bool {
-	return a.IPv4 == b.IPv4 && a.IPv6 == b.IPv6 && a.Lease == b.Lease && a.Ports.Equal(b.Ports)
+	a, b := r.entries(), o.entries()
+	return r.Boot == o.Boot && r.Epoch == o.Epoch && a.count == b.count && a.sum == b.sum && a.past == b.past
 }
 
 // lent names a block: its addresses and ports.
@@ -77,25 +97,33 @@ type lent struct {
 
 func lentBy(r api.Rule) lent { return lent{r.IPv4, r.Ports.String()} }
 
-func (e Ended) block() lent { return lent{e.IPv4, e.Ports.String()} }
-
 // Apply is the state after a set was told, and how many rules go with it. An error is an
 // *api.Problem, and then nothing has changed.
 func (r Relay) Apply(set api.RuleSet, by RelayAsked) (next Relay, gone int, err error) {
 	if set.Epoch < r.Epoch && !set.Rewind {
-		return r, 0, problem(api.CodeStale, "epoch", "%d is older than %d, which this relay goes by", set.Epoch, r.Epoch)
+		return r, 0, older(set.Epoch, r.Epoch)
 	}
 	if err := r.check(set, by); err != nil {
 		return r, 0, err
 	}
 	ended, sudden := r.ended(set)
-	if most := max(1, len(r.Rules)/4); sudden > most && !set.Shrink {
-		return r, 0, problem(api.CodeShrinks, "rules", "%d of %d rules are missing at once, and no more than %d are believed to be "+
-			"without a word of an operator: nothing was changed", sudden, len(r.Rules), most)
+	next = NewRelay(by.Boot, set.Epoch, set.Rules, slices.Concat(r.Ended(), ended))
+	if err := next.book.anew(set.Rules); err != nil {
+		return r, 0, err
 	}
-	next = Relay{Boot: by.Boot, Epoch: set.Epoch, Rules: slices.Clone(set.Rules), Ended: r.remember(ended)}
-	slices.SortFunc(next.Rules, inOrder)
+	if most := max(1, r.Count()/4); sudden > most && !set.Shrink {
+		return r, 0, problem(api.CodeShrinks, "rules", "%d of %d rules are missing at once, and no more than %d are believed to be "+
+			"without a word of an operator: nothing was changed", sudden, r.Count(), most)
+	}
 	return next, len(ended), nil
+}
+
+func older(epoch, than uint64) error {
+	return problem(api.CodeStale, "epoch", "%d is older than %d, which this relay goes by", epoch, than)
+}
+
+func tooMany(rules int) error {
+	return problem(api.CodeInvalid, "rules", "%d rules are more than %d: lend larger blocks", rules, MostRules)
 }
 
 func inOrder(a, b api.Rule) int {
@@ -106,32 +134,14 @@ func inOrder(a, b api.Rule) int {
 // check says what is wrong with a set by itself, and by what this relay goes by.
 func (r Relay) check(set api.RuleSet, by RelayAsked) error {
 	if n := len(set.Rules); n > MostRules {
-		return problem(api.CodeInvalid, "rules", "%d rules are more than %d: lend larger blocks", n, MostRules)
+		return tooMany(n)
 	}
 	if set.Epoch == 0 {
 		return problem(api.CodeInvalid, "epoch", "is missing, or 0")
 	}
 	for i, one := range set.Rules {
-		field, why := "", ""
-		switch {
-		case !one.IPv4.IsValid() || !one.IPv4.Addr().Is4() || one.IPv4 != one.IPv4.Masked():
-			field, why = "ipv4", "is no IPv4 prefix without bits beyond its length"
-		case !one.IPv6.IsValid() || !one.IPv6.Addr().Is6() || one.IPv6 != one.IPv6.Masked():
-			field, why = "ipv6", "is no IPv6 prefix without bits beyond its length"
-		case one.IPv4.IsSingleIP() != one.IPv6.IsSingleIP() || 32-one.IPv4.Bits() > 128-one.IPv6.Bits():
-			field, why = "ipv6", "has not an address for each of the block (RFC 7757 3.3)"
-		case !one.Ports.IsZero() && !one.IPv4.IsSingleIP():
-			field, why = "ports", "are of one address, and this is a prefix"
-		case one.Lease == 0:
-			field, why = "lease", "is missing, or 0"
-		}
-		if field != "" {
-			return problem(api.CodeInvalid, at(i, field), "%s → %s, lease %d: %s", one.IPv4, one.IPv6, one.Lease, why)
-		}
-		if by.Check != nil {
-			if field, err := by.Check(one); err != nil {
-				return problem(api.CodeInvalid, at(i, field), "%v", err)
-			}
+		if err := checkRule(i, one, by); err != nil {
+			return err
 		}
 	}
 	if err := overlapping(set.Rules); err != nil {
@@ -140,8 +150,34 @@ func (r Relay) check(set api.RuleSet, by RelayAsked) error {
 	return r.fit(set)
 }
 
-// at is a field of a rule of a set.
-func at(i int, field string) string { return "rules[" + strconv.Itoa(i) + "]." + field }
+// checkRule says what is wrong with a rule by itself.
+func checkRule(i int, one api.Rule, by RelayAsked) error {
+	field, why := "", ""
+	switch {
+	case !one.IPv4.IsValid() || !one.IPv4.Addr().Is4() || one.IPv4 != one.IPv4.Masked():
+		field, why = "ipv4", "is no IPv4 prefix without bits beyond its length"
+	case !one.IPv6.IsValid() || !one.IPv6.Addr().Is6() || one.IPv6 != one.IPv6.Masked():
+		field, why = "ipv6", "is no IPv6 prefix without bits beyond its length"
+	case one.IPv4.IsSingleIP() != one.IPv6.IsSingleIP() || 32-one.IPv4.Bits() > 128-one.IPv6.Bits():
+		field, why = "ipv6", "has not an address for each of the block (RFC 7757 3.3)"
+	case !one.Ports.IsZero() && !one.IPv4.IsSingleIP():
+		field, why = "ports", "are of one address, and this is a prefix"
+	case one.Lease == 0:
+		field, why = "lease", "is missing, or 0"
+	}
+	if field != "" {
+		return problem(api.CodeInvalid, at("rules", i, field), "%s → %s, lease %d: %s", one.IPv4, one.IPv6, one.Lease, why)
+	}
+	if by.Check != nil {
+		if field, err := by.Check(one); err != nil {
+			return problem(api.CodeInvalid, at("rules", i, field), "%v", err)
+		}
+	}
+	return nil
+}
+
+// at is a field of one of a list.
+func at(list string, i int, field string) string { return list + "[" + strconv.Itoa(i) + "]." + field }
 
 // overlapping says which two rules are about the same addresses, or lead to the same host
 // address.
@@ -156,11 +192,15 @@ func overlapping(rules []api.Rule) error {
 			continue
 		}
 		if one.Ports.IsZero() || widest.Ports.IsZero() || taken.Overlaps(one.Ports) {
-			return problem(api.CodeInvalid, "rules", "%s %s overlaps %s %s, which is in the set too", one.IPv4, one.Ports, widest.IPv4, widest.Ports)
+			return overlap(one, widest)
 		}
 		taken.AddSet(one.Ports)
 	}
 	return together(sorted)
+}
+
+func overlap(one, with api.Rule) error {
+	return problem(api.CodeInvalid, "rules", "%s %s overlaps %s %s, which is in the set too", one.IPv4, one.Ports, with.IPv4, with.Ports)
 }
 
 // together says which two rules lead to the same address of a host; it sorts them anew.
@@ -178,66 +218,32 @@ func together(rules []api.Rule) error {
 
 // fit says whether the rules can be by the loans that this relay knows.
 func (r Relay) fit(set api.RuleSet) error {
-	held := make(map[lent]api.Rule, len(r.Rules))
-	for _, one := range r.Rules {
-		held[lentBy(one)] = one
-	}
 	for i, one := range set.Rules {
-		have, ok := held[lentBy(one)]
-		switch {
-		case !ok:
-		case one.Lease < have.Lease:
-			return problem(api.CodeStale, at(i, "lease"), "%d of %s is older than %d, which this relay goes by", one.Lease, one.IPv4, have.Lease)
-		case one.Lease == have.Lease && one.IPv6 != have.IPv6:
-			return problem(api.CodeInvalid, at(i, "ipv6"), "%s leads to %s by lease %d: to %s it can lead by a later one", one.IPv4, have.IPv6,
-				have.Lease, one.IPv6)
-		}
-	}
-	return r.anew(set)
-}
-
-// anew says that no rule is of a loan that has ended, whole or in part.
-func (r Relay) anew(set api.RuleSet) error {
-	if len(r.Ended) == 0 {
-		return nil
-	}
-	rules := prefixes{}
-	for i, one := range set.Rules {
-		rules.add(one.IPv4, i)
-	}
-	ended := prefixes{}
-	for i, e := range r.Ended {
-		ended.add(e.IPv4, i)
-	}
-	refuse := func(i int, e Ended) error {
-		one := set.Rules[i]
-		if one.Lease > e.Lease || !one.Ports.IsZero() && !e.Ports.IsZero() && !one.Ports.Overlaps(e.Ports) {
-			return nil
-		}
-		return problem(api.CodeStale, at(i, "lease"), "lease %d of %s has ended here: lease %d of %s is not taken again", e.Lease, e.IPv4,
-			one.Lease, one.IPv4)
-	}
-	for i, one := range set.Rules {
-		for _, j := range ended.covering(one.IPv4) {
-			if err := refuse(i, r.Ended[j]); err != nil {
-				return err
-			}
-		}
-	}
-	for _, e := range r.Ended {
-		for _, i := range rules.covering(e.IPv4) {
-			if err := refuse(i, e); err != nil {
-				return err
-			}
+		have, held := r.entries().of(one.IPv4, one.Ports)
+		if err := fits(i, one, have, held); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// prefixes are numbers by prefix, of each length.
-type prefixes [33]map[netip.Prefix][]int
+// fits says whether a rule can be by that of the same block, if one is held.
+func fits(i int, one, have api.Rule, held bool) error {
+	switch {
+	case !held:
+	case one.Lease < have.Lease:
+		return problem(api.CodeStale, at("rules", i, "lease"), "%d of %s is older than %d, which this relay goes by", one.Lease, one.IPv4, have.Lease)
+	case one.Lease == have.Lease && one.IPv6 != have.IPv6:
+		return problem(api.CodeInvalid, at("rules", i, "ipv6"), "%s leads to %s by lease %d: to %s it can lead by a later one", one.IPv4, have.IPv6,
+			have.Lease, one.IPv6)
+	}
+	return nil
+}
 
-func (p *prefixes) add(at netip.Prefix, n int) {
+// byPrefix are numbers by prefix, of each length.
+type byPrefix [33]map[netip.Prefix][]int
+
+func (p *byPrefix) add(at netip.Prefix, n int) {
 	of := &p[at.Bits()]
 	if *of == nil {
 		*of = map[netip.Prefix][]int{}
@@ -246,7 +252,7 @@ func (p *prefixes) add(at netip.Prefix, n int) {
 }
 
 // covering are the numbers of a prefix and of those that it is within.
-func (p *prefixes) covering(within netip.Prefix) (all []int) {
+func (p *byPrefix) covering(within netip.Prefix) (all []int) {
 	for bits := range within.Bits() + 1 {
 		if p[bits] == nil {
 			continue
@@ -264,39 +270,21 @@ func (r Relay) ended(set api.RuleSet) (all []Ended, sudden int) {
 	for _, one := range set.Rules {
 		there[lentBy(one)] = one.Lease
 	}
-	fenced := prefixes{}
+	fenced := byPrefix{}
 	for i, p := range set.Fenced {
 		if p.IsValid() && p.Addr().Is4() {
 			fenced.add(p.Masked(), i)
 		}
 	}
-	for _, one := range r.Rules {
+	for _, one := range r.Rules() {
 		lease, stays := there[lentBy(one)]
 		if stays && lease == one.Lease {
 			continue
 		}
-		all = append(all, Ended{one.IPv4, one.Ports, one.Lease})
+		all = append(all, Ended{IPv4: one.IPv4, Ports: one.Ports, Lease: one.Lease})
 		if !stays && len(fenced.covering(one.IPv4)) == 0 {
 			sudden++
 		}
 	}
 	return all, sudden
-}
-
-// remember are the loans that have ended when these have, too: of each block the last.
-func (r Relay) remember(ended []Ended) []Ended {
-	last := make(map[lent]Ended, len(r.Ended)+len(ended))
-	for _, e := range slices.Concat(r.Ended, ended) {
-		if have, ok := last[e.block()]; !ok || have.Lease < e.Lease {
-			last[e.block()] = e
-		}
-	}
-	var all []Ended
-	for _, e := range last {
-		all = append(all, e)
-	}
-	slices.SortFunc(all, func(a, b Ended) int {
-		return cmp.Or(a.IPv4.Addr().Compare(b.IPv4.Addr()), cmp.Compare(a.IPv4.Bits(), b.IPv4.Bits()), cmp.Compare(a.Ports.String(), b.Ports.String()))
-	})
-	return all
 }

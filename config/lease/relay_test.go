@@ -51,7 +51,7 @@ func TestRelayRules(t *testing.T) {
 	fenced := ruleSet(8, ruleB, ruleC, shared, beside)
 	fenced.Fenced = []netip.Prefix{netip.MustParsePrefix("198.51.100.1/32")}
 	without, gone, err := start.Apply(fenced, by)
-	if err != nil || gone != 1 || len(without.Rules) != 4 {
+	if err != nil || gone != 1 || without.Count() != 4 {
 		t.Fatalf("%+v, %d, %v", without, gone, err)
 	}
 	shrunk := ruleSet(8)
@@ -61,6 +61,8 @@ func TestRelayRules(t *testing.T) {
 	fencedAll := ruleSet(8)
 	fencedAll.Fenced = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
 	all := []string{ruleA, ruleB, ruleC, shared, beside}
+	replaced := ruleSet(8, ruleA, ruleB, "198.51.100.4/32 2001:db8::20/128 2", shared, beside)
+	replaced.Fenced = []netip.Prefix{netip.MustParsePrefix("198.51.100.4/31")}
 	for _, c := range []struct {
 		name   string
 		from   Relay
@@ -83,6 +85,7 @@ func TestRelayRules(t *testing.T) {
 		{"of a loan that ended", without, ruleSet(9, all...), api.ErrStale, "lease 1 of 198.51.100.1/32 has ended"},
 		{"of a loan that ended, as a part", without, ruleSet(9, "198.51.100.0/31 2001:db8::20/127 1", ruleB, ruleC, shared, beside), api.ErrStale, "has ended"},
 		{"of a later loan than ended", without, ruleSet(9, "198.51.100.0/31 2001:db8::20/127 10", ruleB, ruleC, shared, beside), nil, ""},
+		{"of an older loan than what ends by it", start, replaced, api.ErrStale, "lease 3 of 198.51.100.4/31 has ended"},
 		{"with ports for a prefix", Relay{}, ruleSet(1, "198.51.100.4/31#1-2 2001:db8::4/127 3"), api.ErrInvalid, "rules[0].ports"},
 		{"with too short a host", Relay{}, ruleSet(1, "198.51.100.4/31 2001:db8::4/128 3"), api.ErrInvalid, "rules[0].ipv6"},
 		{"with one host twice", Relay{}, ruleSet(1, ruleA, "198.51.100.2/32 2001:db8::1/128 2"), api.ErrInvalid, "both lead to"},
@@ -105,14 +108,17 @@ func TestRelayRules(t *testing.T) {
 	}
 }
 
+func ruleNumber(i int, lease uint64) api.Rule {
+	return api.Rule{Lease: lease, IPv4: netip.PrefixFrom(mapping.Addr4(10<<24+uint32(i)), 32), IPv6: netip.PrefixFrom(mapping.Addr6{Hi: 1 << 61, Lo: uint64(i)}.Addr(), 128)}
+}
+
 // TestManyRules: a set of many is judged in a time that grows with it and not with its
 // square.
 func TestManyRules(t *testing.T) {
 	t.Parallel()
 	set := api.RuleSet{Epoch: 1}
 	for i := range 16_384 {
-		set.Rules = append(set.Rules, api.Rule{Lease: uint64(i + 1),
-			IPv4: netip.PrefixFrom(mapping.Addr4(10<<24+uint32(i)), 32), IPv6: netip.PrefixFrom(mapping.Addr6{Hi: 1 << 61, Lo: uint64(i)}.Addr(), 128)})
+		set.Rules = append(set.Rules, ruleNumber(i, uint64(i+1)))
 	}
 	state, _, err := Relay{}.Apply(set, RelayAsked{Boot: "now"})
 	if err != nil {
@@ -123,10 +129,10 @@ func TestManyRules(t *testing.T) {
 	}
 	set.Epoch++
 	next, gone, err := state.Apply(set, RelayAsked{Boot: "now"})
-	if err != nil || gone != 16_384 || len(next.Ended) != 16_384 {
-		t.Fatalf("%d gone, %d ended, %v", gone, len(next.Ended), err)
+	if err != nil || gone != 16_384 || len(next.Ended()) != 16_384 {
+		t.Fatalf("%d gone, %d ended, %v", gone, len(next.Ended()), err)
 	}
-	if _, _, err := next.Apply(api.RuleSet{Epoch: 3, Rules: state.Rules}, RelayAsked{}); !errors.Is(err, api.ErrStale) {
+	if _, _, err := next.Apply(api.RuleSet{Epoch: 3, Rules: state.Rules()}, RelayAsked{}); !errors.Is(err, api.ErrStale) {
 		t.Errorf("loans that ended: %v", err)
 	}
 }

@@ -145,10 +145,10 @@ func beside(t *testing.T, path string, now time.Time) string {
 	if err := writeBlocks(path, state); err != nil {
 		t.Fatal(err)
 	}
-	relay := lease.Relay{Boot: "b", Epoch: 7,
-		Rules: []api.Rule{{IPv4: netip.MustParsePrefix("192.0.2.6/32"), Ports: ports.MustParse("0-1023"), IPv6: netip.MustParsePrefix("2001:db8::6/128"), Lease: 5}},
-		Ended: []lease.Ended{{IPv4: netip.MustParsePrefix("192.0.2.7/32"), Ports: ports.MustParse("0-1023"), Lease: 6}}}
-	if err := writeSummed(relayPath(path), relay, "registry: relay"); err != nil {
+	relay := lease.NewRelay("b", 7,
+		[]api.Rule{{IPv4: netip.MustParsePrefix("192.0.2.6/32"), Ports: ports.MustParse("0-1023"), IPv6: netip.MustParsePrefix("2001:db8::6/128"), Lease: 5}},
+		[]lease.Ended{{IPv4: netip.MustParsePrefix("192.0.2.7/32"), Ports: ports.MustParse("0-1023"), Lease: 6}})
+	if err := writeSummed(relayPath(path), relay, "registry: relay"); err != nil { // which a change is appended to: TestRelayForm
 		t.Fatal(err)
 	}
 	if err := (drains{wholeHost: now, "p": now}).write(path); err != nil {

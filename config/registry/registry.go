@@ -8,6 +8,7 @@ package registry
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -116,6 +117,7 @@ type Registry struct {
 	glance   atomic.Pointer[glance]
 	blocks   atomic.Pointer[lease.State]
 	relay    atomic.Pointer[lease.Relay]
+	relayLog relayLog // of who sets the relay's rules
 
 	mu     sync.RWMutex // guards what follows; held for writing until what was written is on disk
 	state  state
@@ -227,10 +229,11 @@ func (r *Registry) SetSink(check func(Change) error, sink func(context.Context, 
 func (r *Registry) Close() error {
 	r.commits.leader.Lock()
 	defer r.commits.leader.Unlock()
+	settled := r.settleRelay()
 	if r.broken.Load() != nil { // bbolt may hold its own locks for ever
-		return nil
+		return settled
 	}
-	return r.db.Close()
+	return errors.Join(settled, r.db.Close())
 }
 
 // loadState builds the state from the database.

@@ -97,7 +97,12 @@ func (p *Plan) Commit() error {
 	if err != nil {
 		return p.failed(err)
 	}
-	routes := step{name: "routes", do: func() error { return e.parts.Routes.Set(next.Routes) }}
+	routes := step{name: "routes", do: func() error {
+		if p.told {
+			return nil // they stay
+		}
+		return e.parts.Routes.Set(next.Routes)
+	}}
 	at(routes.name)
 	if err := routes.do(); err != nil {
 		p.prepareBack()

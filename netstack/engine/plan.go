@@ -31,6 +31,7 @@ type Plan struct {
 	moves        []Change // of workloads that get another mapping with the state
 
 	gone, come []mapping.Mapping // explicit ones, where they are few
+	told       bool              // they are all that is another in the state: nobody looks for more
 	edited     bool              // the table to be is an edit of the one in force: workloads keep their slots
 
 	written *policy.Table           // those that the kernel's tables beside are with
@@ -63,12 +64,33 @@ func (e *Engine) Plan(next *State, moves ...Change) (*Plan, error) {
 		return nil, err
 	}
 	e.one.Lock()
-	began := time.Now()
 	p := &Plan{engine: e, before: e.State(), next: next, moves: moves}
 	if p.before.Translator.Rules.Same(next.Translator.Rules) { // they go on counting
 		kept := *next
 		kept.Translator.Rules, p.next = p.before.Translator.Rules, &kept
 	}
+	return p.begin()
+}
+
+// PlanExplicit makes a plan for the state in force with other explicit mappings: these go, and
+// those come. It takes a time that does not grow with the table.
+func (e *Engine) PlanExplicit(gone, come []mapping.Mapping) (*Plan, error) {
+	e.one.Lock()
+	before := e.State()
+	p := &Plan{engine: e, before: before, gone: gone, come: come, told: e.torn == nil}
+	explicit, err := exchanged(before.Explicit, before.Explicit.Prefix(), gone, come)
+	if err != nil {
+		p.Drop()
+		return nil, err
+	}
+	next := *before
+	next.Explicit, p.next = explicit, &next
+	return p.begin()
+}
+
+// begin makes a plan out of the table in force. Changes from now on are replayed.
+func (p *Plan) begin() (*Plan, error) {
+	e, began := p.engine, time.Now()
 	e.mu.Lock()
 	base := e.Table()
 	e.base, e.since = base, nil
@@ -110,31 +132,46 @@ func (p *Plan) make(base *mapping.Table) error {
 		}
 		p.moves[i] = moved
 	}
-	most := 0
-	if p.engine.torn == nil {
-		most = max(mostEdits, base.Len()/2)
+	if !p.told {
+		most := 0
+		if p.engine.torn == nil {
+			most = max(mostEdits, base.Len()/2)
+		}
+		gone, come, few := differences(p.before.Explicit, p.next.Explicit, most)
+		if !few {
+			p.gone, p.come = nil, nil
+			return p.makeBeside(base, p.anew)
+		}
+		p.gone, p.come = gone, come
 	}
-	gone, come, few := differences(p.before.Explicit, p.next.Explicit, most)
-	if !few {
-		return p.makeBeside(base, p.anew)
-	}
-	p.gone, p.come, p.edited = gone, come, true
-	if len(gone)+len(come) > mostEdits || p.changesPrefix() || len(p.numbers) > 0 { // of a workload the kernel has several entries
+	p.edited = true
+	if len(p.gone)+len(p.come) > mostEdits || p.changesPrefix() || len(p.numbers) > 0 { // of a workload the kernel has several entries
 		if err := p.makeBeside(base, p.edit); err != nil {
 			return err
 		}
 	} else if _, err := p.edit(base); err != nil {
 		return err
 	}
+	if p.told {
+		return nil
+	}
 	// The explicit mappings as an edit of those before have their memory in common.
-	edit := p.before.Explicit.Edit()
-	if err := errors.Join(edit.SetPrefix(p.next.Explicit.Prefix()), exchange(edit, p.gone, p.come)); err != nil {
+	explicit, err := exchanged(p.before.Explicit, p.next.Explicit.Prefix(), p.gone, p.come)
+	if err != nil {
 		return err
 	}
 	next := *p.next
-	next.Explicit = edit.Table()
-	p.next = &next
+	next.Explicit, p.next = explicit, &next
 	return nil
+}
+
+// exchanged is a table with another prefix, and some mappings for others.
+func exchanged(of *mapping.Table, prefix netip.Prefix, gone, come []mapping.Mapping) (*mapping.Table, error) {
+	edit := of.Edit()
+	if err := errors.Join(edit.SetPrefix(prefix), exchange(edit, gone, come)); err != nil {
+		return nil, err
+	}
+	return edit.Table(), nil
 }
 
 // anew is a table of the explicit mappings to be, and of the workloads that are in the

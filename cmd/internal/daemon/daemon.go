@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -27,6 +28,7 @@ import (
 	"github.com/natless/natless/netstack/local"
 	"github.com/natless/natless/netstack/local/dns64"
 	"github.com/natless/natless/netstack/route"
+	"github.com/natless/natless/netstack/shed"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/translator/mapping"
 	"github.com/natless/natless/translator/policy"
@@ -126,6 +128,7 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	d.reloader = newReloader(c, d, h)
 	d.keeper.wish = d.wish
 	d.reloader.wishes = d.wishes
+	d.reloader.wish = func(p netip.Prefix, want shed.Wish) { d.wishing.set(d.host.Shed, p, want) }
 	d.wishes(c)
 	if d.api, err = newAPI(d, c); err != nil {
 		return nil, err

@@ -77,7 +77,7 @@ func (r *relay) with(c *config.Config, table *mapping.Table) (*mapping.Table, er
 	for _, one := range r.rules().InForce(r.boot) {
 		_, err := c.CheckRule(one)
 		if err == nil {
-			err = edit.Insert(mapping.Mapping{IPv6: one.IPv6, IPv4: one.IPv4, Ports: one.Ports})
+			err = edit.Insert(mappingOf(one))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("a rule of the fleet, %s → %s: %w", one.IPv4, one.IPv6, err)
@@ -112,7 +112,8 @@ func (d *Daemon) relay(c *config.Config, rules bool) (api.Relay, error) {
 	}
 	r := d.reloader.host.relay
 	known := r.rules()
-	is := api.Relay{Epoch: known.Epoch, Count: len(known.Rules), IPv4: c.Relay.IPv4, StaleAfter: c.Relay.StaleAfter.Seconds(), LastLease: known.LastLease()}
+	is := api.Relay{Epoch: known.Epoch, Count: known.Count(), IPv4: c.Relay.IPv4, StaleAfter: c.Relay.StaleAfter.Seconds(),
+		LastLease: known.LastLease(), Digest: known.Digest()}
 	if is.State, is.Why = r.standing(c); is.State != api.RelayUnconfirmed {
 		if err := d.translates(); err != nil {
 			is.State, is.Why = api.RelayNotReady, err.Error()
@@ -123,7 +124,7 @@ func (d *Daemon) relay(c *config.Config, rules bool) (api.Relay, error) {
 		is.Confirmed = &seconds
 	}
 	if rules {
-		is.Rules = known.Rules
+		is.Rules = known.Rules()
 	}
 	return is, nil
 }
@@ -141,52 +142,12 @@ func (d *Daemon) relayUnready() error {
 	return nil
 }
 
-// putRules has the relay go by other rules. What is answered is durable and in force.
-func (d *Daemon) putRules(_ context.Context, set api.RuleSet) (api.Relay, error) {
-	r := d.reloader
-	if err := r.rules(set); err != nil {
-		return api.Relay{}, err
-	}
-	if err := r.serve(d.metric); err != nil {
-		return api.Relay{}, err
-	}
-	return d.relay(r.running(), false)
-}
-
 // metric is that of what is served now.
 func (d *Daemon) metric() int {
 	if d.translates() != nil {
 		return 0
 	}
 	return d.reloader.host.relay.metric(d.reloader.running())
-}
-
-func (r *reloader) rules(set api.RuleSet) error {
-	r.one.Lock()
-	defer r.one.Unlock()
-	c, before := r.running(), r.keeper.Relay()
-	next, gone, err := before.Apply(set, lease.RelayAsked{Boot: r.boot, Check: c.CheckRule})
-	if err != nil {
-		return err
-	}
-	if !next.Same(before) {
-		if err := r.follows(c, next); err != nil {
-			return errors.Join(err, r.follows(c, before))
-		}
-		r.log.Info("the fleet has told this relay other rules", "epoch", next.Epoch, "rules", len(next.Rules), "gone", gone)
-	}
-	if err := r.host.relay.told(); err != nil {
-		r.log.Warn("when the rules were last told is not written down", "error", err)
-	}
-	return nil
-}
-
-// follows has rules on disk, then in force.
-func (r *reloader) follows(c *config.Config, next lease.Relay) error {
-	if err := r.keeper.SetRelay(next); err != nil {
-		return err
-	}
-	return r.replace(c)
 }
 
 // served is what a relay serves, with a metric.

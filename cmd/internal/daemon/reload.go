@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ import (
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/engine"
 	"github.com/natless/natless/netstack/route"
+	"github.com/natless/natless/netstack/shed"
 )
 
 // reloader puts a new configuration in place of the running one, whole or not
@@ -45,7 +47,8 @@ type reloader struct {
 	since atomic.Int64 // since when somebody reloads, by uptime; 0: nobody does
 	taken atomic.Pointer[route.Taken]
 
-	wishes func(*config.Config) // tells who sheds what is wanted
+	wishes func(*config.Config)          // tells who sheds what is wanted
+	wish   func(netip.Prefix, shed.Wish) // and of one mapping
 
 	releasing time.Duration // what release took last; Run's own
 

@@ -38,11 +38,12 @@ func newAPI(d *Daemon, c *config.Config) (*apiTask, error) {
 		Explain: func(_ context.Context, words string) (api.Explanation, error) {
 			return explain.Beside(d.host.Translator, words, d.givesWay)
 		},
-		Reload:    func(context.Context) error { return d.reloader.reload() },
-		Blocks:    func() api.Blocks { return d.reloader.blocks(d.reloader.running()) },
-		PutBlocks: d.reloader.putBlocks,
-		Relay:     func() (api.Relay, error) { return d.relay(d.reloader.running(), true) },
-		PutRules:  d.putRules,
+		Reload:     func(context.Context) error { return d.reloader.reload() },
+		Blocks:     func() api.Blocks { return d.reloader.blocks(d.reloader.running()) },
+		PutBlocks:  d.reloader.putBlocks,
+		Relay:      func() (api.Relay, error) { return d.relay(d.reloader.running(), true) },
+		PutRules:   d.putRules,
+		PatchRules: d.patchRules,
 		Watch: func(ctx context.Context, w api.Watch, send apiserver.Send) error {
 			return d.watch(ctx, w, c.Device.Name, send)
 		},

@@ -45,7 +45,7 @@ func TestDescribedRoutes(t *testing.T) {
 func TestDescribedFields(t *testing.T) {
 	doc := document(t)
 	types := map[string]reflect.Type{}
-	collect(types, reflect.TypeFor[api.Page](), reflect.TypeFor[api.Owners](), reflect.TypeFor[api.Explanation](), reflect.TypeFor[api.Pools](), reflect.TypeFor[api.Drains](), reflect.TypeFor[api.Blocks](), reflect.TypeFor[api.BlockSet](), reflect.TypeFor[api.Relay](), reflect.TypeFor[api.RuleSet](), reflect.TypeFor[api.Policies](),
+	collect(types, reflect.TypeFor[api.Page](), reflect.TypeFor[api.Owners](), reflect.TypeFor[api.Explanation](), reflect.TypeFor[api.Pools](), reflect.TypeFor[api.Drains](), reflect.TypeFor[api.Blocks](), reflect.TypeFor[api.BlockSet](), reflect.TypeFor[api.Relay](), reflect.TypeFor[api.RuleSet](), reflect.TypeFor[api.RuleDelta](), reflect.TypeFor[api.Policies](),
 		reflect.TypeFor[api.Status](), reflect.TypeFor[api.Health](), reflect.TypeFor[api.Problem](), reflect.TypeFor[api.Seen](), reflect.TypeFor[api.SeenFlow]())
 	for name, schema := range doc.Components.Schemas {
 		if typ := types[name]; typ != nil {

@@ -13,6 +13,9 @@ const maxRules = lease.MostRules * 256
 // putRules is the route of such a set.
 const putRules = "PUT /v1/relay"
 
+// patchRules is that of what is another in it.
+const patchRules = "PATCH /v1/relay"
+
 // noRelay is the answer where this host is none.
 func noRelay() error {
 	return &api.Problem{Code: api.CodeNotFound, Detail: "this host is no relay (relay.ipv4)"}
@@ -40,6 +43,23 @@ func (s *Server) putRules(r *http.Request) (any, error) {
 	got, err := s.PutRules(r.Context(), set)
 	if err != nil {
 		s.Log.Warn("a set of rules was refused", "epoch", set.Epoch, "rules", len(set.Rules), "err", err, "uid", p.uid, "pid", p.pid)
+	}
+	return some(got, err)
+}
+
+func (s *Server) patchRules(r *http.Request) (any, error) {
+	if s.PatchRules == nil {
+		return nil, noRelay()
+	}
+	var delta api.RuleDelta
+	if err := decodeSet(r.Body, &delta, "changes of rules"); err != nil {
+		return nil, err
+	}
+	p := peerOf(r.Context())
+	got, err := s.PatchRules(r.Context(), delta)
+	if err != nil {
+		s.Log.Warn("a change of rules was refused", "epoch", delta.Epoch, "come", len(delta.Rules), "gone", len(delta.Gone), "err", err,
+			"uid", p.uid, "pid", p.pid)
 	}
 	return some(got, err)
 }

@@ -48,6 +48,7 @@ func (s *Server) routes() []route {
 		{pattern: putBlocks, kind: slow, do: (*Server).putBlocks},
 		{pattern: "GET /v1/relay", kind: slow, do: (*Server).relay},
 		{pattern: putRules, kind: slow, do: (*Server).putRules},
+		{pattern: patchRules, kind: change, do: (*Server).patchRules},
 		{pattern: "GET /v1/drains", do: (*Server).drains},
 		{pattern: "PUT /v1/drains/host", kind: change, do: (*Server).drain},
 		{pattern: "DELETE /v1/drains/host", kind: change, do: (*Server).undrain},

@@ -43,7 +43,7 @@ type Registry interface {
 	Backup() (*registry.Copy, error)
 }
 
-// Options are what a server answers from. All fields but Blocks, PutBlocks, Relay, PutRules, Watch, Flows, Identify,
+// Options are what a server answers from. All fields but Blocks, PutBlocks, Relay, PutRules, PatchRules, Watch, Flows, Identify,
 // Complete, Profiles, Group and Log are needed.
 type Options struct {
 	Registry Registry
@@ -51,15 +51,17 @@ type Options struct {
 	// Blocks are what a fleet has lent, and PutBlocks has others held; nil: there are none.
 	Blocks    func() api.Blocks
 	PutBlocks func(context.Context, api.BlockSet) (api.Blocks, error)
-	// Relay is what a relay goes by, and PutRules tells it other rules; nil: this is none.
-	Relay    func() (api.Relay, error)
-	PutRules func(context.Context, api.RuleSet) (api.Relay, error)
-	Explain  func(ctx context.Context, words string) (api.Explanation, error) // an error is the words' fault
-	Reload   func(context.Context) error                                      // an error is the config's fault; nothing has changed
-	Watch    func(context.Context, api.Watch, Send) error                     // sends until ctx is done; nil: nothing can be watched
-	Flows    func(context.Context, api.FlowFilter, Send) error                // sends what is wanted; nil: flows are off
-	Policies func(api.PolicyQuestion) (api.Policies, error)                   // nil: there are none
-	Ready    func() bool
+	// Relay is what a relay goes by, PutRules tells it other rules, and PatchRules what is another
+	// in them; nil: this is none.
+	Relay      func() (api.Relay, error)
+	PutRules   func(context.Context, api.RuleSet) (api.Relay, error)
+	PatchRules func(context.Context, api.RuleDelta) (api.Relay, error)
+	Explain    func(ctx context.Context, words string) (api.Explanation, error) // an error is the words' fault
+	Reload     func(context.Context) error                                      // an error is the config's fault; nothing has changed
+	Watch      func(context.Context, api.Watch, Send) error                     // sends until ctx is done; nil: nothing can be watched
+	Flows      func(context.Context, api.FlowFilter, Send) error                // sends what is wanted; nil: flows are off
+	Policies   func(api.PolicyQuestion) (api.Policies, error)                   // nil: there are none
+	Ready      func() bool
 	// Identify says who besides workloads has an address or its port (-1: any), and
 	// what else there is to say of it; nil: nobody.
 	Identify func(a netip.Addr, port int) (owners []api.Owner, detail string)
@@ -144,7 +146,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	switch pattern {
 	case putBlocks:
 		most = maxBlocks
-	case putRules:
+	case putRules, patchRules:
 		most = maxRules
 	}
 	if err := readWhole(w, r, most); err != nil {
