@@ -16,13 +16,16 @@ import (
 // Relayd is as much of the natlessd of a relay as an agent sees: the rules.
 type Relayd struct {
 	IPv4 []netip.Prefix // what it serves; none: everything
+	Old  bool           // it knows nothing of changes
 	// Applied is called when rules of an epoch are in force; nil: nobody asks.
 	Applied func(epoch uint64)
 
 	mu    sync.Mutex // guards what follows
+	boot  string
 	state lease.Relay
 	away  bool
 	told  int
+	sets  int // of these, whole ones
 }
 
 // Away has it answer nobody, or again.
@@ -39,12 +42,26 @@ func (r *Relayd) Told() int {
 	return r.told
 }
 
+// Sets is how often these were whole sets.
+func (r *Relayd) Sets() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.sets
+}
+
+// Boot has it be booted: nobody has said since that its rules hold.
+func (r *Relayd) Boot() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.boot += "'"
+}
+
 // Rules are those in force, by block.
 func (r *Relayd) Rules() map[netip.Prefix]api.Rule {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := make(map[netip.Prefix]api.Rule, len(r.state.Rules))
-	for _, one := range r.state.Rules {
+	all := make(map[netip.Prefix]api.Rule, r.state.Count())
+	for _, one := range r.state.Rules() {
 		all[one.IPv4] = one
 	}
 	return all
@@ -64,16 +81,19 @@ func (r *Relayd) Relay(context.Context) (api.Relay, error) {
 		return api.Relay{}, api.ErrUnavailable
 	}
 	is := r.is()
-	is.Rules = r.state.Rules
+	is.Rules = r.state.Rules()
 	return is, nil
 }
 
 func (r *Relayd) is() api.Relay {
-	is := api.Relay{Epoch: r.state.Epoch, State: api.RelayServes, Count: len(r.state.Rules), IPv4: r.IPv4, StaleAfter: 60, LastLease: r.state.LastLease()}
+	is := api.Relay{Epoch: r.state.Epoch, State: api.RelayServes, Count: r.state.Count(), IPv4: r.IPv4, StaleAfter: 60, LastLease: r.state.LastLease()}
+	if !r.Old {
+		is.Digest = r.state.Digest()
+	}
 	if len(is.IPv4) == 0 {
 		is.IPv4 = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
 	}
-	if !r.state.Confirmed("") {
+	if !r.state.Confirmed(r.boot) {
 		is.State = api.RelayUnconfirmed
 	}
 	return is
@@ -86,7 +106,28 @@ func (r *Relayd) PutRules(_ context.Context, set api.RuleSet) (api.Relay, error)
 	if r.away {
 		return api.Relay{}, api.ErrUnavailable
 	}
-	next, _, err := r.state.Apply(set, lease.RelayAsked{})
+	next, _, err := r.state.Apply(set, lease.RelayAsked{Boot: r.boot})
+	if err == nil {
+		r.sets++
+	}
+	return r.goes(next, err)
+}
+
+// PatchRules is natlessd's.
+func (r *Relayd) PatchRules(_ context.Context, d api.RuleDelta) (api.Relay, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.away {
+		return api.Relay{}, api.ErrUnavailable
+	}
+	if r.Old {
+		return api.Relay{}, &api.Problem{Code: api.CodeMethodNotAllowed, Detail: "PATCH is not for /v1/relay"}
+	}
+	next, _, err := r.state.Change(d, lease.RelayAsked{Boot: r.boot})
+	return r.goes(next, err)
+}
+
+func (r *Relayd) goes(next lease.Relay, err error) (api.Relay, error) {
 	if err != nil {
 		return api.Relay{}, err
 	}

@@ -21,6 +21,7 @@ import (
 type Relayd interface {
 	Relay(context.Context) (api.Relay, error)
 	PutRules(context.Context, api.RuleSet) (api.Relay, error)
+	PatchRules(context.Context, api.RuleDelta) (api.Relay, error)
 }
 
 // RelayAgent tells the natlessd of a relay which block leads to which host, and the fleet by
@@ -35,18 +36,20 @@ type RelayAgent struct {
 	Now      func() time.Time
 	Log      *slog.Logger
 
-	view   map[string]offer          // the blocks by their names; nil: not read
-	epoch  uint64                    // the revision that the view is of
-	own    *Relay                    // as it was seen or written last; nil: to be read
-	again  bool                      // an operator may have said something since the last step
-	is     *api.Relay                // what natlessd last said of itself; nil: to be asked
-	rules  map[netip.Prefix]api.Rule // that natlessd goes by
-	barred map[netip.Prefix]uint64   // rules that natlessd takes never again
-	left   int                       // of the view's rules, for that reason
+	view   map[string]offer        // the blocks by their names; nil: not read
+	epoch  uint64                  // the revision that the view is of
+	own    *Relay                  // as it was seen or written last; nil: to be read
+	again  bool                    // an operator may have said something since the last step
+	is     *api.Relay              // what natlessd last said of itself; nil: to be asked
+	rules  held                    // that natlessd goes by
+	course *course                 // how they stand to the view; nil: to be found
+	barred map[netip.Prefix]uint64 // rules that natlessd takes never again
+	left   int                     // of the view's rules, for that reason
 }
 
 // offer is a block as a relay sees it.
 type offer struct {
+	name  string
 	rule  api.Rule
 	state BlockState
 	at    uint64 // the revision that it was written in
@@ -59,7 +62,7 @@ func offerOf(b Block) (o offer, ok bool) {
 	if err == nil && b.Spec.IPv6 != "" {
 		rule.IPv6, err = netip.ParsePrefix(b.Spec.IPv6)
 	}
-	return offer{rule, b.Spec.State, revisionOf(b.Version)}, err == nil
+	return offer{b.Name, rule, b.Spec.State, revisionOf(b.Version)}, err == nil
 }
 
 // Read takes the view anew.
@@ -68,7 +71,7 @@ func (a *RelayAgent) Read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.view, a.epoch = make(map[string]offer, len(all)), revision
+	a.view, a.epoch, a.course = make(map[string]offer, len(all)), revision, nil
 	for _, b := range all {
 		if o, ok := offerOf(b); ok {
 			a.view[b.Name] = o
@@ -89,9 +92,14 @@ func (a *RelayAgent) See(e Event) error {
 		return nil
 	}
 	a.epoch = at
+	before, had := a.view[e.Object.Name]
 	delete(a.view, e.Object.Name)
-	if o, ok := offerOf(b); ok && !e.Gone {
-		a.view[e.Object.Name] = o
+	now, has := offerOf(b)
+	if has = has && !e.Gone; has {
+		a.view[e.Object.Name] = now
+	}
+	if a.course != nil && !a.sees(before, had, now, has) {
+		a.course = nil
 	}
 	return nil
 }
@@ -195,10 +203,7 @@ func (a *RelayAgent) ask(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("natlessd: %w", err)
 	}
-	a.rules = make(map[netip.Prefix]api.Rule, len(is.Rules))
-	for _, r := range is.Rules {
-		a.rules[r.IPv4] = r
-	}
+	a.rules, a.course = heldOf(is.Rules), nil
 	is.Rules = nil
 	a.is = &is
 	return nil
@@ -261,6 +266,14 @@ func (a *RelayAgent) tell(ctx context.Context, st RelayStatus) error {
 
 // push has natlessd go by the view, where it does not, or where confirm says so.
 func (a *RelayAgent) push(ctx context.Context, st *RelayStatus, confirm bool) error {
+	if done, err := a.pushDelta(ctx, st, confirm); done || err != nil {
+		return err
+	}
+	return a.pushSet(ctx, st, confirm)
+}
+
+// pushSet is push by the whole set.
+func (a *RelayAgent) pushSet(ctx context.Context, st *RelayStatus, confirm bool) error {
 	for again := false; ; again = true {
 		set, lacks, news := a.set(false)
 		word := a.word(lacks)
@@ -269,7 +282,7 @@ func (a *RelayAgent) push(ctx context.Context, st *RelayStatus, confirm bool) er
 			set.Shrink, set.Rewind = true, set.Epoch < a.is.Epoch
 			a.Log.Warn("an operator's word is followed", "epoch", set.Epoch, "before", a.is.Epoch, "lacks", lacks)
 		} else if lacks > 0 {
-			a.refuse(st, lacks, fmt.Sprintf("%d of %d blocks are gone, and were not seen to end", lacks, len(a.rules)))
+			a.refuse(st, lacks, fmt.Sprintf("%d of %d blocks are gone, and were not seen to end", lacks, a.rules.Len()))
 		}
 		if !news && !confirm {
 			return nil
@@ -306,7 +319,7 @@ func (a *RelayAgent) word(lacks int) bool {
 // refuse notes what is not followed without a word. It keeps its name for as long as it
 // stands.
 func (a *RelayAgent) refuse(st *RelayStatus, lacks int, why string) {
-	st.Refused = &Refusal{Epoch: max(1, a.epoch), Lacks: lacks, Of: len(a.rules), Why: why}
+	st.Refused = &Refusal{Epoch: max(1, a.epoch), Lacks: lacks, Of: a.rules.Len(), Why: why}
 	if before := a.own.Status.Refused; before != nil {
 		st.Refused.Epoch = before.Epoch
 	}
@@ -356,12 +369,15 @@ func (a *RelayAgent) bar(set *api.RuleSet, problem *api.Problem) bool {
 
 // took notes what natlessd goes by now.
 func (a *RelayAgent) took(set api.RuleSet, is api.Relay) {
-	if a.rules = make(map[netip.Prefix]api.Rule, len(set.Rules)); is.Epoch != a.is.Epoch {
+	a.rules, a.course = heldOf(set.Rules), nil
+	a.goes(is)
+	maps.DeleteFunc(a.barred, func(p netip.Prefix, lease uint64) bool { return a.rules.Get(p).Lease > lease })
+}
+
+// goes notes how natlessd stands now.
+func (a *RelayAgent) goes(is api.Relay) {
+	if is.Epoch != a.is.Epoch {
 		a.Log.Info("the rules of this epoch are in force", "epoch", is.Epoch, "rules", is.Count)
 	}
-	for _, r := range set.Rules {
-		a.rules[r.IPv4] = r
-	}
 	a.is = &is
-	maps.DeleteFunc(a.barred, func(p netip.Prefix, lease uint64) bool { return a.rules[p].Lease > lease })
 }

@@ -31,7 +31,7 @@ func (a *RelayAgent) set(follow bool) (set api.RuleSet, lacks int, news bool) {
 			set.Fenced = append(set.Fenced, o.rule.IPv4)
 		default:
 			set.Rules = append(set.Rules, o.rule)
-			if a.rules[o.rule.IPv4].Lease == o.rule.Lease {
+			if a.rules.Get(o.rule.IPv4).Lease == o.rule.Lease {
 				same++
 			}
 		}
@@ -47,7 +47,7 @@ func (a *RelayAgent) set(follow bool) (set api.RuleSet, lacks int, news bool) {
 	if lacks = len(missing); !follow {
 		set.Rules, same = append(set.Rules, missing...), same+lacks
 	}
-	return set, lacks, news || same != len(set.Rules) || same != len(a.rules) || a.is.State == api.RelayUnconfirmed || set.Epoch < a.is.Epoch
+	return set, lacks, news || same != len(set.Rules) || same != a.rules.Len() || a.is.State == api.RelayUnconfirmed || set.Epoch < a.is.Epoch
 }
 
 // missing are the rules of blocks that are not there, and taken the blocks of which somebody
@@ -71,7 +71,8 @@ func (a *RelayAgent) missing(there map[netip.Prefix]bool, lengths map[int]bool) 
 		}
 		return wider[p.Bits()][p]
 	}
-	for p, rule := range a.rules {
+	for rule := range a.rules.All() {
+		p := rule.IPv4
 		if there[p] {
 			continue
 		}

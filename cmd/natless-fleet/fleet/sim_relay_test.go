@@ -31,15 +31,40 @@ func (s *sim) newRelay(name string, log *slog.Logger) *simRelay {
 		r.agent = &RelayAgent{Name: name, Store: faulty{s, r.actor}, Natlessd: r, Log: log, Now: func() time.Time { return s.now.Add(skew) }}
 	}
 	r.work = func(ctx context.Context) {
-		if s.rnd.IntN(2) == 0 && r.agent.view != nil {
-			r.agent.Read(ctx) // else it goes by what it has read once
-		}
+		switch s.rnd.IntN(4) {
+		case 0:
+			if r.agent.view != nil {
+				r.agent.Read(ctx)
+			}
+		case 1, 2:
+			r.hear(ctx)
+		} // else it goes by what it has read once
 		if r.agent.Step(ctx, s.rnd.IntN(4) == 0) != nil && s.rnd.IntN(2) == 0 {
 			r.agent.own, r.agent.is = nil, nil
 		}
 	}
 	r.power(true)
 	return r
+}
+
+// hear has the agent see some of what has changed since, as a watch that is late would tell it.
+func (r *simRelay) hear(ctx context.Context) {
+	if r.agent.view == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events, err := r.store.Watch(ctx, Blocks, "", r.agent.epoch)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for range r.rnd.IntN(1 + len(events)) {
+		if err := r.agent.See(<-events); err != nil {
+			r.agent.view = nil
+			return
+		}
+		r.count["changes heard of"]++
+	}
 }
 
 func (r *simRelay) power(on bool) {
@@ -55,7 +80,7 @@ func (r *simRelay) power(on bool) {
 }
 
 func (r *simRelay) stands() api.Relay {
-	is := api.Relay{Epoch: r.state.Epoch, State: api.RelayServes, Count: len(r.state.Rules), LastLease: r.state.LastLease(),
+	is := api.Relay{Epoch: r.state.Epoch, State: api.RelayServes, Count: r.state.Count(), LastLease: r.state.LastLease(), Digest: r.state.Digest(),
 		IPv4: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}}
 	if !r.state.Confirmed(r.boot) {
 		is.State = api.RelayUnconfirmed
@@ -70,12 +95,30 @@ func (r *simRelay) Relay(context.Context) (api.Relay, error) {
 		return api.Relay{}, errCut
 	}
 	is := r.stands()
-	is.Rules = r.state.Rules
+	is.Rules = r.state.Rules()
 	return is, nil
 }
 
 // PutRules is natlessd's.
 func (r *simRelay) PutRules(_ context.Context, set api.RuleSet) (api.Relay, error) {
+	return r.told(func() error {
+		next, _, err := r.state.Apply(set, lease.RelayAsked{Boot: r.boot})
+		r.tell("natlessd of %s: %+v: %v", r.name, set, err)
+		return r.went(next, err, "sets")
+	})
+}
+
+// PatchRules is natlessd's.
+func (r *simRelay) PatchRules(_ context.Context, d api.RuleDelta) (api.Relay, error) {
+	return r.told(func() error {
+		next, _, err := r.state.Change(d, lease.RelayAsked{Boot: r.boot})
+		r.tell("natlessd of %s: %+v: %v", r.name, d, err)
+		return r.went(next, err, "deltas")
+	})
+}
+
+// told has natlessd do as it is told, or not, or some time.
+func (r *simRelay) told(do func() error) (api.Relay, error) {
 	r.ask()
 	if r.chance(200) {
 		return api.Relay{}, errCut
@@ -85,12 +128,12 @@ func (r *simRelay) PutRules(_ context.Context, set api.RuleSet) (api.Relay, erro
 		r.count["rules that are late"]++
 		r.late = append(r.late, func() {
 			if r.on && r.boot == boot {
-				r.apply(set)
+				do()
 			}
 		})
 		return api.Relay{}, errCut
 	}
-	if err := r.apply(set); err != nil {
+	if err := do(); err != nil {
 		return api.Relay{}, err
 	}
 	if r.chance(100) {
@@ -99,14 +142,13 @@ func (r *simRelay) PutRules(_ context.Context, set api.RuleSet) (api.Relay, erro
 	return r.stands(), nil
 }
 
-func (r *simRelay) apply(set api.RuleSet) error {
-	next, _, err := r.state.Apply(set, lease.RelayAsked{Boot: r.boot})
-	r.tell("natlessd of %s: %+v: %v", r.name, set, err)
+func (r *simRelay) went(next lease.Relay, err error, what string) error {
 	if err != nil {
-		r.count["rules refused"]++
+		r.count[what+" refused"]++
 		return err
 	}
-	r.count["rules"] += len(next.Rules)
+	r.count["rules"] += next.Count()
+	r.count[what]++
 	r.state = next
 	r.check()
 	return nil

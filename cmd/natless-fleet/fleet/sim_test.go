@@ -667,7 +667,7 @@ func TestSimulation(t *testing.T) {
 	}
 	t.Logf("%d worlds: %v", n, total)
 	for _, what := range []string{"taken", "given up", "workloads", "fenced", "revoked", "conflicts", "forgotten",
-		"rules", "fenced relays", "rules that are late", "deleted"} {
+		"rules", "fenced relays", "rules that are late", "sets", "deltas", "deltas refused", "changes heard of", "deleted"} {
 		if *steps >= 200_000 && total[what] == 0 {
 			t.Errorf("of %q there was nothing: this proves less than it says", what)
 		}
