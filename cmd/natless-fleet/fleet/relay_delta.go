@@ -59,7 +59,7 @@ func (a *RelayAgent) chart() bool {
 	default:
 		a.course = &course{ipv4: a.is.IPv4, news: map[netip.Prefix]struct{}{}, missing: map[netip.Prefix]struct{}{}, by: prefixes.NewEdit()}
 		for _, o := range a.view {
-			if !a.sees(offer{}, false, o, true) {
+			if !a.course.has(o) {
 				a.course = nil
 				return false
 			}
@@ -79,20 +79,34 @@ func (a *RelayAgent) sees(before offer, had bool, now offer, has bool) bool {
 		c.there.Drop(before.rule.IPv4, c.by)
 		a.doubt(before.rule.IPv4)
 	}
-	if !has || now.state == Reserved {
+	if !has {
 		return true
 	}
-	if now.state != Lent {
-		c.waits = max(c.waits, now.at)
-	}
-	if !inside(c.ipv4, now.rule.IPv4) {
-		return true
-	}
-	if c.there.Get(now.rule.IPv4).name != "" {
+	if !c.has(now) {
 		return false
 	}
-	c.there.Put(now.rule.IPv4, now, c.by)
-	a.doubt(now.rule.IPv4)
+	if _, serves := c.news[now.rule.IPv4]; serves {
+		a.doubt(now.rule.IPv4)
+	}
+	return true
+}
+
+// has notes a block of the view. It cannot where another has the same addresses.
+func (c *course) has(o offer) bool {
+	if o.state == Reserved {
+		return true
+	}
+	if o.state != Lent {
+		c.waits = max(c.waits, o.at)
+	}
+	if !inside(c.ipv4, o.rule.IPv4) {
+		return true
+	}
+	if c.there.Get(o.rule.IPv4).name != "" {
+		return false
+	}
+	c.there.Put(o.rule.IPv4, o, c.by)
+	c.news[o.rule.IPv4] = struct{}{}
 	return true
 }
 
