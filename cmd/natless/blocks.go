@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
@@ -30,7 +31,7 @@ the host has been booted since natless-fleet agent last said that it is its own.
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(c.OutOrStdout(), b)
+				return table.JSON(c.OutOrStdout(), b)
 			}
 			return printBlocks(c.OutOrStdout(), b)
 		},
@@ -39,19 +40,19 @@ the host has been booted since natless-fleet agent last said that it is its own.
 
 func printBlocks(w io.Writer, b api.Blocks) error {
 	if len(b.Pools) == 0 && len(b.Blocks) == 0 {
-		return sentence(w, "no pool here is from: fleet")
+		return table.Sentence(w, "no pool here is from: fleet")
 	}
 	for _, p := range b.Pools {
 		line := fmt.Sprintf("pool %s: room for %s, kept between %d and %d", p.Pool, words.Count(p.Headroom, "workload"), p.Low, p.High)
 		if p.Wanted > 0 {
 			line += fmt.Sprintf(", wants room for %d more", p.Wanted)
 		}
-		if err := sentence(w, line); err != nil {
+		if err := table.Sentence(w, line); err != nil {
 			return err
 		}
 	}
 	if len(b.Blocks) == 0 {
-		return sentence(w, "the fleet has lent this host no block")
+		return table.Sentence(w, "the fleet has lent this host no block")
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "BLOCK\tPOOL\tLEASE\tWORKLOADS\tCOOLING\tSTATE")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/natless/natless/cmd/internal/bugtool"
 	"github.com/natless/natless/cmd/internal/doctor"
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/version"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
@@ -81,7 +82,7 @@ func (o *options) makeArchive(c *cobra.Command, file, conf string) error {
 	case err != nil || file == "-":
 		return quiet(err)
 	case o.output == "json":
-		return printJSON(c.OutOrStdout(), struct {
+		return table.JSON(c.OutOrStdout(), struct {
 			File    string          `json:"file"`
 			Entries []bugtool.Entry `json:"entries"`
 		}{file, all})

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/natless/natless/cmd/internal/doctor"
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/version"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
@@ -95,7 +96,7 @@ func examine(c *cobra.Command, output string, p doctor.Patient) error {
 	}
 	findings := doctor.Examine(c.Context(), p, show)
 	if output == "json" {
-		if err := printJSON(w, findings); err != nil {
+		if err := table.JSON(w, findings); err != nil {
 			return err
 		}
 	}
@@ -108,16 +109,16 @@ func examine(c *cobra.Command, output string, p doctor.Patient) error {
 // printFinding indents the remedy under what it mends.
 func printFinding(w io.Writer, f doctor.Finding) {
 	const indent = 21
-	room := widthOf(w)
+	room := table.Width(w)
 	if room > 0 {
-		room = max(room-indent-2, leastCell)
+		room = max(room-indent-2, table.LeastCell)
 	}
 	var lines []string
 	for _, line := range strings.Split(f.Detail, "\n") {
-		lines = append(lines, wrap(room, room, line)...)
+		lines = append(lines, table.Wrap(room, room, line)...)
 	}
 	fmt.Fprintf(w, "%-4s  %-13s  %s\n", f.State, f.Check, strings.Join(lines, "\n"+strings.Repeat(" ", indent)))
 	if f.Remedy != "" {
-		fmt.Fprintf(w, "%*s→ %s\n", indent, "", strings.Join(wrap(room, room, f.Remedy), "\n"+strings.Repeat(" ", indent+2)))
+		fmt.Fprintf(w, "%*s→ %s\n", indent, "", strings.Join(table.Wrap(room, room, f.Remedy), "\n"+strings.Repeat(" ", indent+2)))
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
@@ -53,13 +54,13 @@ Exit status: 0; with --wait 0 when nobody is left, and 1 when somebody is after
 			client, out := o.client(), c.OutOrStdout()
 			got, err := client.Drain(c.Context(), d.pool)
 			if err == nil && o.output != "json" {
-				err = sentence(out, drainWords(got))
+				err = table.Sentence(out, drainWords(got))
 			}
 			if err == nil && d.wait {
 				got, err = d.empty(c.Context(), client, got, out, o.output == "json")
 			}
 			if o.output == "json" && got.Since != (time.Time{}) {
-				err = errors.Join(printJSON(out, got), err)
+				err = errors.Join(table.JSON(out, got), err)
 			}
 			return err
 		},
@@ -86,7 +87,7 @@ func newUndrain(o *options) *cobra.Command {
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(c.OutOrStdout(), map[string]any{"pool": pool, "drained": false})
+				return table.JSON(c.OutOrStdout(), map[string]any{"pool": pool, "drained": false})
 			}
 			_, err := fmt.Fprintf(c.OutOrStdout(), text, drainedName(pool))
 			return err
@@ -174,5 +175,5 @@ func (d *draining) progress(ctx context.Context, client *api.Client, got api.Dra
 	if names != nil {
 		text += ": " + words.Some(names, some)
 	}
-	return sentence(w, text)
+	return table.Sentence(w, text)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/natless/natless/cmd/internal/explain"
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/translator"
@@ -182,7 +183,7 @@ func prefixOrAddress(s string) (netip.Prefix, error) {
 
 func printExplanation(w io.Writer, format string, e api.Explanation) error {
 	if format == "json" {
-		return printJSON(w, e)
+		return table.JSON(w, e)
 	}
-	return sentences(w, cmp.Or(e.Text, e.Verdict))
+	return table.Sentences(w, cmp.Or(e.Text, e.Verdict))
 }

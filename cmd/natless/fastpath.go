@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
@@ -58,7 +59,7 @@ func printFastPath(w io.Writer, o api.FastPath) error {
 	if o.Lost > 0 {
 		lost = words.Count(o.Lost, "packet that the kernel refused once translated")
 	}
-	if err := facts(w, "fast path", state, "  mode", o.Mode, "  because", o.Detail, "  attached to", attached,
+	if err := table.Facts(w, "fast path", state, "  mode", o.Mode, "  because", o.Detail, "  attached to", attached,
 		"  translated", strings.Join(translated, ", "), "  passed on", strings.Join(passed, ", "), "  lost", lost); err != nil {
 		return err
 	}
@@ -80,11 +81,11 @@ func printXDP(w io.Writer, x *api.FastPathXDP) error {
 	for _, why := range slices.Sorted(maps.Keys(x.Packets)) {
 		became = append(became, fmt.Sprintf("%s %d", why, x.Packets[why]))
 	}
-	if err := facts(w, "  xdp at", at, "  by xdp", strings.Join(became, ", ")); err != nil {
+	if err := table.Facts(w, "  xdp at", at, "  by xdp", strings.Join(became, ", ")); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.Notes)) {
-		if err := sentence(w, fmt.Sprintf("  XDP at %s: %s", name, x.Notes[name])); err != nil {
+		if err := table.Sentence(w, fmt.Sprintf("  XDP at %s: %s", name, x.Notes[name])); err != nil {
 			return err
 		}
 	}
@@ -108,7 +109,7 @@ func printAmiss(w io.Writer, o api.FastPath) error {
 		} else if i.Error == "" {
 			line = fmt.Sprintf("  left to the daemon at %s: packets would bypass %s", i.Name, i.Left)
 		}
-		if err := sentence(w, line); err != nil {
+		if err := table.Sentence(w, line); err != nil {
 			return err
 		}
 	}

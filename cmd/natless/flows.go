@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/talkers"
 	"github.com/natless/natless/config/api"
 )
@@ -174,10 +175,10 @@ func (q *flowQuery) print(w io.Writer, all []api.Flow) error {
 		rows = append(rows, []string{cmp.Or(f.Workload, "-"), f.Proto, from, to, fmt.Sprint(f.Sent.Bytes), fmt.Sprint(f.Received.Bytes),
 			fmt.Sprint(f.Sent.Packets + f.Received.Packets), f.End.Sub(f.Start).Round(time.Millisecond).String(), stateWords(f)})
 	}
-	if err := table(w, "no flows", []column{{head: "WORKLOAD"}, {head: "PROTO", leave: 1}, {head: "FROM"}, {head: "TO"},
-		{head: "SENT", right: true},
-		{head: "RECEIVED", right: true}, {head: "PACKETS", right: true, leave: 3}, {head: "LASTED", right: true, leave: 2},
-		{head: "STATE", leave: 4}}, rows); err != nil {
+	if err := table.Write(w, "no flows", []table.Column{{Head: "WORKLOAD"}, {Head: "PROTO", Leave: 1}, {Head: "FROM"}, {Head: "TO"},
+		{Head: "SENT", Right: true},
+		{Head: "RECEIVED", Right: true}, {Head: "PACKETS", Right: true, Leave: 3}, {Head: "LASTED", Right: true, Leave: 2},
+		{Head: "STATE", Leave: 4}}, rows); err != nil {
 		return err
 	}
 	if len(rows) < len(all) {
@@ -190,16 +191,16 @@ func (q *flowQuery) print(w io.Writer, all []api.Flow) error {
 func (q *flowQuery) printTop(w io.Writer, o *options, all []api.Flow) error {
 	lines := talkers.Top(all, q.top, q.most)
 	if o.output == "json" {
-		return printJSON(w, lines)
+		return table.JSON(w, lines)
 	}
 	var rows [][]string
 	for _, l := range lines {
 		rows = append(rows, []string{l.What, fmt.Sprint(l.Flows), fmt.Sprint(l.Sent.Bytes), fmt.Sprint(l.Received.Bytes),
 			fmt.Sprint(l.Sent.Packets), fmt.Sprint(l.Received.Packets)})
 	}
-	return table(w, "no flows", []column{{head: strings.ToUpper(q.top)},
-		{head: "FLOWS", right: true}, {head: "SENT", right: true}, {head: "RECEIVED", right: true},
-		{head: "PACKETS SENT", right: true, leave: 2}, {head: "PACKETS RECEIVED", right: true, leave: 1}}, rows)
+	return table.Write(w, "no flows", []table.Column{{Head: strings.ToUpper(q.top)},
+		{Head: "FLOWS", Right: true}, {Head: "SENT", Right: true}, {Head: "RECEIVED", Right: true},
+		{Head: "PACKETS SENT", Right: true, Leave: 2}, {Head: "PACKETS RECEIVED", Right: true, Leave: 1}}, rows)
 }
 
 // printFlowStatus is the part of the status about flow records; nothing where there
@@ -237,6 +238,6 @@ func printFlowStatus(w io.Writer, s api.FlowStatus) error {
 		return nil
 	}
 	fmt.Fprintln(w)
-	return table(w, "", []column{{head: "FLOW RECORDS"}, {head: "STATE"},
-		{head: "WRITTEN", right: true}, {head: "DROPPED", right: true}}, rows)
+	return table.Write(w, "", []table.Column{{Head: "FLOW RECORDS"}, {Head: "STATE"},
+		{Head: "WRITTEN", Right: true}, {Head: "DROPPED", Right: true}}, rows)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
@@ -163,15 +164,15 @@ func address(s string) netip.Addr {
 
 func bytesOf(r *api.Row) uint64 { return r.Traffic.Sent.Bytes + r.Traffic.Received.Bytes }
 
-var workloadColumns = []column{{head: "NAME"}, {head: "WORKLOAD", leave: 9}, {head: "IPV6", leave: 8}, {head: "ADDRESS"}, {head: "PORTS"},
-	{head: "POOL", leave: 7}, {head: "AGE", leave: 1}}
+var workloadColumns = []table.Column{{Head: "NAME"}, {Head: "WORKLOAD", Leave: 9}, {Head: "IPV6", Leave: 8}, {Head: "ADDRESS"}, {Head: "PORTS"},
+	{Head: "POOL", Leave: 7}, {Head: "AGE", Leave: 1}}
 
 // insideColumn is there where some workload has its IPv4 inside.
-var insideColumn = column{head: "IPV4", leave: 4}
+var insideColumn = table.Column{Head: "IPV4", Leave: 4}
 
 // trafficColumns are there where packets are counted by workload.
-var trafficColumns = []column{{head: "SENT", right: true}, {head: "PKTS", right: true, leave: 6}, {head: "RECEIVED", right: true},
-	{head: "PKTS", right: true, leave: 5}}
+var trafficColumns = []table.Column{{Head: "SENT", Right: true}, {Head: "PKTS", Right: true, Leave: 6}, {Head: "RECEIVED", Right: true},
+	{Head: "PKTS", Right: true, Leave: 5}}
 
 func rowWords(r *api.Row, now time.Time, insiders, counted bool) []string {
 	words := make([]string, 0, len(workloadColumns)+1+len(trafficColumns))
@@ -212,7 +213,7 @@ func (l *listing) print(w io.Writer, all []api.Row, now time.Time) error {
 	for i := range all {
 		rows[i] = rowWords(&all[i], now, insiders, counted)
 	}
-	return table(w, l.none(), columns, rows)
+	return table.Write(w, l.none(), columns, rows)
 }
 
 // none is what to say where there is nothing to list.
@@ -245,7 +246,7 @@ func (l *listing) printJSON(c *cobra.Command, o *options) error {
 	for i := range list {
 		sorted[i] = list[i].Workload
 	}
-	return printJSON(c.OutOrStdout(), sorted)
+	return table.JSON(c.OutOrStdout(), sorted)
 }
 
 func rowOf(w *api.Workload) api.Row {

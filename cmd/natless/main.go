@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/version"
 	"github.com/natless/natless/config/api"
 )
@@ -27,7 +28,7 @@ func main() {
 	defer stop()
 	o := &options{}
 	if err := newRoot(o).ExecuteContext(ctx); err != nil {
-		sentences(os.Stderr, "natless: "+advise(o.socket, err).Error())
+		table.Sentences(os.Stderr, "natless: "+advise(o.socket, err).Error())
 		stop()
 		os.Exit(o.status(err))
 	}

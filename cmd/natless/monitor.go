@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/natless/natless/cmd/internal/packets"
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/monitor"
 )
@@ -57,7 +58,7 @@ lost. With -o json each packet is a line of JSON.
 			}
 			out := c.OutOrStdout()
 			m := &monitoring{seeing: &s, out: out, json: o.output == "json", style: packets.Style{
-				ASCII: !utf8Locale(), Color: colorful(out), Words: words, Prefix: stream.Hello.Prefix}}
+				ASCII: !table.UTF8(), Color: colorful(out), Words: words, Prefix: stream.Hello.Prefix}}
 			notes(c.ErrOrStderr(), stream.Hello)
 			fmt.Fprintf(c.ErrOrStderr(), "watching %s, Ctrl-C ends it\n", stream.Hello.Device)
 			counts, err := s.watch(c.Context(), stream, m.show)

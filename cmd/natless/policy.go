@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
@@ -31,7 +32,7 @@ func newPolicyList(o *options) *cobra.Command {
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(c.OutOrStdout(), answer.Policies)
+				return table.JSON(c.OutOrStdout(), answer.Policies)
 			}
 			return printPolicies(c.OutOrStdout(), answer.Policies)
 		},
@@ -52,11 +53,11 @@ func printPolicies(w io.Writer, all []api.Policy) error {
 		rows = append(rows, []string{p.Name, p.Tier, strconv.Itoa(p.Priority), state, selected(p), strconv.Itoa(p.Workloads), strconv.Itoa(len(p.Rules)),
 			strconv.FormatUint(denied, 10), strconv.FormatUint(audited, 10)})
 	}
-	columns := plain("NAME", "TIER", "PRIORITY", "STATE", "SELECTS", "WORKLOADS", "RULES", "DENIED", "AUDITED")
+	columns := table.Plain("NAME", "TIER", "PRIORITY", "STATE", "SELECTS", "WORKLOADS", "RULES", "DENIED", "AUDITED")
 	for _, i := range []int{2, 5, 6, 7, 8} {
-		columns[i].right = true
+		columns[i].Right = true
 	}
-	return table(w, "no policies are in force: workloads may talk to everybody", columns, rows)
+	return table.Write(w, "no policies are in force: workloads may talk to everybody", columns, rows)
 }
 
 // selected is whom a policy selects, in words.
@@ -97,7 +98,7 @@ func newPolicyExplain(o *options) *cobra.Command {
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(c.OutOrStdout(), answer.Policies)
+				return table.JSON(c.OutOrStdout(), answer.Policies)
 			}
 			return printRules(c.OutOrStdout(), answer.Policies)
 		},
@@ -126,9 +127,9 @@ func printRules(w io.Writer, all []api.Policy) error {
 			rows = append(rows, []string{p.Tier, r.Rule, action, strings.Join(networks, ", "), protocols, strconv.FormatUint(r.Denied, 10)})
 		}
 	}
-	columns := plain("TIER", "RULE", "ACTION", "NETWORKS", "PROTOCOLS", "DENIED")
-	columns[5].right = true
-	return table(w, "no policy selects it: it may talk to everybody", columns, rows)
+	columns := table.Plain("TIER", "RULE", "ACTION", "NETWORKS", "PROTOCOLS", "DENIED")
+	columns[5].Right = true
+	return table.Write(w, "no policy selects it: it may talk to everybody", columns, rows)
 }
 
 // protocolNumbers are those that one may ask for by name.
@@ -178,9 +179,9 @@ that it says there is natless explain.`,
 				return fmt.Errorf("natlessd said nothing: is it of another version?")
 			}
 			if o.output == "json" {
-				return printJSON(c.OutOrStdout(), answer.Decision)
+				return table.JSON(c.OutOrStdout(), answer.Decision)
 			}
-			return sentence(c.OutOrStdout(), decision(*answer.Decision))
+			return table.Sentence(c.OutOrStdout(), decision(*answer.Decision))
 		},
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
@@ -33,7 +34,7 @@ func newPools(o *options) *cobra.Command {
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(c.OutOrStdout(), append([]api.Pool{}, pools...))
+				return table.JSON(c.OutOrStdout(), append([]api.Pool{}, pools...))
 			}
 			return printPools(c.OutOrStdout(), pools, all)
 		},
@@ -51,11 +52,11 @@ func printPools(w io.Writer, pools []api.Pool, all bool) error {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		if err := sentence(w, poolLine(p)); err != nil {
+		if err := table.Sentence(w, poolLine(p)); err != nil {
 			return err
 		}
 		if p.Fleet && len(p.Addresses) == 0 {
-			if err := sentence(w, "  no block that can be used (natless blocks)"); err != nil {
+			if err := table.Sentence(w, "  no block that can be used (natless blocks)"); err != nil {
 				return err
 			}
 		}

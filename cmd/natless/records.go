@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/config/api"
 )
 
@@ -55,7 +56,7 @@ func (r *flowRecords) print(c *cobra.Command, o *options, q question, a netip.Ad
 	}
 	w := c.OutOrStdout()
 	if o.output == "json" {
-		return printJSON(w, struct {
+		return table.JSON(w, struct {
 			api.Owners
 			Flows []api.Flow `json:"flows"`
 		}{all, found})

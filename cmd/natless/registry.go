@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config"
 	"github.com/natless/natless/config/registry"
@@ -215,15 +216,15 @@ the containers that are running, and create those that it does not list again.`,
 
 func printReport(w io.Writer, o *options, done string, r registry.Report, aside string, v any) error {
 	if o.output == "json" {
-		return printJSON(w, v)
+		return table.JSON(w, v)
 	}
-	if err := sentence(w, fmt.Sprintf("%s %s: %s, %s, %s, %d bytes, layout %s", done, r.Path, words.Count(r.Assignments, "assignment"),
+	if err := table.Sentence(w, fmt.Sprintf("%s %s: %s, %s, %s, %d bytes, layout %s", done, r.Path, words.Count(r.Assignments, "assignment"),
 		words.Number(r.Cooling, "port set in cooldown", "port sets in cooldown"), words.Number(r.History, "past assignment", "past assignments"),
 		r.Bytes, cmp.Or(r.Layout, "?"))); err != nil {
 		return err
 	}
 	if aside != "" {
-		return sentence(w, "the old registry is kept as "+aside)
+		return table.Sentence(w, "the old registry is kept as "+aside)
 	}
 	return nil
 }

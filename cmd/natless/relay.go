@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/config/api"
 )
 
@@ -33,7 +34,7 @@ host has been booted since they were last told.`,
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(c.OutOrStdout(), r)
+				return table.JSON(c.OutOrStdout(), r)
 			}
 			return printRelay(c.OutOrStdout(), r, rules)
 		},
@@ -47,7 +48,7 @@ func printRelay(w io.Writer, r api.Relay, rules bool) error {
 	if ago, ever := r.ConfirmedAgo(); ever {
 		told = ago.Round(time.Second).String() + " ago"
 	}
-	if err := facts(w, "relay", r.State, "  because", r.Why, "  epoch", fmt.Sprint(r.Epoch), "  rules", fmt.Sprint(r.Count), "  last told", told); err != nil {
+	if err := table.Facts(w, "relay", r.State, "  because", r.Why, "  epoch", fmt.Sprint(r.Epoch), "  rules", fmt.Sprint(r.Count), "  last told", told); err != nil {
 		return err
 	}
 	if !rules {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/natless/natless/cmd/internal/table"
 )
 
 func newReload(o *options) *cobra.Command {
@@ -19,7 +21,7 @@ once and no packet is lost, or it is refused with the reason and nothing changes
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(c.OutOrStdout(), r)
+				return table.JSON(c.OutOrStdout(), r)
 			}
 			_, err = fmt.Fprintln(c.OutOrStdout(), "the configuration was reloaded")
 			return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
@@ -36,7 +37,7 @@ only when the daemon is also ready.`,
 				return errStarting
 			}
 			if o.output == "json" {
-				return printJSON(c.OutOrStdout(), s)
+				return table.JSON(c.OutOrStdout(), s)
 			}
 			return printStatus(c.OutOrStdout(), s, time.Now())
 		},
@@ -67,7 +68,7 @@ func printStatus(w io.Writer, s api.Status, now time.Time) error {
 	if len(s.Device.Offload) > 0 {
 		device += ", offload " + strings.Join(s.Device.Offload, " ")
 	}
-	if err := facts(w, "natlessd", fmt.Sprintf("%s, version %s, process %d, up %s", state, s.Version, s.PID, age(now, s.Started)),
+	if err := table.Facts(w, "natlessd", fmt.Sprintf("%s, version %s, process %d, up %s", state, s.Version, s.PID, age(now, s.Started)),
 		"config", s.Config, "last reload", reload, "prefix", prefix, "own addresses", own, "device", device,
 		"table", fmt.Sprintf("%s, %d of them workloads", words.Count(s.Mappings, "mapping"), s.Workloads)); err != nil {
 		return err
@@ -102,7 +103,7 @@ func printVerdicts(w io.Writer, verdicts map[string]uint64) error {
 		}
 	}
 	fmt.Fprintln(w)
-	return table(w, "no packet has come yet", plain("VERDICT", "PACKETS"), rows)
+	return table.Write(w, "no packet has come yet", table.Plain("VERDICT", "PACKETS"), rows)
 }
 
 // printFirstUse says who got something without having been announced.
@@ -122,7 +123,7 @@ func printFirstUse(w io.Writer, pools []api.FirstUse) error {
 		rows = append(rows, []string{p.Pool, strings.Join(sources, ", "), fmt.Sprint(p.Workloads)})
 	}
 	fmt.Fprintln(w)
-	return table(w, "", plain("FIRST USE OF", "SOURCES", "WORKLOADS"), rows)
+	return table.Write(w, "", table.Plain("FIRST USE OF", "SOURCES", "WORKLOADS"), rows)
 }
 
 // printMap says what came of the rules of MAP-T.
@@ -136,7 +137,7 @@ func printMap(w io.Writer, rules []api.MapRule) error {
 			fmt.Sprint(r.Spoofed), fmt.Sprint(r.Outside)})
 	}
 	fmt.Fprintln(w)
-	return table(w, "", plain("MAP-T RULE", "IPV4", "CES", "FROM CES", "TO CES", "SPOOFED", "OTHER PORTS"), rows)
+	return table.Write(w, "", table.Plain("MAP-T RULE", "IPV4", "CES", "FROM CES", "TO CES", "SPOOFED", "OTHER PORTS"), rows)
 }
 
 // printLimits says which budgets were used up.
@@ -149,7 +150,7 @@ func printLimits(w io.Writer, limits []api.Limit) error {
 		rows = append(rows, []string{l.What, l.Budget, fmt.Sprint(l.Refused)})
 	}
 	fmt.Fprintln(w)
-	return table(w, "", plain("LIMIT", "BUDGET", "REFUSED"), rows)
+	return table.Write(w, "", table.Plain("LIMIT", "BUDGET", "REFUSED"), rows)
 }
 
 func printChecks(w io.Writer, checks []api.Check) error {
@@ -161,5 +162,5 @@ func printChecks(w io.Writer, checks []api.Check) error {
 		rows = append(rows, []string{c.Name, c.State, c.Detail})
 	}
 	fmt.Fprintln(w)
-	return table(w, "", plain("CHECK", "STATE", "DETAIL"), rows)
+	return table.Write(w, "", table.Plain("CHECK", "STATE", "DETAIL"), rows)
 }

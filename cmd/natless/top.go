@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
@@ -292,7 +293,7 @@ func (t *topping) show(w io.Writer, l *look) error {
 		shown = slices.DeleteFunc(slices.Clone(shown), func(b busy) bool { return !b.active() })
 	}
 	most := len(shown)
-	if _, lines := sizeOf(w); t.screen && lines > 0 {
+	if _, lines := table.Size(w); t.screen && lines > 0 {
 		const others = 5 // the first line, the header, the total, and what there is no room for
 		most = min(most, max(lines-others, 1))
 	}
@@ -301,15 +302,15 @@ func (t *topping) show(w io.Writer, l *look) error {
 	}
 	var b strings.Builder
 	text := &screen{Builder: &b}
-	text.columns, text.lines = sizeOf(w)
-	sentence(text, fmt.Sprintf("%s  %s, %d with traffic, in %.1f s", l.at.Format(time.TimeOnly), words.Count(len(l.all), "workload"),
+	text.columns, text.lines = table.Size(w)
+	table.Sentence(text, fmt.Sprintf("%s  %s, %d with traffic, in %.1f s", l.at.Format(time.TimeOnly), words.Count(len(l.all), "workload"),
 		l.active, l.over.Seconds()))
 	rows := [][]string{topRow("total", "", "", l.sent, l.received, l.daemon, l.refused, l.denied, l.shed)}
 	for i := range shown[:most] {
 		a := &shown[i]
 		rows = append(rows, topRow(cmp.Or(a.row.Name, short(a.row.Key)), a.row.Address.String(), a.row.Ports, a.sent, a.received, a.daemon, a.refused, a.denied, a.shed))
 	}
-	if err := table(text, "", topColumns, rows); err != nil {
+	if err := table.Write(text, "", topColumns, rows); err != nil {
 		return err
 	}
 	if t.screen {
@@ -328,9 +329,9 @@ type screen struct {
 
 func (s *screen) Size() (columns, lines int) { return s.columns, s.lines }
 
-var topColumns = []column{{head: "NAME"}, {head: "ADDRESS", leave: 3}, {head: "PORTS", leave: 4}, {head: "SENT b/s", right: true},
-	{head: "PKT/s", right: true}, {head: "RECV b/s", right: true}, {head: "PKT/s", right: true}, {head: "DAEMON", right: true, leave: 1},
-	{head: "REFUSED", right: true, leave: 2}, {head: "DENIED", right: true}, {head: "SHED", right: true}}
+var topColumns = []table.Column{{Head: "NAME"}, {Head: "ADDRESS", Leave: 3}, {Head: "PORTS", Leave: 4}, {Head: "SENT b/s", Right: true},
+	{Head: "PKT/s", Right: true}, {Head: "RECV b/s", Right: true}, {Head: "PKT/s", Right: true}, {Head: "DAEMON", Right: true, Leave: 1},
+	{Head: "REFUSED", Right: true, Leave: 2}, {Head: "DENIED", Right: true}, {Head: "SHED", Right: true}}
 
 func topRow(name, address, ports string, sent, received rates, more ...float64) []string {
 	row := []string{name, address, ports, scaled(8 * sent.Bytes), scaled(sent.Packets), scaled(8 * received.Bytes), scaled(received.Packets)}
@@ -380,7 +381,7 @@ func (t *topping) showJSON(w io.Writer, l *look) error {
 		out.Workloads = append(out.Workloads, topWorkload{whoOf(b.row), b.sent, b.received, b.refused, b.shed, b.denied, b.daemon})
 	}
 	if t.once {
-		return printJSON(w, out)
+		return table.JSON(w, out)
 	}
 	return json.NewEncoder(w).Encode(out)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/version"
 	"github.com/natless/natless/config/registry"
 )
@@ -51,7 +52,7 @@ Exit status: 0, also when no daemon answers.`,
 				v.Natlessd = &served{s.Version, s.FastPath.Layout}
 			}
 			if o.output == "json" {
-				return printJSON(c.OutOrStdout(), v)
+				return table.JSON(c.OutOrStdout(), v)
 			}
 			return printVersions(c.OutOrStdout(), v)
 		},
@@ -67,5 +68,5 @@ func printVersions(w io.Writer, v versions) error {
 		}
 	}
 	n := v.Natless
-	return facts(w, "natless", fmt.Sprintf("%s, registry layout %s, %s, %s", n.Version, n.RegistryLayout, n.Go, n.Platform), "natlessd", daemon)
+	return table.Facts(w, "natless", fmt.Sprintf("%s, registry layout %s, %s, %s", n.Version, n.RegistryLayout, n.Go, n.Platform), "natlessd", daemon)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/config/api"
 )
 
@@ -120,13 +121,13 @@ func (q question) nobody(all api.Owners) error {
 func (q question) printJSON(w io.Writer, all api.Owners) error {
 	switch {
 	case q.port < 0:
-		if err := printJSON(w, all); err != nil {
+		if err := table.JSON(w, all); err != nil {
 			return err
 		}
 	case len(all.Owners) == 1:
-		return printJSON(w, all.Owners[0])
+		return table.JSON(w, all.Owners[0])
 	case len(all.Owners) > 1:
-		return printJSON(w, all)
+		return table.JSON(w, all)
 	}
 	if len(all.Owners) == 0 {
 		return q.nobody(all)
@@ -151,9 +152,9 @@ func (q question) print(w io.Writer, all api.Owners) error {
 		rows = append(rows, []string{cmp.Or(o.Name, o.Detail, "-"), keyWords(o.Key), addresses(o.IPv6), api.PortsText(o.Ports),
 			moment(o.Since), moment(o.Until)})
 	}
-	return table(w, "", []column{{head: "NAME"}, {head: "WORKLOAD", leave: 2}, {head: "IPV6", leave: 3},
-		{head: "PORTS"}, {head: "SINCE", leave: 1},
-		{head: "UNTIL"}}, rows)
+	return table.Write(w, "", []table.Column{{Head: "NAME"}, {Head: "WORKLOAD", Leave: 2}, {Head: "IPV6", Leave: 3},
+		{Head: "PORTS"}, {Head: "SINCE", Leave: 1},
+		{Head: "UNTIL"}}, rows)
 }
 
 // keyWords is a key as people read it, "-" of who is no workload.
@@ -186,7 +187,7 @@ func printOwner(w io.Writer, o api.Owner) error {
 	if o.Kind == "" || o.Kind == api.OwnerMapping || o.Kind == api.OwnerCE {
 		ports = api.PortsText(o.Ports)
 	}
-	return facts(w, "name", o.Name, "workload", key, "serial", serial(o.Serial), "is", o.Detail,
+	return table.Facts(w, "name", o.Name, "workload", key, "serial", serial(o.Serial), "is", o.Detail,
 		"network", o.Network, "ipv6", addresses(o.IPv6),
 		"address", address, "ports", ports, "ipv4", way, "pool", o.Pool, "since", moment(o.Since), "until", moment(o.Until))
 }

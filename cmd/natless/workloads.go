@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/table"
 	count "github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
@@ -42,7 +43,7 @@ func newWorkloadsShow(o *options) *cobra.Command {
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(c.OutOrStdout(), w)
+				return table.JSON(c.OutOrStdout(), w)
 			}
 			return printWorkload(c.OutOrStdout(), w, time.Now())
 		},
@@ -70,7 +71,7 @@ func printWorkload(out io.Writer, w api.Workload, now time.Time) error {
 	if w.Denied > 0 {
 		denied = count.Count(w.Denied, "packet that policies denied")
 	}
-	return facts(out, "name", w.Request.Name, "workload", w.Key.String(), "serial", serial(w.Serial), "network", w.Request.Network,
+	return table.Facts(out, "name", w.Request.Name, "workload", w.Key.String(), "serial", serial(w.Serial), "network", w.Request.Network,
 		"namespace", w.Request.Netns, "interface", w.Request.HostInterface,
 		"ipv6", strings.Join(ipv6, ", "), "address", w.Address.String(), "ports", api.PortsText(w.Ports), "ipv4", wayOf(w),
 		"asked for", asked, "pool", w.Pool,
@@ -128,7 +129,7 @@ workload, is not told.`,
 				return err
 			}
 			if o.output == "json" {
-				return printJSON(c.OutOrStdout(), w)
+				return table.JSON(c.OutOrStdout(), w)
 			}
 			_, err = fmt.Fprintf(c.OutOrStdout(), "%s gave back %s ports %s\n",
 				cmp.Or(w.Request.Name, w.Key.String()), w.Address, api.PortsText(w.Ports))

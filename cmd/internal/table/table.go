@@ -1,4 +1,6 @@
-package main
+// Package table writes what commands answer: tables, facts and sentences, as wide as a
+// terminal, and JSON. What is in them may not enter here.
+package table
 
 import (
 	"bufio"
@@ -11,66 +13,65 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"golang.org/x/term"
 )
 
-// printJSON is every command's answer for programs.
-func printJSON(w io.Writer, v any) error {
+// JSON is every command's answer for programs.
+func JSON(w io.Writer, v any) error {
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(v)
 }
 
-// column is one of a table.
-type column struct {
-	head  string
-	right bool // numbers
-	// leave is how soon it is left out where the line is too long: the highest first;
+// Column is one of a table.
+type Column struct {
+	Head  string
+	Right bool // numbers
+	// Leave is how soon it is left out where the line is too long: the highest first;
 	// 0: never.
-	leave int
+	Leave int
 }
 
-// plain are columns that are never left out.
-func plain(heads ...string) []column {
-	all := make([]column, len(heads))
+// Plain are columns that are never left out.
+func Plain(heads ...string) []Column {
+	all := make([]Column, len(heads))
 	for i, h := range heads {
-		all[i].head = h
+		all[i].Head = h
 	}
 	return all
 }
 
-// leastCell is what a cell is cut to at least, and leastFirst the first of a line before
+// LeastCell is what a cell is cut to at least, and leastFirst the first of a line before
 // columns are left out for it.
 const (
-	leastCell  = 8
+	LeastCell  = 8
 	leastFirst = 24
 )
 
-// table writes rows under a header. Without rows it says so in words. What a line has
+// Write writes rows under a header. Without rows it says so in words. What a line has
 // behind its last word is left out. On a terminal, lines are no longer than it is
 // wide: the first column is cut, then columns are left out, of which the last line
 // tells; a last one of sentences goes on in the next line. It is not
 // text/tabwriter, which takes a second for fifty thousand lines.
-func table(w io.Writer, none string, columns []column, rows [][]string) error {
+func Write(w io.Writer, none string, columns []Column, rows [][]string) error {
 	if len(rows) == 0 {
 		_, err := fmt.Fprintln(w, none)
 		return err
 	}
 	widths := measure(columns, rows)
-	shown, gone := fitting(widthOf(w), columns, widths)
+	shown, gone := fitting(Width(w), columns, widths)
 	out := bufio.NewWriterSize(w, 64<<10)
 	line := make([]byte, 0, 256)
 	write := func(cell func(int) string) {
 		line = line[:0]
 		for _, i := range shown {
-			line = append(pad(line, cell(i), widths[i], columns[i].right), "  "...)
+			line = append(pad(line, cell(i), widths[i], columns[i].Right), "  "...)
 		}
 		out.Write(append(bytes.TrimRight(line, " "), '\n'))
 	}
-	write(func(i int) string { return columns[i].head })
+	write(func(i int) string { return columns[i].Head })
 	for _, row := range rows {
 		rest := breakLast(row, shown, widths)
 		write(func(i int) string { return row[i] })
@@ -85,17 +86,17 @@ func table(w io.Writer, none string, columns []column, rows [][]string) error {
 	}
 	if gone != nil {
 		left := fmt.Sprintf("(no room for %s: see a wider terminal, a pipe, or -o json)", strings.Join(gone, ", "))
-		for _, line := range wrap(widthOf(w), widthOf(w), left) {
+		for _, line := range Wrap(Width(w), Width(w), left) {
 			fmt.Fprintln(out, line)
 		}
 	}
 	return out.Flush()
 }
 
-func measure(columns []column, rows [][]string) []int {
+func measure(columns []Column, rows [][]string) []int {
 	widths := make([]int, len(columns))
 	for i, c := range columns {
-		widths[i] = utf8.RuneCountInString(c.head)
+		widths[i] = utf8.RuneCountInString(c.Head)
 	}
 	for _, row := range rows {
 		for i, cell := range row {
@@ -108,7 +109,7 @@ func measure(columns []column, rows [][]string) []int {
 // fitting are the columns that there is room for in a line, of 0 for any length, and
 // the names of the others. What is still too long, the first and the last are made
 // narrower for.
-func fitting(room int, columns []column, widths []int) (shown []int, gone []string) {
+func fitting(room int, columns []Column, widths []int) (shown []int, gone []string) {
 	total := -2
 	for i := range columns {
 		shown = append(shown, i)
@@ -121,17 +122,17 @@ func fitting(room int, columns []column, widths []int) (shown []int, gone []stri
 	for total-spare > room {
 		worst := 0
 		for at, i := range shown {
-			if columns[i].leave > columns[shown[worst]].leave {
+			if columns[i].Leave > columns[shown[worst]].Leave {
 				worst = at
 			}
 		}
 		i := shown[worst]
-		if columns[i].leave == 0 {
+		if columns[i].Leave == 0 {
 			break
 		}
 		total, shown = total-widths[i]-2, slices.Delete(shown, worst, worst+1)
-		if !slices.Contains(gone, columns[i].head) {
-			gone = append(gone, columns[i].head)
+		if !slices.Contains(gone, columns[i].Head) {
+			gone = append(gone, columns[i].Head)
 		}
 	}
 	if total > room {
@@ -139,7 +140,7 @@ func fitting(room int, columns []column, widths []int) (shown []int, gone []stri
 		if last := shown[len(shown)-1]; widths[last] > widths[i] {
 			i = last
 		}
-		widths[i] = max(widths[i]-(total-room), leastCell)
+		widths[i] = max(widths[i]-(total-room), LeastCell)
 	}
 	return shown, gone
 }
@@ -151,7 +152,7 @@ func breakLast(row []string, shown, widths []int) (rest []string) {
 	if len(row[last]) <= widths[last] || !strings.Contains(row[last], " ") {
 		return nil
 	}
-	lines := wrap(widths[last], widths[last], row[last])
+	lines := Wrap(widths[last], widths[last], row[last])
 	row[last] = lines[0]
 	return lines[1:]
 }
@@ -177,23 +178,24 @@ func pad(line []byte, cell string, width int, right bool) []byte {
 }
 
 func ellipsis() string {
-	if utf8Locale() {
+	if UTF8() {
 		return "…"
 	}
 	return "~"
 }
 
-// widthOf is how long a line may be: as long as the terminal is wide, or as $COLUMNS
+// Width is how long a line may be: as long as the terminal is wide, or as $COLUMNS
 // says of it, or 0 for any length where it is no terminal.
-func widthOf(w io.Writer) int {
-	columns, _ := sizeOf(w)
+func Width(w io.Writer) int {
+	columns, _ := Size(w)
 	return columns
 }
 
 // sized is a writer that has a size besides terminals.
 type sized interface{ Size() (columns, lines int) }
 
-func sizeOf(w io.Writer) (columns, lines int) {
+// Size is how wide and high a terminal is; 0: it is none.
+func Size(w io.Writer) (columns, lines int) {
 	if s, ok := w.(sized); ok {
 		return s.Size()
 	}
@@ -211,9 +213,9 @@ func sizeOf(w io.Writer) (columns, lines int) {
 	return columns, lines
 }
 
-// wrap breaks a text between words into lines of a width, the first one of its own, where
+// Wrap breaks a text between words into lines of a width, the first one of its own, where
 // that is possible; 0: it is not broken.
-func wrap(first, width int, text string) (lines []string) {
+func Wrap(first, width int, text string) (lines []string) {
 	if first <= 0 || utf8.RuneCountInString(text) <= first {
 		return []string{text}
 	}
@@ -231,24 +233,24 @@ func wrap(first, width int, text string) (lines []string) {
 	return append(lines, line)
 }
 
-// facts writes names and values, one a line; those without a value are left out.
-func facts(w io.Writer, pairs ...string) error {
+// Facts writes names and values, one a line; those without a value are left out.
+func Facts(w io.Writer, pairs ...string) error {
 	width := 0
 	for i := 0; i < len(pairs); i += 2 {
 		if pairs[i+1] != "" {
 			width = max(width, utf8.RuneCountInString(pairs[i])+2)
 		}
 	}
-	room := widthOf(w)
+	room := Width(w)
 	if room > 0 {
-		room = max(room-width, leastCell)
+		room = max(room-width, LeastCell)
 	}
 	for i := 0; i < len(pairs); i += 2 {
 		if pairs[i+1] == "" {
 			continue
 		}
 		name := pairs[i]
-		for _, line := range wrap(room, room, pairs[i+1]) {
+		for _, line := range Wrap(room, room, pairs[i+1]) {
 			if _, err := fmt.Fprintf(w, "%-*s%s\n", width, name, line); err != nil {
 				return err
 			}
@@ -261,90 +263,33 @@ func facts(w io.Writer, pairs ...string) error {
 // labelled is a line that begins with a word of its own column.
 var labelled = regexp.MustCompile(`^ *\S* {2,}`)
 
-// sentence writes a line; what of it is too long goes on in the next, further in, or
+// Sentence writes a line; what of it is too long goes on in the next, further in, or
 // under what stands behind its label.
-func sentence(w io.Writer, text string) error {
+func Sentence(w io.Writer, text string) error {
 	head, further := "", 4
 	if label := labelled.FindString(text); label != "" && len(label) < 30 {
 		head, further = label, len(label)
 	}
-	first, room := widthOf(w), widthOf(w)
+	first, room := Width(w), Width(w)
 	if room > 0 {
-		first, room = max(first-len(head), leastCell), max(room-further, leastCell)
+		first, room = max(first-len(head), LeastCell), max(room-further, LeastCell)
 	}
-	_, err := fmt.Fprintln(w, head+strings.Join(wrap(first, room, text[len(head):]), "\n"+strings.Repeat(" ", further)))
+	_, err := fmt.Fprintln(w, head+strings.Join(Wrap(first, room, text[len(head):]), "\n"+strings.Repeat(" ", further)))
 	return err
 }
 
-// sentences writes each line of a text so.
-func sentences(w io.Writer, text string) error {
+// Sentences writes each line of a text so.
+func Sentences(w io.Writer, text string) error {
 	for line := range strings.Lines(text) {
-		if err := sentence(w, strings.TrimSuffix(line, "\n")); err != nil {
+		if err := Sentence(w, strings.TrimSuffix(line, "\n")); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// scaled is a number in three digits or so: 999, 1.2k, 45M.
-func scaled(n float64) string {
-	for _, unit := range []string{"", "k", "M", "G", "T", "P"} {
-		switch {
-		case unit == "" && n < 999.5:
-			return strconv.FormatFloat(n, 'f', 0, 64)
-		case unit != "" && n < 9.95:
-			return strconv.FormatFloat(n, 'f', 1, 64) + unit
-		case n < 999.5:
-			return strconv.FormatFloat(n, 'f', 0, 64) + unit
-		}
-		n /= 1000
-	}
-	return strconv.FormatFloat(n, 'f', 0, 64) + "E"
-}
-
-// age is how long ago t was, in the two greatest units that matter.
-func age(now, t time.Time) string {
-	d := now.Sub(t).Truncate(time.Second)
-	switch {
-	case d < 0:
-		return "0s"
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", d/time.Second)
-	case d < time.Hour:
-		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
-	case d < day:
-		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
-	}
-	return fmt.Sprintf("%dd%dh", d/day, d%day/time.Hour)
-}
-
-// moment is a time for people who compare it with their clock.
-func moment(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.Local().Format("2006-01-02 15:04:05 MST")
-}
-
-// bar shows shares of a whole: used, cooling down and free.
-func bar(width, used, cooling, total int) string {
-	marks := []string{"#", "~", "."}
-	if utf8Locale() {
-		marks = []string{"█", "▒", "░"}
-	}
-	// What is there at all is seen, however small, as long as there is room.
-	cells := func(n, room int) int {
-		if n <= 0 || total <= 0 {
-			return 0
-		}
-		return min(max((n*width+total/2)/total, 1), room)
-	}
-	u := cells(used, width)
-	c := cells(cooling, width-u)
-	return strings.Repeat(marks[0], u) + strings.Repeat(marks[1], c) + strings.Repeat(marks[2], width-u-c)
-}
-
-func utf8Locale() bool {
+// UTF8 says whether whoever reads has letters besides those of ASCII.
+func UTF8() bool {
 	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
 		if v := os.Getenv(name); v != "" {
 			v = strings.ToLower(v)
@@ -352,11 +297,4 @@ func utf8Locale() bool {
 		}
 	}
 	return false
-}
-
-func percent(n, total int) string {
-	if total == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%d%%", (n*100+total/2)/total)
 }

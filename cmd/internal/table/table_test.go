@@ -1,4 +1,4 @@
-package main
+package table
 
 import (
 	"fmt"
@@ -20,7 +20,7 @@ func (n *narrow) Size() (columns, lines int) { return n.columns, 24 }
 // is left out; which ones are is said; and where there is room, or no terminal, nothing is.
 func TestNarrowTable(t *testing.T) {
 	t.Setenv("LC_ALL", "C.UTF-8")
-	columns := []column{{head: "NAME"}, {head: "WHERE", leave: 2}, {head: "WHAT", leave: 1}, {head: "N", right: true}}
+	columns := []Column{{Head: "NAME"}, {Head: "WHERE", Leave: 2}, {Head: "WHAT", Leave: 1}, {Head: "N", Right: true}}
 	rows := func() (all [][]string) {
 		for i := range 3 {
 			all = append(all, []string{fmt.Sprintf("production/a-deployment-of-a-long-name-6f7c9d-%d", i), "198.51.100.100", "something", fmt.Sprint(i)})
@@ -36,7 +36,7 @@ func TestNarrowTable(t *testing.T) {
 		{60, []string{"NAME", "WHERE", "WHAT", "N"}, ""}, {50, []string{"NAME", "WHAT", "N"}, "WHERE"}, {30, []string{"NAME", "N"}, "WHERE, WHAT"},
 	} {
 		out := &narrow{columns: c.width}
-		if err := table(out, "", columns, rows()); err != nil {
+		if err := Write(out, "", columns, rows()); err != nil {
 			t.Fatal(err)
 		}
 		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
@@ -70,12 +70,12 @@ func TestSentence(t *testing.T) {
 		{"averyveryverylongwordthatcannotbebroken", "averyveryverylongwordthatcannotbebroken\n"},
 	} {
 		out := &narrow{columns: 20}
-		if err := sentence(out, c.text); err != nil || out.String() != c.want {
+		if err := Sentence(out, c.text); err != nil || out.String() != c.want {
 			t.Errorf("%q: %q, want %q, %v", c.text, out, c.want, err)
 		}
 	}
 	var plain strings.Builder
-	if err := sentence(io.Writer(&plain), strings.Repeat("word ", 100)); err != nil || strings.Count(plain.String(), "\n") != 1 {
+	if err := Sentence(io.Writer(&plain), strings.Repeat("word ", 100)); err != nil || strings.Count(plain.String(), "\n") != 1 {
 		t.Error("it is broken where there is no terminal")
 	}
 }
