@@ -18,6 +18,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
+	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/natless-fleet/fleet"
 	"github.com/natless/natless/config/api"
 )
@@ -28,25 +30,57 @@ var version = "development"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := newRoot()
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "natless-fleet:", err)
-		os.Exit(1)
+	var o options
+	if err := newRoot(&o).ExecuteContext(ctx); err != nil {
+		table.Sentences(os.Stderr, "natless-fleet: "+err.Error())
+		stop()
+		os.Exit(o.begun.Status(err))
 	}
 }
 
-func newRoot() *cobra.Command {
-	var o options
+func newRoot(o *options) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "natless-fleet",
-		Short:         "Blocks of IPv4 addresses, lent to the hosts of a fleet",
+		Use:   "natless-fleet",
+		Short: "Blocks of IPv4 addresses, lent to the hosts of a fleet",
+		Long: `Blocks of IPv4 addresses, lent to the hosts of a fleet: who has which, and what operators say.
+
+Where the fleet's store is, flags say; without them the variable NATLESS_FLEET, or the file
+/etc/natless/fleet.env that this host's units read, with the files of /etc/natless/fleet.
+
+Exit status: 0 when all is well; 1 when something failed; 2 when the command line is wrong.`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if o.output != "text" && o.output != "json" {
+				return cli.Misuse("--output %s: is neither text nor json", o.output)
+			}
+			return nil
+		},
 	}
 	o.flags(root.PersistentFlags())
-	root.AddCommand(newController(&o), newAgent(&o), newRelay(&o), newStatus(&o), newWhois(&o), newPool(&o), newHost(&o), newDrain(&o), newFence(&o),
-		newRevoke(&o), newFollow(&o), newDelete(&o), newEvents(&o))
+	root.PersistentFlags().StringVarP(&o.output, "output", "o", "text", "`format`: text for people or json for programs")
+	root.PersistentFlags().DurationVar(&o.patience, "timeout", timeout, "how `long` the store may take to answer people")
+	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]cobra.Completion{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	cli.Group(root)
+	for title, commands := range map[string][]*cobra.Command{
+		"Look:":    {newStatus(o), newPools(o), newHosts(o), newBlocks(o), newRelays(o), newHeadroom(o), newWhois(o), newEvents(o)},
+		"Operate:": {newPool(o), newHost(o), newDrain(o), newFence(o), newRevoke(o), newFollow(o), newDelete(o)},
+		"Run:":     {newController(o), newAgent(o), newRelay(o)},
+	} {
+		for _, c := range commands {
+			c.GroupID = title
+			root.AddCommand(c)
+		}
+	}
+	for _, title := range []string{"Look:", "Operate:", "Run:"} {
+		root.AddGroup(&cobra.Group{ID: title, Title: title})
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return cli.Misuse("%w (%s --help lists the flags)", err, c.CommandPath())
+	})
+	root.SetHelpCommand(cli.Help(root))
+	o.begun.Note(root)
 	return root
 }
 
@@ -70,7 +104,7 @@ func newController(o *options) *cobra.Command {
 		Long: `Lend blocks to hosts that want them, and free those that were given back. Any number may
 run: one of them works, and another takes over when it is gone. Nothing depends on there
 being one: where two work at once, or none, no address is lent twice.`,
-		Args: cobra.NoArgs,
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := o.open()
 			if err != nil {
@@ -99,7 +133,7 @@ func newAgent(o *options) *cobra.Command {
 		Long: `Tell natlessd on this host which blocks it has (pools with from: fleet), and the fleet what
 it holds and wants. natlessd keeps what it has, and works, for as long as nobody tells it
 anything: this program may be restarted and upgraded at any time.`,
-		Args: cobra.NoArgs,
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			id, s, err := m.open(o)
 			if err != nil {
@@ -127,7 +161,7 @@ func newRelay(o *options) *cobra.Command {
 		Long: `Tell natlessd on this relay (relay.ipv4 in its configuration) which block leads to which
 host, and the fleet by which view of it the relay goes. natlessd translates for as long as
 nobody tells it anything; it says that its view is stale then, and drains.`,
-		Args: cobra.NoArgs,
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			id, s, err := m.open(o)
 			if err != nil {

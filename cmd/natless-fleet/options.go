@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,8 +9,10 @@ import (
 	"github.com/spf13/pflag"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/natless-fleet/etcd"
 	"github.com/natless/natless/cmd/natless-fleet/fleet"
 	"github.com/natless/natless/cmd/natless-fleet/kube"
@@ -28,6 +29,11 @@ type options struct {
 	namespace  string
 
 	credentials string
+
+	output   string // text or json
+	patience time.Duration
+	begun    cli.Begun
+	noise    *lastNoise // of etcd's client; nil: it goes to the log
 }
 
 func (o *options) flags(f *pflag.FlagSet) {
@@ -63,7 +69,7 @@ func (o *options) open() (fleet.Store, error) {
 	o.found()
 	switch stores := len(o.endpoints) > 0; {
 	case o.kubeconfig != "" && o.inCluster, stores && (o.kubeconfig != "" || o.inCluster):
-		return nil, errors.New("--etcd, --kubeconfig, --in-cluster: one of them names the fleet's store")
+		return nil, cli.Misuse("--etcd, --kubeconfig, --in-cluster: one of them names the fleet's store")
 	case o.kubeconfig != "" || o.inCluster:
 		c, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
 		if err != nil {
@@ -71,7 +77,7 @@ func (o *options) open() (fleet.Store, error) {
 		}
 		return kube.New(c, o.namespace)
 	case !stores:
-		return nil, errors.New("where is the fleet's store? --etcd, --kubeconfig or --in-cluster names it")
+		return nil, cli.Misuse("where is the fleet's store? --etcd, --kubeconfig or --in-cluster names it, or %s", environment)
 	}
 	c := clientv3.Config{Endpoints: o.endpoints, DialTimeout: 10 * time.Second, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second}
 	if o.tls.TrustedCAFile != "" || o.tls.CertFile != "" {
@@ -80,6 +86,9 @@ func (o *options) open() (fleet.Store, error) {
 			return nil, fmt.Errorf("etcd: %w", err)
 		}
 		c.TLS = config
+	}
+	if o.noise != nil {
+		c.Logger = zap.New(o.noise)
 	}
 	client, err := clientv3.New(c)
 	if err != nil {

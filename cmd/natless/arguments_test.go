@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/natless/natless/cmd/internal/cli"
 )
 
 // each calls f with every command.
@@ -30,35 +32,35 @@ func TestExitStatus(t *testing.T) {
 	}{
 		{"status", 0, ""},
 		{"cni", 0, ""},
-		{"statsu", exitUsage, `unknown command "statsu" for "natless": is it status?`},
-		{"bogus", exitUsage, `unknown command "bogus" for "natless": there are blocks, bugtool, capture, cni,`},
-		{"cni bogus", exitUsage, `unknown command "bogus" for "natless cni": there are install, uninstall`},
-		{"registry bogus", exitUsage, `unknown command "bogus" for "natless registry"`},
-		{"workloads bogus", exitUsage, `unknown command "bogus" for "natless workloads"`},
-		{"help bogus", exitUsage, `there is no command "bogus"`},
-		{"status extra", exitUsage, `"extra": natless status takes no arguments`},
-		{"status --bogus", exitUsage, "unknown flag: --bogus (natless status --help lists the flags)"},
-		{"status -o xml", exitUsage, "is neither text nor json"},
-		{"whois", exitUsage, "ADDRESS[:PORT] is missing: natless whois ADDRESS[:PORT]"},
-		{"whois a b", exitUsage, `"b": natless whois takes 1 argument`},
-		{"whois 198.51.100.1:x", exitUsage, "is not an address"},
-		{"whois 198.51.100.1:1 --at noon", exitUsage, "--at"},
-		{"whois 198.51.100.1:444", exitFailed, "nobody has 198.51.100.1:444"},
-		{"workloads show", exitUsage, "WORKLOAD is missing"},
-		{"workloads show nobody", exitFailed, "no workload is called"},
-		{"workloads --pool nowhere", exitFailed, "there are default, dedicated"},
-		{"workloads --sort shoe", exitUsage, "is none of name,"},
-		{"workloads --address x", exitUsage, "is neither an address nor ADDRESS/LEN"},
-		{"registry restore", exitUsage, "BACKUP is missing"},
-		{"registry check a b", exitUsage, "takes 1 argument"},
-		{"explain", exitUsage, "PACKET-IN-WORDS is missing"},
-		{"explain --config a --prefix b x", exitUsage, "leave out --prefix and --map"},
-		{"explain --prefix b x", exitUsage, "--prefix"},
-		{"monitor --address=x", exitUsage, "--address"},
-		{"monitor --for long", exitUsage, "--for"},
-		{"capture", exitUsage, "name the file: -w FILE"},
-		{"capture -w x --max-size huge", exitUsage, "--max-size"},
-		{"reload", exitFailed, "prefix: is wrong"},
+		{"statsu", cli.Wrong, `unknown command "statsu" for "natless": is it status?`},
+		{"bogus", cli.Wrong, `unknown command "bogus" for "natless": there are blocks, bugtool, capture, cni,`},
+		{"cni bogus", cli.Wrong, `unknown command "bogus" for "natless cni": there are install, uninstall`},
+		{"registry bogus", cli.Wrong, `unknown command "bogus" for "natless registry"`},
+		{"workloads bogus", cli.Wrong, `unknown command "bogus" for "natless workloads"`},
+		{"help bogus", cli.Wrong, `there is no command "bogus"`},
+		{"status extra", cli.Wrong, `"extra": natless status takes no arguments`},
+		{"status --bogus", cli.Wrong, "unknown flag: --bogus (natless status --help lists the flags)"},
+		{"status -o xml", cli.Wrong, "is neither text nor json"},
+		{"whois", cli.Wrong, "ADDRESS[:PORT] is missing: natless whois ADDRESS[:PORT]"},
+		{"whois a b", cli.Wrong, `"b": natless whois takes 1 argument`},
+		{"whois 198.51.100.1:x", cli.Wrong, "is not an address"},
+		{"whois 198.51.100.1:1 --at noon", cli.Wrong, "--at"},
+		{"whois 198.51.100.1:444", cli.Failed, "nobody has 198.51.100.1:444"},
+		{"workloads show", cli.Wrong, "WORKLOAD is missing"},
+		{"workloads show nobody", cli.Failed, "no workload is called"},
+		{"workloads --pool nowhere", cli.Failed, "there are default, dedicated"},
+		{"workloads --sort shoe", cli.Wrong, "is none of name,"},
+		{"workloads --address x", cli.Wrong, "is neither an address nor ADDRESS/LEN"},
+		{"registry restore", cli.Wrong, "BACKUP is missing"},
+		{"registry check a b", cli.Wrong, "takes 1 argument"},
+		{"explain", cli.Wrong, "PACKET-IN-WORDS is missing"},
+		{"explain --config a --prefix b x", cli.Wrong, "leave out --prefix and --map"},
+		{"explain --prefix b x", cli.Wrong, "--prefix"},
+		{"monitor --address=x", cli.Wrong, "--address"},
+		{"monitor --for long", cli.Wrong, "--for"},
+		{"capture", cli.Wrong, "name the file: -w FILE"},
+		{"capture -w x --max-size huge", cli.Wrong, "--max-size"},
+		{"reload", cli.Failed, "prefix: is wrong"},
 	} {
 		o := &options{}
 		root := newRoot(o)
@@ -66,7 +68,7 @@ func TestExitStatus(t *testing.T) {
 		root.SetErr(new(bytes.Buffer))
 		root.SetArgs(append(strings.Fields(c.words), "--socket", socket))
 		err := root.ExecuteContext(t.Context())
-		if got := o.status(err); got != c.want {
+		if got := o.begun.Status(err); got != c.want {
 			t.Errorf("natless %s: exit status %d, want %d: %v", c.words, got, c.want, err)
 		}
 		if err != nil && (!strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "arg(s)")) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
@@ -24,7 +25,7 @@ nobody has anything of it, and nothing cools down. One that is unconfirmed is no
 the host has been booted since natless-fleet agent last said that it is its own.`,
 		Example: `  natless blocks
   natless blocks -o json`,
-		Args: arguments(0, 0),
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			b, err := o.client().Blocks(c.Context())
 			if err != nil {

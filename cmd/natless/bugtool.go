@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/natless/natless/cmd/internal/bugtool"
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/doctor"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/version"
@@ -44,7 +45,7 @@ Standard output has the name of the archive, and nothing else; with -o json, the
 list as well.`,
 		Example: `  natless bugtool
   natless bugtool -w - | ssh backup 'cat > bug.tar.gz'`,
-		Args: arguments(0, 0),
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error { return o.makeArchive(c, file, conf) },
 	}
 	c.Flags().StringVarP(&file, "write", "w", "", "the `file`; - is standard output (default natless-bugtool-HOST-TIME.tar.gz here)")

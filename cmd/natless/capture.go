@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/packets"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/monitor"
@@ -48,7 +49,7 @@ missing because the disk or the reader was too slow.
   natless capture -w - -c 10 | tshark -r - -T fields -e frame.interface_name -e frame.comment`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if strings.TrimSpace(file) == "" {
-				return misuse("name the file: -w FILE, or -w - for standard output")
+				return cli.Misuse("name the file: -w FILE, or -w - for standard output")
 			}
 			filter, err := s.filter(args)
 			if err != nil {
@@ -59,7 +60,7 @@ missing because the disk or the reader was too slow.
 				return err
 			}
 			if snap < 0 || snap > longest {
-				return misuse("--snaplen %d: is not a number from 0 to %d", snap, longest)
+				return cli.Misuse("--snaplen %d: is not a number from 0 to %d", snap, longest)
 			}
 			if snap == 0 {
 				r.snap = longest
@@ -92,7 +93,7 @@ func parseSize(s string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || n <= 0 || n > 1<<62>>shift {
-		return 0, misuse("--max-size %s: write a number of bytes, such as 500K, 100M or 2G", s)
+		return 0, cli.Misuse("--max-size %s: write a number of bytes, such as 500K, 100M or 2G", s)
 	}
 	return n << shift, nil
 }
@@ -152,7 +153,7 @@ func create(stdout io.Writer, name string) (io.Writer, error) {
 		return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	}
 	if f, ok := stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return nil, misuse("a capture is not for a terminal: name a file, or pipe it to wireshark -k -i -")
+		return nil, cli.Misuse("a capture is not for a terminal: name a file, or pipe it to wireshark -k -i -")
 	}
 	return stdout, nil
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/config/api/server"
 	"github.com/natless/natless/config/registry"
@@ -359,7 +360,7 @@ func TestParseTime(t *testing.T) {
 		"today 09:00":          time.Date(2026, 3, 4, 9, 0, 0, 0, time.Local),
 		"now":                  now,
 	} {
-		if got, err := parseTime(s, now); err != nil || !got.Equal(want) {
+		if got, err := cli.ParseTime(s, now); err != nil || !got.Equal(want) {
 			t.Errorf("%q: %v, %v, want %v", s, got, err, want)
 		}
 	}

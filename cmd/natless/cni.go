@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/conflist"
 	"github.com/natless/natless/config/api"
 )
@@ -40,7 +41,7 @@ type chaining struct {
 }
 
 func newCNI(o *options) *cobra.Command {
-	c := group(&cobra.Command{Use: "cni", Short: "Chain natless-cni into the network of this host's containers"})
+	c := cli.Group(&cobra.Command{Use: "cni", Short: "Chain natless-cni into the network of this host's containers"})
 	var ch chaining
 	install := &cobra.Command{
 		Use:   "install",
@@ -57,7 +58,7 @@ anew. With --wait it waits for natlessd on a host that has not had the plugin
 before, so that a natlessd that does not start takes nobody's network away.
 
 Each file is replaced whole or not at all, the configuration last.`,
-		Args: arguments(0, 0),
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if c.Flags().Changed("socket") {
 				ch.socket = o.socket
@@ -69,7 +70,7 @@ Each file is replaced whole or not at all, the configuration last.`,
 	remove := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Remove the plugin from the network",
-		Args:  arguments(0, 0),
+		Args:  cli.Arguments(0, 0),
 		RunE:  func(c *cobra.Command, _ []string) error { return ch.remove(c.OutOrStdout()) },
 	}
 	for _, sub := range []*cobra.Command{install, remove} {
@@ -241,7 +242,7 @@ func (ch *chaining) chain() (path string, changed bool, err error) {
 	}
 	if ch.ipv4 != "" {
 		if !slices.Contains(ways, ch.ipv4) {
-			return "", false, misuse("--ipv4 %s: is none of %s", ch.ipv4, strings.Join(ways, ", "))
+			return "", false, cli.Misuse("--ipv4 %s: is none of %s", ch.ipv4, strings.Join(ways, ", "))
 		}
 		keys["ipv4"] = ch.ipv4
 	}
@@ -250,7 +251,7 @@ func (ch *chaining) chain() (path string, changed bool, err error) {
 	}
 	for _, name := range ch.annotations {
 		if !slices.Contains(conflist.Annotations, name) {
-			return "", false, misuse("--annotations %s: is none of %s", name, strings.Join(conflist.Annotations, ", "))
+			return "", false, cli.Misuse("--annotations %s: is none of %s", name, strings.Join(conflist.Annotations, ", "))
 		}
 		keys["annotations"] = ch.annotations
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/demo"
 )
 
@@ -10,7 +11,7 @@ func newDemo() *cobra.Command {
 	return &cobra.Command{
 		Use:   "demo",
 		Short: "Show natless at work inside this process: no privileges, no daemon, no device",
-		Args:  arguments(0, 0),
+		Args:  cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return demo.Run(c.Context(), c.OutOrStdout(), printOwner)
 		},

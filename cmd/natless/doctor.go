@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/doctor"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/version"
@@ -45,14 +46,14 @@ ARP whether another host has an address of natless. Run it as root, in the netwo
 namespace of natlessd. When natlessd is not running it checks what it can.
 
 Exit status: 0 when no check failed (a warning is not a failure), else 1.`,
-		Args: arguments(0, 0),
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			p := o.patient(c, path, time.Now())
 			p.NetworkConfigs = networks
 			if probe != "" {
 				var err error
 				if p.Probe, err = netip.ParseAddr(probe); err != nil || !p.Probe.Is4() {
-					return misuse("--probe %s: is not an IPv4 address", probe)
+					return cli.Misuse("--probe %s: is not an IPv4 address", probe)
 				}
 			}
 			return examine(c, o.output, p)

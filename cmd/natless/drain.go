@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
@@ -46,10 +47,10 @@ Exit status: 0; with --wait 0 when nobody is left, and 1 when somebody is after
 		Example: `  natless drain --wait
   natless drain --pool old --wait --timeout 1h
   natless undrain`,
-		Args: arguments(0, 0),
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if d.timeout < 0 || d.timeout > 0 && !d.wait {
-				return misuse("--timeout %v: is for how long to --wait", d.timeout)
+				return cli.Misuse("--timeout %v: is for how long to --wait", d.timeout)
 			}
 			client, out := o.client(), c.OutOrStdout()
 			got, err := client.Drain(c.Context(), d.pool)
@@ -77,7 +78,7 @@ func newUndrain(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "undrain",
 		Short: "Let new workloads have something of this host, or of a pool, again",
-		Args:  arguments(0, 0),
+		Args:  cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			text := "new workloads get something of %s again\n"
 			switch err := o.client().Undrain(c.Context(), pool); {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/doctor"
 )
 
@@ -70,7 +71,7 @@ func executes(t *testing.T, socket, words string, out *terminal) (status int, sa
 	root.SetErr(out)
 	root.SetArgs(append(strings.Fields(words), "--socket", socket))
 	if err := root.ExecuteContext(t.Context()); err != nil {
-		return o.status(err), advise(socket, err).Error()
+		return o.begun.Status(err), advise(socket, err).Error()
 	}
 	return 0, ""
 }
@@ -112,14 +113,14 @@ func TestEveryCommand(t *testing.T) {
 			t.Errorf("natless %s -o json: not one line\n%s", words, &machine)
 		}
 
-		if status, said := executes(t, socket, c.bad, new(terminal)); status != exitUsage || said == "" || strings.Contains(said, "arg(s)") {
+		if status, said := executes(t, socket, c.bad, new(terminal)); status != cli.Wrong || said == "" || strings.Contains(said, "arg(s)") {
 			t.Errorf("natless %s: exit status %d, %q", c.bad, status, said)
 		}
 		for _, form := range []string{"", " -o json"} {
 			status, said := executes(t, nobody, words+form, new(terminal))
 			switch {
 			case c.alone: // which has been made meanwhile, where it makes something
-			case status != exitFailed || !strings.Contains(said, "is natlessd running"):
+			case status != cli.Failed || !strings.Contains(said, "is natlessd running"):
 				t.Errorf("natless %s%s without a daemon: exit status %d, %q", words, form, status, said)
 			}
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/explain"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/config"
@@ -48,11 +49,11 @@ and --map, nothing runs and nothing is sent.
   natless explain --prefix 2001:db8:64::/96 --map 2001:db8:6::2=198.51.100.7:1024-2047 ipv4 src 192.0.2.2 dst 198.51.100.7 tcp sport 80 dport 2048
   natless explain ipv4 from default/web src 198.51.100.7 dst 192.0.2.2 tcp sport 2048 dport 443
   natless explain -o json ipv4 src 192.0.2.9 dst 198.51.100.2 icmp too-big mtu 1400 quoting ipv4 src 198.51.100.2 dst 192.0.2.2 tcp sport 1 dport 2 len 1500`,
-		Args:              arguments(1, -1),
+		Args:              cli.Arguments(1, -1),
 		ValidArgsFunction: nothing,
 		RunE: func(c *cobra.Command, args []string) error {
 			if off.config != "" && (off.prefix != "" || off.maps != nil || off.inside != nil) {
-				return misuse("--config has prefix and mappings of its own: leave out --prefix and --map, or --config")
+				return cli.Misuse("--config has prefix and mappings of its own: leave out --prefix and --map, or --config")
 			}
 			e, err := explainPacket(c.Context(), o, &off, args)
 			if err != nil {
@@ -130,21 +131,21 @@ func (off *offline) fromFlags() (*translator.Translator, error) {
 	var err error
 	if off.prefix != "" {
 		if prefix, err = netip.ParsePrefix(off.prefix); err != nil {
-			return nil, misuse("--prefix: %w", err)
+			return nil, cli.Misuse("--prefix: %w", err)
 		}
 	}
 	if c.IPv4, err = netip.ParseAddr(off.ipv4); err != nil {
-		return nil, misuse("--ipv4: %w", err)
+		return nil, cli.Misuse("--ipv4: %w", err)
 	}
 	if c.IPv6, err = netip.ParseAddr(off.ipv6); err != nil {
-		return nil, misuse("--ipv6: %w", err)
+		return nil, cli.Misuse("--ipv6: %w", err)
 	}
 	var mappings []mapping.Mapping
 	for flag, list := range map[string][]string{"map": off.maps, "inside": off.inside} {
 		for _, text := range list {
 			m, err := parseMapping(text)
 			if err != nil {
-				return nil, misuse("--%s %s: %w", flag, text, err)
+				return nil, cli.Misuse("--%s %s: %w", flag, text, err)
 			}
 			m.Inside = flag == "inside"
 			mappings = append(mappings, m)

@@ -9,6 +9,8 @@ import (
 	"github.com/natless/natless/cmd/internal/table"
 )
 
+const day = 24 * time.Hour
+
 // scaled is a number in three digits or so: 999, 1.2k, 45M.
 func scaled(n float64) string {
 	for _, unit := range []string{"", "k", "M", "G", "T", "P"} {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/talkers"
 	"github.com/natless/natless/config/api"
@@ -49,26 +50,26 @@ With -o json, each flow is a line. Needs flows in the configuration.`,
   natless flows --top remote --since 1h
   natless flows --verdict denied --since 10m
   natless flows --remote 203.0.113.0/24 --port 443 --follow -o json`,
-		Args: arguments(0, 0),
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if q.remote != "" {
 				p, err := prefixOrAddress(q.remote)
 				if err != nil {
-					return misuse("--remote %s: is neither an address nor ADDRESS/LEN", q.remote)
+					return cli.Misuse("--remote %s: is neither an address nor ADDRESS/LEN", q.remote)
 				}
 				q.Remote = p
 			}
 			if q.top != "" && !slices.Contains(talkers.By, q.top) {
-				return misuse("--top %s: is none of %s", q.top, strings.Join(talkers.By, ", "))
+				return cli.Misuse("--top %s: is none of %s", q.top, strings.Join(talkers.By, ", "))
 			}
 			if q.Verdict != "" && !slices.Contains(api.FlowVerdicts, q.Verdict) {
-				return misuse("--verdict %s: is none of %s", q.Verdict, strings.Join(api.FlowVerdicts, ", "))
+				return cli.Misuse("--verdict %s: is none of %s", q.Verdict, strings.Join(api.FlowVerdicts, ", "))
 			}
 			if q.top != "" && q.top != talkers.ByRule && q.Verdict == "" {
 				q.Verdict = "forward"
 			}
 			if q.top != "" && q.Follow {
-				return misuse("--top and --follow exclude each other")
+				return cli.Misuse("--top and --follow exclude each other")
 			}
 			q.Open = !q.Follow
 			return q.run(c, o)

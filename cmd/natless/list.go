@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
@@ -37,7 +38,7 @@ else (~) or has gone (-), until Ctrl-C ends it; with -o json a line of JSON each
 		Example: `  natless workloads --name 'default/*' --sort -age
   natless workloads --address 198.51.100.0/24
   natless workloads --watch`,
-		Args: arguments(0, 0),
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if err := l.parse(); err != nil {
 				return err
@@ -79,7 +80,7 @@ func (l *listing) filters(c *cobra.Command, o *options) {
 
 func (l *listing) parse() error {
 	if l.sort != "" && comparison(l.sort) == nil {
-		return misuse("--sort %s: is none of %s", l.sort, strings.Join(sortNames(), ", "))
+		return cli.Misuse("--sort %s: is none of %s", l.sort, strings.Join(sortNames(), ", "))
 	}
 	return l.parseFilter()
 }
@@ -88,7 +89,7 @@ func (l *listing) parseFilter() (err error) {
 	if l.address != "" {
 		if l.filter.Address, err = netip.ParseAddr(l.address); err != nil {
 			if l.filter.Within, err = netip.ParsePrefix(l.address); err != nil {
-				return misuse("--address %s: is neither an address nor ADDRESS/LEN", l.address)
+				return cli.Misuse("--address %s: is neither an address nor ADDRESS/LEN", l.address)
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/version"
 	"github.com/natless/natless/config/api"
@@ -20,7 +21,7 @@ import (
 type options struct {
 	socket string
 	output string // text or json
-	began  bool   // the command line was taken
+	begun  cli.Begun
 }
 
 func main() {
@@ -30,7 +31,7 @@ func main() {
 	if err := newRoot(o).ExecuteContext(ctx); err != nil {
 		table.Sentences(os.Stderr, "natless: "+advise(o.socket, err).Error())
 		stop()
-		os.Exit(o.status(err))
+		os.Exit(o.begun.Status(err))
 	}
 }
 
@@ -59,7 +60,7 @@ something is wrong; 2 when the command line is wrong.`,
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if o.output != "text" && o.output != "json" {
-				return misuse("--output %s: is neither text nor json", o.output)
+				return cli.Misuse("--output %s: is neither text nor json", o.output)
 			}
 			return nil
 		},
@@ -67,7 +68,7 @@ something is wrong; 2 when the command line is wrong.`,
 	root.PersistentFlags().StringVar(&o.socket, "socket", api.DefaultSocket, "`path` of the daemon's socket")
 	root.PersistentFlags().StringVarP(&o.output, "output", "o", "text", "`format`: text for people or json for programs")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]cobra.Completion{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
-	group(root)
+	cli.Group(root)
 	root.AddCommand(
 		newStatus(o),
 		newWorkloads(o),
@@ -96,9 +97,9 @@ something is wrong; 2 when the command line is wrong.`,
 		root.AddCommand(f())
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return misuse("%w (%s --help lists the flags)", err, c.CommandPath())
+		return cli.Misuse("%w (%s --help lists the flags)", err, c.CommandPath())
 	})
-	root.SetHelpCommand(newHelp(root))
-	o.noteBeginning(root)
+	root.SetHelpCommand(cli.Help(root))
+	o.begun.Note(root)
 	return root
 }

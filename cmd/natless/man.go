@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/manual"
 )
 
@@ -23,7 +24,7 @@ func newMan() *cobra.Command {
 		Use:    "man DIRECTORY VERSION",
 		Short:  "Write the manual pages of all of natless into a directory",
 		Hidden: true,
-		Args:   arguments(2, 2),
+		Args:   cli.Arguments(2, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			return manual.Write(args[0], c.Root(), args[1], sourceDate())
 		},

@@ -10,13 +10,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
 )
 
 func newPolicy(o *options) *cobra.Command {
-	c := group(&cobra.Command{Use: "policy", Short: "Show policies, whom they select, and what they say"})
+	c := cli.Group(&cobra.Command{Use: "policy", Short: "Show policies, whom they select, and what they say"})
 	c.AddCommand(newPolicyList(o), newPolicyExplain(o), newPolicyTest(o))
 	return c
 }
@@ -25,7 +26,7 @@ func newPolicyList(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the policies in force, in the order in which they are asked",
-		Args:  arguments(0, 0),
+		Args:  cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			answer, err := o.client().Policies(c.Context(), api.PolicyQuestion{})
 			if err != nil {
@@ -86,7 +87,7 @@ func newPolicyExplain(o *options) *cobra.Command {
 		Use:               "explain WORKLOAD",
 		Short:             "Show the rules that a workload is held to, in their order",
 		Example:           "  natless policy explain shop/web",
-		Args:              arguments(1, 1),
+		Args:              cli.Arguments(1, 1),
 		ValidArgsFunction: o.completeWorkload,
 		RunE: func(c *cobra.Command, args []string) error {
 			w, err := find(c.Context(), o.client(), args[0])
@@ -145,24 +146,24 @@ connected to: the remote's or the workload's. Nothing is sent. For a packet with
 that it says there is natless explain.`,
 		Example: `  natless policy test shop/web out tcp 203.0.113.7 443
   natless policy test shop/web in udp 192.0.2.9 5353`,
-		Args:              arguments(4, 5),
+		Args:              cli.Arguments(4, 5),
 		ValidArgsFunction: o.completeWorkload,
 		RunE: func(c *cobra.Command, args []string) error {
 			q := api.PolicyQuestion{Out: args[1] == "out"}
 			if !q.Out && args[1] != "in" {
-				return misuse("%q is neither out nor in", args[1])
+				return cli.Misuse("%q is neither out nor in", args[1])
 			}
 			var err error
 			if q.Proto, err = protocol(args[2]); err != nil {
 				return err
 			}
 			if q.Remote, err = netip.ParseAddr(args[3]); err != nil || !q.Remote.Is4() {
-				return misuse("%q is not an IPv4 address", args[3])
+				return cli.Misuse("%q is not an IPv4 address", args[3])
 			}
 			if len(args) == 5 {
 				port, err := strconv.ParseUint(args[4], 10, 16)
 				if err != nil {
-					return misuse("%q is not a port", args[4])
+					return cli.Misuse("%q is not a port", args[4])
 				}
 				q.Port = uint16(port)
 			}
@@ -192,7 +193,7 @@ func protocol(s string) (uint8, error) {
 	}
 	n, err := strconv.ParseUint(s, 10, 8)
 	if err != nil {
-		return 0, misuse("%q is not a protocol: there are tcp, udp, icmp, sctp, dccp, udplite, and numbers", s)
+		return 0, cli.Misuse("%q is not a protocol: there are tcp, udp, icmp, sctp, dccp, udplite, and numbers", s)
 	}
 	return uint8(n), nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
@@ -23,7 +24,7 @@ func newPools(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "pools",
 		Short: "Show how full the pools and their addresses are",
-		Args:  arguments(0, 0),
+		Args:  cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			ask := func() ([]api.Pool, error) { return o.client().FullestPools(c.Context(), fewAddresses) }
 			if all || o.output == "json" {

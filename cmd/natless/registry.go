@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config"
@@ -38,7 +39,7 @@ and keeps the old file under a name with the time:
 FILE is registry.path of the configuration unless you give one.
 
 Exit status: 0 when all is well, else 1.`,
-		Args: arguments(0, 0),
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.PersistentFlags().StringVar(&path, "config", "/etc/natless/natless.yaml",
@@ -71,7 +72,7 @@ been checked; - means standard output. Keep a copy of the file "key" from the
 registry's directory with it.`,
 		Example: `  natless registry backup /var/backups/natless.db
   natless registry backup - | ssh backup 'cat > natless.db'`,
-		Args: arguments(1, 1),
+		Args: cli.Arguments(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if args[0] == "-" {
 				_, err := o.patientClient().Backup(c.Context(), c.OutOrStdout())
@@ -108,7 +109,7 @@ func newRegistryCheck(o *options, file fileOf) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Check every record of a backup, or of a registry that no daemon uses",
-		Args:  arguments(0, 1),
+		Args:  cli.Arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := file(args, 0)
 			if err != nil {
@@ -139,7 +140,7 @@ is kept under a name with the time.
 
 Assignments made after the backup are not in it. Create those containers again,
 because other workloads may be given the addresses and ports that they have.`,
-		Args: arguments(1, 2),
+		Args: cli.Arguments(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := file(args, 1)
 			if err != nil {
@@ -161,7 +162,7 @@ func newRegistryNew(o *options, file fileOf) *cobra.Command {
 		Long: `Begin with an empty registry, with natlessd stopped. Running containers have no
 IPv4 until they are created again. The old registry is kept under a name with the
 time.`,
-		Args: arguments(0, 1),
+		Args: cli.Arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := file(args, 0)
 			if err != nil {
@@ -193,7 +194,7 @@ time.
 Each record has a checksum, so every record that is kept is right. What a missing
 record assigned may be given to other workloads: compare "natless workloads" with
 the containers that are running, and create those that it does not list again.`,
-		Args: arguments(0, 1),
+		Args: cli.Arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := file(args, 0)
 			if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/config/api"
 )
@@ -27,7 +28,7 @@ host has been booted since they were last told.`,
 		Example: `  natless relay
   natless relay --rules
   natless relay -o json`,
-		Args: arguments(0, 0),
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := o.client().Relay(c.Context())
 			if err != nil {

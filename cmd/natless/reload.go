@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 )
 
@@ -14,7 +15,7 @@ func newReload(o *options) *cobra.Command {
 		Short: "Make the daemon read its configuration again",
 		Long: `Make the daemon read its configuration again. Either all of it takes effect at
 once and no packet is lost, or it is refused with the reason and nothing changes.`,
-		Args: arguments(0, 0),
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := o.patientClient().Reload(c.Context())
 			if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
@@ -27,7 +28,7 @@ func newStatus(o *options) *cobra.Command {
 
 Exit status: 0 when the daemon answered. With --ready, for a readiness probe, 0
 only when the daemon is also ready.`,
-		Args: arguments(0, 0),
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := o.client().Status(c.Context())
 			if err != nil {

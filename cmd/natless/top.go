@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
@@ -56,7 +57,7 @@ many.`,
   natless top --sort received --name 'default/*'
   natless top --once --limit 10
   natless top --once -o json | jq -r '.workloads[0].name'`,
-		Args: arguments(0, 0),
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := t.parse(); err != nil {
 				return err
@@ -88,11 +89,11 @@ func (t *topping) parse() error {
 	}
 	switch {
 	case !slices.Contains(topNames(), t.sort):
-		return misuse("--sort %s: is none of %s", t.sort, strings.Join(topNames(), ", "))
+		return cli.Misuse("--sort %s: is none of %s", t.sort, strings.Join(topNames(), ", "))
 	case t.every < leastInterval:
-		return misuse("--interval %v: is less than %v", t.every, leastInterval)
+		return cli.Misuse("--interval %v: is less than %v", t.every, leastInterval)
 	case t.limit < 0 || t.count < 0:
-		return misuse("--limit and --number are 0 or more")
+		return cli.Misuse("--limit and --number are 0 or more")
 	}
 	if t.once {
 		t.count = 1

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/cmd/internal/version"
 	"github.com/natless/natless/config/registry"
@@ -43,7 +44,7 @@ func newVersion(o *options) *cobra.Command {
 and the version of the daemon with the layout of its fast path in the kernel.
 
 Exit status: 0, also when no daemon answers.`,
-		Args: arguments(0, 0),
+		Args: cli.Arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			v := versions{Natless: built{version.String(), registry.Layout, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}}
 			ctx, cancel := context.WithTimeout(c.Context(), 2*time.Second)

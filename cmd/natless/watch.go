@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/packets"
 	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/translator"
@@ -63,12 +64,12 @@ func (s *seeing) filter(words []string) (string, error) {
 	}
 	for _, w := range s.workloads {
 		if w == "" || strings.Contains(w, `"`) {
-			return "", misuse("--workload %s: is not a name", w)
+			return "", cli.Misuse("--workload %s: is not a name", w)
 		}
 	}
 	for _, a := range s.addresses {
 		if _, err := prefixOrAddress(a); err != nil {
-			return "", misuse("--address %s: is neither an address nor ADDRESS/LEN", a)
+			return "", cli.Misuse("--address %s: is neither an address nor ADDRESS/LEN", a)
 		}
 	}
 	any := func(format string, values []string) {
@@ -86,7 +87,7 @@ func (s *seeing) filter(words []string) (string, error) {
 	for _, flag := range [][2]string{{"port", s.port}, {"proto", s.proto}, {"dir", s.direction}} {
 		if flag[1] != "" {
 			if strings.ContainsAny(flag[1], " ()\"!") {
-				return "", misuse("--%s %q: is one word", cmp.Or(map[string]string{"dir": "direction"}[flag[0]], flag[0]), flag[1])
+				return "", cli.Misuse("--%s %q: is one word", cmp.Or(map[string]string{"dir": "direction"}[flag[0]], flag[0]), flag[1])
 			}
 			all = append(all, flag[0]+" "+flag[1])
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	"github.com/natless/natless/config/api"
 )
@@ -41,14 +42,14 @@ Exit status: 0 when somebody has, or had, it; else 1.`,
   natless whois 198.51.100.7:4321 --at 2026-01-02T15:04:05Z
   natless whois 198.51.100.7:4321 --at 10m
   natless whois 198.51.100.7:4321 --at 10m --records --file /var/lib/natless/flows.json`,
-		Args:              arguments(1, 1),
+		Args:              cli.Arguments(1, 1),
 		ValidArgsFunction: o.completeAddress,
 		RunE: func(c *cobra.Command, args []string) error {
-			a, port, err := parseTarget(args[0])
+			a, port, err := cli.ParseTarget(args[0])
 			if err != nil {
 				return err
 			}
-			when, err := parseTime(at, time.Now())
+			when, err := cli.ParseTime(at, time.Now())
 			if err != nil {
 				return err
 			}
@@ -73,17 +74,6 @@ Exit status: 0 when somebody has, or had, it; else 1.`,
 	c.RegisterFlagCompletionFunc("at", cobra.FixedCompletions([]cobra.Completion{"yesterday", "10m", "1h", "1d"},
 		cobra.ShellCompDirectiveNoFileComp))
 	return c
-}
-
-// parseTarget reads an address, and a port where there is one, else -1.
-func parseTarget(s string) (a netip.Addr, port int, err error) {
-	if p, err := netip.ParseAddrPort(s); err == nil {
-		return p.Addr().Unmap(), int(p.Port()), nil
-	}
-	if a, err = netip.ParseAddr(strings.Trim(s, "[]")); err == nil && a.Zone() == "" {
-		return a.Unmap(), -1, nil
-	}
-	return a, 0, misuse("%q is not an address, with or without a port, such as 198.51.100.7:4321, 198.51.100.7 or 2001:db8:6::2", s)
 }
 
 // question is what whois was asked.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/natless/natless/cmd/internal/cli"
 	"github.com/natless/natless/cmd/internal/table"
 	count "github.com/natless/natless/cmd/internal/words"
 	"github.com/natless/natless/config/api"
@@ -23,7 +24,7 @@ func newWorkloads(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "workloads",
 		Short: "List, show and delete workloads",
-		Args:  arguments(0, 0),
+		Args:  cli.Arguments(0, 0),
 		RunE:  list.RunE,
 	}
 	c.Flags().AddFlagSet(list.Flags())
@@ -35,7 +36,7 @@ func newWorkloadsShow(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:               "show WORKLOAD",
 		Short:             "Show one workload, by its name or its container's id (or the start of it)",
-		Args:              arguments(1, 1),
+		Args:              cli.Arguments(1, 1),
 		ValidArgsFunction: o.completeWorkload,
 		RunE: func(c *cobra.Command, args []string) error {
 			w, err := find(c.Context(), o.client(), args[0])
@@ -118,7 +119,7 @@ func newWorkloadsDelete(o *options) *cobra.Command {
 		Long: `Remove a workload's assignment: it has no IPv4 from then on. Its ports stay out of
 use for the pool's cooldown. The container runtime, or whoever else manages the
 workload, is not told.`,
-		Args:              arguments(1, 1),
+		Args:              cli.Arguments(1, 1),
 		ValidArgsFunction: o.completeWorkload,
 		RunE: func(c *cobra.Command, args []string) error {
 			w, err := find(c.Context(), o.client(), args[0])
@@ -149,7 +150,7 @@ func find(ctx context.Context, c *api.Client, words string) (api.Workload, error
 		}
 	}
 	if words == "" {
-		return api.Workload{}, misuse("a name, or the start of a container's id, has at least one character")
+		return api.Workload{}, cli.Misuse("a name, or the start of a container's id, has at least one character")
 	}
 	found, err := c.Rows(ctx, api.Filter{Name: words})
 	if err == nil && len(found) == 0 {

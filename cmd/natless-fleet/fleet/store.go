@@ -82,13 +82,13 @@ var (
 
 // Of is an object with its spec and status understood.
 type Of[S, T any] struct {
-	Name    string
-	Version string
-	Spec    S
-	Status  T
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Spec    S      `json:"spec"`
+	Status  T      `json:"status"`
 
-	Finalizers []string
-	Deleting   bool
+	Finalizers []string `json:"finalizers,omitempty"`
+	Deleting   bool     `json:"deleting,omitempty"`
 }
 
 // The objects by their names.

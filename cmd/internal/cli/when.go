@@ -1,15 +1,13 @@
-package main
+package cli
 
 import (
 	"strings"
 	"time"
 )
 
-const day = 24 * time.Hour
-
-// parseTime reads a time as people write it; empty is the zero time. A clock time
+// ParseTime reads a time as people write it; empty is the zero time. A clock time
 // is the last that there was.
-func parseTime(s string, now time.Time) (time.Time, error) {
+func ParseTime(s string, now time.Time) (time.Time, error) {
 	s = strings.TrimSpace(s)
 	if s == "" {
 		return time.Time{}, nil
@@ -44,7 +42,7 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 	if d, ok := ago(strings.TrimSpace(strings.TrimSuffix(strings.TrimPrefix(s, "-"), "ago"))); ok {
 		return now.Add(-d), nil
 	}
-	return time.Time{}, misuse("--at %q: write 15:04, 'yesterday 15:04', '2006-01-02 15:04', 2006-01-02T15:04:05Z, or how long ago, such as 10m",
+	return time.Time{}, Misuse("--at %q: write 15:04, 'yesterday 15:04', '2006-01-02 15:04', 2006-01-02T15:04:05Z, or how long ago, such as 10m",
 		s)
 }
 

@@ -1,4 +1,7 @@
-package main
+// Package cli has what command lines of natless and natless-fleet have in common: how
+// Arguments and times are read, and with which status a command ends that was given wrong
+// ones. What a command does may not enter.
+package cli
 
 import (
 	"errors"
@@ -12,8 +15,8 @@ import (
 
 // The exit statuses, which are those of natlessd and natless-cni as well.
 const (
-	exitFailed = 1 // it was tried, and failed; or doctor found something
-	exitUsage  = 2 // the command line is wrong: nothing was tried
+	Failed = 1 // it was tried, and failed; or doctor found something
+	Wrong  = 2 // the command line is wrong: nothing was tried
 )
 
 // usageError is a command line that is wrong.
@@ -21,50 +24,53 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// misuse says what is wrong with a command line.
-func misuse(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+// Misuse says what is wrong with a command line.
+func Misuse(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// status is the exit status for an error. Whatever cobra refuses before a command
+// Begun notes whether a command line was taken.
+type Begun bool
+
+// Status is the exit status for an error. Whatever cobra refuses before a command
 // begins is the command line's fault.
-func (o *options) status(err error) int {
+func (b *Begun) Status(err error) int {
 	switch wrong := (usageError{}); {
 	case err == nil:
 		return 0
-	case !o.began, errors.As(err, &wrong):
-		return exitUsage
+	case !bool(*b), errors.As(err, &wrong):
+		return Wrong
 	}
-	return exitFailed
+	return Failed
 }
 
-// noteBeginning has every command note that its line was taken.
-func (o *options) noteBeginning(c *cobra.Command) {
+// Note has every command note that its line was taken.
+func (b *Begun) Note(c *cobra.Command) {
 	for _, sub := range c.Commands() {
-		o.noteBeginning(sub)
+		b.Note(sub)
 	}
 	if run := c.RunE; run != nil {
 		c.RunE = func(c *cobra.Command, args []string) error {
-			o.began = true
+			*b = true
 			return run(c, args)
 		}
 	}
 }
 
-// arguments takes from least to most of them; most -1: any number. What they are
+// Arguments takes from least to most of them; most -1: any number. What they are
 // called stands in the command's Use line.
-func arguments(least, most int) cobra.PositionalArgs {
+func Arguments(least, most int) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		switch {
 		case len(args) < least:
 			_, rest, _ := strings.Cut(c.Use, " ")
-			return misuse("%s is missing: %s", strings.Fields(rest)[len(args)], c.UseLine())
+			return Misuse("%s is missing: %s", strings.Fields(rest)[len(args)], c.UseLine())
 		case most < 0 || len(args) <= most:
 			return nil
 		case most == 0 && c.HasSubCommands():
-			return misuse("unknown command %q for %q%s", args[0], c.CommandPath(), meant(c, args[0]))
+			return Misuse("unknown command %q for %q%s", args[0], c.CommandPath(), meant(c, args[0]))
 		case most == 0:
-			return misuse("%q: %s takes no arguments", args[0], c.CommandPath())
+			return Misuse("%q: %s takes no arguments", args[0], c.CommandPath())
 		}
-		return misuse("%q: %s takes %s", args[most], c.CommandPath(), words.Count(most, "argument"))
+		return Misuse("%q: %s takes %s", args[most], c.CommandPath(), words.Count(most, "argument"))
 	}
 }
 
@@ -85,22 +91,22 @@ func meant(c *cobra.Command, arg string) string {
 	return ": there are " + strings.Join(names, ", ")
 }
 
-// group makes of a command with nothing of its own one that shows its help.
-func group(c *cobra.Command) *cobra.Command {
-	c.Args = arguments(0, 0)
+// Group makes of a command with nothing of its own one that shows its help.
+func Group(c *cobra.Command) *cobra.Command {
+	c.Args = Arguments(0, 0)
 	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	return c
 }
 
-// newHelp is cobra's own, but that what it does not know is wrong.
-func newHelp(root *cobra.Command) *cobra.Command {
+// Help is cobra's own, but that what it does not know is wrong.
+func Help(root *cobra.Command) *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [COMMAND]",
 		Short: "Help about a command",
 		RunE: func(_ *cobra.Command, args []string) error {
 			c, rest, err := root.Find(args)
 			if err != nil || len(rest) > 0 {
-				return misuse("there is no command %q", strings.Join(args, " "))
+				return Misuse("there is no command %q", strings.Join(args, " "))
 			}
 			return c.Help()
 		},
