@@ -23,8 +23,10 @@ func newWhois(o *options) *cobra.Command {
 		Short: "Say which workload has, or had, an address and port",
 		Long: `Say which workload has, or had, an IPv4 address and port, a whole IPv4 address, or
 an IPv6 address; or that it belongs to an explicit mapping, to natlessd, to this
-host or another on its links, or stands for an address outside. Where nobody has
-it, say who had it last, and until when.
+host or another on its links, to a customer's edge of MAP-T, or stands for an
+address outside. On a relay, to which host of the fleet a block was lent; on the
+edge of a fabric, by its address there as well. Where nobody has it, say who had
+it last, and until when.
 
 With -o json a question for ADDRESS:PORT is answered with its owner, all others
 with an object that has owners, and before: who had it last.
@@ -126,6 +128,15 @@ func (q question) printJSON(w io.Writer, all api.Owners) error {
 }
 
 func (q question) print(w io.Writer, all api.Owners) error {
+	if all.Address.IsValid() {
+		if _, err := fmt.Fprintf(w, "%s is where relays lead %v\n", q.words, all.Address); err != nil {
+			return err
+		}
+		q.words = all.Address.String()
+		if q.port >= 0 {
+			q.words = netip.AddrPortFrom(all.Address, uint16(q.port)).String()
+		}
+	}
 	if len(all.Owners) == 0 {
 		return q.nobody(all)
 	}
@@ -174,7 +185,7 @@ func printOwner(w io.Writer, o api.Owner) error {
 	if o.Address.IsValid() {
 		address = o.Address.String()
 	}
-	if o.Kind == "" || o.Kind == api.OwnerMapping || o.Kind == api.OwnerCE {
+	if o.Kind == "" || o.Kind == api.OwnerMapping || o.Kind == api.OwnerCE || o.Kind == api.OwnerBlock {
 		ports = api.PortsText(o.Ports)
 	}
 	return table.Facts(w, "name", o.Name, "workload", key, "serial", serial(o.Serial), "is", o.Detail,

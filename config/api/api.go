@@ -178,6 +178,7 @@ const (
 	OwnerTranslator = "translator" // natlessd itself
 	OwnerHost       = "host"       // this host, or another on its links
 	OwnerCE         = "ce"         // a customer's edge, by a rule of MAP-T
+	OwnerBlock      = "block"      // a host that a fleet has lent a block to, to which this relay leads it
 	OwnerPrefix     = "prefix"     // nobody here: it stands for an address outside
 )
 
@@ -206,6 +207,9 @@ type Owners struct {
 	Before []Owner `json:"before,omitempty"`
 	// Detail is what else there is to say of the address, such as its pool.
 	Detail string `json:"detail,omitempty"`
+	// Address is the IPv4 address that relays lead to the one that was asked about, which is
+	// this host's in a fabric.
+	Address netip.Addr `json:"address,omitzero"`
 }
 
 // Explanation says what would become of a packet.

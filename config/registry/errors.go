@@ -32,6 +32,8 @@ type ExhaustedError struct {
 	Want    int        // ports in a row; 65536: a whole address
 	Extra   []uint16   // and these besides
 	Address netip.Addr // the only address that would do, if valid
+	// FirstUse is how many of its workloads nobody announced: who was asked knows.
+	FirstUse int
 }
 
 func (e *ExhaustedError) Error() string {
@@ -57,9 +59,13 @@ func (e *ExhaustedError) Error() string {
 	if u.PortsOfHost > 0 {
 		host = fmt.Sprintf(", the host itself uses %d (natless status says who)", u.PortsOfHost)
 	}
+	remedy := "free a workload, or add addresses to the pool"
+	if e.FirstUse > 0 {
+		remedy = fmt.Sprintf("free a workload, add addresses to the pool, or leave more of it to those who are announced: %d workloads have theirs by first "+
+			"use, which first_use.most bounds (natless workloads --name 'first-use/*')", e.FirstUse)
+	}
 	return fmt.Sprintf("pool %q is exhausted: no %s free%s; %d workloads have %d of %d ports on %d addresses%s, %d more cool "+
-		"down%s: free a workload, or add addresses to the pool",
-		u.Name, what, where, u.Workloads, u.PortsUsed, u.Ports, len(u.Addresses), barred, u.PortsCooling, host)
+		"down%s: %s", u.Name, what, where, u.Workloads, u.PortsUsed, u.Ports, len(u.Addresses), barred, u.PortsCooling, host, remedy)
 }
 
 // InsideError: the workload cannot have its IPv4 inside.

@@ -326,3 +326,120 @@ func TestFirstUseFlood(t *testing.T) {
 		t.Errorf("after a reload %d have something, want 7", len(all))
 	}
 }
+
+const fullConfig = `
+prefix: 2001:db8:64::/96
+addresses: {ipv4: 198.51.100.1, ipv6: "2001:db8::1"}
+metrics: {listen: "[::1]:9464"}
+pools:
+  - name: whole
+    ipv4: 198.51.100.128/29
+    whole_address: true
+    cooldown: 0s
+    first_use: {sources: ["2001:db8:6::/64", "2001:db8:7::/64"], idle: 24h, most: %d, rate: 1000}
+`
+
+// metric is what natlessd's metrics have for a name with labels.
+func (n *topology) metric(t *testing.T, name string) (value string) {
+	t.Helper()
+	out, err := n.host.Command("curl", "-s", "--max-time", "20", "http://[::1]:9464/metrics").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			value = strings.TrimSpace(rest)
+		}
+	}
+	return value
+}
+
+// refusedSoon says that a source that gets nothing hears of it (ICMPv6 1/5), as soon as there is
+// a budget for errors.
+func (n *topology) refusedSoon(t *testing.T, c *net.UDPConn) {
+	t.Helper()
+	within(t, 20*time.Second, "who gets nothing to hear of it", func() bool {
+		say(c, "nothing")
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		_, err := c.Read(make([]byte, 100))
+		return errors.Is(err, syscall.EACCES)
+	})
+}
+
+// announce puts a workload as a container's plugin would.
+func (n *topology) announce(i int) (api.Workload, error) {
+	return n.daemon.Client().Put(n.t.Context(), api.Key{ContainerID: fmt.Sprint("c", i), Interface: "eth0"},
+		api.Request{Name: fmt.Sprint("ns/", i), IPv6: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("2001:db8:a::%x", i+1))}, Pool: "whole"})
+}
+
+// TestFirstUseFull: first use leaves half of a pool to those who are announced, who get it;
+// who finds the pool full is told so, in a metric and by ICMP, and the log says it once; what
+// one gives back the next one gets. Where most is as large as the pool, who is announced is told
+// what to do, but takes his own address over.
+func TestFirstUseFull(t *testing.T) {
+	t.Parallel()
+	netns.Require(t, netns.Root, "curl")
+	n := newNamespaces(t)
+	n.daemon = daemon.Start(t, n.host, fmt.Sprintf(fullConfig, 0))
+	port, _ := n.heard(t)
+	var senders []*net.UDPConn
+	for i := range 12 {
+		a := fmt.Sprintf("2001:db8:6::%x", i+0x100)
+		n.w1.IP("addr add " + a + "/64 dev eth0 nodad")
+		senders = append(senders, sends(t, n.w1, a, port))
+		say(senders[i], "hello")
+	}
+	within(t, 30*time.Second, "half of the pool to be given, and the rest refused", func() bool {
+		for _, c := range senders {
+			say(c, "hello")
+		}
+		return len(n.given(t)) == 4 && n.metric(t, `natless_first_use_refused_total{reason="most"}`) > "0"
+	})
+	for i := range 4 {
+		if _, err := n.announce(i); err != nil {
+			t.Errorf("half of the pool is for who is announced, and number %d: %v", i, err)
+		}
+	}
+	n.refusedSoon(t, senders[11])
+	within(t, 30*time.Second, "the reason to be that the pool is full", func() bool {
+		for _, c := range senders {
+			say(c, "hello")
+		}
+		return n.metric(t, `natless_first_use_refused_total{reason="pool-full"}`) > "0"
+	})
+	if all := n.given(t); len(all) != 4 || n.metric(t, `natless_first_use_workloads{pool="whole"}`) != "4" {
+		t.Errorf("%d have something by first use", len(all))
+	}
+	if said := strings.Count(n.daemon.Log(), "gets no assignment by first use"); said == 0 || said > 6 { // each reason once a minute
+		t.Errorf("the log says %d times that a source gets nothing", said)
+	}
+	if _, err := n.announce(4); !errors.Is(err, api.ErrExhausted) || !strings.Contains(err.Error(), "4 workloads have theirs by first use, which first_use.most bounds") {
+		t.Errorf("a fifth of those who are announced: %v", err)
+	}
+	if err := n.daemon.Client().Delete(t.Context(), api.Key{ContainerID: "c0", Interface: "eth0"}); err != nil {
+		t.Fatal(err)
+	}
+	if w, err := n.announce(4); err != nil {
+		t.Errorf("when one is given back: %+v, %v", w, err)
+	}
+
+	n.daemon.Write(fmt.Sprintf(fullConfig, 8))
+	n.daemon.Signal(syscall.SIGHUP)
+	for i := range 5 {
+		n.daemon.Client().Delete(t.Context(), api.Key{ContainerID: fmt.Sprint("c", i), Interface: "eth0"})
+	}
+	within(t, 30*time.Second, "all of the pool to be first use's, as the operator has said", func() bool {
+		for _, c := range senders {
+			say(c, "more")
+		}
+		return len(n.given(t)) == 8
+	})
+	if _, err := n.announce(5); !errors.Is(err, api.ErrExhausted) || !strings.Contains(err.Error(), "8 workloads have theirs by first use") {
+		t.Errorf("who is announced, where first use may have all: %v", err)
+	}
+	his := n.given(t)[0]
+	if _, err := n.daemon.Client().Put(t.Context(), api.Key{ContainerID: "his", Interface: "eth0"}, api.Request{IPv6: his.Request.IPv6, Pool: "whole"}); err != nil {
+		t.Errorf("who is announced takes over what he has by first use: %v", err)
+	}
+	n.refusedSoon(t, senders[11])
+}

@@ -272,6 +272,8 @@ func (n *topology) seenRules(t *testing.T) {
 		{ce3, "whois " + ceShared + ":1216"},
 		{"PSID 11", "whois " + ce11},
 		{"a CE of MAP-T, PSID 3", "whois " + ceShared},
+		{ce3, "whois 2001:db8:1001:2342::7"}, // another address of its prefix
+		{"2001:db8:1001:2342::7 is in its prefix", "whois 2001:db8:1001:2342::7"},
 		{"MAP-T RULE", "status"},
 		{"map-t", "doctor"},
 		{"a CE with ports 1216-1279", "explain ipv6 src " + ce3 + " dst " + serverv6 + " udp sport 1216 dport 53"},

@@ -278,6 +278,7 @@ func (f *fleet) told(t *testing.T) {
 		!strings.Contains(in.Text, "dst 2001:db8:a::2") || !strings.Contains(in.Text, "this host's address on the fabric, for "+shared4) {
 		t.Errorf("explain what comes: %+v, %v", in, err)
 	}
+	f.whose(t)
 	f.monitored(t)
 	s, err := client.Status(ctx)
 	checks := map[string]string{}
@@ -296,6 +297,35 @@ func (f *fleet) told(t *testing.T) {
 	to, from := s.FastPath.Translated["forward4"].Packets, s.FastPath.Translated["forward6"].Packets
 	if fast := to > 0 && from > 0; err != nil || s.Verdicts["forward4"] == 0 || s.Verdicts["forward6"] == 0 || fast != (f.path == "required") {
 		t.Errorf("status: %v, fast path %+v, %v", s.Verdicts, s.FastPath, err)
+	}
+}
+
+// whose: an address of the fabric is known by what relays lead there, at the edge and at a relay.
+func (f *fleet) whose(t *testing.T) {
+	t.Helper()
+	const at = "2001:db8:e0:f::101" // of shared4
+	for _, c := range []struct {
+		relay      bool
+		asked      string
+		want, then string
+	}{
+		{false, "[" + at + "]:8081", "is where relays lead " + shared4 + "\n", "two"},
+		{false, at, "is where relays lead " + shared4 + "\n", "one"},
+		{false, "2001:db8:e0:f::102", "where relays lead 203.0.113.2\n", "nobody has 203.0.113.2: it is in pool lent"},
+		{false, "2001:db8:f64::192.0.2.9", "192.0.2.9 outside, as the fabric has it", "192.0.2.9"},
+		{true, at, "block 203.0.113.0/30, lent to the host that has 2001:db8:e0:f::100/126 in the fabric (lease 1)", shared4},
+		{true, shared4, "block 203.0.113.0/30, lent to the host", at},
+		{true, shared4 + ":8081", "block 203.0.113.0/30, lent to the host", at},
+		{true, "203.0.113.77", "it is in 203.0.113.0/24 (relay.ipv4), and in no block", "nobody has"},
+	} {
+		ns, d := f.hosts[0], f.edges[0]
+		if c.relay {
+			ns, d = f.relays[0], f.daemons[0]
+		}
+		out, _ := ns.Command(filepath.Join(daemon.Build(t), "natless"), "whois", c.asked, "--socket", d.Socket).CombinedOutput()
+		if !strings.Contains(string(out), c.want) || !strings.Contains(string(out), c.then) {
+			t.Errorf("whois %s (a relay: %v): no %q and %q in\n%s", c.asked, c.relay, c.want, c.then, out)
+		}
 	}
 }
 

@@ -166,6 +166,22 @@ func (r *Rules) Describe(a netip.Addr, port uint16) string {
 	return fmt.Sprintf("the CE %v with %s, by the rule %v", a6.Addr(), ce.has(a4), r.given[found.index])
 }
 
+// Holder is the CE in whose prefix an IPv6 address lies, with its own address there, by which
+// it has IPv4, and the first IPv4 address that it has.
+func (r *Rules) Holder(a netip.Addr) (own netip.Addr, a4 uint32, ce CE, ok bool) {
+	if r == nil || !a.Is6() {
+		return own, 0, ce, false
+	}
+	at := mapping.Addr6From(a)
+	found := r.find6(at)
+	if found == nil {
+		return own, 0, ce, false
+	}
+	a4, psid, _ := found.to4(at.Hi, 0)
+	hi, lo := found.to6(a4, psid)
+	return mapping.Addr6{Hi: hi, Lo: lo}.Addr(), a4, CE{found, psid}, true
+}
+
 // has is what a CE has of an address, in words.
 func (c CE) has(a4 uint32) string {
 	if !c.Shared() {

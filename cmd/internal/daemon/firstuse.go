@@ -66,11 +66,14 @@ type firstUse struct {
 	each       budget.Shares // by /64
 	all        budget.Bucket
 
+	reserving sync.Mutex // one after the other counts whom there is room for
+
 	mu      sync.Mutex // guards what follows
 	waiting map[netip.Addr]*waiting
 	bytes   int
 	mine    map[api.Key]*user
 	byPool  map[string]int // of mine, and being made
+	making  map[string]int // of those, by pool
 	byNet   map[netip.Prefix]int
 	counts  firstUseCounts
 	said    map[string]time.Time // when a reason was in the log last
@@ -113,7 +116,7 @@ var firstUseReasons = []string{refusedRate, refusedPrefix, refusedMost, refusedF
 
 func newFirstUse(k *keeper, running func() *config.Config, log *slog.Logger) *firstUse {
 	f := &firstUse{keeper: k, running: running, log: log, queue: make(chan netip.Addr, firstUseSenders), seed: maphash.MakeSeed(),
-		waiting: map[netip.Addr]*waiting{}, mine: map[api.Key]*user{}, byPool: map[string]int{}, byNet: map[netip.Prefix]int{},
+		waiting: map[netip.Addr]*waiting{}, mine: map[api.Key]*user{}, byPool: map[string]int{}, making: map[string]int{}, byNet: map[netip.Prefix]int{},
 		counts: firstUseCounts{Refused: map[string]uint64{}}, said: map[string]time.Time{}}
 	for a := range k.Each() {
 		if byFirstUse(a.Key) {
@@ -303,7 +306,7 @@ func (f *firstUse) give(ctx context.Context, a netip.Addr) (reason string) {
 	if reason := f.reserve(pool, a); reason != "" {
 		return reason
 	}
-	defer func() { f.mu.Lock(); f.uncount(pool.Name, a); f.mu.Unlock() }()
+	defer f.made(pool.Name, a)
 	name := firstUseInterface + "/" + a.String()
 	given, err := f.keeper.Registry.Put(ctx, firstUseKey(a), api.Request{Name: name, Pool: pool.Name, IPv6: []netip.Addr{a},
 		Inside: api.IPv4Prefix, Labels: map[string]string{api.FirstUseLabel: pool.Name}})
@@ -345,21 +348,37 @@ func (f *firstUse) guarded() bool {
 	return f.rules
 }
 
-// reserve counts who is about to get something among those who have, if it may.
+// reserve counts who is about to get something among those who have, if it may. Of the room
+// that the pool has, what is being made is not there any more; what has been made meanwhile
+// may count twice, which leaves a source without for this time.
 func (f *firstUse) reserve(pool *config.Pool, a netip.Addr) (reason string) {
-	room := f.headroom(pool.Name)
+	f.reserving.Lock()
+	defer f.reserving.Unlock()
+	f.mu.Lock()
+	making := f.making[pool.Name]
+	f.mu.Unlock()
+	room := f.headroom(pool.Name) - making
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	has, rules := f.byPool[pool.Name], pool.FirstUse
 	switch {
 	case f.byNet[netOf(a)] >= rules.MostPerPrefix:
 		return refusedPrefix
-	case rules.Most > 0 && has >= rules.Most, rules.Most == 0 && has >= room && room > 0:
+	case rules.Most > 0 && has >= rules.Most, rules.Most == 0 && has >= room && room+making > 0:
 		return refusedMost // with no other word, as many are left for others as there are by first use
 	}
 	f.byPool[pool.Name]++
 	f.byNet[netOf(a)]++
+	f.making[pool.Name]++
 	return ""
+}
+
+// made ends what reserve began: who has something by now is counted as such.
+func (f *firstUse) made(pool string, a netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.uncount(pool, a)
+	f.making[pool]--
 }
 
 // headroom is how many more workloads a pool has room for.

@@ -24,6 +24,13 @@ func (f *firstUse) status() (all []api.FirstUse) {
 	return all
 }
 
+// of is how many have something of a pool.
+func (f *firstUse) of(pool string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.byPool[pool]
+}
+
 // check says what people should do something about.
 func (f *firstUse) check() []api.Check {
 	all := f.status()

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -136,8 +138,29 @@ func TestFirstUseReserve(t *testing.T) {
 		} else if reason != "" || i > room {
 			t.Fatalf("source %d: %q", i, reason)
 		}
-		f.uncount("a", addr)
+		f.made("a", addr)
 		given(t, f, addr.String())
+	}
+}
+
+// TestFirstUseReserveTogether: half of the pool is left also by those who begin at once.
+func TestFirstUseReserveTogether(t *testing.T) {
+	f := newUse(t, useOf("2001:db8:7::/48"))
+	pool, room := &f.running().Pools[0], f.headroom("a")
+	var all sync.WaitGroup
+	var taken atomic.Int64
+	for i := range room {
+		all.Go(func() {
+			a := netip.MustParseAddr("2001:db8:7:100::").As16()
+			a[7] = byte(i)
+			if f.reserve(pool, netip.AddrFrom16(a)) == "" {
+				taken.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if n := int(taken.Load()); n != room/2 {
+		t.Errorf("%d of %d are reserved by those who begin at once, want half", n, room)
 	}
 }
 

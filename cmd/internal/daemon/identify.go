@@ -34,6 +34,11 @@ func (d *Daemon) identify(c *config.Config, a netip.Addr, port int) (owners []ap
 			return owners, fmt.Sprintf("it is in pool %s", p.Name)
 		}
 	}
+	for _, p := range c.Relay.IPv4 {
+		if p.Contains(a) {
+			return owners, fmt.Sprintf("it is in %v (relay.ipv4), and in no block that this relay was told of", p)
+		}
+	}
 	return owners, ""
 }
 
@@ -68,17 +73,26 @@ func (d *Daemon) identify6(a netip.Addr) ([]api.Owner, string) {
 		if d.keeper.Assigned(e.Mapping()) {
 			return nil, ""
 		}
-		return []api.Owner{explicit(e.Mapping(), a, mapping.Addr4(e.To4(at)))}, ""
+		return []api.Owner{d.explicit(e.Mapping(), a, mapping.Addr4(e.To4(at)))}, ""
 	}
-	if owners, why := d.customer6(a); owners != nil || why != "" {
-		return owners, why
+	if owners := d.customer6(a); owners != nil {
+		return owners, ""
 	}
 	if v4, ok := table.Extract(at); ok {
-		out := mapping.Addr4(v4)
-		return []api.Owner{{Kind: api.OwnerPrefix, Address: out, IPv6: []netip.Addr{a},
-			Detail: fmt.Sprintf("%v outside, as workloads see it under %v", out, table.Prefix())}}, ""
+		return outside(a, mapping.Addr4(v4), "workloads see", table.Prefix()), ""
+	}
+	if table = d.host.Translator.EdgeTable(); table != nil {
+		if v4, ok := table.Extract(at); ok {
+			return outside(a, mapping.Addr4(v4), "the fabric has", table.Prefix()), ""
+		}
 	}
 	return nil, ""
+}
+
+// outside is an address outside, as somebody has it under a prefix.
+func outside(a, out netip.Addr, whose string, prefix netip.Prefix) []api.Owner {
+	return []api.Owner{{Kind: api.OwnerPrefix, Address: out, IPv6: []netip.Addr{a},
+		Detail: fmt.Sprintf("%v outside, as %s it under %v", out, whose, prefix)}}
 }
 
 // explicit4 finds the explicit mappings of an IPv4 address.
@@ -90,24 +104,43 @@ func (d *Daemon) explicit4(a netip.Addr, port int) (owners []api.Owner) {
 		return nil
 	case !e.Shared():
 		if m := e.Mapping(); !d.keeper.Assigned(m) {
-			owners = append(owners, explicit(m, e.To6(at).Addr(), a))
+			owners = append(owners, d.explicit(m, e.To6(at).Addr(), a))
 		}
 		return owners
 	case port >= 0:
 		if e = table.Port(e, at, uint16(port)); e != nil && !d.keeper.Assigned(e.Mapping()) {
-			owners = append(owners, explicit(e.Mapping(), e.To6(at).Addr(), a))
+			owners = append(owners, d.explicit(e.Mapping(), e.To6(at).Addr(), a))
 		}
 		return owners
 	}
 	for e := range table.Entries() {
 		if m := e.Mapping(); m.IPv4.Contains(a) && !d.keeper.Assigned(m) {
-			owners = append(owners, explicit(m, e.To6(at).Addr(), a))
+			owners = append(owners, d.explicit(m, e.To6(at).Addr(), a))
 		}
 	}
 	return owners
 }
 
-func explicit(m mapping.Mapping, ipv6, ipv4 netip.Addr) api.Owner {
-	return api.Owner{Kind: api.OwnerMapping, IPv6: []netip.Addr{ipv6}, Address: ipv4, Ports: m.Ports,
+func (d *Daemon) explicit(m mapping.Mapping, ipv6, ipv4 netip.Addr) api.Owner {
+	o := api.Owner{Kind: api.OwnerMapping, IPv6: []netip.Addr{ipv6}, Address: ipv4, Ports: m.Ports,
 		Detail: fmt.Sprintf("an explicit mapping of the configuration: %v", m)}
+	if rule, ok := d.reloader.host.relay.rule(m); ok {
+		o.Kind = api.OwnerBlock
+		o.Detail = fmt.Sprintf("block %v, lent to the host that has %v in the fabric (lease %d): this relay leads it there", rule.IPv4, rule.IPv6, rule.Lease)
+	}
+	return o
+}
+
+// leads is the IPv4 address that relays lead to one of this host's in a fabric.
+func (d *Daemon) leads(a netip.Addr) (netip.Addr, bool) {
+	table := d.host.Translator.EdgeTable()
+	if table == nil || !a.Is6() {
+		return netip.Addr{}, false
+	}
+	at := mapping.Addr6From(a)
+	e := table.Lookup6(at)
+	if e == nil {
+		return netip.Addr{}, false
+	}
+	return mapping.Addr4(e.To4(at)), true
 }

@@ -151,6 +151,9 @@ func (k *keeper) Put(ctx context.Context, key api.Key, q api.Request) (*registry
 	if errors.As(err, &conflict) && (k.reconcile(ctx) > 0 || k.announced(ctx, conflict.Owner, q)) {
 		a, err = k.Registry.Put(ctx, key, q)
 	}
+	if full := (*registry.ExhaustedError)(nil); errors.As(err, &full) && k.first != nil {
+		full.FirstUse = k.first.of(full.Usage.Name)
+	}
 	if err == nil && before != nil && (before.Request.HostInterface != a.Request.HostInterface ||
 		before.Request.Name != a.Request.Name || !maps.Equal(before.Request.Labels, a.Request.Labels)) {
 		// It keeps its assignment and is at another interface, or called otherwise, of

@@ -83,15 +83,17 @@ func customer(rules *mapt.Rules, ipv6 netip.Addr, a4 uint32, found mapt.CE) api.
 		Detail: fmt.Sprintf("a CE of MAP-T, PSID %d, by the rule %v", found.PSID(), rules.All()[found.Rule()])}
 }
 
-// customer6 is the CE that has an IPv6 address, or why there is none although a rule has it.
-func (d *Daemon) customer6(a netip.Addr) ([]api.Owner, string) {
+// customer6 is the CE that has an IPv6 address, or in whose prefix it lies.
+func (d *Daemon) customer6(a netip.Addr) []api.Owner {
 	rules := d.mapRules()
-	a4, found, covered, ok := rules.To4(mapping.Addr6From(a))
-	switch {
-	case ok:
-		return []api.Owner{customer(rules, a, a4, found)}, ""
-	case covered:
-		return nil, rules.Describe(a, 0)
+	if a4, found, _, ok := rules.To4(mapping.Addr6From(a)); ok {
+		return []api.Owner{customer(rules, a, a4, found)}
 	}
-	return nil, ""
+	own, a4, found, ok := rules.Holder(a)
+	if !ok {
+		return nil
+	}
+	o := customer(rules, own, a4, found)
+	o.Detail = fmt.Sprintf("%s; %v is in its prefix, and not the address by which it has IPv4", o.Detail, a)
+	return []api.Owner{o}
 }

@@ -47,6 +47,7 @@ func newAPI(d *Daemon, c *config.Config) (*apiTask, error) {
 		Watch: func(ctx context.Context, w api.Watch, send apiserver.Send) error {
 			return d.watch(ctx, w, c.Device.Name, send)
 		},
+		Leads:    d.leads,
 		Identify: func(a netip.Addr, port int) ([]api.Owner, string) { return d.identify(d.reloader.running(), a, port) },
 		Ready:    d.ready,
 		Complete: d.complete,

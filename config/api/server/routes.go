@@ -327,16 +327,22 @@ func (s *Server) owners(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, before, err := s.Registry.Had(a.Unmap(), port, at)
+	a = a.Unmap()
+	answer := api.Owners{Owners: []api.Owner{}}
+	if s.Leads != nil {
+		if leads, ok := s.Leads(a); ok {
+			answer.Address, a = leads, leads
+		}
+	}
+	found, before, err := s.Registry.Had(a, port, at)
 	if err != nil {
 		return nil, err
 	}
-	answer := api.Owners{Owners: []api.Owner{}}
 	for _, o := range found {
 		answer.Owners = append(answer.Owners, asOwner(o))
 	}
 	if s.Identify != nil {
-		others, detail := s.Identify(a.Unmap(), port)
+		others, detail := s.Identify(a, port)
 		answer.Owners, answer.Detail = append(answer.Owners, others...), detail
 	}
 	if len(answer.Owners) == 0 {

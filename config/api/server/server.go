@@ -44,7 +44,7 @@ type Registry interface {
 }
 
 // Options are what a server answers from. All fields but Blocks, PutBlocks, Relay, PutRules, PatchRules, Watch, Flows, Identify,
-// Complete, Profiles, Group and Log are needed.
+// Leads, Complete, Profiles, Group and Log are needed.
 type Options struct {
 	Registry Registry
 	Status   func(context.Context) (api.Status, error)
@@ -65,6 +65,8 @@ type Options struct {
 	// Identify says who besides workloads has an address or its port (-1: any), and
 	// what else there is to say of it; nil: nobody.
 	Identify func(a netip.Addr, port int) (owners []api.Owner, detail string)
+	// Leads is the IPv4 address that relays lead to one of this host's in a fabric.
+	Leads    func(netip.Addr) (netip.Addr, bool)
 	Complete func(*api.Workload) // adds what the registry does not know: prefix and traffic
 	Profiles bool                // profiles of the process may be taken
 	Group    int                 // GID that may ask, besides root; 0: none
