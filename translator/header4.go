@@ -72,10 +72,12 @@ const (
 	optionNop         = 1
 	optionLooseRoute  = 131
 	optionStrictRoute = 137
+
+	leastPointer = 4 // of a source route: what is before is the option's own header
 )
 
 // options4 walks the options of an IPv4 header: ok is false where their
-// lengths disagree, route is true for a source route that is not used up.
+// lengths disagree or a source route points at itself, route is true for one that is not used up.
 func options4(options []byte) (route, ok bool) {
 	for len(options) > 0 {
 		kind := options[0]
@@ -90,7 +92,7 @@ func options4(options []byte) (route, ok bool) {
 			return route, false
 		}
 		if kind == optionLooseRoute || kind == optionStrictRoute {
-			if options[1] < 3 {
+			if options[1] < 3 || options[2] < leastPointer {
 				return route, false
 			}
 			// Used up once its pointer has passed its length.

@@ -111,6 +111,9 @@ func TestSection2_Options(t *testing.T) {
 		{"length 1", []byte{7, 1, 0, 0}, Malformed},
 		{"too long", []byte{7, 5, 0, 0}, Malformed},
 		{"route without pointer", []byte{131, 2, 0, 0}, Malformed},
+		{"route that points at itself", []byte{131, 7, 3, 1, 2, 3, 4, 0}, Malformed},
+		{"strict, pointer 0", []byte{1, 137, 7, 0, 1, 2, 3, 4}, Malformed},
+		{"behind a good one", []byte{131, 7, 8, 1, 2, 3, 4, 137, 3, 1, 0, 0}, Malformed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newTestWorker(t)

@@ -78,7 +78,7 @@ func (e *episode) step(begin int64) error {
 // give lets both translate a packet, and looks at the result.
 func (e *episode) give(in reference.Packet, begin int64) (result, error) {
 	if e.record {
-		e.recorded = append(e.recorded, packetAt{e.now - begin, reference.Packet{Bytes: slices.Clone(in.Bytes), Offload: in.Offload}})
+		e.recorded = append(e.recorded, packetAt{e.now - begin, reference.Packet{Bytes: slices.Clone(in.Bytes), Offload: in.Offload, From: in.From}})
 	}
 	r, err := e.pair.check(in)
 	e.packets++

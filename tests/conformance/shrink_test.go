@@ -3,13 +3,13 @@ package conformance
 import (
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/natless/natless/tests/generate"
-	"github.com/natless/natless/tests/reference"
 	"github.com/natless/natless/translator"
 )
 
@@ -110,15 +110,19 @@ func (s shrinker) bytes(list []packetAt) {
 	}
 }
 
-// encode writes packets down: the world, then when each one comes, its offloads
-// and its bytes.
+// encode writes packets down: the world, then when each one comes, its offloads,
+// its bytes, and the workload that sent it as IPv4, if one did.
 func encode(w generate.World, list []packetAt) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "world %s\n", w.Name)
 	for _, p := range list {
 		o := p.Offload
-		fmt.Fprintf(&b, "%v %d,%d,%d,%d,%d,%d %s\n", time.Duration(p.at), o.Flags, o.GSOType, o.HdrLen, o.GSOSize, o.CsumStart,
+		fmt.Fprintf(&b, "%v %d,%d,%d,%d,%d,%d %s", time.Duration(p.at), o.Flags, o.GSOType, o.HdrLen, o.GSOSize, o.CsumStart,
 			o.CsumOffset, hex.EncodeToString(p.Bytes))
+		if p.From.IsValid() {
+			fmt.Fprintf(&b, " %v", p.From)
+		}
+		b.WriteByte('\n')
 	}
 	return b.String()
 }
@@ -135,10 +139,15 @@ func decode(text string) (world string, list []packetAt, err error) {
 			continue
 		}
 		f := strings.Fields(line)
-		if len(f) != 3 {
-			return "", nil, fmt.Errorf("%q: not a time, offloads and bytes", line)
+		if len(f) != 3 && len(f) != 4 {
+			return "", nil, fmt.Errorf("%q: not a time, offloads, bytes and perhaps a sender", line)
 		}
 		var p packetAt
+		if len(f) == 4 {
+			if p.From, err = netip.ParsePrefix(f[3]); err != nil {
+				return "", nil, err
+			}
+		}
 		at, err := time.ParseDuration(f[0])
 		if err != nil {
 			return "", nil, err
@@ -151,7 +160,8 @@ func decode(text string) (world string, list []packetAt, err error) {
 		if err != nil {
 			return "", nil, err
 		}
-		list = append(list, packetAt{int64(at), reference.Packet{Bytes: b, Offload: p.Offload}})
+		p.at, p.Bytes = int64(at), b
+		list = append(list, p)
 	}
 	return world, list, nil
 }

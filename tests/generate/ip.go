@@ -111,17 +111,18 @@ func (g *Generator) options() []byte {
 	route := byte(pick(g, 131, 137))
 	b := pick(g,
 		[]byte{1, 1, 1, 0},
-		[]byte{7, 7, 4, 0, 0, 0, 0, 0},               // record route
-		[]byte{148, 4, 0, 0},                         // router alert
-		[]byte{route, 7, 8, 1, 2, 3, 4},              // source route, expired
-		[]byte{route, 7, 4, 1, 2, 3, 4},              // source route
-		[]byte{1, route, 11, 8, 1, 2, 3, 4, 5, 6, 7}, // source route, half way
-		[]byte{route, 3, 4},                          // source route without addresses: expired
-		[]byte{0, route, 7, 4, 1, 2, 3, 4},           // behind the end of the list
-		[]byte{7, 1},                                 // malformed: length 1
-		[]byte{7, 99, 4},                             // malformed: past the area
-		[]byte{1, 1, 1, 68},                          // malformed: no length
-		longRoute,                                    // the longest header: longer than IPv6's
+		[]byte{7, 7, 4, 0, 0, 0, 0, 0},                // record route
+		[]byte{148, 4, 0, 0},                          // router alert
+		[]byte{route, 7, 8, 1, 2, 3, 4},               // source route, expired
+		[]byte{route, 7, 4, 1, 2, 3, 4},               // source route
+		[]byte{1, route, 11, 8, 1, 2, 3, 4, 5, 6, 7},  // source route, half way
+		[]byte{route, 3, 4},                           // source route without addresses: expired
+		[]byte{0, route, 7, 4, 1, 2, 3, 4},            // behind the end of the list
+		[]byte{route, 7, byte(g.IntN(4)), 1, 2, 3, 4}, // malformed: points at its own header
+		[]byte{7, 1},                                  // malformed: length 1
+		[]byte{7, 99, 4},                              // malformed: past the area
+		[]byte{1, 1, 1, 68},                           // malformed: no length
+		longRoute,                                     // the longest header: longer than IPv6's
 	)
 	b = append([]byte(nil), b...)
 	for len(b)%4 != 0 {

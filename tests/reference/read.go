@@ -87,12 +87,12 @@ func read4(b []byte, quoted bool) (*datagram, translator.Verdict) {
 }
 
 // readOptions looks for an unexpired source route (RFC 791 3.1) and for options
-// that run out of their area.
+// that run out of their area or point at themselves.
 func readOptions(b []byte) (route, bad bool) {
 	for len(b) > 0 {
 		switch b[0] {
 		case 0:
-			return route, bad
+			return route, false
 		case 1:
 			b = b[1:]
 			continue
@@ -101,15 +101,14 @@ func readOptions(b []byte) (route, bad bool) {
 			return route, true
 		}
 		if b[0] == 131 || b[0] == 137 {
-			if b[1] < 3 {
+			if b[1] < 3 || b[2] < 4 {
 				return route, true
 			}
-			bad = bad || b[2] < 4 // and it has not reached its end either
 			route = route || b[2] <= b[1]
 		}
 		b = b[b[1]:]
 	}
-	return route, bad
+	return route, false
 }
 
 // hasRoute: the area starts with a source route, used up or not.
