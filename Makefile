@@ -132,7 +132,7 @@ fates: ## 300 random hosts, with the fast path and without: packets have the sam
 .PHONY: scale
 scale: ## a million mappings and a million workloads: lookup, edit, memory, load, reload under load (root)
 	@tests/need go root ip curl ping sysctl nsenter nft podman runc busybox
-	$(GO) test -run '^$$' -bench 'TranslateTo(4|6)/UDP/|TranslateShared' ./translator
+	$(GO) test -run '^$$' -bench 'TranslateTo(4|6)/UDP/|TranslateShared|TranslateCE' ./translator
 	$(GO) test -run '^$$' -bench 'Lookup|Edit|Build|Memory' -benchtime 300ms ./translator/mapping
 	$(GO) test -run '^$$' -bench Million -benchtime 300ms ./netstack/internal/hugepages
 	$(GO) test -run '^$$' -bench Policies -benchtime 300ms ./translator

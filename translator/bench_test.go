@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/natless/natless/translator/mapping"
-	"github.com/natless/natless/translator/mapt"
 	"github.com/natless/natless/translator/ports"
 )
 
@@ -61,6 +60,11 @@ func benchPackets(t testing.TB, v6, v4 []netip.Addr, port []uint16, build func(a
 // run translates packets again and again; only their headers are put back. As
 // other work on the machine spoils the mean, it reports the best batch, too.
 func run(b *testing.B, w *Worker, packets []*Packet, want Verdict) {
+	runWay(b, w, packets, want, false)
+}
+
+// runWay is run, by the general way alone where slow says so.
+func runWay(b *testing.B, w *Worker, packets []*Packet, want Verdict, slow bool) {
 	const header = 60
 	saved := make([][header]byte, len(packets))
 	ends := make([]int, len(packets))
@@ -81,7 +85,13 @@ func run(b *testing.B, w *Worker, packets []*Packet, want Verdict) {
 		p := packets[at]
 		p.Start, p.End, p.Offload = Headroom, ends[at], Offload{}
 		copy(p.Buf[Headroom:Headroom+header], saved[at][:])
-		if v := w.Translate(p); v != want {
+		v := Malformed
+		if slow {
+			v = general(w, p)
+		} else {
+			v = w.Translate(p)
+		}
+		if v != want {
 			b.Fatal(v)
 		}
 	}
@@ -141,26 +151,6 @@ func BenchmarkTranslateTo6(b *testing.B) {
 // 64 workloads on each of 1,000 shared addresses.
 func BenchmarkTranslateShared(b *testing.B) {
 	w, v6, v4, port := benchWorkloads(b, 64_000, 64)
-	b.Run("6to4", func(b *testing.B) {
-		run(b, w, benchPackets(b, v6, v4, port, build6(6, 0)), Forward4)
-	})
-	b.Run("4to6", func(b *testing.B) {
-		run(b, w, benchPackets(b, v6, v4, port, build4(6, 0)), Forward6)
-	})
-}
-
-// A million CEs by one rule of MAP-T, beside BenchmarkTranslateShared: they take the general
-// way.
-func BenchmarkTranslateCE(b *testing.B) {
-	w := newTestWorker(b, withRules(mapt.Rule{IPv6: netip.MustParsePrefix("2001:db8:4000::/40"), IPv4: netip.MustParsePrefix("100.64.0.0/12"), EABits: 24, PSIDOffset: 6}))
-	rules := w.t.snapshot.Load().rules
-	var v6, v4 []netip.Addr
-	var port []uint16
-	for i := range uint32(1024) {
-		a4, p := 100<<24|64<<16|i*1021, uint16(1024+i)
-		a6, _, _ := rules.To6(a4, p)
-		v6, v4, port = append(v6, a6.Addr()), append(v4, mapping.Addr4(a4)), append(port, p)
-	}
 	b.Run("6to4", func(b *testing.B) {
 		run(b, w, benchPackets(b, v6, v4, port, build6(6, 0)), Forward4)
 	})

@@ -1,7 +1,10 @@
 package translator
 
 import (
+	"encoding/binary"
+
 	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/mapt"
 	"github.com/natless/natless/translator/ports"
 )
 
@@ -48,4 +51,21 @@ func (w *Worker) countOutside(e *mapping.Entry) {
 	default:
 		w.s.rules.CountOutside(w.ce)
 	}
+}
+
+// plainFromCE is what plainTo4 asks of a packet that no mapping has sent: the IPv4 address
+// of the CE that it is from, out of one of that one's ports.
+func (w *Worker) plainFromCE(src mapping.Addr6, l4 []byte) (src4 uint32, ok bool) {
+	src4, w.ce, _, ok = w.s.rules.To4(src)
+	return src4, ok && w.ce.Owns(binary.BigEndian.Uint16(l4))
+}
+
+// plainToCE is what plainTo6 asks of a packet that is for no mapping: the CE that it is
+// for, and its address.
+func (s *snapshot) plainToCE(dst4 uint32, l4 []byte) (mapping.Addr6, mapt.CE) {
+	if dst4 == s.host4 {
+		return mapping.Addr6{}, mapt.CE{}
+	}
+	dst, ce, _ := s.rules.To6(dst4, binary.BigEndian.Uint16(l4[2:]))
+	return dst, ce
 }

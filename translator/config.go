@@ -175,8 +175,8 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		return nil, errNoTable
 	}
 	prefix := table.Prefix()
-	if c.Rules != nil && !prefix.IsValid() {
-		return nil, errNoDMR
+	if err := c.checkRules(prefix); err != nil {
+		return nil, err
 	}
 	sources6, mask6 := pool6(c)
 	host4 := uint32(0)
@@ -205,6 +205,19 @@ func newSnapshot(c Config, table *mapping.Table) (*snapshot, error) {
 		first:     prefixes6(c.FirstUse),
 		config:    c,
 	}, nil
+}
+
+// checkRules says what is wrong with rules of MAP-T beside a prefix (RFC 6052).
+func (c Config) checkRules(prefix netip.Prefix) error {
+	if c.Rules != nil && !prefix.IsValid() {
+		return errNoDMR
+	}
+	for _, r := range c.Rules.All() {
+		if r.IPv6.Overlaps(prefix) {
+			return fmt.Errorf("MAP-T rule %v: overlaps the prefix, %v: an address there would be a CE's and a server's", r, prefix)
+		}
+	}
+	return nil
 }
 
 // globalOnly says that addresses which are not global have no place in the prefix, or in

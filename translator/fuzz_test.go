@@ -28,6 +28,7 @@ func fuzzWorlds(t testing.TB) (worlds [][2]*Worker) {
 			c.IPv4, c.MTU4 = netip.MustParseAddr(shared4), 576
 		},
 		withRules(),
+		withRules(manyRules()...),
 	}
 	for _, f := range changes {
 		worlds = append(worlds, [2]*Worker{newTestWorker(t, f), newTestWorker(t, f)})
@@ -37,8 +38,7 @@ func fuzzWorlds(t testing.TB) (worlds [][2]*Worker) {
 
 // general is Translate without its short cuts.
 func general(w *Worker, p *Packet) Verdict {
-	w.s = w.t.snapshot.Load()
-	w.held, w.cut = 0, cutting{}
+	w.begin()
 	if p.Buf[p.Start]>>4 == 6 {
 		return w.to4(p)
 	}
@@ -81,8 +81,9 @@ func repair(b []byte, how uint8) {
 // FuzzTranslate: whatever the bytes, nothing panics, what comes out is well
 // formed and in its buffer, and the plain way gives what the general one does.
 func FuzzTranslate(f *testing.F) {
+	worlds := fuzzWorlds(f)
 	for _, b := range seeds() {
-		for world := range uint8(5) {
+		for world := range uint8(len(worlds)) {
 			f.Add(b, world, uint8(7), uint8(0), uint8(0), uint16(0), uint16(0), uint16(0))
 		}
 	}
@@ -90,7 +91,6 @@ func FuzzTranslate(f *testing.F) {
 		uint8(0), uint8(7), uint8(FlagNeedsCsum), uint8(GSOTCPv6), uint16(1000), uint16(40), uint16(16))
 	f.Add(hdr4{src: server4, dst: work4, proto: 17}.packet(udp(server4, work4, 1, 2, data(4000))),
 		uint8(0), uint8(7), uint8(FlagNeedsCsum), uint8(GSOUDPL4), uint16(1000), uint16(20), uint16(6))
-	worlds := fuzzWorlds(f)
 	now := int64(0)
 	f.Fuzz(func(t *testing.T, b []byte, world, how, flags, gso uint8, gsoSize, start, offset uint16) {
 		if len(b) == 0 || len(b) > 65575 {

@@ -1,6 +1,11 @@
 package translator
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/natless/natless/translator/mapping"
+	"github.com/natless/natless/translator/mapt"
+)
 
 // Nearly all packets are plain: TCP or UDP without fragments, options or
 // extension headers, on their way between a workload and a host behind the
@@ -29,19 +34,22 @@ func (w *Worker) plainTo4(p *Packet) Verdict {
 	}
 	src, dst := h.src(), h.dst()
 	dst4, ok := s.table.Extract(dst)
-	e := s.table.Lookup6(src)
-	if !ok || e == nil || s.table.Lookup6(dst) != nil || s.table.Lookup4(dst4) != nil {
+	if !ok || s.table.Lookup6(dst) != nil || s.table.Lookup4(dst4) != nil {
 		return w.to4(p)
 	}
-	src4 := e.To4(src)
+	var src4 uint32
+	e := s.table.Lookup6(src)
+	if e != nil {
+		src4 = e.To4(src)
+	} else if src4, ok = w.plainFromCE(src, b[size6:]); !ok {
+		return w.to4(p)
+	}
 	if never4(src4) || never4(dst4) || never6(src) || never6(dst) || s.global && nonGlobal(dst4) ||
 		s.ours.has(dst4) || s.ours6(src) || s.ours6(dst) {
 		return w.to4(p)
 	}
-	if e.Inside() || e.Shared() && !e.Owns(binary.BigEndian.Uint16(b[size6:])) {
-		return w.to4(p)
-	}
-	if e.Policy() != 0 && !s.plainOut(e, dst4, proto, b[size6:]) {
+	if e != nil && (e.Inside() || e.Shared() && !e.Owns(binary.BigEndian.Uint16(b[size6:])) ||
+		e.Policy() != 0 && !s.plainOut(e, dst4, proto, b[size6:])) {
 		return w.to4(p)
 	}
 	field := b[size6+at : size6+at+2]
@@ -55,7 +63,11 @@ func (w *Worker) plainTo4(p *Packet) Verdict {
 		id, flags = w.nextID(e, 1), 0
 	}
 	put4(b[size6-size4:], class, length, id, flags, h.hopLimit()-1, proto, src4, dst4)
-	w.source = e.Slot()
+	if e != nil {
+		w.source = e.Slot()
+	} else if !w.trial {
+		s.rules.CountTo4(w.ce, w.loop)
+	}
 	p.End = p.Start + end
 	p.Start += size6 - size4
 	p.HdrLen = 0
@@ -87,22 +99,30 @@ func (w *Worker) plainTo6(p *Packet) Verdict {
 	}
 	src4, dst4 := h.src(), h.dst()
 	e := s.table.Lookup4(dst4)
-	if e == nil || !s.prefix || s.table.Lookup4(src4) != nil || never4(src4) || never4(dst4) ||
+	if !s.prefix || s.table.Lookup4(src4) != nil || never4(src4) || never4(dst4) ||
 		s.global && nonGlobal(src4) || dst4 == s.own4 || s.ours.has(src4) {
 		return w.to6(p, arrived)
 	}
-	if e.Shared() {
-		if e = s.table.Port(e, dst4, binary.BigEndian.Uint16(b[size4+2:])); e == nil {
+	var dst mapping.Addr6
+	var ce mapt.CE
+	if e == nil {
+		if dst, ce = s.plainToCE(dst4, b[size4:]); ce.IsZero() {
+			return w.to6(p, arrived)
+		}
+	} else {
+		if e.Shared() {
+			if e = s.table.Port(e, dst4, binary.BigEndian.Uint16(b[size4+2:])); e == nil {
+				return w.to6(p, arrived)
+			}
+		}
+		if dst = e.To6(dst4); e.Inside() || e.Policy() != 0 && !s.plainIn(e, src4, proto, b[size4:]) {
 			return w.to6(p, arrived)
 		}
 	}
-	src, dst := s.table.Embed(src4), e.To6(dst4)
-	if e.Inside() || s.ours6(dst) {
+	if s.ours6(dst) {
 		return w.to6(p, arrived)
 	}
-	if e.Policy() != 0 && !s.plainIn(e, src4, proto, b[size4:]) {
-		return w.to6(p, arrived)
-	}
+	src := s.table.Embed(src4)
 	field := b[size4+at : size4+at+2]
 	plainChecksum(field, proto, add(^addresses4(src4, dst4), addresses6(src, dst)), partial)
 	class := h.tos()
@@ -110,7 +130,11 @@ func (w *Worker) plainTo6(p *Packet) Verdict {
 		class = 0
 	}
 	ttl := h.ttl() - 1
-	w.destination = e.Slot()
+	if e != nil {
+		w.destination = e.Slot()
+	} else if !w.trial {
+		s.rules.CountTo6(ce, w.loop)
+	}
 	w.src4, w.dst4 = src4, dst4
 	p.End = p.Start + end
 	p.Start -= size6 - size4

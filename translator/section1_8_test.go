@@ -215,6 +215,18 @@ func TestRulesNeedAPrefix(t *testing.T) {
 	if _, err := New(c, table); err == nil {
 		t.Error("rules without a prefix were accepted")
 	}
+	for _, overlapping := range []string{"2001:db8:4012::/96", "2001:db8::/32"} {
+		if table, err = mapping.New(netip.MustParsePrefix(overlapping), nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := New(c, table); err == nil {
+			t.Errorf("rules within the prefix %s were accepted", overlapping)
+		}
+		good := newTestWorker(t, withRules()).t
+		if good.Edit(func(*mapping.Table) (*mapping.Table, error) { return table, nil }) == nil {
+			t.Errorf("the prefix became %s, where rules are", overlapping)
+		}
+	}
 	c.Client = true
 	if c.Validate() == nil {
 		t.Error("rules of a client were accepted")

@@ -69,8 +69,10 @@ func (w *Worker) to6(p *Packet, from way) Verdict {
 		return v
 	}
 	v := w.finishTo6(p, &h, upperLen, from)
-	if v == Forward6 && w.s.rules != nil && !w.trial {
-		w.s.rules.CountTo6(h.dst6, w.loop)
+	if v == Forward6 && w.destination == 0 && !w.trial {
+		if _, ce, _, ok := w.s.rules.To4(h.dst6); ok {
+			w.s.rules.CountTo6(ce, w.loop)
+		}
 	}
 	return v
 }

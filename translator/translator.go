@@ -96,6 +96,11 @@ func (t *Translator) Edit(edit func(*mapping.Table) (*mapping.Table, error)) err
 	if table == nil {
 		return errNoTable
 	}
+	if prefix := table.Prefix(); prefix != old.table.Prefix() {
+		if err := old.config.checkRules(prefix); err != nil {
+			return err
+		}
+	}
 	s := old.with(table)
 	s.violations, s.denials = old.violations.grown(table.Slots()), old.denials.grown(table.Slots())
 	t.snapshot.Store(s)

@@ -11,7 +11,7 @@ import (
 	"github.com/natless/natless/translator/ports"
 )
 
-// Most is how many rules there may be: a packet is held against one after the other.
+// Most is how many rules there may be: the fast path holds a packet against one after the other.
 const Most = 64
 
 // Rules are those of a translator. nil are none. Every method may be called by any
@@ -19,6 +19,7 @@ const Most = 64
 type Rules struct {
 	given    []Rule
 	compiled []rule
+	by6, by4 order // the upper half of an IPv6 address, an IPv4 address
 	counts   []counts
 }
 
@@ -62,6 +63,8 @@ func New(all []Rule) (*Rules, error) {
 		}
 		r.compiled = append(r.compiled, compile(one, i))
 	}
+	r.by6 = newOrder(r.compiled, func(c *rule) uint64 { return c.hi6 })
+	r.by4 = newOrder(r.compiled, func(c *rule) uint64 { return uint64(c.v4) })
 	return r, nil
 }
 
@@ -213,10 +216,8 @@ func (r *Rules) find4(a uint32) *rule {
 	if r == nil {
 		return nil
 	}
-	for i := range r.compiled {
-		if c := &r.compiled[i]; a&c.mask4 == c.v4 {
-			return c
-		}
+	if c := &r.compiled[r.by4.last(uint64(a))]; a&c.mask4 == c.v4 {
+		return c
 	}
 	return nil
 }
@@ -225,10 +226,8 @@ func (r *Rules) find6(a mapping.Addr6) *rule {
 	if r == nil {
 		return nil
 	}
-	for i := range r.compiled {
-		if c := &r.compiled[i]; a.Hi&c.mask6 == c.hi6 {
-			return c
-		}
+	if c := &r.compiled[r.by6.last(a.Hi)]; a.Hi&c.mask6 == c.hi6 {
+		return c
 	}
 	return nil
 }
@@ -271,12 +270,8 @@ func (r *Rules) Apart(a, b mapping.Addr6) bool {
 // CountTo4 counts a packet from a CE, which a loop has translated.
 func (r *Rules) CountTo4(ce CE, loop uint32) { r.counts[ce.rule.index].shards[loop%shards].to4.Add(1) }
 
-// CountTo6 counts a packet to a, if a rule has it.
-func (r *Rules) CountTo6(a mapping.Addr6, loop uint32) {
-	if found := r.find6(a); found != nil {
-		r.counts[found.index].shards[loop%shards].to6.Add(1)
-	}
-}
+// CountTo6 counts a packet to a CE.
+func (r *Rules) CountTo6(ce CE, loop uint32) { r.counts[ce.rule.index].shards[loop%shards].to6.Add(1) }
 
 // CountOutside counts a packet from a port that its CE has not.
 func (r *Rules) CountOutside(ce CE) { r.counts[ce.rule.index].outside.Add(1) }
