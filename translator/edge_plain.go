@@ -28,13 +28,7 @@ func (w *Worker) plainAscend(p *Packet) Verdict {
 	}
 	src, dst := e.To6(src4), s.table.Embed(dst4)
 	plainChecksum(b[size4+at:size4+at+2], proto, add(^addresses4(src4, dst4), addresses6(src, dst)), partial)
-	class, ttl := h.tos(), h.ttl()
-	if s.zeroClass {
-		class = 0
-	}
-	p.Start -= size6 - size4
-	put6(p.Buf[p.Start:], class, len(b)-size4, proto, ttl, src, dst)
-	p.HdrLen = 0
+	s.plain6(p, len(b), 0, src, dst)
 	if partial {
 		p.CsumStart, p.HdrLen = size6, uint16(size6+upperLen)
 	}

@@ -52,8 +52,7 @@ func (w *Worker) plainTo4(p *Packet) Verdict {
 		e.Policy() != 0 && !s.plainOut(e, dst4, proto, b[size6:])) {
 		return w.to4(p)
 	}
-	field := b[size6+at : size6+at+2]
-	plainChecksum(field, proto, add(^addresses6(src, dst), addresses4(src4, dst4)), partial)
+	plainChecksum(b[size6+at:size6+at+2], proto, add(^addresses6(src, dst), addresses4(src4, dst4)), partial)
 	class, length := h.class(), end-size6+size4
 	if s.zeroClass {
 		class = 0
@@ -123,27 +122,31 @@ func (w *Worker) plainTo6(p *Packet) Verdict {
 		return w.to6(p, arrived)
 	}
 	src := s.table.Embed(src4)
-	field := b[size4+at : size4+at+2]
-	plainChecksum(field, proto, add(^addresses4(src4, dst4), addresses6(src, dst)), partial)
-	class := h.tos()
-	if s.zeroClass {
-		class = 0
-	}
-	ttl := h.ttl() - 1
+	plainChecksum(b[size4+at:size4+at+2], proto, add(^addresses4(src4, dst4), addresses6(src, dst)), partial)
 	if e != nil {
 		w.destination = e.Slot()
 	} else if !w.trial {
 		s.rules.CountTo6(ce, w.loop)
 	}
 	w.src4, w.dst4 = src4, dst4
-	p.End = p.Start + end
-	p.Start -= size6 - size4
-	put6(p.Buf[p.Start:], class, end-size4, proto, ttl, src, dst)
-	p.HdrLen = 0
+	s.plain6(p, end, 1, src, dst)
 	if partial {
 		p.CsumStart, p.HdrLen = size6, uint16(size6+upperLen)
 	}
 	return Forward6
+}
+
+// plain6 gives a plain packet of size bytes, which has come so many hops, its IPv6 header.
+func (s *snapshot) plain6(p *Packet, size int, hops uint8, src, dst mapping.Addr6) {
+	h := header4(p.Buf[p.Start:p.End])
+	class, proto, ttl := h.tos(), h.protocol(), h.ttl()-hops
+	if s.zeroClass {
+		class = 0
+	}
+	p.End = p.Start + size
+	p.Start -= size6 - size4
+	put6(p.Buf[p.Start:], class, size-size4, proto, ttl, src, dst)
+	p.HdrLen = 0
 }
 
 // plainUpper gives the offset of the checksum of TCP or UDP, and the length of the

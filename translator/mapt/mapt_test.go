@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/natless/natless/tests/reference"
@@ -226,5 +227,49 @@ func TestRefused(t *testing.T) {
 	}
 	if _, err := mapt.New(make([]mapt.Rule, mapt.Most+1)); err == nil {
 		t.Error("too many rules were accepted")
+	}
+}
+
+// TestMany holds the lookup among as many rules as there may be against going through them.
+func TestMany(t *testing.T) {
+	r := rand.New(rand.NewPCG(64, 7599))
+	for _, n := range []int{1, 2, 3, 5, 31, 32, 33, mapt.Most} {
+		var list []mapt.Rule
+		for len(list) < n {
+			more := append(slices.Clip(list), random(r))
+			if _, err := mapt.New(more); err == nil && more[len(list)].IPv4.Bits() > 16 && more[len(list)].IPv6.Bits() > 40 {
+				list = more
+			}
+		}
+		rules := must(t, list...)
+		for range 4000 {
+			a4, port := r.Uint32(), uint16(r.Uint32())
+			if one := list[r.IntN(n)]; r.IntN(4) > 0 { // at the edges of a prefix, and within
+				a4 = mapping.Addr4From(one.IPv4.Addr()) + r.Uint32()>>(r.IntN(32)) - 1
+			}
+			var want mapping.Addr6
+			var found bool
+			index := 0
+			for i, one := range list {
+				if one.IPv4.Contains(mapping.Addr4(a4)) {
+					want, _, found = must(t, one).To6(a4, port)
+					index = i
+				}
+			}
+			a6, ce, ok := rules.To6(a4, port)
+			if ok != found || ok && (a6 != want || ce.Rule() != index) {
+				t.Fatalf("%d rules, %v port %d: %v, %v; want %v, %v", n, mapping.Addr4(a4), port, a6.Addr(), ok, want.Addr(), found)
+			}
+			if !ok {
+				a6 = mapping.Addr6{Hi: r.Uint64() & r.Uint64(), Lo: r.Uint64()}
+			}
+			covers := false
+			for _, one := range list {
+				covers = covers || one.IPv6.Contains(a6.Addr())
+			}
+			if back, same, covered, known := rules.To4(a6); covered != covers || ok && (!known || back != a4 || same != ce) {
+				t.Fatalf("%d rules: %v is %v, covered %v; want %v, %v", n, a6.Addr(), mapping.Addr4(back), covered, mapping.Addr4(a4), covers)
+			}
+		}
 	}
 }
