@@ -16,19 +16,23 @@ import (
 
 	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/load"
+	"github.com/natless/natless/tests/netns"
 )
 
-// traffic is datagrams and connections, both ways, between w1 and the server.
+// traffic is datagrams and connections, both ways, between a workload and the server.
 type traffic struct {
 	datagrams []*load.Datagrams
 	streams   []*load.Stream
 }
 
-func (n *topology) traffic() *traffic {
+func (n *topology) traffic() *traffic { n.t.Helper(); return n.trafficOf(n.w1, workload1v4) }
+
+// trafficOf is that of the workload with an address.
+func (n *topology) trafficOf(w *netns.NS, v4 string) *traffic {
 	n.t.Helper()
 	return &traffic{
-		[]*load.Datagrams{load.SendDatagrams(n.t, n.w1, n.server, serverv6), load.SendDatagrams(n.t, n.server, n.w1, workload1v4)},
-		[]*load.Stream{load.StartPaced(n.t, n.w1, n.server, serverv6), load.StartPaced(n.t, n.server, n.w1, workload1v4)},
+		[]*load.Datagrams{load.SendDatagrams(n.t, w, n.server, serverv6), load.SendDatagrams(n.t, n.server, w, v4)},
+		[]*load.Stream{load.StartPaced(n.t, w, n.server, serverv6), load.StartPaced(n.t, n.server, w, v4)},
 	}
 }
 
