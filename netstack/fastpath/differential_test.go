@@ -305,6 +305,11 @@ func TestDifferentialEdge(t *testing.T) {
 		c.pairs = append(c.pairs, newPair(t, c.rig, w, loaded(t)))
 	}
 	c.run()
+	for _, v := range []translator.Verdict{translator.Denied, translator.Denied | translator.Replied, translator.Hairpin, translator.PortOutsideSet | translator.Replied} {
+		if c.all.verdicts[0][v] == 0 && c.most >= enough {
+			t.Errorf("nothing was passed on that is %v for the translator", v)
+		}
+	}
 }
 
 func newComparison(t *testing.T, packets int64, ways ...uint8) *comparison {

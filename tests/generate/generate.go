@@ -143,7 +143,7 @@ var (
 		"198.51.100.70", "5.1.3.77", "198.51.100.7", "198.51.100.7", "5.1.2.4")
 	workloads6 = addresses("2001:db8:6::2", "2001:db8:6::3", "2001:db8:7::9", "2001:db8:7::43",
 		"2001:db8:8:0:800::", "2001:db8:9:0:4d00::", "2001:db8:9:0:4dab:cdef::1", "2001:db8:5::1", "2001:db8:5::2",
-		"2001:db8:5::2", "2001:db8:5::3", "2001:db8:5:1::", "2001:db8:5:1::77", "2001:db8:5::4")
+		"2001:db8:5::2", "2001:db8:5::3", "2001:db8:5:1::", "2001:db8:5:1::77", "2001:db8:5::4", "2001:db8:5::5", "2001:db8:5::6")
 	blocks6 = addresses("2001:db8:e::2", "2001:db8:e::7", "2001:db8:e::7", "2001:db8:e::7", "2001:db8:e::8", "2001:db8:e:1::43",
 		"2001:db8:e:1::9", "2001:db8:e::46", "2001:db8:e:2:203::", "2001:db8:e:2:204::", "2001:db8:e:2:377::")
 	routers6 = addresses("2001:db9::1", "2001:db9::2")
@@ -179,6 +179,9 @@ func (g *Generator) workload4() netip.Addr {
 
 // workload6 is the IPv6 address of a workload.
 func (g *Generator) workload6() netip.Addr {
+	if g.fabric && g.chance(30) {
+		return pick(g, g.World.Edge.Blocks...).IPv6.Addr()
+	}
 	if g.fabric {
 		return pick(g, blocks6...)
 	}

@@ -77,7 +77,7 @@ func (g *Generator) port() int {
 	if g.chance(20) {
 		return g.IntN(1 << 16)
 	}
-	return pick(g, 80, 81, 1023, 1024, 1500, 2047, 2048, 3000, 3071, 3072, 4096, 4099, 4100, 5000, 5999, 8080, 8081, 8082)
+	return pick(g, 0, 80, 81, 1023, 1024, 1500, 2047, 2048, 3000, 3071, 3072, 4096, 4099, 4100, 5000, 5999, 8080, 8081, 8082, 32767, 32768)
 }
 
 // ported is a header of n bytes that starts with ports, and a payload.

@@ -99,7 +99,28 @@ func EdgeWorlds() []World {
 	some[1].Ports = portSet(80, 3071)
 	worlds[2].Config.Edge.Blocks = append(some, mapping.Mapping{IPv6: netip.MustParsePrefix("2001:db8:e::8/128"), IPv4: some[1].IPv4, Ports: portSet(4096, 5500)})
 	worlds[3].Config.Edge.Prefix = netip.MustParsePrefix("64:ff9b::/96")
-	return worlds
+	return append(worlds, heldAtEdge(blocks), sharedAtEdge(blocks))
+}
+
+// heldAtEdge is a host at the edge whose workloads are held to policies.
+func heldAtEdge(blocks []mapping.Mapping) World {
+	w := world("edge-policy", "64:ff9b::/96", translator.Config{AllowNonGlobal: true, MTU4: 1480})
+	w.Config.Edge = translator.Edge{Prefix: netip.MustParsePrefix("2001:db8:f64::/96"), Blocks: blocks}
+	w.Hold(somePolicies())
+	return w
+}
+
+// sharedAtEdge is one that was lent parts of addresses: many of one, down to a single port,
+// and both halves of another, whose workload has ports of either.
+func sharedAtEdge(blocks []mapping.Mapping) World {
+	w := world("edge-shares", "2001:db8:122::/48", translator.Config{MTU4: 1480},
+		one("2001:db8:5::5/128", "5.1.2.4/32", ports.Single(80)), one("2001:db8:5::6/128", "5.1.2.4/32", ports.Single(0)))
+	w.Config.Edge.Prefix = netip.MustParsePrefix("2001:db8:f64::/96")
+	w.Config.Edge.Blocks = []mapping.Mapping{blocks[0], blocks[2],
+		one("2001:db8:e::7/128", "198.51.100.7/32", ports.Single(80)), one("2001:db8:e::8/128", "198.51.100.7/32", ports.Range{First: 1024, Last: 2047}),
+		one("2001:db8:e:7::/64", "198.51.100.7/32", ports.Range{First: 2048, Last: 2048}), one("2001:db8:e::9/128", "198.51.100.7/32", ports.Range{First: 4096, Last: 8191}),
+		one("2001:db8:e::a/128", "5.1.2.4/32", ports.Range{First: 0, Last: 32767}), one("2001:db8:e::b/128", "5.1.2.4/32", ports.Range{First: 32768, Last: 65535})}
+	return w
 }
 
 func portSet(first, last uint16) ports.Set { return ports.Of(ports.Range{First: first, Last: last}) }
