@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -57,6 +58,53 @@ func TestOneRound(t *testing.T) {
 				t.Errorf("%s: %s is %v", c, figure, r.Medians[c][figure])
 			}
 		}
+	}
+}
+
+// Natless is measured at the edge and as a border relay, by both paths, and what a place has
+// taken is gone after its turn.
+func TestPlaces(t *testing.T) {
+	netns.Require(t, netns.Root, "ip", "nsenter", "sysctl", "ping", "go")
+	l, err := newLab(t.Context())
+	defer l.close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := options{only: "rtt", places: knownPlaces(), skip: map[string]bool{"tayga": true, tunLoop: true, "natless": true, "natless fast path": true}}
+	contenders, err := l.contenders(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := func() (s string) {
+		for _, ns := range []string{"w6", "x", "s4"} {
+			for _, args := range []string{"-6 -o addr show", "-6 route show", "-4 route show"} {
+				out, _ := exec.Command("nsenter", append([]string{"--net=/run/netns/" + l.prefix + ns, "ip"}, strings.Fields(args)...)...).Output()
+				for line := range strings.Lines(string(out)) {
+					line, _, _ = strings.Cut(line, " expires")
+					s += strings.TrimSpace(line) + "\n"
+				}
+			}
+		}
+		return s
+	}
+	r := newReport()
+	for _, c := range contenders {
+		before := state()
+		if err := l.turn(o, c, r); err != nil {
+			t.Fatal(c.name, err)
+		}
+		if after := state(); after != before {
+			t.Errorf("%s left:\n%s\nbefore:\n%s", c.name, after, before)
+		}
+		if r.Medians[c.name]["rtt p50 µs"] <= 0 {
+			t.Errorf("%s: %v", c.name, r.Medians[c.name])
+		}
+	}
+	if got := strings.Join(r.Contenders, ", "); got != "kernel, natless edge, natless edge fast path, natless map-t, natless map-t fast path" {
+		t.Errorf("measured %s", got)
+	}
+	if _, err := l.contenders(options{places: []string{"nowhere"}}); err == nil {
+		t.Error("a place that there is not was taken")
 	}
 }
 

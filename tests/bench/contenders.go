@@ -71,8 +71,13 @@ func (l *lab) contenders(o options) ([]*contender, error) {
 			return nil, err
 		}
 		for i, v := range variants {
-			add(nameOf(i, v.name), newWay(i), func(w way) (*exec.Cmd, error) { return l.beginDaemon(o.daemon, w, v.yaml) })
+			add(nameOf(i, v.name), newWay(i), func(w way) (*exec.Cmd, error) { return l.beginDaemon(o.daemon, w, mapped(w)+v.yaml) })
 		}
+		placed, err := l.placed(o, variants, 100)
+		if err != nil {
+			return nil, err
+		}
+		contenders = append(contenders, placed...)
 	}
 	if _, err := exec.LookPath("tayga"); err == nil {
 		add("tayga", newWay(20), l.beginTayga).tidy = func() { l.in("x", "tayga -c "+l.taygaConfig()+" --rmtun") }
@@ -175,7 +180,7 @@ func (l *lab) variants(o *options) ([]variant, error) {
 		}
 	}
 	known := []variant{{"user space", "fast_path: off"}, {"fast path", "fast_path: required"}}
-	if _, err := l.configure(o.daemon, newWay(0), known[0].yaml); err != nil { // a daemon without this key
+	if _, err := l.configure(o.daemon, newWay(0), mapped(newWay(0))+known[0].yaml); err != nil { // a daemon without this key
 		known = []variant{{"user space", ""}}
 	}
 	return append(known, o.variants...), nil
@@ -184,7 +189,7 @@ func (l *lab) variants(o *options) ([]variant, error) {
 // configure writes a configuration and has the daemon check it.
 func (l *lab) configure(program string, w way, yaml string) (file string, err error) {
 	config := fmt.Sprintf("prefix: %s\naddresses: {ipv4: %s, ipv6: \"2001:db8:1::1\"}\nuplink: s4\n"+
-		"mappings:\n  - {ipv6: \"%s\", ipv4: %s}\napi: {socket: %[5]s/natless.sock}\nregistry: {path: %[5]s/registry.db}\nlog: {level: warn}\n%[6]s\n", w.prefix, w.own4(), workload6, w.ipv4, l.files, yaml)
+		"api: {socket: %[3]s/natless.sock}\nregistry: {path: %[3]s/registry.db}\nlog: {level: warn}\n%[4]s\n", w.prefix, w.own4(), l.files, yaml)
 	file = filepath.Join(l.files, "natless.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return "", err

@@ -35,6 +35,7 @@ type options struct {
 	from    string
 	against string
 	daemon  string
+	places  []string // where natless is measured besides
 	io      []string // ways to read and write of bare dataplanes; nil: the daemon
 	peers   peerFlag
 	// variants of the daemon's configuration that are measured beside it
@@ -118,14 +119,16 @@ func parse() (o options, err error) {
 		"measured, must make its device and routes itself and take them back on SIGTERM, and finds $PREFIX\n"+
 		"(IPv6, /96), $IPV6 and $IPV4 (the workload's addresses)")
 	flag.Var(&o.variants, "variant", "NAME=YAML of configuration keys with which the daemon is measured too")
+	where := flag.String("places", "", "where natless is measured besides, by both paths: "+strings.Join(knownPlaces(), ", "))
 	io := flag.String("io", "", "ways to read and write (plain,io_uring, with :N for N queues): a bare dataplane for each is measured\n"+
 		"instead of the daemon, the first as natless")
 	skip := flag.String("skip", "", "contenders to leave out, by the names in the table, with commas between them")
 	flag.Parse()
 	o.skip = map[string]bool{}
-	for _, name := range strings.Split(*skip, ",") {
+	for _, name := range named(*skip) {
 		o.skip[name] = true
 	}
+	o.places = named(*where)
 	if *io != "" {
 		o.io = strings.Split(*io, ",")
 	}
