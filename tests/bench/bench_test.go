@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/natless/natless/tests/daemon"
 	"github.com/natless/natless/tests/netns"
 )
 
@@ -26,7 +27,9 @@ func TestMain(m *testing.M) {
 			exit(role(os.Args[2:]))
 		}
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	daemon.Remove()
+	os.Exit(status)
 }
 
 // One short round measures every figure of the kernel and of a bare dataplane.
@@ -70,7 +73,8 @@ func TestPlaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := options{only: "rtt", places: knownPlaces(), skip: map[string]bool{"tayga": true, tunLoop: true, "natless": true, "natless fast path": true}}
+	o := options{daemon: filepath.Join(daemon.Build(t), "natlessd"), only: "rtt", places: knownPlaces(), skip: map[string]bool{"tayga": true, tunLoop: true, "natless": true,
+		"natless fast path": true}}
 	contenders, err := l.contenders(o)
 	if err != nil {
 		t.Fatal(err)
