@@ -241,3 +241,85 @@ func BenchmarkEdge(b *testing.B) {
 		})
 	}
 }
+
+// TestEdgeShares: of an address that the host was lent in parts, each port has its own
+// address on the fabric, both ways: of a block of one port, and at the borders of two halves.
+// What is for another workload of the host comes to the daemon.
+func TestEdgeShares(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	worlds := generate.EdgeWorlds()
+	w := worlds[slices.IndexFunc(worlds, func(w generate.World) bool { return w.Name == "edge-shares" })]
+	j := newPair(t, r, w, loaded(t)).judge()
+	for _, c := range []struct {
+		workload string
+		port     uint16
+		block    string // by which it is reached; "": by none
+	}{
+		{"2001:db8:5::2", 80, "2001:db8:e::7"},
+		{"2001:db8:5::2", 81, ""}, // nobody's
+		{"2001:db8:5::2", 2048, "2001:db8:e:7::"},
+		{"2001:db8:5::2", 2049, ""}, // its own, and in no block
+		{"2001:db8:5::2", 8080, "2001:db8:e::9"},
+		{"2001:db8:5::1", 1024, "2001:db8:e::8"},
+		{"2001:db8:5::1", 2047, "2001:db8:e::8"},
+		{"2001:db8:5::3", 4096, "2001:db8:e::9"},
+		{"2001:db8:5::3", 4099, "2001:db8:e::9"},
+		{"2001:db8:5::3", 4100, ""},
+		{"2001:db8:5:1::", 5999, "2001:db8:e::9"},
+		{"2001:db8:5::6", 0, "2001:db8:e::a"},
+		{"2001:db8:5::5", 80, "2001:db8:e::a"},
+		{"2001:db8:5::4", 32767, "2001:db8:e::a"},
+		{"2001:db8:5::4", 32768, "2001:db8:e::b"},
+		{"2001:db8:5::4", 65535, "2001:db8:e::b"},
+	} {
+		sent := shareOut(w, c.workload, c.port, netip.MustParseAddr("192.0.2.2"), 53)
+		j.want(t, sent, c.block != "", c.workload+" sends", 8, c.block)
+		for _, m := range w.Edge.Blocks {
+			if m.Ports.IsZero() {
+				continue
+			}
+			got := fabricPacket(w, 20)
+			copy(got[24:], m.IPv6.Addr().AsSlice())
+			binary.BigEndian.PutUint16(got[42:], c.port)
+			if e := j.owner(mapping.Addr4From(m.IPv4.Addr()), 17, got[40:]); e != nil && e.IPv6().Addr().String() == c.workload {
+				j.want(t, got, true, "by "+m.IPv6.String(), 24, c.workload)
+			}
+		}
+	}
+	hairpin := shareOut(w, "2001:db8:5::1", 1500, netip.MustParseAddr("198.51.100.7"), 80)
+	j.want(t, hairpin, false, "one workload to another of its address", 0, "")
+}
+
+// shareOut is a datagram of a workload to a host behind the prefix.
+func shareOut(w generate.World, from string, port uint16, to netip.Addr, dst uint16) []byte {
+	b := udp6(20)
+	copy(b[8:], netip.MustParseAddr(from).AsSlice())
+	copy(b[24:], reference.Embed(w.Prefix, to).AsSlice())
+	binary.BigEndian.PutUint16(b[40:], port)
+	binary.BigEndian.PutUint16(b[42:], dst)
+	return b
+}
+
+// want wants the program to translate a packet, as the translator does, so that an address
+// stands at a place; or to pass it on.
+func (j *judge) want(t *testing.T, in []byte, translated bool, what string, at int, address string) {
+	t.Helper()
+	j.rig.Do(func() {
+		o, err := j.check(reference.Packet{Bytes: in}, 0)
+		port := binary.BigEndian.Uint16(in[40:])
+		if err != nil || o.translated != translated {
+			t.Errorf("%s, port %d: %+v, %v", what, port, o, err)
+			return
+		}
+		if !translated {
+			return
+		}
+		p := &translator.Packet{Buf: j.buffer, Start: translator.Headroom}
+		p.End = p.Start + copy(j.buffer[p.Start:], in)
+		j.translate(p)
+		if got, want := netip.AddrFrom16([16]byte(p.Bytes()[at:at+16])), netip.MustParseAddr(address); got != want {
+			t.Errorf("%s, port %d: address %v, want %v", what, port, got, want)
+		}
+	})
+}
