@@ -77,7 +77,7 @@ func (m MAP) has(p netip.Prefix) bool {
 }
 
 func (v validator) mapRules() {
-	v.check(len(v.MAP.Rules) <= mapt.Most, "map.rules", "%d are more than %d: packets are held against one after the other", len(v.MAP.Rules), mapt.Most)
+	v.check(len(v.MAP.Rules) <= mapt.Most, "map.rules", "%d are more than %d: the fast path holds packets against one after the other", len(v.MAP.Rules), mapt.Most)
 	v.check(len(v.MAP.Rules) == 0 || v.Prefix.IsValid(), "map.rules", "a border relay needs a prefix: it is the CEs' default mapping rule (RFC 7599 5.1)")
 	for i, r := range v.MAP.Rules {
 		key := "map.rules[" + strconv.Itoa(i) + "]"
