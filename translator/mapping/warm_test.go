@@ -31,7 +31,8 @@ func TestWarm(t *testing.T) {
 			look(largest(table.levels6), hash6(v6), table.Lookup6(v6))
 			look(largest(table.levels4), hash4(v4), table.Lookup4(v4))
 		}
-		if second > 2*len(list)*2/5 {
+		// A quarter of them in the median of 250 seeds, and 58 of 100 with the worst.
+		if second > 2*len(list)*3/4 {
 			t.Errorf("%d of %d stand in their second line", second, 2*len(list))
 		}
 	}
