@@ -4,6 +4,7 @@
 package endtoend
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -208,6 +209,18 @@ func TestFleet(t *testing.T) {
 		!strings.Contains(got, "ns/1") {
 		t.Errorf("whois: %s", got)
 	}
+	var found struct {
+		Host    string
+		Held    bool
+		Answers []struct {
+			Host  string
+			Owner api.Owner
+		}
+	}
+	if got := f.says("whois", w.Address.String()+":443", "--ask", by, "-o", "json"); json.Unmarshal([]byte(got), &found) != nil || found.Host != "one" ||
+		!found.Held || len(found.Answers) != 1 || found.Answers[0].Host != "one" || found.Answers[0].Owner.Name != "ns/1" {
+		t.Errorf("whois -o json: %s", got)
+	}
 	then := time.Now().UTC().Format(time.RFC3339Nano)
 
 	etcd.server.Close() // and all that writes is killed
@@ -245,7 +258,13 @@ func TestFleet(t *testing.T) {
 	if got := f.says("whois", w.Address.String()+":443", "--ask", by, "--at", then); !strings.Contains(got, "host one:") || !strings.Contains(got, "ns/1") {
 		t.Errorf("whois of the past: %s", got)
 	}
-	if got := f.says("status"); !strings.Contains(got, "two   1     1     0       0      borrows") {
+	if got := f.says("status"); !strings.Contains(got, "two      1     1       0         1      0  -       borrows") {
 		t.Errorf("status:\n%s", got)
+	}
+	for words, want := range map[string]string{"pools": "lent       8     1     7", "blocks --host two": "Lent", "headroom": "two   lent         1",
+		"hosts one": "drained", "blocks --host one": "no block is like that", "events": "Normal"} {
+		if got := f.says(strings.Fields(words)...); !strings.Contains(got, want) {
+			t.Errorf("%s: no %q in\n%s", words, want, got)
+		}
 	}
 }
