@@ -285,7 +285,7 @@ func (n *topology) seenRules(t *testing.T) {
 		}
 	}
 	out, err := exec.Command(filepath.Join(daemon.Build(t), "natless"), "whois", ceShared+":200", "--socket", n.daemon.Socket).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "nobody has") {
+	if err == nil || !strings.Contains(string(out), "nobody has") || !strings.Contains(string(out), "whose port 200 belongs to nobody, by the rule") {
 		t.Errorf("a port that no CE has: %v\n%s", err, out)
 	}
 }

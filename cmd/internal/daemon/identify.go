@@ -34,6 +34,9 @@ func (d *Daemon) identify(c *config.Config, a netip.Addr, port int) (owners []ap
 			return owners, fmt.Sprintf("it is in pool %s", p.Name)
 		}
 	}
+	if why := d.mapRules().Describe(a, uint16(max(port, 0))); why != "" && len(owners) == 0 {
+		return owners, "it is " + why
+	}
 	for _, p := range c.Relay.IPv4 {
 		if p.Contains(a) {
 			return owners, fmt.Sprintf("it is in %v (relay.ipv4), and in no block that this relay was told of", p)
