@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -339,5 +342,57 @@ func TestForbidden(t *testing.T) {
 	flags[3] = other.file("authority.pem")
 	if _, status, said := run(t.Context(), append([]string{"hosts", "--timeout", "2s"}, flags...)...); status != cli.Failed || !strings.Contains(said, "x509: ") {
 		t.Errorf("another authority: status %d, %s", status, said)
+	}
+}
+
+// counting is a store that says how it is asked.
+type counting struct {
+	fleet.Store
+	gets, lists atomic.Int64
+}
+
+func (c *counting) Get(ctx context.Context, k fleet.Kind, name string) (fleet.Object, error) {
+	c.gets.Add(1)
+	return c.Store.Get(ctx, k, name)
+}
+
+func (c *counting) List(ctx context.Context, k fleet.Kind) ([]fleet.Object, uint64, error) {
+	c.lists.Add(1)
+	return c.Store.List(ctx, k)
+}
+
+// TestManyHosts: of more than a page of hosts all are listed, the status is one for people, and
+// whose an address is costs a few reads, however many hosts and blocks there are.
+func TestManyHosts(t *testing.T) {
+	const hosts = 2500
+	p := ofEtcd(t)
+	var all sync.WaitGroup
+	for w := range 16 {
+		all.Go(func() {
+			for i := w; i < hosts; i += 16 {
+				h := fleet.Host{Name: fmt.Sprintf("host-%04d", i), Spec: fleet.HostSpec{Fabric: fmt.Sprintf("2001:db8:0:%x::/96", i), Epoch: 1}}
+				ipv4 := fmt.Sprintf("10.64.%d.%d/32", i/256, i%256)
+				_, err := fleet.Create(t.Context(), p.s, fleet.Hosts, h)
+				_, err2 := fleet.Create(t.Context(), p.s, fleet.Blocks, fleet.Block{Name: fleet.NameOf(ipv4), Spec: fleet.BlockSpec{Pool: "lent", IPv4: ipv4, Host: h.Name,
+					Lease: 1, State: fleet.Lent, IPv6: fmt.Sprintf("2001:db8:0:%x::a40:%x/128", i, i)}})
+				if err := errors.Join(err, err2); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	for words, lines := range map[string]int{"hosts": hosts + 1, "blocks": hosts + 1, "status": 1 + 1 + 1 + most + 1, "blocks --host host-2499": 2} {
+		if out, status, said := p.run(strings.Fields(words)...); strings.Count(out, "\n") != lines || status != 0 {
+			t.Errorf("%s: %d lines, want %d; status %d, %s", words, strings.Count(out, "\n"), lines, status, said)
+		}
+	}
+	for _, a := range []string{"10.64.9.195", "2001:db8:0:9c3::a40:9c3"} {
+		c := &counting{Store: p.s}
+		is, err := locate(t.Context(), c, netip.MustParseAddr(a))
+		if err != nil || is.Host != "host-2499" || is.Address.String() != "10.64.9.195" || c.lists.Load() > 0 || c.gets.Load() > 20 {
+			t.Errorf("%s: %+v, %v, by %d reads and %d lists", a, is, err, c.gets.Load(), c.lists.Load())
+		}
 	}
 }
