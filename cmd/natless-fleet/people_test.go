@@ -338,6 +338,13 @@ func TestForbidden(t *testing.T) {
 		!strings.Contains(said, "needs a role for /natless") {
 		t.Errorf("an agent's certificate: status %d, %s", status, said)
 	}
+	t.Run("Kubernetes", func(t *testing.T) {
+		c := apiserver.Serve(t)
+		if _, status, said := run(t.Context(), "hosts", "--kubeconfig", apiserver.Kubeconfig(t, c, "one")); status != cli.Failed ||
+			!strings.Contains(said, `User "natless-host-one" cannot list resource "natlesshosts"`) {
+			t.Errorf("an agent's token: status %d, %s", status, said)
+		}
+	})
 	other := newAuthority(t)
 	flags[3] = other.file("authority.pem")
 	if _, status, said := run(t.Context(), append([]string{"hosts", "--timeout", "2s"}, flags...)...); status != cli.Failed || !strings.Contains(said, "x509: ") {
@@ -364,8 +371,12 @@ func (c *counting) List(ctx context.Context, k fleet.Kind) ([]fleet.Object, uint
 // TestManyHosts: of more than a page of hosts all are listed, the status is one for people, and
 // whose an address is costs a few reads, however many hosts and blocks there are.
 func TestManyHosts(t *testing.T) {
+	t.Run("etcd", func(t *testing.T) { ofEtcd(t).many(t) })
+	t.Run("Kubernetes", func(t *testing.T) { ofKubernetes(t).many(t) })
+}
+
+func (p people) many(t *testing.T) {
 	const hosts = 2500
-	p := ofEtcd(t)
 	var all sync.WaitGroup
 	for w := range 16 {
 		all.Go(func() {
@@ -384,9 +395,11 @@ func TestManyHosts(t *testing.T) {
 	}
 	all.Wait()
 	for words, lines := range map[string]int{"hosts": hosts + 1, "blocks": hosts + 1, "status": 1 + 1 + 1 + most + 1, "blocks --host host-2499": 2} {
+		began := time.Now()
 		if out, status, said := p.run(strings.Fields(words)...); strings.Count(out, "\n") != lines || status != 0 {
 			t.Errorf("%s: %d lines, want %d; status %d, %s", words, strings.Count(out, "\n"), lines, status, said)
 		}
+		t.Logf("%s: %v", words, time.Since(began).Round(time.Millisecond))
 	}
 	for _, a := range []string{"10.64.9.195", "2001:db8:0:9c3::a40:9c3"} {
 		c := &counting{Store: p.s}

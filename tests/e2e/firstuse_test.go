@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -354,10 +355,19 @@ func (n *topology) metric(t *testing.T, name string) (value string) {
 	return value
 }
 
-// refusedSoon says that a source that gets nothing hears of it (ICMPv6 1/5), as soon as there is
-// a budget for errors.
-func (n *topology) refusedSoon(t *testing.T, c *net.UDPConn) {
+// refusedSoon says that one of the sources that have nothing hears of it (ICMPv6 1/5), as soon
+// as there is a budget for errors.
+func (n *topology) refusedSoon(t *testing.T, senders []*net.UDPConn) {
 	t.Helper()
+	has := map[netip.Addr]bool{}
+	for _, w := range n.given(t) {
+		has[w.Request.IPv6[0]] = true
+	}
+	i := slices.IndexFunc(senders, func(c *net.UDPConn) bool { return !has[c.LocalAddr().(*net.UDPAddr).AddrPort().Addr()] })
+	if i < 0 {
+		t.Fatal("all have something")
+	}
+	c := senders[i]
 	within(t, 20*time.Second, "who gets nothing to hear of it", func() bool {
 		say(c, "nothing")
 		c.SetReadDeadline(time.Now().Add(time.Second))
@@ -400,7 +410,7 @@ func TestFirstUseFull(t *testing.T) {
 			t.Errorf("half of the pool is for who is announced, and number %d: %v", i, err)
 		}
 	}
-	n.refusedSoon(t, senders[11])
+	n.refusedSoon(t, senders)
 	within(t, 30*time.Second, "the reason to be that the pool is full", func() bool {
 		for _, c := range senders {
 			say(c, "hello")
@@ -441,5 +451,5 @@ func TestFirstUseFull(t *testing.T) {
 	if _, err := n.daemon.Client().Put(t.Context(), api.Key{ContainerID: "his", Interface: "eth0"}, api.Request{IPv6: his.Request.IPv6, Pool: "whole"}); err != nil {
 		t.Errorf("who is announced takes over what he has by first use: %v", err)
 	}
-	n.refusedSoon(t, senders[11])
+	n.refusedSoon(t, senders)
 }
