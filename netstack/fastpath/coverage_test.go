@@ -140,6 +140,7 @@ func TestBranches(t *testing.T) {
 	b.links()
 	b.summed()
 	frontWays(t, r, f)
+	partWays(t, r, f)
 	hostWays(t, r, f)
 	fabricWays(t, r, f)
 	edgeWays(t, r, f)

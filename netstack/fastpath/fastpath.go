@@ -24,7 +24,7 @@ import (
 
 // Layout is the version of what lies in the maps: pinned maps of another one
 // must be replaced, not adopted.
-const Layout = 11
+const Layout = 12
 
 // FastPath is the four programs and their maps, and perhaps the one for XDP. Until Replace has filled the
 // maps, the programs pass everything on. It is safe for concurrent use.
@@ -48,6 +48,7 @@ type FastPath struct {
 	mu            sync.Mutex
 	generation           // what the programs see; its tables are nil before the first Replace
 	divertedUntil uint64 // as in a programConfig
+	assuring      assuring
 
 	beside sync.Mutex  // comes after mu; guards what follows, and who changes which generation is in use
 	placed *Plan       // whose maps stand where the next generation's are to be; nil: none's
@@ -221,6 +222,7 @@ func (f *FastPath) begun(spec *ebpf.CollectionSpec) (*FastPath, error) {
 func (f *FastPath) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.assuring.close()
 	f.reading.end()
 	f.inner.close()
 	f.itemising.close(f.maps.Flows)
@@ -291,9 +293,9 @@ func (f *FastPath) Policer() map[string]*ebpf.Map {
 
 func (m *programMaps) byName() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
-		programMapActive: m.Active, programMapBlocks: m.Blocks, programMapBy4: m.By4, programMapBy6: m.By6,
+		programMapActive: m.Active, programMapAssurance: m.Assurance, programMapBlocks: m.Blocks, programMapBy4: m.By4, programMapBy6: m.By6,
 		programMapConfigs: m.Configs, programMapCounters: m.Counters, programMapDrawn: m.Drawn, programMapFlows: m.Flows, programMapSheets: m.Sheets,
 		programMapInside: m.Inside, programMapPolicy: m.Policy,
-		programMapNear: m.Near, programMapPorts: m.Ports, programMapReasons: m.Reasons, programMapRuled: m.Ruled,
+		programMapNear: m.Near, programMapParts4: m.Parts4, programMapParts6: m.Parts6, programMapPorts: m.Ports, programMapReasons: m.Reasons, programMapRuled: m.Ruled,
 	}
 }

@@ -13,6 +13,29 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type programChoice struct {
+	_    structs.HostLayout
+	Flow uint32
+	At   uint16
+	Word uint16
+}
+
+type programClassWay struct {
+	_      structs.HostLayout
+	Class  uint64
+	How    uint64
+	Answer struct {
+		_       structs.HostLayout
+		Tick    uint64
+		Gateway [4]uint32
+		Ifindex uint32
+		Longest uint32
+		Family  uint32
+		Ether   struct{ _ structs.HostLayout }
+		_       [4]byte
+	}
+}
+
 type programConfig struct {
 	_            structs.HostLayout
 	Flags        uint32
@@ -231,6 +254,18 @@ type programLine struct {
 	Word [16]uint32
 }
 
+type programPart4 struct {
+	_      structs.HostLayout
+	Length uint32
+	V4     uint32
+}
+
+type programPart6 struct {
+	_      structs.HostLayout
+	Length uint32
+	Word   [4]uint32
+}
+
 type programReason uint32
 
 const (
@@ -314,15 +349,18 @@ type programTraffic struct {
 }
 
 type programWay struct {
-	_       structs.HostLayout
-	Asked   [6]uint64
-	Tick    uint64
-	Gateway [4]uint32
-	Ifindex uint32
-	Longest uint32
-	Family  uint32
-	Ether   struct{ _ structs.HostLayout }
-	_       [4]byte
+	_      structs.HostLayout
+	Asked  [6]uint64
+	Answer struct {
+		_       structs.HostLayout
+		Tick    uint64
+		Gateway [4]uint32
+		Ifindex uint32
+		Longest uint32
+		Family  uint32
+		Ether   struct{ _ structs.HostLayout }
+		_       [4]byte
+	}
 }
 
 // Names of all BPF objects in the ELF.
@@ -330,10 +368,13 @@ type programWay struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	programMapActive      = "active"
+	programMapAssurance   = "assurance"
 	programMapBlocks      = "blocks"
 	programMapBy4         = "by4"
 	programMapBy6         = "by6"
 	programMapCapping     = "capping"
+	programMapChosen      = "chosen"
+	programMapCommon      = "common"
 	programMapConfigs     = "configs"
 	programMapCounters    = "counters"
 	programMapDrawn       = "drawn"
@@ -341,6 +382,8 @@ const (
 	programMapInside      = "inside"
 	programMapLimits      = "limits"
 	programMapNear        = "near"
+	programMapParts4      = "parts4"
+	programMapParts6      = "parts6"
 	programMapPolicy      = "policy"
 	programMapPorts       = "ports"
 	programMapReasons     = "reasons"
@@ -425,10 +468,13 @@ type programProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type programMapSpecs struct {
 	Active    *ebpf.MapSpec `ebpf:"active"`
+	Assurance *ebpf.MapSpec `ebpf:"assurance"`
 	Blocks    *ebpf.MapSpec `ebpf:"blocks"`
 	By4       *ebpf.MapSpec `ebpf:"by4"`
 	By6       *ebpf.MapSpec `ebpf:"by6"`
 	Capping   *ebpf.MapSpec `ebpf:"capping"`
+	Chosen    *ebpf.MapSpec `ebpf:"chosen"`
+	Common    *ebpf.MapSpec `ebpf:"common"`
 	Configs   *ebpf.MapSpec `ebpf:"configs"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Drawn     *ebpf.MapSpec `ebpf:"drawn"`
@@ -436,6 +482,8 @@ type programMapSpecs struct {
 	Inside    *ebpf.MapSpec `ebpf:"inside"`
 	Limits    *ebpf.MapSpec `ebpf:"limits"`
 	Near      *ebpf.MapSpec `ebpf:"near"`
+	Parts4    *ebpf.MapSpec `ebpf:"parts4"`
+	Parts6    *ebpf.MapSpec `ebpf:"parts6"`
 	Policy    *ebpf.MapSpec `ebpf:"policy"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
 	Reasons   *ebpf.MapSpec `ebpf:"reasons"`
@@ -490,10 +538,13 @@ func (o *programObjects) Close() error {
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programMaps struct {
 	Active    *ebpf.Map `ebpf:"active"`
+	Assurance *ebpf.Map `ebpf:"assurance"`
 	Blocks    *ebpf.Map `ebpf:"blocks"`
 	By4       *ebpf.Map `ebpf:"by4"`
 	By6       *ebpf.Map `ebpf:"by6"`
 	Capping   *ebpf.Map `ebpf:"capping"`
+	Chosen    *ebpf.Map `ebpf:"chosen"`
+	Common    *ebpf.Map `ebpf:"common"`
 	Configs   *ebpf.Map `ebpf:"configs"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Drawn     *ebpf.Map `ebpf:"drawn"`
@@ -501,6 +552,8 @@ type programMaps struct {
 	Inside    *ebpf.Map `ebpf:"inside"`
 	Limits    *ebpf.Map `ebpf:"limits"`
 	Near      *ebpf.Map `ebpf:"near"`
+	Parts4    *ebpf.Map `ebpf:"parts4"`
+	Parts6    *ebpf.Map `ebpf:"parts6"`
 	Policy    *ebpf.Map `ebpf:"policy"`
 	Ports     *ebpf.Map `ebpf:"ports"`
 	Reasons   *ebpf.Map `ebpf:"reasons"`
@@ -515,10 +568,13 @@ type programMaps struct {
 func (m *programMaps) Close() error {
 	return _ProgramClose(
 		m.Active,
+		m.Assurance,
 		m.Blocks,
 		m.By4,
 		m.By6,
 		m.Capping,
+		m.Chosen,
+		m.Common,
 		m.Configs,
 		m.Counters,
 		m.Drawn,
@@ -526,6 +582,8 @@ func (m *programMaps) Close() error {
 		m.Inside,
 		m.Limits,
 		m.Near,
+		m.Parts4,
+		m.Parts6,
 		m.Policy,
 		m.Ports,
 		m.Reasons,

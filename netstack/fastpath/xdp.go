@@ -6,12 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
-	"time"
 
 	"github.com/cilium/ebpf"
-
-	"github.com/natless/natless/netstack/flows"
 )
 
 // XDP is the program in front of traffic control, and the maps that only it has. It goes
@@ -21,17 +17,16 @@ type XDP struct {
 	Program *ebpf.Program
 	// Err says why the kernel does not take it. The others go on by themselves.
 	Err  error
-	mu   sync.Mutex // held by who assures, and by who closes
 	maps xdpOwn
 }
 
 // xdpOwn are the maps that are no other program's.
-type xdpOwn struct{ links, taken, assurance *ebpf.Map }
+type xdpOwn struct{ links, taken *ebpf.Map }
 
 // What the program and its maps are pinned as.
 const xdpProgramName = "program_xdp"
 
-var xdpPins = []string{xdpProgramName, xdpMapLinks, xdpMapTaken, xdpMapAssurance}
+var xdpPins = []string{xdpProgramName, xdpMapLinks, xdpMapTaken}
 
 // InFront has a program in front of traffic control, too.
 func InFront() Option { return func(f *FastPath) { f.XDP = &XDP{} } }
@@ -90,35 +85,6 @@ func (x *XDP) SetLinks(all map[int]Link) error {
 		return fmt.Errorf("interfaces of XDP: %w", err)
 	}
 	return nil
-}
-
-// Assure says for how long from now somebody sees to what Host.Alone says; 0: nobody does.
-// As long, not each packet is asked about.
-func (x *XDP) Assure(during time.Duration) error {
-	if x == nil || x.Err != nil {
-		return nil
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.maps.assurance == nil {
-		return nil
-	}
-	var until uint64
-	if during > 0 {
-		until = uint64(flows.Now() + int64(during))
-	}
-	if err := x.maps.assurance.Put(uint32(0), until); err != nil {
-		return fmt.Errorf("assurance of XDP: %w", err)
-	}
-	return nil
-}
-
-// Assured says that somebody does.
-func (x *XDP) Assured() bool {
-	var until uint64
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.maps.assurance != nil && x.maps.assurance.Lookup(uint32(0), &until) == nil && until > uint64(flows.Now())
 }
 
 // XDPReason is a Reason, or one that only XDP has to pass a packet on.
@@ -194,12 +160,11 @@ func (x *XDP) loadSpec(f *FastPath, spec *ebpf.CollectionSpec, more map[string]*
 		Program *ebpf.Program `ebpf:"xdp"`
 		Links   *ebpf.Map     `ebpf:"links"`
 		Taken   *ebpf.Map     `ebpf:"taken"`
-		Assured *ebpf.Map     `ebpf:"assurance"`
 	}
 	if err := spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
 		return fmt.Errorf("load XDP: %w", err)
 	}
-	x.Program, x.maps = objects.Program, xdpOwn{objects.Links, objects.Taken, objects.Assured}
+	x.Program, x.maps = objects.Program, xdpOwn{objects.Links, objects.Taken}
 	return nil
 }
 
@@ -224,7 +189,7 @@ func (x *XDP) reuse(dir string) (err error) {
 }
 
 func (x *XDP) byName() map[string]**ebpf.Map {
-	return map[string]**ebpf.Map{xdpMapLinks: &x.maps.links, xdpMapTaken: &x.maps.taken, xdpMapAssurance: &x.maps.assurance}
+	return map[string]**ebpf.Map{xdpMapLinks: &x.maps.links, xdpMapTaken: &x.maps.taken}
 }
 
 func (x *XDP) pin(dir string) error {
@@ -244,8 +209,6 @@ func (x *XDP) close() error {
 	if x == nil {
 		return nil
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
 	var errs []error
 	if x.Program != nil {
 		errs = append(errs, x.Program.Close())

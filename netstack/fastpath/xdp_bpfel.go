@@ -13,6 +13,31 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type xdpChoice struct {
+	_    structs.HostLayout
+	Flow uint32
+	At   uint16
+	Word uint16
+}
+
+type xdpClassWay struct {
+	_      structs.HostLayout
+	Class  uint64
+	How    uint64
+	Answer struct {
+		_       structs.HostLayout
+		Tick    uint64
+		Gateway [4]uint32
+		Ifindex uint32
+		Longest uint32
+		Family  uint32
+		Ether   struct {
+			_    structs.HostLayout
+			Word [3]uint32
+		}
+	}
+}
+
 type xdpConfig struct {
 	_            structs.HostLayout
 	Flags        uint32
@@ -150,6 +175,18 @@ type xdpLink struct {
 	Flags uint16
 }
 
+type xdpPart4 struct {
+	_      structs.HostLayout
+	Length uint32
+	V4     uint32
+}
+
+type xdpPart6 struct {
+	_      structs.HostLayout
+	Length uint32
+	Word   [4]uint32
+}
+
 type xdpReceiver struct {
 	_      structs.HostLayout
 	Length uint32
@@ -214,16 +251,19 @@ type xdpTraffic struct {
 }
 
 type xdpWay struct {
-	_       structs.HostLayout
-	Asked   [6]uint64
-	Tick    uint64
-	Gateway [4]uint32
-	Ifindex uint32
-	Longest uint32
-	Family  uint32
-	Ether   struct {
-		_    structs.HostLayout
-		Word [3]uint32
+	_      structs.HostLayout
+	Asked  [6]uint64
+	Answer struct {
+		_       structs.HostLayout
+		Tick    uint64
+		Gateway [4]uint32
+		Ifindex uint32
+		Longest uint32
+		Family  uint32
+		Ether   struct {
+			_    structs.HostLayout
+			Word [3]uint32
+		}
 	}
 }
 
@@ -246,6 +286,8 @@ const (
 	xdpMapBy4         = "by4"
 	xdpMapBy6         = "by6"
 	xdpMapCapping     = "capping"
+	xdpMapChosen      = "chosen"
+	xdpMapCommon      = "common"
 	xdpMapConfigs     = "configs"
 	xdpMapCounters    = "counters"
 	xdpMapDrawn       = "drawn"
@@ -254,6 +296,8 @@ const (
 	xdpMapLimits      = "limits"
 	xdpMapLinks       = "links"
 	xdpMapNear        = "near"
+	xdpMapParts4      = "parts4"
+	xdpMapParts6      = "parts6"
 	xdpMapPolicy      = "policy"
 	xdpMapPorts       = "ports"
 	xdpMapReasons     = "reasons"
@@ -340,6 +384,8 @@ type xdpMapSpecs struct {
 	By4       *ebpf.MapSpec `ebpf:"by4"`
 	By6       *ebpf.MapSpec `ebpf:"by6"`
 	Capping   *ebpf.MapSpec `ebpf:"capping"`
+	Chosen    *ebpf.MapSpec `ebpf:"chosen"`
+	Common    *ebpf.MapSpec `ebpf:"common"`
 	Configs   *ebpf.MapSpec `ebpf:"configs"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Drawn     *ebpf.MapSpec `ebpf:"drawn"`
@@ -348,6 +394,8 @@ type xdpMapSpecs struct {
 	Limits    *ebpf.MapSpec `ebpf:"limits"`
 	Links     *ebpf.MapSpec `ebpf:"links"`
 	Near      *ebpf.MapSpec `ebpf:"near"`
+	Parts4    *ebpf.MapSpec `ebpf:"parts4"`
+	Parts6    *ebpf.MapSpec `ebpf:"parts6"`
 	Policy    *ebpf.MapSpec `ebpf:"policy"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
 	Reasons   *ebpf.MapSpec `ebpf:"reasons"`
@@ -410,6 +458,8 @@ type xdpMaps struct {
 	By4       *ebpf.Map `ebpf:"by4"`
 	By6       *ebpf.Map `ebpf:"by6"`
 	Capping   *ebpf.Map `ebpf:"capping"`
+	Chosen    *ebpf.Map `ebpf:"chosen"`
+	Common    *ebpf.Map `ebpf:"common"`
 	Configs   *ebpf.Map `ebpf:"configs"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Drawn     *ebpf.Map `ebpf:"drawn"`
@@ -418,6 +468,8 @@ type xdpMaps struct {
 	Limits    *ebpf.Map `ebpf:"limits"`
 	Links     *ebpf.Map `ebpf:"links"`
 	Near      *ebpf.Map `ebpf:"near"`
+	Parts4    *ebpf.Map `ebpf:"parts4"`
+	Parts6    *ebpf.Map `ebpf:"parts6"`
 	Policy    *ebpf.Map `ebpf:"policy"`
 	Ports     *ebpf.Map `ebpf:"ports"`
 	Reasons   *ebpf.Map `ebpf:"reasons"`
@@ -438,6 +490,8 @@ func (m *xdpMaps) Close() error {
 		m.By4,
 		m.By6,
 		m.Capping,
+		m.Chosen,
+		m.Common,
 		m.Configs,
 		m.Counters,
 		m.Drawn,
@@ -446,6 +500,8 @@ func (m *xdpMaps) Close() error {
 		m.Limits,
 		m.Links,
 		m.Near,
+		m.Parts4,
+		m.Parts6,
 		m.Policy,
 		m.Ports,
 		m.Reasons,

@@ -208,21 +208,29 @@ func frontWays(t *testing.T, r *rig, f *FastPath) {
 	r.join(t, f)
 }
 
-// assuredWays has somebody see to prefix and mappings: nobody asks about a packet, but whether
-// the device and its routes are there, whether the interface forwards, and for sources.
-func assuredWays(t *testing.T, r *rig, f *FastPath) {
+// deviceRoutes are those to the translator's device.
+var deviceRoutes = ownRoutes + "; ip route add " + prefixed()[0].Config.IPv6.String() + " dev natless0; ip route add 64:ff9b::/96 dev natless0"
+
+// ownDevice makes the translator's device, until it is done with.
+func (r *rig) ownDevice(t *testing.T) (device int, done func()) {
 	t.Helper()
 	r.IP("tuntap add natless0 mode tun")
 	r.IP("link set natless0 up mtu 1500")
-	defer r.IP("link del natless0")
-	routes := ownRoutes + "; ip route add " + prefixed()[0].Config.IPv6.String() + " dev natless0; ip route add 64:ff9b::/96 dev natless0"
-	r.Run("bash", "-c", routes)
-	device := 0
+	r.Run("bash", "-c", deviceRoutes)
 	r.Do(func() {
 		if i, err := net.InterfaceByName("natless0"); err == nil {
 			device = i.Index
 		}
 	})
+	return device, func() { r.IP("link del natless0") }
+}
+
+// assuredWays has somebody see to prefix and mappings: nobody asks about a packet, but whether
+// the device and its routes are there, whether the interface forwards, and for sources.
+func assuredWays(t *testing.T, r *rig, f *FastPath) {
+	t.Helper()
+	device, done := r.ownDevice(t)
+	defer done()
 	j := newPair(t, r, prefixed()[0], f).judge()
 	front := j.front()
 	host := Host{Device: device, Via: r.work, Alone: true}
@@ -243,7 +251,7 @@ func assuredWays(t *testing.T, r *rig, f *FastPath) {
 			assured: true, six: true},
 		{name: "source is the host's own", do: "ip addr add 192.0.2.2/32 dev uplink", undo: "ip addr del 192.0.2.2/32 dev uplink", assured: true},
 		{name: "source is here, rp_filter=1", assured: true, six: true, four: true, strict: true},
-		{name: "the device lost its routes", do: "ip route flush dev natless0; ip -6 route flush dev natless0", undo: routes, assured: true, six: true, four: true},
+		{name: "the device lost its routes", do: "ip route flush dev natless0; ip -6 route flush dev natless0", undo: deviceRoutes, assured: true, six: true, four: true},
 	} {
 		h := host
 		h.Strict = c.strict
@@ -251,7 +259,7 @@ func assuredWays(t *testing.T, r *rig, f *FastPath) {
 		if c.assured {
 			during = time.Hour
 		}
-		if err := errors.Join(f.SetHost(h), f.XDP.Assure(during)); err != nil {
+		if err := errors.Join(f.SetHost(h), f.Assure(during)); err != nil {
 			t.Fatal(err)
 		}
 		if c.do != "" {
@@ -278,7 +286,7 @@ func assuredWays(t *testing.T, r *rig, f *FastPath) {
 			r.Run("bash", "-c", c.undo)
 		}
 	}
-	if err := errors.Join(f.SetHost(Host{}), f.XDP.Assure(0)); err != nil {
+	if err := errors.Join(f.SetHost(Host{}), f.Assure(0)); err != nil {
 		t.Fatal(err)
 	}
 }

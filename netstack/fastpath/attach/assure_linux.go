@@ -1,17 +1,26 @@
 package attach
 
-// Where nothing but natless has a way of its own in prefix and mappings, and the daemon is
-// there to see to it, XDP does not ask about each packet. The daemon hears of a change, and
-// takes its word back at once; it gives it again when it has looked.
+import (
+	"maps"
+	"time"
+)
 
-// assuredFor is how long a word is good for, which is renewed with each look for neighbours.
-const assuredFor = 3 * neighboursEvery
+// Where nothing but natless has a way of its own in prefix and mappings, and the daemon is
+// there to see to it, the programs do not ask about each packet, nor about each destination
+// that is led like others. The daemon hears of a change, and takes its word back at once; it
+// gives it again when it has looked.
+
+// assuredFor is how long a word is good for, which is renewed as often as it says.
+const (
+	assuredFor   = 3 * assuredEvery
+	assuredEvery = time.Second
+)
 
 // doubt takes the word back, as the kernel tells of a change.
 func (m *Manager) doubt() {
 	m.told.Add(1)
-	if err := m.path.XDP.Assure(0); err != nil {
-		m.config.Log.Warn("XDP may go by what was so until now", "error", err)
+	if err := m.path.Assure(0); err != nil {
+		m.config.Log.Warn("the fast path may go by what was so until now", "error", err)
 	}
 }
 
@@ -22,6 +31,9 @@ func (m *Manager) assure(told uint64, err error) {
 		return
 	}
 	m.looked = told
+	if err := m.path.Part(m.parts); err != nil {
+		m.config.Log.Warn("each destination is asked for", "error", err)
+	}
 	m.reassure()
 }
 
@@ -30,10 +42,18 @@ func (m *Manager) reassure() {
 	m.mu.Lock()
 	alone := m.ways.Alone && m.ways.Device != noDevice
 	m.mu.Unlock()
-	if !alone || m.told.Load() != m.looked || m.path.XDP.Assure(assuredFor) != nil {
+	if !alone || m.told.Load() != m.looked || m.path.Assure(assuredFor) != nil {
 		return
 	}
 	if m.told.Load() != m.looked { // meanwhile
-		_ = m.path.XDP.Assure(0)
+		_ = m.path.Assure(0)
 	}
+}
+
+// parted says that destinations are parted otherwise than the last look found, which the
+// kernel does not always tell of.
+func (m *Manager) parted() bool {
+	m.looking.Lock()
+	defer m.looking.Unlock()
+	return len(m.parts) > 0 && !maps.Equal(partsOf(m.listing), m.parts)
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	mdl "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -79,6 +80,8 @@ type Manager struct {
 
 	looking   sync.Mutex      // held by who surveys the host or writes tables, which takes long where there is much; it comes before mu
 	surveying *netlink.Handle // of who holds looking, as what follows
+	listing   *mdl.Conn
+	parts     fastpath.Parts // as the last look found them
 	survey    *survey.Survey
 	covered   covered
 	took      time.Duration // to look at the host
@@ -139,6 +142,9 @@ func (m *Manager) open() (err error) {
 		return fmt.Errorf("netlink: %w", err)
 	}
 	if m.surveying, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	if m.listing, err = mdl.Dial(unix.NETLINK_ROUTE, nil); err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
 	if m.store, err = openStore(m.config.Root, m.config.Device); err != nil {
@@ -235,6 +241,9 @@ func (m *Manager) release() {
 	if m.store != nil {
 		m.store.close()
 	}
+	if m.listing != nil {
+		m.listing.Close()
+	}
 	for _, h := range []*netlink.Handle{m.handle, m.surveying} {
 		if h != nil {
 			h.Close()
@@ -288,6 +297,8 @@ func (m *Manager) serve(ctx context.Context) error {
 	defer pace.Stop()
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
+	word := time.NewTicker(assuredEvery)
+	defer word.Stop()
 	var neighbours <-chan time.Time
 	if len(m.config.XDP) > 0 {
 		t := time.NewTicker(neighboursEvery)
@@ -303,10 +314,12 @@ func (m *Manager) serve(ctx context.Context) error {
 			continue
 		case <-neighbours:
 			m.keepNeighbours()
+			continue
+		case <-word.C:
 			m.reassure()
 			continue
 		case <-poll.C:
-			if !m.passedBy() {
+			if !m.passedBy() && !m.parted() {
 				continue
 			}
 		case <-pace.Due():

@@ -120,6 +120,10 @@ func (m *Manager) look(in inForce) (v *view, err error) {
 	}
 	v.ces = v.host.customers(in.translation.Rules)
 	v.ways = m.wayFinding(v, in)
+	m.parts = nil
+	if v.ways.Alone {
+		m.parts = partsOf(m.listing)
+	}
 	return v, nil
 }
 
@@ -168,7 +172,7 @@ func (m *Manager) setWays(ways fastpath.Host) error {
 		return nil
 	}
 	if !ways.Alone {
-		_ = m.path.XDP.Assure(0) // SetHost says so, too
+		_ = m.path.Assure(0) // SetHost says so, too
 	}
 	err := m.path.SetHost(ways)
 	if err == nil {

@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"encoding/binary"
 	"slices"
 	"strings"
 	"testing"
@@ -158,7 +159,7 @@ func TestXDPAssured(t *testing.T) {
 	r := frontRig(t)
 	r.config.Keep = true
 	m, stop := r.run(r.config)
-	assured := m.path.XDP.Assured
+	assured := m.path.Assured
 	r.until("nobody has another way", assured)
 	r.IP("route add blackhole 198.51.100.2")
 	r.until("somebody has", func() bool { return !assured() })
@@ -168,6 +169,7 @@ func TestXDPAssured(t *testing.T) {
 	r.until("a rule", func() bool { return !assured() })
 	r.IP("rule del iif w1 prohibit")
 	r.until("no rule", assured)
+	r.parted(m)
 	x, err := ebpf.LoadPinnedMap(m.store.path("assurance"), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -181,6 +183,35 @@ func TestXDPAssured(t *testing.T) {
 		var now unix.Timespec
 		return x.Lookup(uint32(0), &until) == nil && unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) == nil && until < uint64(now.Nano())
 	})
+}
+
+// parted: the programs are told how the host parts destinations, also by what the kernel tells
+// nobody of.
+func (r *rig) parted(m *Manager) {
+	r.t.Helper()
+	has := func(said bool) bool {
+		in, err := ebpf.LoadPinnedMap(m.store.path("parts4"), nil)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		defer in.Close()
+		var number uint32
+		return (in.Lookup(append(binary.NativeEndian.AppendUint32(nil, 32), 203, 0, 113, 9), &number) == nil && number != 0) == said
+	}
+	r.IP("route add 203.0.113.0/24 via 192.0.2.2 dev uplink onlink")
+	r.until("by a gateway", func() bool { return has(true) })
+	for _, value := range []string{"1", "0"} {
+		r.Run("sysctl", "-qw", "net.ipv4.ip_forward_use_pmtu="+value)
+		r.Do(func() {
+			if got := m.parted(); got != (value == "1") {
+				r.t.Errorf("ip_forward_use_pmtu=%s: %v", value, got)
+			}
+		})
+	}
+	r.IP("route add 203.0.113.9 via 192.0.2.2 dev uplink onlink tos 0x10")
+	r.until("by TOS", func() bool { return has(false) })
+	r.IP("route del 203.0.113.0/24")
+	r.IP("route del 203.0.113.9 tos 0x10")
 }
 
 // TestXDPRefused: where XDP cannot be, or packets would bypass something, it is said why,

@@ -106,7 +106,7 @@ static __always_inline int way_fabric(struct context *ctx, struct config *c, str
 
 	flow6(&f, p);
 	f.flowinfo |= be32(p->label);
-	why = ask_on(ctx, c, &f, by, length, c->flags & ALONE);
+	why = ask_on(ctx, c, p, &f, by, length, c->flags & ALONE);
 	if (why)
 		return why;
 	*to = f.ifindex;

@@ -130,8 +130,9 @@ static __always_inline int led4(struct context *ctx, struct config *c, struct pa
 	struct bpf_fib_lookup f; // no longer on the stack than it is needed
 
 	flow4(&f, p);
-	p->assured = p->dst4 != c->host4 && assured(c); // for the host's, rules ask for ports
-	if (p->assured) {
+	p->assured = assured(c) & 1;
+	p->led = p->assured & (p->dst4 != c->host4); // for the host's, rules ask for ports
+	if (p->led) {
 		HERE;
 		instead(&f, c, AF_INET);
 	}
@@ -143,8 +144,9 @@ static __always_inline int led6(struct context *ctx, struct config *c, struct pa
 	struct bpf_fib_lookup f;
 
 	flow6(&f, p);
-	p->assured = p->src4 != c->host4 && assured(c);
-	if (p->assured) {
+	p->assured = assured(c) & 1;
+	p->led = p->assured & (p->src4 != c->host4);
+	if (p->led) {
 		HERE;
 		instead(&f, c, AF_INET6);
 	}
@@ -170,6 +172,12 @@ static __always_inline int outside(struct config *c, __u32 ifindex)
 	return 0;
 }
 
+// by_class says in the flags for a look that the class of a destination is known.
+static __always_inline __u32 by_class(__u32 flags, struct packet *p)
+{
+	return flags | (__u32)p->assured << 31;
+}
+
 // back asks for the way back to the source of p, an IPv4 packet that came in by
 // one interface and is to leave by another. The kernel takes none from an address
 // that is its own; which interfaces a source may come in by is up to rp_filter,
@@ -178,12 +186,12 @@ static __always_inline int back(struct context *ctx, struct config *c, struct pa
 {
 	struct bpf_fib_lookup f = { .family = AF_INET };
 
-	if (by != c->device || (p->assured && from == by)) {
+	if (by != c->device || (p->led && from == by)) {
 		HERE;
 		return TRANSLATED;
 	}
 	f.dst[0] = be32(p->src4);
-	if (!p->assured) { // else there is no rule that asks for more
+	if (!p->led) { // else there is no rule that asks for more
 		HERE;
 		flow(&f, p, ICMP4);
 		f.dport = be16(p->sport);
@@ -191,7 +199,7 @@ static __always_inline int back(struct context *ctx, struct config *c, struct pa
 		f.tos = p->class;
 		f.src[0] = be32(p->dst4);
 	}
-	if (!ask(ctx, c, &f, to, 1) && (!strict || f.ifindex == from) && (from == by || outside(c, f.ifindex))) {
+	if (!look(ctx, &f, to, 1, by_class(c->fib_flags, p)) && (!strict || f.ifindex == from) && (from == by || outside(c, f.ifindex))) {
 		HERE;
 		return TRANSLATED;
 	}

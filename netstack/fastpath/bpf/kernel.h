@@ -32,10 +32,12 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LPM_TRIE = 11,
 	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
 };
 
 enum {
+	BPF_F_NO_PREALLOC = 1,
 	BPF_F_INNER_MAP = 1 << 12, // the number of elements may differ; Linux 5.10
 	BPF_F_PSEUDO_HDR = 1 << 4,
 	BPF_F_MARK_MANGLED_0 = 1 << 5,

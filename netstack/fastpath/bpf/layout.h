@@ -7,7 +7,7 @@
 #include "kernel.h"
 
 enum {
-	LAYOUT = 11,
+	LAYOUT = 12,
 	MAX_LENGTHS = 16, // prefix lengths in use, of each family
 	ALL_LENGTHS4 = 33, // a pool without an address that somebody else holds is of many
 	GENERATIONS = 2,
@@ -18,6 +18,8 @@ enum {
 	HEAD_WORDS = 4,    // of what it begins with, by an address's first 16 bits
 	PAGE_CLASSES = 64, // that a page of it has cells for
 	MAX_RULES = 64,    // of MAP-T
+	MAX_PARTS = 4096,  // prefixes that part destinations, of each family
+	CLASSES = 1024,    // of destinations that have the same ways, of both families
 };
 
 // Flags of a config.
@@ -179,6 +181,18 @@ struct key_port {
 	__u32 v4;
 	__u16 base;
 	__u16 size;
+};
+
+// part4 and part6 are prefixes, in network byte order, of destinations that the host has the
+// same routes for, but for those of longer ones.
+struct part4 {
+	__u32 length;
+	__u32 v4;
+};
+
+struct part6 {
+	__u32 length;
+	__u32 word[4];
 };
 
 // count is packets, superpackets counting as one, and their bytes from the IP

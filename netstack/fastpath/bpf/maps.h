@@ -113,6 +113,50 @@ struct {
 	__type(value, struct ids);
 } drawn SEC(".maps");
 
+// assurance is until when, by the monotonic clock, the daemon sees to what ALONE says, and to
+// what parts says: it looks whenever the kernel tells of a change.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} assurance SEC(".maps");
+
+// SEVERAL in the number of a class: there are several ways to it, of which a flow has one.
+#define SEVERAL (1u << 31)
+
+// parts4 and parts6 say of which class a destination is, by the number of that, which no
+// other class had of late; 0: each address of that prefix has a way of its own.
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, MAX_PARTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct part4);
+	__type(value, __u32);
+} parts4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, MAX_PARTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct part6);
+	__type(value, __u32);
+} parts6 SEC(".maps");
+
+// assured says that prefix and mappings lead to the translator alone, and that destinations
+// of a class have the same way. An edge asks. It is judged by itself, as look is: behind it
+// the kernel's verifier has one state.
+__attribute__((noinline)) int assured(struct config *c)
+{
+	__u32 zero = 0;
+	__u64 *until;
+
+	if (!c || (c->flags & (ALONE | EDGE)) != ALONE)
+		return 0;
+	until = bpf_map_lookup_elem(&assurance, &zero);
+	return until && *until > bpf_ktime_get_coarse_ns();
+}
+
 #ifdef COVERAGE
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -55,6 +55,7 @@ struct packet {
 	__u16 id_base, id_mask; // its sender's share of the identifications
 	__u8 inside; // it is for a workload that has its IPv4 address inside
 	__u8 assured; // see assured
+	__u8 led;     // and what it is for leads to the translator as its own address does
 	struct ether ether; // of the next hop
 };
 

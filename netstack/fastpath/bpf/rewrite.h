@@ -14,9 +14,9 @@
 // ask_on is ask for a next hop of what comes in by the translator's device, which may have gone since it
 // was heard, earlier in this tick, that the host leads there. by is then another, where
 // alone says that what goes on without the device has no other way.
-static __always_inline int ask_on(struct context *ctx, struct config *c, struct bpf_fib_lookup *f, __u32 *by, __u32 length, int alone)
+static __always_inline int ask_on(struct context *ctx, struct config *c, struct packet *p, struct bpf_fib_lookup *f, __u32 *by, __u32 length, int alone)
 {
-	__u32 flags = c->fib_flags & ~FIB_NEXT_HOP;
+	__u32 flags = by_class(c->fib_flags & ~FIB_NEXT_HOP, p);
 	int why = look(ctx, f, *by, length, flags);
 
 	if (why == NO_ROUTE && alone && *by != c->via && gone(ctx, c)) {
@@ -35,7 +35,7 @@ static __always_inline int way4(struct context *ctx, struct config *c, struct pa
 	int why;
 
 	flow4(&f, p);
-	why = ask_on(ctx, c, &f, by, length, c->flags & ALONE);
+	why = ask_on(ctx, c, p, &f, by, length, c->flags & ALONE);
 	if (why)
 		return why;
 	*to = f.ifindex;
@@ -48,7 +48,7 @@ static __always_inline int way6(struct context *ctx, struct config *c, struct pa
 	int why;
 
 	flow6(&f, p);
-	why = ask_on(ctx, c, &f, by, length, alone);
+	why = ask_on(ctx, c, p, &f, by, length, alone);
 	if (why)
 		return why;
 	return out(ctx, &f, p, action);

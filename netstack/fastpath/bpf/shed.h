@@ -22,8 +22,6 @@ enum {
 	IS_TCP = 6,
 	SYN_ACK = 0x12,
 	SYN = 0x02,
-	BPF_F_NO_PREALLOC = 1,
-	LPM_TRIE = 11, // BPF_MAP_TYPE_LPM_TRIE
 };
 
 // sender is whose IPv6 source it is, receiver whose IPv4 destination and port.
@@ -59,7 +57,7 @@ struct state {
 };
 
 struct {
-	__uint(type, LPM_TRIE);
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, MAX_BLOCKS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct sender);
@@ -67,7 +65,7 @@ struct {
 } senders SEC(".maps");
 
 struct {
-	__uint(type, LPM_TRIE);
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, MAX_BLOCKS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct receiver);

@@ -56,14 +56,6 @@ static __always_inline void load_bytes(struct context *ctx, __u32 at, void *to, 
 	bpf_skb_load_bytes(ctx, at, to, n);
 }
 
-// assured says that the daemon sees to it that prefix and mappings lead to the translator
-// alone. Here it is asked all the same: it may not be there.
-static __always_inline int assured(struct config *c)
-{
-	(void)c;
-	return 0;
-}
-
 // answered says why an answer is none to go by. The neighbour need not be known.
 static __always_inline int answered(long rc, __u32 flags)
 {

@@ -102,27 +102,6 @@ static __always_inline void load_bytes(struct context *ctx, __u32 at, void *to, 
 	bpf_xdp_load_bytes(ctx, at, to, n);
 }
 
-// assurance is until when, by the monotonic clock, the daemon sees to what ALONE says: it
-// looks whenever the kernel tells of a change.
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-} assurance SEC(".maps");
-
-// assured says that prefix and mappings lead to the translator alone.
-static __always_inline int assured(struct config *c)
-{
-	__u32 zero = 0;
-	__u64 *until;
-
-	if (!(c->flags & ALONE))
-		return 0;
-	until = bpf_map_lookup_elem(&assurance, &zero);
-	return until && *until > bpf_ktime_get_coarse_ns();
-}
-
 // answered says why an answer is none to go by. A next hop's neighbour must be known: nobody
 // looks for it here.
 static __always_inline int answered(long rc, __u32 flags)
