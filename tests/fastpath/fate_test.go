@@ -55,6 +55,18 @@ var settings = []setting{
 	policy("-6 rule add iif w2 to 2001:db8:64::/96 blackhole"),
 	policy("-6 rule add iif natless0 to 2001:db8:7::/64 prohibit"),
 	policy("rule add ipproto udp dport 7777 iif uplink from 192.0.2.66 blackhole"),
+	route("203.0.113.8 via 172.20.0.2 dev other"), // beside who has the same gateway
+	route("203.0.113.8 dev other"),
+	route("blackhole 203.0.113.8"),
+	route("unreachable 203.0.113.0/29"),
+	route("203.0.113.8 tos 0 via 172.20.0.2 dev other"),
+	route("2001:db8:9::3/128 via 2001:db8:7::2"),
+	route("blackhole 2001:db8:9::3/128"),
+	policy("rule add from 198.51.100.3 to 203.0.113.8 prohibit"),
+	policy("rule add from 198.51.100.5 lookup main"),
+	policy("-6 rule add to 2001:db8:9::3 prohibit"),
+	{"ip rule add pref 100 lookup 99; ip route add 203.0.113.8 via 172.20.0.2 dev other table 99", "ip rule del pref 100; ip route flush table 99"},
+	{"ip route replace default via 172.20.0.2 dev other", "ip route replace default via 192.0.2.2"},
 	{"sysctl -qw net.ipv4.conf.uplink.rp_filter=1", "sysctl -qw net.ipv4.conf.uplink.rp_filter=0"},
 	{"sysctl -qw net.ipv4.conf.uplink.rp_filter=1; ip route add 192.0.2.66 via 172.20.0.2 dev other",
 		"sysctl -qw net.ipv4.conf.uplink.rp_filter=0; ip route del 192.0.2.66 via 172.20.0.2 dev other"},
@@ -95,6 +107,7 @@ func newFates(t *testing.T, config string) *fates {
 	f.other.Run("sysctl", "-qw", "net.ipv4.conf.eth0.accept_local=1") // it has addresses of those who send to it
 	f.other.IP("route add default via 172.20.0.1")
 	f.other.IP("-6 route add default via 2001:db8:f::1")
+	f.behind()
 	f.server.IP("addr add 192.0.2.66/24 dev eth0")
 	f.server.IP("addr add 192.0.2.77/24 dev eth0")
 	f.host.IP("link add down type ifb")
@@ -111,6 +124,20 @@ func newFates(t *testing.T, config string) *fates {
 	}
 	f.daemon.Start()
 	return f
+}
+
+// behind has hosts and workloads behind gateways, where ways are asked for once for all.
+func (f *fates) behind() {
+	f.host.IP("route add default via 192.0.2.2")
+	f.host.IP("route add 2001:db8:9::/64 via 2001:db8:6::2")
+	for ns, all := range map[*netns.NS][]string{
+		f.server: {"203.0.113.7/32", "203.0.113.8/32"}, f.other: {"203.0.113.7/32", "203.0.113.8/32"},
+		f.w1: {"2001:db8:9::2/128", "2001:db8:9::3/128"}, f.w2: {"2001:db8:9::3/128"},
+	} {
+		for _, a := range all {
+			ns.IP("addr add " + a + " dev lo")
+		}
+	}
 }
 
 func (f *fates) receive(name string, c net.PacketConn) {
@@ -135,6 +162,9 @@ var probes = []struct{ from, source, to string }{
 	{"w1", workload1, "2001:db8:64::172.20.0.2"},
 	{"server", "192.0.2.2", workload1v4}, {"server", "192.0.2.66", workload1v4},
 	{"server", "192.0.2.2", workload2v4}, {"server", "192.0.2.66", workload2v4},
+	{"w1", "2001:db8:9::2", "2001:db8:64::203.0.113.7"}, {"w1", "2001:db8:9::3", "2001:db8:64::203.0.113.8"},
+	{"w2", workload2, "2001:db8:64::203.0.113.7"}, {"w2", workload2, "2001:db8:64::203.0.113.8"},
+	{"server", "203.0.113.7", "198.51.100.4"}, {"server", "203.0.113.8", "198.51.100.5"}, {"server", "203.0.113.8", workload1v4},
 }
 
 // probe sends them all, and says where each came out.
@@ -167,7 +197,8 @@ func (f *fates) probe() map[string]string {
 // without: packets come out at the same places, or at none.
 func TestSameFate(t *testing.T) {
 	netns.Require(t, netns.Root, "ip", "tc", "nft", "sysctl")
-	auto, off := newFates(t, baseConfig), newFates(t, baseConfig+"fast_path: off\n")
+	config := baseConfig + "  - {ipv6: \"2001:db8:9::2\", ipv4: 198.51.100.4}\n  - {ipv6: \"2001:db8:9::3\", ipv4: 198.51.100.5}\n"
+	auto, off := newFates(t, config), newFates(t, config+"fast_path: off\n")
 	auto.attached("uplink w1 w2")
 	if base := auto.probe(); len(base) != len(probes) {
 		auto.probe() // neighbours are known now
