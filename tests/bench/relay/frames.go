@@ -24,11 +24,11 @@ const (
 	ethernet   = 14
 )
 
-// frame is what a generator sends: with a number in the last two bytes of an address, and
-// its complement elsewhere, so that checksums stay what they are.
+// frame is what a generator sends: with a number in the last three bytes of an address, and
+// the complement of its sum elsewhere, so that checksums stay what they are.
 type frame struct {
 	bytes       []byte
-	number      int
+	number      int // where the lower two bytes are
 	complements []int
 }
 
@@ -87,6 +87,7 @@ func sum(parts ...[]byte) uint16 {
 // generator sends frames out of an interface, in the thread that runs it.
 type generator struct {
 	program *ebpf.Program
+	next    *ebpf.Map // the next number, and the frame
 	ifindex int
 	length  int
 }
@@ -98,7 +99,6 @@ func newGenerator(f frame, ifindex, numbers int) (*generator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map of a generator: %w", err)
 	}
-	defer m.Close()
 	value := append(make([]byte, 8, 8+size), f.bytes...)
 	if err := m.Put(uint32(0), value[:8+size]); err != nil {
 		return nil, fmt.Errorf("map of a generator: %w", err)
@@ -107,7 +107,7 @@ func newGenerator(f frame, ifindex, numbers int) (*generator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("generator: %+w", err)
 	}
-	return &generator{p, ifindex, room + len(f.bytes)}, nil
+	return &generator{p, m, ifindex, room + len(f.bytes)}, nil
 }
 
 // generating makes the frame anew, whoever changed it meanwhile: pages come back.
@@ -143,8 +143,21 @@ func generating(f frame, fd, numbers int) (program asm.Instructions) {
 		asm.Add.Imm(asm.R1, 1),
 		asm.StoreMem(asm.R7, 0, asm.R1, asm.DWord),
 		asm.And.Imm(asm.R0, int32(numbers-1)),
+		asm.Mov.Reg(asm.R1, asm.R0),
+		asm.RSh.Imm(asm.R1, 16),
+		asm.And.Imm(asm.R0, 0xffff),
+		asm.Mov.Reg(asm.R4, asm.R0),
+		asm.Add.Reg(asm.R4, asm.R1), // the sum of both, whose carry comes back
+		asm.Mov.Reg(asm.R5, asm.R4),
+		asm.RSh.Imm(asm.R5, 16),
+		asm.Add.Reg(asm.R4, asm.R5),
 		asm.HostTo(asm.BE, asm.R0, asm.Half),
 		asm.StoreMem(asm.R2, int16(f.number), asm.R0, asm.Half),
+		asm.LoadMem(asm.R0, asm.R2, int16(f.number-1), asm.Byte),
+		asm.Or.Reg(asm.R0, asm.R1),
+		asm.StoreMem(asm.R2, int16(f.number-1), asm.R0, asm.Byte),
+		asm.Mov.Reg(asm.R0, asm.R4),
+		asm.HostTo(asm.BE, asm.R0, asm.Half),
 		asm.Xor.Imm(asm.R0, 0xffff),
 	)
 	for _, at := range f.complements {

@@ -72,7 +72,7 @@ var (
 	relayWAN, farWAN = [6]byte{2, 0, 0, 0, 0, 1}, [6]byte{2, 0, 0, 0, 0, 2}
 	relayFab, farFab = [6]byte{2, 0, 0, 0, 0, 3}, [6]byte{2, 0, 0, 0, 0, 4}
 
-	workload6, workload4 = netip.MustParseAddr("2001:db8:a::"), netip.MustParseAddr("198.18.0.0")
+	workload6, workload4 = netip.MustParseAddr("2001:db8:a::"), netip.MustParseAddr("100.64.0.0")
 	behind, server6      = netip.MustParseAddr("2001:db8:64::203.0.113.5"), netip.MustParseAddr("2001:db8:b::5")
 	server4              = netip.MustParseAddr("203.0.113.5")
 )
@@ -222,16 +222,16 @@ func (r *relay) inFar(f func() error) error {
 
 // start starts natlessd, with a mapping for each flow.
 func (r *relay) start(ctx context.Context, program string) error {
-	var c bytes.Buffer
+	var c, mappings bytes.Buffer
 	fmt.Fprintf(&c, "prefix: 2001:db8:64::/96\naddresses: {ipv4: 192.0.2.1, ipv6: \"2001:db8::1\"}\nuplinks: [%[3]s]\nfabric: [fab]\nfast_path: required\n"+
-		"api: {socket: %[1]s/natless.sock}\nregistry: {path: %[1]s/registry.db}\nlog: {level: warn}\n%[2]s\nmappings:\n", r.files, r.keys, strings.Join(r.uplinks, ", "))
+		"api: {socket: %[1]s/natless.sock}\nregistry: {path: %[1]s/registry.db}\nlog: {level: warn}\n%[2]s\nmappings_file: %[1]s/mappings\n", r.files, r.keys, strings.Join(r.uplinks, ", "))
 	a6, a4 := workload6, workload4
 	for range r.flows {
-		fmt.Fprintf(&c, "  - {ipv6: \"%v\", ipv4: %v}\n", a6, a4)
+		fmt.Fprintf(&mappings, "%v\t%v\n", a6, a4)
 		a6, a4 = a6.Next(), a4.Next()
 	}
 	file := filepath.Join(r.files, "natless.yaml")
-	if err := os.WriteFile(file, c.Bytes(), 0o600); err != nil {
+	if err := errors.Join(os.WriteFile(file, c.Bytes(), 0o600), os.WriteFile(filepath.Join(r.files, "mappings"), mappings.Bytes(), 0o600)); err != nil {
 		return err
 	}
 	r.daemon = exec.CommandContext(ctx, "nsenter", "--net=/run/netns/"+r.prefix+"x", program, "--config", file)

@@ -47,13 +47,13 @@ func run() error {
 	rounds := flag.Int("rounds", 9, "how often everything is measured, in turn")
 	packets := flag.Int("packets", 200_000, "packets of one measurement")
 	program := flag.String("natlessd", "", "the daemon's program to measure; without it, it is built")
-	many := flag.String("flows", "1,16384", "how many flows, each with a mapping")
+	many := flag.String("flows", "1,16384,1048576", "how many flows, each with a mapping")
 	flag.Parse()
 	var sizes []int
 	for _, s := range strings.Split(*many, ",") {
 		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 || n > 16384 || n&(n-1) != 0 {
-			return fmt.Errorf("-flows: %q: want powers of two up to 16384", s)
+		if err != nil || n < 1 || n > 1<<20 || n&(n-1) != 0 {
+			return fmt.Errorf("-flows: %q: want powers of two up to %d", s, 1<<20)
 		}
 		sizes = append(sizes, n)
 	}

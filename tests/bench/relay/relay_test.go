@@ -5,18 +5,30 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"strings"
 	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/natless/natless/tests/netns"
 )
 
 // Checksums hold whatever number a frame has.
 func TestFrames(t *testing.T) {
+	netns.Require(t, netns.Root)
 	for name, f := range map[string]frame{"6": frame6(workload6, behind, farFab, relayFab), "4": frame4(server4, workload4, farWAN, relayWAN)} {
-		for _, n := range []uint16{0, 1, 255, 4711, 16383} {
-			b := bytes.Clone(f.bytes)
-			binary.BigEndian.PutUint16(b[f.number:], n)
-			for _, at := range f.complements {
-				binary.BigEndian.PutUint16(b[at:], ^n)
+		g, err := newGenerator(f, 1, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range []uint32{0, 1, 255, 4711, 0xffff, 0x10000, 0xfffff} {
+			b, err := g.frame(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at := b[f.number-1:]; uint32(at[0]&0xf)<<16|uint32(binary.BigEndian.Uint16(at[1:])) != n {
+				t.Errorf("IPv%s, number %d: %x", name, n, b)
 			}
 			ip := b[ethernet:]
 			addresses, upper := ip[8:40], ip[40:]
@@ -31,6 +43,19 @@ func TestFrames(t *testing.T) {
 			}
 		}
 	}
+}
+
+// frame is what it sends under a number.
+func (g *generator) frame(number uint32) ([]byte, error) {
+	value := make([]byte, g.next.ValueSize())
+	err := g.next.Lookup(uint32(0), &value)
+	binary.NativeEndian.PutUint64(value, uint64(number))
+	o := ebpf.RunOptions{Data: make([]byte, g.length), DataOut: make([]byte, g.length)}
+	if err := errors.Join(err, g.next.Put(uint32(0), value)); err != nil {
+		return nil, err
+	}
+	_, err = g.program.Run(&o)
+	return o.DataOut, err
 }
 
 // A table says what is reached and what is not, from ratios within rounds.
