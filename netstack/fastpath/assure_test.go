@@ -3,6 +3,7 @@
 package fastpath
 
 import (
+	"encoding/binary"
 	"errors"
 	"net/netip"
 	"testing"
@@ -114,8 +115,51 @@ func partWays(t *testing.T, r *rig, f *FastPath) {
 			r.Run("bash", "-c", c.undo)
 		}
 	}
+	r.hashed(t, f, j.front())
 	if err := errors.Join(f.Assure(0), f.Part(nil), f.SetHost(Host{})); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// hashed: each flow has the one of two ways that the kernel chooses, whether that is asked
+// for it alone, is not known yet, or is remembered.
+func (r *rig) hashed(t *testing.T, f *FastPath, j *front) {
+	t.Helper()
+	const flows = 3000 // of which some meet at a place
+	r.Run("bash", "-ec", `sysctl -qw net.ipv4.fib_multipath_hash_policy=1; ip neigh replace 172.31.0.3 lladdr 02:00:00:00:00:04 dev uplink
+		ip route replace default nexthop via 172.31.0.2 nexthop via 172.31.0.3`)
+	defer r.IP("route replace default via 172.31.0.2")
+	if err := f.Part(Parts{netip.MustParsePrefix("0.0.0.0/0"): Several}); err != nil {
+		t.Fatal(err)
+	}
+	var first [flows]byte
+	by := map[byte]int{}
+	for round, during := range [...]time.Duration{0, time.Hour, 0, time.Hour, time.Hour} {
+		if round < 4 { // the last one goes by what the one before remembered
+			if err := f.Assure(during); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(tick)
+		r.Do(func() {
+			for i := range flows {
+				in := to(2, 64)
+				binary.BigEndian.PutUint16(in[40:], uint16(1024+i))
+				a, frame, err := j.run6.run(reference.Packet{Bytes: in}, 0)
+				if err != nil || a != xdpRedirect {
+					t.Fatalf("flow %d: %d (%v)", i, a, err)
+				}
+				if hop := frame[5]; round == 0 {
+					first[i] = hop
+					by[hop]++
+				} else if hop != first[i] {
+					t.Fatalf("round %d, flow %d: by %d, and the kernel says %d", round, i, hop, first[i])
+				}
+			}
+		})
+	}
+	if len(by) != 2 || by[2] < flows/4 || by[4] < flows/4 {
+		t.Errorf("ways of flows: %v", by)
 	}
 }
 
