@@ -168,20 +168,19 @@ func generating(f frame, fd, numbers int) (program asm.Instructions) {
 		asm.Mov.Imm(asm.R0, xdpDrop).WithSymbol("drop"), asm.Return())
 }
 
+// errInterrupted says that a signal came between, after which all frames were sent once more.
+var errInterrupted = errors.New("interrupted")
+
 // send sends so many frames.
 func (g *generator) send(count int) error {
 	context := struct{ _, End, _, Ingress, _, _ uint32 }{End: uint32(g.length), Ingress: uint32(g.ifindex)}
-	o := ebpf.RunOptions{Data: make([]byte, g.length), Context: context, Repeat: uint32(count), Flags: liveFrames}
-	for {
-		_, err := g.program.Run(&o)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("send frames: %w", err)
-		}
-		return nil
+	var interrupted error
+	o := ebpf.RunOptions{Data: make([]byte, g.length), Context: context, Repeat: uint32(count), Flags: liveFrames,
+		Reset: func() { interrupted = errInterrupted }}
+	if _, err := g.program.Run(&o); err != nil {
+		return fmt.Errorf("send frames: %w", err)
 	}
+	return interrupted
 }
 
 // sink counts the frames that come in at an interface, and drops them.
