@@ -295,7 +295,9 @@ func (a *RelayAgent) pushSet(ctx context.Context, st *RelayStatus, confirm bool)
 		case err != nil:
 			return err
 		case problem == nil:
-			a.chart() // so that the next change is told as one
+			if a.chart() {
+				a.delta() // nothing is another yet: what is from now on is found by itself
+			}
 			return nil
 		case !again && problem.Code == api.CodeStale: // by another agent, or since this one looked last
 			if err := errors.Join(a.ask(ctx), a.Read(ctx)); err != nil {
