@@ -226,9 +226,10 @@ RELAYS ?= 100
 scale-fleet: ## HOSTS (10,000) agents with a hundred workloads each and the real controller; RELAYS (100) that follow it
 	@tests/need go
 	$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScale$$' ./fleet -hosts $(HOSTS)
-	$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScaleRelays$$' ./etcd -relays $(RELAYS) -blocks 1000 -changes 50
+	$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScaleRelays$$' ./etcd -relays $(RELAYS) -blocks 1000 -changes 200
+	$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScaleRelays$$' ./etcd -relays 20 -blocks 16384 -changes 200
 	@if [ -n "$${NATLESS_KUBE-}" ]; then \
-		$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScaleRelays$$' ./kube -relays $(RELAYS) -blocks 1000 -changes 50; fi
+		$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScaleRelays$$' ./kube -relays $(RELAYS) -blocks 1000 -changes 200; fi
 	@if [ "$$(id -u)" = 0 ]; then tests/need ip nft sysctl nsenter && \
 		$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestRelayAgent$$' ./endtoend -blocks 16384; fi
 
