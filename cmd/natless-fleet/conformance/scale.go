@@ -2,8 +2,10 @@ package conformance
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -58,6 +60,7 @@ func ScaleRelays(t *testing.T, open func() fleet.Store, relays, blocks, changes 
 		}
 	}
 	t.Logf("%d relays cold, with %d blocks, after %v", relays, blocks, time.Since(began).Round(time.Millisecond))
+	heard := hear(t, s)
 	var force, known []time.Duration
 	before := processor(t)
 	for n := range changes {
@@ -86,11 +89,7 @@ func ScaleRelays(t *testing.T, open func() fleet.Store, relays, blocks, changes 
 			}
 		}
 		force = append(force, time.Since(began))
-		for end := time.Now().Add(patience); !acknowledged(b); time.Sleep(20 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("change %d is not acknowledged", n)
-			}
-		}
+		heard.until(t, version)
 		known = append(known, time.Since(began))
 	}
 	t.Logf("processor time of a change, of all %d relays, and the server's where it is in this process: %v", relays,
@@ -99,6 +98,52 @@ func ScaleRelays(t *testing.T, open func() fleet.Store, relays, blocks, changes 
 		slices.Sort(took)
 		t.Logf("%d changes, in force or known %s: p50 %v, p99 %v, longest %v", changes, what, took[len(took)/2].Round(100*time.Microsecond),
 			took[len(took)*99/100].Round(100*time.Microsecond), took[len(took)-1].Round(100*time.Microsecond))
+	}
+}
+
+// acks are the epochs that relays have acknowledged, as a watch tells it.
+type acks struct {
+	events <-chan fleet.Event
+	of     map[string]uint64
+}
+
+func hear(t *testing.T, s fleet.Store) *acks {
+	t.Helper()
+	list, revision, err := fleet.List[fleet.RelaySpec, fleet.RelayStatus](t.Context(), s, fleet.Relays)
+	a := &acks{of: map[string]uint64{}}
+	if err == nil {
+		a.events, err = s.Watch(t.Context(), fleet.Relays, "", revision)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range list {
+		a.of[r.Name] = r.Status.Epoch
+	}
+	return a
+}
+
+// until waits until all have acknowledged a revision.
+func (a *acks) until(t *testing.T, revision uint64) {
+	t.Helper()
+	behind := map[string]bool{}
+	for name, epoch := range a.of {
+		behind[name] = epoch < revision
+	}
+	maps.DeleteFunc(behind, func(_ string, is bool) bool { return !is })
+	for deadline := time.After(patience); len(behind) > 0; {
+		select {
+		case e, open := <-a.events:
+			var st fleet.RelayStatus
+			if err := json.Unmarshal(e.Object.Status, &st); !open || err != nil {
+				t.Fatalf("a watch of relays: %+v, %v", e, err)
+			}
+			if a.of[e.Object.Name] = st.Epoch; st.Epoch >= revision {
+				delete(behind, e.Object.Name)
+			}
+		case <-deadline:
+			t.Fatalf("%d relays have not acknowledged %d", len(behind), revision)
+		}
 	}
 }
 
