@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -89,7 +88,7 @@ func ScaleRelays(t *testing.T, open func() fleet.Store, relays, blocks, changes 
 			}
 		}
 		force = append(force, time.Since(began))
-		heard.until(t, version)
+		heard.until(t, s, version)
 		known = append(known, time.Since(began))
 	}
 	t.Logf("processor time of a change, of all %d relays, and the server's where it is in this process: %v", relays,
@@ -123,26 +122,31 @@ func hear(t *testing.T, s fleet.Store) *acks {
 	return a
 }
 
-// until waits until all have acknowledged a revision.
-func (a *acks) until(t *testing.T, revision uint64) {
+// until waits until all have acknowledged a revision. A server ends a watch now and then.
+func (a *acks) until(t *testing.T, s fleet.Store, revision uint64) {
 	t.Helper()
-	behind := map[string]bool{}
-	for name, epoch := range a.of {
-		behind[name] = epoch < revision
+	behind := func() (n int) {
+		for _, epoch := range a.of {
+			if epoch < revision {
+				n++
+			}
+		}
+		return n
 	}
-	maps.DeleteFunc(behind, func(_ string, is bool) bool { return !is })
-	for deadline := time.After(patience); len(behind) > 0; {
+	for deadline := time.After(patience); behind() > 0; {
 		select {
 		case e, open := <-a.events:
+			if !open {
+				*a = *hear(t, s)
+				continue
+			}
 			var st fleet.RelayStatus
-			if err := json.Unmarshal(e.Object.Status, &st); !open || err != nil {
-				t.Fatalf("a watch of relays: %+v, %v", e, err)
+			if err := json.Unmarshal(e.Object.Status, &st); err != nil {
+				t.Fatal(err)
 			}
-			if a.of[e.Object.Name] = st.Epoch; st.Epoch >= revision {
-				delete(behind, e.Object.Name)
-			}
+			a.of[e.Object.Name] = st.Epoch
 		case <-deadline:
-			t.Fatalf("%d relays have not acknowledged %d", len(behind), revision)
+			t.Fatalf("%d relays have not acknowledged %d", behind(), revision)
 		}
 	}
 }
