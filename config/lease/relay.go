@@ -56,6 +56,11 @@ func (r Relay) Ended() (all []Ended) {
 	return all
 }
 
+// Rule is the rule of a block: of these ports of these addresses, or, the ports zero, of all.
+func (r Relay) Rule(ipv4 netip.Prefix, ports ports.Set) (api.Rule, bool) {
+	return r.entries().of(ipv4, ports)
+}
+
 // Count is how many rules there are.
 func (r Relay) Count() int { return r.entries().count }
 

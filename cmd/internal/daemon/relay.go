@@ -86,17 +86,12 @@ func (r *relay) with(c *config.Config, table *mapping.Table) (*mapping.Table, er
 	return edit.Table(), nil
 }
 
-// rule is the rule that a mapping is of.
+// rule is the rule that a mapping is of, which has a block of its own.
 func (r *relay) rule(m mapping.Mapping) (rule api.Rule, ok bool) {
 	if r == nil {
 		return rule, false
 	}
-	all := r.rules().Rules()
-	i := slices.IndexFunc(all, func(one api.Rule) bool { return one.IPv4 == m.IPv4 && one.IPv6 == m.IPv6 })
-	if i < 0 {
-		return rule, false
-	}
-	return all[i], true
+	return r.rules().Rule(m.IPv4, m.Ports)
 }
 
 // standing is why a relay that translates is not one to be sent packets; "": it is.
