@@ -10,6 +10,7 @@ import (
 const (
 	protoICMP4 = 1
 	protoTCP   = 6
+	protoUDP   = 17
 	protoICMP6 = 58
 
 	protoFragment            = 44
@@ -81,35 +82,43 @@ func owner(t *mapping.Table, a uint32, portOf func([]byte) (uint16, bool), b []b
 	return e.Slot()
 }
 
-// portOf6 is portOf for IPv6, which relays send without extension headers but that of
-// fragments.
+// portOf6 is portOf for IPv6, which neither relays nor an edge send with an extension header
+// but that of fragments.
 func portOf6(b []byte) (port uint16, ok bool) {
-	next, at := b[6], 40
-	if next == protoFragment && len(b) > 48 {
-		if binary.BigEndian.Uint16(b[42:])>>3 != 0 {
-			return 0, false
-		}
-		next, at = b[40], 48
-	}
+	next, at, ok := first6(b, 0)
 	way := 2 // the destination port
-	if next == protoICMP6 && len(b) > at {
+	if ok && next == protoICMP6 && len(b) > at {
 		switch b[at] {
 		case echoRequest6, echoReply6:
 			way = 4
 		default:
-			if at += 8; len(b) < at+40 {
-				return 0, false
-			}
-			next, way = b[at+6], 0
-			if at += 40; next == protoICMP6 {
+			next, at, ok = first6(b, at+8) // of what the error quotes
+			if way = 0; next == protoICMP6 {
 				way = 4
 			}
 		}
 	}
-	if at += way; len(b) < at+2 {
+	if at += way; !ok || len(b) < at+2 {
 		return 0, false
 	}
 	return binary.BigEndian.Uint16(b[at:]), true
+}
+
+// first6 is what the packet that begins at a place has behind its header and that of fragments,
+// and where; ok says that it has a number to choose by: it is no later fragment, and has no
+// other extension header.
+func first6(b []byte, at int) (next byte, upper int, ok bool) {
+	if len(b) < at+40 {
+		return 0, 0, false
+	}
+	next, at = b[at+6], at+40
+	if next == protoFragment {
+		if len(b) < at+8 || binary.BigEndian.Uint16(b[at+2:])>>3 != 0 {
+			return 0, 0, false
+		}
+		next, at = b[at], at+8
+	}
+	return next, at, next == protoTCP || next == protoUDP || next == protoICMP6
 }
 
 // portOf is the number that chooses the workload of a shared address: the destination

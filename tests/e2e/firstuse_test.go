@@ -360,7 +360,11 @@ func (n *topology) metric(t *testing.T, name string) (value string) {
 func (n *topology) refusedSoon(t *testing.T, senders []*net.UDPConn) {
 	t.Helper()
 	has := map[netip.Addr]bool{}
-	for _, w := range n.given(t) {
+	all, err := n.daemon.Client().List(t.Context(), api.Filter{}) // announced, or by first use
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range all {
 		has[w.Request.IPv6[0]] = true
 	}
 	i := slices.IndexFunc(senders, func(c *net.UDPConn) bool { return !has[c.LocalAddr().(*net.UDPAddr).AddrPort().Addr()] })

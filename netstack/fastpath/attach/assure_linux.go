@@ -1,20 +1,15 @@
 package attach
 
-import (
-	"maps"
-	"time"
-)
+import "maps"
 
 // Where nothing but natless has a way of its own in prefix and mappings, and the daemon is
 // there to see to it, the programs do not ask about each packet, nor about each destination
 // that is led like others. The daemon hears of a change, and takes its word back at once; it
 // gives it again when it has looked.
 
-// assuredFor is how long a word is good for, which is renewed as often as it says.
-const (
-	assuredFor   = 3 * assuredEvery
-	assuredEvery = time.Second
-)
+// assuredFor is how long a word is good for, which is renewed with each poll. It is of a
+// daemon that hangs, or that has left its device to the next: with the device goes the word.
+const assuredFor = 5 * pollEvery / 2
 
 // doubt takes the word back, as the kernel tells of a change.
 func (m *Manager) doubt() {

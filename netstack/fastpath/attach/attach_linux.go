@@ -297,8 +297,6 @@ func (m *Manager) serve(ctx context.Context) error {
 	defer pace.Stop()
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
-	word := time.NewTicker(assuredEvery)
-	defer word.Stop()
 	var neighbours <-chan time.Time
 	if len(m.config.XDP) > 0 {
 		t := time.NewTicker(neighboursEvery)
@@ -315,11 +313,9 @@ func (m *Manager) serve(ctx context.Context) error {
 		case <-neighbours:
 			m.keepNeighbours()
 			continue
-		case <-word.C:
-			m.reassure()
-			continue
 		case <-poll.C:
 			if !m.passedBy() && !m.parted() {
+				m.reassure()
 				continue
 			}
 		case <-pace.Due():

@@ -74,7 +74,7 @@ struct {
 } common SEC(".maps");
 
 // chosen is which of several ways a flow has: where in common that is. It holds while the
-// daemon's word is the same: it changes whenever the host does, and each second.
+// daemon's word is the same: it changes whenever the host does, and every ten seconds.
 struct choice {
 	__u32 flow;
 	__u16 at, word;

@@ -90,29 +90,41 @@ static __always_inline int from_fabric(struct context *ctx, int *action)
 	return TRANSLATED;
 }
 
-// chosen6 is chosen4 of shed.h for a packet of the fabric: relays send no extension header but
-// that of fragments.
+// first6 says that a packet has a header with a number to choose by, which is next at at,
+// behind a fragment header if there is one.
+static __always_inline int first6(struct __sk_buff *skb, __u32 *at, __u8 *next)
+{
+	__u8 part[4];
+
+	if (*next == FRAGMENT6) {
+		if (bpf_skb_load_bytes(skb, *at, part, sizeof(part)) || part[2] || part[3] >> 3)
+			return 0;
+		*next = part[0];
+		*at += 8;
+	}
+	return *next == TCP || *next == UDP || *next == ICMP6;
+}
+
+// chosen6 is chosen4 of shed.h for a packet of the fabric: neither relays nor an edge send an
+// extension header but that of fragments.
 static __always_inline __u32 chosen6(struct __sk_buff *skb, __u8 next)
 {
 	__u32 at = ETH + SIZE6;
-	__u8 part[4];
+	__u8 type;
 
-	if (next == FRAGMENT6) {
-		if (bpf_skb_load_bytes(skb, at, part, 4) || part[2] || part[3] >> 3)
-			return 0;
-		next = part[0];
-		at += 8;
-	}
+	if (!first6(skb, &at, &next))
+		return 0;
 	if (next != ICMP6)
 		return at + 2;
-	if (bpf_skb_load_bytes(skb, at, part, 1))
+	if (bpf_skb_load_bytes(skb, at, &type, 1))
 		return 0;
-	if (part[0] == 128 || part[0] == 129)
+	if (type == 128 || type == 129)
 		return at + 4;
 	at += 8;
-	if (bpf_skb_load_bytes(skb, at + 6, part, 1)) // of what an error quotes
+	if (bpf_skb_load_bytes(skb, at + 6, &next, 1)) // of what an error quotes
 		return 0;
-	return at + SIZE6 + (part[0] == ICMP6 ? 4 : 0);
+	at += SIZE6;
+	return first6(skb, &at, &next) ? at + (next == ICMP6 ? 4 : 0) : 0;
 }
 
 // over_fabric is over4 for a packet of the fabric: whom it is for is told by the block's

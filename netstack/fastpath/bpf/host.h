@@ -124,6 +124,15 @@ static __always_inline void instead(struct bpf_fib_lookup *f, struct config *c, 
 		put6(f->dst, c->own_hi, c->own_lo);
 }
 
+// led_by is led for p. Without the translator's device there is nobody whose word counts.
+static __always_inline int led_by(struct context *ctx, struct config *c, struct packet *p, struct bpf_fib_lookup *f, __u32 length, __u32 *by)
+{
+	int why = led(ctx, c, f, length, by);
+
+	p->assured &= ((__u64)(*by ^ c->device) - 1) >> 63; // without a branch, after which the verifier would look twice
+	return why;
+}
+
 // led4 is led for p in its IPv4 form, led6 in its IPv6 form.
 static __always_inline int led4(struct context *ctx, struct config *c, struct packet *p, __u32 *by)
 {
@@ -136,7 +145,7 @@ static __always_inline int led4(struct context *ctx, struct config *c, struct pa
 		HERE;
 		instead(&f, c, AF_INET);
 	}
-	return led(ctx, c, &f, SIZE4 + segment(p), by);
+	return led_by(ctx, c, p, &f, SIZE4 + segment(p), by);
 }
 
 static __always_inline int led6(struct context *ctx, struct config *c, struct packet *p, __u32 *by)
@@ -150,7 +159,7 @@ static __always_inline int led6(struct context *ctx, struct config *c, struct pa
 		HERE;
 		instead(&f, c, AF_INET6);
 	}
-	return led(ctx, c, &f, SIZE6 + segment(p), by);
+	return led_by(ctx, c, p, &f, SIZE6 + segment(p), by);
 }
 
 // outside says that an interface leads to where the fast path is for. What the

@@ -7,7 +7,7 @@
 // known6 and known4 are all workloads, while strangers have a limit: whoever is in neither
 // is a stranger. strangers is the place of their limit, each way, and one more; 0: none.
 struct {
-	__uint(type, LPM_TRIE);
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, MAX_BLOCKS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct sender);
@@ -15,7 +15,7 @@ struct {
 } known6 SEC(".maps");
 
 struct {
-	__uint(type, LPM_TRIE);
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, MAX_BLOCKS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct receiver);

@@ -175,8 +175,8 @@ var errInterrupted = errors.New("interrupted")
 func (g *generator) send(count int) error {
 	context := struct{ _, End, _, Ingress, _, _ uint32 }{End: uint32(g.length), Ingress: uint32(g.ifindex)}
 	var interrupted error
-	o := ebpf.RunOptions{Data: make([]byte, g.length), Context: context, Repeat: uint32(count), Flags: liveFrames,
-		Reset: func() { interrupted = errInterrupted }}
+	o := ebpf.RunOptions{Data: make([]byte, g.length), Context: context, Repeat: uint32(count), Flags: liveFrames}
+	o.Reset = func() { interrupted = errInterrupted } //lint:ignore SA1019 nothing else tells of it
 	if _, err := g.program.Run(&o); err != nil {
 		return fmt.Errorf("send frames: %w", err)
 	}
