@@ -40,6 +40,7 @@ type RelayAgent struct {
 	epoch  uint64                  // the revision that the view is of
 	own    *Relay                  // as it was seen or written last; nil: to be read
 	again  bool                    // an operator may have said something since the last step
+	later  bool                    // that it goes by another epoch is told by another step
 	is     *api.Relay              // what natlessd last said of itself; nil: to be asked
 	rules  held                    // that natlessd goes by
 	course *course                 // how they stand to the view; nil: to be found
@@ -152,7 +153,11 @@ func (a *RelayAgent) Step(ctx context.Context, beat bool) error {
 		return err
 	}
 	a.stands(&st)
-	if reflect.DeepEqual(st, a.own.Status) {
+	was := a.own.Status
+	if a.later {
+		was.Epoch, was.Lease, was.Rules = st.Epoch, st.Lease, st.Rules
+	}
+	if reflect.DeepEqual(st, was) {
 		return nil
 	}
 	return a.tell(ctx, st)

@@ -30,6 +30,9 @@ type RelayTask struct {
 const (
 	// gather is how long a change waits for more, so that a pass does them together.
 	gather = 20 * time.Millisecond
+	// acknowledge is the longest that a relay goes by a change before it says so: all hear of
+	// it at once, and what they write is in the way of those that have not heard yet.
+	acknowledge = 150 * time.Millisecond
 	// atLeast and atMost are how long is waited after an error.
 	atLeast, atMost = 200 * time.Millisecond, 30 * time.Second
 )
@@ -126,6 +129,7 @@ func (r *RelayTask) follow(ctx context.Context) error {
 		return err
 	}
 	beat, reread := time.NewTicker(r.every()), time.NewTimer(r.Reread)
+	var untold <-chan time.Time
 	defer beat.Stop()
 	defer reread.Stop()
 	for {
@@ -140,6 +144,12 @@ func (r *RelayTask) follow(ctx context.Context) error {
 			if err := r.seeAll(e, blocks); err != nil {
 				return err
 			}
+			r.later = true
+			if untold == nil {
+				untold = time.After(rand.N(acknowledge))
+			}
+		case <-untold:
+			untold = nil
 		case e, open := <-own:
 			if !open {
 				return nil
@@ -153,7 +163,9 @@ func (r *RelayTask) follow(ctx context.Context) error {
 		case <-reread.C:
 			return nil
 		}
-		if err := r.step(ctx, lives); err != nil {
+		err := r.step(ctx, lives)
+		r.later = false
+		if err != nil {
 			return err
 		}
 	}
