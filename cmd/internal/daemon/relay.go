@@ -86,12 +86,13 @@ func (r *relay) with(c *config.Config, table *mapping.Table) (*mapping.Table, er
 	return edit.Table(), nil
 }
 
-// rule is the rule that a mapping is of, which has a block of its own.
+// rule is the rule that a mapping is of.
 func (r *relay) rule(m mapping.Mapping) (rule api.Rule, ok bool) {
 	if r == nil {
 		return rule, false
 	}
-	return r.rules().Rule(m.IPv4, m.Ports)
+	rule, ok = r.rules().Rule(m.IPv4, m.Ports)
+	return rule, ok && rule.IPv6 == m.IPv6
 }
 
 // standing is why a relay that translates is not one to be sent packets; "": it is.
