@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/lease/prefixes"
 	"github.com/natless/natless/translator/ports"
 )
 
@@ -245,40 +246,17 @@ func fits(i int, one, have api.Rule, held bool) error {
 	return nil
 }
 
-// byPrefix are numbers by prefix, of each length.
-type byPrefix [33]map[netip.Prefix][]int
-
-func (p *byPrefix) add(at netip.Prefix, n int) {
-	of := &p[at.Bits()]
-	if *of == nil {
-		*of = map[netip.Prefix][]int{}
-	}
-	(*of)[at] = append((*of)[at], n)
-}
-
-// covering are the numbers of a prefix and of those that it is within.
-func (p *byPrefix) covering(within netip.Prefix) (all []int) {
-	for bits := range within.Bits() + 1 {
-		if p[bits] == nil {
-			continue
-		}
-		if at, err := within.Addr().Prefix(bits); err == nil {
-			all = append(all, p[bits][at]...)
-		}
-	}
-	return all
-}
-
 // ended are the loans that end with a set, and how many of them nobody has said are to.
 func (r Relay) ended(set api.RuleSet) (all []Ended, sudden int) {
 	there := make(map[lent]uint64, len(set.Rules))
 	for _, one := range set.Rules {
 		there[lentBy(one)] = one.Lease
 	}
-	fenced := byPrefix{}
-	for i, p := range set.Fenced {
+	var fenced prefixes.Tree[netip.Prefix]
+	by := prefixes.NewEdit()
+	for _, p := range set.Fenced {
 		if p.IsValid() && p.Addr().Is4() {
-			fenced.add(p.Masked(), i)
+			fenced.Put(p.Masked(), p.Masked(), by)
 		}
 	}
 	for _, one := range r.Rules() {
@@ -287,9 +265,17 @@ func (r Relay) ended(set api.RuleSet) (all []Ended, sudden int) {
 			continue
 		}
 		all = append(all, Ended{IPv4: one.IPv4, Ports: one.Ports, Lease: one.Lease})
-		if !stays && len(fenced.covering(one.IPv4)) == 0 {
+		if !stays && !covers(&fenced, one.IPv4) {
 			sudden++
 		}
 	}
 	return all, sudden
+}
+
+// covers says that one of a tree's prefixes, each its own value, has all addresses of another.
+func covers(tree *prefixes.Tree[netip.Prefix], p netip.Prefix) bool {
+	for widest := range tree.Near(p) {
+		return widest.Bits() <= p.Bits()
+	}
+	return false
 }
