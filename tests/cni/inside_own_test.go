@@ -145,6 +145,7 @@ func (i *insiders) ownTools(t *testing.T) {
 	if i.engine == nil {
 		return
 	}
+	var served netip.AddrPort // by the last of them
 	for _, p := range []*pod{i.a, i.b} {
 		out, err := i.engine.output("exec", p.Name, "sh", "-c", fmt.Sprintf("wget -q -O - http://%s/ | sha256sum", serverIPv4))
 		if err != nil || !strings.HasPrefix(out, i.web.sum) {
@@ -153,12 +154,12 @@ func (i *insiders) ownTools(t *testing.T) {
 		if out, err := i.engine.output("exec", p.Name, "ping", "-c", "2", "-W", "9", serverIPv4); err != nil {
 			t.Error(err, out)
 		}
-		if err := i.engine.inbound(i.d, p.Name); err != nil {
+		if served, err = i.engine.inbound(i.d, p.Name); err != nil {
 			t.Error(err)
 		}
 	}
 	// One container to another, by the address that both have.
-	out, err := i.engine.output("exec", i.a.Name, "wget", "-q", "-O", "-", fmt.Sprintf("http://%s:%d/", i.wb.Address, i.wb.Run().Last))
+	out, err := i.engine.output("exec", i.a.Name, "wget", "-q", "-O", "-", fmt.Sprintf("http://%s/", served))
 	if err != nil || out != i.b.Name {
 		t.Errorf("from %s to %s: %q %v", i.a.Name, i.b.Name, out, err)
 	}

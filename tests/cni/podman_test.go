@@ -157,7 +157,7 @@ func podmanShares(t *testing.T, config string, count int) {
 		}
 	})
 	t.Run("inbound", func(t *testing.T) {
-		parallel(t, count, 4, func(i int) error { return p.inbound(d, name(i)) })
+		parallel(t, count, 4, func(i int) error { _, err := p.inbound(d, name(i)); return err })
 	})
 	t.Run("ping", func(t *testing.T) {
 		if out, err := p.output("exec", name(0), "ping", "-c", "2", "-W", "2", server6); err != nil {
@@ -179,23 +179,28 @@ func podmanShares(t *testing.T, config string, count int) {
 	})
 }
 
-// inbound serves with the container's own busybox on the last of its ports and
-// connects to it from outside.
-func (p *podman) inbound(d *daemon.Daemon, name string) error {
+// inbound serves with the container's own busybox on the last of its ports that nobody
+// there has (a connection that ended has its port for a minute), connects to it from
+// outside and says where that is.
+func (p *podman) inbound(d *daemon.Daemon, name string) (address netip.AddrPort, err error) {
 	list, err := d.Client().List(p.t.Context(), api.Filter{Name: name})
 	if err != nil || len(list) != 1 {
-		return fmt.Errorf("workloads named %s: %v %w", name, list, err)
+		return address, fmt.Errorf("workloads named %s: %v %w", name, list, err)
 	}
-	address := netip.AddrPortFrom(list[0].Address, list[0].Run().Last)
-	script := fmt.Sprintf("mkdir -p /tmp/www; echo %s >/tmp/www/index.html; httpd -p '[::]:%d' -h /tmp/www", name, address.Port())
-	if _, err := p.output("exec", name, "sh", "-c", script); err != nil {
-		return err
+	script := "mkdir -p /tmp/www; echo $0 >/tmp/www/index.html; for p; do httpd -p [::]:$p -h /tmp/www && echo $p && exit; done; exit 1"
+	last := list[0].Run().Last
+	out, err := p.output("exec", name, "sh", "-c", script, name, fmt.Sprint(last), fmt.Sprint(last-1), fmt.Sprint(last-2))
+	if err != nil {
+		return address, err
 	}
-	out, err := p.node.server.Command("curl", "-sS", "--max-time", "20", "http://"+address.String()+"/").CombinedOutput()
-	if err != nil || strings.TrimSpace(string(out)) != name {
-		return fmt.Errorf("curl to %s: %q %w, want %s", address, out, err, name)
+	if address, err = netip.ParseAddrPort(fmt.Sprintf("%s:%s", list[0].Address, out[strings.LastIndexByte(out, '\n')+1:])); err != nil {
+		return address, err
 	}
-	return nil
+	got, err := p.node.server.Command("curl", "-sS", "--max-time", "20", "http://"+address.String()+"/").CombinedOutput()
+	if err != nil || strings.TrimSpace(string(got)) != name {
+		return address, fmt.Errorf("curl to %s: %q %w, want %s", address, got, err, name)
+	}
+	return address, nil
 }
 
 // overridingContainer brings a port range of its own, applied after ADD: the

@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -154,7 +156,10 @@ func TestHostUsesPorts(t *testing.T) {
 	inside := load.ListenOn(t, n.w1, "[::]:11264")
 	go func() {
 		if c, err := inside.Accept(); err == nil {
+			c.Read(make([]byte, 1)) // or the close is a reset
 			c.Write([]byte("workload"))
+			c.(*net.TCPConn).CloseWrite()
+			io.Copy(io.Discard, c)
 			c.Close()
 		}
 	}()

@@ -59,6 +59,14 @@ func (n *topology) rule() api.MapRule {
 	return s.MAP[0]
 }
 
+// killed kills the daemon and waits until the kernel has taken its device away, which it does
+// when the last of what the daemon had under way is done.
+func (n *topology) killed() {
+	n.t.Helper()
+	n.daemon.Kill()
+	within(n.t, 5*time.Second, "the device is gone", func() bool { return !strings.Contains(n.host.IP("-o link"), "natless0") })
+}
+
 // reaches says that a connection of a workload comes about.
 func (n *topology) reaches(w *netns.NS, port string, patience time.Duration) (err error) {
 	w.Do(func() {
@@ -109,7 +117,7 @@ func TestCEsBesideAnotherWay(t *testing.T) {
 	n.daemon.Start()
 	n.attached("uplink w1 w2")
 	_, port, _ := net.SplitHostPort(load.Listen(t, n.server).Addr().String())
-	n.daemon.Kill()
+	n.killed()
 	if err := n.reaches(n.w1, port, 20*time.Second); err != nil {
 		t.Errorf("while the rule has the only way: %v", err)
 	}
@@ -117,9 +125,9 @@ func TestCEsBesideAnotherWay(t *testing.T) {
 	n.attached("uplink w1 w2")
 	stream := load.StartPaced(t, n.w1, n.server, serverv6)
 	n.host.IP("route add 203.0.114.30/32 dev uplink")
-	within(t, 10*time.Second, "nobody translates beside another way", func() bool {
+	within(t, 5*time.Second, "nobody translates beside another way", func() bool {
 		time.Sleep(300 * time.Millisecond) // until the host's change is seen
-		n.daemon.Kill()
+		n.killed()
 		err := n.reaches(n.w1, port, time.Second)
 		n.daemon.Start()
 		n.attached("uplink w1 w2")
