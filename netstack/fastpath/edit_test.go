@@ -29,9 +29,9 @@ type held struct {
 func (f *FastPath) held(t *testing.T) held {
 	t.Helper()
 	h := held{map[programKey6]programEntry6{}, map[programKey4]programEntry4{}, map[programKeyPort]programEntry4{}, programConfig{}}
-	each(f.inner.by6, func(k programKey6, e programEntry6) { h.by6[k] = e })
-	each(f.inner.by4, func(k programKey4, e programEntry4) { h.by4[k] = e })
-	each(f.inner.ports, func(k programKeyPort, e programEntry4) { h.ports[k] = e })
+	f.inner.by6.each(func(k programKey6, e programEntry6) { h.by6[k] = e })
+	f.inner.by4.each(func(k programKey4, e programEntry4) { h.by4[k] = e })
+	f.inner.ports.each(func(k programKeyPort, e programEntry4) { h.ports[k] = e })
 	var current uint32
 	if err := errors.Join(f.maps.Active.Lookup(uint32(0), &current), f.maps.Configs.Lookup(current, &h.config)); err != nil {
 		t.Fatal(err)
@@ -133,6 +133,7 @@ func TestEdit(t *testing.T) {
 	var in []mapping.Mapping
 	var plan *Plan // begun at each 20th edit, and edited like what is in use
 	for n := range 300 {
+		f.crowded = n > 150
 		switch n % 20 {
 		case 0:
 			plan = f.Plan(now)

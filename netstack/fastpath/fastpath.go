@@ -8,7 +8,7 @@
 // byte for byte, or nothing.
 package fastpath
 
-//go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type key6 -type entry6 -type key4 -type entry4 -type entry_inside -type line -type key_port -type traffic -type flow_key -type flow_sum -type reason program bpf/program.c
+//go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type key6 -type bin6 -type bin4 -type bin_port -type bins -type entry6 -type key4 -type entry4 -type entry_inside -type line -type key_port -type traffic -type flow_key -type flow_sum -type reason program bpf/program.c
 //go:generate go tool -modfile=../../tests/tools/go.mod bpf2go -cc clang-14 -strip llvm-strip-14 -cflags "-mcpu=v3 -Wall -Wextra -Werror" -target bpfel,bpfeb -type link -type xdp_reason xdp bpf/xdp.c
 
 import (
@@ -24,7 +24,7 @@ import (
 
 // Layout is the version of what lies in the maps: pinned maps of another one
 // must be replaced, not adopted.
-const Layout = 12
+const Layout = 13
 
 // FastPath is the four programs and their maps, and perhaps the one for XDP. Until Replace has filled the
 // maps, the programs pass everything on. It is safe for concurrent use.
@@ -44,6 +44,7 @@ type FastPath struct {
 	reused       bool // the programs are an earlier daemon's
 	fibFlags     uint32
 	counterBytes int
+	crowded      bool // tables have few homes
 
 	mu            sync.Mutex
 	generation           // what the programs see; its tables are nil before the first Replace

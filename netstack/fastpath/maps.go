@@ -18,13 +18,19 @@ import (
 
 // inner is one generation of tables.
 type inner struct {
-	by6, by4, ports, inside, near, counters, policy *ebpf.Map
-	perMapping                                      int // counters of each mapping
-	slots                                           int // that there are counters for
+	by6                            *bins[programKey6, programEntry6]
+	by4                            *bins[programKey4, programEntry4]
+	ports                          *bins[programKeyPort, programEntry4]
+	inside, near, counters, policy *ebpf.Map
+	perMapping                     int // counters of each mapping
+	slots                          int // that there are counters for
 }
 
 func (n *inner) close() {
-	for _, m := range []*ebpf.Map{n.by6, n.by4, n.ports, n.inside, n.near, n.counters, n.policy} {
+	n.by6.close()
+	n.by4.close()
+	n.ports.close()
+	for _, m := range []*ebpf.Map{n.inside, n.near, n.counters, n.policy} {
 		if m != nil {
 			m.Close()
 		}
@@ -116,7 +122,7 @@ func (f *FastPath) commitBeside(next *inner, c programConfig) error {
 // looked its tables up yet. For that the kernel waits when a map of maps is changed,
 // though by what it has (maybe_wait_bpf_programs in kernel/bpf/syscall.c, Linux 4.20).
 func (f *FastPath) await(generation uint32, current *inner) error {
-	if err := f.maps.By6.Put(generation, current.by6); err != nil {
+	if err := f.maps.By6.Put(generation, current.by6.Map); err != nil {
 		return fmt.Errorf("wait for who uses the old tables: %w", err)
 	}
 	return nil
@@ -131,7 +137,7 @@ func (f *FastPath) place(next *inner) (current uint32, err error) {
 		return 0, fmt.Errorf("which tables are in use: %w", err)
 	}
 	for _, o := range []struct{ outer, inner *ebpf.Map }{
-		{f.maps.By6, next.by6}, {f.maps.By4, next.by4}, {f.maps.Ports, next.ports},
+		{f.maps.By6, next.by6.Map}, {f.maps.By4, next.by4.Map}, {f.maps.Ports, next.ports.Map},
 		{f.maps.Inside, next.inside}, {f.maps.Near, next.near}, {f.maps.Counters, next.counters},
 		{f.maps.Policy, next.policy},
 	} {
@@ -156,7 +162,8 @@ func (f *FastPath) switchTo(generation uint32, c programConfig) error {
 }
 
 // forget takes the tables of a generation away that no program sees any more, or
-// that makes who sees them pass on.
+// that makes who sees them pass on. When the first is taken, the kernel waits for programs
+// that have begun: they look the others up again in the middle of a packet.
 func (f *FastPath) forget(generation uint32) error {
 	for _, outer := range f.outers() {
 		if err := outer.Delete(generation); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -167,12 +174,12 @@ func (f *FastPath) forget(generation uint32) error {
 }
 
 func (f *FastPath) outers() []*ebpf.Map {
-	return []*ebpf.Map{f.maps.By6, f.maps.By4, f.maps.Ports, f.maps.Inside, f.maps.Near, f.maps.Counters, f.maps.Policy}
+	return []*ebpf.Map{f.maps.Near, f.maps.By6, f.maps.By4, f.maps.Ports, f.maps.Inside, f.maps.Counters, f.maps.Policy}
 }
 
 // load writes c into maps of their own. Within the limit, in bytes, each CPU has
 // counters of its own.
-func (c *contents) load(s *state, slots, limit int, policies *policy.Table) (n inner, err error) {
+func (c *contents) load(s *state, slots, limit int, policies *policy.Table, crowded bool) (n inner, err error) {
 	n.slots, n.perMapping = slots+slots/4+1024, 1
 	if cpus, err := ebpf.PossibleCPU(); err == nil && cpus*n.slots*sizeTraffic <= limit {
 		n.perMapping = cpus
@@ -192,9 +199,6 @@ func (c *contents) load(s *state, slots, limit int, policies *policy.Table) (n i
 		}
 		return m
 	}
-	n.by6 = table(programMapBy6, headroom(len(c.keys6)))
-	n.by4 = table(programMapBy4, headroom(len(c.keys4)))
-	n.ports = table(programMapPorts, headroom(len(c.keysPort)))
 	n.inside = table(programMapInside, headroom(len(c.keysInside)))
 	n.near = table(programMapNear, nearWords)
 	n.counters = table(programMapCounters, uint32(n.slots*n.perMapping))
@@ -207,9 +211,15 @@ func (c *contents) load(s *state, slots, limit int, policies *policy.Table) (n i
 		words[i] = uint32(i)
 	}
 	var six errgroup.Group // beside the others, on another processor
-	six.Go(func() error { return fill(n.by6, c.keys6, c.entries6) })
-	err = errors.Join(fill(n.by4, c.keys4, c.entries4), fill(n.ports, c.keysPort, c.ownerPort),
-		fill(n.inside, c.keysInside, c.inside), fill(n.near, words, s.near[:]), fillPolicy(n.policy, policies))
+	six.Go(func() (err error) {
+		n.by6, err = newBins(spec.Maps[programMapBy6].InnerMap, c.keys6, c.entries6, crowded)
+		return err
+	})
+	n.by4, err = newBins(spec.Maps[programMapBy4].InnerMap, c.keys4, c.entries4, crowded)
+	if err == nil {
+		n.ports, err = newBins(spec.Maps[programMapPorts].InnerMap, c.keysPort, c.ownerPort, crowded)
+	}
+	err = errors.Join(err, fill(n.inside, c.keysInside, c.inside), fill(n.near, words, s.near[:]), fillPolicy(n.policy, policies))
 	return n, errors.Join(six.Wait(), err)
 }
 
@@ -417,7 +427,7 @@ func (f *FastPath) SetInterface(m mapping.Mapping, ifindex int) error {
 		return fmt.Errorf("interface of %v: %w", m, err)
 	}
 	e.Ifindex = uint32(ifindex)
-	if err := f.inner.by6.Update(key6(m.IPv6), &e, ebpf.UpdateExist); err != nil {
+	if err := f.inner.by6.Put(key6(m.IPv6), &e); err != nil {
 		return fmt.Errorf("interface of %v: %w", m, err)
 	}
 	return nil

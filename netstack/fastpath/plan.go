@@ -36,7 +36,7 @@ func (f *FastPath) plan(t Tables) *Plan {
 	p := &Plan{f: f}
 	c, s, err := f.encode(&t)
 	if err == nil {
-		p.inner, err = c.load(s, t.Table.Slots(), f.counterBytes, t.Config.Policy)
+		p.inner, err = c.load(s, t.Table.Slots(), f.counterBytes, t.Config.Policy, f.crowded)
 	}
 	if err != nil {
 		p.inner.close()

@@ -13,11 +13,43 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type programChoice struct {
-	_    structs.HostLayout
-	Flow uint32
-	At   uint16
-	Word uint16
+type programBin4 struct {
+	_     structs.HostLayout
+	Live  uint32
+	Next  uint32
+	Key   programKey4
+	Entry programEntry4
+	Pad   [2]uint64
+}
+
+type programBin6 struct {
+	_     structs.HostLayout
+	Live  uint32
+	Next  uint32
+	Key   programKey6
+	Entry programEntry6
+	Pad   uint32
+}
+
+type programBinPort struct {
+	_     structs.HostLayout
+	Live  uint32
+	Next  uint32
+	Key   programKeyPort
+	Entry programEntry4
+	Pad   [2]uint64
+}
+
+type programBins struct {
+	_     structs.HostLayout
+	Seed  uint64
+	Homes uint32
+	_     [4]byte
+}
+
+type programChoices struct {
+	_  structs.HostLayout
+	Of [8]uint64
 }
 
 type programClassWay struct {
@@ -397,6 +429,10 @@ const (
 	programProgSent4      = "sent4"
 	programProgUplink     = "uplink"
 	programProgWorkload   = "workload"
+	programVarBin4        = "_bin4"
+	programVarBin6        = "_bin6"
+	programVarBinPort     = "_bin_port"
+	programVarBins        = "_bins"
 	programVarEntry4      = "_entry4"
 	programVarEntry6      = "_entry6"
 	programVarEntryInside = "_entry_inside"
@@ -499,6 +535,10 @@ type programMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programVariableSpecs struct {
+	Bin4        *ebpf.VariableSpec `ebpf:"_bin4"`
+	Bin6        *ebpf.VariableSpec `ebpf:"_bin6"`
+	BinPort     *ebpf.VariableSpec `ebpf:"_bin_port"`
+	Bins        *ebpf.VariableSpec `ebpf:"_bins"`
 	Entry4      *ebpf.VariableSpec `ebpf:"_entry4"`
 	Entry6      *ebpf.VariableSpec `ebpf:"_entry6"`
 	EntryInside *ebpf.VariableSpec `ebpf:"_entry_inside"`
@@ -600,6 +640,10 @@ func (m *programMaps) Close() error {
 //
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programVariables struct {
+	Bin4        *ebpf.Variable `ebpf:"_bin4"`
+	Bin6        *ebpf.Variable `ebpf:"_bin6"`
+	BinPort     *ebpf.Variable `ebpf:"_bin_port"`
+	Bins        *ebpf.Variable `ebpf:"_bins"`
 	Entry4      *ebpf.Variable `ebpf:"_entry4"`
 	Entry6      *ebpf.Variable `ebpf:"_entry6"`
 	EntryInside *ebpf.Variable `ebpf:"_entry_inside"`

@@ -13,11 +13,9 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type xdpChoice struct {
-	_    structs.HostLayout
-	Flow uint32
-	At   uint16
-	Word uint16
+type xdpChoices struct {
+	_  structs.HostLayout
+	Of [8]uint64
 }
 
 type xdpClassWay struct {
@@ -309,6 +307,10 @@ const (
 	xdpMapTaken       = "taken"
 	xdpMapWays        = "ways"
 	xdpProgXdp        = "xdp"
+	xdpVarBin4        = "_bin4"
+	xdpVarBin6        = "_bin6"
+	xdpVarBinPort     = "_bin_port"
+	xdpVarBins        = "_bins"
 	xdpVarEntry4      = "_entry4"
 	xdpVarEntry6      = "_entry6"
 	xdpVarEntryInside = "_entry_inside"
@@ -412,6 +414,10 @@ type xdpMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpVariableSpecs struct {
+	Bin4        *ebpf.VariableSpec `ebpf:"_bin4"`
+	Bin6        *ebpf.VariableSpec `ebpf:"_bin6"`
+	BinPort     *ebpf.VariableSpec `ebpf:"_bin_port"`
+	Bins        *ebpf.VariableSpec `ebpf:"_bins"`
 	Entry4      *ebpf.VariableSpec `ebpf:"_entry4"`
 	Entry6      *ebpf.VariableSpec `ebpf:"_entry6"`
 	EntryInside *ebpf.VariableSpec `ebpf:"_entry_inside"`
@@ -519,6 +525,10 @@ func (m *xdpMaps) Close() error {
 //
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpVariables struct {
+	Bin4        *ebpf.Variable `ebpf:"_bin4"`
+	Bin6        *ebpf.Variable `ebpf:"_bin6"`
+	BinPort     *ebpf.Variable `ebpf:"_bin_port"`
+	Bins        *ebpf.Variable `ebpf:"_bins"`
 	Entry4      *ebpf.Variable `ebpf:"_entry4"`
 	Entry6      *ebpf.Variable `ebpf:"_entry6"`
 	EntryInside *ebpf.Variable `ebpf:"_entry_inside"`

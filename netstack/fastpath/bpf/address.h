@@ -2,15 +2,9 @@
 // Addresses, as translator/special, translator/address.go, translator/ours.go and
 // translator/mapping have them.
 #pragma once
-#include "maps.h"
+#include "bins.h"
 
 #define HERE COVER(1)
-
-// tables is one generation, as a packet sees it from beginning to end.
-struct tables {
-	struct config *c;
-	void *by6, *by4, *ports, *near, *counters;
-};
 
 static __always_inline int never4(__u32 a) // rule 1.1.never4
 {
@@ -139,7 +133,7 @@ static __always_inline struct entry6 *lookup6(struct tables *t, __u64 hi, __u64 
 		k.word[1] = h;
 		k.word[2] = w >> 32;
 		k.word[3] = w;
-		e = bpf_map_lookup_elem(t->by6, &k);
+		e = entry_by6(t, &k);
 		if (e) {
 			HERE;
 			*length = l->length;
@@ -174,7 +168,7 @@ static __always_inline struct entry4 *find4(struct tables *t, __u32 a, __u32 *le
 		}
 		k.length = l->length;
 		k.v4 = a & l->mask;
-		e = bpf_map_lookup_elem(t->by4, &k);
+		e = entry_by4(t, &k);
 		if (e) {
 			HERE;
 			*length = l->length;
@@ -209,7 +203,7 @@ static __always_inline int block4(struct tables *t, __u32 a)
 		}
 		k.length = OURS | l->length;
 		k.v4 = a & l->mask;
-		if (bpf_map_lookup_elem(t->by4, &k)) {
+		if (entry_by4(t, &k)) {
 			HERE;
 			return 1;
 		}
@@ -242,7 +236,7 @@ static __always_inline struct entry4 *port4(struct tables *t, __u32 a, __u32 por
 		}
 		k.size = kind | n;
 		k.base = port >> n << n;
-		e = bpf_map_lookup_elem(t->ports, &k);
+		e = entry_ports(t, &k);
 		if (e) {
 			HERE;
 			return e;

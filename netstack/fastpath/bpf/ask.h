@@ -10,7 +10,8 @@
 
 enum {
 	WAYS_BITS = 8, // of what is remembered by each CPU
-	CHOICES_BITS = 15,
+	CHOICES_BITS = 13, // of lines of choices
+	CHOICES = 8,
 	ASKED_WORDS = 6,
 };
 
@@ -74,17 +75,19 @@ struct {
 } common SEC(".maps");
 
 // chosen is which of several ways a flow has: where in common that is. It holds while the
-// daemon's word is the same: it changes whenever the host does, and every ten seconds.
-struct choice {
-	__u32 flow;
-	__u16 at, word;
+// daemon's word is the same: it changes whenever the host does, and every ten seconds. A
+// choice is 32 bits of the flow, 16 of where that is and 16 of the word; those who meet
+// share a line of the processor's cache.
+struct choices {
+	__u64 of[CHOICES];
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1 << CHOICES_BITS);
+	__uint(map_flags, BPF_F_MMAPABLE); // begins where a line does
 	__type(key, __u32);
-	__type(value, struct choice);
+	__type(value, struct choices);
 } chosen SEC(".maps");
 
 // BY_CLASS in the flags of look: it is assured what class a destination is of.
@@ -114,40 +117,49 @@ static __always_inline __u16 word_given(void)
 	return until ? *until >> 16 : 0; // in ns
 }
 
-// choice_of is where the way of a flow is in common; 0: it is not known.
-static __always_inline __u32 choice_of(__u64 flow, __u16 word)
+static __always_inline struct choices *choices_of(__u64 flow)
 {
 	__u32 at = flow >> (64 - CHOICES_BITS);
 
-	for (int i = 0; i < 2; i++, at ^= 1) {
-		struct choice *n = bpf_map_lookup_elem(&chosen, &at);
+	return bpf_map_lookup_elem(&chosen, &at);
+}
 
-		if (n && n->flow == (__u32)(flow >> 12) && n->word == word) {
+static __always_inline __u64 choice(__u64 flow, __u32 way, __u16 word)
+{
+	return flow >> 12 << 32 | way << 16 | word;
+}
+
+// choice_of is where the way of a flow is in common; 0: it is not known.
+static __always_inline __u32 choice_of(__u64 flow, __u16 word)
+{
+	struct choices *n = choices_of(flow);
+
+	for (int i = 0; n && i < CHOICES; i++) {
+		if (((n->of[i] ^ choice(flow, 0, word)) & ~0xffff0000ull) == 0) {
 			HERE;
-			return n->at;
+			return (__u32)n->of[i] >> 16;
 		}
 	}
 	HERE;
 	return 0;
 }
 
-// choose remembers it; of two places, in the stead of what holds no more.
+// choose remembers it, in the stead of what holds no more, if there is that.
 static __always_inline void choose(__u64 flow, __u16 word, __u32 way)
 {
-	__u32 at = flow >> (64 - CHOICES_BITS);
-	struct choice *n = bpf_map_lookup_elem(&chosen, &at);
+	struct choices *n = choices_of(flow);
+	__u32 at = flow >> 44 & (CHOICES - 1);
 
-	if (n && n->word == word && n->flow != (__u32)(flow >> 12)) {
-		HERE;
-		at ^= 1;
-		n = bpf_map_lookup_elem(&chosen, &at);
-	}
 	if (!n)
 		return;
+	for (__u32 i = 0; i < CHOICES; i++) {
+		if ((__u16)n->of[i] != word) {
+			HERE;
+			at = i;
+		}
+	}
 	HERE;
-	n->flow = flow >> 12;
-	n->at = way;
-	n->word = word;
+	n->of[at & (CHOICES - 1)] = choice(flow, way, word);
 }
 
 // one_of is where one of several ways is in common.

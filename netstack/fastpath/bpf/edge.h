@@ -28,7 +28,7 @@ static __always_inline struct entry6 *block6(struct tables *t, __u64 hi, __u64 l
 		k.word[1] = h;
 		k.word[2] = w >> 32;
 		k.word[3] = w;
-		e = bpf_map_lookup_elem(t->by6, &k);
+		e = entry_by6(t, &k);
 		if (e) {
 			HERE;
 			*length = l->length;
@@ -54,7 +54,7 @@ static __always_inline struct entry4 *block(struct tables *t, __u32 a, __u16 por
 		}
 		k.length = BLOCK | l->length;
 		k.v4 = a & l->mask;
-		e = bpf_map_lookup_elem(t->by4, &k);
+		e = entry_by4(t, &k);
 		if (e) {
 			HERE;
 			*length = l->length;

@@ -39,6 +39,7 @@ enum bpf_map_type {
 enum {
 	BPF_F_NO_PREALLOC = 1,
 	BPF_F_INNER_MAP = 1 << 12, // the number of elements may differ; Linux 5.10
+	BPF_F_MMAPABLE = 1 << 10,
 	BPF_F_PSEUDO_HDR = 1 << 4,
 	BPF_F_MARK_MANGLED_0 = 1 << 5,
 

@@ -7,7 +7,7 @@
 #include "kernel.h"
 
 enum {
-	LAYOUT = 12,
+	LAYOUT = 13,
 	MAX_LENGTHS = 16, // prefix lengths in use, of each family
 	ALL_LENGTHS4 = 33, // a pool without an address that somebody else holds is of many
 	GENERATIONS = 2,
@@ -20,6 +20,8 @@ enum {
 	MAX_RULES = 64,    // of MAP-T
 	MAX_PARTS = 4096,  // prefixes that part destinations, of each family
 	CLASSES = 1024,    // of destinations that have the same ways, of both families
+	FIRST_BIN = 2,     // of a table; what stands before is its head
+	MAX_PROBES = 16,   // bins that may have to be read for a key
 };
 
 // Flags of a config.
@@ -183,6 +185,38 @@ struct key_port {
 	__u16 size;
 };
 
+// A table of mappings is an array of bins, each a line of the processor's cache: of a million
+// mappings none is in a cache, and who looks one up waits for memory once. The hash of a key
+// says its home; where somebody else is at home there, it may stand in the other bin of the
+// pair, which processors fetch with it, and else in one that the home's next leads to. A bin
+// whose live is 0 has nothing in it, but its next counts.
+struct bin6 {
+	__u32 live, next;
+	struct key6 key;
+	struct entry6 entry;
+	__u32 pad;
+};
+
+struct bin4 {
+	__u32 live, next;
+	struct key4 key;
+	struct entry4 entry;
+	__u64 pad[2];
+};
+
+struct bin_port {
+	__u32 live, next;
+	struct key_port key;
+	struct entry4 entry;
+	__u64 pad[2];
+};
+
+// bins is the head of a table, which stands in the stead of the first bin.
+struct bins {
+	__u64 seed;
+	__u32 homes;
+};
+
 // part4 and part6 are prefixes, in network byte order, of destinations that the host has the
 // same routes for, but for those of longer ones.
 struct part4 {
@@ -252,6 +286,10 @@ enum reason {
 const struct key6 *_key6 __attribute__((unused));
 const struct entry6 *_entry6 __attribute__((unused));
 const struct key4 *_key4 __attribute__((unused));
+const struct bin6 *_bin6 __attribute__((unused));
+const struct bin4 *_bin4 __attribute__((unused));
+const struct bin_port *_bin_port __attribute__((unused));
+const struct bins *_bins __attribute__((unused));
 const struct entry4 *_entry4 __attribute__((unused));
 const struct line *_line __attribute__((unused));
 const struct key_port *_key_port __attribute__((unused));

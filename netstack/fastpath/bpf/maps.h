@@ -5,26 +5,19 @@
 #pragma once
 #include "layout.h"
 
-struct inner_by6 {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(struct key6));
-	__uint(value_size, sizeof(struct entry6));
-};
+// Memory that can be mapped begins where a page does, and each bin where a line does.
+#define BINS(name, bin)                                                       \
+	struct inner_##name {                                                 \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                             \
+		__uint(max_entries, 1);                                       \
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);          \
+		__uint(key_size, sizeof(__u32));                              \
+		__uint(value_size, sizeof(struct bin));                       \
+	}
 
-struct inner_by4 {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(struct key4));
-	__uint(value_size, sizeof(struct entry4));
-};
-
-struct inner_ports {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(struct key_port));
-	__uint(value_size, sizeof(struct entry4));
-};
+BINS(by6, bin6);
+BINS(by4, bin4);
+BINS(ports, bin_port);
 
 struct inner_inside {
 	__uint(type, BPF_MAP_TYPE_HASH);
