@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/netstack/internal/pace"
+	"github.com/natless/natless/netstack/internal/routes"
 	"github.com/natless/natless/translator/mapping"
 )
 
@@ -52,7 +53,8 @@ type Manager struct {
 	kick   chan struct{}
 
 	looking sync.Mutex      // held by who surveys the host, which takes long where there is much; it comes before mu
-	survey  *netlink.Handle // of who holds looking
+	survey  *netlink.Handle // of who holds looking, as what follows
+	outward outward
 
 	names sync.RWMutex            // guards what follows
 	named map[netip.Addr]Workload // those that are told where they are, by their mapping's address
@@ -81,20 +83,41 @@ func New(c Config, table *mapping.Table, named iter.Seq[Workload]) (*Manager, er
 	for w := range named {
 		m.name(w)
 	}
-	var err error
-	if m.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
-		return nil, fmt.Errorf("netlink: %w", err)
-	}
-	if m.survey, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
-		m.handle.Close()
-		return nil, fmt.Errorf("netlink: %w", err)
-	}
-	if m.kernel, err = openKernel(c.Device); err != nil {
-		m.handle.Close()
-		m.survey.Close()
+	if err := m.open(); err != nil {
+		m.close()
 		return nil, err
 	}
 	return m, nil
+}
+
+func (m *Manager) open() (err error) {
+	if m.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	if m.survey, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	if m.outward.list, err = routes.NewList(); err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	m.kernel, err = openKernel(m.config.Device)
+	return err
+}
+
+// close lets go of what open has opened.
+func (m *Manager) close() {
+	for _, h := range []*netlink.Handle{m.handle, m.survey} {
+		if h != nil {
+			h.Close()
+		}
+	}
+	if m.outward.list != nil {
+		m.outward.list.Close()
+	}
+	if m.kernel != nil {
+		m.kernel.close()
+		m.kernel = nil
+	}
 }
 
 // name notes where a workload says that it is, or that it does not.
@@ -130,6 +153,9 @@ func (m *Manager) changed() {
 // unless it is to leave it.
 func (m *Manager) Run(ctx context.Context) error {
 	w, err := watch(m.kernel.nft.ID(), m.changed, func() {
+		m.outward.stale.Store(true)
+		m.changed()
+	}, func() {
 		m.mu.Lock()
 		m.audit = true
 		m.mu.Unlock()
@@ -139,6 +165,8 @@ func (m *Manager) Run(ctx context.Context) error {
 		return err
 	}
 	defer w.Close()
+	m.outward.stale.Store(true)
+	m.outward.watched.Store(true)
 	err = m.serve(ctx)
 	m.looking.Lock()
 	defer m.looking.Unlock()
@@ -147,10 +175,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if !m.config.Leave {
 		err = errors.Join(err, m.kernel.remove())
 	}
-	m.kernel.close()
-	m.handle.Close()
-	m.survey.Close()
-	m.kernel = nil
+	m.close()
 	return err
 }
 
@@ -196,7 +221,7 @@ func (m *Manager) reconcile() error {
 		if ended {
 			return nil
 		}
-		h, err := survey(m.survey)
+		h, err := survey(m.survey, &m.outward)
 		if err != nil {
 			return err
 		}
@@ -260,7 +285,7 @@ func (m *Manager) Plan(table *mapping.Table) (commit func(final *mapping.Table, 
 	if ended {
 		return func(*mapping.Table, ...Workload) error { return nil }, nil
 	}
-	h, err := survey(m.survey)
+	h, err := survey(m.survey, &m.outward)
 	if err != nil {
 		return nil, err
 	}

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/natless/natless/netstack/dump"
 	"github.com/natless/natless/netstack/internal/nexthops"
+	"github.com/natless/natless/netstack/internal/routes"
 )
 
 // host is what the kernel says of its interfaces, routes and addresses, at one
@@ -28,10 +30,40 @@ type link struct {
 	master int
 }
 
+// outward is where IPv4's default routes lead. To find them the kernel lists all routes, of
+// which there may be a million: it is read again only when the kernel has told of a change.
+type outward struct {
+	watched atomic.Bool // somebody says what is stale
+	stale   atomic.Bool
+	list    *routes.List // of who surveys, as what follows
+	links   map[int]bool
+}
+
+// look is what they are by now.
+func (o *outward) look() (map[int]bool, error) {
+	if !o.stale.Swap(false) && o.watched.Load() && o.links != nil {
+		return o.links, nil
+	}
+	var links map[int]bool
+	err := o.list.Each(unix.AF_INET, func() { links = map[int]bool{} }, func(r *routes.Route) bool {
+		if r.Table == unix.RT_TABLE_MAIN && r.Destination.Bits() == 0 {
+			for _, i := range r.Links() {
+				links[i] = true
+			}
+		}
+		return true
+	})
+	if err != nil {
+		o.links = nil
+		return nil, fmt.Errorf("IPv4 routes: %w", err)
+	}
+	o.links = links
+	return links, nil
+}
+
 // survey asks the kernel for everything.
-func survey(handle *netlink.Handle) (*host, error) {
-	h := &host{links: map[int]link{}, byName: map[string]int{},
-		addresses: map[int][]netip.Addr{}, defaults: map[int]bool{}}
+func survey(handle *netlink.Handle, out *outward) (*host, error) {
+	h := &host{links: map[int]link{}, byName: map[string]int{}, addresses: map[int][]netip.Addr{}}
 	links, err := dump.Whole(handle.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("interfaces: %w", err)
@@ -48,28 +80,11 @@ func survey(handle *netlink.Handle) (*host, error) {
 			h.addresses[a.LinkIndex] = append(h.addresses[a.LinkIndex], ip)
 		}
 	}
-	return h, h.survey(handle)
-}
-
-func (h *host) survey(handle *netlink.Handle) error {
-	var err error
 	if h.hops, err = nexthops.Read(handle); err != nil {
-		return err
+		return nil, err
 	}
-	main := &netlink.Route{Table: unix.RT_TABLE_MAIN}
-	defaults, err := dump.Whole(func() ([]netlink.Route, error) {
-		return handle.RouteListFiltered(netlink.FAMILY_V4, main, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
-	})
-	if err != nil {
-		return fmt.Errorf("IPv4 routes: %w", err)
-	}
-	for _, r := range defaults {
-		h.defaults[r.LinkIndex] = true
-		for _, n := range r.MultiPath {
-			h.defaults[n.LinkIndex] = true
-		}
-	}
-	return nil
+	h.defaults, err = out.look()
+	return h, err
 }
 
 func (h *host) addLink(l netlink.Link) {

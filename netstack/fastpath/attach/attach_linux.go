@@ -25,6 +25,7 @@ import (
 	"github.com/natless/natless/netstack/fastpath"
 	"github.com/natless/natless/netstack/fastpath/survey"
 	"github.com/natless/natless/netstack/internal/pace"
+	"github.com/natless/natless/netstack/internal/routes"
 )
 
 // pollEvery is how often what nothing tells of is looked at: programs, and rules of
@@ -81,16 +82,20 @@ type Manager struct {
 	looking   sync.Mutex      // held by who surveys the host or writes tables, which takes long where there is much; it comes before mu
 	surveying *netlink.Handle // of who holds looking, as what follows
 	listing   *mdl.Conn
+	routes    *routes.List
 	parts     fastpath.Parts // as the last look found them
+	many      bool           // routes: see alone
+	away      *away
 	survey    *survey.Survey
 	covered   covered
 	took      time.Duration // to look at the host
 	managed   []neighbour   // because of us
 	room      []int32       // for where all workloads are: a million of them are looked at again and again
 
-	told     atomic.Uint64 // how often the kernel told of a change
-	looked   uint64        // of which the last look knows; it is serve's
-	steering atomic.Bool   // all IPv4 inside goes by the daemon
+	concern  atomic.Pointer[concern] // nil: all routes concern who looks
+	told     atomic.Uint64           // how often the kernel told of a change
+	looked   uint64                  // of which the last look knows; it is serve's
+	steering atomic.Bool             // all IPv4 inside goes by the daemon
 
 	names sync.RWMutex // guards what follows
 	hints hints
@@ -142,6 +147,9 @@ func (m *Manager) open() (err error) {
 		return fmt.Errorf("netlink: %w", err)
 	}
 	if m.surveying, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	if m.routes, err = routes.NewList(); err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
 	if m.listing, err = mdl.Dial(unix.NETLINK_ROUTE, nil); err != nil {
@@ -241,6 +249,9 @@ func (m *Manager) release() {
 	if m.store != nil {
 		m.store.close()
 	}
+	if m.routes != nil {
+		m.routes.Close()
+	}
 	if m.listing != nil {
 		m.listing.Close()
 	}
@@ -265,7 +276,7 @@ func (m *Manager) changed() {
 // Run keeps the programs attached until ctx is done; then it removes them, or
 // leaves them in force if the configuration says so.
 func (m *Manager) Run(ctx context.Context) (err error) {
-	w, err := watch(func() { m.doubt(); m.changed() })
+	w, err := watch(m.concerns, func() { m.doubt(); m.changed() })
 	if err != nil {
 		return err
 	}
@@ -323,6 +334,9 @@ func (m *Manager) serve(ctx context.Context) error {
 		told := m.told.Load()
 		err := m.reconcile()
 		m.assure(told, err)
+		if err == nil {
+			m.concernedWith()
+		}
 		pace.Looked(m.took, err)
 		if err != nil && first && m.config.Required {
 			return fmt.Errorf("fast_path: required: %w", err)

@@ -85,7 +85,15 @@ func (m *Manager) begin() inForce {
 	defer m.mu.Unlock()
 	broken := m.table != nil && (m.stale != nil || m.unsupported != nil)
 	m.since = since{slots: map[uint32]bool{}, keep: broken}
-	return inForce{m.table, m.translation, m.epoch, broken, m.routed, m.ways.Alone}
+	m.concern.Store(nil) // all that happens meanwhile is looked at
+	in := m.inForce()
+	in.broken = broken
+	return in
+}
+
+// inForce is what is in force; the caller holds mu.
+func (m *Manager) inForce() inForce {
+	return inForce{table: m.table, translation: m.translation, epoch: m.epoch, routed: m.routed, alone: m.ways.Alone}
 }
 
 // end has nothing noted any more.
@@ -119,9 +127,9 @@ func (m *Manager) look(in inForce) (v *view, err error) {
 		return nil, err
 	}
 	v.ces = v.host.customers(in.translation.Rules)
-	v.ways = m.wayFinding(v, in)
+	v.ways, m.many = m.wayFinding(v, in)
 	m.parts = nil
-	if v.ways.Alone {
+	if v.ways.Alone && !m.many {
 		m.parts = partsOf(m.listing)
 	}
 	return v, nil

@@ -90,6 +90,7 @@ func (p *Plan) Commit(table *mapping.Table) error {
 func (p *Plan) commit(table *mapping.Table, c translator.Config) error {
 	m := p.m
 	m.table, m.translation, m.epoch = table, c, m.epoch+1
+	m.concern.Store(nil)
 	if p.plan == nil {
 		m.located = located{count: map[int]int{}, ports: map[uint32]int{}}
 		return m.judge(p.err)

@@ -159,6 +159,7 @@ func (m *Manager) Configure(c translator.Config) error {
 	if table != nil && m.unsupported == nil && m.stale == nil {
 		defer m.mu.Unlock()
 		m.translation = c
+		m.concern.Store(nil)
 		return m.judge(m.path.Configure(c))
 	}
 	m.mu.Unlock()
@@ -192,6 +193,7 @@ func (m *Manager) Edit(table *mapping.Table, removed, added []Workload) error {
 		m.setHint(w.IPv6.Addr(), "")
 	}
 	m.table = table
+	m.concern.Store(nil)
 	for _, w := range added {
 		if e := table.Get(w.IPv6); e != nil {
 			m.set(e.Slot(), int32(m.find(w)))
