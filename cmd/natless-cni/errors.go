@@ -74,7 +74,7 @@ var remedies = map[api.Code]string{
 	api.CodeStarting:    "natlessd is still starting: `natless status` says what it waits for",
 	api.CodeRateLimited: "the runtime tries again",
 	api.CodeStorage:     "look at the disk of natlessd's registry.path",
-	api.CodeExhausted:   "`natless pools` shows how full the pools are; add addresses to the pool, or lower ports_per_workload",
+	api.CodeExhausted:   "`natless pools` shows how full the pools are; the container starts when there is room: what to do is said above",
 	api.CodeDrained:     "somebody drains it on purpose (natless drain); have this container start on another host, or end it with `natless undrain`",
 	api.CodeNoInside:    "`natless doctor` says what this host lacks; " + byPrefix,
 	api.CodeForbidden:   "run the container runtime as root or in the group of api.group",

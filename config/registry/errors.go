@@ -59,13 +59,24 @@ func (e *ExhaustedError) Error() string {
 	if u.PortsOfHost > 0 {
 		host = fmt.Sprintf(", the host itself uses %d (natless status says who)", u.PortsOfHost)
 	}
-	remedy := "free a workload, or add addresses to the pool"
-	if e.FirstUse > 0 {
-		remedy = fmt.Sprintf("free a workload, add addresses to the pool, or leave more of it to those who are announced: %d workloads have theirs by first "+
-			"use, which first_use.most bounds (natless workloads --name 'first-use/*')", e.FirstUse)
-	}
 	return fmt.Sprintf("pool %q is exhausted: no %s free%s; %d workloads have %d of %d ports on %d addresses%s, %d more cool "+
-		"down%s: %s", u.Name, what, where, u.Workloads, u.PortsUsed, u.Ports, len(u.Addresses), barred, u.PortsCooling, host, remedy)
+		"down%s: %s", u.Name, what, where, u.Workloads, u.PortsUsed, u.Ports, len(u.Addresses), barred, u.PortsCooling, host, e.remedy())
+}
+
+// remedy is what to do in a pool of this kind.
+func (e *ExhaustedError) remedy() string {
+	more := "add addresses to the pool, or lower ports_per_workload for new workloads"
+	switch {
+	case e.Usage.Fleet:
+		more = "see whether the fleet has more blocks (natless-fleet status)"
+	case e.Usage.WholeAddress:
+		more = "add addresses to the pool"
+	}
+	if e.FirstUse > 0 {
+		more += fmt.Sprintf(", or leave more of it to those who are announced: %d workloads have theirs by first use, which first_use.most bounds "+
+			"(natless workloads --name 'first-use/*')", e.FirstUse)
+	}
+	return "free a workload, or " + more
 }
 
 // InsideError: the workload cannot have its IPv4 inside.

@@ -195,7 +195,7 @@ func TestRequests(t *testing.T) {
 		{func(q *api.Request) { q.Ports = 16 }, "198.51.100.0 2048-2063"},
 		{func(q *api.Request) { q.ExtraPorts = []uint16{443, 2080, 80} }, "198.51.100.0 80,443,2080,3072-4095"},
 		{func(q *api.Request) { q.ExtraPorts = []uint16{443} }, "198.51.100.1 443,1024-2047"},
-		{func(q *api.Request) { q.ExtraPorts = []uint16{443} }, `pool "default" is exhausted: no 1024 ports in a row with [443] besides free; 5 workloads have 7188 of 129027 ports on 2 addresses, 0 more cool down: free a workload, or add addresses to the pool`},
+		{func(q *api.Request) { q.ExtraPorts = []uint16{443} }, `pool "default" is exhausted: no 1024 ports in a row with [443] besides free; 5 workloads have 7188 of 129027 ports on 2 addresses, 0 more cool down: free a workload, or add addresses to the pool, or lower ports_per_workload for new workloads`},
 		{func(q *api.Request) { q.ExtraPorts, q.Address = []uint16{443}, netip.MustParseAddr("198.51.100.1") }, "198.51.100.1:443 belongs to workload c000004/eth0 (pod-4)"},
 		{func(q *api.Request) { q.ExtraPorts = []uint16{3000} }, "198.51.100.0 3000,4096-5119"},
 		{func(q *api.Request) { q.Address = netip.MustParseAddr("198.51.100.1") }, "198.51.100.1 2048-3071"},

@@ -154,13 +154,17 @@ func (v *visit) pools() {
 				"pool %s has no share left for one more workload, and the fleet has lent it no more blocks (natless blocks)", p.Name)
 			continue
 		}
+		more := "add addresses to it, or lower ports_per_workload for new workloads"
+		if p.WholeAddress {
+			more = "add addresses to it"
+		}
 		if p.Headroom == 0 {
-			v.fail(check, "add addresses to it, lower ports_per_workload for new workloads, or delete workloads; containers wait until then",
+			v.fail(check, more+", or delete workloads; containers wait until then",
 				"pool %s has no share left for one more workload: %s", p.Name, fullWords(p))
 			continue
 		}
 		if p.Ports > 0 && left*10 < p.Ports {
-			v.warn(check, "add addresses to it, or lower ports_per_workload for new workloads", "pool %s has %d of %d ports left, room for %s",
+			v.warn(check, more, "pool %s has %d of %d ports left, room for %s",
 				p.Name, left, p.Ports, words.Count(p.Headroom, "workload"))
 		}
 	}
