@@ -8,6 +8,7 @@ package daemon
 import (
 	"cmp"
 	"fmt"
+	"html"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -187,6 +188,16 @@ func (d *Daemon) Signal(sig syscall.Signal) {
 
 // Client talks to it.
 func (d *Daemon) Client() *api.Client { return api.NewClient(d.Socket) }
+
+// Whois is what its page says of an address, where the configuration has metrics at [::1]:9464.
+func (d *Daemon) Whois(asked string) string {
+	d.t.Helper()
+	out, err := d.ns.Command("curl", "-sS", "-G", "--max-time", "20", "--data-urlencode", "address="+asked, "http://[::1]:9464/whois").CombinedOutput()
+	if err != nil {
+		d.t.Errorf("the page's whois of %s: %v, %s", asked, err, out)
+	}
+	return html.UnescapeString(string(out))
+}
 
 // Log is all that it has said so far, over all its starts.
 func (d *Daemon) Log() string { return d.log.String() }

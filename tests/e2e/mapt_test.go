@@ -26,6 +26,7 @@ const (
 	mapConfig = `
 prefix: 2001:db8:64::/96
 addresses: {ipv4: 198.51.100.1, ipv6: "2001:db8:ff::1"}
+metrics: {listen: "[::1]:9464"}
 map:
   rules:
     - {ipv6: "2001:db8:1000::/44", ipv4: 203.0.114.0/24, ea_bits: 12}
@@ -282,6 +283,11 @@ func (n *topology) seenRules(t *testing.T) {
 		out, _ := exec.Command(filepath.Join(daemon.Build(t), "natless"), append(strings.Fields(c.args), "--socket", n.daemon.Socket)...).CombinedOutput()
 		if !strings.Contains(string(out), c.want) {
 			t.Errorf("natless %s: no %q in\n%s", c.args, c.want, out)
+		}
+		if asked, ok := strings.CutPrefix(c.args, "whois "); ok {
+			if page := n.daemon.Whois(asked); !strings.Contains(page, c.want) {
+				t.Errorf("the page, of %s: no %q in\n%s", asked, c.want, page)
+			}
 		}
 	}
 	out, err := exec.Command(filepath.Join(daemon.Build(t), "natless"), "whois", ceShared+":200", "--socket", n.daemon.Socket).CombinedOutput()

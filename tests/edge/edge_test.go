@@ -31,7 +31,7 @@ func prefixed(v4 string) string { return "64:ff9b:1::" + v4 }
 // reach each other, on one host and on two; fragments, pings and ICMP errors pass. All of
 // that by the kernel's fast path as far as packets are plain, and by the daemon alone.
 func TestEdge(t *testing.T) {
-	netns.Require(t, netns.Root, "ping")
+	netns.Require(t, netns.Root, "ping", "curl")
 	for _, path := range []string{"required", "off"} {
 		t.Run("fast path "+path, func(t *testing.T) {
 			t.Parallel()
@@ -325,6 +325,9 @@ func (f *fleet) whose(t *testing.T) {
 		out, _ := ns.Command(filepath.Join(daemon.Build(t), "natless"), "whois", c.asked, "--socket", d.Socket).CombinedOutput()
 		if !strings.Contains(string(out), c.want) || !strings.Contains(string(out), c.then) {
 			t.Errorf("whois %s (a relay: %v): no %q and %q in\n%s", c.asked, c.relay, c.want, c.then, out)
+		}
+		if page := d.Whois(c.asked); !strings.Contains(page, strings.TrimSpace(c.want)) {
+			t.Errorf("the page, of %s (a relay: %v): no %q in\n%s", c.asked, c.relay, c.want, page)
 		}
 	}
 }

@@ -54,6 +54,7 @@ addresses: {ipv4: 192.0.0.8, ipv6: "2001:db8:e%d::1"}
 pools: [{name: lent, %s, ports_per_workload: 4096, reserved_ports: 0-1023}]
 edge: {enabled: true, prefix: "2001:db8:f64::/96", %s}
 flows: {enabled: true}
+metrics: {listen: "[::1]:9464"}
 `
 
 const relayConfig = `
@@ -63,6 +64,7 @@ prefix: 2001:db8:f64::/96
 addresses: {ipv4: 198.51.100.%[1]d, ipv6: "2001:db8:f0:%[1]d::1"}
 mtu: {ipv6: 1280}
 relay: {ipv4: [203.0.113.0/24]}
+metrics: {listen: "[::1]:9464"}
 `
 
 func newFleet(t *testing.T, path string) *fleet {

@@ -47,6 +47,7 @@ func (d *Daemon) shown(device string) page.Sources {
 		Status:     d.status,
 		Traffic:    d.host.Traffic,
 		Registry:   d.keeper.Registry,
+		Owners:     d.api.Owners,
 		Assignable: d.reloader.assignable,
 		Complete:   d.complete,
 		Meaning:    explain.Meaning,

@@ -10,13 +10,11 @@ import (
 	"bytes"
 	"embed"
 	"errors"
-	"fmt"
 	"html/template"
 	"iter"
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/natless/natless/config/api"
@@ -49,6 +47,8 @@ type Sources struct {
 	Dropped func() Dropped
 	// Assignable is what of an address a pool may give away; empty: all.
 	Assignable func(pool string) ports.Set
+	// Owners says who has, or had, an address or its port (-1: any).
+	Owners func(a netip.Addr, port int, at time.Time) (api.Owners, error)
 	// Complete adds what only the translator knows of a workload.
 	Complete func(*api.Workload)
 	// Meaning says a verdict in a sentence.
@@ -169,16 +169,4 @@ func serveAsset(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", types[name])
 	w.Header().Set("Cache-Control", "max-age=300")
 	w.Write(content)
-}
-
-// parseAddress takes an address alone, or with a port behind a colon.
-func parseAddress(s string) (a netip.AddrPort, hasPort bool, err error) {
-	s = strings.TrimSpace(s)
-	if a, err := netip.ParseAddrPort(s); err == nil && a.Addr().Is4() {
-		return a, true, nil
-	}
-	if a, err := netip.ParseAddr(s); err == nil {
-		return netip.AddrPortFrom(a, 0), false, nil
-	}
-	return a, false, &problem{http.StatusBadRequest, fmt.Sprintf("“%s” is not an address: ask for one such as 198.51.100.1:4321.", s)}
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/net/html"
 
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/config/api/server"
 	"github.com/natless/natless/config/registry"
 	"github.com/natless/natless/netstack/accounting"
 	"github.com/natless/natless/netstack/dataplane"
@@ -72,6 +73,7 @@ func newLabOf(t testing.TB, pools ...registry.Pool) *lab {
 			}
 			return ports.Set{}
 		},
+		Owners: server.New(server.Options{Registry: l.reg, Identify: identify, Leads: leads}).Owners,
 		Complete: func(w *api.Workload) {
 			u := l.used[w.Serial]
 			w.Violations, w.Traffic = u.Violations, &api.Traffic{Sent: api.Count(u.Sent), Received: api.Count(u.Received)}
@@ -85,6 +87,21 @@ func newLabOf(t testing.TB, pools ...registry.Pool) *lab {
 	}, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	l.page.meter.patience = time.Minute // whatever else this machine does
 	return l
+}
+
+// identify and leads know a block of a relay, and an address of a fabric.
+func identify(a netip.Addr, _ int) ([]api.Owner, string) {
+	switch a.String() {
+	case "203.0.113.200":
+		return []api.Owner{{Kind: api.OwnerBlock, Detail: "block <b>, lent", Address: a, IPv6: []netip.Addr{netip.MustParseAddr("2001:db8:f::1")}}}, ""
+	case "203.0.113.1":
+		return nil, "it is in pool dedicated"
+	}
+	return nil, ""
+}
+
+func leads(a netip.Addr) (netip.Addr, bool) {
+	return netip.MustParseAddr("198.51.100.1"), a == netip.MustParseAddr("2001:db8:e::c633:6401")
 }
 
 func newLab(t *testing.T) *lab {
@@ -164,7 +181,10 @@ func TestPages(t *testing.T) {
 	l.shows("/whois?address=198.51.100.0:20000&at=2020-01-01T00:00", 200, "Nobody had it.")
 	l.shows("/whois?address=2001:db8::1", 200, "ns/web")
 	l.shows("/whois?address=203.0.113.0", 200, "20123456789a/eth0")
-	l.shows("/whois?address=203.0.113.1", 404, "No workload has 203.0.113.1.")
+	l.shows("/whois?address=203.0.113.1", 200, "Nobody has it.", "But it is in pool dedicated.")
+	l.shows("/whois?address=203.0.113.200", 200, "<dt>Is</dt><dd>block &lt;b&gt;, lent</dd>", "2001:db8:f::1")
+	l.shows("/whois?address=[2001:db8:e::c633:6401]:443", 200, "It is where relays lead 198.51.100.1.", "/workloads/10123456789abcdef/eth0")
+	l.shows("/whois?address=198.51.100.0", 200, "ns/web", "16384-32767")
 	l.shows("/whois?address=", 400, "Ask for an address and port")
 	l.shows("/whois?address=%22%3E%3Cb%3E", 400, "is not an address")
 	l.shows("/whois?address=198.51.100.0:1&at=noon", 400, "is not a time")

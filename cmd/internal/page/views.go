@@ -4,16 +4,12 @@ package page
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/natless/natless/config/api"
-	"github.com/natless/natless/config/registry"
 )
 
 // fewAddresses is how many pictures of a pool the overview has, the fullest;
@@ -167,68 +163,4 @@ func (p *Page) poolOf(a netip.Addr) (string, error) {
 		}
 	}
 	return "", &problem{http.StatusNotFound, a.String() + " is in no pool."}
-}
-
-// owner is ownerOf with what only the translator knows.
-func (p *Page) owner(a *registry.Assignment) owner {
-	o := ownerOf(a)
-	p.Complete(&o.Workload)
-	return o
-}
-
-type whois struct {
-	Asked string
-	At    string
-	Owner *owner
-	Until time.Time
-}
-
-// whois finds an owner by address and port, or goes to an address's page.
-func (p *Page) whois(r *http.Request) (view, error) {
-	q := r.URL.Query()
-	v := view{Title: "Who is", Ask: q.Get("address")}
-	if strings.TrimSpace(v.Ask) == "" {
-		return v, &problem{http.StatusBadRequest, "Ask for an address and port, such as 198.51.100.1:4321."}
-	}
-	a, hasPort, err := parseAddress(v.Ask)
-	if err != nil {
-		return v, err
-	}
-	var at time.Time
-	if s := q.Get("at"); s != "" {
-		if at, err = time.Parse("2006-01-02T15:04", s); err != nil {
-			return v, &problem{http.StatusBadRequest, fmt.Sprintf("“%s” is not a time: write it as 2026-01-02T15:04 (UTC).", s)}
-		}
-	}
-	if !hasPort {
-		return p.whoHas(v, a.Addr())
-	}
-	body := whois{Asked: a.String(), At: q.Get("at")}
-	found, err := p.Registry.Whois(a, at)
-	if err != nil && !errors.Is(err, registry.ErrNotFound) {
-		return v, err
-	}
-	if err == nil {
-		o := p.owner(found)
-		body.Owner, body.Until = &o, found.Until
-	}
-	v.Body = body
-	return v, nil
-}
-
-// whoHas is for an address without a port: a workload's own, or one that many
-// share.
-func (p *Page) whoHas(v view, a netip.Addr) (view, error) {
-	found, _, err := p.Registry.List(api.Filter{Address: a}, "", 2)
-	switch {
-	case err != nil:
-		return v, err
-	case len(found) == 0:
-		return v, &problem{http.StatusNotFound, "No workload has " + a.String() + "."}
-	case len(found) > 1:
-		return v, &problem{http.StatusBadRequest, fmt.Sprintf("Workloads share %v: ask with a port, such as %v:4321.", a, a)}
-	}
-	o := p.owner(found[0])
-	v.Body = whois{Asked: a.String(), Owner: &o}
-	return v, nil
 }

@@ -77,7 +77,8 @@ func (p *Page) workload(r *http.Request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	body := workload{owner: p.owner(a), Recorded: p.Flows != nil}
+	body := workload{owner: ownerOf(a), Recorded: p.Flows != nil}
+	p.Complete(&body.owner.Workload)
 	samples := p.watched.of(a.Serial).look(p.Now(), func() api.Workload { return body.owner.Workload })
 	if body.owner.Workload.Traffic != nil {
 		body.Directions = []flow{

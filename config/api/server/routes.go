@@ -327,8 +327,13 @@ func (s *Server) owners(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	a = a.Unmap()
-	answer := api.Owners{Owners: []api.Owner{}}
+	return s.Owners(a, port, at)
+}
+
+// Owners says who has an address, or its port (-1: any), or had it at a time; the zero time
+// is now.
+func (s *Server) Owners(a netip.Addr, port int, at time.Time) (answer api.Owners, err error) {
+	a, answer.Owners = a.Unmap(), []api.Owner{}
 	if s.Leads != nil {
 		if leads, ok := s.Leads(a); ok {
 			answer.Address, a = leads, leads
@@ -336,7 +341,7 @@ func (s *Server) owners(r *http.Request) (any, error) {
 	}
 	found, before, err := s.Registry.Had(a, port, at)
 	if err != nil {
-		return nil, err
+		return answer, err
 	}
 	for _, o := range found {
 		answer.Owners = append(answer.Owners, asOwner(o))
