@@ -57,11 +57,11 @@ func decodeRelay(b []byte) (r lease.Relay, err error) {
 	if err := decodeSummed(b[:end], &r); err != nil {
 		return r, err
 	}
-	for b = b[end:]; len(b) > 0; {
-		line, rest, _ := bytes.Cut(b, []byte("\n"))
+	for end < len(b) {
+		line, _, _ := bytes.Cut(b[end:], []byte("\n"))
 		delta, err := decodeRelayChange(line)
 		if err != nil {
-			if unfinished(b) {
+			if unfinished(b, end) {
 				return r, nil
 			}
 			return r, errRecord
@@ -69,16 +69,39 @@ func decodeRelay(b []byte) (r lease.Relay, err error) {
 		if r, _, err = r.Change(delta, lease.RelayAsked{Boot: r.Boot}); err != nil {
 			return r, err
 		}
-		b = rest
+		end += len(line) + 1
 	}
 	return r, nil
 }
 
-// unfinished reports whether the end of a file, which is no change, can be what was being
-// written when the power went: a line without an end, or of which parts are not there.
-func unfinished(b []byte) bool {
-	line, rest, whole := bytes.Cut(b, []byte("\n"))
-	return !whole || len(rest) == 0 && bytes.IndexByte(line, 0) >= 0
+// unfinished reports whether what a file has from start on, which is no change, can be what was
+// being written when the power went: a line without an end, or one that lacks blocks of the disk.
+// A line that is whole but for its end is neither: its end is damaged.
+func unfinished(b []byte, start int) bool {
+	switch end := bytes.IndexByte(b[start:], '\n'); {
+	case end < 0:
+		_, err := decodeRelayChange(b[start : len(b)-1])
+		return err != nil || b[len(b)-1] == 0
+	case start+end+1 < len(b):
+		return false
+	}
+	return lacksBlocks(b, start)
+}
+
+// sector is what a disk writes whole, or not at all.
+const sector = 512
+
+// lacksBlocks reports whether there is nothing from start, or from where a sector begins, to
+// where one ends, or to the end.
+func lacksBlocks(b []byte, start int) bool {
+	for from := start; from < len(b); {
+		to := min(from-from%sector+sector, len(b))
+		if len(bytes.Trim(b[from:to], "\x00")) == 0 {
+			return true
+		}
+		from = to
+	}
+	return false
 }
 
 func encodeRelayChange(d api.RuleDelta) ([]byte, error) {

@@ -91,11 +91,29 @@ func TestRelayOnDisk(t *testing.T) {
 			}
 		}
 	}
-	for i := range len(whole) - 1 {
-		damaged := bytes.Clone(whole)
-		damaged[i] ^= 0x02
-		if got, err := decodeRelay(damaged); err == nil && !got.Same(state) {
-			t.Errorf("byte %d of %d: epoch %d of %d", i, len(whole), got.Epoch, state.Epoch)
+	for n := 1; n < len(ends); n++ { // what lacks blocks of the disk
+		middle := ends[n] - ends[n]%sector
+		if middle <= ends[n-1] {
+			continue
+		}
+		for _, lost := range [][2]int{{ends[n-1], middle}, {middle, ends[n]}} {
+			torn := bytes.Clone(whole[:ends[n]])
+			clear(torn[lost[0]:lost[1]])
+			if got, err := decodeRelay(torn); err != nil || !got.Same(states[n-1]) {
+				t.Errorf("change %d without bytes %v: epoch %d, want %d: %v", n, lost, got.Epoch, states[n-1].Epoch, err)
+			}
+		}
+	}
+	for i := range whole {
+		for bit := range 8 {
+			if i < ends[last-2] && bit != i%8 {
+				continue
+			}
+			damaged := bytes.Clone(whole)
+			damaged[i] ^= 1 << bit
+			if got, err := decodeRelay(damaged); err == nil && !got.Same(state) {
+				t.Errorf("bit %d of byte %d of %d: epoch %d of %d", bit, i, len(whole), got.Epoch, state.Epoch)
+			}
 		}
 	}
 	open := func() (*Registry, error) { return Open(Options{Path: path}) }
