@@ -208,6 +208,8 @@ func plain(h fleet.Host) bool { return stateOf(h) == "borrows" }
 func stateOf(h fleet.Host) string {
 	state := "borrows"
 	switch {
+	case h.Broken != "":
+		return "is lent nothing, as its object is not understood: " + h.Broken
 	case h.Spec.Fenced:
 		state = "fenced"
 	case h.Spec.Drain && len(h.Status.Held) == 0:
@@ -233,6 +235,9 @@ func printRelays(out io.Writer, relays []fleet.Relay) error {
 	var rows [][]string
 	for _, r := range relays {
 		state := cmp.Or(r.Status.State, "has never said anything")
+		if r.Broken != "" {
+			state = "is waited for, as its object is not understood: " + r.Broken
+		}
 		if r.Spec.Fenced {
 			state = "fenced"
 		}

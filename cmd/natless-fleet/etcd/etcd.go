@@ -5,10 +5,12 @@ package etcd
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/natless/natless/cmd/natless-fleet/fleet"
@@ -38,29 +40,39 @@ func (s *Store) kind(k fleet.Kind) string { return s.prefix + string(k) + "/" }
 
 func (s *Store) key(k fleet.Kind, name string) string { return s.kind(k) + name }
 
-func (s *Store) object(k fleet.Kind, key string, raw []byte, revision int64) (fleet.Object, error) {
+func (s *Store) object(k fleet.Kind, key string, raw []byte, revision int64) fleet.Object {
 	o := fleet.Object{Kind: k, Name: strings.TrimPrefix(key, s.kind(k)), Version: strconv.FormatInt(revision, 10)}
 	var v value
 	if len(raw) > 0 {
 		if err := json.Unmarshal(raw, &v); err != nil {
-			return o, fmt.Errorf("%s: %w", key, err)
+			v = value{Spec: raw} // which whoever wants to understand it finds wrong
 		}
 	}
 	o.Spec, o.Status, o.Finalizers, o.Deleting = v.Spec, v.Status, v.Finalizers, v.Deleting
-	return o, nil
+	return o
 }
 
 // Get is Store's.
 func (s *Store) Get(ctx context.Context, k fleet.Kind, name string) (fleet.Object, error) {
 	got, err := s.client.Get(ctx, s.key(k, name))
+	if errors.Is(err, rpctypes.ErrPermissionDenied) || errors.Is(err, rpctypes.ErrUserEmpty) {
+		err = refused{err}
+	}
 	if err != nil {
 		return fleet.Object{}, err
 	}
 	if len(got.Kvs) == 0 {
 		return fleet.Object{}, fmt.Errorf("%s %s: %w", k, name, fleet.ErrNotFound)
 	}
-	return s.object(k, string(got.Kvs[0].Key), got.Kvs[0].Value, got.Kvs[0].ModRevision)
+	return s.object(k, string(got.Kvs[0].Key), got.Kvs[0].Value, got.Kvs[0].ModRevision), nil
 }
+
+// refused is what etcd says to who may not ask.
+type refused struct{ error }
+
+func (e refused) Is(target error) bool { return target == fleet.ErrAnswered }
+
+func (e refused) Unwrap() error { return e.error }
 
 // page is how many objects are read at once.
 const page = 1000
@@ -78,11 +90,7 @@ func (s *Store) List(ctx context.Context, k fleet.Kind) (all []fleet.Object, rev
 			at = got.Header.Revision
 		}
 		for _, kv := range got.Kvs {
-			o, err := s.object(k, string(kv.Key), kv.Value, kv.ModRevision)
-			if err != nil {
-				return nil, 0, err
-			}
-			all = append(all, o)
+			all = append(all, s.object(k, string(kv.Key), kv.Value, kv.ModRevision))
 		}
 		if !got.More {
 			return all, uint64(at), nil
@@ -125,12 +133,8 @@ func (s *Store) tell(ctx context.Context, k fleet.Kind, e *clientv3.Event, to ch
 	if gone && e.PrevKv != nil {
 		raw = e.PrevKv.Value
 	}
-	o, err := s.object(k, string(kv.Key), raw, kv.ModRevision)
-	if err != nil {
-		return false
-	}
 	select {
-	case to <- fleet.Event{Object: o, Gone: gone}:
+	case to <- fleet.Event{Object: s.object(k, string(kv.Key), raw, kv.ModRevision), Gone: gone}:
 		return true
 	case <-ctx.Done():
 		return false

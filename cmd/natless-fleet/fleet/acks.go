@@ -56,7 +56,7 @@ func (p *pass) waits(b *Block) (names []string) {
 func Unacknowledged(b Block, relays []Relay) (names []string) {
 	at := revisionOf(b.Version)
 	for _, r := range relays {
-		if !r.Spec.Fenced && r.Status.Renewed != "" && (at == 0 || r.Status.Epoch < at) {
+		if !r.Spec.Fenced && (r.Status.Renewed != "" || r.Broken != "") && (at == 0 || r.Status.Epoch < at) {
 			names = append(names, r.Name)
 		}
 	}

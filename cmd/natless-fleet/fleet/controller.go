@@ -183,15 +183,22 @@ func (p *pass) hasEnded(b *Block) bool {
 func (p *pass) hosts(ctx context.Context) error {
 	for i := range p.view.hosts {
 		h := &p.view.hosts[i]
+		if h.Unread {
+			continue
+		}
 		next, err := p.tell(ctx, h)
 		if err != nil {
 			return err
 		}
-		if slices.Equal(next, h.Spec.Blocks) && h.Spec.Epoch >= h.Status.Epoch {
+		goes := h.Status.Epoch
+		if goes >= plausible {
+			goes = 0 // whatever it says: what is told comes behind what was
+		}
+		if slices.Equal(next, h.Spec.Blocks) && h.Spec.Epoch >= goes {
 			continue
 		}
 		told := *h
-		told.Spec.Blocks, told.Spec.Epoch = next, max(h.Spec.Epoch, h.Status.Epoch)+1
+		told.Spec.Blocks, told.Spec.Epoch = next, max(h.Spec.Epoch, goes)+1
 		told, err = Update(ctx, p.Store, Hosts, told)
 		if err := p.done(err); err != nil {
 			return err

@@ -18,6 +18,9 @@ func without(finalizers []string) []string {
 // leave puts an object that is nobody's yet under the finalizer, or lets go one that was
 // deleted and on which nothing hangs.
 func leave[S, T any](ctx context.Context, p *pass, k Kind, o *Of[S, T], hangs bool) error {
+	if o.Unread {
+		return nil
+	}
 	next := *o
 	switch mine := has(o.Finalizers); {
 	case o.Deleting && mine && !hangs:
@@ -47,7 +50,8 @@ func (p *pass) leaves(ctx context.Context) error {
 	}
 	for i := range p.view.hosts {
 		h := &p.view.hosts[i]
-		if err := leave(ctx, p, Hosts, h, len(p.ofHost[h.Name]) > 0 || len(h.Status.Held) > 0 && !h.Spec.Fenced); err != nil {
+		holds := len(h.Status.Held) > 0 || h.Broken != ""
+		if err := leave(ctx, p, Hosts, h, len(p.ofHost[h.Name]) > 0 || holds && !h.Spec.Fenced); err != nil {
 			return err
 		}
 	}

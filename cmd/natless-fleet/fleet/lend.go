@@ -62,6 +62,13 @@ func (p *pass) wants(pool *Pool) (all []want) {
 	return all
 }
 
+// No address has room for more workloads than it has ports, and no host wants more than all
+// addresses have: what one says beyond that is not counted with.
+const (
+	mostPerAddress = 1 << 16
+	mostWanted     = mostPerAddress << 32
+)
+
 // mostAtOnce is how many blocks a host is reserved in one pass.
 const mostAtOnce = 64
 
@@ -78,6 +85,7 @@ func (p *pass) lacks(pool *Pool, h *Host) int {
 	if wanted <= 0 || perAddress <= 0 {
 		return 0
 	}
+	wanted, perAddress = min(wanted, mostWanted), min(perAddress, mostPerAddress)
 	capacity := perAddress << (32 - pool.Spec.BlockLength)
 	n, has := (wanted+capacity-1)/capacity, p.adopted[h.Name+"/"+pool.Name]
 	for _, b := range p.ofHost[h.Name] {

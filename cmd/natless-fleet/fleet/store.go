@@ -80,6 +80,9 @@ var (
 	ErrConflict = errors.New("was changed by somebody else")
 )
 
+// ErrAnswered is what an error of a store is, besides, that is there and refuses.
+var ErrAnswered = errors.New("the store answers")
+
 // Of is an object with its spec and status understood.
 type Of[S, T any] struct {
 	Name    string `json:"name"`
@@ -89,6 +92,11 @@ type Of[S, T any] struct {
 
 	Finalizers []string `json:"finalizers,omitempty"`
 	Deleting   bool     `json:"deleting,omitempty"`
+
+	// Broken is why a host's or a relay's object is not understood, as it is listed: its status
+	// is empty then, and where Unread its spec too.
+	Broken string `json:"broken,omitempty"`
+	Unread bool   `json:"-"`
 }
 
 // The objects by their names.
@@ -111,13 +119,21 @@ func revisionOf(version string) uint64 {
 
 func parse[S, T any](o Object) (of Of[S, T], err error) {
 	of.Name, of.Version, of.Finalizers, of.Deleting = o.Name, o.Version, o.Finalizers, o.Deleting
-	if err = json.Unmarshal(o.Spec, &of.Spec); err == nil && len(o.Status) > 0 {
-		err = json.Unmarshal(o.Status, &of.Status)
+	var spec S
+	var status T
+	if err = json.Unmarshal(o.Spec, &spec); err == nil {
+		of.Spec = spec
+		if len(o.Status) > 0 {
+			err = json.Unmarshal(o.Status, &status)
+		}
+	} else {
+		of.Unread = true
 	}
 	if err != nil {
-		err = fmt.Errorf("%s %s: %w", o.Kind, o.Name, err)
+		return of, fmt.Errorf("%s %s: %w", o.Kind, o.Name, err)
 	}
-	return of, err
+	of.Status = status
+	return of, nil
 }
 
 func object[S, T any](k Kind, of Of[S, T]) Object {
@@ -129,30 +145,43 @@ func object[S, T any](k Kind, of Of[S, T]) Object {
 	return Object{Kind: k, Name: of.Name, Version: of.Version, Spec: spec, Status: status, Finalizers: of.Finalizers, Deleting: of.Deleting}
 }
 
-// Get reads one object.
+// Get reads one object. A status that nobody understands, of a host or a relay, is Broken:
+// its agent writes it anew, and operators can say what they have to say of it.
 func Get[S, T any](ctx context.Context, s Store, k Kind, name string) (of Of[S, T], err error) {
 	o, err := s.Get(ctx, k, name)
 	if err != nil {
 		return of, err
 	}
-	return parse[S, T](o)
+	if of, err = understood[S, T](o); of.Unread && err == nil {
+		err = errors.New(of.Broken) // what it is told is not known
+	}
+	return of, err
 }
 
 // List reads all objects of a kind. One that nobody understands is an error: what it says
-// may be that somebody has something.
+// may be that somebody has something. But what a host or a relay writes of itself is not to be in
+// the way of all others: that is Broken.
 func List[S, T any](ctx context.Context, s Store, k Kind) (all []Of[S, T], revision uint64, err error) {
 	objects, revision, err := s.List(ctx, k)
 	if err != nil {
 		return nil, 0, err
 	}
 	for _, o := range objects {
-		of, err := parse[S, T](o)
+		of, err := understood[S, T](o)
 		if err != nil {
 			return nil, 0, err
 		}
 		all = append(all, of)
 	}
 	return all, revision, nil
+}
+
+func understood[S, T any](o Object) (Of[S, T], error) {
+	of, err := parse[S, T](o)
+	if err != nil && (o.Kind == Hosts || o.Kind == Relays) {
+		of.Broken, err = err.Error(), nil
+	}
+	return of, err
 }
 
 // Create makes an object.
@@ -179,5 +208,5 @@ func written[S, T any](o Object, err error) (of Of[S, T], _ error) {
 	if err != nil {
 		return of, err
 	}
-	return parse[S, T](o)
+	return understood[S, T](o)
 }

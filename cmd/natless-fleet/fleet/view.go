@@ -58,10 +58,15 @@ func look(ctx context.Context, s Store) (*view, error) {
 		}
 	}
 	v.sortFabrics()
+	for _, h := range v.hosts {
+		if h.Broken != "" {
+			v.wrong[h.Name] = "its object is not understood: " + h.Broken
+		}
+	}
 	return v, nil
 }
 
-// plausible bounds the numbers of loans that hosts are believed: no store gets there, and
+// plausible bounds the numbers of loans, and the epochs, that hosts are believed: no store gets there, and
 // JSON's numbers are exact so far.
 const plausible = 1 << 52
 
