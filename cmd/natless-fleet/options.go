@@ -10,6 +10,8 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/natless/natless/cmd/internal/cli"
@@ -80,6 +82,9 @@ func (o *options) open() (fleet.Store, error) {
 		return nil, cli.Misuse("where is the fleet's store? --etcd, --kubeconfig or --in-cluster names it, or %s", environment)
 	}
 	c := clientv3.Config{Endpoints: o.endpoints, DialTimeout: 10 * time.Second, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second}
+	again := backoff.DefaultConfig // which comes to two minutes, for which nobody would hear that etcd is back
+	again.MaxDelay = time.Second
+	c.DialOptions = []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{Backoff: again, MinConnectTimeout: c.DialTimeout})}
 	if o.tls.TrustedCAFile != "" || o.tls.CertFile != "" {
 		config, err := o.tls.ClientConfig()
 		if err != nil {

@@ -35,6 +35,10 @@ const (
 	acknowledge = 150 * time.Millisecond
 	// atLeast and atMost are how long is waited after an error.
 	atLeast, atMost = 200 * time.Millisecond, 30 * time.Second
+	// knock is how often a host asks a store that does not answer whether it does again, and
+	// listen how long it may take to say so. Relays and controllers, whom hosts wait for and who
+	// are few, ask four times as often.
+	knock, listen = time.Second, 5 * time.Second
 )
 
 // Run does passes until ctx is done.
@@ -55,8 +59,7 @@ func (c *ControllerTask) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 		case err != nil:
 			c.Log.Warn("the store cannot be worked with: hosts keep what they have", "error", err)
-			pause(ctx, nil, wait)
-			wait = min(2*wait, atMost)
+			wait = rest(ctx, c.Store, Leaders, leader, wait)
 			continue
 		case wrote:
 			pause(ctx, nil, gather)
@@ -81,8 +84,7 @@ func (a *AgentTask) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 		case err != nil:
 			a.Log.Warn("this host goes on with what it has", "error", err)
-			pause(ctx, nil, wait)
-			wait = min(2*wait, atMost)
+			wait = rest(ctx, a.Store, Hosts, a.Name, wait)
 			continue
 		case again:
 			pause(ctx, nil, gather)
@@ -106,8 +108,7 @@ func (r *RelayTask) Run(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			r.Log.Warn("this relay goes on with the rules that it has", "error", err)
 		}
-		pause(ctx, nil, wait)
-		wait = min(2*wait, atMost)
+		wait = rest(ctx, r.Store, Relays, r.Name, wait)
 	}
 	return nil
 }
@@ -216,6 +217,35 @@ func pause(ctx context.Context, changes <-chan struct{}, d time.Duration) {
 	}
 }
 
+// rest waits after an error, and says for how long after the next. Where the store does not
+// answer at all, that is until it does: a fleet is not to be behind for longer than that.
+func rest(ctx context.Context, s Store, k Kind, name string, wait time.Duration) (next time.Duration) {
+	if answers(ctx, s, k, name) {
+		pause(ctx, nil, wait)
+		return min(2*wait, atMost)
+	}
+	for ctx.Err() == nil {
+		if pause(ctx, nil, knocks(k, name)); answers(ctx, s, k, name) {
+			break
+		}
+	}
+	return atLeast
+}
+
+func knocks(k Kind, name string) time.Duration {
+	if k == Hosts && name != "" {
+		return knock
+	}
+	return knock / 4
+}
+
+func answers(ctx context.Context, s Store, k Kind, name string) bool {
+	ctx, cancel := context.WithTimeout(ctx, listen)
+	defer cancel()
+	_, err := s.Get(ctx, k, name)
+	return err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrAnswered)
+}
+
 // news tells that something may have changed, until ctx is done. Watches that end are
 // begun again. Where counts is not nil, it says what is worth telling.
 func news(ctx context.Context, s Store, name string, counts func(Event) bool, kinds ...Kind) <-chan struct{} {
@@ -235,7 +265,7 @@ func news(ctx context.Context, s Store, name string, counts func(Event) bool, ki
 					}
 				})
 				tell() // what came meanwhile was not told
-				pause(ctx, nil, time.Second)
+				pause(ctx, nil, knocks(k, name))
 			}
 		}()
 	}

@@ -98,6 +98,8 @@ func (e *Refused) Is(target error) bool {
 		return e.Status == http.StatusConflict && e.Reason == "AlreadyExists"
 	case fleet.ErrConflict:
 		return e.Status == http.StatusConflict && e.Reason != "AlreadyExists"
+	case fleet.ErrAnswered:
+		return e.Status < http.StatusInternalServerError // that may be who stands in front of it
 	}
 	return false
 }

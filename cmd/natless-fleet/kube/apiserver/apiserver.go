@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,7 +44,7 @@ func free(t *testing.T) int {
 }
 
 // runs starts a program of the folder that NATLESS_KUBE names.
-func runs(t *testing.T, dir, name string, args ...string) {
+func runs(t *testing.T, dir, name string, args ...string) (kill func()) {
 	t.Helper()
 	var log bytes.Buffer
 	cmd := exec.Command(filepath.Join(os.Getenv("NATLESS_KUBE"), name), args...)
@@ -51,19 +52,47 @@ func runs(t *testing.T, dir, name string, args ...string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	kill = sync.OnceFunc(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
+	})
+	t.Cleanup(func() {
+		kill()
 		if t.Failed() {
 			tail := log.Bytes()
 			t.Logf("%s:\n%s", name, tail[max(0, len(tail)-4000):])
 		}
 	})
+	return kill
+}
+
+// Server is a kube-apiserver that can be away.
+type Server struct {
+	*rest.Config
+	t     *testing.T
+	start func() (kill func())
+	kill  func()
 }
 
 // Serve runs a kube-apiserver with an etcd of its own, and gives it the resources. The
 // token admin may do everything.
 func Serve(t *testing.T) *rest.Config {
+	t.Helper()
+	return Start(t).Config
+}
+
+// Kill has nobody answer; what there is stays in etcd.
+func (s *Server) Kill() { s.kill() }
+
+// Again has it answer again, and returns when it does.
+func (s *Server) Again() {
+	s.t.Helper()
+	s.kill = s.start()
+	within(s.t, "the API server", func() error { return call(s.t.Context(), s.Config, "GET", "/apis/natless.io/v1alpha1/ipv4pools", nil) })
+}
+
+// Start is Serve of a server that can be away.
+func Start(t *testing.T) *Server {
 	t.Helper()
 	if os.Getenv("NATLESS_KUBE") == "" {
 		t.Skip("NATLESS_KUBE: the folder with kube-apiserver and etcd")
@@ -90,12 +119,15 @@ func Serve(t *testing.T) *rest.Config {
 	}
 	write("sa.pub", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}))
 	write("tokens.csv", []byte(tokens))
-	runs(t, dir, "kube-apiserver", "--etcd-servers", url(client), "--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(port),
-		"--cert-dir", dir, "--token-auth-file", "tokens.csv", "--authorization-mode", "RBAC", "--service-account-issuer", "https://test",
-		"--service-account-key-file", "sa.pub", "--service-account-signing-key-file", "sa.key", "--service-cluster-ip-range", "10.0.0.0/24")
+	start := func() func() {
+		return runs(t, dir, "kube-apiserver", "--etcd-servers", url(client), "--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(port),
+			"--cert-dir", dir, "--token-auth-file", "tokens.csv", "--authorization-mode", "RBAC", "--service-account-issuer", "https://test",
+			"--service-account-key-file", "sa.pub", "--service-account-signing-key-file", "sa.key", "--service-cluster-ip-range", "10.0.0.0/24")
+	}
+	kill := start()
 	c := &rest.Config{Host: fmt.Sprint("https://127.0.0.1:", port), BearerToken: "admin", QPS: -1, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
 	apply(t, c)
-	return c
+	return &Server{Config: c, t: t, start: start, kill: kill}
 }
 
 // apply gives the server what is in config/deploy/kubernetes/fleet/crds, and waits until it serves that.
@@ -166,7 +198,7 @@ func Kubeconfig(t *testing.T, c *rest.Config, token string) string {
 func within(t *testing.T, what string, do func() error) {
 	t.Helper()
 	var err error
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if err = do(); err == nil {
 			return
 		}
