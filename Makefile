@@ -225,13 +225,24 @@ RELAYS ?= 100
 .PHONY: scale-fleet
 scale-fleet: ## HOSTS (10,000) agents with a hundred workloads each and the real controller; RELAYS (100) that follow it
 	@tests/need go
-	$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScale$$' ./fleet -hosts $(HOSTS)
-	$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScaleRelays$$' ./etcd -relays $(RELAYS) -blocks 1000 -changes 200
-	$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScaleRelays$$' ./etcd -relays 20 -blocks 16384 -changes 200
-	@if [ -n "$${NATLESS_KUBE-}" ]; then \
-		$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestScaleRelays$$' ./kube -relays $(RELAYS) -blocks 1000 -changes 200; fi
-	@if [ "$$(id -u)" = 0 ]; then tests/need ip nft sysctl nsenter && \
-		$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m -run '^TestRelayAgent$$' ./endtoend -blocks 16384; fi
+	@status=0; run() { echo "== $$1, at load $$(cut -d' ' -f1 /proc/loadavg)"; shift; \
+		$(GO) test -C cmd/natless-fleet -v -count=1 -timeout 30m "$$@" || status=1; }; \
+	run "a controller, and $(HOSTS) hosts of a hundred workloads and more" -run '^TestScale$$' ./fleet -hosts $(HOSTS); \
+	run "$(RELAYS) relays of 1000 blocks, etcd" -run '^TestScaleRelays$$' ./etcd -relays $(RELAYS) -blocks 1000 -changes 200; \
+	run "20 relays of 16,384 blocks, etcd" -run '^TestScaleRelays$$' ./etcd -relays 20 -blocks 16384 -changes 200; \
+	if [ -n "$${NATLESS_KUBE-}" ]; then \
+		run "$(RELAYS) relays of 1000 blocks, kube-apiserver" -run '^TestScaleRelays$$' ./kube -relays $(RELAYS) -blocks 1000 -changes 200; \
+	else echo "== kube-apiserver: left out, since NATLESS_KUBE names no folder that has it"; fi; \
+	if [ "$$(id -u)" = 0 ]; then tests/need ip nft sysctl nsenter && \
+		run "a real relay of 16,384 blocks that begins cold" -run '^TestRelayAgent$$' ./endtoend -blocks 16384; \
+	else echo "== a real relay: left out, since it takes root"; fi; exit $$status
+
+AWAY ?= 10m
+
+.PHONY: away-fleet
+away-fleet: ## etcd away for AWAY (10m), and kube-apiserver where NATLESS_KUBE names it, under traffic and churn (root)
+	@tests/need go root ip nft sysctl nsenter
+	NATLESS_REQUIRE=1 $(GO) test -C cmd/natless-fleet -v -count=1 -timeout 0 -run '^TestAway' ./endtoend -away $(AWAY)
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck

@@ -129,7 +129,8 @@ func (r *relay) follows(blocks int) {
 	ready := time.Now()
 	r.begin()
 	r.stands("all blocks", api.RelayServes, blocks)
-	t.Logf("a relay cold with %d blocks serves after %v: %v for natlessd, %v for its agent", blocks, time.Since(began), ready.Sub(began), time.Since(ready))
+	t.Logf("a relay cold with %d blocks serves after %v (goal: 3s): %v for natlessd, %v for its agent", blocks, time.Since(began).Round(time.Millisecond),
+		ready.Sub(began).Round(time.Millisecond), time.Since(ready).Round(time.Millisecond))
 	began = time.Now()
 	b := r.change(0, fleet.Ended)
 	within(t, "a fence that is acknowledged", func() bool { return r.acknowledged(b) })
@@ -140,7 +141,7 @@ func (r *relay) follows(blocks int) {
 	b = r.change(1, fleet.Ended)
 	r.begin()
 	within(t, "a fence by the next agent", func() bool { return r.acknowledged(b) })
-	r.stands("another", api.RelayServes, blocks-2)
+	r.stands("a block that is fenced, told by the next agent", api.RelayServes, blocks-2)
 	r.d.Kill()
 	r.d.Start()
 	r.stands("a natlessd that was killed", api.RelayServes, blocks-2)

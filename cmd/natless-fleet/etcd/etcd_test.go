@@ -9,6 +9,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 
 	"github.com/natless/natless/cmd/natless-fleet/conformance"
 	"github.com/natless/natless/cmd/natless-fleet/fleet"
@@ -45,7 +46,7 @@ var (
 func TestScaleRelays(t *testing.T) {
 	endpoint := serve(t)
 	conformance.ScaleRelays(t, func() fleet.Store {
-		client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: time.Minute})
+		client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: time.Minute, Logger: zap.NewNop()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,7 +62,7 @@ func TestEtcd(t *testing.T) {
 	conformance.Run(t, func(t *testing.T) (a, b fleet.Store) {
 		n++
 		open := func() fleet.Store {
-			client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: time.Minute})
+			client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: time.Minute, Logger: zap.NewNop()})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -124,6 +124,6 @@ func TestScale(t *testing.T) {
 	if most := int64(*scale * 14); s.writes.Load() > most {
 		t.Errorf("%d writes for %d hosts", s.writes.Load(), *scale)
 	}
-	t.Logf("%d hosts, %d workloads, %d blocks: %d writes, %d passes, the longest %v, all in %v", *scale, placed, len(blocks), s.writes.Load(), passes,
+	t.Logf("%d hosts, %d workloads, %d blocks: %d writes, %d passes, the longest %v, all of it in %v (agents and controller share this machine's processors)", *scale, placed, len(blocks), s.writes.Load(), passes,
 		longest.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 }
