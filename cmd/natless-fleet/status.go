@@ -241,6 +241,9 @@ func printRelays(out io.Writer, relays []fleet.Relay) error {
 		if r.Spec.Fenced {
 			state = "fenced"
 		}
+		if r.Deleting {
+			state += ", deleting: it goes when it is fenced"
+		}
 		if r.Status.Error != "" {
 			state += ": " + r.Status.Error
 		}

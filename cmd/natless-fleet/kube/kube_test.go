@@ -61,7 +61,7 @@ func as(t *testing.T, c *rest.Config, token string) *Store {
 	t.Helper()
 	c = rest.CopyConfig(c)
 	c.BearerToken = token
-	s, err := New(c, "default")
+	s, err := New(c, "kube-system") // as the program does of itself
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,14 +145,15 @@ func rights(t *testing.T, c *rest.Config) {
 	}
 	for _, doc := range bytes.Split(b, []byte("\n---\n")) {
 		var o struct {
-			Kind string `json:"kind"`
+			Kind     string                     `json:"kind"`
+			Metadata struct{ Namespace string } `json:"metadata"`
 		}
 		raw, err := yaml.YAMLToJSON(bytes.ReplaceAll(bytes.ReplaceAll(doc, []byte("HOST"), []byte("one")), []byte("RELAY"), []byte("east")))
 		if err == nil {
 			err = json.Unmarshal(raw, &o)
 		}
-		path := map[string]string{"ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "Role": "namespaces/default/roles",
-			"RoleBinding": "namespaces/default/rolebindings"}[o.Kind]
+		path := map[string]string{"ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "Role": "namespaces/" + o.Metadata.Namespace + "/roles",
+			"RoleBinding": "namespaces/" + o.Metadata.Namespace + "/rolebindings"}[o.Kind]
 		if err == nil {
 			err = admin.call(t.Context(), "POST", "/apis/rbac.authorization.k8s.io/v1/"+path, asJSON, json.RawMessage(raw), new(any))
 		}
@@ -305,12 +306,7 @@ func cluster(t *testing.T, c *rest.Config) {
 			"Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/natless-system/roles", "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/natless-system/rolebindings",
 			"ValidatingAdmissionPolicy":        "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies",
 			"ValidatingAdmissionPolicyBinding": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"}[fmt.Sprint(o["kind"])]
-		// What rbac.yaml has by the same name is another's.
-		name := fmt.Sprint(o["metadata"].(map[string]any)["name"])
-		if err := admin.call(t.Context(), "DELETE", path+"/"+name, "", nil, new(any)); err != nil && !errors.Is(err, fleet.ErrNotFound) {
-			t.Fatal(err)
-		}
-		if err := post(path, o); err != nil {
+		if err := admin.call(t.Context(), "POST", path, asJSON, o, new(any)); err != nil { // nor has rbac.yaml anything by the same name
 			t.Fatalf("%s: %v", doc, err)
 		}
 	}
