@@ -15,7 +15,7 @@ func (r Relay) Change(d api.RuleDelta, by RelayAsked) (next Relay, x Exchange, e
 		return r, x, older(d.Epoch, r.Epoch)
 	case !r.Confirmed(by.Boot):
 		return r, x, problem(api.CodeStale, "base", "nobody has told this relay a whole set since it was booted")
-	case d.Digest == r.Digest(): // as after an answer that was lost
+	case d.Digest == r.Digest() && (d.Base != d.Digest || len(d.Rules)+len(d.Gone) == 0): // as after an answer that was lost
 		return next, x, nil
 	case d.Base != r.Digest():
 		return r, x, problem(api.CodeStale, "base", "it is a change of the rules %s, and this relay goes by %s: tell the whole set", d.Base, r.Digest())
@@ -52,6 +52,9 @@ func (r Relay) Change(d api.RuleDelta, by RelayAsked) (next Relay, x Exchange, e
 // exchange takes away what goes and what others take the place of, then adds what comes.
 func (b *book) exchange(d api.RuleDelta) (x Exchange, err error) {
 	for i, l := range d.Gone {
+		if !names4(l.IPv4) {
+			return x, problem(api.CodeInvalid, at("gone", i, "ipv4"), "%s is no IPv4 prefix", l.IPv4)
+		}
 		have, held := b.of(l.IPv4, l.Ports)
 		if !held || have.Lease != l.Lease {
 			return x, problem(api.CodeInvalid, at("gone", i, "lease"), "there is no rule of lease %d of %s", l.Lease, l.IPv4)

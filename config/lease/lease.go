@@ -117,6 +117,9 @@ func (s State) check(set api.BlockSet, by Asked) error {
 	if n := len(set.Blocks) + len(set.Revoked); n > Most {
 		return problem(api.CodeInvalid, "blocks", "%d blocks are more than %d, which a host may have: lend it larger ones", n, Most)
 	}
+	if err := checkNamed("revoked", set.Revoked); err != nil {
+		return err
+	}
 	for i, b := range set.Blocks {
 		at := func(field string) string { return fmt.Sprintf("blocks[%d].%s", i, field) }
 		if !b.IPv4.IsValid() || !b.IPv4.Addr().Is4() || b.IPv4 != b.IPv4.Masked() {

@@ -55,6 +55,8 @@ func TestApply(t *testing.T) {
 		{"one twice", set(11, append(all[:4:4], block(1, 9))...), api.CodeInvalid, "overlaps"},
 		{"no prefix", set(11, append(all[:4:4], api.Block{Pool: "lent", Lease: 1})...), api.CodeInvalid, "ipv4"},
 		{"there and revoked", api.BlockSet{Epoch: 11, Blocks: all, Revoked: []netip.Prefix{all[1].IPv4}}, api.CodeInvalid, "revoked"},
+		{"nothing revoked", api.BlockSet{Epoch: 11, Blocks: all, Revoked: []netip.Prefix{{}}}, api.CodeInvalid, "is no IPv4 prefix"},
+		{"IPv6 revoked", api.BlockSet{Epoch: 11, Blocks: all, Revoked: []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")}}, api.CodeInvalid, "is no IPv4 prefix"},
 		{"what the host has for something else", set(11, append(all[:4:4], block(200, 1))...), api.CodeInvalid, "not here"},
 		{"too many", set(11, make([]api.Block, Most+1)...), api.CodeInvalid, "more than 4096"},
 	} {

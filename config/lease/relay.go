@@ -145,6 +145,9 @@ func (r Relay) check(set api.RuleSet, by RelayAsked) error {
 	if set.Epoch == 0 {
 		return problem(api.CodeInvalid, "epoch", "is missing, or 0")
 	}
+	if err := checkNamed("fenced", set.Fenced); err != nil {
+		return err
+	}
 	for i, one := range set.Rules {
 		if err := checkRule(i, one, by); err != nil {
 			return err
@@ -154,6 +157,19 @@ func (r Relay) check(set api.RuleSet, by RelayAsked) error {
 		return err
 	}
 	return r.fit(set)
+}
+
+// names4 reports whether a prefix can name a block.
+func names4(p netip.Prefix) bool { return p.IsValid() && p.Addr().Is4() }
+
+// checkNamed says which of the blocks that a list names can be none.
+func checkNamed(list string, all []netip.Prefix) error {
+	for i, p := range all {
+		if !names4(p) {
+			return problem(api.CodeInvalid, list+"["+strconv.Itoa(i)+"]", "%s is no IPv4 prefix", p)
+		}
+	}
+	return nil
 }
 
 // checkRule says what is wrong with a rule by itself.
@@ -206,7 +222,14 @@ func overlapping(rules []api.Rule) error {
 }
 
 func overlap(one, with api.Rule) error {
-	return problem(api.CodeInvalid, "rules", "%s %s overlaps %s %s, which is in the set too", one.IPv4, one.Ports, with.IPv4, with.Ports)
+	return problem(api.CodeInvalid, "rules", "%s overlaps %s, which is in the set too", wordsOf(one), wordsOf(with))
+}
+
+func wordsOf(r api.Rule) string {
+	if r.Ports.IsZero() {
+		return r.IPv4.String()
+	}
+	return r.IPv4.String() + " ports " + r.Ports.String()
 }
 
 // together says which two rules lead to the same address of a host; it sorts them anew.
@@ -255,9 +278,7 @@ func (r Relay) ended(set api.RuleSet) (all []Ended, sudden int) {
 	var fenced prefixes.Tree[netip.Prefix]
 	by := prefixes.NewEdit()
 	for _, p := range set.Fenced {
-		if p.IsValid() && p.Addr().Is4() {
-			fenced.Put(p.Masked(), p.Masked(), by)
-		}
+		fenced.Put(p.Masked(), p.Masked(), by)
 	}
 	for _, one := range r.Rules() {
 		lease, stays := there[lentBy(one)]

@@ -60,6 +60,11 @@ func TestRelayRules(t *testing.T) {
 	rewound.Rewind = true
 	fencedAll := ruleSet(8)
 	fencedAll.Fenced = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+	named := func(all ...netip.Prefix) api.RuleSet {
+		set := ruleSet(8, ruleA, ruleB, ruleC, shared, beside)
+		set.Fenced = all
+		return set
+	}
 	all := []string{ruleA, ruleB, ruleC, shared, beside}
 	replaced := ruleSet(8, ruleA, ruleB, "198.51.100.4/32 2001:db8::20/128 2", shared, beside)
 	replaced.Fenced = []netip.Prefix{netip.MustParsePrefix("198.51.100.4/31")}
@@ -79,6 +84,8 @@ func TestRelayRules(t *testing.T) {
 		{"with none", start, ruleSet(8), api.ErrShrinks, "5 of 5 rules"},
 		{"with none, by an operator", start, shrunk, nil, ""},
 		{"with none, all fenced", start, fencedAll, nil, ""},
+		{"with an end of nothing", start, named(netip.Prefix{}), api.ErrInvalid, "fenced[0]"},
+		{"with an end of IPv6", start, named(rule(ruleA).IPv4, rule(ruleA).IPv6), api.ErrInvalid, "fenced[1]"},
 		{"of an older loan", start, ruleSet(8, ruleA, "198.51.100.2/32 2001:db8::3/128 1", ruleC, shared, beside), api.ErrStale, "1 of 198.51.100.2/32 is older than 2"},
 		{"of another host by the same loan", start, ruleSet(8, ruleA, "198.51.100.2/32 2001:db8::3/128 2", ruleC, shared, beside), api.ErrInvalid, "by a later one"},
 		{"of another host by a later loan", start, ruleSet(8, ruleA, "198.51.100.2/32 2001:db8::3/128 9", ruleC, shared, beside), nil, ""},
@@ -92,7 +99,7 @@ func TestRelayRules(t *testing.T) {
 		{"with one host's addresses twice", Relay{}, ruleSet(1, ruleC, "198.51.100.9/32 2001:db8::5/128 4"), api.ErrInvalid, "both lead to 2001:db8::5/128"},
 		{"with a block twice", Relay{}, ruleSet(1, ruleA, "198.51.100.1/32 2001:db8::2/128 2"), api.ErrInvalid, "overlaps"},
 		{"with a block in a block", Relay{}, ruleSet(1, ruleC, "198.51.100.5/32 2001:db8::20/128 2"), api.ErrInvalid, "overlaps"},
-		{"with ports twice", Relay{}, ruleSet(1, shared, beside, "198.51.100.9/32#4000-5000 2001:db8::11/128 2"), api.ErrInvalid, "overlaps"},
+		{"with ports twice", Relay{}, ruleSet(1, shared, beside, "198.51.100.9/32#4000-5000 2001:db8::11/128 2"), api.ErrInvalid, "198.51.100.9/32 ports 4000-5000 overlaps 198.51.100.9/32 ports 1024-2047"},
 		{"with a part of a whole", Relay{}, ruleSet(1, shared, "198.51.100.9/32 2001:db8::11/128 2"), api.ErrInvalid, "overlaps"},
 	} {
 		next, _, err := c.from.Apply(c.set, by)

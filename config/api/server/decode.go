@@ -95,5 +95,8 @@ func decodeSet(body io.Reader, into any, of string) error {
 	if err := d.Decode(into); err != nil {
 		return invalid("body", "is not a set of "+of+": "+err.Error())
 	}
+	if _, err := d.Token(); err != io.EOF {
+		return invalid("body", "has something behind the set of "+of)
+	}
 	return nil
 }

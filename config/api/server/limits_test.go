@@ -267,6 +267,25 @@ func TestHostileRequests(t *testing.T) {
 	}
 }
 
+// TestNoSet: what is not one set, and nothing behind it, is told to nobody.
+func TestNoSet(t *testing.T) {
+	g := newRig(t, 0)
+	told := func() error { t.Error("somebody was told of it"); return nil }
+	g.server.PutBlocks = func(context.Context, api.BlockSet) (b api.Blocks, _ error) { return b, told() }
+	g.server.PutRules = func(context.Context, api.RuleSet) (r api.Relay, _ error) { return r, told() }
+	g.server.PatchRules = func(context.Context, api.RuleDelta) (r api.Relay, _ error) { return r, told() }
+	for _, route := range []string{putBlocks, putRules, patchRules} {
+		method, target, _ := strings.Cut(route, " ")
+		for _, body := range []string{"", "{", "[]", `"x"`, "1", `{"epoch":-1}`, `{"epoch":1.5}`, `{"epoch":18446744073709551616}`, `{"epoch":"1"}`, `{"epoch":1,"näme":1}`,
+			`{"epoch":1,"rules":[],"blocks":[]}`, `{"epoch":1} {}`, `{"epoch":1}]`, `{"epoch":1}x`, "{}\x00", "\xff\xfe", `{"epoch":` + strings.Repeat("[", 20_000),
+			`{"rules":[{"ipv4":"２０３.0.113.1/32"}],"blocks":[{"ipv4":"２０３.0.113.1/32"}]}`} {
+			if status, answer := g.ask(method, target, body); status != 400 || !strings.Contains(answer, "invalid_request") {
+				t.Errorf("%s %.60q: %d %s", route, body, status, answer)
+			}
+		}
+	}
+}
+
 // endless is a registry whose list is longer than what the buffers of a
 // connection hold.
 type endless struct{ Registry }
