@@ -283,6 +283,19 @@ func TestNoSet(t *testing.T) {
 				t.Errorf("%s %.60q: %d %s", route, body, status, answer)
 			}
 		}
+		if status, answer := g.ask(method, target, strings.Repeat(" ", maxRules+1)); status != 413 || strings.Contains(answer, "than 64 KiB") {
+			t.Errorf("%s of more than there may be: %d %s", route, status, answer)
+		}
+		c, err := net.Dial("unix", g.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"epoch\":1", method, target)
+		c.(*net.UnixConn).CloseWrite()
+		if answer, err := io.ReadAll(c); err != nil || !strings.Contains(string(answer), " 400 ") || !strings.Contains(string(answer), "10 bytes of it") {
+			t.Errorf("%s that ended too early: %s, %v", route, answer, err)
+		}
+		c.Close()
 	}
 }
 

@@ -69,7 +69,7 @@ func problemOf(err error) *api.Problem {
 	case errors.Is(err, registry.ErrNotFound):
 		return &api.Problem{Code: api.CodeNotFound, Detail: err.Error()}
 	case errors.As(err, &tooLarge):
-		return &api.Problem{Code: api.CodeTooLarge, Detail: "the request is larger than 64 KiB"}
+		return &api.Problem{Code: api.CodeTooLarge, Detail: fmt.Sprintf("the request is larger than %d KiB", tooLarge.Limit>>10)}
 	}
 	return &api.Problem{Code: api.CodeInternal, Detail: err.Error()}
 }

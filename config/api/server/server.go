@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -175,6 +176,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 func readWhole(w http.ResponseWriter, r *http.Request, most int64) error {
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	r.Body = io.NopCloser(bytes.NewReader(b))
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return invalid("body", fmt.Sprintf("did not come in time, or ended too early: %d bytes of it are here", len(b)))
+	}
 	return err
 }
 
