@@ -55,6 +55,9 @@ Exit status: 0 when all is well; 1 when something failed; 2 when the command lin
 			if o.output != "text" && o.output != "json" {
 				return cli.Misuse("--output %s: is neither text nor json", o.output)
 			}
+			if o.patience <= 0 {
+				return cli.Misuse("--timeout %v: nothing answers within that", o.patience)
+			}
 			return nil
 		},
 	}

@@ -17,6 +17,8 @@ import (
 type Relayd struct {
 	IPv4 []netip.Prefix // what it serves; none: everything
 	Old  bool           // it knows nothing of changes
+	// Check says why a rule cannot be one there; nil: any can.
+	Check func(api.Rule) (field string, err error)
 	// Applied is called when rules of an epoch are in force; nil: nobody asks.
 	Applied func(epoch uint64)
 
@@ -106,7 +108,7 @@ func (r *Relayd) PutRules(_ context.Context, set api.RuleSet) (api.Relay, error)
 	if r.away {
 		return api.Relay{}, api.ErrUnavailable
 	}
-	next, _, err := r.state.Apply(set, lease.RelayAsked{Boot: r.boot})
+	next, _, err := r.state.Apply(set, lease.RelayAsked{Boot: r.boot, Check: r.Check})
 	if err == nil {
 		r.sets++
 	}
@@ -123,7 +125,7 @@ func (r *Relayd) PatchRules(_ context.Context, d api.RuleDelta) (api.Relay, erro
 	if r.Old {
 		return api.Relay{}, &api.Problem{Code: api.CodeMethodNotAllowed, Detail: "PATCH is not for /v1/relay"}
 	}
-	next, _, err := r.state.Change(d, lease.RelayAsked{Boot: r.boot})
+	next, _, err := r.state.Change(d, lease.RelayAsked{Boot: r.boot, Check: r.Check})
 	return r.goes(next, err)
 }
 

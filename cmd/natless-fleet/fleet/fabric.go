@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/natless/natless/config/api"
+	"github.com/natless/natless/translator/special"
 )
 
 // FabricBits is the length of a host's prefix in the fabric: what is behind is the address
@@ -17,6 +18,9 @@ func fabricOf(text string) (p netip.Prefix, wrong string) {
 	p, err := netip.ParsePrefix(text)
 	if err != nil || !p.Addr().Is6() || p.Addr().Is4In6() || p.Bits() != FabricBits || p != p.Masked() {
 		return netip.Prefix{}, text + " is not an IPv6 prefix of 96 bits"
+	}
+	if e, never := special.Overlaps(p); never {
+		return netip.Prefix{}, fmt.Sprintf("%s is none that a host may have (%s)", text, e.Name)
 	}
 	return p, ""
 }

@@ -107,3 +107,21 @@ func TestNonsenseOfRelay(t *testing.T) {
 		t.Errorf("when it is fenced: %+v", all)
 	}
 }
+
+// TestWrongPrefixes: what no natlessd takes is lent to nobody.
+func TestWrongPrefixes(t *testing.T) {
+	for _, text := range []string{"::/96", "ff00::/96", "fe80::/96", "::ffff:0:0/96", "198.51.100.0/24", "2001:db8::/64", "x"} {
+		if WrongFabric(text) == "" {
+			t.Errorf("%s can be a host's", text)
+		}
+	}
+	for _, text := range []string{"127.0.0.0/24", "0.0.0.0/16", "224.0.0.0/24", "255.255.255.0/24", "169.254.1.0/24", "2001:db8::/120", "198.51.100.1/24"} {
+		if spec := (PoolSpec{IPv4: []string{text}, BlockLength: 32}); spec.Wrong() == "" {
+			t.Errorf("%s can be a pool's", text)
+		}
+	}
+	good := PoolSpec{IPv4: []string{"198.51.100.0/24", "10.0.0.0/16", "100.64.0.0/16"}, BlockLength: 32}
+	if wrong := good.Wrong() + WrongFabric("2001:db8:0:7::/96") + WrongFabric("fd00:7::/96"); wrong != "" {
+		t.Error(wrong)
+	}
+}

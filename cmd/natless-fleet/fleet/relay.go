@@ -45,7 +45,9 @@ type RelayAgent struct {
 	rules  held                    // that natlessd goes by
 	course *course                 // how they stand to the view; nil: to be found
 	barred map[netip.Prefix]uint64 // rules that natlessd takes never again
-	left   int                     // of the view's rules, for that reason
+	unfit  map[netip.Prefix]uint64 // rules that natlessd does not take as it is configured
+	left   int                     // of the view's rules, for these reasons
+	why    string                  // the last of them
 }
 
 // offer is a block as a relay sees it.
@@ -173,7 +175,7 @@ func (a *RelayAgent) stands(st *RelayStatus) {
 		st.IPv4 = append(st.IPv4, p.String())
 	}
 	if st.Error == "" && a.left > 0 {
-		st.Error = fmt.Sprintf("%d blocks are left out: this relay has seen their loans end", a.left)
+		st.Error = fmt.Sprintf("left out, as this relay does not take their rules: %d blocks (%s)", a.left, a.why)
 	}
 	now := a.Now()
 	st.Conditions = with(st.Conditions, now, Ready, st.State == api.RelayServes, reasonOf(st.State), a.is.Why)
@@ -345,7 +347,7 @@ func (a *RelayAgent) put(ctx context.Context, set api.RuleSet) (problem *api.Pro
 			return nil, nil
 		case !errors.As(err, &problem) || problem.Code == api.CodeUnavailable || problem.Code == api.CodeStarting:
 			return nil, fmt.Errorf("natlessd: %w", err)
-		case problem.Code != api.CodeStale || !a.bar(&set, problem):
+		case !a.bar(&set, problem):
 			return problem, nil
 		}
 	}
@@ -354,25 +356,37 @@ func (a *RelayAgent) put(ctx context.Context, set api.RuleSet) (problem *api.Pro
 
 var ruleField = regexp.MustCompile(`^rules\[(\d+)\]\.`)
 
-// bar leaves out a rule that natlessd takes never again, since it has seen it end: as when
-// the store was restored from a backup. All others are followed.
+// bar leaves out a rule that natlessd does not take: since it has seen it end, as when the
+// store was restored from a backup, or since there can be no such rule there, as where a host's
+// prefix of the fabric is wrong. All others are followed. What it goes by already is not left out.
 func (a *RelayAgent) bar(set *api.RuleSet, problem *api.Problem) bool {
 	m := ruleField.FindStringSubmatch(problem.Field)
-	if m == nil {
+	if m == nil || problem.Code != api.CodeStale && problem.Code != api.CodeInvalid {
 		return false
 	}
 	i, err := strconv.Atoi(m[1])
 	if err != nil || i >= len(set.Rules) {
 		return false
 	}
-	a.Log.Error("a rule of the fleet is one that this relay has seen end", "block", set.Rules[i].IPv4, "error", problem.Detail)
-	if a.barred == nil {
-		a.barred = map[netip.Prefix]uint64{}
+	rule, in := set.Rules[i], &a.barred
+	if problem.Code == api.CodeInvalid {
+		if in = &a.unfit; a.rules.Get(rule.IPv4).Lease == rule.Lease {
+			return false
+		}
 	}
-	a.barred[set.Rules[i].IPv4] = set.Rules[i].Lease
-	a.left++
+	a.Log.Error("this relay does not take a rule of the fleet", "block", rule.IPv4, "error", problem.Detail)
+	if *in == nil {
+		*in = map[netip.Prefix]uint64{}
+	}
+	(*in)[rule.IPv4] = rule.Lease
+	a.left, a.why = a.left+1, problem.Detail
 	set.Rules = slices.Delete(set.Rules, i, i+1)
 	return true
+}
+
+// leaves reports whether a rule is left out.
+func (a *RelayAgent) leaves(r api.Rule) bool {
+	return a.barred[r.IPv4] == r.Lease || a.unfit[r.IPv4] == r.Lease
 }
 
 // took notes what natlessd goes by now.

@@ -152,7 +152,7 @@ func (a *RelayAgent) wants(p netip.Prefix) *api.Rule {
 	delete(c.missing, p)
 	o := c.there.Get(p)
 	if o.name != "" {
-		if !o.leads() || a.barred[p] == o.rule.Lease {
+		if !o.leads() || a.leaves(o.rule) {
 			return nil
 		}
 		return &o.rule
@@ -204,11 +204,13 @@ func (a *RelayAgent) pushDelta(ctx context.Context, st *RelayStatus, confirm boo
 	return false, nil
 }
 
-// barredNow is how many blocks are left out since natlessd takes their rules never again.
+// barredNow is how many blocks are left out since natlessd does not take their rules.
 func (a *RelayAgent) barredNow() (n int) {
-	for p, lease := range a.barred {
-		if o := a.course.there.Get(p); o.name != "" && o.leads() && o.rule.Lease == lease {
-			n++
+	for _, some := range []map[netip.Prefix]uint64{a.barred, a.unfit} {
+		for p, lease := range some {
+			if o := a.course.there.Get(p); o.name != "" && o.leads() && o.rule.Lease == lease {
+				n++
+			}
 		}
 	}
 	return n

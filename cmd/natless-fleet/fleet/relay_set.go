@@ -26,7 +26,7 @@ func (a *RelayAgent) set(follow bool) (set api.RuleSet, lacks int, news bool) {
 		switch {
 		case o.state == Ended || !o.rule.IPv6.IsValid():
 			set.Fenced = append(set.Fenced, o.rule.IPv4)
-		case a.barred[o.rule.IPv4] == o.rule.Lease:
+		case a.leaves(o.rule):
 			a.left++
 			set.Fenced = append(set.Fenced, o.rule.IPv4)
 		default:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/natless/natless/cmd/natless-fleet/conformance"
 	"github.com/natless/natless/cmd/natless-fleet/fleet"
+	"github.com/natless/natless/config/api"
 )
 
 // shop is a store with blocks in it, and a relay.
@@ -317,4 +318,47 @@ func TestRelayName(t *testing.T) {
 	if m := s.relay().Status.Machine; m != "second" {
 		t.Errorf("it is %s", m)
 	}
+}
+
+// TestUnfit: a rule that natlessd does not take is left out, and said so; all others are followed,
+// and what it goes by already stays.
+func TestUnfit(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	unfit := map[netip.Prefix]bool{prefixOf(1): true, prefixOf(6): true}
+	s.d.Check = func(r api.Rule) (string, error) {
+		if unfit[r.IPv4] {
+			return "ipv6", errors.New("overlaps the prefix")
+		}
+		return "", nil
+	}
+	for n := range 4 {
+		s.block(n, fleet.Lent)
+	}
+	st := s.steps()
+	s.leads(3)
+	if st.Epoch == 0 || !strings.Contains(st.Error, ": 1 blocks") || !strings.Contains(st.Error, "overlaps the prefix") {
+		t.Errorf("%+v", st)
+	}
+	s.block(5, fleet.Offered)
+	s.block(6, fleet.Offered)
+	if next := s.steps(); next.Epoch <= st.Epoch || !strings.Contains(next.Error, ": 2 blocks") {
+		t.Errorf("%+v", next)
+	}
+	s.leads(4)
+	s.ended(1)
+	s.ended(6)
+	if st = s.steps(); st.Error != "" {
+		t.Errorf("%+v", st)
+	}
+	unfit[prefixOf(0)] = true // as it is configured from now on
+	s.block(7, fleet.Lent)
+	s.steps()
+	if _, leads := s.d.Has(prefixOf(0)); !leads {
+		t.Error("what it goes by is left out")
+	}
+	s.d.Check = nil
+	s.begin()
+	s.steps()
+	s.leads(5)
 }

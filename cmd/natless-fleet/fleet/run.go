@@ -117,7 +117,7 @@ func (r *RelayTask) Run(ctx context.Context) error {
 func (r *RelayTask) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r.view, r.own, r.is = nil, nil, nil
+	r.view, r.own, r.is, r.unfit = nil, nil, nil, nil // its configuration may be another by now
 	if err := r.step(ctx, true); err != nil {
 		return err
 	}

@@ -2,9 +2,12 @@ package fleet
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/natless/natless/translator/special"
 )
 
 // view is everything that is there, as it was at one moment or later.
@@ -216,14 +219,25 @@ func (p *PoolSpec) prefixes() (all []netip.Prefix, reason string) {
 		case p.BlockLength-one.Bits() > 16:
 			return nil, text + " has more than 65536 blocks"
 		}
+		if e, never := special.Overlaps(one); never { // a host that is lent one takes no block any more
+			return nil, fmt.Sprintf("%s has addresses that no host may have (%s)", text, e.Name)
+		}
 		all = append(all, one)
 	}
 	return all, ""
 }
 
-// Wrong is why nothing can be lent of a pool, or empty.
+// Wrong is why nobody should write a pool like that, or empty: that of what overlaps nothing is
+// lent twice, but it is counted twice.
 func (p *PoolSpec) Wrong() string {
-	_, reason := p.prefixes()
+	all, reason := p.prefixes()
+	for i, one := range all {
+		for _, o := range all[:i] {
+			if reason == "" && o.Overlaps(one) {
+				reason = fmt.Sprintf("%v and %v overlap", o, one)
+			}
+		}
+	}
 	return reason
 }
 
