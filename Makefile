@@ -50,7 +50,7 @@ vagrant-build: ## what vagrant up installs: packages, CNI plugins, the checks
 	@tests/need go gzip
 	@mkdir -p vagrant/build/cni
 	@for v in 1 2; do \
-		$(MAKE) --no-print-directory deb VERSION=v0.0.$$v BIN=dist/vagrant$$v DIST=dist/vagrant$$v >/dev/null; \
+		COMPRESSION=none $(MAKE) --no-print-directory deb VERSION=v0.0.$$v BIN=dist/vagrant$$v DIST=dist/vagrant$$v >/dev/null; \
 		mv dist/vagrant$$v/natless_*.deb vagrant/build/natless-$$v.deb; \
 	done
 	@plugins=github.com/containernetworking/plugins/plugins; CGO_ENABLED=0 $(GO) build -C tests/tools -o $(CURDIR)/vagrant/build/cni/ \

@@ -424,7 +424,10 @@ func TestFollows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := commit(table, w); err != nil { // it came while another table was planned
+	if err := l.m.Put(table, w); err != nil { // it came while another table was planned
+		t.Fatal(err)
+	}
+	if err := commit(table, w); err != nil {
 		t.Fatal(err)
 	}
 	if !has("bridge at", "2001:db8:6::13") {

@@ -57,7 +57,7 @@ func TestQuickStart(t *testing.T) {
 	if err := os.Mkdir(dist, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r.put(build(t, "0.0.1"))
+	r.put(build(t, "0.0.1", "none"))
 	packages, _ := filepath.Glob(filepath.Join(r.dir, "tmp/natless_*.deb"))
 	for _, p := range packages {
 		if err := os.Rename(p, filepath.Join(dist, filepath.Base(p))); err != nil {
