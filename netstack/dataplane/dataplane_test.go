@@ -49,7 +49,7 @@ func testTCP(t *testing.T, io tun.IO) {
 			before := n.plane.Snapshot().Superpackets
 			port, sum := listenTCP(t, way.to)
 			conn := dial(t, way.from, "tcp", net.JoinHostPort(way.address, port))
-			const size = 128 << 20
+			const size = 32 << 20
 			want := stream(t, conn, size)
 			conn.Close()
 			if <-sum != want {

@@ -153,7 +153,7 @@ func (l *lab) snapshot() string {
 	var b strings.Builder
 	for _, c := range []string{
 		"ip -4 route show table all", "ip -6 route show table all", "ip rule", "ip neigh show proxy",
-		"sysctl -a -r net.ipv.\\.(conf\\..*\\.(forwarding|accept_ra|rp_filter|accept_local|proxy_ndp)|neigh\\..*\\.proxy_(delay|qlen)|ip_local_reserved_ports|ip_local_port_range|ip_forward)$",
+		"grep -r --include=forwarding --include=accept_ra --include=rp_filter --include=accept_local --include=proxy_ndp --include=proxy_delay --include=proxy_qlen --include=ip_local_reserved_ports --include=ip_local_port_range --include=ip_forward ^ /proc/sys/net/ipv4 /proc/sys/net/ipv6",
 	} {
 		f := strings.Fields(c)
 		b.WriteString("# " + c + "\n" + l.host.Run(f[0], f[1:]...) + "\n")

@@ -44,6 +44,7 @@ func (n *node) doctor(t *testing.T, d *daemon.Daemon) string {
 // TestTwoRanges: containers with a ULA and a global address, by the reference
 // plugins in both orders, are served by the one that their kernel sends from.
 func TestTwoRanges(t *testing.T) {
+	daemon.OnePath(t, "it is about the plugin: containers' packets go both ways in TestContainersShareAnAddress")
 	n, bin := newNode(t), tools(t)
 	d := daemon.Start(t, n.NS, sharedPool)
 	for i, ranges := range []string{
@@ -94,6 +95,7 @@ func TestSourceTaken(t *testing.T) {
 // reference plugins: both shares work, whichever comes and goes; where one range
 // of ports cannot be right for both, the second ADD says so.
 func TestTwoNetworks(t *testing.T) {
+	daemon.OnePath(t, "it is about the plugin: containers' packets go both ways in TestContainersShareAnAddress")
 	n, bin := newNode(t), tools(t)
 	d := daemon.Start(t, n.NS, baseConfig+`
 pools:

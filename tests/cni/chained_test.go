@@ -261,6 +261,7 @@ func TestTuning(t *testing.T) {
 // a packet passes, and what is sent by way of IPv4 passes natless0: the rule of the
 // README holds for that.
 func TestFirewallPlugin(t *testing.T) {
+	daemon.OnePath(t, "where the host drops, the fast path leaves all to the daemon")
 	netns.Require(t, "iptables-nft", "ip6tables-nft")
 	n, bin := newNode(t), tools(t)
 	iptables := func(args string) {

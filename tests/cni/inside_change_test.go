@@ -118,6 +118,7 @@ func (i *insiders) says(t *testing.T, command string) string {
 // somebody changes in a container is.
 func TestInsideDoctor(t *testing.T) {
 	t.Parallel()
+	daemon.OnePath(t, "it is about the containers")
 	i := place(t, "bridge", insidePool, 0)
 	line := func() string {
 		t.Helper()
@@ -299,6 +300,7 @@ func TestInsideKilledUnderLoad(t *testing.T) {
 // next one, and all of it is answered.
 func TestInsideWaits(t *testing.T) {
 	t.Parallel()
+	daemon.OnePath(t, "it is about what goes by the daemon on both")
 	i := place(t, "ptp", insidePool, 0, "--handover")
 	ping := func(count int) (*exec.Cmd, *bytes.Buffer) {
 		cmd, said := i.a.Command("ping", "-4", "-n", "-c", fmt.Sprint(count), "-i", "0.02", "-W", "60", "-e", fmt.Sprint(int(i.wb.Run().First)+40), serverIPv4), new(bytes.Buffer)
@@ -400,6 +402,7 @@ func manyLengths() string {
 // code 112, and leave nothing.
 func TestInsideRefusedByNetworks(t *testing.T) {
 	t.Parallel()
+	daemon.OnePath(t, "it is about the plugin")
 	n, bin := newNode(t), tools(t)
 	d := daemon.Start(t, n.NS, insidePool)
 	other := newNode(t)

@@ -41,6 +41,7 @@ type borrower struct {
 // start has those before or those after, on disk and in the kernel, and the workload keeps
 // what it has; and then the same set can be told again.
 func TestFailpointsOfBlocks(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "ip", "nft", "sysctl", "nsenter")
 	b := &borrower{NS: netns.New(t, "crash"), t: t}
 	server := netns.New(t, "server")

@@ -26,29 +26,28 @@ var killingDir string
 // killing is a natlessd that kills itself where the variable says.
 func killing(t *testing.T) string {
 	t.Helper()
-	if killingDir != "" {
-		return filepath.Join(killingDir, "natlessd")
-	}
-	dir, err := os.MkdirTemp("", "natless-killing-")
+	out, err := built()
 	if err != nil {
-		t.Fatal(err)
-	}
-	killingDir = dir
-	path := filepath.Join(dir, "natlessd")
-	const module = "github.com/natless/natless/"
-	build := exec.Command("go", "build", "-o", path, "-ldflags",
-		"-X "+module+"netstack/engine.failpoint="+failpoint+" -X "+module+"config/registry.failpoint="+failpoint, module+"cmd/natlessd")
-	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	return path
+	return filepath.Join(killingDir, "natlessd")
 }
+
+var built = sync.OnceValues(func() (out []byte, err error) {
+	if killingDir, err = os.MkdirTemp("", "natless-killing-"); err != nil {
+		return nil, err
+	}
+	const module = "github.com/natless/natless/"
+	return exec.Command("go", "build", "-o", killingDir+"/", "-ldflags", "-s -w "+
+		"-X "+module+"netstack/engine.failpoint="+failpoint+" -X "+module+"config/registry.failpoint="+failpoint, module+"cmd/natlessd").CombinedOutput()
+})
 
 // TestFailpoints kills natlessd at every step of a reload and of what it writes,
 // while workloads come and go: the next start finds the state before or the one
 // after, in registry and kernel, and nobody has lost what was acknowledged, or has
 // what another has.
 func TestFailpoints(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	binary := killing(t)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -37,6 +37,7 @@ type changing struct {
 // the next start has those before or those after, on disk and in the table, those after once
 // they were written; and then the same change can be told again.
 func TestFailpointsOfRelay(t *testing.T) {
+	t.Parallel()
 	netns.Require(t, netns.Root, "ip", "nft", "sysctl", "nsenter")
 	c := &changing{NS: netns.New(t, "crash"), t: t}
 	server := netns.New(t, "server")

@@ -3,6 +3,7 @@
 package fastpath
 
 import (
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -72,15 +73,17 @@ func TestKernelTranslates(t *testing.T) {
 	}
 }
 
+var kills = flag.Int("kills", 8, "how often TestKilledUnderLoad kills natlessd; make crash does it 400 times")
+
 // TestKilledUnderLoad: the fast path goes on while nobody is there, and the next
-// daemon takes it over, twenty times, with no packet lost.
+// daemon takes it over, eight times, with no packet lost.
 func TestKilledUnderLoad(t *testing.T) {
 	n := newTopology(t, required)
 	n.daemon.Start()
 	n.attached("uplink w1 w2")
 	f := n.traffic()
 	var last uint64
-	for i := range 20 {
+	for i := range *kills {
 		time.Sleep(100 * time.Millisecond)
 		n.daemon.Kill()
 		time.Sleep(200 * time.Millisecond)
@@ -95,7 +98,7 @@ func TestKilledUnderLoad(t *testing.T) {
 	if last == 0 {
 		t.Error("the kernel translates nothing")
 	}
-	f.finish(t, 5000)
+	f.finish(t, 250*int64(*kills))
 }
 
 // TestUpgradeUnderLoad: what is pinned has another layout. A daemon that does not

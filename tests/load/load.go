@@ -5,9 +5,9 @@
 package load
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"hash/maphash"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -98,17 +98,20 @@ func (d *Datagrams) Finish() (sent, lost int64) {
 type Stream struct {
 	t       testing.TB
 	written atomic.Int64
+	watched atomic.Bool // somebody waits until it moves
 	stop    chan struct{}
-	sums    [2]chan [32]byte // of what was written and what arrived
+	seed    maphash.Seed
+	sums    [2]chan uint64 // of what was written and what arrived
 	errs    [2]error
 	ends    [2]net.Conn
 }
 
-// StartStream connects from one namespace to an address in another and sends up
-// to a gigabit a second: more would only keep processors from what is tested.
+// StartStream connects from one namespace to an address in another and sends 64 kB
+// at a time, up to 128 megabits a second, or a gigabit while Flows waits: more would
+// only keep processors from what is tested.
 func StartStream(t testing.TB, from, to *netns.NS, address string) *Stream {
 	t.Helper()
-	return start(t, from, to, address, 1<<16, 500*time.Microsecond)
+	return start(t, from, to, address, 1<<16, 4*time.Millisecond)
 }
 
 // StartPaced sends a kilobyte each millisecond, which fills no queue: what is
@@ -122,7 +125,7 @@ func start(t testing.TB, from, to *netns.NS, address string, size int, pause tim
 	t.Helper()
 	l := Listen(t, to)
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	s := &Stream{t: t, stop: make(chan struct{}), sums: [2]chan [32]byte{make(chan [32]byte, 1), make(chan [32]byte, 1)}}
+	s := &Stream{t: t, stop: make(chan struct{}), seed: maphash.MakeSeed(), sums: [2]chan uint64{make(chan uint64, 1), make(chan uint64, 1)}}
 	var conn net.Conn
 	var err error
 	from.Do(func() { conn, err = net.DialTimeout("tcp", net.JoinHostPort(address, port), 5*time.Second) })
@@ -136,25 +139,30 @@ func start(t testing.TB, from, to *netns.NS, address string, size int, pause tim
 	}
 	t.Cleanup(func() { peer.Close() })
 	go func() {
-		h := sha256.New()
-		_, s.errs[1] = io.Copy(h, peer)
-		s.sums[1] <- [32]byte(h.Sum(nil))
+		var h maphash.Hash
+		h.SetSeed(s.seed)
+		_, s.errs[1] = io.Copy(&h, peer)
+		s.sums[1] <- h.Sum64()
 	}()
 	s.ends = [2]net.Conn{conn, peer}
 	go s.write(conn, size, pause)
 	return s
 }
 
+// write writes a block again and again, each time with another number in it.
 func (s *Stream) write(conn net.Conn, size int, pause time.Duration) {
-	h, source, block := sha256.New(), rand.NewChaCha8([32]byte{1}), make([]byte, size)
-	defer func() { conn.(*net.TCPConn).CloseWrite(); s.sums[0] <- [32]byte(h.Sum(nil)) }()
-	for {
+	var h maphash.Hash
+	h.SetSeed(s.seed)
+	block := make([]byte, size)
+	io.ReadFull(rand.NewChaCha8([32]byte{1}), block)
+	defer func() { conn.(*net.TCPConn).CloseWrite(); s.sums[0] <- h.Sum64() }()
+	for number := uint64(0); ; number++ {
 		select {
 		case <-s.stop:
 			return
 		default:
 		}
-		io.ReadFull(source, block)
+		binary.BigEndian.PutUint64(block, number)
 		h.Write(block)
 		n, err := conn.Write(block)
 		s.written.Add(int64(n))
@@ -162,7 +170,11 @@ func (s *Stream) write(conn net.Conn, size int, pause time.Duration) {
 			s.errs[0] = err
 			return
 		}
-		time.Sleep(pause)
+		if s.watched.Load() {
+			time.Sleep(pause / 8)
+		} else {
+			time.Sleep(pause)
+		}
 	}
 }
 
@@ -191,6 +203,8 @@ func (s *Stream) Retransmitted() (n uint32) {
 // Flows waits until the stream moves.
 func (s *Stream) Flows(d time.Duration) time.Duration {
 	s.t.Helper()
+	s.watched.Store(true)
+	defer s.watched.Store(false)
 	before := s.written.Load() + 16<<20 // more than buffers take
 	return Within(s.t, d, "16 MB on a connection", func() bool { return s.written.Load() > before })
 }
@@ -199,7 +213,7 @@ func (s *Stream) Flows(d time.Duration) time.Duration {
 func (s *Stream) Finish() {
 	s.t.Helper()
 	close(s.stop)
-	var sums [2][32]byte
+	var sums [2]uint64
 	for i := range sums {
 		select {
 		case sums[i] = <-s.sums[i]:

@@ -167,7 +167,7 @@ func TestSingleFlight(t *testing.T) {
 	}
 }
 
-// TestHostile sends 40,000 random and malformed queries to the listeners and
+// TestHostile sends 10,000 random and malformed queries to the listeners and
 // then asks something sensible.
 func TestHostile(t *testing.T) {
 	recursive, _ := unbounds(t, "64:ff9b::/96")
@@ -180,7 +180,7 @@ func TestHostile(t *testing.T) {
 	go io.Copy(io.Discard, conn)
 	rng := rand.New(rand.NewPCG(1, 2))
 	lost := 0
-	for i := range 40_000 {
+	for i := range 10_000 {
 		q := randomQuery(rng)
 		if i%50 != 0 {
 			conn.Write(q)
@@ -210,7 +210,7 @@ func TestHostile(t *testing.T) {
 	cached := len(s.cache.entries)
 	s.cache.mu.Unlock()
 	t.Logf("%d queries, %d dropped by our bound, %d asked of the upstream, cache %d", s.Stats.Queries.Load(), s.Stats.Dropped.Load(), s.Stats.Upstream.Load(), cached)
-	if s.Stats.Queries.Load() < 32_000 || cached > 1000 {
+	if s.Stats.Queries.Load() < 8_000 || cached > 1000 {
 		t.Error("too few queries arrived, or the cache grew over its bound")
 	}
 }
