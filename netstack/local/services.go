@@ -20,6 +20,9 @@ import (
 // one goes that has waited longest, of the source that has the most.
 const healthConnections = 64
 
+// readTime is how long a health check may take to ask.
+const readTime = 2 * time.Second
+
 // listen opens what the configuration asks for, and gives what serves it.
 func (s *Stack) listen() (services []func(context.Context) error, err error) {
 	if s.resolver != nil {
@@ -54,7 +57,7 @@ func (s *Stack) listen() (services []func(context.Context) error, err error) {
 func (s *Stack) serveHealth(ctx context.Context, ln net.Listener, at int) error {
 	server := &http.Server{
 		Handler:           s.checks(),
-		ReadHeaderTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second,
+		ReadHeaderTimeout: readTime, ReadTimeout: readTime,
 		WriteTimeout: 2 * time.Second, IdleTimeout: 15 * time.Second,
 		MaxHeaderBytes: 4 << 10,
 		ErrorLog:       log.New(io.Discard, "", 0),
