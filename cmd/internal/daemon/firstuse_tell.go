@@ -17,8 +17,8 @@ func (f *firstUse) status() (all []api.FirstUse) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, p := range f.running().Pools {
-		if p.FirstUse.Enabled() || f.byPool[p.Name] > 0 {
-			all = append(all, api.FirstUse{Pool: p.Name, Sources: append([]netip.Prefix{}, p.FirstUse.Sources...), Workloads: f.byPool[p.Name]})
+		if has := f.byPool[p.Name] - f.making[p.Name]; p.FirstUse.Enabled() || has > 0 {
+			all = append(all, api.FirstUse{Pool: p.Name, Sources: append([]netip.Prefix{}, p.FirstUse.Sources...), Workloads: has})
 		}
 	}
 	return all
@@ -28,7 +28,7 @@ func (f *firstUse) status() (all []api.FirstUse) {
 func (f *firstUse) of(pool string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.byPool[pool]
+	return f.byPool[pool] - f.making[pool]
 }
 
 // check says what people should do something about.

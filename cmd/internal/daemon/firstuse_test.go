@@ -126,6 +126,7 @@ func TestFirstUseReserve(t *testing.T) {
 	if reason := f.reserve(pool, netip.MustParseAddr("2001:db8:7::3")); reason != "" {
 		t.Errorf("when one is gone: %q", reason)
 	}
+	f.made("a", netip.MustParseAddr("2001:db8:7::3"))
 	for i, room := 0, f.headroom("a"); ; i++ {
 		a := netip.MustParseAddr("2001:db8:7:100::").As16()
 		a[7] = byte(i)
@@ -138,8 +139,14 @@ func TestFirstUseReserve(t *testing.T) {
 		} else if reason != "" || i > room {
 			t.Fatalf("source %d: %q", i, reason)
 		}
-		f.made("a", addr)
+		if n := f.of("a"); n != i+1 || f.status()[0].Workloads != n {
+			t.Errorf("%d are said to have something before source %d is given it", n, i)
+		}
 		given(t, f, addr.String())
+		if n := f.of("a"); n != i+2 {
+			t.Errorf("%d are said to have something when source %d has just been given it", n, i)
+		}
+		f.made("a", addr)
 	}
 }
 
