@@ -78,7 +78,7 @@ func testTCP(t *testing.T, io tun.IO) {
 // what was counted in all.
 func (n *topology) sameByMapping() {
 	n.t.Helper()
-	for end := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) { // packets may be under way
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) { // packets may be under way
 		got, all := n.plane.Traffic(1), n.plane.Snapshot().Verdicts
 		want := dataplane.Traffic{Sent: all[dataplane.To4][translator.Forward4], Received: all[dataplane.To6][translator.Forward6]}
 		if got == want && got.Sent.Packets > 0 {
@@ -141,7 +141,7 @@ func receive(t *testing.T, conn *net.UDPConn, payload []byte, size int) {
 	t.Helper()
 	buffer := make([]byte, 65536)
 	for len(payload) > 0 {
-		conn.SetReadDeadline(time.Now().Add(2 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 		got, err := conn.Read(buffer)
 		if err != nil {
 			t.Fatal(err)

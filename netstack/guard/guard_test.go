@@ -331,7 +331,7 @@ func TestHijack(t *testing.T) {
 				c.Close()
 			}
 		})
-		for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
 			for who, c := range map[string]*net.UDPConn{"one": one, "two": two} {
 				c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 				if n, err := c.Read(make([]byte, 10)); n == 6 && err == nil {
@@ -365,7 +365,7 @@ func TestFollows(t *testing.T) {
 	}
 	within := func(what string, holds func() bool) {
 		t.Helper()
-		for end := time.Now().Add(5 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(30 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("not: %s\n%s", what, l.host.Run("nft", "list", "ruleset"))
 			}
