@@ -172,9 +172,9 @@ func TestHostUsesPorts(t *testing.T) {
 	if got := n.natless("reload"); got != "the configuration was reloaded\n" {
 		t.Fatal(got)
 	}
-	if got := n.natless("status"); !strings.Contains(got, "tcp [::]:10240 listening, tcp [::]:13000 listening") {
-		t.Error(got)
-	}
+	within(t, 10*time.Second, "status says who listens", func() bool {
+		return strings.Contains(n.natless("status"), "tcp [::]:10240 listening, tcp [::]:13000 listening")
+	})
 	listening.Close()
 	taken.Close()
 	within(t, 10*time.Second, "what is free is given away", func() bool {
