@@ -172,7 +172,7 @@ soak: ## two hours of workloads that come and go, kills, reloads and flaps, and 
 KILLS ?= 400
 
 .PHONY: crash
-crash: ## natlessd killed KILLS (400) times at any moment, under churn, and under traffic, and judged: half an hour (root)
+crash: ## natlessd killed KILLS (400) times at any moment, under churn, and under traffic, and judged (root)
 	@tests/need go root ip nft sysctl nsenter
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 6h -run TestKilledUnderLoad ./tests/fastpath -kills $(KILLS)
 	NATLESS_REQUIRE=1 $(GO) test -v -count=1 -timeout 6h -run 'TestCrash|TestJudge' ./tests/crash -kills $(KILLS)

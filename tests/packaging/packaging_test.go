@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 // built are the packages that build made.
 var built = map[[2]string]string{}
 
-// shipped is the package as make deb makes it. Compressing it takes ten seconds.
+// shipped is the package as make deb makes it. Most of what that takes is compressing.
 func shipped(t *testing.T) string { t.Helper(); return build(t, "0.0.1", "gzip") }
 
 // build makes the package of a version, once, and gives its path.
