@@ -15,9 +15,9 @@ import (
 
 // bins is a table of mappings, as bpf/layout.h describes it, which one goroutine at a time
 // writes while programs read it. They see each entry whole: a bin where somebody stands
-// changes by a word at most, and one that is left has the same in it for a while, for those
+// changes by a number at most, and one that is left has the same in it for a while, for those
 // who came before. What takes the place of another stands behind it before that goes.
-type bins[K binKey, V any] struct {
+type bins[K binKey, V binEntry] struct {
 	*ebpf.Map
 	seed    uint64
 	homes   uint32
@@ -30,6 +30,16 @@ type binKey interface {
 	comparable
 	hash(seed uint64) uint64
 }
+
+// binEntry begins with fields of 32 bits or more, so many bytes, each of which a program
+// reads at once.
+type binEntry interface {
+	comparable
+	numbers() uintptr
+}
+
+func (e programEntry6) numbers() uintptr { return unsafe.Offsetof(e.First) }
+func (e programEntry4) numbers() uintptr { return unsafe.Offsetof(e.Flags) }
 
 // words are a bin as it lies in the map, bin is what is in it.
 type words [8]uint64
@@ -88,7 +98,7 @@ func (t *bins[K, V]) home(k K) uint32 {
 
 // newBins makes a table of these entries, with room for a quarter more. One that is crowded
 // has far fewer homes than entries, for tests.
-func newBins[K binKey, V any](template *ebpf.MapSpec, keys []K, values []V, crowded bool) (*bins[K, V], error) {
+func newBins[K binKey, V binEntry](template *ebpf.MapSpec, keys []K, values []V, crowded bool) (*bins[K, V], error) {
 	room := headroom(len(keys))
 	t := &bins[K, V]{homes: (room + room/2) &^ 1, leaving: map[uint32]time.Time{}}
 	spare := room/4 + 64
@@ -215,7 +225,7 @@ func (t *bins[K, V]) Put(k K, v *V) error {
 	}
 	now := list[i].words
 	t.in(&now).Entry = *v
-	if differ(&now, &list[i].words) <= 1 {
+	if t.alike(&now, &list[i].words) {
 		return t.Map.Put(list[i].at, &now)
 	}
 	if err := t.chain(list, k, v); err != nil {
@@ -224,13 +234,22 @@ func (t *bins[K, V]) Put(k K, v *V) error {
 	return t.Delete(k) // of both, the one that comes first
 }
 
-func differ(a, b *words) (n int) {
-	for i := range a {
-		if a[i] != b[i] {
-			n++
+// alike says that one number of their entries is all that two bins of a key differ in.
+func (t *bins[K, V]) alike(a, b *words) bool {
+	entry := t.in(a)
+	first := unsafe.Offsetof(entry.Entry) / 4
+	end := first + entry.Entry.numbers()/4
+	x, y := (*[16]uint32)(unsafe.Pointer(a)), (*[16]uint32)(unsafe.Pointer(b))
+	n := 0
+	for i := range x {
+		if x[i] == y[i] {
+			continue
+		}
+		if n++; n > 1 || uintptr(i) < first || uintptr(i) >= end {
+			return false
 		}
 	}
-	return n
+	return true
 }
 
 // insert puts k where there is room for it.

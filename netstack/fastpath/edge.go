@@ -86,7 +86,7 @@ func (b blocks) remove(n *inner, after blocks) error {
 	return deleteGone(n.ports, b.ports, after.ports)
 }
 
-func putNew[K binKey, V comparable](m *bins[K, V], want, have map[K]V) error {
+func putNew[K binKey, V binEntry](m *bins[K, V], want, have map[K]V) error {
 	for k, v := range want {
 		if was, ok := have[k]; ok && was == v {
 			continue
@@ -98,7 +98,7 @@ func putNew[K binKey, V comparable](m *bins[K, V], want, have map[K]V) error {
 	return nil
 }
 
-func deleteGone[K binKey, V comparable](m *bins[K, V], have, want map[K]V) error {
+func deleteGone[K binKey, V binEntry](m *bins[K, V], have, want map[K]V) error {
 	for k := range have {
 		if _, ok := want[k]; ok {
 			continue
