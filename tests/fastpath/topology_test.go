@@ -92,7 +92,7 @@ func (n *topology) attached(names string) time.Duration {
 	n.t.Helper()
 	var o api.FastPath
 	start := time.Now()
-	for time.Since(start) < 3*time.Second {
+	for time.Since(start) < 20*time.Second {
 		o = n.fastPath()
 		var have []string
 		for _, i := range o.Interfaces {
