@@ -247,7 +247,7 @@ func (p *Plan) editing(after *mapping.Table) []step {
 		}),
 	}, {
 		name: "fast path", partial: true,
-		do: func() error { return p.editFastPath(after) },
+		do: func() error { return p.editFastPath(after, was) },
 		// What stands in the way of an edit is in no order that another could go by.
 		undo: back(before, func(table *mapping.Table) error { return e.replaceFastPath(table, was) }),
 	}}
@@ -283,10 +283,18 @@ func (e *Engine) replaceFastPath(table *mapping.Table, c translator.Config) erro
 }
 
 // editFastPath has the kernel go by an edit of the table, and by the configuration.
-func (p *Plan) editFastPath(after *mapping.Table) error {
+func (p *Plan) editFastPath(after *mapping.Table, was translator.Config) error {
 	e := p.engine
 	if e.parts.FastPath == nil {
 		return nil
+	}
+	// Where the host's address is another, the way of its packets is asked for by ports before
+	// workloads have that address: what the host's rules do not lead to them is the host's.
+	if host := e.parts.Translator.Config().Host4; host != was.Host4 {
+		was.Host4 = host
+		if err := e.parts.FastPath.Configure(was); err != nil {
+			return err
+		}
 	}
 	gone, come := located(p.gone), located(p.come)
 	for _, c := range p.moves {

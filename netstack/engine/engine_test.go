@@ -152,7 +152,15 @@ func transitions(t *testing.T) []transition {
 		{"few mappings that are told", one(), stateOf(t, "64:ff9b::/96", 1500, explicit(2), explicit(3)), nil, true},
 		{"many mappings that are told", one(), stateOf(t, "64:ff9b::/96", 1500, many...), nil, true},
 		{"none that are told", one(), one(), nil, true},
+		{"the host's address and moves", hostAt(one(), 1), hostAt(one(), 9), moved, false},
+		{"another prefix, the host's address and moves", hostAt(one(), 1), hostAt(stateOf(t, "2001:db8:64::/96", 1500, explicit(1)), 9), moved, false},
 	}
+}
+
+// hostAt is s where the host has the address that workloads there share.
+func hostAt(s *State, a byte) *State {
+	s.Translator.Host4 = netip.AddrFrom4([4]byte{203, 0, 113, a})
+	return s
 }
 
 // run commits a transition while workloads come and go at every moment, and gives

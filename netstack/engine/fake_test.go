@@ -141,6 +141,9 @@ func (f fakeFastPath) Edit(table *mapping.Table, gone, come []attach.Workload) e
 	}
 	for _, w := range come {
 		f.kernel.kernel[w.Mapping.String()] = true
+		if host := f.translator.Config().Host4; w.IPv4.Addr() == host && f.config.Host4 != host {
+			f.t.Errorf("%v is at the host's address, of which the fast path knows nothing", w.Mapping)
+		}
 	}
 	return f.call("fast path edit")
 }

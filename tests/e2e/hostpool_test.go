@@ -64,7 +64,7 @@ func TestHostPool(t *testing.T) {
 	moved := netip.MustParseAddr("192.0.2.9")
 	within(t, 5*time.Second, "the workloads at the host's new address", func() bool {
 		w, err := n.daemon.Client().Get(t.Context(), one.Key)
-		return err == nil && w.Address == moved
+		return err == nil && w.Address == moved && strings.Contains(n.host.IP("rule"), "to 192.0.2.9 ipproto udplite") // the last of them
 	})
 	check("192.0.2.9")
 }
