@@ -199,15 +199,23 @@ func (t *bins[K, V]) find(list []probed, k K) int {
 	return -1
 }
 
+// there probes for k and says which of the bins is its, or that none is by
+// ebpf.ErrKeyNotExist.
+func (t *bins[K, V]) there(k K) (list []probed, i int, err error) {
+	if list, err = t.probes(k); err != nil {
+		return nil, 0, err
+	}
+	if i = t.find(list, k); i < 0 {
+		err = ebpf.ErrKeyNotExist
+	}
+	return list, i, err
+}
+
 // Lookup reads the entry of k, or says that there is none by ebpf.ErrKeyNotExist.
 func (t *bins[K, V]) Lookup(k K, v *V) error {
-	list, err := t.probes(k)
+	list, i, err := t.there(k)
 	if err != nil {
 		return err
-	}
-	i := t.find(list, k)
-	if i < 0 {
-		return ebpf.ErrKeyNotExist
 	}
 	*v = t.in(&list[i].words).Entry
 	return nil
@@ -290,7 +298,7 @@ func (t *bins[K, V]) chain(list []probed, k K, v *V) error {
 
 // before is what leads to the bin at i.
 func (t *bins[K, V]) before(list []probed, i int) *probed {
-	if i == firstBin {
+	if i == 2 { // the first behind the pair is the home's
 		return &list[0]
 	}
 	return &list[i-1]
@@ -334,13 +342,9 @@ func (t *bins[K, V]) left(at uint32) bool {
 
 // Delete takes the entry of k away, or says that there is none by ebpf.ErrKeyNotExist.
 func (t *bins[K, V]) Delete(k K) error {
-	list, err := t.probes(k)
+	list, i, err := t.there(k)
 	if err != nil {
 		return err
-	}
-	i := t.find(list, k)
-	if i < 0 {
-		return ebpf.ErrKeyNotExist
 	}
 	p := &list[i]
 	t.leaving[p.at] = time.Now()
