@@ -121,16 +121,18 @@ func TestSparse(t *testing.T) {
 }
 
 // Whoever sends from many ports does not come before everybody's bulk with all of that,
-// and one that was bulk and goes on is so until it pauses.
+// and one that was bulk and goes on is so until it pauses. Packets are large, so that
+// a slow machine sends enough in an epoch.
 func TestSparseCrowd(t *testing.T) {
 	ns, d := sparseDevice(t, Plain, 1, false)
-	senders := make([]*sender, 400)
+	ns.Run("ip", "link", "set", "natless0", "mtu", "9000")
+	senders := make([]*sender, 60)
 	for i := range senders {
 		senders[i] = newSender(t, ns, "192.0.2.2:9")
 	}
 	for try := 0; ; try++ {
 		for _, s := range senders {
-			s.conn.Write(make([]byte, 500))
+			s.conn.Write(make([]byte, 8000))
 		}
 		if n := waiting(t, d); n[1] < n[0] {
 			break
@@ -138,10 +140,12 @@ func TestSparseCrowd(t *testing.T) {
 			t.Fatalf("of %d packets of as many flows %d are bulk", len(senders), n[0])
 		}
 	}
-	other := newSender(t, ns, "192.0.2.3:9")
-	other.send(1, 64)
-	if n := waiting(t, d); n[1] != 1 {
-		t.Errorf("another host's: %v", n)
+	const others = 3 // one in seventy has the hash of one of the crowd
+	for range others {
+		newSender(t, ns, "192.0.2.3:9").send(1, 64)
+	}
+	if n := waiting(t, d); n[1] < others-1 {
+		t.Errorf("%d packets of another host's, as many flows: %v", others, n)
 	}
 }
 
