@@ -26,6 +26,27 @@ func TestUringBatches(t *testing.T) {
 	}
 }
 
+// While packets come alone, a look for more, which costs a system call and finds nothing,
+// is taken after the 1st, 3rd, 7th, and then every 16th. It does not complete the read that
+// waits, so it finds none at all.
+func TestUringLone(t *testing.T) {
+	n, looks := &intake{depth: 1}, 0
+	for range 100 {
+		n.ready = append(n.ready[:0], new(translator.Packet))
+		n.ready[0].End = 100
+		n.adapt()
+		n.ready = n.ready[:0]
+		if n.depth > 1 {
+			looks++
+			n.adapt()
+		}
+		n.adapt() // a packet of the other intake's came
+	}
+	if looks < 5 || looks > 12 {
+		t.Errorf("%d looks for more after 100 packets that came alone", looks)
+	}
+}
+
 // What was read when the end came goes out first, and then the end is told.
 func TestUringEnd(t *testing.T) {
 	a := new(translator.Packet)

@@ -317,9 +317,10 @@ func (n *intake) adapt() {
 	found, bytes := len(n.ready), 0
 	switch {
 	case found < n.depth:
-		if n.depth = max(found, 1); found == 1 {
+		if found <= 1 && n.depth > 1 {
 			n.lone, n.spared = 0, min(2*n.spared+1, maxSpared)
 		}
+		n.depth = max(found, 1)
 		return
 	case n.depth > 1:
 		n.spared = 0
