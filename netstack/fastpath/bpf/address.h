@@ -113,35 +113,97 @@ static __always_inline void mapped6(struct entry4 *e, __u32 a, __u32 len4, __u64
 	}
 }
 
-// lookup6 finds the mapping with the longest IPv6 prefix that covers an
-// address, and the length of that prefix.
-static __always_inline struct entry6 *lookup6(struct tables *t, __u64 hi, __u64 lo, __u32 *length)
+// longest6 is the bin of the longest prefix of a kind that covers an address, or 0, and the
+// length of that prefix.
+static __always_inline int longest6(struct level6 *levels, __u32 count, __u32 kind, __u64 hi, __u64 lo, __u32 generation, __u32 *length)
 {
 	struct key6 k;
 
 	for (__u32 i = 0; i < MAX_LENGTHS; i++) {
-		struct level6 *l = &t->c->levels6[i]; // rule 1.2.longest-prefix
-		struct entry6 *e;
+		struct level6 *l = &levels[i]; // rule 1.2.longest-prefix
+		__u32 at;
 
-		if (i >= t->c->count6) {
+		if (i >= count) {
 			HERE;
 			break;
 		}
 		__u64 h = hi & l->mask_hi, w = lo & l->mask_lo;
-		k.length = l->length;
+		k.length = kind | l->length;
 		k.word[0] = h >> 32;
 		k.word[1] = h;
 		k.word[2] = w >> 32;
 		k.word[3] = w;
-		e = entry_by6(t, &k);
-		if (e) {
+		at = find_by6(&k, generation);
+		if (at) {
 			HERE;
 			*length = l->length;
-			return e;
+			return at;
 		}
 		HERE;
 	}
 	return 0;
+}
+
+// longest4 is the same for IPv4, of up to most lengths.
+static __always_inline int longest4(struct level4 *levels, __u32 count, __u32 most, __u32 kind, __u32 a, __u32 generation, __u32 *length)
+{
+	struct key4 k;
+
+	for (__u32 i = 0; i < most; i++) {
+		struct level4 *l = &levels[i];
+		__u32 at;
+
+		if (i >= count) {
+			HERE;
+			break;
+		}
+		k.length = kind | l->length;
+		k.v4 = a & l->mask;
+		at = find_by4(&k, generation);
+		if (at) {
+			HERE;
+			*length = l->length;
+			return at;
+		}
+		HERE;
+	}
+	return 0;
+}
+
+// These are judged by themselves, as look is: of mappings, of the addresses that are ours,
+// and of the blocks of a host.
+__attribute__((noinline)) int mapping6(struct config *c, __u64 hi, __u64 lo, __u32 *length)
+{
+	return c && length ? longest6(c->levels6, c->count6, 0, hi, lo, c->generation, length) : 0;
+}
+
+__attribute__((noinline)) int mapping4(struct config *c, __u32 a, __u32 *length)
+{
+	return c && length ? longest4(c->levels4, c->count4, MAX_LENGTHS, 0, a, c->generation, length) : 0;
+}
+
+__attribute__((noinline)) int ours4(struct config *c, __u32 a)
+{
+	__u32 length;
+
+	return c ? longest4(c->ours4, c->count_ours4, ALL_LENGTHS4, OURS, a, c->generation, &length) : 0;
+}
+
+__attribute__((noinline)) int host_block6(struct config *c, __u64 hi, __u64 lo, __u32 *length)
+{
+	return c && length ? longest6(c->blocks6, c->count_blocks6, BLOCK, hi, lo, c->generation, length) : 0;
+}
+
+__attribute__((noinline)) int host_block4(struct config *c, __u32 a, __u32 *length)
+{
+	return c && length ? longest4(c->blocks4, c->count_blocks4, MAX_LENGTHS, BLOCK, a, c->generation, length) : 0;
+}
+
+// lookup6 finds the mapping with the longest IPv6 prefix that covers an
+// address, and the length of that prefix.
+static __always_inline struct entry6 *lookup6(struct tables *t, __u64 hi, __u64 lo, __u32 *length)
+{
+	return entry_by6(t, mapping6(t->c, hi, lo, length));
 }
 
 // near4 is false for most addresses that no mapping covers.
@@ -156,27 +218,7 @@ static __always_inline int near4(struct tables *t, __u32 a)
 // find4 is lookup4 for an address that near4 is true for.
 static __always_inline struct entry4 *find4(struct tables *t, __u32 a, __u32 *length)
 {
-	struct key4 k;
-
-	for (__u32 i = 0; i < MAX_LENGTHS; i++) {
-		struct level4 *l = &t->c->levels4[i];
-		struct entry4 *e;
-
-		if (i >= t->c->count4) {
-			HERE;
-			break;
-		}
-		k.length = l->length;
-		k.v4 = a & l->mask;
-		e = entry_by4(t, &k);
-		if (e) {
-			HERE;
-			*length = l->length;
-			return e;
-		}
-		HERE;
-	}
-	return 0;
+	return entry_by4(t, mapping4(t->c, a, length));
 }
 
 static __always_inline struct entry4 *lookup4(struct tables *t, __u32 a, __u32 *length)
@@ -192,24 +234,7 @@ static __always_inline struct entry4 *lookup4(struct tables *t, __u32 a, __u32 *
 // block4 says that a, which near4 is true for, lies in a block of ours.
 static __always_inline int block4(struct tables *t, __u32 a)
 {
-	struct key4 k;
-
-	for (__u32 i = 0; i < ALL_LENGTHS4; i++) {
-		struct level4 *l = &t->c->ours4[i];
-
-		if (i >= t->c->count_ours4) {
-			HERE;
-			break;
-		}
-		k.length = OURS | l->length;
-		k.v4 = a & l->mask;
-		if (entry_by4(t, &k)) {
-			HERE;
-			return 1;
-		}
-		HERE;
-	}
-	return 0;
+	return ours4(t->c, a) != 0;
 }
 
 // own6 says that an IPv6 address is the translator's own, or one that its errors
@@ -220,15 +245,15 @@ static __always_inline int own6(struct config *c, __u64 hi, __u64 lo)
 	       (((hi ^ c->source_hi) & c->source_mask_hi) | ((lo ^ c->source_lo) & c->source_mask_lo)) == 0;
 }
 
-// port4 is the mapping that owns a port of a shared address. sizes has a bit
-// for each size of block that may hold it; large ones hold most ports, and come first.
-// kind is BLOCK, where it is a block's, or 0.
-static __always_inline struct entry4 *port4(struct tables *t, __u32 a, __u32 port, __u32 sizes, __u16 kind)
+// owner is the bin of who owns a port of a shared address, or 0. sizes has a bit for each
+// size of block that may hold it; large ones hold most ports, and come first. kind is
+// BLOCK, where it is a block's, or 0. It is judged by itself.
+__attribute__((noinline)) int owner(__u32 a, __u32 port, __u32 sizes, __u32 kind, __u32 generation)
 {
 	struct key_port k = { .v4 = a };
 
 	for (int n = PORT_SIZES - 1; n >= 0; n--) {
-		struct entry4 *e;
+		__u32 at;
 
 		if (!(sizes >> n & 1)) {
 			HERE;
@@ -236,14 +261,20 @@ static __always_inline struct entry4 *port4(struct tables *t, __u32 a, __u32 por
 		}
 		k.size = kind | n;
 		k.base = port >> n << n;
-		e = entry_ports(t, &k);
-		if (e) {
+		at = find_ports(&k, generation);
+		if (at) {
 			HERE;
-			return e;
+			return at;
 		}
 		HERE;
 	}
 	return 0;
+}
+
+// port4 is the mapping, or block, that owns a port.
+static __always_inline struct entry4 *port4(struct tables *t, __u32 a, __u32 port, __u32 sizes, __u32 kind)
+{
+	return entry_ports(t, owner(a, port, sizes, kind, t->c->generation));
 }
 
 // owns reports whether a port belongs to e, which is shared.

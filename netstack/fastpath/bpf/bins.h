@@ -61,7 +61,8 @@ static __always_inline __u32 seen(__u32 at, __u64 live)
 }
 
 // FIND makes find_NAME, which says in which bin of a generation's table a key stands, or 0. It
-// is judged by itself, as look is: behind it the kernel's verifier has one state.
+// is judged by itself, as look is: behind it the kernel's verifier has one state. entry_NAME
+// is what stands in that bin.
 #define FIND(name, kind, bin_of, hash, same)                                                    \
 	__attribute__((noinline)) int find_##name(struct kind *k, __u32 generation)             \
 	{                                                                                       \
@@ -89,12 +90,14 @@ static __always_inline __u32 seen(__u32 at, __u64 live)
 		return 0;                                                                       \
 	}                                                                                       \
                                                                                                 \
-	static __always_inline typeof(((struct bin_of *)0)->entry) *entry_##name(struct tables *t, struct kind *k) \
+	static __always_inline typeof(((struct bin_of *)0)->entry) *entry_##name(struct tables *t, __u32 at) \
 	{                                                                                       \
-		__u32 at = find_##name(k, t->c->generation);                                    \
 		struct bin_of *b = at ? bpf_map_lookup_elem(t->name, &at) : 0;                  \
                                                                                                 \
-		return b ? &b->entry : 0;                                                       \
+		if (!b)                                                                         \
+			return 0;                                                               \
+		asm volatile("" : "+r"(b)); /* no sum before it is known that there is one */   \
+		return &b->entry;                                                               \
 	}
 
 FIND(by6, key6, bin6, hash6, same6)

@@ -12,71 +12,32 @@
 // block6 finds the block of the host that an address of the fabric stands for.
 static __always_inline struct entry6 *block6(struct tables *t, __u64 hi, __u64 lo, __u32 *length)
 {
-	struct key6 k;
-
-	for (__u32 i = 0; i < MAX_LENGTHS; i++) {
-		struct level6 *l = &t->c->blocks6[i];
-		struct entry6 *e;
-
-		if (i >= t->c->count_blocks6) {
-			HERE;
-			break;
-		}
-		__u64 h = hi & l->mask_hi, w = lo & l->mask_lo;
-		k.length = BLOCK | l->length;
-		k.word[0] = h >> 32;
-		k.word[1] = h;
-		k.word[2] = w >> 32;
-		k.word[3] = w;
-		e = entry_by6(t, &k);
-		if (e) {
-			HERE;
-			*length = l->length;
-			return e;
-		}
-		HERE;
-	}
-	return 0;
+	return entry_by6(t, host_block6(t->c, hi, lo, length));
 }
 
 // block finds the block that a workload's IPv4 address is of; of one of ports, that of the port.
 static __always_inline struct entry4 *block(struct tables *t, __u32 a, __u16 port, __u32 *length)
 {
-	struct key4 k;
+	struct entry4 *e = entry_by4(t, host_block4(t->c, a, length));
 
-	for (__u32 i = 0; i < MAX_LENGTHS; i++) {
-		struct level4 *l = &t->c->blocks4[i];
-		struct entry4 *e;
-
-		if (i >= t->c->count_blocks4) {
-			HERE;
-			break;
-		}
-		k.length = BLOCK | l->length;
-		k.v4 = a & l->mask;
-		e = entry_by4(t, &k);
-		if (e) {
-			HERE;
-			*length = l->length;
-			return e->sizes ? port4(t, a, port, e->sizes, BLOCK) : e;
-		}
-		HERE;
-	}
-	return 0;
+	return e && e->sizes ? port4(t, a, port, e->sizes, BLOCK) : e;
 }
 
 // readdress writes the addresses that an IPv6 packet goes on with, whose sum was before,
-// its class and label, and counts the hop.
-static __always_inline int readdress(struct context *ctx, struct packet *p, __u64 before)
+// its class and label, and counts the hop. It is judged by itself, as read6 is.
+__attribute__((noinline)) int readdress(struct context *ctx, struct packet *p, __u64 before)
 {
-	__u64 diff = add(~before, addresses6(p)), change;
-	int whole = (p->proto != TCP && p->proto != UDP) || (!p->gso && !partial(p, before, p->proto));
-	__u32 first = 6u << 28 | (__u32)p->class << 20 | p->label; // rule 1.10.flow-label
-	__u32 second;
+	__u64 diff, change, *a;
+	__u32 first, second;
 	__u8 *h, *l4;
 	__u16 *at;
-	__u64 *a;
+	int whole;
 
+	if (!p)
+		return LOST;
+	diff = add(~before, addresses6(p));
+	whole = (p->proto != TCP && p->proto != UDP) || (!p->gso && !partial(p, before, p->proto));
+	first = 6u << 28 | (__u32)p->class << 20 | p->label; // rule 1.10.flow-label
 	h = frame(ctx) + ETH;
 	a = (__u64 *)(h + 8);
 	l4 = h + SIZE6;

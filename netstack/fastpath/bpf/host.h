@@ -53,11 +53,13 @@ static __always_inline void flow6(struct bpf_fib_lookup *f, struct packet *p)
 }
 
 // gone says that the translator's device is not there, or is losing the routes to
-// its own addresses: nobody runs the daemon.
-static __always_inline int gone(struct context *ctx, struct config *c)
+// its own addresses: nobody runs the daemon. It is judged by itself, as look is.
+__attribute__((noinline)) int gone(struct context *ctx, struct config *c)
 {
 	struct bpf_fib_lookup f = { .family = AF_INET };
 
+	if (!c)
+		return 1;
 	f.dst[0] = be32(c->own4);
 	// Where there is no IPv4, nothing forwards it.
 	if (!(c->flags & EDGE) && (ask(ctx, c, &f, c->via, 1) || f.ifindex != c->device)) {

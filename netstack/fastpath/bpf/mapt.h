@@ -61,12 +61,17 @@ static __always_inline void ce_share(struct map_rule *r, __u32 psid, struct pack
 	HERE;
 }
 
-static __always_inline int from_ce(struct map_rule *r, struct packet *p)
+// from_ce and to_ce are judged by themselves, and not once for each rule.
+__attribute__((noinline)) int from_ce(struct map_rule *r, struct packet *p)
 {
-	__u64 ea = p->src_hi >> (r->ea_at & 63) & r->ea;
-	__u32 k = r->k & 31, more = r->more & 31, psid = ea & ((1u << k) - 1);
-	__u32 v4 = r->v4 | (__u32)(ea >> k << more) | ((__u32)(p->src_lo >> 16) & ((1u << more) - 1));
+	__u32 k, more, psid, v4;
+	__u64 ea;
 
+	if (!r || !p)
+		return UNMAPPED_SOURCE;
+	ea = p->src_hi >> (r->ea_at & 63) & r->ea;
+	k = r->k & 31, more = r->more & 31, psid = ea & ((1u << k) - 1);
+	v4 = r->v4 | (__u32)(ea >> k << more) | ((__u32)(p->src_lo >> 16) & ((1u << more) - 1));
 	if (!r->ea) {
 		HERE;
 		psid = r->psid;
@@ -106,10 +111,13 @@ __attribute__((noinline)) int ce4(struct config *c, struct packet *p)
 	PASS(UNMAPPED_SOURCE);
 }
 
-static __always_inline int to_ce(struct map_rule *r, struct packet *p)
+__attribute__((noinline)) int to_ce(struct map_rule *r, struct packet *p)
 {
-	int psid = own_psid(r, p->dport);
+	int psid;
 
+	if (!r || !p)
+		return UNMAPPED_DESTINATION;
+	psid = own_psid(r, p->dport);
 	if (psid < 0)
 		PASS(PORT);
 	p->dst_hi = r->hi6 | own_bits(r, p->dst4, psid);

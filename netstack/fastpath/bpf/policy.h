@@ -109,13 +109,17 @@ static __always_inline int plain_at(void *table, __u32 at, __u32 port)
 }
 
 // plainly says that something is plainly allowed: the policies of a number, a direction
-// and protocol, and a port. What it asks for comes in registers, and its frame is small:
-// the programs share 512 bytes of stack with it.
-static __attribute__((noinline)) int plainly(void *table, struct config *c, __u32 remote, __u32 number_port, __u32 about)
+// and protocol, and a port. It is judged by itself, as look is.
+__attribute__((noinline)) int plainly(struct config *c, __u32 remote, __u32 number_port, __u32 about)
 {
 	__u32 line, class = 0, at, number = number_port >> 16;
+	void *table;
 
-	if (!table || !c || number >= c->policy_numbers || !class_of(table, c, remote, &class))
+	if (!c)
+		return 0;
+	line = c->generation;
+	table = bpf_map_lookup_elem(&policy, &line);
+	if (!table || number >= c->policy_numbers || !class_of(table, c, remote, &class))
 		return 0;
 	WORD(at, c->policy_rows + number);
 	if (at == ~0u)
@@ -149,7 +153,6 @@ static __always_inline int own_port(struct entry6 *e, __u16 port)
 static __always_inline int held(struct tables *t, struct packet *p, __u32 number, int out, int client)
 {
 	__u32 port = 0, about = SLOT_ICMP;
-	void *table = bpf_map_lookup_elem(&policy, &t->c->generation);
 
 	if (p->proto == TCP || p->proto == UDP) {
 		about = p->proto == TCP ? SLOT_TCP : SLOT_UDP;
@@ -165,7 +168,7 @@ static __always_inline int held(struct tables *t, struct packet *p, __u32 number
 		HERE;
 		about += INGRESS;
 	}
-	if (!table || !plainly(table, t->c, out ? p->dst4 : p->src4, number << 16 | port, about))
+	if (!plainly(t->c, out ? p->dst4 : p->src4, number << 16 | port, about))
 		PASS(POLICY);
 	HERE;
 	return TRANSLATED;

@@ -175,21 +175,26 @@ static __always_inline int destination4(struct tables *t, struct packet *p)
 	return TRANSLATED;
 }
 
-// write4 writes the IPv4 packet.
-static __always_inline int write4(struct context *ctx, struct packet *p)
+// write4 writes the IPv4 packet. It is judged by itself, as read6 is.
+__attribute__((noinline)) int write4(struct context *ctx, struct packet *p)
 {
-	__u64 sum6 = addresses6(p), diff = add(~sum6, addresses4(p)), change;
-	// Of the IPv6 header, half goes with the kernel's knowledge and half is overwritten.
-	__u64 old = (p->src_lo & 0xffffffff) + (p->dst_hi >> 32) + (p->dst_hi & 0xffffffff) +
-		    (p->dst_lo >> 32) + (p->dst_lo & 0xffffffff);
-	int whole = p->proto == ICMP6 || (!p->gso && !partial(p, sum6, p->proto));
-	__u32 first = 0x45u << 24 | (__u32)p->class << 16 | (SIZE4 + p->payload); // rules 3.version, 3.tos, 3.total-length
-	__u32 second = (__u32)p->id << 16 | (p->df ? DF : 0); // rule 3.identification-df
-	__u32 third = (__u32)(p->hops - 1) << 24 | (p->proto == ICMP6 ? ICMP4 : p->proto) << 16; // rules 3.ttl, 3.protocol-icmp
+	__u64 sum6, diff, change, old;
+	__u32 first, second, third;
 	__u8 *h, *l4;
 	__u16 *at;
 	__u32 *w;
+	int whole;
 
+	if (!p)
+		return LOST;
+	sum6 = addresses6(p), diff = add(~sum6, addresses4(p));
+	// Of the IPv6 header, half goes with the kernel's knowledge and half is overwritten.
+	old = (p->src_lo & 0xffffffff) + (p->dst_hi >> 32) + (p->dst_hi & 0xffffffff) +
+	      (p->dst_lo >> 32) + (p->dst_lo & 0xffffffff);
+	whole = p->proto == ICMP6 || (!p->gso && !partial(p, sum6, p->proto));
+	first = 0x45u << 24 | (__u32)p->class << 16 | (SIZE4 + p->payload); // rules 3.version, 3.tos, 3.total-length
+	second = (__u32)p->id << 16 | (p->df ? DF : 0); // rule 3.identification-df
+	third = (__u32)(p->hops - 1) << 24 | (p->proto == ICMP6 ? ICMP4 : p->proto) << 16; // rules 3.ttl, 3.protocol-icmp
 	h = frame(ctx) + ETH;
 	w = (__u32 *)h;
 	l4 = h + SIZE4;

@@ -154,17 +154,21 @@ static __always_inline int source6(struct tables *t, struct packet *p)
 	return TRANSLATED;
 }
 
-// write6 writes the IPv6 packet.
-static __always_inline int write6(struct context *ctx, struct packet *p)
+// write6 writes the IPv6 packet. It is judged by itself, as read4 is.
+__attribute__((noinline)) int write6(struct context *ctx, struct packet *p)
 {
-	__u64 sum4 = addresses4(p), sum6 = addresses6(p), diff = add(~sum4, sum6), change;
-	int whole = p->proto == ICMP4 || (!p->gso && !partial(p, sum4, p->proto));
-	__u32 first = 6u << 28 | (__u32)p->class << 20; // rules 2.traffic-class, 2.flow-label
-	__u32 second = p->payload << 16 | (p->proto == ICMP4 ? ICMP6 : p->proto) << 8 | (__u8)(p->hops - 1);
+	__u64 sum4, sum6, diff, change, *a;
+	__u32 first, second;
 	__u8 *h, *l4;
 	__u16 *at;
-	__u64 *a;
+	int whole;
 
+	if (!p)
+		return LOST;
+	sum4 = addresses4(p), sum6 = addresses6(p), diff = add(~sum4, sum6);
+	whole = p->proto == ICMP4 || (!p->gso && !partial(p, sum4, p->proto));
+	first = 6u << 28 | (__u32)p->class << 20; // rules 2.traffic-class, 2.flow-label
+	second = p->payload << 16 | (p->proto == ICMP4 ? ICMP6 : p->proto) << 8 | (__u8)(p->hops - 1);
 	h = frame(ctx) + ETH;
 	a = (__u64 *)(h + 8);
 	l4 = h + SIZE6;
