@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/natless/natless/config/api"
 	"github.com/natless/natless/netstack/dataplane"
 	"github.com/natless/natless/netstack/tun"
 	"github.com/natless/natless/tests/netns"
@@ -119,7 +120,7 @@ func (l *lab) start(c *contender) error {
 	return nil
 }
 
-// settles is how long a daemon that forwards may take until its fast path does.
+// settles is how long one that forwards is left alone before it is measured.
 const settles = 500 * time.Millisecond
 
 func (l *lab) stop(c *contender) {
@@ -203,7 +204,28 @@ func (l *lab) beginDaemon(program string, w way, yaml string) (*exec.Cmd, error)
 		return nil, err
 	}
 	c := l.cmd("x", program, "--config", file)
-	return c, netns.Start(c)
+	if err := netns.Start(c); err != nil {
+		return nil, err
+	}
+	if err := l.ready(); err != nil {
+		end(c)
+		return nil, err
+	}
+	return c, nil
+}
+
+// ready waits until the daemon is, with the fast path where that is required: with a
+// million mappings it forwards for seconds before.
+func (l *lab) ready() (err error) {
+	client := api.NewClient(filepath.Join(l.files, "natless.sock"))
+	defer client.Close()
+	for range 600 {
+		if err = client.Health(context.Background()); err == nil {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Errorf("natlessd is not ready after a minute: %w", err)
 }
 
 func (l *lab) taygaConfig() string { return filepath.Join(l.files, "tayga.conf") }
