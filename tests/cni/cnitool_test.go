@@ -49,6 +49,15 @@ func (p *pod) cnitool(command string) (string, error) {
 	return string(out), err
 }
 
+// gc is cnitool's, where it remembers no other attachment: it would first delete those of
+// all tests that run at the time, whose network has the same name.
+func (p *pod) gc() ([]byte, error) {
+	const alone = `mount -t tmpfs none /var/lib/cni && exec "$@"`
+	cmd := p.node.Command("unshare", "--mount", "sh", "-c", alone, "-", p.cniPath+"/cnitool", "gc", "pods", p.Path)
+	cmd.Env = append(os.Environ(), "NETCONFPATH="+p.conf, "CNI_PATH="+p.cniPath)
+	return cmd.CombinedOutput()
+}
+
 func (p *pod) must(t testing.TB, command string) {
 	t.Helper()
 	if _, err := p.cnitool(command); err != nil {
@@ -342,8 +351,13 @@ func TestGC(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if out, err := p.cnitool("gc"); err == nil { // it names no valid attachment
+	if out, err := p.gc(); err == nil { // it names no valid attachment
 		t.Errorf("a GC that would delete everything was not refused: %s", out)
+	} else if !strings.Contains(string(out), "refused") {
+		t.Errorf("GC: %v: %s", err, out)
+	}
+	if out, err := p.cnitool("check"); err != nil {
+		t.Errorf("the refused GC took the pod's attachment away: %v: %s", err, out)
 	}
 	if _, err := d.Client().Get(context.Background(), stale); err != nil {
 		t.Errorf("the refused GC deleted all the same: %v", err)
